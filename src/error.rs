@@ -1,0 +1,192 @@
+//! The one error type: a kind, a message that says what happened, context that says where, a hint that says what to
+//! do, and the source.
+//!
+//! The kind decides the exit code and whether running again as is can help. Knows nothing of any other module.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// What a caller can do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The command line is wrong.
+    Usage,
+    /// The job file, a contract file, an SQL file or a template is wrong.
+    Config,
+    /// A model file is missing, truncated, unsupported or does not fit its tokenizer.
+    Model,
+    /// An input is missing, unreadable or breaks its contract.
+    Input,
+    /// Staged rows failed an audit; nothing was published.
+    Audit,
+    /// More rows failed than the job's failure budget allows.
+    Budget,
+    /// The store, network or device failed in a way that may pass; progress is kept.
+    Temporary,
+    /// Another run holds the lease.
+    Busy,
+    /// A signal asked the run to stop; progress is kept.
+    Interrupted,
+    /// The reader of our standard output has gone; not a failure.
+    BrokenPipe,
+    /// A defect in curec.
+    Internal,
+}
+
+impl Kind {
+    /// The process's exit code: 0, 1 (refused, a rerun does not help), 2 (usage or configuration), 75 (run it again).
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Kind::BrokenPipe => 0,
+            Kind::Input | Kind::Audit | Kind::Budget | Kind::Internal => 1,
+            Kind::Usage | Kind::Config | Kind::Model => 2,
+            Kind::Temporary | Kind::Busy | Kind::Interrupted => 75,
+        }
+    }
+
+    /// Whether the same command can succeed when it is simply run again.
+    pub fn rerun_helps(self) -> bool {
+        self.exit_code() == 75
+    }
+
+    /// Lower-case name for JSON output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Usage => "usage",
+            Kind::Config => "config",
+            Kind::Model => "model",
+            Kind::Input => "input",
+            Kind::Audit => "audit",
+            Kind::Budget => "budget",
+            Kind::Temporary => "temporary",
+            Kind::Busy => "busy",
+            Kind::Interrupted => "interrupted",
+            Kind::BrokenPipe => "broken_pipe",
+            Kind::Internal => "internal",
+        }
+    }
+}
+
+/// An error with its kind, place, advice and source.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    message: String,
+    context: Vec<(&'static str, String)>,
+    hint: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// `Result` with curec's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of `kind` whose message says what happened, in one sentence without a full stop.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Error(Box::new(Inner { kind, message: message.into(), context: Vec::new(), hint: None, source: None }))
+    }
+
+    /// Adds a place: `file`, `column`, `row`, `key`, `line`, `table` ...
+    pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
+        self.0.context.push((key, value.to_string()));
+        self
+    }
+
+    /// Says what the user can do.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Keeps the error that caused this one.
+    pub fn source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What a caller can do about it.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// The message alone, without place, hint or source.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The places, in the order in which they were added.
+    pub fn context(&self) -> &[(&'static str, String)] {
+        &self.0.context
+    }
+
+    /// The whole story for a person, several lines: what, where, caused by, what to do.
+    pub fn explain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.0.source.as_deref().map(|s| s as &dyn StdError);
+        while let Some(cause) = source {
+            text.push_str("\n  caused by: ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        if let Some(hint) = &self.0.hint {
+            text.push_str("\n  what to do: ");
+            text.push_str(hint);
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        for (i, (key, value)) in self.0.context.iter().enumerate() {
+            write!(f, "{}{key}: {value}", if i == 0 { " (" } else { ", " })?;
+        }
+        if self.0.context.is_empty() { Ok(()) } else { f.write_str(")") }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.0.kind, self.explain())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|s| s as &(dyn StdError + 'static))
+    }
+}
+
+/// Turns any foreign error into [`Error`] where it happens.
+pub trait Context<T> {
+    /// Wraps the error with a kind and a message; the original stays as the source.
+    fn context(self, kind: Kind, message: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for std::result::Result<T, E> {
+    fn context(self, kind: Kind, message: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|e| Error::new(kind, message()).source(e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_tells_what_where_why_and_what_to_do() {
+        let e = Error::new(Kind::Input, "null in a required column")
+            .with("file", "a.parquet")
+            .with("row", 7)
+            .hint("drop the row")
+            .source(std::io::Error::other("disk"));
+        assert_eq!(e.to_string(), "null in a required column (file: a.parquet, row: 7)");
+        assert!(e.explain().contains("caused by: disk"));
+        assert!(e.explain().ends_with("what to do: drop the row"));
+        assert_eq!(e.kind().exit_code(), 1);
+        assert!(!e.kind().rerun_helps());
+    }
+}

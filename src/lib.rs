@@ -1,0 +1,75 @@
+//! **curec** turns interaction logs into *reasons* and content features for recommenders.
+//!
+//! ```text
+//! interaction, item, review           inputs, owned by others, under contract
+//!    └─ sql ─▶ user_history, item_audience          who did what before t; who picks an item and why
+//!         └─ sql ─▶ reason_prompt                   one row per thing to explain, with its fingerprint
+//!              └─ generate() ─▶ response ─▶ reason  the language model; pay once per fingerprint
+//!                   └─ score() ─▶ reason_score
+//!                        └─ embed() ─▶ item_feature, user_feature ─▶ the ranker
+//! ```
+//!
+//! The modules stand in the order of the data flow. **Direction rule**: a file may `use crate::` only what stands
+//! before its own module here (`ci/check.sh` enforces it). Arrow record batches are the one currency between layers.
+
+pub mod error;
+
+pub mod config;
+pub mod telemetry;
+
+/// Tables on object stores: contracts, URLs, importers, the publisher.
+pub mod table {
+    pub mod contract;
+    pub mod store;
+    pub mod partition;
+    pub mod import;
+    pub mod inspect;
+}
+
+/// DataFusion: the session, the tables made by SQL, audits. Knows nothing of language models.
+pub mod query {
+    pub mod session;
+    pub mod model;
+    pub mod audit;
+}
+
+/// Language models in Burn. Knows nothing of tables or SQL.
+pub mod llm {
+    pub mod device;
+    pub mod chat;
+    pub mod tokenizer;
+    pub mod gguf;
+    pub mod weights;
+    pub mod kernels;
+    pub mod kv_cache;
+    pub mod ops;
+    pub mod decoder;
+    pub mod sampler;
+    pub mod encoder;
+}
+
+/// Where tables and language models meet: prompts, batches, the engine, and the SQL functions over it.
+pub mod generate {
+    pub mod prompt;
+    pub mod batcher;
+    pub mod engine;
+    pub mod functions;
+}
+
+/// What a reason is worth.
+pub mod reward {
+    pub mod checks;
+    pub mod score;
+}
+
+pub mod feature;
+
+/// One run of a job: plan, run, manifest, report.
+pub mod job {
+    pub mod manifest;
+    pub mod plan;
+    pub mod run;
+    pub mod report;
+}
+
+pub mod cli;

@@ -1,0 +1,3 @@
+//! Parse, run, turn the error into the exit code; nothing else.
+
+fn main() {}
