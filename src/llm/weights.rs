@@ -2,6 +2,12 @@
 //!
 //! Knows names, shapes and digests of tensors and what a decoder's configuration says. Knows nothing of devices.
 
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind, Result};
+use crate::llm::chat::ChatTemplate;
+use crate::llm::tokenizer::Tokenizer;
+
 /// A tensor in host memory, row-major, in Hugging Face's layout (`[out, in]` for a linear layer).
 #[derive(Debug, Clone)]
 pub struct HostTensor {
@@ -59,4 +65,63 @@ pub struct DecoderConfig {
     pub bos_id: Option<u32>,
     /// Whether the tokenizer prepends it.
     pub add_bos: bool,
+}
+
+/// A model on disk, opened: headers are read and checked, weights stay in the memory map until asked for.
+#[derive(Debug)]
+pub struct ModelFiles {
+    path: PathBuf,
+    config: DecoderConfig,
+}
+
+impl ModelFiles {
+    /// Opens a GGUF file or a Hugging Face directory.
+    ///
+    /// # Errors
+    /// `Kind::Model` where a file is missing, truncated or not supported, or a tensor is missing or has another shape.
+    pub fn open(path: &Path) -> Result<ModelFiles> {
+        Err(Error::new(Kind::Internal, "opening models is not written yet").with("file", path.display()))
+    }
+
+    /// Where the model lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the decoder looks like.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// One tensor by its Hugging Face name (`model.layers.0.self_attn.q_proj.weight`), as f32.
+    ///
+    /// # Errors
+    /// `Kind::Model` where the model has no such tensor.
+    pub fn tensor(&self, name: &str) -> Result<HostTensor> {
+        Err(Error::new(Kind::Internal, "reading tensors is not written yet").with("tensor", name))
+    }
+
+    /// BLAKE3 over every file of the model, 32 hex digits; computed once.
+    ///
+    /// # Errors
+    /// `Kind::Model` where a file cannot be read.
+    pub fn digest(&self) -> Result<String> {
+        Err(Error::new(Kind::Internal, "digests are not written yet"))
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// `Kind::Model` where it is missing, of an unknown type, or larger than the model's embedding.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Err(Error::new(Kind::Internal, "tokenizers are not written yet"))
+    }
+
+    /// The model's chat template.
+    ///
+    /// # Errors
+    /// `Kind::Model` where the model has none or it does not parse.
+    pub fn chat_template(&self) -> Result<ChatTemplate> {
+        Err(Error::new(Kind::Internal, "chat templates are not written yet"))
+    }
 }
