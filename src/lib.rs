@@ -14,6 +14,7 @@
 
 pub mod error;
 
+pub mod columns;
 pub mod config;
 pub mod telemetry;
 
