@@ -54,6 +54,7 @@ pub mod generate {
     pub mod prompt;
     pub mod batcher;
     pub mod engine;
+    pub mod models;
     pub mod functions;
 }
 
