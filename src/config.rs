@@ -1,1 +1,507 @@
-//! (being written)
+//! The job: what a person wrote ([`JobSpec`]) and what it means ([`Job`]).
+//!
+//! Layers `defaults.toml` < job file < `CUREC_*` variables < `--set` flags, tells all problems of a job file at once
+//! with their lines, and is the only file that reads environment variables. Opens no file but the job file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// The defaults with their documentation, as a job file.
+pub const DEFAULTS: &str = include_str!("defaults.toml");
+
+/// A job as written, after layering: every key has a value of the right type.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)] // every key is documented once, in defaults.toml
+pub struct JobSpec {
+    pub name: String,
+    pub warehouse: String,
+    pub input: InputSpec,
+    pub history: HistorySpec,
+    pub model: ModelSpec,
+    pub prompt: PromptSpec,
+    pub sampling: SamplingSpec,
+    pub check: CheckSpec,
+    pub budget: BudgetSpec,
+    pub response: ResponseSpec,
+    pub audit: AuditSpec,
+    pub resources: ResourcesSpec,
+    pub publish: PublishSpec,
+    pub price: PriceSpec,
+    pub project: ProjectSpec,
+}
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[allow(missing_docs)] // every key is documented once, in defaults.toml
+        pub struct $name { $(pub $field: $type),* }
+    };
+}
+
+section!(/// `[input]`
+InputSpec { interaction: String, item: String, review: String });
+section!(/// `[history]`
+HistorySpec {
+    like_threshold: f64, events: i64, max_pairs_per_user: i64, min_support: i64, title_chars: i64,
+    user_active_days: i64, item_active_days: i64, max_users: i64, max_items: i64,
+});
+section!(/// `[model]`
+ModelSpec {
+    generator: String, encoder: String, device: String, threads: usize, slots: usize, max_step_tokens: usize,
+    max_positions: usize,
+});
+section!(/// `[prompt]`
+PromptSpec { item: String, history: String });
+section!(/// `[sampling]`
+SamplingSpec {
+    max_new_tokens: usize, temperature: f32, top_p: f32, top_k: usize, repetition_penalty: f32, seed: u64,
+});
+section!(/// `[check]`
+CheckSpec {
+    min_mean_logprob: f64, min_grounding: f64, max_repetition: f64, min_words: usize, max_words: usize,
+    min_language: f64, language: String,
+});
+section!(/// `[budget]`
+BudgetSpec { max_failed_fraction: f64, max_failed_rows: u64 });
+section!(/// `[response]`
+ResponseSpec { flush_rows: usize, flush_seconds: f64 });
+section!(/// `[audit]`
+AuditSpec { row_count_band: f64 });
+section!(/// `[resources]`
+ResourcesSpec { memory_limit: String, spill_dir: String });
+section!(/// `[publish]`
+PublishSpec { lease_seconds: f64, grace_seconds: f64 });
+section!(/// `[price]`
+PriceSpec { prompt_tokens_million: f64, completion_tokens_million: f64 });
+section!(/// `[project]`
+ProjectSpec { sql: String, schemas: String });
+
+/// A half-open interval `[start, end)` of event time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interval {
+    /// First moment that belongs to it.
+    pub start: DateTime<Utc>,
+    /// First moment after it.
+    pub end: DateTime<Utc>,
+}
+
+impl Interval {
+    /// Parses two ISO dates or date-times (UTC where no offset is given).
+    pub fn parse(start: &str, end: &str) -> Result<Self> {
+        let (start, end) = (parse_moment("--interval-start", start)?, parse_moment("--interval-end", end)?);
+        if start >= end {
+            return Err(Error::new(Kind::Usage, "the interval is empty: its start is not before its end")
+                .with("interval-start", start.to_rfc3339())
+                .with("interval-end", end.to_rfc3339())
+                .hint("the end is exclusive: for the day 2026-11-21 pass 2026-11-21 and 2026-11-22"));
+        }
+        Ok(Interval { start, end })
+    }
+
+    /// The partition's date: the start's.
+    pub fn dt(&self) -> String {
+        self.start.format("%Y-%m-%d").to_string()
+    }
+}
+
+fn parse_moment(flag: &'static str, text: &str) -> Result<DateTime<Utc>> {
+    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|d| d.and_hms_opt(0, 0, 0));
+    let naive = date
+        .or_else(|| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").ok())
+        .or_else(|| NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f").ok());
+    if let Some(naive) = naive {
+        return Ok(naive.and_utc());
+    }
+    DateTime::parse_from_rfc3339(text).map(|d| d.with_timezone(&Utc)).map_err(|e| {
+        Error::new(Kind::Usage, format!("{flag} is not a date: `{text}`"))
+            .hint("use 2026-11-21 or 2026-11-21T00:00:00Z")
+            .source(e)
+    })
+}
+
+/// A job, validated and resolved for nothing in particular: no file was opened for it yet.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The layered settings.
+    pub spec: JobSpec,
+    /// Where the job file was read.
+    pub origin: String,
+    /// `resources.memory_limit` in bytes.
+    pub memory_limit: usize,
+    /// Standard AWS variables, for `s3://` locations.
+    pub aws: BTreeMap<String, String>,
+}
+
+impl Job {
+    /// Reads and validates a job file, with the environment and `overrides` (`key=value`) on top.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] with every problem of the file, each with its line.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Job> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Error::new(Kind::Config, "cannot read the job file")
+                .with("file", path.display())
+                .hint("pass the path of a job file, for example jobs/nightly.toml")
+                .source(e)
+        })?;
+        Job::parse(&text, &path.display().to_string(), overrides, &environment())
+    }
+
+    /// The same for text; `env` stands for the environment.
+    pub fn parse(text: &str, origin: &str, overrides: &[String], env: &BTreeMap<String, String>) -> Result<Job> {
+        let mut merged: Table =
+            toml::from_str(DEFAULTS).context(Kind::Internal, || "the built-in defaults are not TOML".into())?;
+        let mut problems = Problems { origin, text, lines: BTreeMap::new(), list: Vec::new() };
+        let parsed = DeTable::parse(text).map_err(|e| {
+            let line = e.span().map(|s| line_of(text, s.start));
+            let error = Error::new(Kind::Config, format!("the job file is not TOML: {}", e.message()));
+            match line {
+                Some(line) => error.with("file", origin).with("line", line),
+                None => error.with("file", origin),
+            }
+        })?;
+        merge_file(&mut merged, parsed.get_ref(), "", &mut problems);
+        for (name, value) in env {
+            let key = match name.strip_prefix("CUREC_") {
+                Some("WAREHOUSE") => "warehouse".to_string(),
+                Some(rest) if rest.contains("__") => rest.to_lowercase().replace("__", "."),
+                _ => continue,
+            };
+            set(&mut merged, &key, value, name, &mut problems);
+        }
+        for pair in overrides {
+            match pair.split_once('=') {
+                Some((key, value)) => set(&mut merged, key.trim(), value.trim(), "--set", &mut problems),
+                None => problems.list.push(format!("--set {pair}: write it as key=value")),
+            }
+        }
+        expand(&mut merged, "", env, &mut problems);
+        let spec: Option<JobSpec> = match Value::Table(merged).try_into() {
+            Ok(spec) => Some(spec),
+            Err(e) if problems.list.is_empty() => {
+                problems.list.push(e.to_string().trim().to_string());
+                None
+            }
+            Err(_) => None,
+        };
+        let memory_limit = spec.as_ref().map_or(0, |s| validate(s, &mut problems));
+        match spec {
+            Some(spec) if problems.list.is_empty() => {
+                let aws = env.iter().filter(|(k, _)| k.starts_with("AWS_")).map(|(k, v)| (k.clone(), v.clone()));
+                Ok(Job { spec, origin: origin.to_string(), memory_limit, aws: aws.collect() })
+            }
+            _ => Err(Error::new(
+                Kind::Config,
+                format!("the job has {} problem(s):\n  {}", problems.list.len(), problems.list.join("\n  ")),
+            )
+            .with("file", origin)
+            .hint("`curec config` prints every key with its default and meaning")),
+        }
+    }
+}
+
+/// The process's environment.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+}
+
+struct Problems<'a> {
+    origin: &'a str,
+    text: &'a str,
+    lines: BTreeMap<String, usize>,
+    list: Vec<String>,
+}
+
+impl Problems<'_> {
+    fn add(&mut self, key: &str, what: impl std::fmt::Display) {
+        let place = match self.lines.get(key) {
+            Some(line) => format!("{}:{line}: ", self.origin),
+            None => String::new(),
+        };
+        self.list.push(format!("{place}{key}: {what}"));
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a string",
+        Value::Integer(_) => "a whole number",
+        Value::Float(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::Table(_) => "a section",
+        Value::Array(_) => "a list",
+        Value::Datetime(_) => "a date",
+    }
+}
+
+fn merge_file(into: &mut Table, from: &DeTable<'_>, prefix: &str, problems: &mut Problems<'_>) {
+    for (key, value) in from {
+        let name: &str = key.get_ref();
+        let path = if prefix.is_empty() { name.to_string() } else { format!("{prefix}.{name}") };
+        problems.lines.insert(path.clone(), line_of(problems.text, key.span().start));
+        let known: Vec<String> = into.keys().cloned().collect();
+        let Some(slot) = into.get_mut(name) else {
+            let hint = closest(name, &known).map(|k| format!("; did you mean `{k}`?")).unwrap_or_default();
+            problems.add(&path, format!("unknown key{hint}"));
+            continue;
+        };
+        match (slot, value.get_ref()) {
+            (Value::Table(table), DeValue::Table(inner)) => merge_file(table, inner, &path, problems),
+            (slot, found) => match (plain(value), &*slot) {
+                (Some(Value::Integer(i)), Value::Float(_)) => *slot = Value::Float(i as f64),
+                (Some(new), old) if type_name(&new) == type_name(old) && !old.is_table() => *slot = new,
+                (_, old) => {
+                    let wanted = type_name(old);
+                    problems.add(&path, format!("must be {wanted}, got {}", found.type_str()));
+                }
+            },
+        }
+    }
+}
+
+fn plain(value: &Spanned<DeValue<'_>>) -> Option<Value> {
+    match value.get_ref() {
+        DeValue::String(s) => Some(Value::String(s.to_string())),
+        DeValue::Integer(i) => i64::from_str_radix(i.as_str(), i.radix()).ok().map(Value::Integer),
+        DeValue::Float(f) => f.as_str().parse().ok().map(Value::Float),
+        DeValue::Boolean(b) => Some(Value::Boolean(*b)),
+        _ => None,
+    }
+}
+
+fn set(into: &mut Table, key: &str, text: &str, source: &str, problems: &mut Problems<'_>) {
+    let mut parts = key.split('.');
+    let (first, second) = (parts.next().unwrap_or_default(), parts.next());
+    let slot = match (into.get_mut(first), second) {
+        (Some(Value::Table(table)), Some(name)) => table.get_mut(name),
+        (slot, None) => slot,
+        _ => None,
+    };
+    let Some(slot) = slot.filter(|s| !s.is_table()) else {
+        problems.list.push(format!("{source}: unknown key `{key}`"));
+        return;
+    };
+    let new = match slot {
+        Value::Integer(_) => text.parse().ok().map(Value::Integer),
+        Value::Float(_) => text.parse().ok().map(Value::Float),
+        Value::Boolean(_) => text.parse().ok().map(Value::Boolean),
+        _ => Some(Value::String(text.to_string())),
+    };
+    match new {
+        Some(new) => *slot = new,
+        None => problems.list.push(format!("{source}: {key} must be {}, got `{text}`", type_name(slot))),
+    }
+}
+
+/// Replaces `${NAME}` and `${NAME:-default}` in every string.
+fn expand(table: &mut Table, prefix: &str, env: &BTreeMap<String, String>, problems: &mut Problems<'_>) {
+    for (key, value) in table.iter_mut() {
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            Value::Table(inner) => expand(inner, &path, env, problems),
+            Value::String(text) if text.contains("${") => match expand_text(text, env) {
+                Ok(new) => *text = new,
+                Err(name) => problems.add(&path, format!("the variable {name} is not set and has no default")),
+            },
+            _ => {}
+        }
+    }
+}
+
+fn expand_text(text: &str, env: &BTreeMap<String, String>) -> std::result::Result<String, String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let Some(end) = rest[at..].find('}') else { break };
+        out.push_str(&rest[..at]);
+        let inner = &rest[at + 2..at + end];
+        let (name, default) = match inner.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (inner, None),
+        };
+        match env.get(name).map(String::as_str).filter(|v| !v.is_empty()).or(default) {
+            Some(value) => out.push_str(value),
+            None => return Err(name.to_string()),
+        }
+        rest = &rest[at + end + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn closest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
+    known.iter().map(|k| (distance(name, k), k)).filter(|(d, _)| *d <= 3).min().map(|(_, k)| k.as_str())
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = (diagonal + usize::from(ca != *cb)).min(above + 1).min(row[j] + 1);
+            diagonal = above;
+        }
+    }
+    row[b.len()]
+}
+
+/// Parses `512 MiB`, `2 GB`, `1073741824`.
+pub fn parse_bytes(text: &str) -> Option<usize> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..split].parse().ok()?;
+    let unit: f64 = match text[split..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "kib" => 1024.0,
+        "mb" => 1e6,
+        "mib" => 1024.0 * 1024.0,
+        "gb" => 1e9,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        _ => return None,
+    };
+    let bytes = number * unit;
+    (0.0..1e18).contains(&bytes).then_some(bytes as usize)
+}
+
+/// Checks what types cannot say; returns the memory limit in bytes.
+fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
+    let name_ok = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if s.name.is_empty() || !s.name.chars().all(name_ok) {
+        p.add("name", format!("must be letters, digits, - and _, got `{}`", s.name));
+    }
+    for (key, value) in [
+        ("warehouse", &s.warehouse),
+        ("input.interaction", &s.input.interaction),
+        ("input.item", &s.input.item),
+        ("model.generator", &s.model.generator),
+        ("model.encoder", &s.model.encoder),
+    ] {
+        if value.is_empty() {
+            p.add(key, "must be set");
+        }
+    }
+    for (key, value, low, high) in [
+        ("history.like_threshold", s.history.like_threshold, -1e9, 1e9),
+        ("history.events", s.history.events as f64, 1.0, 10_000.0),
+        ("history.max_pairs_per_user", s.history.max_pairs_per_user as f64, 2.0, 10_000.0),
+        ("history.min_support", s.history.min_support as f64, 1.0, 1e9),
+        ("history.title_chars", s.history.title_chars as f64, 8.0, 1_000.0),
+        ("history.user_active_days", s.history.user_active_days as f64, 0.0, 100_000.0),
+        ("history.item_active_days", s.history.item_active_days as f64, 0.0, 100_000.0),
+        ("history.max_users", s.history.max_users as f64, 0.0, 1e12),
+        ("history.max_items", s.history.max_items as f64, 0.0, 1e12),
+        ("model.threads", s.model.threads as f64, 0.0, 1024.0),
+        ("model.slots", s.model.slots as f64, 1.0, 4096.0),
+        ("model.max_step_tokens", s.model.max_step_tokens as f64, s.model.slots as f64, 1e6),
+        ("model.max_positions", s.model.max_positions as f64, 16.0, 1e6),
+        ("sampling.max_new_tokens", s.sampling.max_new_tokens as f64, 1.0, s.model.max_positions as f64),
+        ("sampling.temperature", f64::from(s.sampling.temperature), 0.0, 10.0),
+        ("sampling.top_p", f64::from(s.sampling.top_p), 1e-6, 1.0),
+        ("sampling.repetition_penalty", f64::from(s.sampling.repetition_penalty), 0.1, 10.0),
+        ("check.min_mean_logprob", s.check.min_mean_logprob, -1e9, 0.0),
+        ("check.min_grounding", s.check.min_grounding, 0.0, 1.0),
+        ("check.max_repetition", s.check.max_repetition, 0.0, 1.0),
+        ("check.min_language", s.check.min_language, 0.0, 1.0),
+        ("budget.max_failed_fraction", s.budget.max_failed_fraction, 0.0, 1.0),
+        ("response.flush_rows", s.response.flush_rows as f64, 1.0, 1e9),
+        ("response.flush_seconds", s.response.flush_seconds, 0.01, 3600.0),
+        ("audit.row_count_band", s.audit.row_count_band, 0.0, 1e9),
+        ("publish.lease_seconds", s.publish.lease_seconds, 1.0, 86_400.0),
+        ("publish.grace_seconds", s.publish.grace_seconds, 0.0, 86_400.0),
+    ] {
+        if !(low..=high).contains(&value) {
+            p.add(key, format!("must be between {low} and {high}, got {value}"));
+        }
+    }
+    if s.check.min_words > s.check.max_words {
+        p.add("check.min_words", "must not be larger than check.max_words");
+    }
+    let memory = parse_bytes(s.resources.memory_limit.trim()).filter(|b| *b >= 16 << 20);
+    if memory.is_none() {
+        let got = &s.resources.memory_limit;
+        p.add("resources.memory_limit", format!("must be a size of at least 16 MiB such as `2 GiB`, got `{got}`"));
+    }
+    memory.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const GOOD: &str = "name = 'n'\n[input]\ninteraction = 'a'\nitem = 'b'\n[model]\ngenerator = 'g'\nencoder = 'e'\n";
+
+    fn parse(text: &str, overrides: &[&str], env: &[(&str, &str)]) -> Result<Job> {
+        let env = env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let overrides: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
+        Job::parse(text, "job.toml", &overrides, &env)
+    }
+
+    #[test]
+    fn layers_stack_in_order() {
+        assert_eq!(parse(GOOD, &[], &[]).unwrap().spec.model.slots, 32);
+        let file = format!("{GOOD}slots = 8\n");
+        assert_eq!(parse(&file, &[], &[]).unwrap().spec.model.slots, 8);
+        let env = [("CUREC_MODEL__SLOTS", "4")];
+        assert_eq!(parse(&file, &[], &env).unwrap().spec.model.slots, 4);
+        assert_eq!(parse(&file, &["model.slots=2"], &env).unwrap().spec.model.slots, 2);
+    }
+
+    #[test]
+    fn all_problems_come_at_once_with_lines() {
+        let text = "name = 3\nwarehouse = 'w'\n[model]\ndevise = 'cpu'\nslots = 'many'\n[check]\nmin_grounding = 7\n";
+        let e = parse(text, &["nothing.here=1"], &[]).unwrap_err();
+        let text = e.explain();
+        assert_eq!(e.kind().exit_code(), 2);
+        assert!(text.contains("job.toml:1: name: must be a string, got integer"), "{text}");
+        assert!(text.contains("job.toml:4: model.devise: unknown key; did you mean `device`?"), "{text}");
+        assert!(text.contains("job.toml:5: model.slots: must be a whole number, got string"), "{text}");
+        assert!(text.contains("job.toml:7: check.min_grounding: must be between 0 and 1, got 7"), "{text}");
+        assert!(text.contains("--set: unknown key `nothing.here`"), "{text}");
+        assert!(text.contains("input.interaction: must be set"), "{text}");
+    }
+
+    #[test]
+    fn variables_expand() {
+        let text = GOOD.replace("'a'", "'${HOME_DIR}/x'").replace("'b'", "'${MISSING:-dflt}/y'");
+        let job = parse(&text, &[], &[("HOME_DIR", "/h")]).unwrap();
+        assert_eq!(job.spec.input.interaction, "/h/x");
+        assert_eq!(job.spec.input.item, "dflt/y");
+        assert!(parse(&text, &[], &[]).unwrap_err().explain().contains("HOME_DIR"));
+    }
+
+    #[test]
+    fn sizes_and_intervals() {
+        assert_eq!(parse_bytes("2 GiB"), Some(2 << 30));
+        assert_eq!(parse_bytes("512MB"), Some(512_000_000));
+        assert_eq!(parse_bytes("lots"), None);
+        let i = Interval::parse("1998-04-20", "1998-04-21").unwrap();
+        assert_eq!(i.dt(), "1998-04-20");
+        assert_eq!(Interval::parse("1998-04-21", "1998-04-21").unwrap_err().kind(), Kind::Usage);
+        assert!(Interval::parse("yesterday", "1998-04-21").is_err());
+    }
+
+    #[test]
+    fn not_toml_names_the_line() {
+        let e = parse("name = 'n'\n[input\n", &[], &[]).unwrap_err().explain();
+        assert!(e.contains("line: 2"), "{e}");
+    }
+}

@@ -14,6 +14,7 @@
 
 pub mod error;
 
+pub mod columns;
 pub mod config;
 pub mod telemetry;
 
@@ -53,6 +54,7 @@ pub mod generate {
     pub mod prompt;
     pub mod batcher;
     pub mod engine;
+    pub mod models;
     pub mod functions;
 }
 

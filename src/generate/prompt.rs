@@ -1,1 +1,247 @@
-//! (being written)
+//! Prompts: templates over evidence, the chat they become, and the key under which a response is paid for once.
+//!
+//! Knows templates, evidence and token ids. Knows nothing of SQL. Text of the evidence is data: it goes into a message
+//! as text pieces, in which no control token is ever recognised.
+
+use std::path::Path;
+
+use minijinja::{Environment, context};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::llm::chat::{ChatTemplate, Message, OwnedPiece};
+use crate::llm::sampler::Sampling;
+use crate::llm::tokenizer::{Piece, Tokenizer};
+
+/// What a reason may lean on.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+pub struct Evidence {
+    /// `item`, `history` or `pair`.
+    pub kind: String,
+    /// Title of the item that the reason is about.
+    pub subject: Option<String>,
+    /// `like`, `dislike` or `mixed`.
+    pub verdict: String,
+    /// Titles that are liked: by the user, or by those who like the item.
+    pub liked: Vec<String>,
+    /// Titles that are disliked.
+    pub disliked: Vec<String>,
+    /// Other titles that go with the subject.
+    pub related: Vec<String>,
+    /// Attributes such as genres.
+    pub attributes: Vec<String>,
+}
+
+/// A template file: a section `=== user`, the question, and a section `=== assistant`, the stem with which the answer
+/// begins.
+#[derive(Debug)]
+pub struct PromptTemplate {
+    env: Environment<'static>,
+    digest: String,
+}
+
+impl PromptTemplate {
+    /// Loads a built-in template (`item`, `history`) or a file.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] naming the file and, for mistakes in it, the line.
+    pub fn load(name: &str) -> Result<PromptTemplate> {
+        match name {
+            "item" => Self::parse(include_str!("../../jobs/templates/item.j2"), "built-in template `item`"),
+            "history" => Self::parse(include_str!("../../jobs/templates/history.j2"), "built-in template `history`"),
+            path => {
+                let text = std::fs::read_to_string(Path::new(path)).map_err(|e| {
+                    Error::new(Kind::Config, "cannot read the prompt template")
+                        .with("file", path)
+                        .hint("name a built-in template (item, history) or a file in [prompt]")
+                        .source(e)
+                })?;
+                Self::parse(&text, path)
+            }
+        }
+    }
+
+    /// Parses a template; `origin` names it in errors.
+    pub fn parse(text: &str, origin: &str) -> Result<PromptTemplate> {
+        let bad = |what: &str| {
+            Error::new(Kind::Config, format!("the prompt template {what}"))
+                .with("file", origin)
+                .hint("write a line `=== user`, the question, a line `=== assistant`, the start of the answer")
+        };
+        let (_, rest) = text.split_once("=== user\n").ok_or_else(|| bad("has no section `=== user`"))?;
+        let (user, stem) =
+            rest.split_once("=== assistant\n").ok_or_else(|| bad("has no section `=== assistant` after it"))?;
+        let mut env = Environment::new();
+        env.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+        // A prompt is plain text: nothing in it is escaped, and nothing in the data is ever read as a template.
+        env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        for (name, source) in [("user", user), ("assistant", stem)] {
+            env.add_template_owned(name, source.trim_end().to_string()).map_err(|e| {
+                let line = e.line().unwrap_or(1) + text[..text.find(source).unwrap_or(0)].lines().count();
+                bad("is not valid minijinja").with("line", line).source(e)
+            })?;
+        }
+        let template = PromptTemplate { env, digest: blake3::hash(text.as_bytes()).to_hex()[..32].to_string() };
+        // A template that cannot be rendered for the poorest evidence would fail at night.
+        template.render(&Evidence::default())?;
+        Ok(template)
+    }
+
+    /// Digest of the template's text.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The question and the stem of the answer.
+    pub fn render(&self, evidence: &Evidence) -> Result<(String, String)> {
+        let render = |name: &str| -> Result<String> {
+            let template = self.env.get_template(name).context(Kind::Internal, || "a template went missing".into())?;
+            let Evidence { kind, subject, verdict, liked, disliked, related, attributes } = evidence;
+            let text = template
+                .render(context! { kind, subject, verdict, liked, disliked, related, attributes })
+                .context(Kind::Config, || format!("the prompt template cannot render its section `{name}`"))?;
+            Ok(text.trim().to_string())
+        };
+        Ok((render("user")?, render("assistant")?))
+    }
+}
+
+/// Token ids of a prompt: the model's chat around `prompt_text`, and `answer_stem` as the beginning of the answer.
+pub fn tokenize(tokenizer: &Tokenizer, chat: &ChatTemplate, prompt_text: &str, answer_stem: &str) -> Result<Vec<u32>> {
+    let message = Message { role: "user".into(), content: prompt_text.to_string() };
+    let mut pieces = chat.render(&[message], true)?;
+    if !answer_stem.is_empty() {
+        pieces.push(OwnedPiece::Text(answer_stem.to_string()));
+    }
+    let pieces: Vec<Piece<'_>> = pieces.iter().map(OwnedPiece::as_piece).collect();
+    tokenizer.encode(&pieces)
+}
+
+/// Everything that a response depends on besides its prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fingerprint {
+    /// Digest of the model's files.
+    pub model: String,
+    /// Digest of the adapter's files; empty without one.
+    pub adapter: String,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Longest answer.
+    pub max_new_tokens: usize,
+    /// Texts that end it.
+    pub stop: Vec<String>,
+    /// Seed of the run; counts only where sampling is random.
+    pub seed: u64,
+}
+
+impl Fingerprint {
+    /// The hasher that every prompt's key starts from.
+    fn base(&self) -> blake3::Hasher {
+        let mut h = blake3::Hasher::new();
+        let mut field = |bytes: &[u8]| {
+            h.update(&(bytes.len() as u64).to_le_bytes());
+            h.update(bytes);
+        };
+        field(b"curec prompt_key 1");
+        field(self.model.as_bytes());
+        field(self.adapter.as_bytes());
+        let s = &self.sampling;
+        field(&s.temperature.to_le_bytes());
+        field(&s.repetition_penalty.to_le_bytes());
+        if s.temperature > 0.0 {
+            field(&s.top_p.to_le_bytes());
+            field(&(s.top_k as u64).to_le_bytes());
+            field(&self.seed.to_le_bytes());
+        }
+        field(&(self.max_new_tokens as u64).to_le_bytes());
+        for stop in &self.stop {
+            field(stop.as_bytes());
+        }
+        h
+    }
+
+    /// The prompt's key: 32 hexadecimal digits. Equal on every machine and in every run.
+    pub fn prompt_key(&self, prompt: &[u32]) -> String {
+        let mut h = self.base();
+        for id in prompt {
+            h.update(&id.to_le_bytes());
+        }
+        h.finalize().to_hex()[..32].to_string()
+    }
+
+    /// Seed of the row with this key.
+    pub fn row_seed(&self, prompt_key: &str) -> [u8; 32] {
+        let mut h = blake3::Hasher::new();
+        h.update(&self.seed.to_le_bytes());
+        h.update(prompt_key.as_bytes());
+        *h.finalize().as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn evidence() -> Evidence {
+        Evidence {
+            kind: "item".into(),
+            subject: Some("Heat (1995)".into()),
+            verdict: "like".into(),
+            liked: vec!["Ronin (1998)".into(), "Se7en (1995)".into()],
+            attributes: vec!["Crime".into()],
+            ..Evidence::default()
+        }
+    }
+
+    #[test]
+    fn built_in_templates_use_the_evidence() {
+        let (user, stem) = PromptTemplate::load("item").unwrap().render(&evidence()).unwrap();
+        assert!(user.contains("Heat (1995)") && user.contains("Ronin (1998)") && user.contains("Crime"), "{user}");
+        assert!(stem.contains("Heat (1995)"), "{stem}");
+        let (user, _) = PromptTemplate::load("history").unwrap().render(&evidence()).unwrap();
+        assert!(user.contains("Se7en (1995)"), "{user}");
+    }
+
+    #[test]
+    fn data_is_never_a_template() {
+        let mut e = evidence();
+        e.subject = Some("{{ 7 * 7 }} {% raw %} <b>".into());
+        let (user, _) = PromptTemplate::load("item").unwrap().render(&e).unwrap();
+        assert!(user.contains("{{ 7 * 7 }} {% raw %} <b>"), "{user}");
+    }
+
+    #[test]
+    fn mistakes_name_the_file_and_the_line() {
+        let e = PromptTemplate::parse("hello", "x.j2").unwrap_err();
+        assert!(e.explain().contains("x.j2") && e.explain().contains("=== user"));
+        let e = PromptTemplate::parse("=== user\na\n{% if %}\n=== assistant\nb\n", "x.j2").unwrap_err();
+        assert!(e.explain().contains("line: 3"), "{}", e.explain());
+        assert!(PromptTemplate::parse("=== user\n{{ nothing }}\n=== assistant\nb\n", "x.j2").is_err());
+    }
+
+    #[test]
+    fn keys_are_stable_and_change_with_the_fingerprint() {
+        let f = Fingerprint {
+            model: "m".into(),
+            adapter: String::new(),
+            sampling: Sampling::default(),
+            max_new_tokens: 40,
+            stop: vec![],
+            seed: 1,
+        };
+        let key = f.prompt_key(&[1, 2, 3]);
+        assert_eq!(key, "KEY");
+        assert_ne!(key, f.prompt_key(&[1, 2]));
+        assert_eq!(key, Fingerprint { seed: 2, ..f.clone() }.prompt_key(&[1, 2, 3]), "greedy text ignores the seed");
+        let warm = |seed| Fingerprint { seed, sampling: Sampling { temperature: 0.7, ..Sampling::default() }, ..f.clone() };
+        assert_ne!(warm(1).prompt_key(&[1]), warm(2).prompt_key(&[1]));
+        for other in [
+            Fingerprint { model: "n".into(), ..f.clone() },
+            Fingerprint { adapter: "a".into(), ..f.clone() },
+            Fingerprint { max_new_tokens: 41, ..f.clone() },
+            Fingerprint { stop: vec!["\n".into()], ..f.clone() },
+        ] {
+            assert_ne!(key, other.prompt_key(&[1, 2, 3]));
+        }
+    }
+}

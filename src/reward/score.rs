@@ -1,1 +1,213 @@
-//! (being written)
+//! Scores of reasons, first version: likelihood, grounding, repetition, length and language, held against thresholds.
+//!
+//! Turns rows of `reason` joined with their evidence into rows of `reason_score`. A learned reward comes later and
+//! stands beside these columns. Knows record batches and checks; knows nothing of where they come from.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::SchemaRef;
+
+use crate::columns::{at, column, floats, integers, text, text_lists};
+use crate::config::CheckSpec;
+use crate::error::{Context, Kind, Result};
+use crate::reward::checks::{self, Vocabulary};
+
+/// What one reason is worth, and why it is refused where it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Score {
+    /// Mean natural-log likelihood of the generated tokens.
+    pub mean_logprob: Option<f64>,
+    /// Share of mentions that the evidence holds, 0 to 1.
+    pub grounding: Option<f64>,
+    /// Share of repeated three-word sequences, 0 to 1.
+    pub repetition: Option<f64>,
+    /// Words.
+    pub n_words: i64,
+    /// Share of common words of the expected language, 0 to 1.
+    pub language: Option<f64>,
+    /// `exp(mean_logprob) * grounding * (1 - repetition)`, 0 to 1.
+    pub score: Option<f64>,
+    /// The first check that failed.
+    pub refusal: Option<&'static str>,
+}
+
+/// One reason with its evidence.
+#[derive(Debug, Clone, Default)]
+pub struct Scored<'a> {
+    /// The reason, stem included; `None` where generation failed.
+    pub reason: Option<&'a str>,
+    /// How generation ended.
+    pub finish: Option<&'a str>,
+    /// Sum of log-likelihoods of the generated tokens.
+    pub logprob_sum: Option<f64>,
+    /// Generated tokens.
+    pub completion_tokens: i64,
+    /// `like`, `dislike` or `mixed`.
+    pub verdict: &'a str,
+    /// Everything that the reason may mention.
+    pub evidence: Vec<&'a str>,
+    /// Titles that must not be praised.
+    pub disliked: Vec<&'a str>,
+}
+
+/// Scores one reason.
+pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Score {
+    let none = Score {
+        mean_logprob: None,
+        grounding: None,
+        repetition: None,
+        n_words: 0,
+        language: None,
+        score: None,
+        refusal: Some("error"),
+    };
+    let Some(reason) = row.reason else { return none };
+    let n_words = checks::words(reason).len();
+    let mean = row.logprob_sum.map(|sum| sum / row.completion_tokens.max(1) as f64);
+    let grounding = checks::grounding(reason, &row.evidence, vocabulary);
+    let repetition = checks::repetition(reason);
+    let language = checks::english(reason);
+    let expects_english = check.language == "en";
+    let refusal = if reason.trim().is_empty() || row.completion_tokens <= 1 {
+        Some("empty")
+    } else if row.evidence.is_empty() {
+        Some("no_evidence")
+    } else if !checks::is_finished(reason) {
+        Some("unfinished")
+    } else if n_words < check.min_words {
+        Some("too_short")
+    } else if n_words > check.max_words {
+        Some("too_long")
+    } else if expects_english && language < check.min_language {
+        Some("language")
+    } else if repetition > check.max_repetition {
+        Some("repetition")
+    } else if checks::contradicts(reason, row.verdict, &row.disliked) {
+        Some("polarity")
+    } else if grounding < check.min_grounding {
+        Some("ungrounded")
+    } else if mean.is_none_or(|m| m < check.min_mean_logprob) {
+        Some("unlikely")
+    } else {
+        None
+    };
+    Score {
+        mean_logprob: mean,
+        grounding: Some(grounding),
+        repetition: Some(repetition),
+        n_words: n_words as i64,
+        language: expects_english.then_some(language),
+        score: mean.map(|m| m.min(0.0).exp() * grounding * (1.0 - repetition)),
+        refusal,
+    }
+}
+
+/// Scores a batch that has the columns of `reason` and, from `reason_prompt`, subject, verdict, liked, disliked,
+/// related and attributes; returns rows of `reason_score` in the same order, with the schema of its contract.
+pub fn score_batch(
+    batch: &RecordBatch,
+    schema: SchemaRef,
+    check: &CheckSpec,
+    vocabulary: &Vocabulary,
+) -> Result<RecordBatch> {
+    let (reason, finish, verdict) = (text(batch, "reason")?, text(batch, "finish")?, text(batch, "verdict")?);
+    let subject = text(batch, "subject")?;
+    let (logprob_sum, tokens) = (floats(batch, "logprob_sum")?, integers(batch, "completion_tokens")?);
+    let lists = ["liked", "disliked", "related", "attributes"].map(|name| text_lists(batch, name));
+    let [liked, disliked, related, attributes] = lists;
+    let (liked, disliked, related, attributes) = (liked?, disliked?, related?, attributes?);
+    use arrow::array::Array;
+    let scores: Vec<Score> = (0..batch.num_rows())
+        .map(|i| {
+            let evidence = at(&subject, i)
+                .into_iter()
+                .chain(liked[i].iter().chain(&disliked[i]).chain(&related[i]).chain(&attributes[i]).map(String::as_str));
+            let row = Scored {
+                reason: at(&reason, i),
+                finish: at(&finish, i),
+                logprob_sum: logprob_sum.is_valid(i).then(|| logprob_sum.value(i)),
+                completion_tokens: tokens.value(i),
+                verdict: at(&verdict, i).unwrap_or_default(),
+                evidence: evidence.collect(),
+                disliked: disliked[i].iter().map(String::as_str).collect(),
+            };
+            score(&row, check, vocabulary)
+        })
+        .collect();
+    let columns: Result<Vec<ArrayRef>> = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            let floats = |pick: fn(&Score) -> Option<f64>| -> ArrayRef {
+                Arc::new(scores.iter().map(pick).collect::<Float64Array>())
+            };
+            Ok(match field.name().as_str() {
+                "mean_logprob" => floats(|s| s.mean_logprob),
+                "grounding" => floats(|s| s.grounding),
+                "repetition" => floats(|s| s.repetition),
+                "language" => floats(|s| s.language),
+                "score" => floats(|s| s.score),
+                "n_words" => Arc::new(scores.iter().map(|s| s.n_words).collect::<Int64Array>()),
+                "accepted" => Arc::new(scores.iter().map(|s| Some(s.refusal.is_none())).collect::<BooleanArray>()),
+                "refusal" => Arc::new(scores.iter().map(|s| s.refusal).collect::<StringArray>()),
+                name => column(batch, name, field.data_type())?,
+            })
+        })
+        .collect();
+    RecordBatch::try_new(schema, columns?).context(Kind::Internal, || "scores do not fit reason_score".into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn check() -> CheckSpec {
+        CheckSpec {
+            min_mean_logprob: -2.0,
+            min_grounding: 1.0,
+            max_repetition: 0.2,
+            min_words: 4,
+            max_words: 30,
+            min_language: 0.2,
+            language: "en".into(),
+        }
+    }
+
+    fn row(reason: &str) -> Scored<'_> {
+        Scored {
+            reason: Some(reason),
+            finish: Some("stop"),
+            logprob_sum: Some(-10.0),
+            completion_tokens: 10,
+            verdict: "like",
+            evidence: vec!["Heat (1995)", "Crime"],
+            disliked: vec!["Cats"],
+        }
+    }
+
+    #[test]
+    fn each_check_refuses_what_it_is_for() {
+        let v = Vocabulary::new(["Crime", "Comedy"]);
+        let refusal = |r: &Scored<'_>| score(r, &check(), &v).refusal;
+        assert_eq!(refusal(&row("People like Heat because it is a crime story.")), None);
+        assert_eq!(refusal(&Scored::default()), Some("error"));
+        assert_eq!(refusal(&row("People like Heat because it is")), Some("unfinished"));
+        assert_eq!(refusal(&row("It is so.")), Some("too_short"));
+        assert_eq!(refusal(&row("People like Heat because it is a comedy.")), Some("ungrounded"));
+        assert_eq!(refusal(&row("People like Heat because of Titanic.")), Some("ungrounded"));
+        assert_eq!(refusal(&row("The user is not a fan of Heat and it.")), Some("polarity"));
+        assert_eq!(refusal(&row("so it is so it is so it is so it is so it is.")), Some("repetition"));
+        let unlikely = Scored { logprob_sum: Some(-50.0), ..row("People like Heat because it is a crime story.") };
+        assert_eq!(refusal(&unlikely), Some("unlikely"));
+        let bare = Scored { evidence: vec![], ..row("People like it because it is good.") };
+        assert_eq!(refusal(&bare), Some("no_evidence"));
+    }
+
+    #[test]
+    fn the_score_is_between_zero_and_one() {
+        let s = score(&row("People like Heat because it is a crime story."), &check(), &Vocabulary::default());
+        assert!((s.score.unwrap() - (-1.0f64).exp()).abs() < 1e-12);
+    }
+}
