@@ -15,11 +15,15 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 
-from airflow.exceptions import AirflowFailException, AirflowSkipException
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 from airflow.timetables.interval import CronDataIntervalTimetable
+
+try:
+    from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+except ImportError:  # the first releases of Airflow 3 keep them elsewhere
+    from airflow.exceptions import AirflowFailException, AirflowSkipException
 
 CUREC_DIR = "/opt/curec"
 NOTHING_TO_DO = 99

@@ -180,7 +180,7 @@ def airflow_stand_ins(exit_code):
 
     names = {
         "airflow": {},
-        "airflow.exceptions": {"AirflowFailException": FailException, "AirflowSkipException": SkipException},
+        "airflow.sdk.exceptions": {"AirflowFailException": FailException, "AirflowSkipException": SkipException},
         "airflow.providers": {}, "airflow.providers.standard": {}, "airflow.providers.standard.hooks": {},
         "airflow.providers.standard.hooks.subprocess": {"SubprocessHook": Hook},
         "airflow.providers.standard.operators": {},
