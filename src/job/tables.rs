@@ -223,3 +223,59 @@ impl Prepared {
     }
 }
 
+
+/// A stream of rows on their way to the publisher.
+pub type Stream = futures::stream::BoxStream<'static, Result<RecordBatch>>;
+
+/// Prompts that no response without an error exists for, each once.
+pub const PENDING: &str = "select p.prompt_key, min(p.prompt_text) as prompt_text, min(p.answer_stem) as answer_stem \
+     from reason_prompt as p \
+     left anti join (select prompt_key from response where error is null) as r on r.prompt_key = p.prompt_key \
+     group by p.prompt_key order by p.prompt_key";
+
+/// Reasons with their evidence, for scoring.
+pub const SCORED: &str = "select r.kind, r.user_id, r.item_id, r.as_of, r.prompt_key, r.reason, r.finish, \
+     r.logprob_sum, r.completion_tokens, p.subject, p.verdict, p.liked, p.disliked, p.related, p.attributes \
+     from reason as r join reason_prompt as p on p.kind = r.kind and p.user_id is not distinct from r.user_id \
+     and p.item_id is not distinct from r.item_id \
+     order by r.kind, r.user_id nulls first, r.item_id nulls first";
+
+/// How many reasons there are of each kind and fate.
+pub const TALLY: &str = "select kind, refusal, count(*) as n from reason_score group by kind, refusal \
+     order by kind, refusal nulls first";
+
+/// Scores and lengths for the histograms: all of them, or the first 20,000.
+pub const MEASURES: &str = "select score, cast(n_words as double) as n_words from reason_score \
+     where score is not null order by kind, user_id nulls first, item_id nulls first limit 20000";
+
+/// Accepted reasons of a kind with the entity that they describe.
+pub fn accepted(kind: &str) -> String {
+    let entity = if kind == "item" { "item_id" } else { "user_id" };
+    format!(
+        "select r.{entity} as entity_id, r.reason from reason as r join reason_score as s on s.kind = r.kind \
+         and s.user_id is not distinct from r.user_id and s.item_id is not distinct from r.item_id \
+         where s.accepted and r.kind = '{kind}' order by r.{entity}, r.prompt_key"
+    )
+}
+
+/// Ten reasons with their evidence for the report: the best accepted ones or the first refused ones of each kind.
+pub fn samples(accepted: bool) -> String {
+    let order = if accepted { "s.score desc, r.prompt_key" } else { "r.prompt_key" };
+    format!(
+        "select kind, entity, reason, refusal, score, subject, liked, disliked, related, attributes from ( \
+           select r.kind, coalesce(r.user_id, r.item_id) as entity, r.reason, s.refusal, s.score, p.subject, p.liked, \
+             p.disliked, p.related, p.attributes, row_number() over (partition by r.kind order by {order}) as place \
+           from reason as r \
+           join reason_score as s on s.kind = r.kind and s.user_id is not distinct from r.user_id \
+             and s.item_id is not distinct from r.item_id \
+           join reason_prompt as p on p.kind = r.kind and p.user_id is not distinct from r.user_id \
+             and p.item_id is not distinct from r.item_id \
+           where s.accepted = {accepted}) \
+         where place <= 5 order by kind, place"
+    )
+}
+
+/// `20261121T000000Z`: a moment in file names.
+pub fn compact(moment: chrono::DateTime<chrono::Utc>) -> String {
+    moment.format("%Y%m%dT%H%M%SZ").to_string()
+}
