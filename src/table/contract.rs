@@ -864,7 +864,7 @@ impl<'a> Checker<'a> {
 }
 
 /// The row's grain columns as `user_id=1, item_id=7`.
-fn key_text(contract: &Contract, batch: &RecordBatch, row: usize) -> Option<String> {
+pub(crate) fn key_text(contract: &Contract, batch: &RecordBatch, row: usize) -> Option<String> {
     let names: Vec<&str> = match contract.grain.is_empty() {
         false => contract.grain.iter().map(String::as_str).collect(),
         true => contract.columns.iter().filter(|c| !c.nullable).map(|c| c.name.as_str()).collect(),
