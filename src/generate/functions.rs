@@ -1,1 +1,278 @@
-//! (being written)
+//! The language model as SQL functions: `render_prompt`, `render_stem`, `prompt_key`, `generate`, `score`, `embed`.
+//!
+//! Knows DataFusion's function traits and [`Models`]. The functions that need weights are asynchronous: they hand their
+//! rows to the engine's thread and wait, so that no model work happens on a worker of the query engine.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Float64Array, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field};
+use async_trait::async_trait;
+use datafusion::common::{DataFusionError, Result as DfResult};
+use datafusion::logical_expr::async_udf::{AsyncScalarUDF, AsyncScalarUDFImpl};
+use datafusion::logical_expr::{
+    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility,
+};
+use rayon::prelude::*;
+
+use crate::columns::{as_text_lists, at};
+use crate::error::{Error, Result};
+use crate::generate::models::Models;
+use crate::generate::prompt::Evidence;
+
+/// All functions, ready to be registered in a session.
+pub fn all(models: &Arc<Models>) -> Vec<ScalarUDF> {
+    let sync = |what| ScalarUDF::new_from_impl(Function { what, models: models.clone(), signature: what.signature() });
+    let with_model = |what: What| {
+        let function = Function { what, models: models.clone(), signature: what.signature() };
+        AsyncScalarUDF::new(Arc::new(function)).into_scalar_udf()
+    };
+    vec![
+        sync(What::RenderPrompt),
+        sync(What::RenderStem),
+        sync(What::PromptKey),
+        with_model(What::Generate),
+        with_model(What::Score),
+        with_model(What::Embed),
+    ]
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum What {
+    RenderPrompt,
+    RenderStem,
+    PromptKey,
+    Generate,
+    Score,
+    Embed,
+}
+
+impl What {
+    fn name(self) -> &'static str {
+        match self {
+            What::RenderPrompt => "render_prompt",
+            What::RenderStem => "render_stem",
+            What::PromptKey => "prompt_key",
+            What::Generate => "generate",
+            What::Score => "score",
+            What::Embed => "embed",
+        }
+    }
+
+    fn signature(self) -> Signature {
+        let arities: &[usize] = match self {
+            What::RenderPrompt | What::RenderStem => &[7],
+            What::PromptKey | What::Generate => &[1, 2],
+            What::Score => &[2],
+            What::Embed => &[1],
+        };
+        let kinds = arities.iter().map(|n| TypeSignature::Any(*n)).collect();
+        // The same arguments give the same value within a run: duplicates may be computed once.
+        Signature::one_of(kinds, Volatility::Stable)
+    }
+}
+
+struct Function {
+    what: What,
+    models: Arc<Models>,
+    signature: Signature,
+}
+
+impl std::fmt::Debug for Function {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.what.name())
+    }
+}
+
+impl PartialEq for Function {
+    fn eq(&self, other: &Self) -> bool {
+        self.what == other.what && Arc::ptr_eq(&self.models, &other.models)
+    }
+}
+
+impl Eq for Function {}
+
+impl Hash for Function {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.what.hash(state);
+    }
+}
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// The arguments as arrays of one length.
+fn arrays(args: &ScalarFunctionArgs) -> DfResult<Vec<ArrayRef>> {
+    args.args.iter().map(|a| a.to_array(args.number_rows)).collect()
+}
+
+fn texts(array: &ArrayRef) -> DfResult<StringArray> {
+    Ok(cast(array, &DataType::Utf8)?.as_string::<i32>().clone())
+}
+
+fn lists(array: &ArrayRef) -> DfResult<Vec<Vec<String>>> {
+    if array.data_type() == &DataType::Null {
+        return Ok(vec![Vec::new(); array.len()]);
+    }
+    let item = Arc::new(Field::new("item", DataType::Utf8, true));
+    Ok(as_text_lists(&cast(array, &DataType::List(item))?))
+}
+
+impl Function {
+    fn vector_type(&self) -> DfResult<DataType> {
+        let width = self.models.encoder_files().map_err(external)?.dimension();
+        Ok(DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), width as i32))
+    }
+
+    fn render(&self, args: &[ArrayRef], pick: fn((String, String)) -> String) -> DfResult<ArrayRef> {
+        let [kind, subject, verdict] = [texts(&args[0])?, texts(&args[1])?, texts(&args[2])?];
+        let [liked, disliked] = [lists(&args[3])?, lists(&args[4])?];
+        let [related, attributes] = [lists(&args[5])?, lists(&args[6])?];
+        let rows: Result<Vec<String>> = (0..kind.len())
+            .map(|i| {
+                let evidence = Evidence {
+                    kind: at(&kind, i).unwrap_or_default().to_string(),
+                    subject: at(&subject, i).map(str::to_string),
+                    verdict: at(&verdict, i).unwrap_or_default().to_string(),
+                    liked: liked[i].clone(),
+                    disliked: disliked[i].clone(),
+                    related: related[i].clone(),
+                    attributes: attributes[i].clone(),
+                };
+                Ok(pick(self.models.template(&evidence.kind)?.render(&evidence)?))
+            })
+            .collect();
+        Ok(Arc::new(StringArray::from_iter_values(rows.map_err(external)?)))
+    }
+
+    fn prompt_keys(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
+        let generator = self.models.generator().map_err(external)?;
+        let (prompt, stem) = prompt_and_stem(args)?;
+        let keys: Result<Vec<String>> = (0..prompt.len())
+            .into_par_iter()
+            .map(|i| {
+                let ids = generator.tokenize(at(&prompt, i).unwrap_or_default(), stem_at(&stem, i))?;
+                Ok(generator.fingerprint.prompt_key(&ids))
+            })
+            .collect();
+        Ok(Arc::new(StringArray::from_iter_values(keys.map_err(external)?)))
+    }
+
+    /// Generates for each row; a row that fails is null, and a warning says why.
+    async fn generate(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
+        let (prompt, stem) = prompt_and_stem(args)?;
+        // Equal prompts are generated for once.
+        let mut distinct: Vec<(&str, &str)> = Vec::new();
+        let mut place = std::collections::HashMap::new();
+        let rows: Vec<Option<usize>> = (0..prompt.len())
+            .map(|i| {
+                let pair = (at(&prompt, i)?, stem_at(&stem, i));
+                Some(*place.entry(pair).or_insert_with(|| {
+                    distinct.push(pair);
+                    distinct.len() - 1
+                }))
+            })
+            .collect();
+        let requests: Result<Vec<_>> =
+            distinct.iter().enumerate().map(|(i, (p, s))| self.models.request(i as u64, p, s)).collect();
+        let results = self.models.run(requests.map_err(external)?).await.map_err(external)?;
+        for (i, result) in results.iter().enumerate() {
+            if let Err(e) = result {
+                tracing::warn!(error = e.code(), detail = %e, row = i, "generate() failed for a row; it is null");
+            }
+        }
+        let text = |row: &Option<usize>| results.get((*row)?)?.as_ref().ok().map(|c| c.text.trim().to_string());
+        Ok(Arc::new(rows.iter().map(text).collect::<StringArray>()))
+    }
+
+    /// Mean natural-log likelihood of an answer after a prompt.
+    async fn score(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
+        let (prompt, answer) = (texts(&args[0])?, texts(&args[1])?);
+        let rows: Vec<usize> = (0..prompt.len()).filter(|i| prompt.is_valid(*i) && answer.is_valid(*i)).collect();
+        let requests: Result<Vec<_>> = rows
+            .iter()
+            .enumerate()
+            .map(|(id, i)| self.models.score_request(id as u64, prompt.value(*i), answer.value(*i)))
+            .collect();
+        let results = self.models.run(requests.map_err(external)?).await.map_err(external)?;
+        let mut values: Vec<Option<f64>> = vec![None; prompt.len()];
+        for (i, result) in rows.iter().zip(&results) {
+            match result {
+                Ok(c) => values[*i] = Some(c.logprob_sum / c.tokens.len().max(1) as f64),
+                Err(e) => tracing::warn!(error = e.code(), detail = %e, "score() failed for a row; it is null"),
+            }
+        }
+        Ok(Arc::new(Float64Array::from(values)))
+    }
+
+    async fn embed(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
+        let (text, models) = (texts(&args[0])?, self.models.clone());
+        let DataType::FixedSizeList(item, width) = self.vector_type()? else {
+            return Err(DataFusionError::Internal("a vector is a fixed-size list".into()));
+        };
+        let nulls = text.nulls().cloned();
+        let values = tokio::task::spawn_blocking(move || -> Result<Vec<f32>> {
+            let all: Vec<&str> = (0..text.len()).map(|i| at(&text, i).unwrap_or_default()).collect();
+            Ok(models.embed(&all)?.concat())
+        })
+        .await
+        .map_err(|e| DataFusionError::External(Box::new(e)))?
+        .map_err(external)?;
+        let values: ArrayRef = Arc::new(Float32Array::from(values));
+        Ok(Arc::new(FixedSizeListArray::try_new(item, width, values, nulls)?))
+    }
+}
+
+fn prompt_and_stem(args: &[ArrayRef]) -> DfResult<(StringArray, Option<StringArray>)> {
+    Ok((texts(&args[0])?, args.get(1).map(texts).transpose()?))
+}
+
+fn stem_at(stem: &Option<StringArray>, i: usize) -> &str {
+    stem.as_ref().and_then(|s| at(s, i)).unwrap_or_default()
+}
+
+impl ScalarUDFImpl for Function {
+    fn name(&self) -> &str {
+        self.what.name()
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> DfResult<DataType> {
+        match self.what {
+            What::Score => Ok(DataType::Float64),
+            What::Embed => self.vector_type(),
+            _ => Ok(DataType::Utf8),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        let arrays = arrays(&args)?;
+        let result = match self.what {
+            What::RenderPrompt => self.render(&arrays, |(prompt, _)| prompt),
+            What::RenderStem => self.render(&arrays, |(_, stem)| stem),
+            What::PromptKey => self.prompt_keys(&arrays),
+            _ => Err(DataFusionError::Internal(format!("{} is asynchronous", self.what.name()))),
+        };
+        Ok(ColumnarValue::Array(result?))
+    }
+}
+
+#[async_trait]
+impl AsyncScalarUDFImpl for Function {
+    async fn invoke_async_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        let arrays = arrays(&args)?;
+        let result = match self.what {
+            What::Generate => self.generate(&arrays).await,
+            What::Score => self.score(&arrays).await,
+            What::Embed => self.embed(&arrays).await,
+            _ => Err(DataFusionError::Internal(format!("{} is not asynchronous", self.what.name()))),
+        };
+        Ok(ColumnarValue::Array(result?))
+    }
+}

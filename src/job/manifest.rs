@@ -1,1 +1,206 @@
-//! (being written)
+//! What a run did: its manifest, the one place where wall times, hosts and durations stand.
+//!
+//! Written to `<warehouse>/_runs/<run id>/manifest.json`. Plain data; knows nothing of how a run works.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A run's manifest.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this format.
+    pub format: u32,
+    /// `curec` and its version.
+    pub curec: String,
+    /// The run.
+    pub run_id: String,
+    /// The job's name.
+    pub job: String,
+    /// Where the job file was read.
+    pub job_file: String,
+    /// First moment of the interval, RFC 3339.
+    pub interval_start: String,
+    /// First moment after it.
+    pub interval_end: String,
+    /// `published`, `nothing_to_do`, or the kind of the error.
+    pub status: String,
+    /// What went wrong, where something did.
+    pub error: Option<String>,
+    /// Wall time, RFC 3339.
+    pub started_at: String,
+    /// Wall time, RFC 3339.
+    pub finished_at: String,
+    /// Seconds from start to end.
+    pub seconds: f64,
+    /// Name of the machine.
+    pub host: String,
+    /// Process number.
+    pub pid: u32,
+    /// The device that generated, and its class of determinism.
+    pub device: String,
+    /// Largest resident memory, bytes.
+    pub peak_memory: Option<u64>,
+    /// Models by role (`generator`, `encoder`) with their digests.
+    pub models: BTreeMap<String, String>,
+    /// Inputs by table.
+    pub inputs: BTreeMap<String, InputRecord>,
+    /// Tables in the order in which they were made.
+    pub tables: Vec<TableRecord>,
+    /// Seconds by stage, in order.
+    pub stages: Vec<StageRecord>,
+    /// Tokens, rows and seconds of the language model.
+    pub usage: Usage,
+    /// Reasons and what became of them.
+    pub reasons: Reasons,
+    /// Audits that failed, warnings included.
+    pub audits: Vec<AuditRecord>,
+}
+
+/// An input as it was read.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct InputRecord {
+    /// Files.
+    pub files: usize,
+    /// Rows; 0 where they were not counted because nothing was to do.
+    pub rows: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Digest of all files.
+    pub digest: String,
+    /// Things worth knowing, such as items without a title.
+    pub notes: Vec<String>,
+}
+
+/// A table's partition.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct TableRecord {
+    /// Its name.
+    pub table: String,
+    /// Its partition.
+    pub dt: String,
+    /// `built` or `kept`.
+    pub action: String,
+    /// Why it was built.
+    pub why: Vec<String>,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Names of its files.
+    pub files: Vec<String>,
+    /// What it was made from.
+    pub fingerprint: String,
+}
+
+/// How long a stage took.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct StageRecord {
+    /// Its name.
+    pub stage: String,
+    /// Seconds.
+    pub seconds: f64,
+    /// Rows that came out.
+    pub rows: u64,
+}
+
+/// What the language model did and was spared.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Rows of `reason_prompt`.
+    pub prompts: u64,
+    /// Different prompts among them.
+    pub distinct_prompts: u64,
+    /// Different prompts that an earlier run had answered.
+    pub answered_before: u64,
+    /// Prompts generated for in this run.
+    pub generated: u64,
+    /// Failures by code.
+    pub failed: BTreeMap<String, u64>,
+    /// Prompt tokens of the generated rows.
+    pub prompt_tokens: u64,
+    /// Of those, tokens whose prefill was shared.
+    pub cached_tokens: u64,
+    /// New tokens.
+    pub completion_tokens: u64,
+    /// Seconds of the generate stage.
+    pub seconds: f64,
+}
+
+/// What became of the reasons.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Reasons {
+    /// Reasons asked for, by kind.
+    pub by_kind: BTreeMap<String, u64>,
+    /// Accepted, by kind.
+    pub accepted: BTreeMap<String, u64>,
+    /// Refused, by the reason for refusal.
+    pub refused: BTreeMap<String, u64>,
+}
+
+impl Reasons {
+    /// Reasons asked for.
+    pub fn total(&self) -> u64 {
+        self.by_kind.values().sum()
+    }
+
+    /// Share that was accepted, 0 where there were none.
+    pub fn acceptance(&self) -> f64 {
+        self.accepted.values().sum::<u64>() as f64 / self.total().max(1) as f64
+    }
+}
+
+/// A failed audit.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// The table.
+    pub table: String,
+    /// The audit.
+    pub audit: String,
+    /// `error` or `warn`.
+    pub severity: String,
+    /// Rows that failed.
+    pub rows: u64,
+}
+
+impl Manifest {
+    /// The one-line summary that ends standard output, for Airflow's XCom and for scripts.
+    pub fn summary(&self, report: Option<&str>) -> serde_json::Value {
+        let rows: serde_json::Map<String, serde_json::Value> =
+            self.tables.iter().map(|t| (t.table.clone(), t.rows.into())).collect();
+        serde_json::json!({
+            "status": self.status,
+            "job": self.job,
+            "run_id": self.run_id,
+            "interval_start": self.interval_start,
+            "interval_end": self.interval_end,
+            "seconds": (self.seconds * 1000.0).round() / 1000.0,
+            "rows": rows,
+            "reasons": self.reasons.total(),
+            "accepted": self.reasons.accepted.values().sum::<u64>(),
+            "generated": self.usage.generated,
+            "prompt_tokens": self.usage.prompt_tokens,
+            "completion_tokens": self.usage.completion_tokens,
+            "failed": self.usage.failed.values().sum::<u64>(),
+            "error": self.error,
+            "report": report,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_summary_is_one_line_and_the_manifest_reads_back() {
+        let mut m = Manifest { status: "published".into(), error: Some("a\nb".into()), ..Manifest::default() };
+        m.reasons.by_kind.insert("item".into(), 4);
+        m.reasons.accepted.insert("item".into(), 1);
+        assert!(!m.summary(None).to_string().contains('\n'));
+        assert_eq!(m.reasons.acceptance(), 0.25);
+        let back: Manifest = serde_json::from_str(&serde_json::to_string(&m).unwrap()).unwrap();
+        assert_eq!(back.status, "published");
+    }
+}

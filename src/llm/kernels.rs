@@ -1,1 +1,792 @@
-//! (being written)
+//! CPU kernels on plain slices: matrix products on packed weights, attention on the key-value cache's layout, norms and
+//! activations; for AVX-512, AVX2 with FMA, and any other processor, chosen when the program runs.
+//!
+//! Knows numbers only: no tensors, layers or models. Work is spread over the rayon pool that the caller is in.
+//!
+//! **Every result depends on its own row only.** Each output of a product is one chain of multiply-adds over `k` in
+//! ascending order, whatever the number of rows and whichever tile computes it; norms and softmax sum by lane, counted
+//! from the row's start. So a row gives the same bits alone, in a batch, and in chunks.
+
+use rayon::prelude::*;
+
+/// Instruction sets with kernels of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// AVX-512 F.
+    Avx512,
+    /// AVX2 with FMA.
+    Avx2,
+    /// Whatever the compiler makes of plain Rust.
+    Portable,
+}
+
+impl Isa {
+    /// The best one of this processor.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("fma") {
+                return Isa::Avx512;
+            }
+            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                return Isa::Avx2;
+            }
+        }
+        Isa::Portable
+    }
+
+    /// Every one that this processor can run, best first.
+    pub fn available() -> Vec<Isa> {
+        match Isa::detect() {
+            Isa::Avx512 => vec![Isa::Avx512, Isa::Avx2, Isa::Portable],
+            Isa::Avx2 => vec![Isa::Avx2, Isa::Portable],
+            Isa::Portable => vec![Isa::Portable],
+        }
+    }
+
+    /// Columns in a panel of packed weights, and positions in a block of cached keys.
+    pub const fn panel(self) -> usize {
+        match self {
+            Isa::Avx512 => 32,
+            Isa::Avx2 | Isa::Portable => 16,
+        }
+    }
+
+    /// Most rows of one register tile.
+    const fn tile_rows(self) -> usize {
+        match self {
+            Isa::Avx512 => 12,
+            Isa::Avx2 => 6,
+            Isa::Portable => 2,
+        }
+    }
+}
+
+/// The widest panel of any instruction set.
+const MAX_PANEL: usize = 32;
+/// The highest tile of any instruction set.
+const MAX_TILE_ROWS: usize = 12;
+
+/// A pointer that tasks may share; each task writes a part of its own.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+// SAFETY: the functions below hand disjoint parts to their tasks, and wait for all of them.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// # Safety
+    /// `offset` must be inside the slice that the pointer was made from.
+    #[inline(always)]
+    unsafe fn at(self, offset: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Register tiles
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// One tile of a product: `c[i][j] = Σ_k a[i][k] · b[k][j]` for `i < MR` and a panel of columns.
+///
+/// # Safety
+/// `a` must hold `MR` rows of `k` values at a stride of `lda`, `b` `k` rows of a panel at a stride of `ldb`, `c` `MR` rows
+/// of a panel at a stride of `ldc`; the processor must have the instruction set.
+type Tile = unsafe fn(k: usize, a: *const f32, lda: usize, b: *const f32, ldb: usize, c: *mut f32, ldc: usize);
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,fma")]
+unsafe fn tile_avx512<const MR: usize>(
+    k: usize,
+    a: *const f32,
+    lda: usize,
+    b: *const f32,
+    ldb: usize,
+    c: *mut f32,
+    ldc: usize,
+) {
+    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
+    // SAFETY: all offsets are inside what the caller promises.
+    unsafe {
+        let mut acc = [[_mm512_setzero_ps(); 2]; MR];
+        let mut b = b;
+        for p in 0..k {
+            let b0 = _mm512_loadu_ps(b);
+            let b1 = _mm512_loadu_ps(b.add(16));
+            for i in 0..MR {
+                let x = _mm512_set1_ps(*a.add(i * lda + p));
+                acc[i][0] = _mm512_fmadd_ps(x, b0, acc[i][0]);
+                acc[i][1] = _mm512_fmadd_ps(x, b1, acc[i][1]);
+            }
+            b = b.add(ldb);
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            _mm512_storeu_ps(c.add(i * ldc), acc[0]);
+            _mm512_storeu_ps(c.add(i * ldc + 16), acc[1]);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_avx2<const MR: usize>(
+    k: usize,
+    a: *const f32,
+    lda: usize,
+    b: *const f32,
+    ldb: usize,
+    c: *mut f32,
+    ldc: usize,
+) {
+    use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps};
+    // SAFETY: all offsets are inside what the caller promises.
+    unsafe {
+        let mut acc = [[_mm256_setzero_ps(); 2]; MR];
+        let mut b = b;
+        for p in 0..k {
+            let b0 = _mm256_loadu_ps(b);
+            let b1 = _mm256_loadu_ps(b.add(8));
+            for i in 0..MR {
+                let x = _mm256_set1_ps(*a.add(i * lda + p));
+                acc[i][0] = _mm256_fmadd_ps(x, b0, acc[i][0]);
+                acc[i][1] = _mm256_fmadd_ps(x, b1, acc[i][1]);
+            }
+            b = b.add(ldb);
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            _mm256_storeu_ps(c.add(i * ldc), acc[0]);
+            _mm256_storeu_ps(c.add(i * ldc + 8), acc[1]);
+        }
+    }
+}
+
+unsafe fn tile_portable<const MR: usize>(
+    k: usize,
+    a: *const f32,
+    lda: usize,
+    b: *const f32,
+    ldb: usize,
+    c: *mut f32,
+    ldc: usize,
+) {
+    const NR: usize = Isa::Portable.panel();
+    // SAFETY: all offsets are inside what the caller promises.
+    unsafe {
+        let mut acc = [[0f32; NR]; MR];
+        for p in 0..k {
+            let b = std::slice::from_raw_parts(b.add(p * ldb), NR);
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let x = *a.add(i * lda + p);
+                for (acc, b) in acc.iter_mut().zip(b) {
+                    *acc += x * b;
+                }
+            }
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            std::slice::from_raw_parts_mut(c.add(i * ldc), NR).copy_from_slice(acc);
+        }
+    }
+}
+
+/// The tile of `rows` rows, at most [`Isa::tile_rows`].
+#[inline]
+fn tile(isa: Isa, rows: usize) -> Tile {
+    macro_rules! by_rows {
+        ($f:ident, $($n:literal)*) => {{
+            const TILES: &[Tile] = &[$($f::<$n>),*];
+            TILES[rows - 1]
+        }};
+    }
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => by_rows!(tile_avx512, 1 2 3 4 5 6 7 8 9 10 11 12),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => by_rows!(tile_avx2, 1 2 3 4 5 6),
+        _ => by_rows!(tile_portable, 1 2),
+    }
+}
+
+/// Cuts `rows` into tiles of nearly equal height, none above `most`; calls `f(first, height)`.
+#[inline]
+fn for_tiles(rows: usize, most: usize, mut f: impl FnMut(usize, usize)) {
+    let count = rows.div_ceil(most);
+    let mut first = 0;
+    for i in 0..count {
+        let height = (rows - first).div_ceil(count - i);
+        f(first, height);
+        first += height;
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Matrix products on packed weights
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// Where a product goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Into {
+    /// Overwrites the target.
+    Set,
+    /// Adds to the target, after the whole sum is made.
+    Add,
+}
+
+/// Constant weights `[outputs, inputs]`, packed once: panels of columns, each `[inputs][panel]` without gaps.
+#[derive(Debug)]
+pub struct Packed {
+    isa: Isa,
+    inputs: usize,
+    outputs: usize,
+    panels: Vec<f32>,
+}
+
+impl Packed {
+    /// Packs matrices of `inputs` columns that stand below each other.
+    ///
+    /// # Panics
+    /// Where a part is no multiple of `inputs` long.
+    pub fn new(isa: Isa, inputs: usize, parts: &[&[f32]]) -> Self {
+        let nr = isa.panel();
+        assert!(inputs > 0 && parts.iter().all(|p| p.len().is_multiple_of(inputs)), "weights must be whole rows");
+        let rows: Vec<&[f32]> = parts.iter().flat_map(|p| p.chunks_exact(inputs)).collect();
+        let mut panels = vec![0f32; rows.len().div_ceil(nr) * nr * inputs];
+        panels.par_chunks_mut(nr * inputs).zip(rows.par_chunks(nr)).for_each(|(panel, rows)| {
+            for (j, row) in rows.iter().enumerate() {
+                for (k, value) in row.iter().enumerate() {
+                    panel[k * nr + j] = *value;
+                }
+            }
+        });
+        Packed { isa, inputs, outputs: rows.len(), panels }
+    }
+
+    /// Width of the input.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Width of the output.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Copies one row of the unpacked matrix: for embeddings that are also the output layer.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        let nr = self.isa.panel();
+        let panel = &self.panels[(row / nr) * nr * self.inputs..][..nr * self.inputs];
+        for (k, out) in out.iter_mut().enumerate().take(self.inputs) {
+            *out = panel[k * nr + row % nr];
+        }
+    }
+
+    /// `c = a · Wᵀ + bias`, or added to `c`; `a` is `[m, inputs]`, `c` `[m, outputs]`.
+    ///
+    /// # Panics
+    /// Where a slice has another length.
+    pub fn product(&self, a: &[f32], bias: Option<&[f32]>, c: &mut [f32], into: Into) {
+        let (k, n, nr) = (self.inputs, self.outputs, self.isa.panel());
+        assert!(a.len().is_multiple_of(k), "the input must be whole rows");
+        let m = a.len() / k;
+        assert!(c.len() == m * n && bias.is_none_or(|b| b.len() == n), "the output must fit");
+        if m == 0 {
+            return;
+        }
+        // A block of input rows stays in a core's second-level cache while panels pass by.
+        let most = self.isa.tile_rows();
+        let block = ((512 * 1024 / 4 / k) / most * most).max(most);
+        let blocks = m.div_ceil(block);
+        let block = m.div_ceil(blocks);
+        let panels = n.div_ceil(nr);
+        let c = Shared(c.as_mut_ptr());
+        (0..blocks * panels).into_par_iter().for_each(|task| {
+            let (first, p) = (task / panels * block, task % panels);
+            let rows = block.min(m - first);
+            let b = self.panels[p * nr * k..][..nr * k].as_ptr();
+            let columns = nr.min(n - p * nr);
+            let mut part = [0f32; MAX_TILE_ROWS * MAX_PANEL];
+            for_tiles(rows, most, |tile_first, height| {
+                let row = first + tile_first;
+                let a = &a[row * k..(row + height) * k];
+                let direct = columns == nr && bias.is_none() && into == Into::Set;
+                // SAFETY: `a` holds `height` rows of `k`; `b` a whole panel; the target is either the tile's own part of
+                // `c`, whole panels wide, or `part`; `isa` was detected.
+                unsafe {
+                    let f = tile(self.isa, height);
+                    if direct {
+                        return f(k, a.as_ptr(), k, b, nr, c.at(row * n + p * nr), n);
+                    }
+                    f(k, a.as_ptr(), k, b, nr, part.as_mut_ptr(), nr);
+                    for i in 0..height {
+                        let target = std::slice::from_raw_parts_mut(c.at((row + i) * n + p * nr), columns);
+                        let sum = &mut part[i * nr..i * nr + columns];
+                        if let Some(bias) = bias {
+                            for (s, b) in sum.iter_mut().zip(&bias[p * nr..]) {
+                                *s += b;
+                            }
+                        }
+                        match into {
+                            Into::Set => target.copy_from_slice(sum),
+                            Into::Add => {
+                                for (t, s) in target.iter_mut().zip(sum.iter()) {
+                                    *t += *s;
+                                }
+                            }
+                        }
+                    }
+                }
+            });
+        });
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Elementwise kernels: plain Rust, compiled once for each instruction set
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// Lanes by which sums are made.
+const LANES: usize = 32;
+/// Values below which spreading work over threads costs more than it brings.
+const WORTH_A_TASK: usize = 16 * 1024;
+
+/// Compiles `$body::<FMA>` for every instruction set, and `$name` that chooses.
+macro_rules! per_isa {
+    ($name:ident, $body:ident, ($($arg:ident: $ty:ty),*) $(-> $out:ty)?) => {
+        #[inline]
+        fn $name(isa: Isa, $($arg: $ty),*) $(-> $out)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,fma")]
+            fn avx512($($arg: $ty),*) $(-> $out)? {
+                $body::<true>($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) $(-> $out)? {
+                $body::<true>($($arg),*)
+            }
+            match isa {
+                // SAFETY: `Isa::detect` and `Isa::available` name only what the processor has.
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => unsafe { avx2($($arg),*) },
+                _ => $body::<false>($($arg),*),
+            }
+        }
+    };
+}
+
+/// `a · b + c`, in one rounding where the processor can.
+#[inline(always)]
+fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// e to the power of `x`, to about two units in the last place; NaN stays NaN.
+#[inline(always)]
+fn exp<const FMA: bool>(x: f32) -> f32 {
+    // Comparisons this way round let NaN through.
+    let x = if x < -87.0 { -87.0 } else { x };
+    let x = if x > 88.0 { 88.0 } else { x };
+    // Adding 1.5 · 2^23 rounds to a whole number and leaves it in the low bits.
+    let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, 12_582_912.0);
+    let n = shifted - 12_582_912.0;
+    let r = fma::<FMA>(n, -0.693_359_4, x);
+    let r = fma::<FMA>(n, 2.121_944_4e-4, r);
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+        p = fma::<FMA>(p, r, c);
+    }
+    let y = fma::<FMA>(p, r * r, r) + 1.0;
+    y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
+}
+
+/// Adds up lanes in a fixed order.
+#[inline(always)]
+fn total(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+#[inline(always)]
+fn sum_of_squares_body<const FMA: bool>(x: &[f32]) -> f32 {
+    let mut acc = [0f32; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..LANES {
+            acc[i] = fma::<FMA>(chunk[i], chunk[i], acc[i]);
+        }
+    }
+    for (acc, x) in acc.iter_mut().zip(rest) {
+        *acc = fma::<FMA>(*x, *x, *acc);
+    }
+    total(acc)
+}
+
+#[inline(always)]
+fn norm_rows_body<const FMA: bool>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let width = weight.len();
+    for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        let scale = 1.0 / (sum_of_squares_body::<FMA>(x) / width as f32 + eps).sqrt();
+        for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+            *out = x * scale * w;
+        }
+    }
+}
+per_isa!(norm_rows, norm_rows_body, (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]));
+
+#[inline(always)]
+fn swiglu_rows_body<const FMA: bool>(gate_up: &[f32], width: usize, out: &mut [f32]) {
+    for (both, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
+        let (gate, up) = both.split_at(width);
+        for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
+            *out = g / (1.0 + exp::<FMA>(-g)) * u;
+        }
+    }
+}
+per_isa!(swiglu_rows, swiglu_rows_body, (gate_up: &[f32], width: usize, out: &mut [f32]));
+
+/// Turns the first `len` scores into exponentials and the rest into zeros; returns the sum.
+#[inline(always)]
+fn exponentials_body<const FMA: bool>(scores: &mut [f32], len: usize) -> f32 {
+    let (scores, rest) = scores.split_at_mut(len);
+    rest.fill(0.0);
+    let mut most = [f32::NEG_INFINITY; LANES];
+    for chunk in scores.chunks(LANES) {
+        for (m, s) in most.iter_mut().zip(chunk) {
+            *m = if *s > *m { *s } else { *m };
+        }
+    }
+    let most = most.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a });
+    let mut acc = [0f32; LANES];
+    let mut chunks = scores.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for i in 0..LANES {
+            chunk[i] = exp::<FMA>(chunk[i] - most);
+            acc[i] += chunk[i];
+        }
+    }
+    for (acc, s) in acc.iter_mut().zip(chunks.into_remainder()) {
+        *s = exp::<FMA>(*s - most);
+        *acc += *s;
+    }
+    total(acc)
+}
+per_isa!(exponentials, exponentials_body, (scores: &mut [f32], len: usize) -> f32);
+
+/// Root-mean-square norm of every row: `x / √(mean(x²) + eps) · weight`; `x` and `out` are `[n, weight.len()]`.
+///
+/// # Panics
+/// Where the slices do not fit each other.
+pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let width = weight.len();
+    assert!(x.len() == out.len() && x.len().is_multiple_of(width), "rows must be whole");
+    let chunk = rows_per_task(width) * width;
+    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| norm_rows(isa, x, weight, eps, out));
+}
+
+/// `silu(gate) · up` of every row; `gate_up` is `[n, 2 · width]`, gates first, `out` `[n, width]`.
+///
+/// # Panics
+/// Where the slices do not fit each other.
+pub fn swiglu(isa: Isa, gate_up: &[f32], width: usize, out: &mut [f32]) {
+    assert!(gate_up.len() == 2 * out.len() && out.len().is_multiple_of(width), "rows must be whole");
+    let chunk = rows_per_task(width) * width;
+    let tasks = out.par_chunks_mut(chunk).zip(gate_up.par_chunks(2 * chunk));
+    tasks.for_each(|(out, gate_up)| swiglu_rows(isa, gate_up, width, out));
+}
+
+fn rows_per_task(width: usize) -> usize {
+    (WORTH_A_TASK / width).max(1)
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Attention
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// How heads lie in a row: first the query heads, then the key heads, then the value heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub queries: usize,
+    /// Key and value heads; divides `queries`.
+    pub keys: usize,
+    /// Width of a head.
+    pub width: usize,
+}
+
+impl Heads {
+    /// Width of a row of queries, keys and values.
+    pub fn row(&self) -> usize {
+        (self.queries + 2 * self.keys) * self.width
+    }
+}
+
+/// How one layer's keys and values lie in the cache.
+///
+/// Keys stand in blocks of [`Isa::panel`] positions, `[slot][head][block][width][position in block]`, so that scores are
+/// a product with packed weights; values stand as `[slot][head][position][padded width]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheLayout {
+    /// The instruction set whose panels it has.
+    pub isa: Isa,
+    /// Heads of the model.
+    pub heads: Heads,
+    /// Blocks in a slot.
+    pub blocks: usize,
+}
+
+impl CacheLayout {
+    /// The layout for slots of at least so many positions.
+    pub fn new(isa: Isa, heads: Heads, positions: usize) -> Self {
+        CacheLayout { isa, heads, blocks: positions.div_ceil(isa.panel()) }
+    }
+
+    fn positions(&self) -> usize {
+        self.blocks * self.isa.panel()
+    }
+
+    fn padded(&self) -> usize {
+        self.heads.width.next_multiple_of(self.isa.panel())
+    }
+
+    /// Values of one head's keys in one slot.
+    pub fn keys_per_head(&self) -> usize {
+        self.positions() * self.heads.width
+    }
+
+    /// Values of one head's values in one slot.
+    pub fn values_per_head(&self) -> usize {
+        self.positions() * self.padded()
+    }
+
+    /// How much of a head's keys holds the first `len` positions.
+    pub fn keys_prefix(&self, len: usize) -> usize {
+        len.div_ceil(self.isa.panel()) * self.isa.panel() * self.heads.width
+    }
+
+    /// How much of a head's values holds the first `len` positions.
+    pub fn values_prefix(&self, len: usize) -> usize {
+        len * self.padded()
+    }
+}
+
+/// A token's place in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Slot.
+    pub slot: usize,
+    /// Position in the slot.
+    pub position: usize,
+}
+
+/// Tokens of one row that follow each other: `tokens` rows of the step from `first` on, at `slot` from `start` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Slot.
+    pub slot: usize,
+    /// Position of the first token.
+    pub start: usize,
+    /// Row of the first token in the step.
+    pub first: usize,
+    /// How many tokens.
+    pub tokens: usize,
+}
+
+/// Cosines and sines of the rotary embedding, `[positions, width / 2]` each.
+#[derive(Debug, Clone)]
+pub struct Rope {
+    /// Half of the head's width.
+    pub half: usize,
+    /// Cosines.
+    pub cos: Vec<f32>,
+    /// Sines.
+    pub sin: Vec<f32>,
+}
+
+impl Rope {
+    /// The table for heads of `width`, positions below `positions`.
+    pub fn new(width: usize, positions: usize, theta: f64) -> Self {
+        let half = width / 2;
+        let angle = |i: usize| {
+            // In f32, as the models were trained and as transformers computes it.
+            let frequency = 1.0 / theta.powf((2 * (i % half)) as f64 / width as f64);
+            f64::from((i / half) as f32 * frequency as f32)
+        };
+        let cos = (0..positions * half).map(|i| angle(i).cos() as f32).collect();
+        let sin = (0..positions * half).map(|i| angle(i).sin() as f32).collect();
+        Rope { half, cos, sin }
+    }
+
+    #[inline(always)]
+    fn turn(&self, head: &mut [f32], position: usize) {
+        let cos = &self.cos[position * self.half..][..self.half];
+        let sin = &self.sin[position * self.half..][..self.half];
+        let (a, b) = head.split_at_mut(self.half);
+        for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+            let (x, y) = (*a, *b);
+            *a = x * cos - y * sin;
+            *b = y * cos + x * sin;
+        }
+    }
+}
+
+/// Norms of the heads of queries and keys.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadNorms<'a> {
+    /// Weight for queries, one head wide.
+    pub query: &'a [f32],
+    /// Weight for keys, one head wide.
+    pub key: &'a [f32],
+    /// Epsilon.
+    pub eps: f32,
+}
+
+/// Norms and turns the queries and keys of a step, and writes keys and values into the cache.
+///
+/// `qkv` is `[places.len(), heads.row()]`; its queries are changed in place, ready for [`attend`].
+///
+/// # Panics
+/// Where a place lies outside the cache or a slice has another length.
+pub fn append(
+    layout: &CacheLayout,
+    rope: &Rope,
+    norms: Option<HeadNorms<'_>>,
+    places: &[Place],
+    qkv: &mut [f32],
+    keys: &mut [f32],
+    values: &mut [f32],
+) {
+    let (heads, nr, padded) = (layout.heads, layout.isa.panel(), layout.padded());
+    let (width, row) = (heads.width, heads.row());
+    let (per_keys, per_values) = (layout.keys_per_head(), layout.values_per_head());
+    assert!(qkv.len() == places.len() * row, "rows must be whole");
+    let slots = keys.len() / (per_keys * heads.keys).max(1);
+    assert!(values.len() == slots * heads.keys * per_values, "keys and values must have the same slots");
+    assert!(places.iter().all(|p| p.slot < slots && p.position < layout.positions()), "places must be in the cache");
+    let (keys, values) = (Shared(keys.as_mut_ptr()), Shared(values.as_mut_ptr()));
+    let rows = (WORTH_A_TASK / 4 / row).max(1);
+    qkv.par_chunks_mut(rows * row).zip(places.par_chunks(rows)).for_each(|(qkv, places)| {
+        let mut normed = vec![0f32; width];
+        for (qkv, place) in qkv.chunks_exact_mut(row).zip(places) {
+            let (turned, new_values) = qkv.split_at_mut((heads.queries + heads.keys) * width);
+            for (h, head) in turned.chunks_exact_mut(width).enumerate() {
+                if let Some(norms) = norms {
+                    let weight = if h < heads.queries { norms.query } else { norms.key };
+                    norm_rows(layout.isa, head, weight, norms.eps, &mut normed);
+                    head.copy_from_slice(&normed);
+                }
+                rope.turn(head, place.position);
+            }
+            let new_keys = &turned[heads.queries * width..];
+            for (h, (key, value)) in new_keys.chunks_exact(width).zip(new_values.chunks_exact(width)).enumerate() {
+                let head = place.slot * heads.keys + h;
+                let block = head * per_keys + place.position / nr * nr * width + place.position % nr;
+                let line = head * per_values + place.position * padded;
+                // SAFETY: slot and position were checked; a place stands once in a step, so tasks write different parts.
+                unsafe {
+                    for (d, key) in key.iter().enumerate() {
+                        *keys.at(block + d * nr) = *key;
+                    }
+                    std::ptr::copy_nonoverlapping(value.as_ptr(), values.at(line), width);
+                }
+            }
+        }
+    });
+}
+
+/// Cuts spans so that their work spreads over threads.
+pub fn cut(spans: &[Span]) -> Vec<Span> {
+    const PIECE: usize = 32;
+    let mut pieces = Vec::with_capacity(spans.len());
+    for span in spans {
+        for done in (0..span.tokens).step_by(PIECE) {
+            pieces.push(Span {
+                start: span.start + done,
+                first: span.first + done,
+                tokens: PIECE.min(span.tokens - done),
+                ..*span
+            });
+        }
+    }
+    pieces
+}
+
+/// Causal attention of a step's queries over the cache, which holds the step's own keys already (see [`append`]).
+///
+/// `qkv` is `[n, heads.row()]`, `out` `[n, queries · width]`; spans cover every row once.
+///
+/// # Panics
+/// Where a span lies outside the step or the cache, or a slice has another length.
+pub fn attend(layout: &CacheLayout, spans: &[Span], qkv: &[f32], keys: &[f32], values: &[f32], out: &mut [f32]) {
+    let (heads, nr, padded, isa) = (layout.heads, layout.isa.panel(), layout.padded(), layout.isa);
+    let (width, row) = (heads.width, heads.row());
+    let group = heads.queries / heads.keys;
+    let out_row = heads.queries * width;
+    assert!(qkv.len() / row * out_row == out.len() && qkv.len().is_multiple_of(row), "rows must be whole");
+    let (per_keys, per_values) = (layout.keys_per_head(), layout.values_per_head());
+    let scale = 1.0 / (width as f32).sqrt();
+    let n = out.len() / out_row;
+    assert!(spans.iter().all(|s| s.first + s.tokens <= n && s.start + s.tokens <= layout.positions()), "spans must fit");
+    let out = Shared(out.as_mut_ptr());
+    let most = isa.tile_rows();
+    (0..spans.len() * heads.keys).into_par_iter().for_each_init(Vec::<f32>::new, |scratch, task| {
+        let (span, h) = (spans[task / heads.keys], task % heads.keys);
+        let head = span.slot * heads.keys + h;
+        let keys = &keys[head * per_keys..][..per_keys];
+        let values = &values[head * per_values..][..per_values];
+        // Scores are as wide as whole blocks.
+        let widest = (span.start + span.tokens).next_multiple_of(nr);
+        scratch.clear();
+        scratch.resize(most * (width + widest + padded), 0.0);
+        let (queries, scratch) = scratch.split_at_mut(most * width);
+        let (scores, sums) = scratch.split_at_mut(most * widest);
+        // A tile's rows are the group's heads of one token after the other.
+        for_tiles(span.tokens * group, most, |first, height| {
+            let place = |i: usize| (span.first + (first + i) / group, (first + i) % group);
+            let reach = |i: usize| span.start + (first + i) / group + 1;
+            for i in 0..height {
+                let (token, g) = place(i);
+                let query = &qkv[token * row + (h * group + g) * width..][..width];
+                for (q, x) in queries[i * width..].iter_mut().zip(query) {
+                    *q = x * scale;
+                }
+            }
+            let len = reach(height - 1);
+            let f = tile(isa, height);
+            for block in 0..len.div_ceil(nr) {
+                let keys = &keys[block * nr * width..][..nr * width];
+                // SAFETY: a whole block of keys; `height` rows of queries; scores are whole blocks wide.
+                unsafe { f(width, queries.as_ptr(), width, keys.as_ptr(), nr, scores[block * nr..].as_mut_ptr(), widest) };
+            }
+            let mut norm = [0f32; MAX_TILE_ROWS];
+            for i in 0..height {
+                norm[i] = 1.0 / exponentials(isa, &mut scores[i * widest..][..len], reach(i));
+            }
+            for column in (0..padded).step_by(nr) {
+                let values = &values[column..];
+                // SAFETY: `len` positions are inside the slot; `column` plus a panel is inside the padded width.
+                unsafe { f(len, scores.as_ptr(), widest, values.as_ptr(), padded, sums[column..].as_mut_ptr(), padded) };
+            }
+            for i in 0..height {
+                let (token, g) = place(i);
+                // SAFETY: spans and heads are disjoint, so this part is the task's own.
+                let out = unsafe {
+                    std::slice::from_raw_parts_mut(out.at(token * out_row + (h * group + g) * width), width)
+                };
+                for (o, s) in out.iter_mut().zip(&sums[i * padded..]) {
+                    *o = s * norm[i];
+                }
+            }
+        });
+    });
+}

@@ -1,0 +1,211 @@
+//! The models of a job, opened as late as possible.
+//!
+//! Headers, tokenizer and digests are read at once; weights are loaded when the first row needs them, so that a run
+//! with nothing to do, or a plan, never loads a model. Knows the job's settings; knows nothing of SQL or tables.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use crate::config::Job;
+use crate::error::{Context, Error, Kind, Result};
+use crate::generate::batcher::{Completion, Request, RowError};
+use crate::generate::engine::{Engine, EngineOptions};
+use crate::generate::prompt::{self, Fingerprint, PromptTemplate};
+use crate::llm::chat::ChatTemplate;
+use crate::llm::device;
+use crate::llm::encoder::{EncoderFiles, SentenceEncoder};
+use crate::llm::sampler::Sampling;
+use crate::llm::tokenizer::Tokenizer;
+use crate::llm::weights::ModelFiles;
+
+/// Texts that end a reason: it is one line.
+const STOP: &[&str] = &["\n"];
+
+/// What is known of the generator without its weights.
+pub struct Generator {
+    /// Splits texts into tokens.
+    pub tokenizer: Tokenizer,
+    /// The model's chat format.
+    pub chat: ChatTemplate,
+    /// What every response depends on besides its prompt.
+    pub fingerprint: Fingerprint,
+}
+
+impl Generator {
+    /// Token ids of a prompt.
+    pub fn tokenize(&self, prompt_text: &str, answer_stem: &str) -> Result<Vec<u32>> {
+        prompt::tokenize(&self.tokenizer, &self.chat, prompt_text, answer_stem)
+    }
+}
+
+/// The models of one job. Share it in an `Arc`.
+pub struct Models {
+    generator_path: PathBuf,
+    encoder_path: PathBuf,
+    device: String,
+    options: EngineOptions,
+    sampling: Sampling,
+    max_new_tokens: usize,
+    seed: u64,
+    templates: HashMap<&'static str, PromptTemplate>,
+    generator: OnceLock<Generator>,
+    encoder_files: OnceLock<EncoderFiles>,
+    engine: Mutex<Option<Arc<Engine>>>,
+    encoder: Mutex<Option<Arc<SentenceEncoder>>>,
+}
+
+impl Models {
+    /// Reads the templates; opens no model yet.
+    pub fn new(job: &Job) -> Result<Arc<Models>> {
+        let (model, sampling) = (&job.spec.model, &job.spec.sampling);
+        let templates = HashMap::from([
+            ("item", PromptTemplate::load(&job.spec.prompt.item)?),
+            ("history", PromptTemplate::load(&job.spec.prompt.history)?),
+        ]);
+        Ok(Arc::new(Models {
+            generator_path: PathBuf::from(&model.generator),
+            encoder_path: PathBuf::from(&model.encoder),
+            device: model.device.clone(),
+            options: EngineOptions {
+                slots: model.slots,
+                max_step_tokens: model.max_step_tokens,
+                max_positions: model.max_positions,
+                threads: model.threads,
+            },
+            sampling: Sampling {
+                temperature: sampling.temperature,
+                top_p: sampling.top_p,
+                top_k: sampling.top_k,
+                repetition_penalty: sampling.repetition_penalty,
+            },
+            max_new_tokens: sampling.max_new_tokens,
+            seed: sampling.seed,
+            templates,
+            generator: OnceLock::new(),
+            encoder_files: OnceLock::new(),
+            engine: Mutex::new(None),
+            encoder: Mutex::new(None),
+        }))
+    }
+
+    /// The template for a kind of prompt.
+    pub fn template(&self, kind: &str) -> Result<&PromptTemplate> {
+        self.templates.get(kind).ok_or_else(|| {
+            Error::new(Kind::Config, "there is no prompt template for this kind").with("kind", kind)
+        })
+    }
+
+    /// Digests of the templates by kind.
+    pub fn template_digests(&self) -> Vec<(&'static str, &str)> {
+        let mut all: Vec<_> = self.templates.iter().map(|(kind, t)| (*kind, t.digest())).collect();
+        all.sort();
+        all
+    }
+
+    /// Tokenizer, chat template and fingerprint; reads headers and the files' digests, no weights.
+    pub fn generator(&self) -> Result<&Generator> {
+        if let Some(generator) = self.generator.get() {
+            return Ok(generator);
+        }
+        let files = ModelFiles::open(&self.generator_path)?;
+        let opened = Generator {
+            tokenizer: files.tokenizer()?,
+            chat: files.chat_template()?,
+            fingerprint: Fingerprint {
+                model: files.digest()?,
+                adapter: String::new(),
+                sampling: self.sampling,
+                max_new_tokens: self.max_new_tokens,
+                stop: STOP.iter().map(|s| s.to_string()).collect(),
+                seed: self.seed,
+            },
+        };
+        Ok(self.generator.get_or_init(|| opened))
+    }
+
+    /// Dimension and digest of the encoder; reads no weights.
+    pub fn encoder_files(&self) -> Result<&EncoderFiles> {
+        if let Some(files) = self.encoder_files.get() {
+            return Ok(files);
+        }
+        let files = EncoderFiles::open(&self.encoder_path)?;
+        Ok(self.encoder_files.get_or_init(|| files))
+    }
+
+    /// The running engine; the first call loads the weights. Blocks: not for a tokio worker.
+    pub fn engine(&self) -> Result<Arc<Engine>> {
+        let mut slot = self.engine.lock().map_err(|_| Error::new(Kind::Internal, "the engine's lock is poisoned"))?;
+        if let Some(engine) = slot.as_ref() {
+            return Ok(engine.clone());
+        }
+        let engine = Arc::new(Engine::start(&self.generator_path, &self.device, self.options.clone())?);
+        *slot = Some(engine.clone());
+        Ok(engine)
+    }
+
+    /// Whether the generator's weights were loaded.
+    pub fn engine_is_running(&self) -> bool {
+        self.engine.lock().map(|slot| slot.is_some()).unwrap_or(false)
+    }
+
+    /// Ends the engine and gives its memory back.
+    pub fn stop_engine(&self) {
+        if let Ok(mut slot) = self.engine.lock() {
+            *slot = None;
+        }
+    }
+
+    /// Sentence vectors, one for each text. Blocks: not for a tokio worker.
+    pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
+        let encoder = {
+            let mut slot =
+                self.encoder.lock().map_err(|_| Error::new(Kind::Internal, "the encoder's lock is poisoned"))?;
+            match slot.as_ref() {
+                Some(encoder) => encoder.clone(),
+                None => {
+                    let loaded = Arc::new(SentenceEncoder::load(&self.encoder_path, &device::open(&self.device)?)?);
+                    slot.insert(loaded).clone()
+                }
+            }
+        };
+        encoder.embed(texts)
+    }
+
+    /// A request for one prompt; `id` comes back with its completion.
+    pub fn request(&self, id: u64, prompt_text: &str, answer_stem: &str) -> Result<Request> {
+        let generator = self.generator()?;
+        let prompt = generator.tokenize(prompt_text, answer_stem)?;
+        let key = generator.fingerprint.prompt_key(&prompt);
+        Ok(Request {
+            id,
+            prompt,
+            max_new_tokens: self.max_new_tokens,
+            sampling: self.sampling,
+            seed: generator.fingerprint.row_seed(&key),
+            stop: generator.fingerprint.stop.clone(),
+            score: None,
+        })
+    }
+
+    /// A request that scores `answer` after `prompt_text`.
+    pub fn score_request(&self, id: u64, prompt_text: &str, answer: &str) -> Result<Request> {
+        let tokens = self.generator()?.tokenizer.encode_text(answer)?;
+        Ok(Request { score: Some(tokens), ..self.request(id, prompt_text, "")? })
+    }
+
+    /// Runs requests whose ids are `0..n` and returns their results in that order.
+    pub async fn run(self: &Arc<Self>, requests: Vec<Request>) -> Result<Vec<std::result::Result<Completion, RowError>>> {
+        let mut results: Vec<_> = requests.iter().map(|_| Err(RowError::Cancelled)).collect();
+        let models = self.clone();
+        let mut rows = tokio::task::spawn_blocking(move || models.engine()?.submit(requests))
+            .await
+            .context(Kind::Internal, || "loading the model was interrupted".into())??;
+        while let Some((id, result)) = rows.recv().await {
+            if let Some(slot) = results.get_mut(id as usize) {
+                *slot = result;
+            }
+        }
+        Ok(results)
+    }
+}
