@@ -291,9 +291,7 @@ impl Batcher {
         let mut groups: Vec<Vec<Row>> = Vec::new();
         for row in rows {
             match groups.last_mut() {
-                Some(group)
-                    if group.last().is_some_and(|last| common_prefix(&last.ids, &row.ids) >= MIN_SHARED) =>
-                {
+                Some(group) if group.last().is_some_and(|last| common_prefix(&last.ids, &row.ids) >= MIN_SHARED) => {
                     group.push(row);
                 }
                 _ => groups.push(vec![row]),
@@ -1139,7 +1137,7 @@ mod tests {
         while !batcher.is_idle() {
             batcher.step(&mut decoder, &MockText).unwrap();
             answers.extend(batcher.drain());
-            if decoder.steps.len() % 6 == 0 && batcher.shrink() {
+            if decoder.steps.len().is_multiple_of(6) && batcher.shrink() {
                 halvings += 1;
             }
         }
@@ -1180,7 +1178,8 @@ mod tests {
                 Sampling { temperature, top_p, top_k, repetition_penalty: penalty }
             }),
         ];
-        let stop = proptest::collection::vec(prop_oneof!["[a-t]{1,2}", Just("é".to_owned()), Just(String::new())], 0..2);
+        let stop =
+            proptest::collection::vec(prop_oneof!["[a-t]{1,2}", Just("é".to_owned()), Just(String::new())], 0..2);
         let score = proptest::option::weighted(0.25, proptest::collection::vec(1u32..47, 0..90));
         (prompt, 0usize..14, sampling, stop, score, any::<[u8; 32]>()).prop_map(
             |(prompt, max_new_tokens, sampling, stop, score, seed)| Request {
