@@ -48,7 +48,7 @@ fi
 begin "3/5 import MovieLens-100k"
 # The stamp keeps a second run from rewriting inputs that are the same; another binary or other data imports again.
 stamp="$("$CUREC_BIN" --version) $(cksum <"$CUREC_HOME/data/ml-100k/.files.json")"
-if [ "$(cat "$CUREC_HOME/.imported" 2>/dev/null || true)" = "$stamp" ]; then
+if [ -f "$CUREC_HOME/input/interaction.parquet" ] && [ "$(cat "$CUREC_HOME/.imported" 2>/dev/null || true)" = "$stamp" ]; then
     say "   already in $CUREC_HOME/input"
 else
     "$CUREC_BIN" import movielens "$CUREC_HOME/data/ml-100k" --out "$CUREC_HOME/input" >&2
@@ -64,11 +64,11 @@ finish
 
 begin "5/5 five reasons"
 "$CUREC_BIN" sql --job "$job" "
-    select i.title, s.accepted, round(s.score, 3) as score, r.text
+    select i.title, s.accepted, round(s.score, 3) as score, r.reason
     from reason r
-    join reason_score s on s.prompt_key = r.prompt_key
+    join reason_score s on s.kind = r.kind and s.item_id = r.item_id and s.as_of = r.as_of
     join item i on i.item_id = r.item_id
-    where r.kind = 'item'
+    where r.kind = 'item' and r.reason is not null
     order by s.accepted desc, s.score desc, r.item_id
     limit 5"
 finish
@@ -80,13 +80,13 @@ try:
     summary = json.load(sys.stdin)
 except ValueError:
     summary = {}
-for key in ("status", "tables", "warehouse", "report", "manifest"):
-    if summary.get(key) is not None:
-        print(f"{key:10} {summary[key]}")
+print("status    ", summary.get("status"))
+print("report    ", summary.get("report"))
 ' >&2
+say "tables     $CUREC_HOME/warehouse/<table>/dt=1998-04-20/   (item_feature and user_feature are for the ranker)"
 say "binary     $CUREC_BIN"
 say ""
 say "Try:"
 say "  CUREC_HOME=$CUREC_HOME $CUREC_BIN sql --job $job \\"
-say "    \"select accepted, refused_because, count(*) as n from reason_score group by 1, 2 order by n desc\""
+say "    \"select kind, coalesce(refusal, 'accepted') as outcome, count(*) as n from reason_score group by 1, 2 order by n desc\""
 printf '%s\n' "$summary"

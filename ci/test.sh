@@ -54,7 +54,8 @@ offline() { [ "${CUREC_OFFLINE:-0}" = 1 ]; }
 prepare() {
     local started=$SECONDS
     echo '== prepare'
-    if ! ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1 && [ -z "${VK_ICD_FILENAMES:-}" ]; then
+    if ! compgen -G '/usr/share/vulkan/icd.d/*.json' >/dev/null && ! compgen -G '/etc/vulkan/icd.d/*.json' >/dev/null &&
+        [ -z "${VK_ICD_FILENAMES:-}${VK_DRIVER_FILES:-}" ]; then
         if ! offline && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
             echo 'installing mesa-vulkan-drivers (software Vulkan for the wgpu tests)'
             { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mesa-vulkan-drivers; } \
