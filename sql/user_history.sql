@@ -39,8 +39,10 @@ titled as (
     select
         item_id,
         categories,
-        nullif(trim(substr(trim(regexp_replace(
-            title, '[\s\p{Cc}\p{Z}\x{202A}-\x{202E}\x{2066}-\x{2069}\x{FEFF}]+', ' ', 'g')), 1, $title_chars)), '') as title
+        -- White space, control characters and marks that turn the writing direction become one space.
+        nullif(trim(substr(trim(
+            regexp_replace(title, '[\s\p{Cc}\p{Z}\x{202A}-\x{202E}\x{2066}-\x{2069}\x{FEFF}]+', ' ', 'g')),
+            1, $title_chars)), '') as title
     from item
 ),
 judged as (
