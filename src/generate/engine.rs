@@ -34,7 +34,7 @@ pub struct EngineOptions {
     pub max_step_tokens: usize,
     /// Tokens of prompt and answer that a row may have; the model's own limit holds as well.
     pub max_positions: usize,
-    /// CPU threads; 0 takes rayon's default.
+    /// CPU threads; 0 takes as many as rayon's shared pool has.
     pub threads: usize,
 }
 
@@ -280,23 +280,16 @@ impl Worker {
             rows: BTreeMap::new(),
             next: 0,
         };
-        let threads = options.threads;
-        let pool = match threads {
-            0 => None,
-            _ => Some(
-                rayon::ThreadPoolBuilder::new()
-                    .num_threads(threads)
-                    .thread_name(|i| format!("curec-cpu-{i}"))
-                    .build()
-                    .context(Kind::Temporary, || format!("cannot start {threads} threads for the model"))?,
-            ),
-        };
+        // The loop runs on a thread of this pool, so that the kernels' parallel loops start without a hand-over.
+        let threads = if options.threads == 0 { rayon::current_num_threads() } else { options.threads };
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("curec-cpu-{i}"))
+            .build()
+            .context(Kind::Temporary, || format!("cannot start {threads} threads for the model"))?;
         let thread = std::thread::Builder::new()
             .name("curec-device".to_owned())
-            .spawn(move || match pool {
-                Some(pool) => pool.install(|| device_thread.run()),
-                None => device_thread.run(),
-            })
+            .spawn(move || pool.install(|| device_thread.run()))
             .context(Kind::Temporary, || "cannot start the device's thread".to_owned())?;
         Ok(Worker { sender: Some(sender), thread: Some(thread), shared })
     }
