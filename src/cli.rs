@@ -1,1 +1,396 @@
-//! (being written)
+//! The command line: flags, what is printed, exit codes.
+//!
+//! Data goes to standard output, everything else to standard error. Knows every other module; nothing knows it.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use futures::TryStreamExt;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Interval, Job};
+use crate::error::{Context, Error, Kind, Result};
+use crate::job::stop::Stop;
+use crate::job::{plan, run};
+use crate::query::session::{Rows, Session};
+use crate::table::{import, inspect};
+use crate::telemetry::{self, Voice};
+
+const EXAMPLES: &str = "\
+Examples:
+  curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22
+  curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22
+  curec sql --job jobs/nightly.toml \"select reason from reason limit 5\"
+  curec import movielens ml-100k --out input
+
+Exit codes: 0 published or nothing to do; 1 refused to publish, a rerun does not help; 2 usage or configuration;
+75 temporary, progress is kept, run it again; 99 nothing to do (with --skip-exit-code).";
+
+/// Turns interaction logs into reasons and content features for recommenders.
+#[derive(Debug, Parser)]
+#[command(name = "curec", version, before_help = EXAMPLES, arg_required_else_help = true, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Say only what went wrong.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Say more; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Log JSON lines even on a terminal.
+    #[arg(long, global = true)]
+    log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build one interval of a job and publish it.
+    Run(RunArgs),
+    /// Say what `run` would build and why; changes nothing.
+    Plan(PlanArgs),
+    /// Query every table of a warehouse.
+    Sql(SqlArgs),
+    /// Turn a public data set into the input tables.
+    #[command(subcommand)]
+    Import(ImportCommand),
+    /// Show schema, counts and first rows of a Parquet file or folder, through an independent reader.
+    Inspect {
+        /// A Parquet file or a folder of them.
+        path: PathBuf,
+        /// Rows to show.
+        #[arg(long, default_value_t = 5)]
+        rows: usize,
+    },
+    /// Print every key of a job file with its default and meaning.
+    Config,
+    /// Remove what dead runs left behind.
+    Gc {
+        #[command(flatten)]
+        job: JobArgs,
+    },
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+struct JobArgs {
+    /// The job file.
+    job: PathBuf,
+    /// Override a key of the job file, for example `--set model.device=wgpu`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+impl JobArgs {
+    fn load(&self) -> Result<Job> {
+        Job::load(&self.job, &self.overrides)
+    }
+}
+
+#[derive(Debug, Args)]
+struct IntervalArgs {
+    /// First day or moment of the interval (UTC).
+    #[arg(long)]
+    interval_start: String,
+    /// First day or moment after the interval (UTC).
+    #[arg(long)]
+    interval_end: String,
+}
+
+impl IntervalArgs {
+    fn parse(&self) -> Result<Interval> {
+        Interval::parse(&self.interval_start, &self.interval_end)
+    }
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    interval: IntervalArgs,
+    /// Build every table even where nothing changed.
+    #[arg(long)]
+    full: bool,
+    /// Build again where prompts failed in an earlier run of this interval.
+    #[arg(long)]
+    retry_failed: bool,
+    /// Exit with 99 instead of 0 when there is nothing to do, for Airflow's skip.
+    #[arg(long)]
+    skip_exit_code: bool,
+    /// Also write the JSON summary to this file, for example /airflow/xcom/return.json.
+    #[arg(long, value_name = "PATH")]
+    summary: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct PlanArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    interval: IntervalArgs,
+    /// Plan as for `run --full`.
+    #[arg(long)]
+    full: bool,
+    /// Print the plan as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct SqlArgs {
+    /// The query; `-` reads it from standard input.
+    query: String,
+    /// The job whose tables and models to use.
+    #[arg(long)]
+    job: PathBuf,
+    /// Override a key of the job file.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// How to print the result.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// Write the result to this file instead of standard output.
+    #[arg(long, value_name = "PATH")]
+    output: Option<PathBuf>,
+}
+
+/// How a result is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// One JSON object a line.
+    Json,
+    /// With a header line.
+    Csv,
+    /// A Parquet file; not for a terminal.
+    Parquet,
+}
+
+#[derive(Debug, Subcommand)]
+enum ImportCommand {
+    /// RecBole's atomic files of a MovieLens set: *.inter and *.item.
+    Movielens {
+        /// The folder with the atomic files.
+        folder: PathBuf,
+        /// The folder to write interaction.parquet and item.parquet to.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Comma-separated files with a header.
+    Csv(import::CsvImport),
+    /// JSON lines as in the Amazon 5-core sets.
+    Jsonl(import::JsonlImport),
+}
+
+/// Parses the process's arguments, runs the command and returns the exit code.
+pub fn main() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // clap prints help and version to standard output and mistakes to standard error.
+            let _ = e.print();
+            return if e.use_stderr() { Kind::Usage.exit_code() } else { 0 };
+        }
+    };
+    let voice = Voice::detect(cli.quiet, cli.log_json);
+    telemetry::init(voice, cli.verbose);
+    match execute(cli.command, voice) {
+        Ok(code) => code,
+        Err(e) => {
+            if e.kind() != Kind::BrokenPipe {
+                eprintln!("error: {}", e.explain());
+            }
+            e.kind().exit_code()
+        }
+    }
+}
+
+fn execute(command: Command, voice: Voice) -> Result<u8> {
+    match command {
+        Command::Run(args) => runtime()?.block_on(run_job(args, voice)),
+        Command::Plan(args) => runtime()?.block_on(show_plan(args)),
+        Command::Sql(args) => runtime()?.block_on(query(args)),
+        Command::Import(command) => {
+            let written = match command {
+                ImportCommand::Movielens { folder, out } => import::movielens(&folder, &out)?,
+                ImportCommand::Csv(args) => import::csv(&args)?,
+                ImportCommand::Jsonl(args) => import::jsonl(&args)?,
+            };
+            written.iter().try_for_each(|file| print(&format!("{file}\n"))).map(|()| 0)
+        }
+        Command::Inspect { path, rows } => print(&inspect::inspect(&path, rows)?.to_string()).map(|()| 0),
+        Command::Config => print(config::DEFAULTS).map(|()| 0),
+        Command::Gc { job } => {
+            let job = job.load()?;
+            let removed = runtime()?.block_on(run::collect_garbage(&job))?;
+            print(&format!("{removed}\n")).map(|()| 0)
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "curec", &mut script);
+            print(&String::from_utf8_lossy(&script)).map(|()| 0)
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context(Kind::Internal, || "the asynchronous runtime does not start".into())
+}
+
+/// Writes data to standard output; a reader that has gone away is no error of ours.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(output_error)
+}
+
+fn output_error(e: std::io::Error) -> Error {
+    let kind = if e.kind() == std::io::ErrorKind::BrokenPipe { Kind::BrokenPipe } else { Kind::Temporary };
+    Error::new(kind, "cannot write the output").source(e)
+}
+
+/// Asks the run to drain on the first SIGINT or SIGTERM and ends the process on the second.
+fn watch_signals(stop: Stop) {
+    tokio::spawn(async move {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut interrupt), Ok(mut terminate)) =
+            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return;
+        };
+        for round in 0.. {
+            let code = tokio::select! {
+                _ = interrupt.recv() => 130,
+                _ = terminate.recv() => 143,
+            };
+            if round > 0 {
+                std::process::exit(code);
+            }
+            tracing::warn!("stopping: finished rows are kept; a second signal stops at once");
+            stop.request();
+        }
+    });
+}
+
+async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
+    let (job, interval) = (args.job.load()?, args.interval.parse()?);
+    let stop = Stop::default();
+    watch_signals(stop.clone());
+    let options = run::Options { full: args.full, retry_failed: args.retry_failed, voice };
+    let outcome = run::run(&job, interval, options, stop).await;
+    let line = match &outcome {
+        Ok(done) => done.manifest.summary(done.report.as_deref()),
+        Err(e) => serde_json::json!({
+            "status": e.kind().name(),
+            "job": job.spec.name,
+            "interval_start": interval.start.to_rfc3339(),
+            "interval_end": interval.end.to_rfc3339(),
+            "error": e.to_string(),
+            "rerun_helps": e.kind().rerun_helps(),
+        }),
+    };
+    if let Some(path) = &args.summary {
+        std::fs::write(path, line.to_string()).map_err(|e| {
+            Error::new(Kind::Temporary, "cannot write the summary").with("file", path.display()).source(e)
+        })?;
+    }
+    let done = match outcome {
+        Ok(done) => done,
+        Err(e) => {
+            print(&format!("{line}\n"))?;
+            return Err(e);
+        }
+    };
+    if voice == Voice::Terminal {
+        eprintln!("{}", done.story);
+    }
+    print(&format!("{line}\n"))?;
+    Ok(if done.nothing_to_do && args.skip_exit_code { 99 } else { 0 })
+}
+
+async fn show_plan(args: PlanArgs) -> Result<u8> {
+    let (job, interval) = (args.job.load()?, args.interval.parse()?);
+    let plan = plan::plan(&job, interval, args.full).await?;
+    let text = if args.json { format!("{}\n", plan.json()) } else { plan.to_string() };
+    print(&text).map(|()| 0)
+}
+
+async fn query(args: SqlArgs) -> Result<u8> {
+    let job = Job::load(&args.job, &args.overrides)?;
+    let text = match args.query.as_str() {
+        "-" => std::io::read_to_string(std::io::stdin()).context(Kind::Usage, || "cannot read the query".into())?,
+        text => text.to_string(),
+    };
+    if args.format == Format::Parquet && args.output.is_none() && std::io::stdout().is_terminal() {
+        return Err(Error::new(Kind::Usage, "Parquet is not for a terminal").hint("add --output result.parquet"));
+    }
+    let session: Session = run::session_of(&job).await?;
+    let rows = session.sql_read_only(&text, &[]).await?;
+    match &args.output {
+        Some(path) => {
+            let file = std::fs::File::create(path)
+                .map_err(|e| Error::new(Kind::Usage, "cannot create the output").with("file", path.display()).source(e))?;
+            write_rows(rows, args.format, std::io::BufWriter::new(file)).await?;
+        }
+        None => write_rows(rows, args.format, std::io::stdout()).await?,
+    }
+    Ok(0)
+}
+
+async fn write_rows(rows: Rows, format: Format, mut out: impl Write + Send) -> Result<()> {
+    let schema = rows.schema();
+    let arrow = |e: arrow::error::ArrowError| match e {
+        arrow::error::ArrowError::IoError(_, io) => output_error(io),
+        e => Error::new(Kind::Internal, "cannot format the result").source(e),
+    };
+    let mut rows = rows.stream().await?;
+    match format {
+        Format::Table => {
+            let batches: Vec<_> = rows.try_collect().await?;
+            let table = arrow::util::pretty::pretty_format_batches_with_schema(schema, &batches).map_err(arrow)?;
+            writeln!(out, "{table}").map_err(output_error)?;
+        }
+        Format::Json => {
+            let mut writer = arrow::json::LineDelimitedWriter::new(&mut out);
+            while let Some(batch) = rows.try_next().await? {
+                writer.write(&batch).map_err(arrow)?;
+            }
+            writer.finish().map_err(arrow)?;
+        }
+        Format::Csv => {
+            let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(&mut out);
+            writer.write(&arrow::array::RecordBatch::new_empty(schema)).map_err(arrow)?;
+            while let Some(batch) = rows.try_next().await? {
+                writer.write(&batch).map_err(arrow)?;
+            }
+        }
+        Format::Parquet => {
+            let parquet = |e: parquet::errors::ParquetError| Error::new(Kind::Temporary, "cannot write Parquet").source(e);
+            let mut writer = parquet::arrow::ArrowWriter::try_new(&mut out, schema, None).map_err(parquet)?;
+            while let Some(batch) = rows.try_next().await? {
+                writer.write(&batch).map_err(parquet)?;
+            }
+            writer.close().map_err(parquet)?;
+        }
+    }
+    out.flush().map_err(output_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -69,9 +69,12 @@ pub mod feature;
 /// One run of a job: plan, run, manifest, report.
 pub mod job {
     pub mod manifest;
+    pub mod report;
+    pub mod stop;
+    pub mod tables;
+    pub mod generate;
     pub mod plan;
     pub mod run;
-    pub mod report;
 }
 
 pub mod cli;

@@ -1,3 +1,5 @@
-//! Parse, run, turn the error into the exit code; nothing else.
+//! Parse, run, turn the outcome into the exit code; nothing else.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::from(curec::cli::main())
+}

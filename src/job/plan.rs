@@ -1,1 +1,167 @@
-//! (being written)
+//! What a run would build and why, and what its generate stage would cost.
+//!
+//! Changes nothing and loads no model: evidence and prompts are made in memory, tokens are counted.
+
+use std::fmt;
+
+use futures::TryStreamExt;
+
+use crate::columns::{at, text};
+use crate::config::{Interval, Job};
+use crate::error::Result;
+use crate::job::manifest::Manifest;
+use crate::job::tables::{self, PENDING, Prepared, TablePlan, prepare};
+use crate::table::partition::CommitRecord;
+use crate::table::store::Location;
+
+/// New tokens per second of SmolLM2-135M on two cores, prompts included (benches/RESULTS.md): the guess before any run.
+const CPU_TOKENS_PER_SECOND: f64 = 60.0;
+
+/// A plan for people and programs.
+#[derive(Debug)]
+pub struct Plan {
+    job: String,
+    dt: String,
+    warehouse: String,
+    inputs: Vec<(String, usize, u64)>,
+    tables: Vec<TablePlan>,
+    /// What the generate stage would do, where the prompts are known.
+    work: Option<Work>,
+}
+
+/// Prompts and tokens that a run would pay for.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Work {
+    /// Rows to explain.
+    pub prompts: u64,
+    /// Different prompts.
+    pub distinct: u64,
+    /// Of those, answered by earlier runs.
+    pub answered: u64,
+    /// Prompt tokens of the rest.
+    pub prompt_tokens: u64,
+    /// At most so many new tokens.
+    pub completion_tokens_at_most: u64,
+    /// Minutes, at the speed of the job's last run or, without one, of a two-core CPU.
+    pub minutes: f64,
+    /// Price at the job's rates.
+    pub price: f64,
+}
+
+/// Plans a run.
+pub async fn plan(job: &Job, interval: Interval, full: bool) -> Result<Plan> {
+    let prepared = prepare(job, interval).await?;
+    let tables = prepared.decide(full, false).await?;
+    let inputs = prepared.inputs.iter().map(|(name, i)| (name.clone(), i.files.len(), i.rows())).collect();
+    let work = match tables.iter().any(TablePlan::is_build) {
+        true => Some(estimate(&prepared).await?),
+        false => None,
+    };
+    Ok(Plan {
+        job: job.spec.name.clone(),
+        dt: interval.dt(),
+        warehouse: prepared.root.url().to_string(),
+        inputs,
+        tables,
+        work,
+    })
+}
+
+/// Makes evidence and prompts in memory and counts what has no answer yet.
+async fn estimate(prepared: &Prepared) -> Result<Work> {
+    let session = tables::session(prepared).await?;
+    let params = tables::params(prepared)?;
+    for table in ["user_history", "item_audience", "reason_prompt"] {
+        let contract = &prepared.contracts[table];
+        let rows: Vec<_> = prepared.sql[table].run(&session, contract, &params).await?.try_collect().await?;
+        session.register_batches(table, contract.arrow_schema(None), rows)?;
+    }
+    tables::register_responses(&session, &prepared.root, &prepared.contracts["response"]).await?;
+    let prompts = tables::count(&session, "select 1 as one from reason_prompt").await?;
+    let distinct = tables::count(&session, "select distinct prompt_key from reason_prompt").await?;
+    let generator = prepared.models.generator()?;
+    let (mut waiting, mut prompt_tokens) = (0, 0);
+    let mut rows = session.sql(PENDING, &[]).await?.stream().await?;
+    while let Some(batch) = rows.try_next().await? {
+        let (prompt, stem) = (text(&batch, "prompt_text")?, text(&batch, "answer_stem")?);
+        for i in 0..batch.num_rows() {
+            let tokens = generator.tokenize(at(&prompt, i).unwrap_or_default(), at(&stem, i).unwrap_or_default())?;
+            prompt_tokens += tokens.len() as u64;
+        }
+        waiting += batch.num_rows() as u64;
+    }
+    let spec = &prepared.job.spec;
+    let completion = waiting * spec.sampling.max_new_tokens as u64;
+    let per_token = seconds_per_new_token(&prepared.root).await?.unwrap_or(1.0 / CPU_TOKENS_PER_SECOND);
+    Ok(Work {
+        prompts,
+        distinct,
+        answered: distinct - waiting,
+        prompt_tokens,
+        completion_tokens_at_most: completion,
+        minutes: completion as f64 * per_token / 60.0,
+        price: (prompt_tokens as f64 * spec.price.prompt_tokens_million
+            + completion as f64 * spec.price.completion_tokens_million)
+            / 1e6,
+    })
+}
+
+/// Seconds per new token, prefill included, of the latest run that generated something.
+async fn seconds_per_new_token(root: &Location) -> Result<Option<f64>> {
+    let mut manifests: Vec<_> = root.child("_runs").list().await?;
+    manifests.retain(|e| e.location.name() == "manifest.json");
+    manifests.sort_by_key(|e| std::cmp::Reverse(e.last_modified));
+    for entry in manifests.into_iter().take(20) {
+        let Some(bytes) = entry.location.get().await? else { continue };
+        // A manifest of another version of curec is no reason to fail a plan.
+        let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) else { continue };
+        if manifest.usage.completion_tokens > 0 {
+            return Ok(Some(manifest.usage.seconds / manifest.usage.completion_tokens as f64));
+        }
+    }
+    Ok(None)
+}
+
+impl Plan {
+    /// One JSON object.
+    pub fn json(&self) -> serde_json::Value {
+        let tables: Vec<_> = self
+            .tables
+            .iter()
+            .map(|t| {
+                serde_json::json!({
+                    "table": t.table,
+                    "dt": self.dt,
+                    "build": t.is_build(),
+                    "why": t.why,
+                    "fingerprint": t.fingerprint,
+                    "rows_standing": t.standing.as_ref().map(CommitRecord::rows),
+                })
+            })
+            .collect();
+        serde_json::json!({
+            "job": self.job, "dt": self.dt, "warehouse": self.warehouse, "tables": tables, "work": self.work,
+        })
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "job {} for dt={} in {}", self.job, self.dt, self.warehouse)?;
+        for (name, files, rows) in &self.inputs {
+            writeln!(f, "  reads  {name:<15} {files} file(s), {rows} rows")?;
+        }
+        for t in &self.tables {
+            let why = if t.is_build() { format!("build: {}", t.why.join(", ")) } else { "up to date".into() };
+            writeln!(f, "  table  {:<15} {why}", t.table)?;
+        }
+        match &self.work {
+            Some(w) => writeln!(
+                f,
+                "  prompts {} ({} different, {} answered before); {} prompt tokens, at most {} new tokens, about {:.1} minutes, price {:.2}",
+                w.prompts, w.distinct, w.answered, w.prompt_tokens, w.completion_tokens_at_most, w.minutes, w.price
+            ),
+            None => writeln!(f, "nothing to do"),
+        }
+    }
+}

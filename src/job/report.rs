@@ -68,7 +68,9 @@ pub fn html(manifest: &Manifest, details: &Details) -> Result<String> {
     env.get_template("report")
         .and_then(|t| {
             t.render(context! {
-                m => manifest, details, charts, cost, new_per_second, stage_total,
+                m => minijinja::Value::from_serialize(manifest),
+                details => minijinja::Value::from_serialize(details),
+                charts, cost, new_per_second, stage_total,
                 acceptance => manifest.reasons.acceptance(), total => manifest.reasons.total(),
                 accepted => manifest.reasons.accepted.values().sum::<u64>(),
             })

@@ -1,1 +1,539 @@
-//! (being written)
+//! One run: check inputs, make tables, generate, score, embed, audit what is staged, publish, report.
+//!
+//! The order of the steps is the design's (write, audit, publish): nothing is published before every staged table has
+//! passed its audits. Knows every layer below; knows nothing of the command line.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, RecordBatch};
+use chrono::Utc;
+use futures::{StreamExt, TryStreamExt};
+
+use crate::columns::{at, floats, integers, text, text_lists};
+use crate::config::{Interval, Job};
+use crate::error::{Context, Error, Kind, Result};
+use crate::feature;
+use crate::generate::functions;
+use crate::generate::models::Models;
+use crate::job::generate::{Sink, generate};
+use crate::job::manifest::{AuditRecord, InputRecord, Manifest, StageRecord, TableRecord};
+use crate::job::report::{self, Details, Sample};
+use crate::job::stop::Stop;
+use crate::job::tables::{self, PENDING, Prepared, TablePlan, locate, prepare};
+use crate::query::audit::{self, Drift};
+use crate::query::session::{BatchStream, Session, TableFile};
+use crate::reward::checks::Vocabulary;
+use crate::reward::score::score_batch;
+use crate::table::contract::{check_input, open_input};
+use crate::table::partition::{self, Holder, Lease, Publisher, StagedTable, Stamp};
+use crate::table::store::Location;
+use crate::telemetry::{self, Progress, Voice};
+
+/// What the caller wants besides the job.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Build every table.
+    pub full: bool,
+    /// Build where prompts had failed.
+    pub retry_failed: bool,
+    /// How to show progress.
+    pub voice: Voice,
+}
+
+/// A run that ended well.
+pub struct Done {
+    /// What it did.
+    pub manifest: Manifest,
+    /// Where the report is.
+    pub report: Option<String>,
+    /// Whether everything was up to date.
+    pub nothing_to_do: bool,
+    /// The same for a person, some lines.
+    pub story: String,
+}
+
+/// Runs one interval of a job.
+///
+/// # Errors
+/// Every [`Kind`]; nothing is published unless all audits pass. Answers of the language model are kept in any case.
+pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) -> Result<Done> {
+    let started = Instant::now();
+    let prepared = prepare(job, interval).await?;
+    let plans = prepared.decide(options.full, options.retry_failed).await?;
+    let mut manifest = begin(&prepared);
+    if !plans.iter().any(TablePlan::is_build) {
+        manifest.status = "nothing_to_do".into();
+        manifest.tables = plans.iter().map(|p| table_record(p, &interval.dt())).collect();
+        manifest.seconds = started.elapsed().as_secs_f64();
+        let story = format!("Nothing to do: every table of dt={} is up to date.", interval.dt());
+        return Ok(Done { manifest, report: None, nothing_to_do: true, story });
+    }
+    let ttl = Duration::from_secs_f64(job.spec.publish.lease_seconds);
+    let name = format!("{}.{}.{}", job.spec.name, tables::compact(interval.start), tables::compact(interval.end));
+    let lease = Arc::new(Lease::acquire(&prepared.root, &name, Holder::here(&manifest.run_id), ttl).await?);
+    let mut build = Build {
+        publisher: Publisher::new(prepared.root.clone(), &manifest.run_id),
+        prepared,
+        plans,
+        options,
+        stop,
+        manifest: manifest.clone(),
+        details: Details::default(),
+        staged: Vec::new(),
+    };
+    let keep_alive = tokio::spawn(renew(lease.clone()));
+    let result = build.everything(&lease).await;
+    keep_alive.abort();
+    if result.is_err() {
+        // What was staged is worthless now; a failure to remove it is gc's business and must not hide the cause.
+        if let Err(e) = build.publisher.abort().await {
+            tracing::warn!(error = %e, "staged files stay until `curec gc`");
+        }
+    }
+    // A lease that cannot be given back runs out by itself.
+    if let Err(e) = lease.release().await {
+        tracing::warn!(error = %e, "the lease was not given back");
+    }
+    manifest = build.manifest;
+    manifest.seconds = started.elapsed().as_secs_f64();
+    manifest.finished_at = now();
+    manifest.peak_memory = telemetry::peak_memory();
+    match &result {
+        Ok(()) => manifest.status = "published".into(),
+        Err(e) => {
+            manifest.status = e.kind().name().into();
+            manifest.error = Some(e.to_string());
+        }
+    }
+    let folder = build.prepared.root.child("_runs").child(&manifest.run_id);
+    let report = write_run(&folder, &manifest, &build.details).await;
+    result?;
+    let report = report?;
+    let story = story(&manifest, &report, &build.prepared.root);
+    Ok(Done { manifest, report: Some(report), nothing_to_do: false, story })
+}
+
+/// Renews the lease until the task is aborted. Where that fails, publishing will find out.
+async fn renew(lease: Arc<Lease>) {
+    loop {
+        tokio::time::sleep(lease.ttl() / 3).await;
+        if let Err(e) = lease.renew().await {
+            tracing::warn!(error = %e, "the lease was not renewed");
+        }
+    }
+}
+
+/// A session with every table of the job's warehouse and the job's functions, for ad-hoc queries.
+pub async fn session_of(job: &Job) -> Result<Session> {
+    let session = tables::new_session(job)?;
+    let root = locate(job, &job.spec.warehouse)?;
+    functions::all(&Models::new(job)?).into_iter().for_each(|f| session.register_function(f));
+    let input = &job.spec.input;
+    for (table, text) in [("interaction", &input.interaction), ("item", &input.item), ("review", &input.review)] {
+        if text.is_empty() {
+            continue;
+        }
+        let contract = tables::contract_of(job, table)?;
+        // A missing input must not keep people from querying what was published.
+        match open_input(&contract, &locate(job, text)?).await {
+            Ok(found) => session.register_files(table, &contract, &tables::files_of(&found)).await?,
+            Err(e) => tracing::warn!(table, error = %e, "this input cannot be queried"),
+        }
+    }
+    for table in tables::TABLES {
+        let mut files = Vec::new();
+        for record in partition::partitions(&root, table).await? {
+            let dt = record.dt.clone();
+            files.extend(tables::files_in(&root, &record)?.into_iter().map(|f| (f.location, dt.clone())));
+        }
+        session.register_published(table, &tables::contract_of(job, table)?, &files).await?;
+    }
+    tables::register_responses(&session, &root, &tables::contract_of(job, "response")?).await?;
+    Ok(session)
+}
+
+/// Removes what dead runs left behind.
+pub async fn collect_garbage(job: &Job) -> Result<String> {
+    let report = partition::gc(&locate(job, &job.spec.warehouse)?).await?;
+    Ok(report.to_string())
+}
+
+fn now() -> String {
+    Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}
+
+fn begin(prepared: &Prepared) -> Manifest {
+    let started = Utc::now();
+    let interval = prepared.interval;
+    let pid = std::process::id();
+    Manifest {
+        format: 1,
+        curec: format!("curec {}", env!("CARGO_PKG_VERSION")),
+        run_id: format!("{}-{}-{pid}", prepared.job.spec.name, started.format("%Y%m%dT%H%M%S%3fZ")),
+        job: prepared.job.spec.name.clone(),
+        job_file: prepared.job.origin.clone(),
+        interval_start: interval.start.to_rfc3339(),
+        interval_end: interval.end.to_rfc3339(),
+        started_at: now(),
+        finished_at: now(),
+        host: std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_string(),
+        pid,
+        device: prepared.job.spec.model.device.clone(),
+        inputs: prepared
+            .inputs
+            .iter()
+            .map(|(name, input)| {
+                let (files, bytes, digest) = (input.files.len(), input.bytes(), input.digest());
+                (name.clone(), InputRecord { files, rows: input.rows(), bytes, digest, notes: Vec::new() })
+            })
+            .collect(),
+        ..Manifest::default()
+    }
+}
+
+fn table_record(plan: &TablePlan, dt: &str) -> TableRecord {
+    let standing = plan.standing.as_ref();
+    TableRecord {
+        table: plan.table.clone(),
+        dt: dt.to_string(),
+        action: "kept".into(),
+        why: Vec::new(),
+        rows: standing.map_or(0, |r| r.rows()),
+        bytes: standing.map_or(0, |r| r.files.iter().map(|f| f.bytes).sum()),
+        files: standing.map_or_else(Vec::new, |r| r.files.iter().map(|f| f.name.clone()).collect()),
+        fingerprint: plan.fingerprint.clone(),
+    }
+}
+
+struct Build {
+    prepared: Prepared,
+    plans: Vec<TablePlan>,
+    options: Options,
+    stop: Stop,
+    publisher: Publisher,
+    manifest: Manifest,
+    details: Details,
+    staged: Vec<(TablePlan, StagedTable)>,
+}
+
+impl Build {
+    async fn everything(&mut self, lease: &Lease) -> Result<()> {
+        self.check_inputs().await?;
+        let session = tables::session(&self.prepared).await?;
+        for plan in self.plans.clone() {
+            self.stop.check()?;
+            let started = Instant::now();
+            if !plan.is_build() {
+                self.keep(&session, &plan).await?;
+            } else {
+                if plan.table == "reason" {
+                    self.generate(&session).await?;
+                }
+                let started = Instant::now();
+                let rows = self.make(&session, &plan).await?;
+                self.stage(&plan.table, started, rows);
+            }
+            tracing::debug!(table = plan.table, seconds = started.elapsed().as_secs_f64(), "made");
+        }
+        self.look(&session).await?;
+        self.stop.check()?;
+        self.publish(lease).await
+    }
+
+    fn stage(&mut self, name: &str, started: Instant, rows: u64) {
+        let seconds = started.elapsed().as_secs_f64();
+        self.manifest.stages.push(StageRecord { stage: name.to_string(), seconds, rows });
+    }
+
+    async fn check_inputs(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let mut rows = 0;
+        for (name, input) in &self.prepared.inputs {
+            let found = check_input(&self.prepared.contracts[name], input).await?;
+            rows += found.rows;
+            if let Some(record) = self.manifest.inputs.get_mut(name) {
+                record.rows = found.rows;
+                record.notes = found.warnings.clone();
+                if found.null_titles() > 0 && record.notes.is_empty() {
+                    record.notes.push(format!("{} rows without a title", found.null_titles()));
+                }
+            }
+            for warning in &found.warnings {
+                tracing::warn!(table = name, "{warning}");
+            }
+        }
+        self.stage("check inputs", started, rows);
+        Ok(())
+    }
+
+    /// Makes the rows of an up-to-date table visible to the tables after it.
+    async fn keep(&mut self, session: &Session, plan: &TablePlan) -> Result<()> {
+        let dt = self.prepared.interval.dt();
+        let record = plan.standing.as_ref().ok_or_else(|| Error::new(Kind::Internal, "a kept table has no record"))?;
+        let files = tables::files_in(&self.prepared.root, record)?;
+        session.register_files(&plan.table, &self.prepared.contracts[&plan.table], &files).await?;
+        self.manifest.tables.push(table_record(plan, &dt));
+        Ok(())
+    }
+
+    /// Stages a table, registers it and audits it; returns its rows.
+    async fn make(&mut self, session: &Session, plan: &TablePlan) -> Result<u64> {
+        let (table, dt) = (plan.table.as_str(), self.prepared.interval.dt());
+        let contract = &self.prepared.contracts[table].clone();
+        let stamp = Stamp {
+            fingerprint: plan.fingerprint.clone(),
+            parts: plan.parts.clone(),
+            created_timestamp: self.prepared.interval.end.timestamp_micros(),
+        };
+        if matches!(table, "item_feature" | "user_feature") {
+            self.pool(session, table).await?;
+        }
+        let rows = match self.prepared.sql.get(table) {
+            Some(model) => model.run(session, contract, &tables::params(&self.prepared)?).await?,
+            None => self.score(session).await?,
+        };
+        let staged = self.publisher.stage(contract, &dt, &stamp, rows).await?;
+        let files: Vec<TableFile> = staged.files.iter().map(|f| f.location.clone().into()).collect();
+        session.register_files(table, contract, &files).await?;
+        self.audit(session, plan, &staged).await?;
+        let rows = staged.rows;
+        let record = TableRecord {
+            table: table.to_string(),
+            dt,
+            action: "built".into(),
+            why: plan.why.clone(),
+            rows,
+            bytes: staged.files.iter().map(|f| f.bytes).sum(),
+            files: staged.files.iter().map(|f| f.name.clone()).collect(),
+            fingerprint: plan.fingerprint.clone(),
+        };
+        self.manifest.tables.push(record);
+        self.staged.push((plan.clone(), staged));
+        Ok(rows)
+    }
+
+    async fn audit(&mut self, session: &Session, plan: &TablePlan, staged: &StagedTable) -> Result<()> {
+        let band = self.prepared.job.spec.audit.row_count_band;
+        let previous_rows = self.rows_before(&plan.table).await?;
+        let drift = previous_rows.filter(|_| band > 0.0).map(|previous_rows| Drift { previous_rows, band });
+        let contract = &self.prepared.contracts[&plan.table];
+        let params = tables::params(&self.prepared)?;
+        let report = audit::audit(session, contract, &plan.table, &params, drift).await?;
+        for (failed, severity) in report.errors().map(|r| (r, "error")).chain(report.warnings().map(|r| (r, "warn"))) {
+            tracing::warn!(table = plan.table, audit = failed.name, severity, rows = failed.failing, "an audit failed");
+            self.manifest.audits.push(AuditRecord {
+                table: plan.table.clone(),
+                audit: failed.name.clone(),
+                severity: severity.to_string(),
+                rows: failed.failing,
+            });
+        }
+        if report.passed() {
+            return Ok(());
+        }
+        let quarantine =
+            self.prepared.root.child("_quarantine").child(&plan.table).child(&format!("dt={}", staged.dt));
+        for file in &staged.files {
+            file.location.copy_to(&quarantine.child(&file.name)).await?;
+        }
+        Err(Error::new(Kind::Audit, format!("{} failed its audits; nothing was published\n{report}", plan.table))
+            .with("quarantine", quarantine.url())
+            .hint("the staged rows stand in the quarantine; mend the cause and run again"))
+    }
+
+    /// Rows of the table's latest partition before this one.
+    async fn rows_before(&self, table: &str) -> Result<Option<u64>> {
+        let dt = self.prepared.interval.dt();
+        let records = partition::partitions(&self.prepared.root, table).await?;
+        Ok(records.iter().filter(|r| r.dt < dt).max_by(|a, b| a.dt.cmp(&b.dt)).map(|r| r.rows()))
+    }
+
+    async fn generate(&mut self, session: &Session) -> Result<()> {
+        let started = Instant::now();
+        let root = self.prepared.root.clone();
+        let contract = &self.prepared.contracts["response"];
+        tables::register_responses(session, &root, contract).await?;
+        let usage = &mut self.manifest.usage;
+        usage.prompts = tables::count(session, "select 1 as one from reason_prompt").await?;
+        usage.distinct_prompts = tables::count(session, "select distinct prompt_key from reason_prompt").await?;
+        let waiting = tables::count(session, PENDING).await?;
+        usage.answered_before = usage.distinct_prompts - waiting;
+        tracing::info!(
+            prompts = usage.prompts,
+            different = usage.distinct_prompts,
+            answered_before = usage.answered_before,
+            waiting,
+            "generating"
+        );
+        if waiting > 0 {
+            let print = &self.prepared.models.generator()?.fingerprint;
+            self.manifest.models.insert("generator".into(), print.model.clone());
+            let spec = &self.prepared.job.spec;
+            let interval = self.prepared.interval;
+            let sink = Sink { root: &root, contract, interval, response: &spec.response, budget: &spec.budget };
+            let progress = Progress::begin(self.options.voice, "generate", waiting, "new tokens");
+            let pending = session.sql(PENDING, &[]).await?.stream().await?;
+            let outcome = generate(pending, &self.prepared.models, &sink, &self.stop, &progress, usage).await;
+            progress.finish();
+            outcome?;
+            // The weights are not needed any more tonight; the encoder's come next.
+            let models = self.prepared.models.clone();
+            tokio::task::spawn_blocking(move || models.stop_engine())
+                .await
+                .context(Kind::Internal, || "the engine did not stop".into())?;
+            tables::register_responses(session, &root, contract).await?;
+        }
+        self.stage("generate", started, waiting);
+        Ok(())
+    }
+
+    /// Rows of `reason_score`.
+    async fn score(&self, session: &Session) -> Result<BatchStream> {
+        let mut categories = Vec::new();
+        for batch in session.sql(tables::CATEGORIES, &[]).await?.collect().await? {
+            categories.extend(text(&batch, "category")?.iter().flatten().map(str::to_string));
+        }
+        let vocabulary = Vocabulary::new(categories.iter().map(String::as_str));
+        let schema = self.prepared.contracts["reason_score"].arrow_schema(None);
+        let check = self.prepared.job.spec.check.clone();
+        let rows = session.sql(tables::SCORED, &[]).await?.stream().await?;
+        Ok(rows.map(move |batch| score_batch(&batch?, schema.clone(), &check, &vocabulary)).boxed())
+    }
+
+    /// Embeds the accepted reasons and registers `pooled_embedding` once.
+    async fn pool(&mut self, session: &Session, table: &str) -> Result<()> {
+        let kind = if table == "item_feature" { "item" } else { "history" };
+        let started = Instant::now();
+        let files = self.prepared.models.encoder_files()?;
+        let width = files.dimension();
+        self.manifest.models.insert("encoder".into(), files.digest().to_string());
+        let mut rows = session.sql(&tables::accepted(kind), &[]).await?.stream().await?;
+        let mut all: Vec<(String, Vec<f32>)> = Vec::new();
+        while let Some(batch) = rows.try_next().await? {
+            self.stop.check()?;
+            let (entity, reason) = (text(&batch, "entity_id")?, text(&batch, "reason")?);
+            let models = self.prepared.models.clone();
+            let vectors = tokio::task::spawn_blocking(move || {
+                let texts: Vec<&str> = (0..reason.len()).map(|i| at(&reason, i).unwrap_or_default()).collect();
+                models.embed(&texts)
+            })
+            .await
+            .context(Kind::Internal, || "embedding was interrupted".into())??;
+            let entities = entity.iter().map(|e| e.unwrap_or_default().to_string());
+            all.extend(entities.zip(vectors));
+        }
+        let pooled = {
+            let rows: Vec<(&str, &str, &[f32])> = all.iter().map(|(e, v)| (kind, e.as_str(), v.as_slice())).collect();
+            feature::pool(&rows, width)?
+        };
+        session.register_batches("pooled_embedding", pooled.schema(), vec![pooled])?;
+        self.stage(if kind == "item" { "embed items" } else { "embed histories" }, started, all.len() as u64);
+        Ok(())
+    }
+
+    /// Counts and samples for manifest and report.
+    async fn look(&mut self, session: &Session) -> Result<()> {
+        let reasons = &mut self.manifest.reasons;
+        let mut rows = session.sql(tables::TALLY, &[]).await?.stream().await?;
+        while let Some(batch) = rows.try_next().await? {
+            let (kind, refusal) = (text(&batch, "kind")?, text(&batch, "refusal")?);
+            let n = integers(&batch, "n")?;
+            for i in 0..batch.num_rows() {
+                let n = n.value(i) as u64;
+                *reasons.by_kind.entry(kind.value(i).to_string()).or_default() += n;
+                match at(&refusal, i) {
+                    Some(code) => *reasons.refused.entry(code.to_string()).or_default() += n,
+                    None => *reasons.accepted.entry(kind.value(i).to_string()).or_default() += n,
+                }
+            }
+        }
+        for batch in session.sql(tables::MEASURES, &[]).await?.collect().await? {
+            self.details.scores.extend(floats(&batch, "score")?.iter().flatten());
+            self.details.lengths.extend(floats(&batch, "n_words")?.iter().flatten());
+        }
+        let price = &self.prepared.job.spec.price;
+        self.details.price = (price.prompt_tokens_million, price.completion_tokens_million);
+        self.details.accepted = samples(&session.sql(&tables::samples(true), &[]).await?.collect().await?)?;
+        self.details.refused = samples(&session.sql(&tables::samples(false), &[]).await?.collect().await?)?;
+        Ok(())
+    }
+
+    async fn publish(&mut self, lease: &Lease) -> Result<()> {
+        let started = Instant::now();
+        let mut rows = 0;
+        for (plan, staged) in self.staged.drain(..) {
+            rows += staged.rows;
+            self.publisher.publish(lease, staged).await?;
+            tracing::debug!(table = plan.table, "published");
+        }
+        self.stage("publish", started, rows);
+        Ok(())
+    }
+}
+
+fn samples(batches: &[RecordBatch]) -> Result<Vec<Sample>> {
+    let mut all = Vec::new();
+    for batch in batches {
+        let [kind, entity] = [text(batch, "kind")?, text(batch, "entity")?];
+        let [reason, refusal, subject] = [text(batch, "reason")?, text(batch, "refusal")?, text(batch, "subject")?];
+        let score = floats(batch, "score")?;
+        let lists = ["liked", "disliked", "related", "attributes"].map(|name| (name, text_lists(batch, name)));
+        let mut evidence: Vec<Vec<String>> = (0..batch.num_rows())
+            .map(|i| at(&subject, i).map(|s| format!("about: {s}")).into_iter().collect())
+            .collect();
+        for (name, lists) in lists {
+            for (held, list) in evidence.iter_mut().zip(lists?) {
+                if !list.is_empty() {
+                    held.push(format!("{name}: {}", list.join("; ")));
+                }
+            }
+        }
+        for (i, evidence) in evidence.into_iter().enumerate() {
+            all.push(Sample {
+                kind: kind.value(i).to_string(),
+                entity: at(&entity, i).unwrap_or_default().to_string(),
+                evidence,
+                reason: at(&reason, i).unwrap_or_default().to_string(),
+                score: score.is_valid(i).then(|| score.value(i)),
+                refusal: at(&refusal, i).map(str::to_string),
+            });
+        }
+    }
+    Ok(all)
+}
+
+async fn write_run(folder: &Location, manifest: &Manifest, details: &Details) -> Result<String> {
+    let text = serde_json::to_string_pretty(manifest).context(Kind::Internal, || "the manifest is not JSON".into())?;
+    folder.child("manifest.json").put(text.into()).await?;
+    folder.child("report.json").put(report::json(manifest, details)?.into()).await?;
+    let page = folder.child("report.html");
+    page.put(report::html(manifest, details)?.into()).await?;
+    Ok(page.local_path().map_or_else(|| page.url().to_string(), |p| p.display().to_string()))
+}
+
+fn story(m: &Manifest, report: &str, root: &Location) -> String {
+    let kinds = |counts: &BTreeMap<String, u64>| {
+        counts.iter().map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ")
+    };
+    let refused: Vec<String> = m.reasons.refused.iter().map(|(code, n)| format!("{code} {n}")).collect();
+    format!(
+        "Published {} reasons ({}) in {:.1} s; accepted {:.1} % ({}); refused: {}.\n\
+         Generated {} prompts, {} prompt tokens ({} shared), {} new tokens at {:.1} tokens/s.\n\
+         Tables: {}\nReport: {report}",
+        m.reasons.total(),
+        kinds(&m.reasons.by_kind),
+        m.seconds,
+        100.0 * m.reasons.acceptance(),
+        kinds(&m.reasons.accepted),
+        if refused.is_empty() { "none".to_string() } else { refused.join(", ") },
+        m.usage.generated,
+        m.usage.prompt_tokens,
+        m.usage.cached_tokens,
+        m.usage.completion_tokens,
+        m.usage.completion_tokens as f64 / m.usage.seconds.max(1e-9),
+        root.local_path().map_or_else(|| root.url().to_string(), |p: PathBuf| p.display().to_string()),
+    )
+}

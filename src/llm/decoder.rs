@@ -2,7 +2,14 @@
 //!
 //! Knows nothing of tokenizers, prompts, SQL or files.
 
-use crate::error::Result;
+use std::sync::Arc;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::llm::device::ComputeDevice;
+use crate::llm::kernels::{Heads, Span};
+use crate::llm::kv_cache::KvCache;
+use crate::llm::ops::{self, Attention, Embedding, Linear, QkNorms, RmsNorm};
+use crate::llm::weights::{DecoderConfig, HostTensor, ModelFiles};
 
 /// Which positions of a row's step need logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,4 +63,239 @@ pub trait Decoder: Send {
     fn step(&mut self, rows: &[RowStep]) -> Result<Logits>;
     /// Copies the first `len` cached positions of slot `from` to slot `to`.
     fn copy_prefix(&mut self, from: usize, to: usize, len: usize) -> Result<()>;
+}
+
+/// A decoder of the Llama family: Llama, Qwen2, Qwen3; one definition for every device.
+#[derive(Debug)]
+pub struct CausalLm {
+    config: DecoderConfig,
+    device: ComputeDevice,
+    embedding: Embedding,
+    layers: Vec<Layer>,
+    attention: Attention,
+    norm: RmsNorm,
+    head: Linear,
+    cache: KvCache,
+    pool: Option<Arc<rayon::ThreadPool>>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention_norm: RmsNorm,
+    qkv: Linear,
+    qk_norms: Option<QkNorms>,
+    output: Linear,
+    mlp_norm: RmsNorm,
+    gate_up: Linear,
+    down: Linear,
+}
+
+impl CausalLm {
+    /// Loads a model onto a device, with a cache of `slots` times `positions` (at most what the model can do).
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Model`] where a tensor is missing or has another shape than the configuration says.
+    pub fn load(files: &ModelFiles, device: &ComputeDevice, slots: usize, positions: usize) -> Result<Self> {
+        Self::from_tensors(files.config(), |name| files.tensor(name), device, slots, positions)
+    }
+
+    /// The same from any source of tensors, by their Hugging Face names.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Model`] where a tensor is missing or has another shape than the configuration says.
+    pub fn from_tensors(
+        config: &DecoderConfig,
+        tensor: impl Fn(&str) -> Result<HostTensor>,
+        device: &ComputeDevice,
+        slots: usize,
+        positions: usize,
+    ) -> Result<Self> {
+        let c = config;
+        if c.kv_heads == 0 || !c.heads.is_multiple_of(c.kv_heads) || c.head_dim == 0 || !c.head_dim.is_multiple_of(2) {
+            return Err(Error::new(Kind::Model, "the model's attention heads do not fit each other")
+                .with("heads", c.heads)
+                .with("key heads", c.kv_heads)
+                .with("width", c.head_dim));
+        }
+        let positions = positions.min(c.max_positions).max(1);
+        let slots = slots.max(1);
+        let heads = Heads { queries: c.heads, keys: c.kv_heads, width: c.head_dim };
+        let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let get = |name: &str, shape: &[usize]| -> Result<HostTensor> {
+            let found = tensor(name)?;
+            if found.shape != shape || found.data.len() != shape.iter().product::<usize>() {
+                return Err(Error::new(Kind::Model, "a tensor has another shape than the model's configuration says")
+                    .with("tensor", name)
+                    .with("has", format!("{:?}", found.shape))
+                    .with("needs", format!("{shape:?}")));
+            }
+            Ok(found)
+        };
+        let norm = |name: &str, width: usize| Ok::<_, Error>(RmsNorm::new(get(name, &[width])?, c.rms_eps, device));
+        let (d, ffn) = (c.hidden_size, c.intermediate_size);
+
+        let mut layers = Vec::with_capacity(c.layers);
+        for i in 0..c.layers {
+            let name = |part: &str| format!("model.layers.{i}.{part}");
+            let projection = |part: &str, outputs: usize| -> Result<(HostTensor, Option<HostTensor>)> {
+                let weight = get(&name(&format!("self_attn.{part}.weight")), &[outputs, d])?;
+                let bias = match c.qkv_bias {
+                    true => Some(get(&name(&format!("self_attn.{part}.bias")), &[outputs])?),
+                    false => None,
+                };
+                Ok((weight, bias))
+            };
+            let qkv =
+                vec![projection("q_proj", q_width)?, projection("k_proj", kv_width)?, projection("v_proj", kv_width)?];
+            let gate = get(&name("mlp.gate_proj.weight"), &[ffn, d])?;
+            let up = get(&name("mlp.up_proj.weight"), &[ffn, d])?;
+            layers.push(Layer {
+                attention_norm: norm(&name("input_layernorm.weight"), d)?,
+                qkv: Linear::fused(qkv, device)?,
+                qk_norms: match c.qk_norm {
+                    true => Some(QkNorms {
+                        query: norm(&name("self_attn.q_norm.weight"), c.head_dim)?,
+                        key: norm(&name("self_attn.k_norm.weight"), c.head_dim)?,
+                    }),
+                    false => None,
+                },
+                output: Linear::new(get(&name("self_attn.o_proj.weight"), &[d, q_width])?, None, device)?,
+                mlp_norm: norm(&name("post_attention_layernorm.weight"), d)?,
+                gate_up: Linear::fused(vec![(gate, None), (up, None)], device)?,
+                down: Linear::new(get(&name("mlp.down_proj.weight"), &[d, ffn])?, None, device)?,
+            });
+        }
+        let table = get("model.embed_tokens.weight", &[c.vocab_size, d])?;
+        let (embedding, head) = if c.tie_embeddings {
+            Embedding::tied(table, device)?
+        } else {
+            let head = get("lm_head.weight", &[c.vocab_size, d])?;
+            (Embedding::new(table, device)?, Linear::new(head, None, device)?)
+        };
+        Ok(CausalLm {
+            config: c.clone(),
+            device: device.clone(),
+            embedding,
+            layers,
+            attention: Attention::new(heads, positions, c.rope_theta, device),
+            norm: norm("model.norm.weight", d)?,
+            head,
+            cache: KvCache::new(device, heads, c.layers, slots, positions),
+            pool: None,
+        })
+    }
+
+    /// Runs steps on threads of its own, so many; 0 is the process's shared pool.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Temporary`] where the system gives no threads.
+    pub fn set_threads(&mut self, threads: usize) -> Result<()> {
+        self.pool = match threads {
+            0 => None,
+            threads => {
+                let pool =
+                    rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("llm-{i}")).build();
+                Some(Arc::new(pool.context(Kind::Temporary, || "threads for the model cannot be started".to_owned())?))
+            }
+        };
+        Ok(())
+    }
+
+    /// What the model looks like.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Checks a step before anything is written.
+    fn check(&self, rows: &[RowStep<'_>]) -> Result<()> {
+        let wrong = |what: &str, row: &RowStep<'_>| {
+            Err(Error::new(Kind::Internal, what)
+                .with("slot", row.slot)
+                .with("start", row.start)
+                .with("tokens", row.tokens.len()))
+        };
+        let mut used = vec![false; self.cache.slots()];
+        for row in rows {
+            match used.get_mut(row.slot) {
+                None => return wrong("a step names a slot that the cache does not have", row),
+                Some(used) if *used => return wrong("a step names a slot twice", row),
+                Some(used) => *used = true,
+            }
+            if row.tokens.is_empty() {
+                return wrong("a row of a step has no tokens", row);
+            }
+            if row.start + row.tokens.len() > self.cache.positions() {
+                return wrong("a row of a step is longer than its slot", row);
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, rows: &[RowStep<'_>]) -> Result<Logits> {
+        let vocab = self.config.vocab_size;
+        let (mut tokens, mut spans, mut wanted) = (Vec::new(), Vec::with_capacity(rows.len()), Vec::new());
+        for row in rows {
+            let (first, count) = (tokens.len(), row.tokens.len());
+            spans.push(Span { slot: row.slot, start: row.start, first, tokens: count });
+            tokens.extend_from_slice(row.tokens);
+            match row.want_logits {
+                WantLogits::None => {}
+                WantLogits::Last => wanted.push(first + count - 1),
+                WantLogits::All => wanted.extend(first..first + count),
+            }
+        }
+        let plan = self.attention.plan(&spans);
+        let mut x = self.embedding.forward(&tokens)?;
+        let layout = self.cache.layout();
+        let last = self.layers.len().saturating_sub(1);
+        for (i, (layer, cache)) in self.layers.iter().zip(self.cache.layers_mut()).enumerate() {
+            let qkv = layer.qkv.forward(layer.attention_norm.forward(&x)?)?;
+            let mut attended = self.attention.forward(qkv, layer.qk_norms.as_ref(), cache, &layout, &plan)?;
+            if i == last {
+                // Beyond the last layer's keys and values only wanted positions matter.
+                if wanted.is_empty() {
+                    return Ok(Logits { vocab, data: Vec::new() });
+                }
+                attended = ops::select_rows(attended, &wanted, &self.device)?;
+                x = ops::select_rows(x, &wanted, &self.device)?;
+            }
+            x = layer.output.forward_add(attended, x)?;
+            let gate_up = layer.gate_up.forward(layer.mlp_norm.forward(&x)?)?;
+            x = layer.down.forward_add(ops::swiglu(gate_up, &self.device)?, x)?;
+        }
+        let logits = self.head.forward(self.norm.forward(&x)?)?;
+        Ok(Logits { vocab, data: ops::into_vec(logits)? })
+    }
+}
+
+impl Decoder for CausalLm {
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn max_positions(&self) -> usize {
+        self.cache.positions()
+    }
+
+    fn slots(&self) -> usize {
+        self.cache.slots()
+    }
+
+    fn step(&mut self, rows: &[RowStep]) -> Result<Logits> {
+        self.check(rows)?;
+        if rows.is_empty() {
+            return Ok(Logits { vocab: self.config.vocab_size, data: Vec::new() });
+        }
+        match self.pool.clone() {
+            Some(pool) => pool.install(|| self.run(rows)),
+            None => self.run(rows),
+        }
+    }
+
+    fn copy_prefix(&mut self, from: usize, to: usize, len: usize) -> Result<()> {
+        self.cache.copy_prefix(from, to, len)
+    }
 }

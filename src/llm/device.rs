@@ -104,12 +104,9 @@ fn open_wgpu(spec: &str, index: Option<usize>) -> Result<ComputeDevice> {
     use burn::tensor::DeviceKind;
     let kinds = match index {
         None => vec![DeviceKind::DefaultDevice, DeviceKind::Cpu],
-        Some(0) => vec![
-            DeviceKind::DiscreteGpu(0),
-            DeviceKind::IntegratedGpu(0),
-            DeviceKind::VirtualGpu(0),
-            DeviceKind::Cpu,
-        ],
+        Some(0) => {
+            vec![DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0), DeviceKind::Cpu]
+        }
         Some(n) => vec![DeviceKind::DiscreteGpu(n), DeviceKind::IntegratedGpu(n), DeviceKind::VirtualGpu(n)],
     };
     let mut first = None;

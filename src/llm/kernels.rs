@@ -115,10 +115,10 @@ unsafe fn tile_avx512<const MR: usize>(
         for p in 0..k {
             let b0 = _mm512_loadu_ps(b);
             let b1 = _mm512_loadu_ps(b.add(16));
-            for i in 0..MR {
+            for (i, acc) in acc.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*a.add(i * lda + p));
-                acc[i][0] = _mm512_fmadd_ps(x, b0, acc[i][0]);
-                acc[i][1] = _mm512_fmadd_ps(x, b1, acc[i][1]);
+                acc[0] = _mm512_fmadd_ps(x, b0, acc[0]);
+                acc[1] = _mm512_fmadd_ps(x, b1, acc[1]);
             }
             b = b.add(ldb);
         }
@@ -148,10 +148,10 @@ unsafe fn tile_avx2<const MR: usize>(
         for p in 0..k {
             let b0 = _mm256_loadu_ps(b);
             let b1 = _mm256_loadu_ps(b.add(8));
-            for i in 0..MR {
+            for (i, acc) in acc.iter_mut().enumerate() {
                 let x = _mm256_set1_ps(*a.add(i * lda + p));
-                acc[i][0] = _mm256_fmadd_ps(x, b0, acc[i][0]);
-                acc[i][1] = _mm256_fmadd_ps(x, b1, acc[i][1]);
+                acc[0] = _mm256_fmadd_ps(x, b0, acc[0]);
+                acc[1] = _mm256_fmadd_ps(x, b1, acc[1]);
             }
             b = b.add(ldb);
         }
@@ -396,7 +396,7 @@ fn exp<const FMA: bool>(x: f32) -> f32 {
     let r = fma::<FMA>(n, -0.693_359_4, x);
     let r = fma::<FMA>(n, 2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4;
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = fma::<FMA>(p, r, c);
     }
     let y = fma::<FMA>(p, r * r, r) + 1.0;
@@ -736,7 +736,10 @@ pub fn attend(layout: &CacheLayout, spans: &[Span], qkv: &[f32], keys: &[f32], v
     let (per_keys, per_values) = (layout.keys_per_head(), layout.values_per_head());
     let scale = 1.0 / (width as f32).sqrt();
     let n = out.len() / out_row;
-    assert!(spans.iter().all(|s| s.first + s.tokens <= n && s.start + s.tokens <= layout.positions()), "spans must fit");
+    assert!(
+        spans.iter().all(|s| s.first + s.tokens <= n && s.start + s.tokens <= layout.positions()),
+        "spans must fit"
+    );
     let out = Shared(out.as_mut_ptr());
     let most = isa.tile_rows();
     (0..spans.len() * heads.keys).into_par_iter().for_each_init(Vec::<f32>::new, |scratch, task| {
@@ -766,7 +769,9 @@ pub fn attend(layout: &CacheLayout, spans: &[Span], qkv: &[f32], keys: &[f32], v
             for block in 0..len.div_ceil(nr) {
                 let keys = &keys[block * nr * width..][..nr * width];
                 // SAFETY: a whole block of keys; `height` rows of queries; scores are whole blocks wide.
-                unsafe { f(width, queries.as_ptr(), width, keys.as_ptr(), nr, scores[block * nr..].as_mut_ptr(), widest) };
+                unsafe {
+                    f(width, queries.as_ptr(), width, keys.as_ptr(), nr, scores[block * nr..].as_mut_ptr(), widest)
+                };
             }
             let mut norm = [0f32; MAX_TILE_ROWS];
             for i in 0..height {
@@ -775,18 +780,208 @@ pub fn attend(layout: &CacheLayout, spans: &[Span], qkv: &[f32], keys: &[f32], v
             for column in (0..padded).step_by(nr) {
                 let values = &values[column..];
                 // SAFETY: `len` positions are inside the slot; `column` plus a panel is inside the padded width.
-                unsafe { f(len, scores.as_ptr(), widest, values.as_ptr(), padded, sums[column..].as_mut_ptr(), padded) };
+                unsafe {
+                    f(len, scores.as_ptr(), widest, values.as_ptr(), padded, sums[column..].as_mut_ptr(), padded)
+                };
             }
             for i in 0..height {
                 let (token, g) = place(i);
                 // SAFETY: spans and heads are disjoint, so this part is the task's own.
-                let out = unsafe {
-                    std::slice::from_raw_parts_mut(out.at(token * out_row + (h * group + g) * width), width)
-                };
+                let out =
+                    unsafe { std::slice::from_raw_parts_mut(out.at(token * out_row + (h * group + g) * width), width) };
                 for (o, s) in out.iter_mut().zip(&sums[i * padded..]) {
                     *o = s * norm[i];
                 }
             }
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    /// Numbers in -1..1 that look random and are the same everywhere.
+    fn noise(n: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        (0..n)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    #[test]
+    fn products_are_right_and_a_row_does_not_depend_on_its_neighbours() {
+        for isa in Isa::available() {
+            for (k, n) in [(1, 1), (7, 5), (64, 33), (100, 96), (576, 70), (1537, 48)] {
+                let (w, bias) = (noise(n * k, 1), noise(n, 2));
+                let packed = Packed::new(isa, k, &[&w[..k], &w[k..]]);
+                let a = noise(50 * k, 3);
+                let mut row = vec![0.0; k];
+                packed.row(n / 2, &mut row);
+                assert_eq!(row, w[n / 2 * k..][..k], "{isa:?}");
+                let alone: Vec<f32> = a
+                    .chunks(k)
+                    .flat_map(|a| {
+                        let mut c = vec![1.0; n];
+                        packed.product(a, Some(&bias), &mut c, Into::Set);
+                        c
+                    })
+                    .collect();
+                for m in [1, 2, 3, 11, 12, 13, 25, 50] {
+                    let mut c = vec![0.5; m * n];
+                    packed.product(&a[..m * k], Some(&bias), &mut c, Into::Set);
+                    assert!(c.iter().zip(&alone).all(|(x, y)| x.to_bits() == y.to_bits()), "{isa:?} {m} {n} {k}");
+                    let mut plain = vec![0.0; m * n];
+                    packed.product(&a[..m * k], None, &mut plain, Into::Set);
+                    let mut added = vec![2.0; m * n];
+                    packed.product(&a[..m * k], None, &mut added, Into::Add);
+                    for i in 0..m * n {
+                        let (r, j) = (i / n, i % n);
+                        let exact: f64 = (0..k).map(|p| f64::from(a[r * k + p]) * f64::from(w[j * k + p])).sum();
+                        assert!((f64::from(plain[i]) - exact).abs() < 1e-4, "{isa:?} {m} {n} {k}");
+                        assert_eq!(added[i].to_bits(), (2.0 + plain[i]).to_bits());
+                        assert_eq!(c[i].to_bits(), (plain[i] + bias[j]).to_bits());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn exponentials_are_close_and_keep_nan() {
+        for x in [-100.0f32, -87.0, -20.5, -1.0, -1e-6, 0.0, 0.3, 1.0, 10.25, 80.0] {
+            for got in [exp::<true>(x), exp::<false>(x)] {
+                let want = f64::from(x.max(-87.0)).exp();
+                assert!((f64::from(got) / want - 1.0).abs() < 4e-7, "{x}: {got} {want}");
+            }
+        }
+        assert!(exp::<true>(f32::NAN).is_nan());
+        assert!(exp::<true>(1000.0).is_finite());
+    }
+
+    #[test]
+    fn norms_and_activations_are_right() {
+        for isa in Isa::available() {
+            for width in [1, 8, 31, 64, 100, 576] {
+                let (x, w) = (noise(9 * width, 4), noise(width, 5));
+                let mut out = vec![0.0; x.len()];
+                rms_norm(isa, &x, &w, 1e-5, &mut out);
+                for (x, out) in x.chunks(width).zip(out.chunks(width)) {
+                    let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / width as f64;
+                    let scale = 1.0 / (mean + 1e-5).sqrt();
+                    for i in 0..width {
+                        assert!((f64::from(out[i]) - f64::from(x[i]) * scale * f64::from(w[i])).abs() < 2e-6);
+                    }
+                }
+                let both = noise(2 * 9 * width, 6);
+                swiglu(isa, &both, width, &mut out);
+                for (both, out) in both.chunks(2 * width).zip(out.chunks(width)) {
+                    for i in 0..width {
+                        let (g, u) = (f64::from(both[i]), f64::from(both[width + i]));
+                        assert!((f64::from(out[i]) - g / (1.0 + (-g).exp()) * u).abs() < 1e-6);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Attention of one row in f64, from unturned queries, keys and values.
+    fn exact(heads: Heads, rope: &Rope, qkv: &[f32]) -> Vec<f64> {
+        let (width, row) = (heads.width, heads.row());
+        let n = qkv.len() / row;
+        let head = |t: usize, h: usize, turn: bool| -> Vec<f64> {
+            let mut x = qkv[t * row + h * width..][..width].to_vec();
+            if turn {
+                rope.turn(&mut x, t);
+            }
+            x.into_iter().map(f64::from).collect()
+        };
+        let mut out = Vec::new();
+        for t in 0..n {
+            for h in 0..heads.queries {
+                let kv = h / (heads.queries / heads.keys);
+                let q = head(t, h, true);
+                let dot = |p: usize| -> f64 {
+                    head(p, heads.queries + kv, true).iter().zip(&q).map(|(a, b)| a * b).sum::<f64>()
+                        / (width as f64).sqrt()
+                };
+                let weights: Vec<f64> = (0..=t).map(|p| dot(p).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for d in 0..width {
+                    let value = |p: usize| head(p, heads.queries + heads.keys + kv, false)[d];
+                    out.push((0..=t).map(|p| weights[p] * value(p)).sum::<f64>() / total);
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn attention_is_right_whole_in_chunks_and_beside_others() {
+        for isa in Isa::available() {
+            for heads in [
+                Heads { queries: 9, keys: 3, width: 64 },
+                Heads { queries: 4, keys: 1, width: 16 },
+                Heads { queries: 2, keys: 2, width: 24 },
+            ] {
+                let (n, row) = (75, heads.row());
+                let layout = CacheLayout::new(isa, heads, 80);
+                let rope = Rope::new(heads.width, 80, 10_000.0);
+                let qkv = noise(n * row, 7);
+                let want = exact(heads, &rope, &qkv);
+                let run = |slots: usize, slot: usize, chunks: &[usize]| -> Vec<f32> {
+                    // Whatever a slot held before, even what is not a number, must not show.
+                    let mut keys = vec![f32::NAN; slots * heads.keys * layout.keys_per_head()];
+                    let mut values = vec![f32::NAN; slots * heads.keys * layout.values_per_head()];
+                    let (mut out, mut start) = (Vec::new(), 0);
+                    for &tokens in chunks {
+                        let mut spans = Vec::new();
+                        let (mut step, mut places) = (Vec::new(), Vec::new());
+                        for s in 0..slots {
+                            let tokens = if s == slot { tokens } else { 1 };
+                            spans.push(Span { slot: s, start, first: places.len(), tokens });
+                            places.extend((0..tokens).map(|i| Place { slot: s, position: start + i }));
+                            match s == slot {
+                                true => step.extend_from_slice(&qkv[start * row..(start + tokens) * row]),
+                                false => step.extend(noise(row, 100 + s as u64)),
+                            }
+                        }
+                        let mut attended = vec![0.0; places.len() * heads.queries * heads.width];
+                        append(&layout, &rope, None, &places, &mut step, &mut keys, &mut values);
+                        if slots > 1 && start > 0 {
+                            // Neighbours of this test have no past; give them some.
+                            for s in (0..slots).filter(|s| *s != slot) {
+                                let size = heads.keys * layout.keys_per_head();
+                                keys[s * size..(s + 1) * size].fill(0.25);
+                                let size = heads.keys * layout.values_per_head();
+                                values[s * size..(s + 1) * size].fill(0.25);
+                            }
+                        }
+                        attend(&layout, &cut(&spans), &step, &keys, &values, &mut attended);
+                        let first = spans[slot].first * heads.queries * heads.width;
+                        out.extend_from_slice(&attended[first..][..tokens * heads.queries * heads.width]);
+                        start += tokens;
+                    }
+                    out
+                };
+                let whole = run(1, 0, &[n]);
+                for (got, want) in whole.iter().zip(&want) {
+                    assert!((f64::from(*got) - want).abs() < 1e-5, "{isa:?} {heads:?}: {got} {want}");
+                }
+                for (slots, slot, chunks) in
+                    [(1, 0, vec![1; n]), (1, 0, vec![10, 33, 32]), (3, 1, vec![40, 1, 34]), (2, 1, vec![n])]
+                {
+                    let other = run(slots, slot, &chunks);
+                    let same = whole.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same && whole.len() == other.len(), "{isa:?} {heads:?} {slots} {chunks:?}");
+                }
+            }
+        }
+    }
 }

@@ -145,7 +145,7 @@ fn exp_of_negative(x: f32) -> f32 {
 
 /// A copy of the logits in which repeating a token is less likely, or `None` where nothing changes.
 fn penalise(logits: &[f32], penalty: f32, generated: &[u32]) -> Option<Vec<f32>> {
-    if penalty == 1.0 || generated.is_empty() || !(penalty > 0.0) {
+    if penalty == 1.0 || penalty <= 0.0 || penalty.is_nan() || generated.is_empty() {
         return None;
     }
     let mut changed = logits.to_vec();
@@ -160,58 +160,59 @@ fn penalise(logits: &[f32], penalty: f32, generated: &[u32]) -> Option<Vec<f32>>
 
 /// Draws an index from the softmax of `logits / temperature` after the cuts, `at` being uniform in `[0, 1)`.
 fn draw(logits: &[f32], max: f32, sampling: &Sampling, at: f64) -> usize {
-    // exp(-60) of the most likely token is nothing even 10^9 tokens long.
-    const NOTHING: f64 = -60.0;
-    let temperature = f64::from(sampling.temperature);
-    let scaled = |id: u32| (f64::from(logits[id as usize]) - f64::from(max)) / temperature;
-    let mut ids: Vec<u32> = (0..logits.len() as u32).filter(|&id| scaled(id) > NOTHING).collect();
-    let order = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-
-    if sampling.top_k > 0 && sampling.top_k < ids.len() {
-        ids.select_nth_unstable_by(sampling.top_k, order);
-        ids.truncate(sampling.top_k);
-        ids.sort_unstable_by(order);
+    let weights: Vec<f32> = logits.iter().map(|&logit| exp_of_negative((logit - max) / sampling.temperature)).collect();
+    let weight = |id: u32| f64::from(weights[id as usize]);
+    let total: f64 = weights.chunks(LANES).map(|chunk| f64::from(chunk.iter().sum::<f32>())).sum();
+    let (top_k, top_p) = (sampling.top_k, f64::from(sampling.top_p.max(0.0)));
+    if top_k == 0 && top_p >= 1.0 {
+        return pick(at * total, (0..logits.len() as u32).map(|id| (id, weight(id))));
     }
-    if sampling.top_p < 1.0 {
-        let total: f64 = {
-            // Summed in id order, whatever the selection above left behind.
-            let mut in_order = ids.clone();
-            in_order.sort_unstable();
-            in_order.iter().map(|&id| scaled(id).exp()).sum()
+
+    // Sorting the whole vocabulary would cost more than the rest: the likely tokens alone nearly always suffice.
+    let mut ids: Vec<u32> = Vec::new();
+    for least in [1e-2, 1e-4, 1e-8, 0.0] {
+        ids = (0..logits.len() as u32).filter(|&id| weights[id as usize] >= least).collect();
+        let enough = match top_k {
+            0 => ids.iter().map(|&id| weight(id)).sum::<f64>() >= top_p * total,
+            k => ids.len() >= k,
         };
-        let wanted = f64::from(sampling.top_p.max(0.0)) * total;
-        let mut sorted = 256.min(ids.len());
-        loop {
-            if sorted < ids.len() {
-                ids.select_nth_unstable_by(sorted, order);
-            }
-            ids[..sorted].sort_unstable_by(order);
-            let mut reached = 0.0;
-            let kept = ids[..sorted].iter().position(|&id| {
-                reached += scaled(id).exp();
-                reached >= wanted
-            });
-            if let Some(last) = kept {
-                ids.truncate(last + 1);
-                break;
-            }
-            if sorted == ids.len() {
-                break;
-            }
-            sorted = (sorted * 4).min(ids.len());
+        if enough {
+            break;
         }
     }
+    let order = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    if top_k > 0 && top_k < ids.len() {
+        ids.select_nth_unstable_by(top_k, order);
+        ids.truncate(top_k);
+    }
+    ids.sort_unstable_by(order);
+    let kept = |ids: &[u32]| ids.iter().map(|&id| weight(id)).sum::<f64>();
+    if top_p < 1.0 {
+        let wanted = top_p * if top_k > 0 { kept(&ids) } else { total };
+        let mut reached = 0.0;
+        let last = ids.iter().position(|&id| {
+            reached += weight(id);
+            reached >= wanted
+        });
+        ids.truncate(last.map_or(ids.len(), |last| last + 1));
+    }
+    pick(at * kept(&ids), ids.iter().map(|&id| (id, weight(id))))
+}
 
-    let weights: Vec<f64> = ids.iter().map(|&id| scaled(id).exp()).collect();
-    let mut left = at * weights.iter().sum::<f64>();
-    for (&id, &weight) in ids.iter().zip(&weights) {
+/// The first id at which the running sum of the weights passes `left`.
+fn pick(mut left: f64, weighted: impl Iterator<Item = (u32, f64)>) -> usize {
+    let mut last = 0;
+    for (id, weight) in weighted {
         if left < weight {
             return id as usize;
         }
         left -= weight;
+        // Rounding can use up the total: then the last token that has a weight worth the name.
+        if weight > f64::EPSILON {
+            last = id as usize;
+        }
     }
-    // Rounding used up the total: the last token that has a weight.
-    ids.last().map_or(0, |&id| id as usize)
+    last
 }
 
 #[cfg(test)]
@@ -309,8 +310,7 @@ mod tests {
     fn a_flat_nucleus_larger_than_the_first_selection_is_kept() {
         let logits = vec![1.0f32; 2000];
         let sampling = Sampling { temperature: 1.0, top_p: 0.5, ..Sampling::default() };
-        let drawn: Vec<u32> =
-            (0..3000).map(|n| choose(&logits, &sampling, &[], &seed(4), n).unwrap().token).collect();
+        let drawn: Vec<u32> = (0..3000).map(|n| choose(&logits, &sampling, &[], &seed(4), n).unwrap().token).collect();
         assert!(drawn.iter().all(|&token| token < 1001));
         assert!(drawn.iter().any(|&token| token > 900));
     }

@@ -1,1 +1,587 @@
-//! (being written)
+//! Where bytes lie: one [`Location`] for a folder or object on local disk, in memory (tests) or on S3.
+//!
+//! Knows URLs, object stores and their errors, and offers the one primitive that publishing needs everywhere: *put if
+//! nothing has changed since I looked*. Knows nothing of Parquet, contracts or partitions. Reads no environment
+//! variable: `config` passes the AWS variables in as [`StoreOptions`]. No error that leaves here holds a credential.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, Mutex};
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::{Path, PathPart};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
+use url::Url;
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// What a store needs to be opened and an URL does not say.
+#[derive(Clone, Default)]
+pub struct StoreOptions {
+    /// The standard AWS variables by their names in the environment: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
+    /// `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ALLOW_HTTP` ... Others are ignored.
+    pub vars: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreOptions").field("vars", &self.vars.keys().collect::<Vec<_>>()).finish()
+    }
+}
+
+/// A folder or an object on a store. Cheap to clone; children share the store's connections.
+#[derive(Clone)]
+pub struct Location {
+    store: Arc<dyn ObjectStore>,
+    /// `file://`, `memory://name` or `s3://bucket`: what names the store itself.
+    base: Arc<Url>,
+    path: Path,
+    url: String,
+}
+
+/// One object of a listing.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Where it is.
+    pub location: Location,
+    /// Bytes.
+    pub size: u64,
+    /// When the store says that it was written.
+    pub last_modified: chrono::DateTime<chrono::Utc>,
+    /// The store's tag for its content, where it has one.
+    pub e_tag: Option<String>,
+}
+
+/// Which version of an object was read; what [`Location::put_if`] compares with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    e_tag: Option<String>,
+    version: Option<String>,
+}
+
+/// In-memory stores by name: a process's tests name one store from several places, as they would a bucket.
+static MEMORY: LazyLock<Mutex<BTreeMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
+
+impl Location {
+    /// Opens a path, `file://`, `memory://name/prefix` or `s3://bucket/prefix` without any store options.
+    ///
+    /// # Errors
+    /// `Kind::Config` when the text is no location that curec can open.
+    pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_with(text, &StoreOptions::default())
+    }
+
+    /// As [`Location::parse`], with credentials and endpoint for S3. Opens no connection.
+    ///
+    /// # Errors
+    /// `Kind::Config` when the text is no location that curec can open.
+    pub fn parse_with(text: &str, options: &StoreOptions) -> Result<Self> {
+        let bad = |why: &str| Error::new(Kind::Config, format!("{why}: {}", redact(text)));
+        if text.is_empty() {
+            return Err(Error::new(Kind::Config, "a location is empty").hint("name a path or an s3:// URL"));
+        }
+        let Some((scheme, _)) = text.split_once("://") else {
+            let absolute = std::path::absolute(text).context(Kind::Config, || format!("cannot resolve {text}"))?;
+            return Self::local(absolute);
+        };
+        let url = Url::parse(text).context(Kind::Config, || format!("not a valid URL: {}", redact(text)))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(bad("credentials do not belong into an URL").hint("use the standard AWS variables"));
+        }
+        match scheme {
+            "file" => Self::local(url.to_file_path().map_err(|()| bad("not a local file URL"))?),
+            "memory" => {
+                let name = url.host_str().unwrap_or_default().to_owned();
+                let store = {
+                    let mut stores = MEMORY.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    Arc::clone(stores.entry(name.clone()).or_default())
+                };
+                let path = Path::from_url_path(url.path()).context(Kind::Config, || redact(text))?;
+                Self::assemble(store, &format!("memory://{name}"), path)
+            }
+            "s3" | "s3a" => {
+                let bucket = url.host_str().filter(|b| !b.is_empty()).ok_or_else(|| bad("the URL names no bucket"))?;
+                let mut builder = AmazonS3Builder::new().with_bucket_name(bucket);
+                for (name, value) in &options.vars {
+                    if let Ok(key) = name.to_ascii_lowercase().parse() {
+                        builder = builder.with_config(key, value);
+                    }
+                }
+                let store = builder.build().map_err(|e| {
+                    Error::new(Kind::Config, format!("cannot open the S3 bucket {bucket}"))
+                        .source(Scrubbed::new(&e))
+                        .hint(
+                            "set AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_ENDPOINT_URL elsewhere)",
+                        )
+                })?;
+                let path = Path::from_url_path(url.path()).context(Kind::Config, || redact(text))?;
+                Self::assemble(Arc::new(store), &format!("s3://{bucket}"), path)
+            }
+            _ => Err(bad("curec cannot open this kind of URL").hint("use a path, file://, s3:// or memory:// (tests)")),
+        }
+    }
+
+    fn local(absolute: PathBuf) -> Result<Self> {
+        // `a/../b` would otherwise be refused by the store as an invalid segment.
+        let mut clean = PathBuf::new();
+        for part in absolute.components() {
+            match part {
+                std::path::Component::ParentDir => {
+                    clean.pop();
+                }
+                std::path::Component::CurDir => {}
+                other => clean.push(other),
+            }
+        }
+        let path = Path::from_absolute_path(&clean)
+            .context(Kind::Config, || format!("not a usable local path: {}", clean.display()))?;
+        Self::assemble(Arc::new(LocalFileSystem::new()), "file://", path)
+    }
+
+    fn assemble(store: Arc<dyn ObjectStore>, base: &str, path: Path) -> Result<Self> {
+        let base = Url::parse(&format!("{base}/")).context(Kind::Internal, || format!("base URL {base}"))?;
+        Ok(Self::at(store, Arc::new(base), path))
+    }
+
+    fn at(store: Arc<dyn ObjectStore>, base: Arc<Url>, path: Path) -> Self {
+        let url = format!("{}/{path}", base.as_str().trim_end_matches('/'));
+        let url = if base.scheme() == "file" { format!("file:///{path}") } else { url };
+        Location { store, base, path, url }
+    }
+
+    /// The same store seen through another: how tests inject faults and how requests get counted.
+    pub fn with_store(&self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        Self::at(wrap(Arc::clone(&self.store)), Arc::clone(&self.base), self.path.clone())
+    }
+
+    /// A location below this one; `relative` may hold several segments divided by `/`.
+    pub fn child(&self, relative: &str) -> Self {
+        let mut path = self.path.clone();
+        for part in relative.split('/').filter(|p| !p.is_empty()) {
+            path = path.join(PathPart::from(part));
+        }
+        Self::at(Arc::clone(&self.store), Arc::clone(&self.base), path)
+    }
+
+    /// The location of an object of the same store.
+    pub fn sibling(&self, path: Path) -> Self {
+        Self::at(Arc::clone(&self.store), Arc::clone(&self.base), path)
+    }
+
+    /// The URL as text, such as `s3://bucket/prefix/a.parquet`; local ones read `file:///...`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The URL of the store alone (`file:///`, `s3://bucket/`): what an engine registers the store under.
+    pub fn store_url(&self) -> &Url {
+        &self.base
+    }
+
+    /// The path on this machine's disk, for local locations.
+    pub fn local_path(&self) -> Option<PathBuf> {
+        if self.base.scheme() != "file" {
+            return None;
+        }
+        Url::parse(&self.url).ok()?.to_file_path().ok()
+    }
+
+    /// The store.
+    pub fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store)
+    }
+
+    /// The path inside the store.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The last segment of the path.
+    pub fn name(&self) -> &str {
+        self.path.filename().unwrap_or_default()
+    }
+
+    /// The path relative to `root`, when this location lies in or below it.
+    pub fn relative_to(&self, root: &Location) -> Option<String> {
+        let parts = self.path.prefix_match(&root.path)?;
+        Some(parts.map(|p| p.as_ref().to_owned()).collect::<Vec<_>>().join("/"))
+    }
+
+    /// Writes the whole object, atomically, over whatever is there.
+    ///
+    /// # Errors
+    /// As [`fail`].
+    pub async fn put(&self, bytes: Bytes) -> Result<()> {
+        self.store.put(&self.path, bytes.into()).await.map_err(|e| fail(&e, "write", self))?;
+        Ok(())
+    }
+
+    /// Writes the object only if there is none; `false` when there already is one.
+    ///
+    /// # Errors
+    /// As [`fail`].
+    pub async fn put_new(&self, bytes: Bytes) -> Result<bool> {
+        match self.store.put_opts(&self.path, bytes.into(), PutOptions::from(PutMode::Create)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
+            Err(e) => Err(fail(&e, "create", self)),
+        }
+    }
+
+    /// Writes the object only if it is still as it was `seen` (`None`: only if there is none); `false` when another
+    /// writer came first. Compare-and-swap on every store: conditional put by tag on S3 and in memory, an advisory lock on
+    /// the folder on local disk.
+    ///
+    /// # Errors
+    /// As [`fail`].
+    pub async fn put_if(&self, seen: Option<&Version>, bytes: Bytes) -> Result<bool> {
+        let Some(seen) = seen else {
+            return self.put_new(bytes).await;
+        };
+        if let Some(path) = self.local_path() {
+            let _lock = FolderLock::take(path).await?;
+            return match self.get_versioned().await? {
+                Some((_, now)) if now == *seen => self.put(bytes).await.map(|()| true),
+                _ => Ok(false),
+            };
+        }
+        let mode = PutMode::Update(UpdateVersion { e_tag: seen.e_tag.clone(), version: seen.version.clone() });
+        match self.store.put_opts(&self.path, bytes.into(), PutOptions::from(mode)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::Precondition { .. } | object_store::Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(fail(&e, "update", self)),
+        }
+    }
+
+    /// The whole object, or `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`fail`].
+    pub async fn get(&self) -> Result<Option<Bytes>> {
+        Ok(self.get_versioned().await?.map(|(bytes, _)| bytes))
+    }
+
+    /// The whole object and its version, or `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`fail`].
+    pub async fn get_versioned(&self) -> Result<Option<(Bytes, Version)>> {
+        let found = match self.store.get(&self.path).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(e) => return Err(fail(&e, "read", self)),
+        };
+        let version = Version { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+        let bytes = found.bytes().await.map_err(|e| fail(&e, "read", self))?;
+        Ok(Some((bytes, version)))
+    }
+
+    /// The object's size and times, or `None` where there is no object.
+    ///
+    /// # Errors
+    /// As [`fail`].
+    pub async fn head(&self) -> Result<Option<Entry>> {
+        match self.store.head(&self.path).await {
+            Ok(meta) => Ok(Some(self.entry(meta))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(fail(&e, "look at", self)),
+        }
+    }
+
+    /// Every object below this location, at any depth, in the order of their paths. Empty where there is nothing.
+    ///
+    /// # Errors
+    /// As [`fail`].
+    pub async fn list(&self) -> Result<Vec<Entry>> {
+        let found = self.store.list(Some(&self.path)).try_collect::<Vec<_>>().await;
+        let mut metas = match found {
+            Ok(metas) => metas,
+            Err(object_store::Error::NotFound { .. }) => Vec::new(),
+            Err(e) => return Err(fail(&e, "list", self)),
+        };
+        metas.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok(metas.into_iter().map(|meta| self.entry(meta)).collect())
+    }
+
+    fn entry(&self, meta: object_store::ObjectMeta) -> Entry {
+        let location = self.sibling(meta.location);
+        Entry { location, size: meta.size, last_modified: meta.last_modified, e_tag: meta.e_tag }
+    }
+
+    /// Removes the object; removing what is not there succeeds.
+    ///
+    /// # Errors
+    /// As [`fail`].
+    pub async fn delete(&self) -> Result<()> {
+        match self.store.delete(&self.path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(fail(&e, "remove", self)),
+        }
+    }
+
+    /// Copies the object, over whatever is at `target`. Server-side within one store, streamed through otherwise.
+    ///
+    /// # Errors
+    /// As [`fail`].
+    pub async fn copy_to(&self, target: &Location) -> Result<()> {
+        if Arc::ptr_eq(&self.store, &target.store) || (self.base == target.base && self.base.scheme() != "memory") {
+            return self.store.copy(&self.path, &target.path).await.map_err(|e| fail(&e, "copy", self));
+        }
+        let bytes = self.get().await?.ok_or_else(|| missing(self))?;
+        target.put(bytes).await
+    }
+
+    /// blake3 over the object's bytes as 64 hex digits, streamed.
+    ///
+    /// # Errors
+    /// As [`fail`]; `Kind::Input` where there is no object.
+    pub async fn digest(&self) -> Result<String> {
+        let found = self.store.get(&self.path).await.map_err(|e| fail(&e, "read", self))?;
+        let mut hasher = blake3::Hasher::new();
+        let mut stream = found.into_stream();
+        while let Some(bytes) = stream.try_next().await.map_err(|e| fail(&e, "read", self))? {
+            hasher.update(&bytes);
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+}
+
+impl PartialEq for Location {
+    fn eq(&self, other: &Self) -> bool {
+        self.url == other.url
+    }
+}
+
+impl Eq for Location {}
+
+impl fmt::Display for Location {
+    /// A local path as a path, everything else as an URL: what a person would type.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.local_path() {
+            Some(path) => write!(f, "{}", path.display()),
+            None => f.write_str(&self.url),
+        }
+    }
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Location({})", self.url)
+    }
+}
+
+/// An advisory lock on the folder that holds a local object; gone with the process that dies.
+struct FolderLock(#[allow(dead_code)] std::fs::File);
+
+impl FolderLock {
+    async fn take(object: PathBuf) -> Result<Self> {
+        let folder = object.parent().map(std::path::Path::to_path_buf).unwrap_or(object);
+        let shown = folder.display().to_string();
+        let locked = tokio::task::spawn_blocking(move || -> std::io::Result<std::fs::File> {
+            std::fs::create_dir_all(&folder)?;
+            let handle = std::fs::File::open(&folder)?;
+            handle.lock()?;
+            Ok(handle)
+        });
+        let handle = locked
+            .await
+            .context(Kind::Internal, || "the locking task ended early".into())?
+            .context(Kind::Temporary, || format!("cannot lock the folder {shown}"))?;
+        Ok(FolderLock(handle))
+    }
+}
+
+/// The error for an object that has to be there and is not.
+pub fn missing(at: &Location) -> Error {
+    Error::new(Kind::Input, "no such file or folder").with("file", at)
+}
+
+/// Turns a store's error into curec's: `Kind::Input` for a missing object, `Kind::Config` for permissions, credentials and
+/// locations that cannot work, `Kind::Temporary` for everything that may pass.
+pub fn fail(error: &object_store::Error, doing: &str, at: &Location) -> Error {
+    use object_store::Error as E;
+    let kind = match error {
+        E::NotFound { .. } => Kind::Input,
+        E::PermissionDenied { .. } | E::Unauthenticated { .. } | E::InvalidPath { .. } => Kind::Config,
+        E::NotImplemented { .. } | E::NotSupported { .. } | E::UnknownConfigurationKey { .. } => Kind::Config,
+        _ if io_kind(error).is_some_and(is_lasting) => Kind::Config,
+        _ => Kind::Temporary,
+    };
+    let message = match kind {
+        Kind::Input => "no such file or folder".to_owned(),
+        Kind::Config => format!("not allowed to {doing}, or the location cannot work"),
+        _ => format!("could not {doing}"),
+    };
+    let wrapped = Error::new(kind, message).with("file", at).source(Scrubbed::new(error));
+    match kind {
+        Kind::Config => wrapped.hint("check the path, its permissions and, for S3, credentials, region and endpoint"),
+        _ => wrapped,
+    }
+}
+
+/// The first I/O error in the chain: the local store wraps permissions and full disks into its generic error.
+fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
+    let mut next = Some(error);
+    while let Some(e) = next {
+        if let Some(io) = e.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        next = e.source();
+    }
+    None
+}
+
+fn is_lasting(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind as K;
+    matches!(kind, K::PermissionDenied | K::NotADirectory | K::IsADirectory | K::ReadOnlyFilesystem | K::InvalidInput)
+}
+
+/// A foreign error as plain text without anything that signs a request.
+#[derive(Debug)]
+struct Scrubbed(String);
+
+impl Scrubbed {
+    fn new(error: &dyn std::error::Error) -> Self {
+        let mut text = error.to_string();
+        let mut next = error.source();
+        while let Some(cause) = next {
+            let line = cause.to_string();
+            if !text.contains(&line) {
+                text.push_str(": ");
+                text.push_str(&line);
+            }
+            next = cause.source();
+        }
+        Scrubbed(redact(&text))
+    }
+}
+
+impl fmt::Display for Scrubbed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Scrubbed {}
+
+/// Blanks what follows a credential's name, and the user part of URLs.
+fn redact(text: &str) -> String {
+    const NAMES: [&str; 8] = [
+        "x-amz-credential",
+        "x-amz-signature",
+        "x-amz-security-token",
+        "awsaccesskeyid",
+        "authorization",
+        "signatureprovided",
+        "stringtosign",
+        "canonicalrequest",
+    ];
+    let mut clean = String::with_capacity(text.len());
+    let lower = text.to_ascii_lowercase();
+    let mut at = 0;
+    while at < text.len() {
+        let rest = &lower[at..];
+        if let Some(name) = NAMES.iter().find(|n| rest.starts_with(**n)) {
+            clean.push_str(&text[at..at + name.len()]);
+            clean.push_str("=***");
+            at += name.len();
+            let end = text[at + 1..].find(['&', '<', ' ', '"', '\n']).map_or(text.len(), |i| at + 1 + i);
+            at = end;
+            continue;
+        }
+        if rest.starts_with("://") {
+            let authority = text[at + 3..].find(['/', ' ', '"']).map_or(text.len(), |i| at + 3 + i);
+            clean.push_str("://");
+            if let Some(user) = text[at + 3..authority].rfind('@') {
+                clean.push_str("***@");
+                at += 3 + user + 1;
+            } else {
+                at += 3;
+            }
+            continue;
+        }
+        let Some(c) = text[at..].chars().next() else { break };
+        clean.push(c);
+        at += c.len_utf8();
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn locations_say_where_they_are() {
+        let local = Location::parse("/tmp/a b/../w").unwrap();
+        assert_eq!(local.local_path().unwrap(), PathBuf::from("/tmp/w"));
+        assert_eq!(local.child("t/dt=2026-11-21/x.parquet").to_string(), "/tmp/w/t/dt=2026-11-21/x.parquet");
+        let spaced = Location::parse("/tmp/a b%/c").unwrap();
+        assert_eq!(spaced.local_path().unwrap(), PathBuf::from("/tmp/a b%/c"));
+        let memory = Location::parse("memory://where/w").unwrap();
+        assert_eq!(memory.url(), "memory://where/w");
+        assert_eq!(memory.child("a/b").relative_to(&memory).unwrap(), "a/b");
+        let vars = [("AWS_REGION", "eu-west-1"), ("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "hunter2")];
+        let options = StoreOptions { vars: vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect() };
+        let s3 = Location::parse_with("s3://bucket/pre/fix", &options).unwrap();
+        assert_eq!(s3.child("a.parquet").url(), "s3://bucket/pre/fix/a.parquet");
+        assert!(!format!("{options:?}{s3:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_a_configuration_error() {
+        for text in ["", "ftp://host/x", "s3:///nobucket"] {
+            let e = Location::parse(text).unwrap_err();
+            assert_eq!(e.kind(), Kind::Config, "{text}");
+        }
+        let e = Location::parse("s3://key:hunter2@bucket/x").unwrap_err();
+        assert!(!e.explain().contains("hunter2"), "{}", e.explain());
+    }
+
+    #[test]
+    fn signatures_are_blanked() {
+        let text =
+            "GET http://u:p@h/b?X-Amz-Credential=AKIA/x&X-Amz-Signature=abc123 <AWSAccessKeyId>AKIAX</AWSAccessKeyId>";
+        let clean = redact(text);
+        for secret in ["AKIA", "abc123", "u:p"] {
+            assert!(!clean.contains(secret), "{clean}");
+        }
+    }
+
+    async fn compare_and_swap(root: Location) {
+        let at = root.child("x/_commit.json");
+        assert!(at.get().await.unwrap().is_none());
+        assert!(at.put_if(None, Bytes::from_static(b"1")).await.unwrap());
+        assert!(!at.put_if(None, Bytes::from_static(b"2")).await.unwrap());
+        let (bytes, seen) = at.get_versioned().await.unwrap().unwrap();
+        assert_eq!(&bytes[..], b"1");
+        assert!(at.put_if(Some(&seen), Bytes::from_static(b"22")).await.unwrap());
+        assert!(!at.put_if(Some(&seen), Bytes::from_static(b"333")).await.unwrap());
+        assert_eq!(at.get().await.unwrap().unwrap(), Bytes::from_static(b"22"));
+        let copy = root.child("y/copy");
+        at.copy_to(&copy).await.unwrap();
+        assert_eq!(root.list().await.unwrap().len(), 2);
+        assert_eq!(copy.digest().await.unwrap(), blake3::hash(b"22").to_hex().to_string());
+        copy.delete().await.unwrap();
+        copy.delete().await.unwrap();
+        assert!(copy.head().await.unwrap().is_none());
+        assert!(root.child("nothing here").list().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn compare_and_swap_in_memory() {
+        compare_and_swap(Location::parse("memory://cas/w").unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn compare_and_swap_on_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        compare_and_swap(Location::parse(folder.path().to_str().unwrap()).unwrap()).await;
+    }
+}

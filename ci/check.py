@@ -1,0 +1,341 @@
+#!/usr/bin/env python3
+"""The repository's own rules, checked on the source text.
+
+    ci/check.py [ROOT]      # default: the folder above this one; exit 1 with one line per violation
+    ci/check.py --self-test # every rule must catch a tree that breaks it
+
+1. Direction: `src/lib.rs` declares the module tree; a file may name only modules that stand before its own there.
+   `query` and `llm` do not know each other, `llm` does not know `table`. No other file declares file modules.
+2. Fences: foreign crates, printing and the environment are used only where FENCES says.
+3. Tables: every `schemas/<table>.toml` has a stem of its own, every `sql/<table>.sql` has a contract of that name.
+
+It reads text, not types: comments and string literals are blanked out first, `use` trees are expanded, paths that
+start with `crate::`, `super::` or a crate's name are followed. Knows nothing of macros that build paths.
+"""
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+# Rule -> (pattern of the first path segment, where it may stand). A folder ends with a slash.
+CRATE_FENCES = {
+    "datafusion": (r"(datafusion|ballista)\w*", ["src/query/", "src/generate/functions.rs"]),
+    "burn": (r"(burn|cubecl|cubek)\w*", ["src/llm/", "src/reward/", "src/feature.rs", "src/learn/", "src/recommend/"]),
+    # query/session.rs hands the stores to DataFusion and names their trait for it.
+    "object_store": (r"object_store", ["src/table/", "src/query/session.rs"]),
+    "clap": (r"clap\w*", ["src/cli.rs"]),
+    "polars": (r"polars\w*", ["src/table/import.rs", "src/table/inspect.rs"]),
+}
+PRINTING = ["src/cli.rs", "src/telemetry.rs", "src/main.rs"]
+ENVIRONMENT = ["src/config.rs"]
+STRANGERS = {"query": {"llm"}, "llm": {"query", "table"}}
+
+
+def blank(source):
+    """The source with comments, strings and character literals replaced by spaces; lines stay where they are."""
+    out, i, n = list(source), 0, len(source)
+
+    def wipe(start, end):
+        for k in range(start, min(end, n)):
+            if out[k] != "\n":
+                out[k] = " "
+
+    while i < n:
+        two = source[i:i + 2]
+        if two == "//":
+            end = source.find("\n", i)
+            end = n if end < 0 else end
+        elif two == "/*":
+            depth, end = 1, i + 2
+            while end < n and depth:
+                step = source[end:end + 2]
+                depth += (step == "/*") - (step == "*/")
+                end += 2 if step in ("/*", "*/") else 1
+        elif m := re.compile(r'(?<![\w])(?:b|c)?r(#*)"').match(source, i):
+            close = source.find('"' + m.group(1), m.end())
+            end = n if close < 0 else close + 1 + len(m.group(1))
+        elif source[i] == '"':
+            end = i + 1
+            while end < n and source[end] != '"':
+                end += 2 if source[end] == "\\" else 1
+            end += 1
+        elif m := re.compile(r"'(?:\\(?:u\{[0-9a-fA-F_]+\}|x[0-9a-fA-F]{2}|.)|[^\\'\n])'").match(source, i):
+            end = m.end()
+        else:
+            i += 1
+            continue
+        wipe(i, end)
+        i = end
+    return "".join(out)
+
+
+def closing(text, start):
+    """The position after the brace that closes the one at `start`."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] == "{") - (text[i] == "}")
+        if depth == 0:
+            return i + 1
+    return len(text)
+
+
+def inline_modules(text):
+    """(start, end, is_test) of every `mod name { ... }`."""
+    found = []
+    for m in re.finditer(r"((?:#\[[^\]]*\]\s*)*)(?:pub(?:\([^)]*\))?\s+)?\bmod\s+\w+\s*\{", text):
+        found.append((m.start(), closing(text, m.end() - 1), bool(re.search(r"cfg\([^\]]*\btest\b", m.group(1)))))
+    return found
+
+
+def expand(tree):
+    """The paths of a use tree, each as a list of segments."""
+    tree = tree.strip()
+    brace = tree.find("{")
+    if brace < 0:
+        path = re.sub(r"\s+as\s+\w+$", "", tree)
+        return [[s.strip() for s in path.split("::") if s.strip()]]
+    head = [s.strip() for s in tree[:brace].split("::") if s.strip()]
+    inner, parts, depth, part = tree[brace + 1:tree.rfind("}")], [], 0, ""
+    for c in inner:
+        depth += (c == "{") - (c == "}")
+        if c == "," and depth == 0:
+            parts.append(part)
+            part = ""
+        else:
+            part += c
+    return [head + path for p in parts + [part] if p.strip() for path in expand(p)]
+
+
+def paths(text):
+    """(position, segments) of every path that `use` or an expression spells out from a first segment."""
+    used = []
+    for m in re.finditer(r"\buse\s+([^;]+);", text):
+        used.append(m.span())
+        for path in expand(m.group(1)):
+            yield m.start(), path
+    for m in re.finditer(r"(?<![\w:.])\$?\w+(?:\s*::\s*\w+)+", text):
+        if not any(a <= m.start() < b for a, b in used):
+            yield m.start(), [s.strip().lstrip("$") for s in m.group(0).split("::")]
+
+
+def module_tree(lib):
+    """Module paths in the order of declaration: {("table", "store"): 5, ...}, folders included."""
+    text, order, stack = blank(lib), {}, []
+    for m in re.finditer(r"\bmod\s+(\w+)\s*([;{])|([{}])", text):
+        name, how, brace = m.groups()
+        if name and how == ";":
+            order[tuple(s for s in stack if s) + (name,)] = len(order)
+        elif name:
+            stack.append(name)
+            order[tuple(s for s in stack if s)] = len(order)
+        elif brace == "{":
+            stack.append("")
+        elif stack:
+            stack.pop()
+    return order
+
+
+class Checker:
+    """Collects violations of one tree."""
+
+    def __init__(self, root):
+        self.root = Path(root)
+        self.found = []
+        self.order = module_tree((self.root / "src/lib.rs").read_text(encoding="utf-8"))
+
+    def add(self, file, text, position, rule, message):
+        line = text.count("\n", 0, position) + 1
+        self.found.append(f"{file}:{line}: {rule}: {message}")
+
+    def run(self):
+        files = sorted((self.root / "src").rglob("*.rs"))
+        for path in files:
+            file = path.relative_to(self.root).as_posix()
+            text = blank(path.read_text(encoding="utf-8"))
+            modules = inline_modules(text)
+            found = list(paths(text))
+            if file == "src/lib.rs":
+                continue
+            self.direction(file, text, modules, found)
+            self.fences(file, text, modules, found)
+        self.declared(files)
+        self.tables()
+        return sorted(set(self.found))
+
+    def resolve(self, segments):
+        """The deepest declared module that the path goes through, or None."""
+        best = None
+        for n in range(1, len(segments) + 1):
+            if tuple(segments[:n]) in self.order:
+                best = tuple(segments[:n])
+        return best
+
+    def last(self, module):
+        """The place of a module's last file: naming a folder means naming everything in it."""
+        return max(i for m, i in self.order.items() if m[:len(module)] == module)
+
+    def direction(self, file, text, modules, found):
+        own = tuple(Path(file).with_suffix("").parts[1:])
+        if file == "src/main.rs":
+            for position, path in found:
+                if path[0] == "curec" and len(path) > 1 and path[1] not in ("cli", "error"):
+                    self.add(file, text, position, "direction", f"main.rs may use curec::cli only, not {'::'.join(path)}")
+            return
+        if own not in self.order:
+            return
+        for position, path in found:
+            if path[0] == "crate":
+                target = path[1:]
+            elif path[0] == "super":
+                supers = next((i for i, s in enumerate(path) if s != "super"), len(path))
+                up = supers - sum(a < position < b for a, b, _ in modules)
+                if up <= 0:
+                    continue
+                target = list(own[:len(own) - up]) + path[supers:]
+            else:
+                continue
+            module = self.resolve(target)
+            if module is None:
+                what = "::".join(target)
+                self.add(file, text, position, "direction", f"crate::{what} is in no module that src/lib.rs declares")
+            elif module != own and self.last(module) >= self.order[own]:
+                names = "::".join(module), "::".join(own)
+                self.add(file, text, position, "direction", f"{names[1]} may not use {names[0]}, which stands after it")
+            elif module[0] in STRANGERS.get(own[0], ()):
+                self.add(file, text, position, "direction", f"{own[0]} may not know {module[0]}")
+
+    def fences(self, file, text, modules, found):
+        def allowed(places):
+            return any(file == p or (p.endswith("/") and file.startswith(p)) for p in places)
+
+        def in_test(position):
+            return any(test and a <= position < b for a, b, test in modules)
+
+        for position, path in found:
+            for rule, (pattern, places) in CRATE_FENCES.items():
+                if re.fullmatch(pattern, path[0]) and not allowed(places):
+                    self.add(file, text, position, "fence", f"{path[0]} belongs in {', '.join(places)} only")
+            if path[:2] == ["std", "env"] and path[2:3] != ["consts"]:
+                if not allowed(ENVIRONMENT) and not in_test(position):
+                    self.add(file, text, position, "fence", "the environment is read in src/config.rs only")
+        for m in re.finditer(r"(?<!\w)(e?print(?:ln)?)!", text):
+            if not allowed(PRINTING) and not in_test(m.start()):
+                self.add(file, text, m.start(), "fence", f"{m.group(1)}! belongs in {', '.join(PRINTING)} only")
+
+    def declared(self, files):
+        for path in files:
+            file = path.relative_to(self.root).as_posix()
+            if file in ("src/lib.rs", "src/main.rs"):
+                continue
+            if tuple(Path(file).with_suffix("").parts[1:]) not in self.order:
+                self.found.append(f"{file}:1: direction: src/lib.rs does not declare this file")
+            text = blank(path.read_text(encoding="utf-8"))
+            for m in re.finditer(r"\bmod\s+\w+\s*;", text):
+                self.add(file, text, m.start(), "direction", "file modules are declared in src/lib.rs only")
+
+    def tables(self):
+        stems = {}
+        for path in sorted((self.root / "schemas").rglob("*.toml")):
+            file = path.relative_to(self.root).as_posix()
+            if path.stem in stems:
+                self.found.append(f"{file}:1: tables: {stems[path.stem]} already defines the table {path.stem}")
+            stems[path.stem] = file
+        for path in sorted((self.root / "sql").rglob("*.sql")):
+            if path.stem not in stems:
+                file = path.relative_to(self.root).as_posix()
+                self.found.append(f"{file}:1: tables: there is no schemas/{path.stem}.toml")
+
+
+LIB = """//! docs naming crate::cli do not count
+pub mod error;
+pub mod config;
+pub mod telemetry;
+pub mod table { pub mod contract; pub mod store; pub mod import; pub mod inspect; }
+pub mod query { pub mod session; pub mod model; }
+/// doc { with a brace
+pub mod llm { pub mod device; pub mod decoder; }
+pub mod generate { pub mod engine; pub mod functions; }
+pub mod reward { pub mod score; }
+pub mod feature;
+pub mod job { pub mod run; }
+pub mod cli;
+"""
+
+# (file, text, part of the expected message; None = must pass)
+CASES = [
+    ("src/config.rs", "use crate::error::Error;\nfn f() { std::env::var(\"A\"); }", None),
+    ("src/config.rs", "use crate::telemetry::Bar;", "config may not use telemetry"),
+    ("src/config.rs", "fn f() { crate::job::run::go() }", "config may not use job::run"),
+    ("src/config.rs", "// crate::job::run\nconst A: &str = \"crate::job\"; const C: char = '\"'; /* crate::cli */", None),
+    ("src/config.rs", "const A: &str = r#\"a \" crate::cli\"#; fn f<'a>(x: &'a str) {}", None),
+    ("src/table/store.rs", "use crate::{error::{Error, Kind}, table::contract::Contract};", None),
+    ("src/table/store.rs", "use super::contract::Contract;", None),
+    ("src/table/contract.rs", "use super::store::Store;", "table::contract may not use table::store"),
+    ("src/table/contract.rs", "use crate::{error::Error, table::{store::Store}};", "may not use table::store"),
+    ("src/table/contract.rs", "use crate::table;", "table::contract may not use table"),
+    ("src/table/contract.rs", "#[cfg(test)]\nmod tests { use super::*; fn f() { super::g() } }", None),
+    ("src/table/contract.rs", "mod tests { use super::super::store::S; }", "may not use table::store"),
+    ("src/table/contract.rs", "use crate::Thing;", "is in no module"),
+    ("src/table/contract.rs", "macro_rules! m { () => { $crate::query::session::S } }", "may not use query::session"),
+    ("src/llm/device.rs", "use crate::query::session::Session;", "llm may not know query"),
+    ("src/llm/device.rs", "use crate::table::store::Store;", "llm may not know table"),
+    ("src/query/session.rs", "use crate::llm::device::open;", "query::session may not use llm::device"),
+    ("src/query/session.rs", "use datafusion::prelude::*; use object_store::ObjectStore;", None),
+    ("src/query/model.rs", "use object_store::ObjectStore;", "object_store belongs in"),
+    ("src/job/run.rs", "fn f(s: datafusion_common::ScalarValue) {}", "datafusion_common belongs in"),
+    ("src/generate/functions.rs", "use datafusion::logical_expr::ScalarUDF;", None),
+    ("src/generate/engine.rs", "use burn::tensor::Tensor;", "burn belongs in"),
+    ("src/feature.rs", "use {burn_store::X, std::fmt};", None),
+    ("src/job/run.rs", "use {burn_store::X, std::fmt};", "burn_store belongs in"),
+    ("src/job/run.rs", "use clap::Parser;", "clap belongs in"),
+    ("src/cli.rs", "use clap::Parser; use clap_complete::generate; fn f() { println!(); }", None),
+    ("src/table/store.rs", "use polars::prelude::*;", "polars belongs in"),
+    ("src/table/import.rs", "use polars::prelude::*;", None),
+    ("src/job/run.rs", "fn f() { eprintln!(\"x\"); }", "eprintln! belongs in"),
+    ("src/job/run.rs", "#[cfg(test)]\nmod tests { fn f() { eprintln!(\"x\"); std::env::var(\"A\"); } }", None),
+    ("src/job/run.rs", "fn f() { print!(\"x\"); }", "print! belongs in"),
+    ("src/job/run.rs", "use std::{env, fs};", "the environment is read"),
+    ("src/job/run.rs", "fn f() { std::env::var_os(\"A\"); }", "the environment is read"),
+    ("src/job/run.rs", "fn f() { std::env::consts::OS; }", None),
+    ("src/job/run.rs", "mod helper;", "declared in src/lib.rs only"),
+    ("src/job/extra.rs", "", "does not declare this file"),
+    ("src/main.rs", "fn main() { curec::cli::main() }", None),
+    ("src/main.rs", "fn main() { curec::job::run::go() }", "main.rs may use curec::cli only"),
+    ("schemas/a/item.toml", "", "already defines the table item"),
+    ("sql/user_history.sql", "select 1", "no schemas/user_history.toml"),
+    ("sql/item.sql", "select 1", None),
+]
+
+
+def self_test():
+    failed = 0
+    for file, text, expected in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in {"src/lib.rs": LIB, "schemas/item.toml": "", file: text}.items():
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(content, encoding="utf-8")
+            found = Checker(folder).run()
+        right = not found if expected is None else len(found) == 1 and expected in found[0]
+        if not right:
+            failed += 1
+            print(f"self-test: {file} {text!r}: expected {expected!r}, found {found}", file=sys.stderr)
+    print(f"check.py self-test: {len(CASES) - failed} of {len(CASES)} cases right", file=sys.stderr)
+    return failed
+
+
+def main():
+    if "--self-test" in sys.argv[1:]:
+        return 1 if self_test() else 0
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent
+    found = Checker(root).run()
+    for line in found:
+        print(line)
+    count = len(list((root / "src").rglob("*.rs")))
+    print(f"check.py: {count} files, {len(found)} violations", file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

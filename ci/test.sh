@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# All checks and tests. The last line is "N passed, N failed"; exit 1 if anything failed.
+#
+#   ci/test.sh
+#
+#   CARGO_TARGET_DIR  where cargo builds (default $HOME/.cache/curec/target; keep it between runs, the cold build is long)
+#   CUREC_HOME        data and models for the tests (default $HOME/.cache/curec/home; ci/fetch.sh fills it)
+#   CUREC_SHARED      goldens and larger data sets (default ../shared); tests that need it say "skipped" without it
+#   CUREC_OFFLINE=1   install and download nothing; what is missing is skipped, with a message
+#
+# Installs what is missing where it can: Mesa's software Vulkan (as root, with apt-get), pyarrow, DuckDB and Polars into
+# a virtual environment of its own (ci/test-requirements.txt), data and models from PyPI (ci/fetch.sh).
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 2
+
+cache=$HOME/.cache/curec
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
+export CUREC_HOME=${CUREC_HOME:-$cache/home}
+export CUREC_SHARED=${CUREC_SHARED:-$(cd .. && pwd)/shared}
+export PYTHONDONTWRITEBYTECODE=1
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+
+passed=0
+failed=0
+skipped=()
+timings=()
+
+# step NAME COMMAND...: one check of our own; runs it, shows its output, counts it and notes its time.
+step() {
+    local name=$1 started=$SECONDS code=0
+    shift
+    printf '== %s\n' "$name"
+    "$@" 2>&1 | tee "$logs/step"
+    code=${PIPESTATUS[0]}
+    if [ "$code" -eq 0 ]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        printf '== FAILED: %s (exit code %s)\n' "$name" "$code"
+    fi
+    timings+=("$(printf '%6d s  %s' $((SECONDS - started)) "$name")")
+    return "$code"
+}
+
+skip() {
+    skipped+=("$1")
+    printf 'skipped: %s\n' "$1"
+}
+
+offline() { [ "${CUREC_OFFLINE:-0}" = 1 ]; }
+
+# What the tests need beside Rust. Nothing here fails the run: a test that lacks its means says "skipped".
+prepare() {
+    local started=$SECONDS
+    echo '== prepare'
+    if ! compgen -G '/usr/share/vulkan/icd.d/*.json' >/dev/null && ! compgen -G '/etc/vulkan/icd.d/*.json' >/dev/null &&
+        [ -z "${VK_ICD_FILENAMES:-}${VK_DRIVER_FILES:-}" ]; then
+        if ! offline && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+            echo 'installing mesa-vulkan-drivers (software Vulkan for the wgpu tests)'
+            { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mesa-vulkan-drivers; } \
+                >"$logs/apt" 2>&1 || { tail -n 3 "$logs/apt"; skip 'wgpu tests: mesa-vulkan-drivers could not be installed'; }
+        else
+            skip 'wgpu tests: no Vulkan driver (Debian: apt-get install mesa-vulkan-drivers)'
+        fi
+    fi
+
+    local venv=$cache/venv
+    if command -v python3 >/dev/null; then
+        if ! cmp -s ci/test-requirements.txt "$venv/requirements.txt"; then
+            if offline; then
+                skip 'reader tests: no Python environment and CUREC_OFFLINE=1'
+            elif python3 -m venv "$venv" >"$logs/venv" 2>&1 &&
+                "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r ci/test-requirements.txt \
+                    >>"$logs/venv" 2>&1; then
+                cp ci/test-requirements.txt "$venv/requirements.txt"
+            else
+                tail -n 3 "$logs/venv"
+                skip 'reader tests: pyarrow, duckdb and polars could not be installed'
+            fi
+        fi
+        # The Rust tests run tests/python/test_readers.py with this interpreter on what they have published.
+        if [ -f "$venv/requirements.txt" ]; then
+            export CUREC_PYTHON=$venv/bin/python
+        fi
+        if offline; then
+            skip 'download of data and models: CUREC_OFFLINE=1'
+        else
+            ci/fetch.sh || skip 'tests on MovieLens-100k, SmolLM2 and MiniLM: they could not be fetched'
+        fi
+    else
+        skip 'Python tests, data and models: python3 was not found'
+    fi
+    timings+=("$(printf '%6d s  %s' $((SECONDS - started)) prepare)")
+}
+
+rust_tests() {
+    cargo test --release --locked --no-fail-fast
+}
+
+python_tests() {
+    "${CUREC_PYTHON:-python3}" -m unittest discover --start-directory tests/python --verbose
+}
+
+# Adds up cargo's "test result:" lines. Doctests and every test binary print one each.
+count_cargo() {
+    local line pattern='test result: [^0-9]*([0-9]+) passed; ([0-9]+) failed'
+    while IFS= read -r line; do
+        if [[ $line =~ $pattern ]]; then
+            passed=$((passed + BASH_REMATCH[1]))
+            failed=$((failed + BASH_REMATCH[2]))
+        fi
+    done <"$1"
+}
+
+# Adds up unittest's closing lines: "Ran N tests", "FAILED (failures=F, errors=E, skipped=S)", "OK (skipped=S)".
+count_python() {
+    local ran bad=0 left=0 n
+    ran=$(sed -n 's/^Ran \([0-9]*\) tests\{0,1\} in .*/\1/p' "$1" | tail -n 1)
+    for n in $(grep -E '^(FAILED|OK)' "$1" | grep -oE '(failures|errors)=[0-9]+' | cut -d= -f2); do bad=$((bad + n)); done
+    for n in $(grep -E '^(FAILED|OK)' "$1" | grep -oE 'skipped=[0-9]+' | cut -d= -f2); do left=$((left + n)); done
+    passed=$((passed + ${ran:-0} - bad - left))
+    failed=$((failed + bad))
+}
+
+# A step whose inner tests are counted one by one. It counts itself only if it failed without naming a failed test
+# (a test program that does not compile or that dies).
+counted() {
+    local name=$1 counter=$2 before_passed=$passed before_failed code=0
+    shift 2
+    before_failed=$failed
+    step "$name" "$@" || code=$?
+    passed=$before_passed
+    failed=$before_failed
+    "$counter" "$logs/step"
+    if [ "$code" -ne 0 ] && [ "$failed" -eq "$before_failed" ]; then failed=$((failed + 1)); fi
+}
+
+summary() {
+    echo '== elapsed'
+    printf '%s\n' "${timings[@]}"
+    if [ "${#skipped[@]}" -gt 0 ]; then
+        echo '== skipped'
+        printf '%s\n' "${skipped[@]}"
+    fi
+    printf '%d passed, %d failed\n' "$passed" "$failed"
+    [ "$failed" -eq 0 ]
+}
+
+main() {
+    if ! command -v cargo >/dev/null; then
+        echo 'cargo was not found; install Rust 1.95 or newer (https://rustup.rs)'
+        echo '0 passed, 1 failed'
+        exit 1
+    fi
+    prepare
+    step 'cargo fmt --check' cargo fmt --check
+    step 'ci/check.py --self-test' python3 ci/check.py --self-test
+    step 'ci/check.sh' ci/check.sh
+    step 'cargo clippy' cargo clippy --release --locked --all-targets -- -D warnings
+    counted 'cargo test' count_cargo rust_tests
+    counted 'Python tests' count_python python_tests
+    summary
+}
+
+# Sourced by tests/python/test_ci.py, which checks the counting.
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+    main
+fi

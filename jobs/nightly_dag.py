@@ -1,0 +1,113 @@
+"""The nightly job as an Airflow 3 DAG.
+
+Needs apache-airflow 3 and apache-airflow-providers-standard. Copy it into the DAG folder; change CUREC_DIR.
+
+A run is a function of its data interval: both bounds are passed, nothing reads the clock. CronDataIntervalTimetable
+is named on purpose: in Airflow 3 a plain cron string gives runs whose data interval is empty.
+
+Exit codes (README) become task states: 0 success, 99 skipped (nothing to do, because of --skip-exit-code), 75 or a
+kill is retried, everything else fails at once, because running it again as it is would not help. The last line of
+standard output is a one-line JSON summary, which the operator pushes to XCom.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+
+from airflow.providers.standard.hooks.subprocess import SubprocessHook
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG
+from airflow.timetables.interval import CronDataIntervalTimetable
+
+try:
+    from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+except ImportError:  # the first releases of Airflow 3 keep them elsewhere
+    from airflow.exceptions import AirflowFailException, AirflowSkipException
+
+CUREC_DIR = "/opt/curec"
+NOTHING_TO_DO = 99
+FINAL_CODES = {1, 2, 101}  # refused to publish, wrong configuration, a defect in curec
+
+
+class ExitCodeHook(SubprocessHook):
+    """Remembers the exit code, which BashOperator's exception only spells out in its text."""
+
+    exit_code: int | None = None
+
+    def run_command(self, *args, **kwargs):
+        result = super().run_command(*args, **kwargs)
+        self.exit_code = result.exit_code
+        return result
+
+
+class CurecOperator(BashOperator):
+    """A BashOperator that retries only what a retry can help."""
+
+    @cached_property
+    def subprocess_hook(self):
+        return ExitCodeHook()
+
+    def execute(self, context):
+        try:
+            return super().execute(context)
+        except AirflowSkipException:
+            raise
+        except Exception as error:
+            if self.subprocess_hook.exit_code in FINAL_CODES:
+                raise AirflowFailException(f"curec ended with exit code {self.subprocess_hook.exit_code}") from error
+            raise
+
+
+with DAG(
+    dag_id="curec_nightly",
+    description="Reasons and content features from yesterday's interactions",
+    schedule=CronDataIntervalTimetable("30 2 * * *", timezone="UTC"),
+    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    catchup=False,  # True fills in missed nights, one after the other: runs are idempotent
+    max_active_runs=1,
+    default_args={
+        "retries": 4,
+        "retry_delay": timedelta(minutes=10),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": timedelta(hours=1),
+    },
+    tags=["curec"],
+) as dag:
+    CurecOperator(
+        task_id="run",
+        cwd=CUREC_DIR,
+        bash_command=(
+            "exec curec run jobs/nightly.toml"
+            " --interval-start {{ data_interval_start | ds }}"
+            " --interval-end {{ data_interval_end | ds }}"
+            " --skip-exit-code"
+        ),
+        skip_on_exit_code=NOTHING_TO_DO,
+        execution_timeout=timedelta(hours=6),  # ends with SIGTERM: curec drains and keeps its progress
+    )
+
+# The same on Kubernetes (apache-airflow-providers-cncf-kubernetes). It has no default for skip_on_exit_code, XCom comes
+# from a file, and it retries every failure: let the pod's summary tell which were final. The grace period must be
+# longer than the drain time of the job file, so that SIGTERM can end with exit code 75 and progress kept.
+#
+# from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+#
+#     KubernetesPodOperator(
+#         task_id="run",
+#         name="curec-nightly",
+#         image="registry.example/curec:0.1.0",
+#         cmds=["curec"],
+#         arguments=[
+#             "run", "jobs/nightly.toml",
+#             "--interval-start", "{{ data_interval_start | ds }}",
+#             "--interval-end", "{{ data_interval_end | ds }}",
+#             "--skip-exit-code",
+#             "--summary", "/airflow/xcom/return.json",
+#         ],
+#         do_xcom_push=True,
+#         skip_on_exit_code=NOTHING_TO_DO,
+#         termination_grace_period=180,  # terminationGracePeriodSeconds of the pod
+#         on_finish_action="delete_succeeded_pod",
+#         reattach_on_restart=True,  # curec's lease stops a second pod for the same interval with exit code 75
+#     )

@@ -1,0 +1,150 @@
+-- One row per thing to explain: what is shown to the language model, and the fingerprint of the question.
+--
+-- The evidence is short because that is what small models can use.
+--   item:    liked = three titles that its likers also liked (by PMI), related = three that its likers like more than
+--            its dislikers do, disliked = two that its dislikers prefer; verdict = what most of its raters say
+--   history: liked = the four latest likes, disliked = the two worst-rated dislikes, related = three titles that go with
+--            the latest likes of this user (by PMI) and that the user has not met lately
+-- A row without any evidence is kept and counted later. An item without a title has no subject and is described by its
+-- attributes. No title stands in two lists, nor in a list and as the subject.
+with item_listed as (
+    select
+        item_id,
+        as_of,
+        title,
+        n_likes,
+        n_dislikes,
+        disliker_prefers,
+        liker_also,
+        categories,
+        array_slice(
+            array_except(
+                make_array(
+                    co_consumed[1]['title'],
+                    co_consumed[2]['title'],
+                    co_consumed[3]['title'],
+                    co_consumed[4]['title'],
+                    co_consumed[5]['title']),
+                make_array(cast(null as varchar), title)),
+            1, 3) as liked
+    from item_audience
+),
+item_evidence as (
+    select
+        'item' as kind,
+        cast(null as varchar) as user_id,
+        cast(item_id as varchar) as item_id,
+        as_of,
+        cast(title as varchar) as subject,
+        case when 2 * n_likes >= n_likes + n_dislikes then 'like' else 'dislike' end as verdict,
+        liked,
+        array_slice(array_except(disliker_prefers, array_append(liked, title)), 1, 2) as disliked,
+        array_slice(array_except(liker_also, array_append(liked, title)), 1, 3) as related,
+        array_slice(categories, 1, 3) as attributes
+    from item_listed
+),
+met as (
+    select user_id, item_id
+    from (select user_id, unnest(recent)['item_id'] as item_id from user_history)
+),
+neighbour as (
+    select user_id, title, max(strength) as strength
+    from (
+        select h.user_id, a.title, a.item_id, a.strength
+        from (
+            select user_id, recent_item['item_id'] as item_id
+            from (select user_id, unnest(recent) as recent_item from user_history)
+            where recent_item['liked']
+        ) as h
+        join (
+            select
+                item_id as source_id,
+                other['item_id'] as item_id,
+                other['title'] as title,
+                other['pmi'] * other['n_both'] / (other['n_both'] + 10) as strength
+            from (select item_id, unnest(co_consumed) as other from item_audience)
+        ) as a on a.source_id = h.item_id
+        left anti join met as m on m.user_id = h.user_id and m.item_id = a.item_id
+    )
+    where title is not null
+    group by user_id, title
+),
+neighbour_top as (
+    select user_id, array_agg(title order by strength desc, title) as titles
+    from (
+        select user_id, title, strength, row_number() over (partition by user_id order by strength desc, title) as place
+        from neighbour
+    )
+    where place <= 8
+    group by user_id
+),
+history_evidence as (
+    select
+        'history' as kind,
+        cast(h.user_id as varchar) as user_id,
+        cast(null as varchar) as item_id,
+        h.as_of,
+        cast(null as varchar) as subject,
+        case when h.n_likes > 0 then 'like' else 'dislike' end as verdict,
+        array_slice(h.liked_titles, 1, 4) as liked,
+        array_slice(array_except(h.disliked_titles, h.liked_titles), 1, 2) as disliked,
+        array_slice(
+            array_except(
+                coalesce(n.titles, cast(make_array() as varchar[])), array_concat(h.liked_titles, h.disliked_titles)),
+            1, 3) as related,
+        array_slice(h.top_categories, 1, 3) as attributes
+    from user_history as h
+    left join neighbour_top as n on n.user_id = h.user_id
+),
+evidence as (
+    select kind, user_id, item_id, as_of, subject, verdict, liked, disliked, related, attributes from item_evidence
+    union all
+    select kind, user_id, item_id, as_of, subject, verdict, liked, disliked, related, attributes from history_evidence
+),
+-- The functions below are given exactly these types.
+typed as (
+    select
+        cast(kind as varchar) as kind,
+        user_id,
+        item_id,
+        as_of,
+        cast(subject as varchar) as subject,
+        cast(verdict as varchar) as verdict,
+        cast(liked as varchar[]) as liked,
+        cast(disliked as varchar[]) as disliked,
+        cast(related as varchar[]) as related,
+        cast(attributes as varchar[]) as attributes
+    from evidence
+),
+rendered as (
+    select
+        kind,
+        user_id,
+        item_id,
+        as_of,
+        subject,
+        verdict,
+        liked,
+        disliked,
+        related,
+        attributes,
+        render_prompt(kind, subject, verdict, liked, disliked, related, attributes) as prompt_text,
+        render_stem(kind, subject, verdict, liked, disliked, related, attributes) as answer_stem
+    from typed
+)
+select
+    kind,
+    user_id,
+    item_id,
+    as_of,
+    subject,
+    verdict,
+    liked,
+    disliked,
+    related,
+    attributes,
+    cast(prompt_text as varchar) as prompt_text,
+    cast(answer_stem as varchar) as answer_stem,
+    cast(prompt_key(prompt_text, answer_stem) as varchar) as prompt_key
+from rendered
+order by kind, user_id nulls last, item_id nulls last

@@ -1,0 +1,130 @@
+-- Who did what before $as_of: one row per user who was active in the last $user_active_days days.
+--
+-- A user's *opinion* of an item is one row, whatever the number of events: the rating of the latest rated event. A liked
+-- item is one rated $like_threshold or more, or one that was only consumed and never rated; any other is disliked.
+-- Every order ends in an id, and ratings are summed as decimals, so no result depends on the order of the work.
+with event_before as (
+    select user_id, item_id, event, rating, event_timestamp
+    from interaction
+    where event_timestamp < $as_of
+),
+active as (
+    select user_id, max(event_timestamp) as last_event_timestamp
+    from event_before
+    where event_timestamp >= arrow_cast(
+        cast($as_of as bigint) - $user_active_days * 86400000000, 'Timestamp(Microsecond, Some("UTC"))')
+    group by user_id
+),
+tonight as (
+    select user_id, last_event_timestamp
+    from (
+        select user_id, last_event_timestamp, row_number() over (order by last_event_timestamp desc, user_id) as place
+        from active
+    )
+    where $max_users = 0 or place <= $max_users
+),
+opinion as (
+    select
+        e.user_id,
+        e.item_id,
+        count(*) as n_events,
+        max(e.event_timestamp) as event_timestamp,
+        first_value(e.rating order by e.event_timestamp desc, e.event desc nulls last, e.rating desc)
+            filter (where e.rating is not null) as rating
+    from event_before as e
+    join tonight as t on t.user_id = e.user_id
+    group by e.user_id, e.item_id
+),
+titled as (
+    select
+        item_id,
+        categories,
+        -- White space, control characters and marks that turn the writing direction become one space.
+        nullif(trim(substr(trim(
+            regexp_replace(title, '[\s\p{Cc}\p{Z}\x{202A}-\x{202E}\x{2066}-\x{2069}\x{FEFF}]+', ' ', 'g')),
+            1, $title_chars)), '') as title
+    from item
+),
+judged as (
+    select
+        o.user_id,
+        o.item_id,
+        o.n_events,
+        o.event_timestamp,
+        o.rating,
+        coalesce(o.rating >= $like_threshold, true) as liked,
+        i.title,
+        i.categories
+    from opinion as o
+    left join titled as i on i.item_id = o.item_id
+),
+placed as (
+    select
+        user_id,
+        item_id,
+        n_events,
+        event_timestamp,
+        rating,
+        liked,
+        title,
+        row_number() over (partition by user_id order by event_timestamp desc, item_id desc) as recency,
+        row_number() over (partition by user_id, liked, title is null order by event_timestamp desc, item_id desc)
+            as liked_recency,
+        row_number() over (
+            partition by user_id, liked, title is null order by rating, event_timestamp desc, item_id desc) as worst
+    from judged
+),
+summary as (
+    select
+        user_id,
+        sum(n_events) as n_events,
+        count(*) filter (where liked) as n_likes,
+        count(*) filter (where not liked) as n_dislikes,
+        count(rating) as n_ratings,
+        sum(cast(least(greatest(cast(rating as double), -1e9), 1e9) as decimal(18, 6))) as rating_sum,
+        array_agg(
+            named_struct(
+                'item_id', cast(item_id as varchar),
+                'title', cast(title as varchar),
+                'rating', cast(rating as float),
+                'liked', liked,
+                'event_timestamp', event_timestamp)
+            order by event_timestamp, item_id) filter (where recency <= $history_events) as recent,
+        array_agg(title order by event_timestamp desc, item_id desc)
+            filter (where liked and title is not null and liked_recency <= $history_events) as liked_titles,
+        array_agg(title order by rating, event_timestamp desc, item_id desc)
+            filter (where not liked and title is not null and worst <= $history_events) as disliked_titles
+    from placed
+    group by user_id
+),
+category_count as (
+    select user_id, category, count(*) as n
+    from (select user_id, unnest(array_distinct(categories)) as category from judged where liked)
+    where category is not null and trim(category) <> ''
+    group by user_id, category
+),
+category_top as (
+    select user_id, array_agg(category order by n desc, category) as top_categories
+    from (
+        select user_id, category, n, row_number() over (partition by user_id order by n desc, category) as place
+        from category_count
+    )
+    where place <= 5
+    group by user_id
+)
+select
+    cast(s.user_id as varchar) as user_id,
+    $as_of as as_of,
+    cast(s.n_events as bigint) as n_events,
+    cast(s.n_likes as bigint) as n_likes,
+    cast(s.n_dislikes as bigint) as n_dislikes,
+    case when s.n_ratings > 0 then cast(s.rating_sum as double) / cast(s.n_ratings as double) end as mean_rating,
+    t.last_event_timestamp,
+    s.recent,
+    coalesce(array_distinct(s.liked_titles), cast(make_array() as varchar[])) as liked_titles,
+    coalesce(array_distinct(s.disliked_titles), cast(make_array() as varchar[])) as disliked_titles,
+    coalesce(c.top_categories, cast(make_array() as varchar[])) as top_categories
+from summary as s
+join tonight as t on t.user_id = s.user_id
+left join category_top as c on c.user_id = s.user_id
+order by user_id

@@ -1,0 +1,45 @@
+//! The wish to stop, shared between the signal handler and the run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
+
+use crate::error::{Error, Kind, Result};
+
+/// Cheap to clone; all clones are one wish.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<(AtomicBool, Notify)>);
+
+impl Stop {
+    /// Asks the run to stop.
+    pub fn request(&self) {
+        self.0.0.store(true, Ordering::SeqCst);
+        self.0.1.notify_waiters();
+    }
+
+    /// Whether it was asked.
+    pub fn is_requested(&self) -> bool {
+        self.0.0.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it is asked.
+    pub async fn requested(&self) {
+        let notified = self.0.1.notified();
+        tokio::pin!(notified);
+        // Registered before the flag is read, so that a request in between is not missed.
+        notified.as_mut().enable();
+        if !self.is_requested() {
+            notified.await;
+        }
+    }
+
+    /// An error where it was asked.
+    pub fn check(&self) -> Result<()> {
+        if !self.is_requested() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Interrupted, "stopped by a signal; nothing was published")
+            .hint("progress is kept; run the same command again"))
+    }
+}

@@ -1,0 +1,348 @@
+//! What every table of a run is made from, and whether its partition stands: fingerprints against commit records.
+//!
+//! Reads job, contracts, SQL, footers and model headers; loads no model and changes nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::{Interval, Job};
+use crate::error::{Error, Kind, Result};
+use crate::generate::functions;
+use crate::generate::models::Models;
+use crate::query::model::Model;
+use crate::query::session::{Param, Session, SessionOptions, TableFile};
+use crate::table::contract::{Contract, InputFile, InputTable, open_input};
+use crate::table::partition::{CommitRecord, commit_record, partition, segments};
+use crate::table::store::{Location, StoreOptions};
+
+/// The derived tables in the order in which they are made.
+pub const TABLES: [&str; 7] = [
+    "user_history",
+    "item_audience",
+    "reason_prompt",
+    "reason",
+    "reason_score",
+    "item_feature",
+    "user_feature",
+];
+
+/// Changes whenever the Rust code that fills a table changes what it writes.
+const METHOD: &str = "1";
+
+/// A job whose files were all found: inputs, contracts, SQL, templates.
+pub struct Prepared {
+    /// The job.
+    pub job: Job,
+    /// The interval.
+    pub interval: Interval,
+    /// The warehouse.
+    pub root: Location,
+    /// Contracts of all tables by name.
+    pub contracts: BTreeMap<String, Contract>,
+    /// The input tables by name.
+    pub inputs: BTreeMap<String, InputTable>,
+    /// Table definitions by name.
+    pub sql: BTreeMap<String, Model>,
+    /// The models, not loaded.
+    pub models: Arc<Models>,
+}
+
+/// What happens to one table.
+#[derive(Debug, Clone)]
+pub struct TablePlan {
+    /// Its name.
+    pub table: String,
+    /// What it is made from, by part.
+    pub parts: BTreeMap<String, String>,
+    /// Digest of the parts.
+    pub fingerprint: String,
+    /// Why it is built; empty: it is up to date.
+    pub why: Vec<String>,
+    /// The partition as it stands.
+    pub standing: Option<CommitRecord>,
+}
+
+impl TablePlan {
+    /// Whether the table is built.
+    pub fn is_build(&self) -> bool {
+        !self.why.is_empty()
+    }
+}
+
+/// A folder of the job, where an empty text means none.
+fn folder(text: &str) -> Option<&Path> {
+    (!text.is_empty()).then(|| Path::new(text))
+}
+
+/// Opens a location with the job's credentials.
+pub fn locate(job: &Job, text: &str) -> Result<Location> {
+    Location::parse_with(text, &StoreOptions { vars: job.aws.clone() })
+}
+
+/// The contract of a table, the job's own where it has one.
+pub fn contract_of(job: &Job, table: &str) -> Result<Contract> {
+    Contract::find(table, folder(&job.spec.project.schemas))
+}
+
+/// Finds everything that a run of the interval needs, and holds inputs against their contracts as far as footers tell.
+///
+/// # Errors
+/// [`Kind::Input`] for inputs, [`Kind::Config`] for contracts, SQL and templates, [`Kind::Model`] for models.
+pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
+    let root = locate(job, &job.spec.warehouse)?;
+    let mut contracts = BTreeMap::new();
+    for table in TABLES.iter().chain(&["interaction", "item", "review", "response"]) {
+        contracts.insert(table.to_string(), contract_of(job, table)?);
+    }
+    let mut sql = BTreeMap::new();
+    for table in TABLES.iter().filter(|t| **t != "reason_score") {
+        sql.insert(table.to_string(), Model::find(table, folder(&job.spec.project.sql))?);
+    }
+    let models = Models::new(job)?;
+    for (key, path) in [("model.generator", &job.spec.model.generator), ("model.encoder", &job.spec.model.encoder)] {
+        if !PathBuf::from(path).exists() {
+            return Err(Error::new(Kind::Model, format!("{key} does not exist"))
+                .with("path", path)
+                .hint("name a Hugging Face directory or a GGUF file; ci/fetch.sh gets the quickstart's models"));
+        }
+    }
+    let mut inputs = BTreeMap::new();
+    let input = &job.spec.input;
+    for (table, text) in [("interaction", &input.interaction), ("item", &input.item), ("review", &input.review)] {
+        if !text.is_empty() {
+            let mut found = open_input(&contracts[table], &locate(job, text)?).await?;
+            keep_before(&mut found, interval);
+            inputs.insert(table.to_string(), found);
+        }
+    }
+    Ok(Prepared { job: job.clone(), interval, root, contracts, inputs, sql, models })
+}
+
+/// Leaves out Hive partitions `dt=` of days from the interval's end on: nothing in them can count, and a new day's
+/// logs must not make an old interval look changed.
+fn keep_before(input: &mut InputTable, interval: Interval) {
+    let end = interval.end.format("%Y-%m-%d").to_string();
+    let midnight = interval.end.format("%H:%M:%S%.f").to_string() == "00:00:00";
+    input.files.retain(|file| {
+        file.partition.iter().filter(|(key, _)| key == "dt").all(|(_, day)| {
+            if midnight { day.as_str() < end.as_str() } else { day.as_str() <= end.as_str() }
+        })
+    });
+}
+
+fn digest_of(value: &impl fmt::Debug) -> String {
+    blake3::hash(format!("{value:?}").as_bytes()).to_hex()[..16].to_string()
+}
+
+impl Prepared {
+    /// What `table` is made from, by part; `upstream` holds the fingerprints of the tables before it.
+    fn parts(&self, table: &str, upstream: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+        let spec = &self.job.spec;
+        let mut parts = BTreeMap::from([
+            ("contract".to_string(), self.contracts[table].digest().to_string()),
+            ("method".to_string(), METHOD.to_string()),
+            ("interval".to_string(), format!("{}/{}", self.interval.start.to_rfc3339(), self.interval.end.to_rfc3339())),
+        ]);
+        let mut add = |name: &str, value: String| {
+            parts.insert(name.to_string(), value);
+        };
+        if let Some(model) = self.sql.get(table) {
+            add("sql", model.digest().to_string());
+        }
+        match table {
+            "user_history" | "item_audience" => {
+                for name in ["interaction", "item"] {
+                    if let Some(input) = self.inputs.get(name) {
+                        add(&format!("input {name}"), input.digest());
+                    }
+                }
+                add("settings [history]", digest_of(&spec.history));
+            }
+            "reason_prompt" => {
+                for (kind, digest) in self.models.template_digests() {
+                    add(&format!("template {kind}"), digest.to_string());
+                }
+                let print = &self.models.generator()?.fingerprint;
+                add("generator", print.model.clone());
+                add("settings [sampling]", print.prompt_key(&[]));
+            }
+            "reason_score" => add("settings [check]", digest_of(&spec.check)),
+            "item_feature" | "user_feature" => add("encoder", self.models.encoder_files()?.digest().to_string()),
+            _ => {}
+        }
+        let before: &[&str] = match table {
+            "reason_prompt" => &["user_history", "item_audience"],
+            "reason" => &["reason_prompt"],
+            "reason_score" => &["reason", "reason_prompt"],
+            "item_feature" => &["item_audience", "reason_score"],
+            "user_feature" => &["user_history", "reason_score"],
+            _ => &[],
+        };
+        for name in before {
+            add(&format!("table {name}"), upstream.get(*name).cloned().unwrap_or_default());
+        }
+        Ok(parts)
+    }
+
+    /// Compares every table with its partition. `force` builds all; `retry_failed` builds `reason` and what follows it
+    /// where a prompt has failed.
+    pub async fn decide(&self, force: bool, retry_failed: bool) -> Result<Vec<TablePlan>> {
+        let dt = self.interval.dt();
+        let mut upstream = BTreeMap::new();
+        let mut plans: Vec<TablePlan> = Vec::new();
+        for table in TABLES {
+            let parts = self.parts(table, &upstream)?;
+            let mut hasher = blake3::Hasher::new();
+            for (name, value) in &parts {
+                hasher.update(format!("{}:{name}={}:{value};", name.len(), value.len()).as_bytes());
+            }
+            let fingerprint = hasher.finalize().to_hex()[..32].to_string();
+            let standing = commit_record(&self.root, table, &dt).await?;
+            let mut why = Vec::new();
+            match &standing {
+                _ if force => why.push("--full".to_string()),
+                None => why.push("missing".to_string()),
+                Some(old) if old.fingerprint != fingerprint => {
+                    let changed = |name: &String| old.parts.get(name) != parts.get(name);
+                    let mut names: Vec<&String> =
+                        parts.keys().chain(old.parts.keys()).filter(|name| changed(name)).collect();
+                    names.sort();
+                    names.dedup();
+                    why.extend(names.into_iter().map(|name| format!("{name} changed")));
+                }
+                Some(_) => {}
+            }
+            let follows_reason = matches!(table, "reason" | "reason_score" | "item_feature" | "user_feature");
+            if why.is_empty() && retry_failed && follows_reason {
+                why.push("--retry-failed".to_string());
+            }
+            upstream.insert(table.to_string(), fingerprint.clone());
+            plans.push(TablePlan { table: table.to_string(), parts, fingerprint, why, standing });
+        }
+        Ok(plans)
+    }
+}
+
+
+/// A session with the job's limits and nothing in it.
+pub fn new_session(job: &Job) -> Result<Session> {
+    let spill = &job.spec.resources.spill_dir;
+    Session::new(SessionOptions {
+        memory_limit: job.memory_limit,
+        spill_dir: (!spill.is_empty()).then(|| PathBuf::from(spill)),
+        ..SessionOptions::default()
+    })
+}
+
+/// A session with the inputs of a run and the job's functions.
+pub async fn session(prepared: &Prepared) -> Result<Session> {
+    let session = new_session(&prepared.job)?;
+    functions::all(&prepared.models).into_iter().for_each(|f| session.register_function(f));
+    for (name, input) in &prepared.inputs {
+        session.register_files(name, &prepared.contracts[name], &files_of(input)).await?;
+    }
+    Ok(session)
+}
+
+/// An input's files with what their paths tell.
+pub fn files_of(input: &InputTable) -> Vec<TableFile> {
+    let file = |f: &InputFile| TableFile { location: f.location.clone(), columns: f.partition.clone() };
+    input.files.iter().map(file).collect()
+}
+
+/// The files of a published partition.
+pub fn files_in(root: &Location, record: &CommitRecord) -> Result<Vec<TableFile>> {
+    let folder = partition(root, &record.table, &record.dt)?;
+    Ok(record.files.iter().map(|f| folder.child(&f.name).into()).collect())
+}
+
+/// Registers all committed segments of the response store as `response`.
+pub async fn register_responses(session: &Session, root: &Location, contract: &Contract) -> Result<()> {
+    let files: Vec<TableFile> = segments(root, "response").await?.into_iter().map(|e| e.location.into()).collect();
+    session.register_files("response", contract, &files).await
+}
+
+/// The values of the table definitions' parameters.
+pub fn params(prepared: &Prepared) -> Result<Vec<(&'static str, Param)>> {
+    let (history, interval) = (&prepared.job.spec.history, prepared.interval);
+    let moment = |t: chrono::DateTime<chrono::Utc>| Param::Timestamp(t.timestamp_micros());
+    Ok(vec![
+        ("interval_start", moment(interval.start)),
+        ("interval_end", moment(interval.end)),
+        ("as_of", moment(interval.end)),
+        ("like_threshold", Param::Float(history.like_threshold)),
+        ("history_events", Param::Int(history.events)),
+        ("max_pairs_per_user", Param::Int(history.max_pairs_per_user)),
+        ("min_support", Param::Int(history.min_support)),
+        ("title_chars", Param::Int(history.title_chars)),
+        ("user_active_days", Param::Int(history.user_active_days)),
+        ("item_active_days", Param::Int(history.item_active_days)),
+        ("max_users", Param::Int(history.max_users)),
+        ("max_items", Param::Int(history.max_items)),
+        ("zero_embedding", Param::ZeroVector(prepared.models.encoder_files()?.dimension())),
+    ])
+}
+
+/// Rows of a query.
+pub async fn count(session: &Session, text: &str) -> Result<u64> {
+    session.sql(text, &[]).await?.count().await
+}
+
+/// Every attribute that the catalogue uses.
+pub const CATEGORIES: &str =
+    "select distinct category from (select unnest(categories) as category from item) where category is not null";
+
+/// Prompts that no response without an error exists for, each once.
+pub const PENDING: &str = "select p.prompt_key, min(p.prompt_text) as prompt_text, min(p.answer_stem) as answer_stem \
+     from reason_prompt as p \
+     left anti join (select prompt_key from response where error is null) as r on r.prompt_key = p.prompt_key \
+     group by p.prompt_key order by p.prompt_key";
+
+/// Reasons with their evidence, for scoring.
+pub const SCORED: &str = "select r.kind, r.user_id, r.item_id, r.as_of, r.prompt_key, r.reason, r.finish, \
+     r.logprob_sum, r.completion_tokens, p.subject, p.verdict, p.liked, p.disliked, p.related, p.attributes \
+     from reason as r join reason_prompt as p on p.kind = r.kind and p.user_id is not distinct from r.user_id \
+     and p.item_id is not distinct from r.item_id \
+     order by r.kind, r.user_id nulls first, r.item_id nulls first";
+
+/// How many reasons there are of each kind and fate.
+pub const TALLY: &str = "select kind, refusal, count(*) as n from reason_score group by kind, refusal \
+     order by kind, refusal nulls first";
+
+/// Scores and lengths for the histograms: all of them, or the first 20,000.
+pub const MEASURES: &str = "select score, cast(n_words as double) as n_words from reason_score \
+     where score is not null order by kind, user_id nulls first, item_id nulls first limit 20000";
+
+/// Accepted reasons of a kind with the entity that they describe.
+pub fn accepted(kind: &str) -> String {
+    let entity = if kind == "item" { "item_id" } else { "user_id" };
+    format!(
+        "select r.{entity} as entity_id, r.reason from reason as r join reason_score as s on s.kind = r.kind \
+         and s.user_id is not distinct from r.user_id and s.item_id is not distinct from r.item_id \
+         where s.accepted and r.kind = '{kind}' order by r.{entity}, r.prompt_key"
+    )
+}
+
+/// Ten reasons with their evidence for the report: the best accepted ones or the first refused ones of each kind.
+pub fn samples(accepted: bool) -> String {
+    let order = if accepted { "s.score desc, r.prompt_key" } else { "r.prompt_key" };
+    format!(
+        "select kind, entity, reason, refusal, score, subject, liked, disliked, related, attributes from ( \
+           select r.kind, coalesce(r.user_id, r.item_id) as entity, r.reason, s.refusal, s.score, p.subject, p.liked, \
+             p.disliked, p.related, p.attributes, row_number() over (partition by r.kind order by {order}) as place \
+           from reason as r \
+           join reason_score as s on s.kind = r.kind and s.user_id is not distinct from r.user_id \
+             and s.item_id is not distinct from r.item_id \
+           join reason_prompt as p on p.kind = r.kind and p.user_id is not distinct from r.user_id \
+             and p.item_id is not distinct from r.item_id \
+           where s.accepted = {accepted}) \
+         where place <= 5 order by kind, place"
+    )
+}
+
+/// `20261121T000000Z`: a moment in file names.
+pub fn compact(moment: chrono::DateTime<chrono::Utc>) -> String {
+    moment.format("%Y%m%dT%H%M%SZ").to_string()
+}
