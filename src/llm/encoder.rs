@@ -5,7 +5,6 @@
 //! product; on other devices sentences are padded and everything is one of Burn's generic operations.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use burn::tensor::{Tensor, activation};
 use rayon::prelude::*;
@@ -57,7 +56,8 @@ struct Layer {
     output_norm: Norm,
 }
 
-/// A sentence encoder's directory, opened: headers are read and checked, weights are not.
+/// A sentence encoder's directory, opened: headers are read and checked, weights are
+/// only hashed.
 #[derive(Debug)]
 pub struct EncoderFiles {
     dir: PathBuf,
@@ -73,7 +73,7 @@ pub struct EncoderFiles {
     max_tokens: usize,
     pooling: Pooling,
     normalise: bool,
-    digest: OnceLock<String>,
+    digest: String,
 }
 
 impl EncoderFiles {
@@ -106,8 +106,17 @@ impl EncoderFiles {
         }
         let positions = size("max_position_embeddings", 1 << 24)?;
         let (pooling, normalise) = pooling(dir)?;
+        let tensors = TensorFiles::open(dir)?;
+        let mut hasher = blake3::Hasher::new();
+        tensors.digest(
+            &mut hasher,
+            dir,
+            &["1_Pooling/config.json", "config.json", "modules.json", "sentence_bert_config.json", "tokenizer.json"],
+        )?;
+        let mut digest = hasher.finalize().to_hex().to_string();
+        digest.truncate(32);
         let files = EncoderFiles {
-            tensors: TensorFiles::open(dir)?,
+            tensors,
             heads,
             width,
             inner: size("intermediate_size", 1 << 20)?,
@@ -120,7 +129,7 @@ impl EncoderFiles {
             pooling,
             normalise,
             dir: dir.to_owned(),
-            digest: OnceLock::new(),
+            digest,
         };
         files.check()?;
         Ok(files)
@@ -193,23 +202,9 @@ impl EncoderFiles {
         self.width
     }
 
-    /// BLAKE3 over every file of the model that decides its output, 32 hex digits; computed once.
-    ///
-    /// # Errors
-    /// `Kind::Model` where a file cannot be read.
-    pub fn digest(&self) -> Result<String> {
-        if let Some(digest) = self.digest.get() {
-            return Ok(digest.clone());
-        }
-        let mut hasher = blake3::Hasher::new();
-        self.tensors.digest(
-            &mut hasher,
-            &self.dir,
-            &["1_Pooling/config.json", "config.json", "modules.json", "sentence_bert_config.json", "tokenizer.json"],
-        )?;
-        let mut digest = hasher.finalize().to_hex().to_string();
-        digest.truncate(32);
-        Ok(self.digest.get_or_init(|| digest).clone())
+    /// BLAKE3 over every file of the model that decides its output, 32 hex digits.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     fn tokenizer(&self) -> Result<Tokenizer> {
@@ -279,7 +274,7 @@ impl SentenceEncoder {
             positions,
             embedding_norm: norm("embeddings.LayerNorm")?,
             layers: (0..files.layers).map(layer).collect::<Result<_>>()?,
-            digest: files.digest()?,
+            digest: files.digest,
         })
     }
 
