@@ -175,7 +175,10 @@ fn generated(contract: &Contract) -> Vec<Check> {
         add(
             format!("unique({})", contract.grain.join(", ")),
             "The table's key stands once.",
-            format!("select {0}, count(*) as n from this group by {0} having count(*) > 1 order by {0}", key.join(", ")),
+            format!(
+                "select {0}, count(*) as n from this group by {0} having count(*) > 1 order by {0}",
+                key.join(", ")
+            ),
         );
     }
     for column in &contract.columns {
@@ -200,7 +203,11 @@ fn generated(contract: &Contract) -> Vec<Check> {
             add(format!("min({})", column.name), "Not below the least value.", bad_rows(format!("{name} < {min:?}")));
         }
         if let Some(max) = column.max {
-            add(format!("max({})", column.name), "Not above the greatest value.", bad_rows(format!("{name} > {max:?}")));
+            add(
+                format!("max({})", column.name),
+                "Not above the greatest value.",
+                bad_rows(format!("{name} > {max:?}")),
+            );
         }
         if let Some(length) = column.min_length {
             add(
