@@ -81,7 +81,8 @@ impl Param {
                 let width = i32::try_from(*width)
                     .map_err(|_| Error::new(Kind::Internal, format!("a vector cannot be {width} wide")))?;
                 let zeros = Arc::new(Float32Array::from(vec![0.0; width.unsigned_abs() as usize]));
-                let list = FixedSizeListArray::try_new(field, width, zeros, None).map_err(|e| fail(e.into(), "a zero vector"))?;
+                let list = FixedSizeListArray::try_new(field, width, zeros, None)
+                    .map_err(|e| fail(e.into(), "a zero vector"))?;
                 ScalarValue::FixedSizeList(Arc::new(list))
             }
         })
@@ -144,11 +145,8 @@ impl Session {
             runtime = runtime.with_temp_file_path(folder);
         }
         let runtime = runtime.build_arc().map_err(|e| fail(e, "cannot open a session"))?;
-        let state = SessionStateBuilder::new()
-            .with_config(config)
-            .with_runtime_env(runtime)
-            .with_default_features()
-            .build();
+        let state =
+            SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
         let context = SessionContext::new_with_state(state);
         Ok(Session { context, this: Arc::default() })
     }
@@ -163,7 +161,8 @@ impl Session {
     /// # Errors
     /// `Kind::Internal` when a batch does not have `schema`.
     pub fn register_batches(&self, name: &str, schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<()> {
-        let table = MemTable::try_new(schema, vec![batches]).map_err(|e| fail(e, "cannot register rows").with("table", name))?;
+        let table = MemTable::try_new(schema, vec![batches])
+            .map_err(|e| fail(e, "cannot register rows").with("table", name))?;
         self.replace(name, Arc::new(table))
     }
 
@@ -193,7 +192,12 @@ impl Session {
     ///
     /// # Errors
     /// `Kind::Input` naming the file that cannot be read.
-    pub async fn register_published(&self, name: &str, contract: &Contract, files: &[(Location, String)]) -> Result<()> {
+    pub async fn register_published(
+        &self,
+        name: &str,
+        contract: &Contract,
+        files: &[(Location, String)],
+    ) -> Result<()> {
         let files: Vec<_> = files
             .iter()
             .map(|(location, dt)| TableFile { location: location.clone(), columns: vec![("dt".into(), dt.clone())] })
@@ -294,7 +298,8 @@ impl Session {
     /// # Errors
     /// `Kind::Internal` when there is no table `table`.
     pub async fn register_alias(&self, name: &str, table: &str) -> Result<()> {
-        let provider = self.context.table_provider(table).await.map_err(|e| fail(e, "no such table").with("table", table))?;
+        let provider =
+            self.context.table_provider(table).await.map_err(|e| fail(e, "no such table").with("table", table))?;
         self.replace(name, provider)
     }
 
@@ -312,7 +317,10 @@ impl Session {
     /// # Errors
     /// `Kind::Internal` when the session refuses.
     pub fn deregister(&self, name: &str) -> Result<()> {
-        self.context.deregister_table(name).map(|_| ()).map_err(|e| fail(e, "cannot remove a table").with("table", name))
+        self.context
+            .deregister_table(name)
+            .map(|_| ())
+            .map_err(|e| fail(e, "cannot remove a table").with("table", name))
     }
 
     /// Whether there is a table of that name.
@@ -354,8 +362,9 @@ impl Session {
     pub async fn sql_read_only(&self, text: &str, params: &[(&str, Param)]) -> Result<Rows> {
         let mut statements = DFParser::parse_sql(text).map_err(|e| planning(e, Kind::Usage))?;
         let refuse = |what: String| {
-            Error::new(Kind::Usage, format!("{what} is not allowed here"))
-                .hint("curec sql only reads: SELECT, EXPLAIN, SHOW and DESCRIBE; send the rows to a file with --format and >")
+            Error::new(Kind::Usage, format!("{what} is not allowed here")).hint(
+                "curec sql only reads: SELECT, EXPLAIN, SHOW and DESCRIBE; send the rows to a file with --format and >",
+            )
         };
         match (statements.pop_front(), statements.len()) {
             (None, _) => return Err(Error::new(Kind::Usage, "the SQL is empty").hint("try: select 1")),
