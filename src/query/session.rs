@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{FixedSizeListArray, Float32Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::config::TableParquetOptions;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::datasource::MemTable;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
@@ -28,6 +29,9 @@ use futures::stream::BoxStream;
 use crate::error::{Error, Kind, Result};
 use crate::table::contract::Contract;
 use crate::table::store::Location;
+
+/// Footers read at once when files are registered.
+const FOOTERS_AT_ONCE: usize = 16;
 
 /// Record batches as they are computed.
 pub type BatchStream = BoxStream<'static, Result<RecordBatch>>;
@@ -132,7 +136,6 @@ impl Session {
         // One text type everywhere: contracts know only Utf8, and functions need not accept two.
         settings.sql_parser.map_string_types_to_utf8view = false;
         settings.execution.parquet.schema_force_view_types = false;
-        settings.execution.parquet.pushdown_filters = true;
         let top = std::num::NonZeroUsize::MIN.saturating_add(4);
         let pool = TrackConsumersPool::new(FairSpillPool::new(options.memory_limit), top);
         let mut runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool));
@@ -221,14 +224,25 @@ impl Session {
         }
         // Files of one shape become one scan; a log of many days is still a handful of scans.
         let mut shapes: Vec<Shape> = Vec::new();
-        let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension("");
-        for file in files {
+        let format = TableParquetOptions {
+            global: self.context.copied_config().options().execution.parquet.clone(),
+            ..TableParquetOptions::default()
+        };
+        let format = ParquetFormat::default().with_options(format);
+        let options = ListingOptions::new(Arc::new(format)).with_file_extension("");
+        let state = self.context.state();
+        let mut footers = futures::stream::iter(files.iter().map(|file| {
             self.register_location(&file.location);
-            let url = listing_url(&file.location)?;
-            let schema = options.infer_schema(&self.context.state(), &url).await.map_err(|e| {
-                let kind = if matches!(e, DataFusionError::ObjectStore(_)) { Kind::Temporary } else { Kind::Input };
-                Error::new(kind, "cannot read a Parquet file").with("file", &file.location).source(e)
-            })?;
+            let (options, state) = (&options, &state);
+            async move {
+                let url = listing_url(&file.location)?;
+                let schema = options.infer_schema(state, &url).await.map_err(|e| unreadable(e, &file.location))?;
+                Ok::<_, Error>((file, url, schema))
+            }
+        }))
+        .buffered(FOOTERS_AT_ONCE);
+        while let Some(footer) = footers.next().await {
+            let (file, url, schema) = footer?;
             // Metadata differs between writers and means nothing here.
             let schema = Arc::new(Schema::new(schema.fields().clone()));
             let wanted = |n: &str| {
@@ -240,6 +254,7 @@ impl Session {
                 None => shapes.push((schema, told, vec![url])),
             }
         }
+        drop(footers);
         let mut whole: Option<DataFrame> = None;
         let width = vector_width(contract, shapes.iter().map(|(s, _, _)| s));
         let target = contract.arrow_schema(width);
@@ -507,6 +522,11 @@ fn vector_width<'a>(contract: &Contract, schemas: impl Iterator<Item = &'a Schem
         DataType::FixedSizeList(_, n) => usize::try_from(*n).ok(),
         _ => None,
     })
+}
+
+fn unreadable(error: DataFusionError, at: &Location) -> Error {
+    let kind = if matches!(error, DataFusionError::ObjectStore(_)) { Kind::Temporary } else { Kind::Input };
+    Error::new(kind, "cannot read a Parquet file").with("file", at).source(error)
 }
 
 fn listing_url(location: &Location) -> Result<ListingTableUrl> {
