@@ -9,6 +9,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -19,8 +20,10 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Answer, Batcher, BatcherOptions, Completion, Detokenize, Request, RowError};
 use crate::llm::chat::ChatTemplate;
-use crate::llm::decoder::Decoder;
+use crate::llm::decoder::{CausalLm, Decoder};
+use crate::llm::device;
 use crate::llm::tokenizer::Tokenizer;
+use crate::llm::weights::ModelFiles;
 
 /// How an engine uses its device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,12 +70,44 @@ pub type Answers = mpsc::UnboundedReceiver<Answer>;
 pub struct Engine {
     worker: Worker,
     tokenizer: Arc<Tokenizer>,
-    digest: String,
+    model: Model,
     chat_template: Option<ChatTemplate>,
     device: String,
 }
 
+/// Where an engine's model comes from.
+enum Model {
+    Files(Arc<ModelFiles>),
+    Parts { digest: String },
+}
+
 impl Engine {
+    /// An engine for the model at `model_path` (a GGUF file or a Hugging Face directory) on `device` (`auto`, `cpu`,
+    /// `wgpu`, `cuda:0` ...). Reads headers and the tokenizer only; the weights are loaded by [`Engine::load_blocking`] or with
+    /// the first rows.
+    ///
+    /// # Errors
+    /// `Kind::Model` where the files or the tokenizer are missing, broken or not supported.
+    pub fn start(model_path: &Path, device: &str, options: EngineOptions) -> Result<Engine> {
+        let files = Arc::new(ModelFiles::open(model_path)?);
+        let tokenizer = Arc::new(files.tokenizer()?);
+        let chat_template = files.chat_template().ok();
+        let positions = options.max_positions.min(files.config().max_positions).max(1);
+        let eos_ids = files.config().eos_ids.clone();
+        let load: Load = {
+            let (files, device) = (files.clone(), device.to_owned());
+            // A step holds at least a token of every row, so more slots than that would never be used.
+            let slots = options.slots.clamp(1, options.max_step_tokens.max(1));
+            Box::new(move || {
+                let device = device::open(&device)?;
+                tracing::debug!(device = device.name, slots, positions, "loading the model");
+                Ok(Box::new(CausalLm::load(&files, &device, slots, positions)?) as Box<dyn Decoder>)
+            })
+        };
+        let worker = Worker::spawn(load, tokenizer.clone(), eos_ids, &options)?;
+        Ok(Engine { worker, tokenizer, model: Model::Files(files), chat_template, device: device.to_owned() })
+    }
+
     /// An engine around a decoder that exists already; `digest` stands for the model in fingerprints.
     ///
     /// # Errors
@@ -88,32 +123,32 @@ impl Engine {
         let tokenizer = Arc::new(tokenizer);
         let worker = Worker::spawn(Box::new(move || Ok(decoder)), tokenizer.clone(), eos_ids, &options)?;
         let device = "given".to_owned();
-        Ok(Engine { worker, tokenizer, digest, chat_template, device })
+        Ok(Engine { worker, tokenizer, model: Model::Parts { digest }, chat_template, device })
     }
 
-    /// Loads the model now and waits for it.
+    /// Loads the model now. Blocks until it is loaded: not for a tokio worker.
     ///
     /// # Errors
     /// What kept the device from opening or the model from loading.
-    pub async fn load(&self) -> Result<()> {
-        self.worker.load().await
+    pub fn load_blocking(&self) -> Result<()> {
+        self.worker.load_blocking()
     }
 
-    /// Hands rows in; waits while the engine has enough of them. Their answers arrive as they finish, in any order,
-    /// every id as often as it was given.
+    /// Hands rows in. Their answers arrive as they finish, in any order, every id as often as it was given. Blocks
+    /// while the engine has enough rows: not for a tokio worker.
     ///
     /// # Errors
     /// Where the model could not be loaded, or the device's code has panicked before.
-    pub async fn submit(&self, requests: Vec<Request>) -> Result<Answers> {
-        self.worker.submit(requests).await
-    }
-
-    /// As [`Engine::submit`], for threads outside of tokio.
-    ///
-    /// # Errors
-    /// As [`Engine::submit`].
     pub fn submit_blocking(&self, requests: Vec<Request>) -> Result<Answers> {
         self.worker.submit_blocking(requests)
+    }
+
+    /// As [`Engine::submit_blocking`], for tokio workers: waits without blocking.
+    ///
+    /// # Errors
+    /// As [`Engine::submit_blocking`].
+    pub async fn submit(&self, requests: Vec<Request>) -> Result<Answers> {
+        self.worker.submit(requests).await
     }
 
     /// The model's tokenizer.
@@ -126,7 +161,13 @@ impl Engine {
     /// # Errors
     /// `Kind::Model` where the model has none or it does not parse.
     pub fn chat_template(&self) -> Result<&ChatTemplate> {
-        self.chat_template.as_ref().ok_or_else(|| Error::new(Kind::Model, "the model has no chat template"))
+        if let Some(template) = &self.chat_template {
+            return Ok(template);
+        }
+        if let Model::Files(files) = &self.model {
+            files.chat_template()?;
+        }
+        Err(Error::new(Kind::Model, "the model has no chat template"))
     }
 
     /// BLAKE3 over every file of the model, 32 hex digits; computed when first asked for.
@@ -134,7 +175,10 @@ impl Engine {
     /// # Errors
     /// `Kind::Model` where a file cannot be read.
     pub fn digest(&self) -> Result<String> {
-        Ok(self.digest.clone())
+        match &self.model {
+            Model::Files(files) => files.digest(),
+            Model::Parts { digest } => Ok(digest.clone()),
+        }
     }
 
     /// The device as the job names it.
@@ -257,33 +301,28 @@ impl Worker {
         Ok(Worker { sender: Some(sender), thread: Some(thread), shared })
     }
 
-    async fn load(&self) -> Result<()> {
+    fn load_blocking(&self) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Load(reply)).await?;
-        match answer.await {
-            Ok(result) => result,
-            Err(_) => Err(self.gone()),
-        }
-    }
-
-    async fn submit(&self, requests: Vec<Request>) -> Result<Answers> {
-        self.shared.check()?;
-        let (sender, answers) = mpsc::unbounded_channel();
-        self.send(Message::Rows(requests, sender)).await?;
-        Ok(answers)
+        self.channel()?.blocking_send(Message::Load(reply)).map_err(|_| self.gone())?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(self.gone()))
     }
 
     fn submit_blocking(&self, requests: Vec<Request>) -> Result<Answers> {
         self.shared.check()?;
         let (sender, answers) = mpsc::unbounded_channel();
-        let channel = self.sender.as_ref().ok_or_else(|| self.gone())?;
-        channel.blocking_send(Message::Rows(requests, sender)).map_err(|_| self.gone())?;
+        self.channel()?.blocking_send(Message::Rows(requests, sender)).map_err(|_| self.gone())?;
         Ok(answers)
     }
 
-    async fn send(&self, message: Message) -> Result<()> {
-        let channel = self.sender.as_ref().ok_or_else(|| self.gone())?;
-        channel.send(message).await.map_err(|_| self.gone())
+    async fn submit(&self, requests: Vec<Request>) -> Result<Answers> {
+        self.shared.check()?;
+        let (sender, answers) = mpsc::unbounded_channel();
+        self.channel()?.send(Message::Rows(requests, sender)).await.map_err(|_| self.gone())?;
+        Ok(answers)
+    }
+
+    fn channel(&self) -> Result<&mpsc::Sender<Message>> {
+        self.sender.as_ref().ok_or_else(|| self.gone())
     }
 
     /// Why the thread does not answer.
@@ -630,8 +669,11 @@ mod tests {
         });
         let worker = spawn(load, EngineOptions::default());
         assert_eq!(loads.load(Ordering::Relaxed), 0);
-        worker.load().await.unwrap();
-        worker.load().await.unwrap();
+        let worker = Arc::new(worker);
+        for _ in 0..2 {
+            let worker = worker.clone();
+            tokio::task::spawn_blocking(move || worker.load_blocking()).await.unwrap().unwrap();
+        }
         all(worker.submit(rows(0..3)).await.unwrap()).await;
         assert_eq!(loads.load(Ordering::Relaxed), 1);
     }
@@ -646,7 +688,8 @@ mod tests {
         let error = worker.submit(rows(0..1)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Model);
         assert!(error.to_string().contains("the file is truncated"));
-        assert_eq!(worker.load().await.unwrap_err().kind(), Kind::Model);
+        let error = tokio::task::spawn_blocking(move || worker.load_blocking()).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), Kind::Model);
     }
 
     #[tokio::test]
@@ -663,12 +706,12 @@ mod tests {
         drop(worker);
     }
 
-    #[tokio::test]
-    async fn a_panic_while_loading_is_an_error() {
+    #[test]
+    fn a_panic_while_loading_is_an_error() {
         let worker = spawn(Box::new(|| panic!("no adapter")), EngineOptions::default());
-        let error = worker.load().await.unwrap_err();
+        let error = worker.load_blocking().unwrap_err();
         assert!(error.to_string().contains("no adapter"));
-        assert!(worker.submit(rows(0..1)).await.is_err());
+        assert!(worker.submit_blocking(rows(0..1)).is_err());
     }
 
     #[tokio::test]

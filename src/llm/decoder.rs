@@ -299,3 +299,178 @@ impl Decoder for CausalLm {
         self.cache.copy_prefix(from, to, len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::llm::weights::Family;
+
+    fn config(family: Family) -> DecoderConfig {
+        DecoderConfig {
+            family,
+            vocab_size: 101,
+            hidden_size: 40,
+            intermediate_size: 56,
+            layers: 3,
+            heads: 6,
+            kv_heads: 2,
+            head_dim: 12,
+            rope_theta: 10_000.0,
+            rms_eps: 1e-5,
+            max_positions: 100,
+            tie_embeddings: family != Family::Qwen3,
+            qkv_bias: family == Family::Qwen2,
+            qk_norm: family == Family::Qwen3,
+            eos_ids: vec![2],
+            bos_id: None,
+            add_bos: false,
+        }
+    }
+
+    /// A tensor that depends on its name only.
+    fn tensor(c: &DecoderConfig, name: &str) -> HostTensor {
+        let (d, q, kv) = (c.hidden_size, c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let shape = match name.rsplit('.').nth(1).unwrap() {
+            "embed_tokens" | "lm_head" => vec![c.vocab_size, d],
+            "q_proj" => vec![q, d],
+            "k_proj" | "v_proj" => vec![kv, d],
+            "o_proj" => vec![d, q],
+            "gate_proj" | "up_proj" => vec![c.intermediate_size, d],
+            "down_proj" => vec![d, c.intermediate_size],
+            "q_norm" | "k_norm" => vec![c.head_dim],
+            _ => vec![d],
+        };
+        let shape = if name.ends_with(".bias") { shape[..1].to_vec() } else { shape };
+        let mut state =
+            name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let data = (0..shape.iter().product())
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let x = (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+                if name.contains("norm") { 1.0 + 0.3 * x } else { 0.4 * x }
+            })
+            .collect();
+        HostTensor { shape, data }
+    }
+
+    fn model(family: Family, device: &ComputeDevice, slots: usize) -> CausalLm {
+        let c = config(family);
+        CausalLm::from_tensors(&c, |name| Ok(tensor(&c, name)), device, slots, 64).unwrap()
+    }
+
+    fn tokens(n: usize, seed: usize) -> Vec<u32> {
+        (0..n).map(|i| ((i * i * 31 + i * 17 + seed * 13 + 5) % 101) as u32).collect()
+    }
+
+    fn row<'a>(slot: usize, start: usize, tokens: &'a [u32], want_logits: WantLogits) -> RowStep<'a> {
+        RowStep { slot, start, tokens, want_logits }
+    }
+
+    const FAMILIES: [Family; 3] = [Family::Llama, Family::Qwen2, Family::Qwen3];
+
+    #[test]
+    fn kernels_and_generic_operations_agree_step_by_step() {
+        for family in FAMILIES {
+            let mut fast = model(family, &ComputeDevice::cpu(), 4);
+            let mut slow = model(family, &ComputeDevice::cpu_reference(), 4);
+            fast.set_threads(2).unwrap();
+            let (a, b, c) = (tokens(23, 1), tokens(7, 2), tokens(40, 3));
+            let steps: Vec<Vec<RowStep<'_>>> = vec![
+                vec![row(1, 0, &a[..20], WantLogits::All), row(3, 0, &b[..1], WantLogits::Last)],
+                vec![row(0, 0, &c[..33], WantLogits::None), row(3, 1, &b[1..2], WantLogits::Last)],
+                vec![
+                    row(3, 2, &b[2..3], WantLogits::Last),
+                    row(1, 20, &a[20..21], WantLogits::None),
+                    row(0, 33, &c[33..], WantLogits::Last),
+                ],
+                vec![row(1, 21, &a[21..], WantLogits::All), row(3, 3, &b[3..], WantLogits::All)],
+                vec![row(1, 0, &b, WantLogits::Last)],
+            ];
+            for (i, step) in steps.iter().enumerate() {
+                let (x, y) = (fast.step(step).unwrap(), slow.step(step).unwrap());
+                assert_eq!(x.data.len(), y.data.len());
+                let worst = x.data.iter().zip(&y.data).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+                assert!(worst < 1e-3, "{family:?} step {i}: off by {worst}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_in_any_company_and_after_a_copied_prefix() {
+        for family in FAMILIES {
+            let mut model = model(family, &ComputeDevice::cpu(), 6);
+            let (a, b) = (tokens(41, 1), tokens(30, 9));
+            let whole = model.step(&[row(0, 0, &a, WantLogits::All)]).unwrap();
+            let last = whole.row(40).to_vec();
+            let beside = model
+                .step(&[
+                    row(2, 0, &b, WantLogits::Last),
+                    row(1, 0, &a, WantLogits::Last),
+                    row(4, 0, &b[..3], WantLogits::Last),
+                ])
+                .unwrap();
+            assert_eq!(beside.row(1), last);
+            for i in 0..41 {
+                let logits = model
+                    .step(&[
+                        row(3, i, &a[i..=i], WantLogits::Last),
+                        row(2, i % 30, &b[i % 30..=i % 30], WantLogits::Last),
+                    ])
+                    .unwrap();
+                assert_eq!(logits.row(0), whole.row(i), "{family:?} position {i}");
+            }
+            model.copy_prefix(3, 5, 17).unwrap();
+            assert_eq!(model.step(&[row(5, 17, &a[17..], WantLogits::Last)]).unwrap().data, last);
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_copied_on_every_kind_of_device() {
+        for device in [ComputeDevice::cpu(), ComputeDevice::cpu_reference()] {
+            let mut model = model(Family::Llama, &device, 3);
+            let a = tokens(30, 4);
+            let want = model.step(&[row(0, 0, &a, WantLogits::Last)]).unwrap().data;
+            model.copy_prefix(0, 2, 21).unwrap();
+            let got = model.step(&[row(2, 21, &a[21..], WantLogits::Last)]).unwrap().data;
+            let worst = got.iter().zip(&want).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-4, "{}: off by {worst}", device.name);
+            assert!(model.copy_prefix(0, 3, 1).is_err());
+            assert!(model.copy_prefix(0, 1, 65).is_err());
+        }
+    }
+
+    #[test]
+    fn wrong_steps_are_refused_before_anything_is_written() {
+        let mut model = model(Family::Llama, &ComputeDevice::cpu(), 2);
+        let a = tokens(65, 1);
+        for rows in [
+            vec![row(2, 0, &a[..1], WantLogits::Last)],
+            vec![row(0, 0, &a[..1], WantLogits::Last), row(0, 1, &a[..1], WantLogits::Last)],
+            vec![row(0, 0, &[], WantLogits::Last)],
+            vec![row(0, 0, &a, WantLogits::Last)],
+            vec![row(0, 0, &[101], WantLogits::Last)],
+        ] {
+            assert_eq!(model.step(&rows).unwrap_err().kind(), Kind::Internal);
+        }
+        assert!(model.step(&[]).unwrap().data.is_empty());
+        assert_eq!((model.slots(), model.max_positions(), model.vocab_size()), (2, 64, 101));
+    }
+
+    #[test]
+    fn a_tensor_of_another_shape_is_named() {
+        let c = config(Family::Llama);
+        let wrong = |name: &str| {
+            let mut t = tensor(&c, name);
+            if name == "model.layers.1.mlp.up_proj.weight" {
+                t.shape.swap(0, 1);
+            }
+            Ok(t)
+        };
+        let e = CausalLm::from_tensors(&c, wrong, &ComputeDevice::cpu(), 1, 8).unwrap_err();
+        assert_eq!(e.kind(), Kind::Model);
+        assert!(e.to_string().contains("layers.1.mlp.up_proj"), "{e}");
+    }
+}
