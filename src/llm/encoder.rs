@@ -704,7 +704,7 @@ mod host {
                 }
                 0.5 + total * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
             };
-            for i in -600..=600 {
+            for i in -600..=600i32 {
                 let x = i as f32 / 100.0;
                 let exact = f64::from(x) * phi(f64::from(x));
                 let mut fast = [x];
