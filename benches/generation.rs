@@ -1,5 +1,6 @@
 //! New tokens per second of SmolLM2-135M: `cargo bench --bench generation -- [rows] [prompt] [new] [threads]`, default
-//! 32 rows, 128 prompt tokens, 64 new ones, two threads; no shared prefix. Prints one JSON line.
+//! 32 rows, 128 prompt tokens, 64 new ones, two threads; no shared prefix. Prints one JSON line for the decoder alone
+//! and one for the whole engine: batcher, sampler, log-probabilities, detokenizer.
 //!
 //! `CUREC_HOME` (default `.curec`) holds the model, `CUREC_DEVICE` (default `cpu`) names the device.
 
@@ -8,8 +9,11 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use curec::generate::batcher::Request;
+use curec::generate::engine::{Engine, EngineOptions};
 use curec::llm::decoder::{CausalLm, Decoder, RowStep, WantLogits};
 use curec::llm::device;
+use curec::llm::sampler::Sampling;
 use curec::llm::weights::ModelFiles;
 
 /// Tokens of one step, as the batcher would take them.
@@ -80,6 +84,34 @@ fn main() {
         (rows * prompt) as f64 / prefill,
         (rows * (new - 1)) as f64 / decode,
         (rows * new) as f64 / (prefill + decode),
+        peak_rss_mb()
+    );
+
+    let options = EngineOptions { slots: rows, max_step_tokens: STEP_TOKENS, max_positions: prompt + new, threads };
+    // No token ends a row, so that every row has its full length, as with the peers.
+    let digest = String::new();
+    let engine =
+        Engine::from_parts(Box::new(model), files.tokenizer().unwrap(), None, digest, Vec::new(), options).unwrap();
+    let request = |(id, prompt): (usize, Vec<u32>)| Request {
+        id: id as u64,
+        prompt,
+        max_new_tokens: new,
+        sampling: Sampling::default(),
+        seed: [0; 32],
+        stop: Vec::new(),
+        score: None,
+    };
+    let started = Instant::now();
+    let mut answers = engine.submit_blocking(prompts.into_iter().enumerate().map(request).collect()).unwrap();
+    let mut tokens = 0;
+    while let Some((_, answer)) = answers.blocking_recv() {
+        tokens += answer.map_or(0, |a| a.completion_tokens as usize);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    println!(
+        "{{\"engine\":true,\"device\":\"{name}\",\"rows\":{rows},\"prompt\":{prompt},\"new\":{new},\"threads\":{threads},\
+         \"tokens\":{tokens},\"seconds\":{seconds:.2},\"new_tokens_per_s\":{:.1},\"peak_rss_mb\":{}}}",
+        tokens as f64 / seconds,
         peak_rss_mb()
     );
 }
