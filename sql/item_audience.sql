@@ -52,7 +52,8 @@ summary as (
         count(*) filter (where j.liked) as n_likes,
         count(*) filter (where not j.liked) as n_dislikes,
         count(j.rating) as n_ratings,
-        sum(cast(least(greatest(cast(j.rating as double), -1e9), 1e9) as decimal(18, 6))) as rating_sum
+        sum(cast(least(greatest(cast(j.rating as double), -1e9), 1e9) as decimal(18, 6)))
+            filter (where j.rating is not null) as rating_sum
     from judged as j
     join tonight as t on t.item_id = j.item_id
     group by j.item_id

@@ -81,7 +81,8 @@ summary as (
         count(*) filter (where liked) as n_likes,
         count(*) filter (where not liked) as n_dislikes,
         count(rating) as n_ratings,
-        sum(cast(least(greatest(cast(rating as double), -1e9), 1e9) as decimal(18, 6))) as rating_sum,
+        sum(cast(least(greatest(cast(rating as double), -1e9), 1e9) as decimal(18, 6)))
+            filter (where rating is not null) as rating_sum,
         array_agg(
             named_struct(
                 'item_id', cast(item_id as varchar),

@@ -183,10 +183,44 @@ enum ImportCommand {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Comma-separated files with a header.
-    Csv(import::CsvImport),
+    /// Separated text files with a header line.
+    Csv {
+        /// The file with the interactions.
+        interactions: PathBuf,
+        /// The file with the items.
+        #[arg(long)]
+        items: Option<PathBuf>,
+        /// Which columns carry what, for example
+        /// `user_id=userId,item_id=movieId,event_timestamp=ts,time_unit=ms,separator=tab`.
+        #[arg(long, default_value = "")]
+        mapping: String,
+        /// The folder to write to.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// JSON lines as in the Amazon 5-core sets.
-    Jsonl(import::JsonlImport),
+    Jsonl {
+        /// The file with the reviews.
+        reviews: PathBuf,
+        /// The file with the items' metadata.
+        #[arg(long)]
+        metadata: Option<PathBuf>,
+        /// The folder to write to.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+impl ImportCommand {
+    fn execute(&self) -> Result<import::ImportReport> {
+        match self {
+            ImportCommand::Movielens { folder, out } => import::movielens(folder, out),
+            ImportCommand::Csv { interactions, items, mapping, out } => {
+                import::csv(interactions, items.as_deref(), &import::CsvMapping::parse(mapping)?, out)
+            }
+            ImportCommand::Jsonl { reviews, metadata, out } => import::jsonl(reviews, metadata.as_deref(), out),
+        }
+    }
 }
 
 /// Parses the process's arguments, runs the command and returns the exit code.
@@ -218,19 +252,32 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Plan(args) => runtime()?.block_on(show_plan(args)),
         Command::Sql(args) => runtime()?.block_on(query(args)),
         Command::Import(command) => {
-            let written = match command {
-                ImportCommand::Movielens { folder, out } => import::movielens(&folder, &out)?,
-                ImportCommand::Csv(args) => import::csv(&args)?,
-                ImportCommand::Jsonl(args) => import::jsonl(&args)?,
-            };
-            written.iter().try_for_each(|file| print(&format!("{file}\n"))).map(|()| 0)
+            let report = command.execute()?;
+            let mut text = String::new();
+            for (file, rows) in &report.files {
+                text.push_str(&format!("{}  {rows} rows\n", file.display()));
+            }
+            if report.duplicates > 0 {
+                tracing::warn!(lines = report.duplicates, "left out lines that stood there before");
+            }
+            if report.items_without_title > 0 {
+                tracing::warn!(items = report.items_without_title, "items without a title");
+            }
+            print(&text).map(|()| 0)
         }
         Command::Inspect { path, rows } => print(&inspect::inspect(&path, rows)?.to_string()).map(|()| 0),
         Command::Config => print(config::DEFAULTS).map(|()| 0),
         Command::Gc { job } => {
             let job = job.load()?;
-            let removed = runtime()?.block_on(run::collect_garbage(&job))?;
-            print(&format!("{removed}\n")).map(|()| 0)
+            let done = runtime()?.block_on(run::collect_garbage(&job))?;
+            print(&format!(
+                "removed {} staged file(s) and {} orphan(s), {} bytes\n",
+                done.staged_files, done.orphans, done.bytes
+            ))?;
+            if !done.live_runs.is_empty() {
+                tracing::warn!(runs = done.live_runs.join(", "), "orphans stay while runs are live; try again later");
+            }
+            Ok(0)
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -34,7 +34,7 @@ pub struct EngineOptions {
     pub max_step_tokens: usize,
     /// Tokens of prompt and answer that a row may have; the model's own limit holds as well.
     pub max_positions: usize,
-    /// CPU threads; 0 takes rayon's default.
+    /// CPU threads; 0 takes as many as rayon's shared pool has.
     pub threads: usize,
 }
 
@@ -96,9 +96,7 @@ impl Engine {
         let eos_ids = files.config().eos_ids.clone();
         let load: Load = {
             let (files, device) = (files.clone(), device.to_owned());
-            // A step holds at least a token of every row, so more slots than that would never be used.
-            let slots = options.slots.clamp(1, options.max_step_tokens.max(1));
-            Box::new(move || {
+            Box::new(move |slots| {
                 let device = device::open(&device)?;
                 tracing::debug!(device = device.name, slots, positions, "loading the model");
                 Ok(Box::new(CausalLm::load(&files, &device, slots, positions)?) as Box<dyn Decoder>)
@@ -121,7 +119,10 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<Engine> {
         let tokenizer = Arc::new(tokenizer);
-        let worker = Worker::spawn(Box::new(move || Ok(decoder)), tokenizer.clone(), eos_ids, &options)?;
+        let mut decoder = Some(decoder);
+        let load: Load =
+            Box::new(move |_| decoder.take().ok_or_else(|| Error::new(Kind::Internal, "the decoder was given up")));
+        let worker = Worker::spawn(load, tokenizer.clone(), eos_ids, &options)?;
         let device = "given".to_owned();
         Ok(Engine { worker, tokenizer, model: Model::Parts { digest }, chat_template, device })
     }
@@ -207,8 +208,8 @@ impl Detokenize for Tokenizer {
 /// Submissions that may wait in the channel.
 const CHANNEL_DEPTH: usize = 8;
 
-/// Makes the decoder, on the engine's thread.
-type Load = Box<dyn FnOnce() -> Result<Box<dyn Decoder>> + Send>;
+/// Makes the decoder with so many slots, on the engine's thread.
+type Load = Box<dyn FnMut(usize) -> Result<Box<dyn Decoder>> + Send>;
 
 enum Message {
     Rows(Vec<Request>, mpsc::UnboundedSender<Answer>),
@@ -274,29 +275,24 @@ impl Worker {
             shared: shared.clone(),
             text,
             options: batcher,
+            // A step holds at least a token of every row, so more slots than that would never be used.
+            slots: options.slots.clamp(1, options.max_step_tokens.max(1)),
             load: Some(load),
             running: None,
             submissions: BTreeMap::new(),
             rows: BTreeMap::new(),
             next: 0,
         };
-        let threads = options.threads;
-        let pool = match threads {
-            0 => None,
-            _ => Some(
-                rayon::ThreadPoolBuilder::new()
-                    .num_threads(threads)
-                    .thread_name(|i| format!("curec-cpu-{i}"))
-                    .build()
-                    .context(Kind::Temporary, || format!("cannot start {threads} threads for the model"))?,
-            ),
-        };
+        // The loop runs on a thread of this pool, so that the kernels' parallel loops start without a hand-over.
+        let threads = if options.threads == 0 { rayon::current_num_threads() } else { options.threads };
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("curec-cpu-{i}"))
+            .build()
+            .context(Kind::Temporary, || format!("cannot start {threads} threads for the model"))?;
         let thread = std::thread::Builder::new()
             .name("curec-device".to_owned())
-            .spawn(move || match pool {
-                Some(pool) => pool.install(|| device_thread.run()),
-                None => device_thread.run(),
-            })
+            .spawn(move || pool.install(|| device_thread.run()))
             .context(Kind::Temporary, || "cannot start the device's thread".to_owned())?;
         Ok(Worker { sender: Some(sender), thread: Some(thread), shared })
     }
@@ -364,6 +360,7 @@ struct DeviceThread {
     shared: Arc<Shared>,
     text: Arc<dyn Detokenize>,
     options: BatcherOptions,
+    slots: usize,
     load: Option<Load>,
     running: Option<Running>,
     submissions: BTreeMap<u64, Submission>,
@@ -440,13 +437,23 @@ impl DeviceThread {
         if self.running.is_some() {
             return Ok(());
         }
-        let Some(load) = self.load.take() else {
+        let Some(mut load) = self.load.take() else {
             return Err(Error::new(Kind::Internal, "the model was given up"));
         };
         let began = Instant::now();
-        let loaded = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| {
-            Err(Error::new(Kind::Model, format!("loading the model panicked: {}", panic_text(panic.as_ref()))))
-        });
+        let loaded = loop {
+            let slots = self.slots;
+            let loaded = catch_unwind(AssertUnwindSafe(|| load(slots))).unwrap_or_else(|panic| {
+                Err(Error::new(Kind::Model, format!("loading the model panicked: {}", panic_text(panic.as_ref()))))
+            });
+            match &loaded {
+                Err(error) if slots > 1 && is_out_of_memory(&error.explain()) => {
+                    self.slots = slots / 2;
+                    tracing::warn!(slots = self.slots, "the device is out of memory; loading with fewer slots");
+                }
+                _ => break loaded,
+            }
+        };
         self.shared.busy(began.elapsed());
         match loaded {
             Ok(decoder) => {
@@ -604,8 +611,9 @@ mod tests {
     const POSITIONS: usize = 64;
 
     fn worker(decoder: MockDecoder) -> Worker {
+        let mut decoder = Some(decoder);
         spawn(
-            Box::new(move || Ok(Box::new(decoder))),
+            Box::new(move |_| Ok(Box::new(decoder.take().unwrap()))),
             EngineOptions { max_step_tokens: 16, ..EngineOptions::default() },
         )
     }
@@ -654,7 +662,7 @@ mod tests {
     #[tokio::test]
     async fn threads_of_its_own_change_nothing() {
         let options = EngineOptions { threads: 2, max_step_tokens: 8, ..EngineOptions::default() };
-        let worker = spawn(Box::new(|| Ok(Box::new(MockDecoder::new(4, POSITIONS)))), options);
+        let worker = spawn(Box::new(|_| Ok(Box::new(MockDecoder::new(4, POSITIONS)))), options);
         let answers = worker.submit(rows(0..20)).await.unwrap();
         assert_eq!(all(answers).await, expected(&rows(0..20)));
     }
@@ -663,7 +671,7 @@ mod tests {
     async fn the_model_is_loaded_once_and_only_when_needed() {
         let loads = Arc::new(AtomicU64::new(0));
         let counted = loads.clone();
-        let load: Load = Box::new(move || {
+        let load: Load = Box::new(move |_| {
             counted.fetch_add(1, Ordering::Relaxed);
             Ok(Box::new(MockDecoder::new(4, POSITIONS)))
         });
@@ -680,7 +688,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_model_that_does_not_load_fails_its_rows_and_later_submissions() {
-        let load: Load = Box::new(|| Err(Error::new(Kind::Model, "the file is truncated").with("file", "m.gguf")));
+        let load: Load = Box::new(|_| Err(Error::new(Kind::Model, "the file is truncated").with("file", "m.gguf")));
         let worker = spawn(load, EngineOptions::default());
         let answers = all(worker.submit(rows(0..3)).await.unwrap()).await;
         assert_eq!(answers.len(), 3);
@@ -707,8 +715,23 @@ mod tests {
     }
 
     #[test]
+    fn a_model_that_does_not_fit_is_loaded_with_fewer_slots() {
+        for panics in [false, true] {
+            let load: Load = Box::new(move |slots| match slots {
+                0..=4 => Ok(Box::new(MockDecoder::new(slots, POSITIONS))),
+                _ if panics => panic!("out of memory"),
+                _ => Err(Error::new(Kind::Temporary, "the cache does not fit").source("out of memory")),
+            });
+            let worker = spawn(load, EngineOptions { slots: 16, ..EngineOptions::default() });
+            worker.load_blocking().unwrap();
+        }
+        let load: Load = Box::new(|_| Err(Error::new(Kind::Temporary, "out of memory")));
+        assert!(spawn(load, EngineOptions::default()).load_blocking().is_err());
+    }
+
+    #[test]
     fn a_panic_while_loading_is_an_error() {
-        let worker = spawn(Box::new(|| panic!("no adapter")), EngineOptions::default());
+        let worker = spawn(Box::new(|_| panic!("no adapter")), EngineOptions::default());
         let error = worker.load_blocking().unwrap_err();
         assert!(error.to_string().contains("no adapter"));
         assert!(worker.submit_blocking(rows(0..1)).is_err());

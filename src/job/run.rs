@@ -156,9 +156,8 @@ pub async fn session_of(job: &Job) -> Result<Session> {
 }
 
 /// Removes what dead runs left behind.
-pub async fn collect_garbage(job: &Job) -> Result<String> {
-    let report = partition::gc(&locate(job, &job.spec.warehouse)?).await?;
-    Ok(report.to_string())
+pub async fn collect_garbage(job: &Job) -> Result<partition::GcReport> {
+    partition::gc(&locate(job, &job.spec.warehouse)?).await
 }
 
 fn now() -> String {

@@ -160,8 +160,12 @@ impl Model {
     pub async fn run(&self, session: &Session, contract: &Contract, params: &[(&str, Param)]) -> Result<BatchStream> {
         let place = |e: Error| e.with("table", &self.name).with("file", &self.origin);
         let given: Vec<_> = params.iter().filter(|(n, _)| self.params.contains(*n)).cloned().collect();
-        let absent: Vec<_> =
-            self.params.iter().filter(|p| !given.iter().any(|(n, _)| *n == p.as_str())).map(|p| format!("${p}")).collect();
+        let absent: Vec<_> = self
+            .params
+            .iter()
+            .filter(|p| !given.iter().any(|(n, _)| *n == p.as_str()))
+            .map(|p| format!("${p}"))
+            .collect();
         if !absent.is_empty() {
             return Err(place(Error::new(Kind::Config, format!("no value for the parameter {}", absent.join(", ")))));
         }
@@ -216,7 +220,9 @@ pub fn in_order(models: Vec<Model>) -> Result<Vec<Model>> {
             Some(model) => ordered.push(model),
             None => {
                 let names = waiting.into_keys().collect::<Vec<_>>().join(", ");
-                return Err(Error::new(Kind::Config, "table definitions read each other in a circle").with("tables", names));
+                return Err(
+                    Error::new(Kind::Config, "table definitions read each other in a circle").with("tables", names)
+                );
             }
         }
     }
@@ -230,7 +236,8 @@ mod tests {
 
     #[test]
     fn a_model_knows_what_it_reads_calls_and_needs() {
-        let model = Model::parse("t", "with x as (select f(a) as b from s where c < $as_of) select b from x", "t.sql").unwrap();
+        let model =
+            Model::parse("t", "with x as (select f(a) as b from s where c < $as_of) select b from x", "t.sql").unwrap();
         assert_eq!(model.tables().iter().collect::<Vec<_>>(), ["s"]);
         assert_eq!(model.functions().iter().collect::<Vec<_>>(), ["f"]);
         assert_eq!(model.params().iter().collect::<Vec<_>>(), ["as_of"]);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{FixedSizeListArray, Float32Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::config::TableParquetOptions;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::datasource::MemTable;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
@@ -28,6 +29,9 @@ use futures::stream::BoxStream;
 use crate::error::{Error, Kind, Result};
 use crate::table::contract::Contract;
 use crate::table::store::Location;
+
+/// Footers read at once when files are registered.
+const FOOTERS_AT_ONCE: usize = 16;
 
 /// Record batches as they are computed.
 pub type BatchStream = BoxStream<'static, Result<RecordBatch>>;
@@ -81,7 +85,8 @@ impl Param {
                 let width = i32::try_from(*width)
                     .map_err(|_| Error::new(Kind::Internal, format!("a vector cannot be {width} wide")))?;
                 let zeros = Arc::new(Float32Array::from(vec![0.0; width.unsigned_abs() as usize]));
-                let list = FixedSizeListArray::try_new(field, width, zeros, None).map_err(|e| fail(e.into(), "a zero vector"))?;
+                let list = FixedSizeListArray::try_new(field, width, zeros, None)
+                    .map_err(|e| fail(e.into(), "a zero vector"))?;
                 ScalarValue::FixedSizeList(Arc::new(list))
             }
         })
@@ -131,7 +136,6 @@ impl Session {
         // One text type everywhere: contracts know only Utf8, and functions need not accept two.
         settings.sql_parser.map_string_types_to_utf8view = false;
         settings.execution.parquet.schema_force_view_types = false;
-        settings.execution.parquet.pushdown_filters = true;
         let top = std::num::NonZeroUsize::MIN.saturating_add(4);
         let pool = TrackConsumersPool::new(FairSpillPool::new(options.memory_limit), top);
         let mut runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool));
@@ -144,11 +148,8 @@ impl Session {
             runtime = runtime.with_temp_file_path(folder);
         }
         let runtime = runtime.build_arc().map_err(|e| fail(e, "cannot open a session"))?;
-        let state = SessionStateBuilder::new()
-            .with_config(config)
-            .with_runtime_env(runtime)
-            .with_default_features()
-            .build();
+        let state =
+            SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
         let context = SessionContext::new_with_state(state);
         Ok(Session { context, this: Arc::default() })
     }
@@ -163,7 +164,8 @@ impl Session {
     /// # Errors
     /// `Kind::Internal` when a batch does not have `schema`.
     pub fn register_batches(&self, name: &str, schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<()> {
-        let table = MemTable::try_new(schema, vec![batches]).map_err(|e| fail(e, "cannot register rows").with("table", name))?;
+        let table = MemTable::try_new(schema, vec![batches])
+            .map_err(|e| fail(e, "cannot register rows").with("table", name))?;
         self.replace(name, Arc::new(table))
     }
 
@@ -193,7 +195,12 @@ impl Session {
     ///
     /// # Errors
     /// `Kind::Input` naming the file that cannot be read.
-    pub async fn register_published(&self, name: &str, contract: &Contract, files: &[(Location, String)]) -> Result<()> {
+    pub async fn register_published(
+        &self,
+        name: &str,
+        contract: &Contract,
+        files: &[(Location, String)],
+    ) -> Result<()> {
         let files: Vec<_> = files
             .iter()
             .map(|(location, dt)| TableFile { location: location.clone(), columns: vec![("dt".into(), dt.clone())] })
@@ -217,14 +224,25 @@ impl Session {
         }
         // Files of one shape become one scan; a log of many days is still a handful of scans.
         let mut shapes: Vec<Shape> = Vec::new();
-        let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension("");
-        for file in files {
+        let format = TableParquetOptions {
+            global: self.context.copied_config().options().execution.parquet.clone(),
+            ..TableParquetOptions::default()
+        };
+        let format = ParquetFormat::default().with_options(format);
+        let options = ListingOptions::new(Arc::new(format)).with_file_extension("");
+        let state = self.context.state();
+        let mut footers = futures::stream::iter(files.iter().map(|file| {
             self.register_location(&file.location);
-            let url = listing_url(&file.location)?;
-            let schema = options.infer_schema(&self.context.state(), &url).await.map_err(|e| {
-                let kind = if matches!(e, DataFusionError::ObjectStore(_)) { Kind::Temporary } else { Kind::Input };
-                Error::new(kind, "cannot read a Parquet file").with("file", &file.location).source(e)
-            })?;
+            let (options, state) = (&options, &state);
+            async move {
+                let url = listing_url(&file.location)?;
+                let schema = options.infer_schema(state, &url).await.map_err(|e| unreadable(e, &file.location))?;
+                Ok::<_, Error>((file, url, schema))
+            }
+        }))
+        .buffered(FOOTERS_AT_ONCE);
+        while let Some(footer) = footers.next().await {
+            let (file, url, schema) = footer?;
             // Metadata differs between writers and means nothing here.
             let schema = Arc::new(Schema::new(schema.fields().clone()));
             let wanted = |n: &str| {
@@ -236,6 +254,7 @@ impl Session {
                 None => shapes.push((schema, told, vec![url])),
             }
         }
+        drop(footers);
         let mut whole: Option<DataFrame> = None;
         let width = vector_width(contract, shapes.iter().map(|(s, _, _)| s));
         let target = contract.arrow_schema(width);
@@ -294,7 +313,8 @@ impl Session {
     /// # Errors
     /// `Kind::Internal` when there is no table `table`.
     pub async fn register_alias(&self, name: &str, table: &str) -> Result<()> {
-        let provider = self.context.table_provider(table).await.map_err(|e| fail(e, "no such table").with("table", table))?;
+        let provider =
+            self.context.table_provider(table).await.map_err(|e| fail(e, "no such table").with("table", table))?;
         self.replace(name, provider)
     }
 
@@ -312,7 +332,10 @@ impl Session {
     /// # Errors
     /// `Kind::Internal` when the session refuses.
     pub fn deregister(&self, name: &str) -> Result<()> {
-        self.context.deregister_table(name).map(|_| ()).map_err(|e| fail(e, "cannot remove a table").with("table", name))
+        self.context
+            .deregister_table(name)
+            .map(|_| ())
+            .map_err(|e| fail(e, "cannot remove a table").with("table", name))
     }
 
     /// Whether there is a table of that name.
@@ -354,8 +377,9 @@ impl Session {
     pub async fn sql_read_only(&self, text: &str, params: &[(&str, Param)]) -> Result<Rows> {
         let mut statements = DFParser::parse_sql(text).map_err(|e| planning(e, Kind::Usage))?;
         let refuse = |what: String| {
-            Error::new(Kind::Usage, format!("{what} is not allowed here"))
-                .hint("curec sql only reads: SELECT, EXPLAIN, SHOW and DESCRIBE; send the rows to a file with --format and >")
+            Error::new(Kind::Usage, format!("{what} is not allowed here")).hint(
+                "curec sql only reads: SELECT, EXPLAIN, SHOW and DESCRIBE; send the rows to a file with --format and >",
+            )
         };
         match (statements.pop_front(), statements.len()) {
             (None, _) => return Err(Error::new(Kind::Usage, "the SQL is empty").hint("try: select 1")),
@@ -498,6 +522,11 @@ fn vector_width<'a>(contract: &Contract, schemas: impl Iterator<Item = &'a Schem
         DataType::FixedSizeList(_, n) => usize::try_from(*n).ok(),
         _ => None,
     })
+}
+
+fn unreadable(error: DataFusionError, at: &Location) -> Error {
+    let kind = if matches!(error, DataFusionError::ObjectStore(_)) { Kind::Temporary } else { Kind::Input };
+    Error::new(kind, "cannot read a Parquet file").with("file", at).source(error)
 }
 
 fn listing_url(location: &Location) -> Result<ListingTableUrl> {
