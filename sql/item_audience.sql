@@ -1,13 +1,14 @@
 -- Who picks an item, after what: one row per item with an event in the last $item_active_days days, from events before
--- $as_of alone. What a liked item is stands in user_history.sql. `co_consumed`, `liker_also` and `disliker_prefers` look
--- at the latest $max_pair_events opinions of each user only, so that the number of pairs stays bounded.
+-- $as_of alone. What a liked item is stands in user_history.sql. The evidence looks at the latest $max_pair_events
+-- opinions of each user only, so that the number of pairs stays bounded.
 --
 --   pmi(a, b) = ln(n_both * n_users / (n_a * n_b))      over users who liked a, b, both; n_users liked anything
 --   co_consumed: n_both >= $min_support and pmi > 0, best five by pmi * n_both / (n_both + 10), which keeps chance
---     meetings of two rare items from winning.
+--     meetings of two rare items from winning
 --   contrast(a, b) = z of the difference between two shares: likers of a who like b against dislikers of a who like b
---   liker_also: contrast > 0, liked by $min_support of a's likers; disliker_prefers: contrast < 0, by as many dislikers.
--- liked_categories: the same contrast between the categories of what a's likers and dislikers like besides a, best three.
+--   liker_also: contrast > 0, liked by $min_support of a's likers
+--   disliker_prefers: contrast < 0, liked by $min_support of a's dislikers
+--   liked_categories: the same contrast between the categories of what a's likers and dislikers like besides a
 -- All of them come from whole numbers alone, so no result depends on the order of the work.
 with event_before as (
     select user_id, item_id, event, rating, event_timestamp

@@ -1,7 +1,7 @@
 -- Who did what before $as_of: one row per user who was active in the last $user_active_days days.
 --
--- A user's *opinion* of an item is one row, whatever the number of events: the rating of the latest rated event. A liked
--- item is one rated $like_threshold or more, or one that was only consumed and never rated; any other is disliked.
+-- A user's *opinion* of an item is one row, whatever the number of events: the rating of the latest rated event. A
+-- liked item is one rated $like_threshold or more, or one that was only consumed and never rated; any other is disliked.
 -- Every order ends in an id, and ratings are summed as decimals, so no result depends on the order of the work.
 with event_before as (
     select user_id, item_id, event, rating, event_timestamp
