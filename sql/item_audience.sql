@@ -1,13 +1,14 @@
 -- Who picks an item, after what: one row per item with an event in the last $item_active_days days, from events before
--- $as_of alone. What a liked item is stands in user_history.sql. `co_consumed`, `liker_also` and `disliker_prefers` look
--- at the latest $max_pair_events opinions of each user only, so that the number of pairs stays bounded.
+-- $as_of alone. What a liked item is stands in user_history.sql. The evidence looks at the latest $max_pair_events
+-- opinions of each user only, so that the number of pairs stays bounded.
 --
 --   pmi(a, b) = ln(n_both * n_users / (n_a * n_b))      over users who liked a, b, both; n_users liked anything
 --   co_consumed: n_both >= $min_support and pmi > 0, best five by pmi * n_both / (n_both + 10), which keeps chance
---     meetings of two rare items from winning.
+--     meetings of two rare items from winning
 --   contrast(a, b) = z of the difference between two shares: likers of a who like b against dislikers of a who like b
---   liker_also: contrast > 0, liked by $min_support of a's likers; disliker_prefers: contrast < 0, by as many dislikers.
--- liked_categories: the same contrast between the categories of what a's likers and dislikers like besides a, best three.
+--   liker_also: contrast > 0, liked by $min_support of a's likers
+--   disliker_prefers: contrast < 0, liked by $min_support of a's dislikers
+--   liked_categories: the same contrast between the categories of what a's likers and dislikers like besides a
 -- All of them come from whole numbers alone, so no result depends on the order of the work.
 with event_before as (
     select user_id, item_id, event, rating, event_timestamp
@@ -172,13 +173,12 @@ placed as (
 evidence as (
     select
         item_id,
-        array_agg(
-            named_struct(
-                'item_id', cast(other_id as varchar),
-                'title', cast(other_title as varchar),
-                'n_both', cast(likers_both as bigint),
-                'pmi', pmi)
-            order by strength desc, other_id) filter (where together and together_place <= 5) as co_consumed,
+        array_agg(other_id order by strength desc, other_id) filter (where together and together_place <= 5) as ids,
+        array_agg(other_title order by strength desc, other_id)
+            filter (where together and together_place <= 5) as titles,
+        array_agg(likers_both order by strength desc, other_id)
+            filter (where together and together_place <= 5) as likers,
+        array_agg(pmi order by strength desc, other_id) filter (where together and together_place <= 5) as pmis,
         array_agg(other_title order by contrast desc, other_id)
             filter (where liked_more and more_place <= 5) as liker_also,
         array_agg(other_title order by contrast, other_id)
@@ -257,10 +257,35 @@ select
     cast(s.n_dislikes as bigint) as n_dislikes,
     case when s.n_ratings > 0 then cast(s.rating_sum as double) / cast(s.n_ratings as double) end as mean_rating,
     coalesce(i.categories, cast(make_array() as varchar[])) as categories,
-    coalesce(
-        e.co_consumed,
-        arrow_cast(make_array(), 'List(Struct("item_id": Utf8, "title": Utf8, "n_both": Int64, "pmi": Float64))'))
-        as co_consumed,
+    -- Put together here and not while grouping, where each struct would hold on to a whole batch.
+    array_slice(
+        make_array(
+            named_struct(
+                'item_id', cast(e.ids[1] as varchar),
+                'title', cast(e.titles[1] as varchar),
+                'n_both', cast(e.likers[1] as bigint),
+                'pmi', cast(e.pmis[1] as double)),
+            named_struct(
+                'item_id', cast(e.ids[2] as varchar),
+                'title', cast(e.titles[2] as varchar),
+                'n_both', cast(e.likers[2] as bigint),
+                'pmi', cast(e.pmis[2] as double)),
+            named_struct(
+                'item_id', cast(e.ids[3] as varchar),
+                'title', cast(e.titles[3] as varchar),
+                'n_both', cast(e.likers[3] as bigint),
+                'pmi', cast(e.pmis[3] as double)),
+            named_struct(
+                'item_id', cast(e.ids[4] as varchar),
+                'title', cast(e.titles[4] as varchar),
+                'n_both', cast(e.likers[4] as bigint),
+                'pmi', cast(e.pmis[4] as double)),
+            named_struct(
+                'item_id', cast(e.ids[5] as varchar),
+                'title', cast(e.titles[5] as varchar),
+                'n_both', cast(e.likers[5] as bigint),
+                'pmi', cast(e.pmis[5] as double))),
+        1, cast(coalesce(cardinality(e.ids), 0) as bigint)) as co_consumed,
     coalesce(array_distinct(e.liker_also), cast(make_array() as varchar[])) as liker_also,
     coalesce(array_distinct(e.disliker_prefers), cast(make_array() as varchar[])) as disliker_prefers,
     coalesce(g.liked_categories, cast(make_array() as varchar[])) as liked_categories

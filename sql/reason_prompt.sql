@@ -3,8 +3,8 @@
 -- The evidence is short because that is what small models can use.
 --   item:    liked = three titles that its likers also liked (by PMI), related = three that its likers like more than
 --            its dislikers do, disliked = two that its dislikers prefer; verdict = what most of its raters say
---   history: liked = the four latest likes, disliked = the two worst-rated dislikes, related = three titles that go with
---            the latest likes of this user (by PMI) and that the user has not met lately
+--   history: liked = the four latest likes, disliked = the two worst-rated dislikes, related = three titles that go
+--            with the latest likes of this user (by PMI) and that the user has not met lately
 -- A row without any evidence is kept and counted later. An item without a title has no subject and is described by its
 -- attributes. No title stands in two lists, nor in a list and as the subject.
 with item_listed as (

@@ -1,7 +1,7 @@
 -- Who did what before $as_of: one row per user who was active in the last $user_active_days days.
 --
--- A user's *opinion* of an item is one row, whatever the number of events: the rating of the latest rated event. A liked
--- item is one rated $like_threshold or more, or one that was only consumed and never rated; any other is disliked.
+-- A user's *opinion* of an item is one row, whatever the number of events: the rating of the latest rated event. A
+-- liked item is one rated $like_threshold or more, or one that was only consumed and never rated; any other is disliked.
 -- Every order ends in an id, and ratings are summed as decimals, so no result depends on the order of the work.
 with event_before as (
     select user_id, item_id, event, rating, event_timestamp
@@ -67,7 +67,6 @@ placed as (
         rating,
         liked,
         title,
-        row_number() over (partition by user_id order by event_timestamp desc, item_id desc) as recency,
         row_number() over (partition by user_id, liked, title is null order by event_timestamp desc, item_id desc)
             as liked_recency,
         row_number() over (
@@ -83,19 +82,38 @@ summary as (
         count(rating) as n_ratings,
         sum(cast(least(greatest(cast(rating as double), -1e9), 1e9) as decimal(18, 6)))
             filter (where rating is not null) as rating_sum,
-        array_agg(
+        array_agg(title order by event_timestamp desc, item_id desc)
+            filter (where liked and title is not null and liked_recency <= $history_events) as liked_titles,
+        array_agg(title order by rating, event_timestamp desc, item_id desc)
+            filter (where not liked and title is not null and worst <= $history_events) as disliked_titles
+    from placed
+    group by user_id
+),
+-- Apart from the rest and in its window's own order: the rows then come sorted, and lists of structs need no merging,
+-- in which each struct would hold on to a whole batch.
+recent as (
+    select
+        user_id,
+        array_reverse(array_agg(
             named_struct(
                 'item_id', cast(item_id as varchar),
                 'title', cast(title as varchar),
                 'rating', cast(rating as float),
                 'liked', liked,
                 'event_timestamp', event_timestamp)
-            order by event_timestamp, item_id) filter (where recency <= $history_events) as recent,
-        array_agg(title order by event_timestamp desc, item_id desc)
-            filter (where liked and title is not null and liked_recency <= $history_events) as liked_titles,
-        array_agg(title order by rating, event_timestamp desc, item_id desc)
-            filter (where not liked and title is not null and worst <= $history_events) as disliked_titles
-    from placed
+            order by event_timestamp desc, item_id desc)) as recent
+    from (
+        select
+            user_id,
+            item_id,
+            title,
+            rating,
+            liked,
+            event_timestamp,
+            row_number() over (partition by user_id order by event_timestamp desc, item_id desc) as recency
+        from judged
+    )
+    where recency <= $history_events
     group by user_id
 ),
 category_count as (
@@ -121,11 +139,12 @@ select
     cast(s.n_dislikes as bigint) as n_dislikes,
     case when s.n_ratings > 0 then cast(s.rating_sum as double) / cast(s.n_ratings as double) end as mean_rating,
     t.last_event_timestamp,
-    s.recent,
+    r.recent,
     coalesce(array_distinct(s.liked_titles), cast(make_array() as varchar[])) as liked_titles,
     coalesce(array_distinct(s.disliked_titles), cast(make_array() as varchar[])) as disliked_titles,
     coalesce(c.top_categories, cast(make_array() as varchar[])) as top_categories
 from summary as s
 join tonight as t on t.user_id = s.user_id
+join recent as r on r.user_id = s.user_id
 left join category_top as c on c.user_id = s.user_id
 order by user_id

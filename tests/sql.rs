@@ -177,15 +177,15 @@ async fn an_error_of_ours_comes_through_a_query_as_it_was() {
 async fn rows_that_do_not_fit_in_memory_are_spilled() {
     let folder = tempfile::tempdir().unwrap();
     let options = SessionOptions {
-        memory_limit: 24 << 20,
+        memory_limit: 40 << 20,
         threads: 2,
         spill_dir: Some(folder.path().join("spill")),
         batch_size: 1024,
     };
     let session = Session::new(options).unwrap();
-    let text = "select value, sha256(cast(value as varchar)) as digest from generate_series(1, 600000) order by digest";
+    let text = "select value, sha256(cast(value as varchar)) as digest from generate_series(1, 800000) order by digest";
     let rows = session.sql(text, &[]).await.unwrap().collect().await.unwrap();
-    assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 600_000);
+    assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 800_000);
 }
 
 fn write_parquet(path: &Path, columns: Vec<(&str, ArrayRef)>) -> Location {

@@ -282,7 +282,7 @@ impl Session {
                         found.push(last);
                         coalesce(found)
                     }
-                    (None, _) if column.nullable => cast(lit(ScalarValue::Null), field.data_type().clone()),
+                    (None, _) if column.nullable => lit(ScalarValue::try_from(field.data_type()).map_err(place)?),
                     (None, _) => {
                         return Err(Error::new(Kind::Input, "a required column is missing")
                             .with("file", first)
@@ -551,7 +551,10 @@ fn first_line(error: &DataFusionError) -> String {
 pub(super) fn fail(error: DataFusionError, doing: &str) -> Error {
     let error = match own(error) {
         Ok(own) => return own,
-        Err(error) => error,
+        Err(error) => match find_own(&error) {
+            Some(own) => return own,
+            None => error,
+        },
     };
     let (kind, hint) = match error.find_root() {
         DataFusionError::ResourcesExhausted(_) => {
@@ -586,10 +589,7 @@ fn own(error: DataFusionError) -> std::result::Result<Error, DataFusionError> {
         },
         DataFusionError::Shared(inner) => match Arc::try_unwrap(inner) {
             Ok(inner) => own(inner),
-            Err(inner) => match find_own(&inner) {
-                Some(text) => Ok(text),
-                None => Err(DataFusionError::Shared(inner)),
-            },
+            Err(inner) => Err(DataFusionError::Shared(inner)),
         },
         other => Err(other),
     }
