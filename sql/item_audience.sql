@@ -7,7 +7,7 @@
 --     meetings of two rare items from winning.
 --   contrast(a, b) = z of the difference between two shares: likers of a who like b against dislikers of a who like b
 --   liker_also: contrast > 0, liked by $min_support of a's likers; disliker_prefers: contrast < 0, by as many dislikers.
--- liked_categories: the same contrast between the categories of what a's likers and a's dislikers like besides a, best three.
+-- liked_categories: the same contrast between the categories of what a's likers and dislikers like besides a, best three.
 -- All of them come from whole numbers alone, so no result depends on the order of the work.
 with event_before as (
     select user_id, item_id, event, rating, event_timestamp
@@ -52,7 +52,8 @@ summary as (
         count(*) filter (where j.liked) as n_likes,
         count(*) filter (where not j.liked) as n_dislikes,
         count(j.rating) as n_ratings,
-        sum(cast(least(greatest(cast(j.rating as double), -1e9), 1e9) as decimal(18, 6))) as rating_sum
+        sum(cast(least(greatest(cast(j.rating as double), -1e9), 1e9) as decimal(18, 6)))
+            filter (where j.rating is not null) as rating_sum
     from judged as j
     join tonight as t on t.item_id = j.item_id
     group by j.item_id
@@ -61,8 +62,10 @@ titled as (
     select
         item_id,
         categories,
-        nullif(trim(substr(trim(regexp_replace(
-            title, '[\s\p{Cc}\p{Z}\x{202A}-\x{202E}\x{2066}-\x{2069}\x{FEFF}]+', ' ', 'g')), 1, $title_chars)), '') as title
+        -- White space, control characters and marks that turn the writing direction become one space.
+        nullif(trim(substr(trim(
+            regexp_replace(title, '[\s\p{Cc}\p{Z}\x{202A}-\x{202E}\x{2066}-\x{2069}\x{FEFF}]+', ' ', 'g')),
+            1, $title_chars)), '') as title
     from item
 ),
 -- Whole numbers for items make the pairs below small and quick to group.

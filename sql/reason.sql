@@ -44,4 +44,4 @@ select
     cast(coalesce(a.completion_tokens, 0) as bigint) as completion_tokens
 from reason_prompt as p
 left join answered as a on a.prompt_key = p.prompt_key and a.place = 1
-order by kind, user_id nulls first, item_id nulls first
+order by kind, user_id nulls last, item_id nulls last

@@ -101,6 +101,21 @@ evidence as (
     union all
     select kind, user_id, item_id, as_of, subject, verdict, liked, disliked, related, attributes from history_evidence
 ),
+-- The functions below are given exactly these types.
+typed as (
+    select
+        cast(kind as varchar) as kind,
+        user_id,
+        item_id,
+        as_of,
+        cast(subject as varchar) as subject,
+        cast(verdict as varchar) as verdict,
+        cast(liked as varchar[]) as liked,
+        cast(disliked as varchar[]) as disliked,
+        cast(related as varchar[]) as related,
+        cast(attributes as varchar[]) as attributes
+    from evidence
+),
 rendered as (
     select
         kind,
@@ -115,21 +130,21 @@ rendered as (
         attributes,
         render_prompt(kind, subject, verdict, liked, disliked, related, attributes) as prompt_text,
         render_stem(kind, subject, verdict, liked, disliked, related, attributes) as answer_stem
-    from evidence
+    from typed
 )
 select
-    cast(kind as varchar) as kind,
+    kind,
     user_id,
     item_id,
     as_of,
     subject,
-    cast(verdict as varchar) as verdict,
-    cast(liked as varchar[]) as liked,
-    cast(disliked as varchar[]) as disliked,
-    cast(related as varchar[]) as related,
-    cast(attributes as varchar[]) as attributes,
+    verdict,
+    liked,
+    disliked,
+    related,
+    attributes,
     cast(prompt_text as varchar) as prompt_text,
     cast(answer_stem as varchar) as answer_stem,
     cast(prompt_key(prompt_text, answer_stem) as varchar) as prompt_key
 from rendered
-order by kind, user_id nulls first, item_id nulls first
+order by kind, user_id nulls last, item_id nulls last

@@ -39,8 +39,10 @@ titled as (
     select
         item_id,
         categories,
-        nullif(trim(substr(trim(regexp_replace(
-            title, '[\s\p{Cc}\p{Z}\x{202A}-\x{202E}\x{2066}-\x{2069}\x{FEFF}]+', ' ', 'g')), 1, $title_chars)), '') as title
+        -- White space, control characters and marks that turn the writing direction become one space.
+        nullif(trim(substr(trim(
+            regexp_replace(title, '[\s\p{Cc}\p{Z}\x{202A}-\x{202E}\x{2066}-\x{2069}\x{FEFF}]+', ' ', 'g')),
+            1, $title_chars)), '') as title
     from item
 ),
 judged as (
@@ -79,7 +81,8 @@ summary as (
         count(*) filter (where liked) as n_likes,
         count(*) filter (where not liked) as n_dislikes,
         count(rating) as n_ratings,
-        sum(cast(least(greatest(cast(rating as double), -1e9), 1e9) as decimal(18, 6))) as rating_sum,
+        sum(cast(least(greatest(cast(rating as double), -1e9), 1e9) as decimal(18, 6)))
+            filter (where rating is not null) as rating_sum,
         array_agg(
             named_struct(
                 'item_id', cast(item_id as varchar),

@@ -5,12 +5,15 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
+use futures::TryStreamExt;
+
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
+use crate::job::stop::Stop;
 use crate::job::{plan, run};
-use crate::query::session::Session;
+use crate::query::session::{Rows, Session};
 use crate::table::{import, inspect};
 use crate::telemetry::{self, Voice};
 
@@ -180,10 +183,44 @@ enum ImportCommand {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Comma-separated files with a header.
-    Csv(import::CsvImport),
+    /// Separated text files with a header line.
+    Csv {
+        /// The file with the interactions.
+        interactions: PathBuf,
+        /// The file with the items.
+        #[arg(long)]
+        items: Option<PathBuf>,
+        /// Which columns carry what, for example
+        /// `user_id=userId,item_id=movieId,event_timestamp=ts,time_unit=ms,separator=tab`.
+        #[arg(long, default_value = "")]
+        mapping: String,
+        /// The folder to write to.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// JSON lines as in the Amazon 5-core sets.
-    Jsonl(import::JsonlImport),
+    Jsonl {
+        /// The file with the reviews.
+        reviews: PathBuf,
+        /// The file with the items' metadata.
+        #[arg(long)]
+        metadata: Option<PathBuf>,
+        /// The folder to write to.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+impl ImportCommand {
+    fn execute(&self) -> Result<import::ImportReport> {
+        match self {
+            ImportCommand::Movielens { folder, out } => import::movielens(folder, out),
+            ImportCommand::Csv { interactions, items, mapping, out } => {
+                import::csv(interactions, items.as_deref(), &import::CsvMapping::parse(mapping)?, out)
+            }
+            ImportCommand::Jsonl { reviews, metadata, out } => import::jsonl(reviews, metadata.as_deref(), out),
+        }
+    }
 }
 
 /// Parses the process's arguments, runs the command and returns the exit code.
@@ -215,19 +252,32 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Plan(args) => runtime()?.block_on(show_plan(args)),
         Command::Sql(args) => runtime()?.block_on(query(args)),
         Command::Import(command) => {
-            let written = match command {
-                ImportCommand::Movielens { folder, out } => import::movielens(&folder, &out)?,
-                ImportCommand::Csv(args) => import::csv(&args)?,
-                ImportCommand::Jsonl(args) => import::jsonl(&args)?,
-            };
-            written.iter().try_for_each(|file| print(&format!("{file}\n"))).map(|()| 0)
+            let report = command.execute()?;
+            let mut text = String::new();
+            for (file, rows) in &report.files {
+                text.push_str(&format!("{}  {rows} rows\n", file.display()));
+            }
+            if report.duplicates > 0 {
+                tracing::warn!(lines = report.duplicates, "left out lines that stood there before");
+            }
+            if report.items_without_title > 0 {
+                tracing::warn!(items = report.items_without_title, "items without a title");
+            }
+            print(&text).map(|()| 0)
         }
         Command::Inspect { path, rows } => print(&inspect::inspect(&path, rows)?.to_string()).map(|()| 0),
         Command::Config => print(config::DEFAULTS).map(|()| 0),
         Command::Gc { job } => {
             let job = job.load()?;
-            let removed = runtime()?.block_on(run::collect_garbage(&job))?;
-            print(&format!("{removed}\n")).map(|()| 0)
+            let done = runtime()?.block_on(run::collect_garbage(&job))?;
+            print(&format!(
+                "removed {} staged file(s) and {} orphan(s), {} bytes\n",
+                done.staged_files, done.orphans, done.bytes
+            ))?;
+            if !done.live_runs.is_empty() {
+                tracing::warn!(runs = done.live_runs.join(", "), "orphans stay while runs are live; try again later");
+            }
+            Ok(0)
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -256,7 +306,7 @@ fn output_error(e: std::io::Error) -> Error {
 }
 
 /// Asks the run to drain on the first SIGINT or SIGTERM and ends the process on the second.
-fn watch_signals(stop: run::Stop) {
+fn watch_signals(stop: Stop) {
     tokio::spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
         let (Ok(mut interrupt), Ok(mut terminate)) =
@@ -280,7 +330,7 @@ fn watch_signals(stop: run::Stop) {
 
 async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
     let (job, interval) = (args.job.load()?, args.interval.parse()?);
-    let stop = run::Stop::default();
+    let stop = Stop::default();
     watch_signals(stop.clone());
     let options = run::Options { full: args.full, retry_failed: args.retry_failed, voice };
     let outcome = run::run(&job, interval, options, stop).await;
@@ -331,7 +381,7 @@ async fn query(args: SqlArgs) -> Result<u8> {
         return Err(Error::new(Kind::Usage, "Parquet is not for a terminal").hint("add --output result.parquet"));
     }
     let session: Session = run::session_of(&job).await?;
-    let rows = session.query_read_only(&text).await?;
+    let rows = session.sql_read_only(&text, &[]).await?;
     match &args.output {
         Some(path) => {
             let file = std::fs::File::create(path)
@@ -343,21 +393,22 @@ async fn query(args: SqlArgs) -> Result<u8> {
     Ok(0)
 }
 
-async fn write_rows(mut rows: crate::query::session::Rows, format: Format, mut out: impl Write + Send) -> Result<()> {
+async fn write_rows(rows: Rows, format: Format, mut out: impl Write + Send) -> Result<()> {
     let schema = rows.schema();
     let arrow = |e: arrow::error::ArrowError| match e {
         arrow::error::ArrowError::IoError(_, io) => output_error(io),
         e => Error::new(Kind::Internal, "cannot format the result").source(e),
     };
+    let mut rows = rows.stream().await?;
     match format {
         Format::Table => {
-            let batches = rows.collect().await?;
+            let batches: Vec<_> = rows.try_collect().await?;
             let table = arrow::util::pretty::pretty_format_batches_with_schema(schema, &batches).map_err(arrow)?;
             writeln!(out, "{table}").map_err(output_error)?;
         }
         Format::Json => {
             let mut writer = arrow::json::LineDelimitedWriter::new(&mut out);
-            while let Some(batch) = rows.next().await? {
+            while let Some(batch) = rows.try_next().await? {
                 writer.write(&batch).map_err(arrow)?;
             }
             writer.finish().map_err(arrow)?;
@@ -365,14 +416,14 @@ async fn write_rows(mut rows: crate::query::session::Rows, format: Format, mut o
         Format::Csv => {
             let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(&mut out);
             writer.write(&arrow::array::RecordBatch::new_empty(schema)).map_err(arrow)?;
-            while let Some(batch) = rows.next().await? {
+            while let Some(batch) = rows.try_next().await? {
                 writer.write(&batch).map_err(arrow)?;
             }
         }
         Format::Parquet => {
             let parquet = |e: parquet::errors::ParquetError| Error::new(Kind::Temporary, "cannot write Parquet").source(e);
             let mut writer = parquet::arrow::ArrowWriter::try_new(&mut out, schema, None).map_err(parquet)?;
-            while let Some(batch) = rows.next().await? {
+            while let Some(batch) = rows.try_next().await? {
                 writer.write(&batch).map_err(parquet)?;
             }
             writer.close().map_err(parquet)?;

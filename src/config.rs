@@ -69,7 +69,7 @@ SamplingSpec {
 section!(/// `[check]`
 CheckSpec {
     min_mean_logprob: f64, min_grounding: f64, max_repetition: f64, min_words: usize, max_words: usize,
-    min_language: f64, language: String,
+    min_language: f64, language: String, require_finished: bool,
 });
 section!(/// `[budget]`
 BudgetSpec { max_failed_fraction: f64, max_failed_rows: u64 });

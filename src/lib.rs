@@ -20,8 +20,8 @@ pub mod telemetry;
 
 /// Tables on object stores: contracts, URLs, importers, the publisher.
 pub mod table {
-    pub mod contract;
     pub mod store;
+    pub mod contract;
     pub mod partition;
     pub mod import;
     pub mod inspect;

@@ -13,7 +13,7 @@ version=0.3.36
 mkdir -p "$dir"
 source=$dir/llama_cpp_python-$version/vendor/llama.cpp
 if [ ! -d "$source" ]; then
-    python3 -m pip download --quiet --no-deps --no-binary :all: "llama-cpp-python==$version" -d "$dir" >&2
+    python3 -m pip download --quiet --no-deps --no-binary llama-cpp-python "llama-cpp-python==$version" -d "$dir" >&2
     tar -xzf "$dir/llama_cpp_python-$version.tar.gz" -C "$dir"
 fi
 if [ ! -x "$dir/llama_batch" ] || [ "$here/llama_batch.cpp" -nt "$dir/llama_batch" ]; then

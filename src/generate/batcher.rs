@@ -1061,7 +1061,7 @@ mod tests {
         assert_eq!(*answers[&2].as_ref().unwrap_err(), RowError::TooLong { tokens: usize::MAX, limit: 10 });
         assert_eq!(*answers[&3].as_ref().unwrap_err(), RowError::TooLong { tokens: 11, limit: 10 });
         assert!(matches!(answers[&4].as_ref().unwrap_err(), RowError::Device(why) if why.contains("vocabulary")));
-        assert_eq!(answers[&5].as_ref().unwrap().tokens, []);
+        assert!(answers[&5].as_ref().unwrap().tokens.is_empty());
         assert!(run(&mut batcher, &mut decoder).is_empty());
         assert!(decoder.steps.is_empty());
     }

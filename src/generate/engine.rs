@@ -9,6 +9,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -19,8 +20,10 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Answer, Batcher, BatcherOptions, Completion, Detokenize, Request, RowError};
 use crate::llm::chat::ChatTemplate;
-use crate::llm::decoder::Decoder;
+use crate::llm::decoder::{CausalLm, Decoder};
+use crate::llm::device;
 use crate::llm::tokenizer::Tokenizer;
+use crate::llm::weights::ModelFiles;
 
 /// How an engine uses its device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +34,7 @@ pub struct EngineOptions {
     pub max_step_tokens: usize,
     /// Tokens of prompt and answer that a row may have; the model's own limit holds as well.
     pub max_positions: usize,
-    /// CPU threads; 0 takes rayon's default.
+    /// CPU threads; 0 takes as many as rayon's shared pool has.
     pub threads: usize,
 }
 
@@ -67,12 +70,42 @@ pub type Answers = mpsc::UnboundedReceiver<Answer>;
 pub struct Engine {
     worker: Worker,
     tokenizer: Arc<Tokenizer>,
-    digest: String,
+    model: Model,
     chat_template: Option<ChatTemplate>,
     device: String,
 }
 
+/// Where an engine's model comes from.
+enum Model {
+    Files(Arc<ModelFiles>),
+    Parts { digest: String },
+}
+
 impl Engine {
+    /// An engine for the model at `model_path` (a GGUF file or a Hugging Face directory) on `device` (`auto`, `cpu`,
+    /// `wgpu`, `cuda:0` ...). Reads headers and the tokenizer only; the weights are loaded by [`Engine::load_blocking`] or with
+    /// the first rows.
+    ///
+    /// # Errors
+    /// `Kind::Model` where the files or the tokenizer are missing, broken or not supported.
+    pub fn start(model_path: &Path, device: &str, options: EngineOptions) -> Result<Engine> {
+        let files = Arc::new(ModelFiles::open(model_path)?);
+        let tokenizer = Arc::new(files.tokenizer()?);
+        let chat_template = files.chat_template().ok();
+        let positions = options.max_positions.min(files.config().max_positions).max(1);
+        let eos_ids = files.config().eos_ids.clone();
+        let load: Load = {
+            let (files, device) = (files.clone(), device.to_owned());
+            Box::new(move |slots| {
+                let device = device::open(&device)?;
+                tracing::debug!(device = device.name, slots, positions, "loading the model");
+                Ok(Box::new(CausalLm::load(&files, &device, slots, positions)?) as Box<dyn Decoder>)
+            })
+        };
+        let worker = Worker::spawn(load, tokenizer.clone(), eos_ids, &options)?;
+        Ok(Engine { worker, tokenizer, model: Model::Files(files), chat_template, device: device.to_owned() })
+    }
+
     /// An engine around a decoder that exists already; `digest` stands for the model in fingerprints.
     ///
     /// # Errors
@@ -86,34 +119,37 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<Engine> {
         let tokenizer = Arc::new(tokenizer);
-        let worker = Worker::spawn(Box::new(move || Ok(decoder)), tokenizer.clone(), eos_ids, &options)?;
+        let mut decoder = Some(decoder);
+        let load: Load =
+            Box::new(move |_| decoder.take().ok_or_else(|| Error::new(Kind::Internal, "the decoder was given up")));
+        let worker = Worker::spawn(load, tokenizer.clone(), eos_ids, &options)?;
         let device = "given".to_owned();
-        Ok(Engine { worker, tokenizer, digest, chat_template, device })
+        Ok(Engine { worker, tokenizer, model: Model::Parts { digest }, chat_template, device })
     }
 
-    /// Loads the model now and waits for it.
+    /// Loads the model now. Blocks until it is loaded: not for a tokio worker.
     ///
     /// # Errors
     /// What kept the device from opening or the model from loading.
-    pub async fn load(&self) -> Result<()> {
-        self.worker.load().await
+    pub fn load_blocking(&self) -> Result<()> {
+        self.worker.load_blocking()
     }
 
-    /// Hands rows in; waits while the engine has enough of them. Their answers arrive as they finish, in any order,
-    /// every id as often as it was given.
+    /// Hands rows in. Their answers arrive as they finish, in any order, every id as often as it was given. Blocks
+    /// while the engine has enough rows: not for a tokio worker.
     ///
     /// # Errors
     /// Where the model could not be loaded, or the device's code has panicked before.
-    pub async fn submit(&self, requests: Vec<Request>) -> Result<Answers> {
-        self.worker.submit(requests).await
-    }
-
-    /// As [`Engine::submit`], for threads outside of tokio.
-    ///
-    /// # Errors
-    /// As [`Engine::submit`].
     pub fn submit_blocking(&self, requests: Vec<Request>) -> Result<Answers> {
         self.worker.submit_blocking(requests)
+    }
+
+    /// As [`Engine::submit_blocking`], for tokio workers: waits without blocking.
+    ///
+    /// # Errors
+    /// As [`Engine::submit_blocking`].
+    pub async fn submit(&self, requests: Vec<Request>) -> Result<Answers> {
+        self.worker.submit(requests).await
     }
 
     /// The model's tokenizer.
@@ -126,7 +162,13 @@ impl Engine {
     /// # Errors
     /// `Kind::Model` where the model has none or it does not parse.
     pub fn chat_template(&self) -> Result<&ChatTemplate> {
-        self.chat_template.as_ref().ok_or_else(|| Error::new(Kind::Model, "the model has no chat template"))
+        if let Some(template) = &self.chat_template {
+            return Ok(template);
+        }
+        if let Model::Files(files) = &self.model {
+            files.chat_template()?;
+        }
+        Err(Error::new(Kind::Model, "the model has no chat template"))
     }
 
     /// BLAKE3 over every file of the model, 32 hex digits; computed when first asked for.
@@ -134,7 +176,10 @@ impl Engine {
     /// # Errors
     /// `Kind::Model` where a file cannot be read.
     pub fn digest(&self) -> Result<String> {
-        Ok(self.digest.clone())
+        match &self.model {
+            Model::Files(files) => files.digest(),
+            Model::Parts { digest } => Ok(digest.clone()),
+        }
     }
 
     /// The device as the job names it.
@@ -163,8 +208,8 @@ impl Detokenize for Tokenizer {
 /// Submissions that may wait in the channel.
 const CHANNEL_DEPTH: usize = 8;
 
-/// Makes the decoder, on the engine's thread.
-type Load = Box<dyn FnOnce() -> Result<Box<dyn Decoder>> + Send>;
+/// Makes the decoder with so many slots, on the engine's thread.
+type Load = Box<dyn FnMut(usize) -> Result<Box<dyn Decoder>> + Send>;
 
 enum Message {
     Rows(Vec<Request>, mpsc::UnboundedSender<Answer>),
@@ -230,60 +275,50 @@ impl Worker {
             shared: shared.clone(),
             text,
             options: batcher,
+            // A step holds at least a token of every row, so more slots than that would never be used.
+            slots: options.slots.clamp(1, options.max_step_tokens.max(1)),
             load: Some(load),
             running: None,
             submissions: BTreeMap::new(),
             rows: BTreeMap::new(),
             next: 0,
         };
-        let threads = options.threads;
-        let pool = match threads {
-            0 => None,
-            _ => Some(
-                rayon::ThreadPoolBuilder::new()
-                    .num_threads(threads)
-                    .thread_name(|i| format!("curec-cpu-{i}"))
-                    .build()
-                    .context(Kind::Temporary, || format!("cannot start {threads} threads for the model"))?,
-            ),
-        };
+        // The loop runs on a thread of this pool, so that the kernels' parallel loops start without a hand-over.
+        let threads = if options.threads == 0 { rayon::current_num_threads() } else { options.threads };
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("curec-cpu-{i}"))
+            .build()
+            .context(Kind::Temporary, || format!("cannot start {threads} threads for the model"))?;
         let thread = std::thread::Builder::new()
             .name("curec-device".to_owned())
-            .spawn(move || match pool {
-                Some(pool) => pool.install(|| device_thread.run()),
-                None => device_thread.run(),
-            })
+            .spawn(move || pool.install(|| device_thread.run()))
             .context(Kind::Temporary, || "cannot start the device's thread".to_owned())?;
         Ok(Worker { sender: Some(sender), thread: Some(thread), shared })
     }
 
-    async fn load(&self) -> Result<()> {
+    fn load_blocking(&self) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Load(reply)).await?;
-        match answer.await {
-            Ok(result) => result,
-            Err(_) => Err(self.gone()),
-        }
-    }
-
-    async fn submit(&self, requests: Vec<Request>) -> Result<Answers> {
-        self.shared.check()?;
-        let (sender, answers) = mpsc::unbounded_channel();
-        self.send(Message::Rows(requests, sender)).await?;
-        Ok(answers)
+        self.channel()?.blocking_send(Message::Load(reply)).map_err(|_| self.gone())?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(self.gone()))
     }
 
     fn submit_blocking(&self, requests: Vec<Request>) -> Result<Answers> {
         self.shared.check()?;
         let (sender, answers) = mpsc::unbounded_channel();
-        let channel = self.sender.as_ref().ok_or_else(|| self.gone())?;
-        channel.blocking_send(Message::Rows(requests, sender)).map_err(|_| self.gone())?;
+        self.channel()?.blocking_send(Message::Rows(requests, sender)).map_err(|_| self.gone())?;
         Ok(answers)
     }
 
-    async fn send(&self, message: Message) -> Result<()> {
-        let channel = self.sender.as_ref().ok_or_else(|| self.gone())?;
-        channel.send(message).await.map_err(|_| self.gone())
+    async fn submit(&self, requests: Vec<Request>) -> Result<Answers> {
+        self.shared.check()?;
+        let (sender, answers) = mpsc::unbounded_channel();
+        self.channel()?.send(Message::Rows(requests, sender)).await.map_err(|_| self.gone())?;
+        Ok(answers)
+    }
+
+    fn channel(&self) -> Result<&mpsc::Sender<Message>> {
+        self.sender.as_ref().ok_or_else(|| self.gone())
     }
 
     /// Why the thread does not answer.
@@ -325,6 +360,7 @@ struct DeviceThread {
     shared: Arc<Shared>,
     text: Arc<dyn Detokenize>,
     options: BatcherOptions,
+    slots: usize,
     load: Option<Load>,
     running: Option<Running>,
     submissions: BTreeMap<u64, Submission>,
@@ -401,13 +437,23 @@ impl DeviceThread {
         if self.running.is_some() {
             return Ok(());
         }
-        let Some(load) = self.load.take() else {
+        let Some(mut load) = self.load.take() else {
             return Err(Error::new(Kind::Internal, "the model was given up"));
         };
         let began = Instant::now();
-        let loaded = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| {
-            Err(Error::new(Kind::Model, format!("loading the model panicked: {}", panic_text(panic.as_ref()))))
-        });
+        let loaded = loop {
+            let slots = self.slots;
+            let loaded = catch_unwind(AssertUnwindSafe(|| load(slots))).unwrap_or_else(|panic| {
+                Err(Error::new(Kind::Model, format!("loading the model panicked: {}", panic_text(panic.as_ref()))))
+            });
+            match &loaded {
+                Err(error) if slots > 1 && is_out_of_memory(&error.explain()) => {
+                    self.slots = slots / 2;
+                    tracing::warn!(slots = self.slots, "the device is out of memory; loading with fewer slots");
+                }
+                _ => break loaded,
+            }
+        };
         self.shared.busy(began.elapsed());
         match loaded {
             Ok(decoder) => {
@@ -565,8 +611,9 @@ mod tests {
     const POSITIONS: usize = 64;
 
     fn worker(decoder: MockDecoder) -> Worker {
+        let mut decoder = Some(decoder);
         spawn(
-            Box::new(move || Ok(Box::new(decoder))),
+            Box::new(move |_| Ok(Box::new(decoder.take().unwrap()))),
             EngineOptions { max_step_tokens: 16, ..EngineOptions::default() },
         )
     }
@@ -615,7 +662,7 @@ mod tests {
     #[tokio::test]
     async fn threads_of_its_own_change_nothing() {
         let options = EngineOptions { threads: 2, max_step_tokens: 8, ..EngineOptions::default() };
-        let worker = spawn(Box::new(|| Ok(Box::new(MockDecoder::new(4, POSITIONS)))), options);
+        let worker = spawn(Box::new(|_| Ok(Box::new(MockDecoder::new(4, POSITIONS)))), options);
         let answers = worker.submit(rows(0..20)).await.unwrap();
         assert_eq!(all(answers).await, expected(&rows(0..20)));
     }
@@ -624,21 +671,24 @@ mod tests {
     async fn the_model_is_loaded_once_and_only_when_needed() {
         let loads = Arc::new(AtomicU64::new(0));
         let counted = loads.clone();
-        let load: Load = Box::new(move || {
+        let load: Load = Box::new(move |_| {
             counted.fetch_add(1, Ordering::Relaxed);
             Ok(Box::new(MockDecoder::new(4, POSITIONS)))
         });
         let worker = spawn(load, EngineOptions::default());
         assert_eq!(loads.load(Ordering::Relaxed), 0);
-        worker.load().await.unwrap();
-        worker.load().await.unwrap();
+        let worker = Arc::new(worker);
+        for _ in 0..2 {
+            let worker = worker.clone();
+            tokio::task::spawn_blocking(move || worker.load_blocking()).await.unwrap().unwrap();
+        }
         all(worker.submit(rows(0..3)).await.unwrap()).await;
         assert_eq!(loads.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
     async fn a_model_that_does_not_load_fails_its_rows_and_later_submissions() {
-        let load: Load = Box::new(|| Err(Error::new(Kind::Model, "the file is truncated").with("file", "m.gguf")));
+        let load: Load = Box::new(|_| Err(Error::new(Kind::Model, "the file is truncated").with("file", "m.gguf")));
         let worker = spawn(load, EngineOptions::default());
         let answers = all(worker.submit(rows(0..3)).await.unwrap()).await;
         assert_eq!(answers.len(), 3);
@@ -646,7 +696,8 @@ mod tests {
         let error = worker.submit(rows(0..1)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Model);
         assert!(error.to_string().contains("the file is truncated"));
-        assert_eq!(worker.load().await.unwrap_err().kind(), Kind::Model);
+        let error = tokio::task::spawn_blocking(move || worker.load_blocking()).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), Kind::Model);
     }
 
     #[tokio::test]
@@ -663,12 +714,27 @@ mod tests {
         drop(worker);
     }
 
-    #[tokio::test]
-    async fn a_panic_while_loading_is_an_error() {
-        let worker = spawn(Box::new(|| panic!("no adapter")), EngineOptions::default());
-        let error = worker.load().await.unwrap_err();
+    #[test]
+    fn a_model_that_does_not_fit_is_loaded_with_fewer_slots() {
+        for panics in [false, true] {
+            let load: Load = Box::new(move |slots| match slots {
+                0..=4 => Ok(Box::new(MockDecoder::new(slots, POSITIONS))),
+                _ if panics => panic!("out of memory"),
+                _ => Err(Error::new(Kind::Temporary, "the cache does not fit").source("out of memory")),
+            });
+            let worker = spawn(load, EngineOptions { slots: 16, ..EngineOptions::default() });
+            worker.load_blocking().unwrap();
+        }
+        let load: Load = Box::new(|_| Err(Error::new(Kind::Temporary, "out of memory")));
+        assert!(spawn(load, EngineOptions::default()).load_blocking().is_err());
+    }
+
+    #[test]
+    fn a_panic_while_loading_is_an_error() {
+        let worker = spawn(Box::new(|_| panic!("no adapter")), EngineOptions::default());
+        let error = worker.load_blocking().unwrap_err();
         assert!(error.to_string().contains("no adapter"));
-        assert!(worker.submit(rows(0..1)).await.is_err());
+        assert!(worker.submit_blocking(rows(0..1)).is_err());
     }
 
     #[tokio::test]

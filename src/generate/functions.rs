@@ -69,8 +69,9 @@ impl What {
             What::Embed => &[1],
         };
         let kinds = arities.iter().map(|n| TypeSignature::Any(*n)).collect();
-        // The same arguments give the same value within a run: duplicates may be computed once.
-        Signature::one_of(kinds, Volatility::Stable)
+        // A planner folds constants by calling the function at once, which an asynchronous one does not survive.
+        let is_async = matches!(self, What::Generate | What::Score | What::Embed);
+        Signature::one_of(kinds, if is_async { Volatility::Volatile } else { Volatility::Stable })
     }
 }
 

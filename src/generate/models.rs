@@ -198,7 +198,7 @@ impl Models {
     pub async fn run(self: &Arc<Self>, requests: Vec<Request>) -> Result<Vec<std::result::Result<Completion, RowError>>> {
         let mut results: Vec<_> = requests.iter().map(|_| Err(RowError::Cancelled)).collect();
         let models = self.clone();
-        let mut rows = tokio::task::spawn_blocking(move || models.engine()?.submit(requests))
+        let mut rows = tokio::task::spawn_blocking(move || models.engine()?.submit_blocking(requests))
             .await
             .context(Kind::Internal, || "loading the model was interrupted".into())??;
         while let Some((id, result)) = rows.recv().await {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::SchemaRef;
-use futures::stream::{SelectAll, Stream, StreamExt};
+use futures::stream::{SelectAll, Stream, StreamExt, TryStreamExt};
 
 use crate::columns::{at, text};
 use crate::config::{BudgetSpec, Interval, ResponseSpec};
@@ -20,7 +20,7 @@ use crate::generate::batcher::{Completion, RowError};
 use crate::generate::models::Models;
 use crate::job::manifest::Usage;
 use crate::job::stop::Stop;
-use crate::query::session::Rows;
+use crate::query::session::BatchStream;
 use crate::table::contract::Contract;
 use crate::table::partition::append_segment;
 use crate::table::store::Location;
@@ -56,7 +56,7 @@ pub struct Sink<'a> {
 /// [`Kind::Budget`] when too many rows failed and [`Kind::Interrupted`] when `stop` was requested; what had finished is
 /// committed in both cases.
 pub async fn generate(
-    mut pending: Rows,
+    mut pending: BatchStream,
     models: &Arc<Models>,
     sink: &Sink<'_>,
     stop: &Stop,
@@ -143,10 +143,10 @@ fn within_budget(budget: &BudgetSpec, failed: &BTreeMap<String, u64>, finished: 
 }
 
 /// The next rows to generate for: (key, prompt, stem).
-async fn next_chunk(pending: &mut Rows) -> Result<Option<Vec<(String, String, String)>>> {
+async fn next_chunk(pending: &mut BatchStream) -> Result<Option<Vec<(String, String, String)>>> {
     let mut rows = Vec::new();
     while rows.len() < CHUNK {
-        let Some(batch) = pending.next().await? else { break };
+        let Some(batch) = pending.try_next().await? else { break };
         let columns = [text(&batch, "prompt_key")?, text(&batch, "prompt_text")?, text(&batch, "answer_stem")?];
         let value = |column: &StringArray, i| at(column, i).unwrap_or_default().to_string();
         rows.extend((0..batch.num_rows()).map(|i| {
@@ -170,7 +170,7 @@ async fn submit(
             .map(|(i, (_, prompt, stem))| models.request(i as u64, prompt, stem))
             .collect();
         let keys: Vec<String> = rows.into_iter().map(|(key, _, _)| key).collect();
-        Ok((keys, models.engine()?.submit(requests?)?))
+        Ok((keys, models.engine()?.submit_blocking(requests?)?))
     })
     .await
     .context(Kind::Internal, || "the generate stage was interrupted".into())??;

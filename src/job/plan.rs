@@ -4,10 +4,18 @@
 
 use std::fmt;
 
+use futures::TryStreamExt;
+
+use crate::columns::{at, text};
 use crate::config::{Interval, Job};
 use crate::error::Result;
-use crate::job::tables::{TablePlan, prepare};
+use crate::job::manifest::Manifest;
+use crate::job::tables::{self, PENDING, Prepared, TablePlan, prepare};
 use crate::table::partition::CommitRecord;
+use crate::table::store::Location;
+
+/// New tokens per second of SmolLM2-135M on two cores, prompts included (benches/RESULTS.md): the guess before any run.
+const CPU_TOKENS_PER_SECOND: f64 = 60.0;
 
 /// A plan for people and programs.
 #[derive(Debug)]
@@ -57,6 +65,61 @@ pub async fn plan(job: &Job, interval: Interval, full: bool) -> Result<Plan> {
         tables,
         work,
     })
+}
+
+/// Makes evidence and prompts in memory and counts what has no answer yet.
+async fn estimate(prepared: &Prepared) -> Result<Work> {
+    let session = tables::session(prepared).await?;
+    let params = tables::params(prepared)?;
+    for table in ["user_history", "item_audience", "reason_prompt"] {
+        let contract = &prepared.contracts[table];
+        let rows: Vec<_> = prepared.sql[table].run(&session, contract, &params).await?.try_collect().await?;
+        session.register_batches(table, contract.arrow_schema(None), rows)?;
+    }
+    tables::register_responses(&session, &prepared.root, &prepared.contracts["response"]).await?;
+    let prompts = tables::count(&session, "select 1 as one from reason_prompt").await?;
+    let distinct = tables::count(&session, "select distinct prompt_key from reason_prompt").await?;
+    let generator = prepared.models.generator()?;
+    let (mut waiting, mut prompt_tokens) = (0, 0);
+    let mut rows = session.sql(PENDING, &[]).await?.stream().await?;
+    while let Some(batch) = rows.try_next().await? {
+        let (prompt, stem) = (text(&batch, "prompt_text")?, text(&batch, "answer_stem")?);
+        for i in 0..batch.num_rows() {
+            let tokens = generator.tokenize(at(&prompt, i).unwrap_or_default(), at(&stem, i).unwrap_or_default())?;
+            prompt_tokens += tokens.len() as u64;
+        }
+        waiting += batch.num_rows() as u64;
+    }
+    let spec = &prepared.job.spec;
+    let completion = waiting * spec.sampling.max_new_tokens as u64;
+    let per_token = seconds_per_new_token(&prepared.root).await?.unwrap_or(1.0 / CPU_TOKENS_PER_SECOND);
+    Ok(Work {
+        prompts,
+        distinct,
+        answered: distinct - waiting,
+        prompt_tokens,
+        completion_tokens_at_most: completion,
+        minutes: completion as f64 * per_token / 60.0,
+        price: (prompt_tokens as f64 * spec.price.prompt_tokens_million
+            + completion as f64 * spec.price.completion_tokens_million)
+            / 1e6,
+    })
+}
+
+/// Seconds per new token, prefill included, of the latest run that generated something.
+async fn seconds_per_new_token(root: &Location) -> Result<Option<f64>> {
+    let mut manifests: Vec<_> = root.child("_runs").list().await?;
+    manifests.retain(|e| e.location.name() == "manifest.json");
+    manifests.sort_by_key(|e| std::cmp::Reverse(e.last_modified));
+    for entry in manifests.into_iter().take(20) {
+        let Some(bytes) = entry.location.get().await? else { continue };
+        // A manifest of another version of curec is no reason to fail a plan.
+        let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) else { continue };
+        if manifest.usage.completion_tokens > 0 {
+            return Ok(Some(manifest.usage.seconds / manifest.usage.completion_tokens as f64));
+        }
+    }
+    Ok(None)
 }
 
 impl Plan {

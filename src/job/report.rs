@@ -68,8 +68,8 @@ pub fn html(manifest: &Manifest, details: &Details) -> Result<String> {
     env.get_template("report")
         .and_then(|t| {
             t.render(context! {
-                m => minijinja::Value::from_serialize(manifest),
-                details => minijinja::Value::from_serialize(details),
+                m => minijinja::Value::from(minijinja::value::Serde(manifest)),
+                details => minijinja::Value::from(minijinja::value::Serde(details)),
                 charts, cost, new_per_second, stage_total,
                 acceptance => manifest.reasons.acceptance(), total => manifest.reasons.total(),
                 accepted => manifest.reasons.accepted.values().sum::<u64>(),

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{Array, RecordBatch};
 use chrono::Utc;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 
-use crate::columns::{at, column, floats, integers, text, text_lists};
+use crate::columns::{at, floats, integers, text, text_lists};
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::feature;
@@ -23,12 +23,12 @@ use crate::job::manifest::{AuditRecord, InputRecord, Manifest, StageRecord, Tabl
 use crate::job::report::{self, Details, Sample};
 use crate::job::stop::Stop;
 use crate::job::tables::{self, PENDING, Prepared, TablePlan, locate, prepare};
-use crate::query::audit;
-use crate::query::session::Session;
+use crate::query::audit::{self, Drift};
+use crate::query::session::{BatchStream, Session, TableFile};
 use crate::reward::checks::Vocabulary;
 use crate::reward::score::score_batch;
-use crate::table::contract::check_input;
-use crate::table::partition::{self, Lease, Publisher, StagedTable};
+use crate::table::contract::{check_input, open_input};
+use crate::table::partition::{self, Holder, Lease, Publisher, StagedTable, Stamp};
 use crate::table::store::Location;
 use crate::telemetry::{self, Progress, Voice};
 
@@ -73,7 +73,7 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
     }
     let ttl = Duration::from_secs_f64(job.spec.publish.lease_seconds);
     let name = format!("{}.{}.{}", job.spec.name, tables::compact(interval.start), tables::compact(interval.end));
-    let lease = Lease::acquire(&prepared.root, &name, &manifest.run_id, ttl).await?;
+    let lease = Arc::new(Lease::acquire(&prepared.root, &name, Holder::here(&manifest.run_id), ttl).await?);
     let mut build = Build {
         publisher: Publisher::new(prepared.root.clone(), &manifest.run_id),
         prepared,
@@ -84,16 +84,19 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
         details: Details::default(),
         staged: Vec::new(),
     };
-    let keep_alive = lease.keep_alive();
+    let keep_alive = tokio::spawn(renew(lease.clone()));
     let result = build.everything(&lease).await;
-    drop(keep_alive);
+    keep_alive.abort();
     if result.is_err() {
         // What was staged is worthless now; a failure to remove it is gc's business and must not hide the cause.
         if let Err(e) = build.publisher.abort().await {
             tracing::warn!(error = %e, "staged files stay until `curec gc`");
         }
     }
-    lease.release().await?;
+    // A lease that cannot be given back runs out by itself.
+    if let Err(e) = lease.release().await {
+        tracing::warn!(error = %e, "the lease was not given back");
+    }
     manifest = build.manifest;
     manifest.seconds = started.elapsed().as_secs_f64();
     manifest.finished_at = now();
@@ -113,15 +116,21 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
     Ok(Done { manifest, report: Some(report), nothing_to_do: false, story })
 }
 
+/// Renews the lease until the task is aborted. Where that fails, publishing will find out.
+async fn renew(lease: Arc<Lease>) {
+    loop {
+        tokio::time::sleep(lease.ttl() / 3).await;
+        if let Err(e) = lease.renew().await {
+            tracing::warn!(error = %e, "the lease was not renewed");
+        }
+    }
+}
+
 /// A session with every table of the job's warehouse and the job's functions, for ad-hoc queries.
 pub async fn session_of(job: &Job) -> Result<Session> {
     let session = tables::new_session(job)?;
     let root = locate(job, &job.spec.warehouse)?;
-    let mut models_job = job.clone();
-    models_job.spec.warehouse = job.spec.warehouse.clone();
-    for function in functions::all(&Models::new(&models_job)?) {
-        session.register_function(function);
-    }
+    functions::all(&Models::new(job)?).into_iter().for_each(|f| session.register_function(f));
     let input = &job.spec.input;
     for (table, text) in [("interaction", &input.interaction), ("item", &input.item), ("review", &input.review)] {
         if text.is_empty() {
@@ -129,24 +138,26 @@ pub async fn session_of(job: &Job) -> Result<Session> {
         }
         let contract = tables::contract_of(job, table)?;
         // A missing input must not keep people from querying what was published.
-        match crate::table::contract::open_input(&contract, &locate(job, text)?).await {
-            Ok(found) => session.register_input(table, &contract, &found).await?,
+        match open_input(&contract, &locate(job, text)?).await {
+            Ok(found) => session.register_files(table, &contract, &tables::files_of(&found)).await?,
             Err(e) => tracing::warn!(table, error = %e, "this input cannot be queried"),
         }
     }
     for table in tables::TABLES {
-        let contract = tables::contract_of(job, table)?;
-        let files = partition::published(&root, table).await?;
-        session.register_published(&contract, &files).await?;
+        let mut files = Vec::new();
+        for record in partition::partitions(&root, table).await? {
+            let dt = record.dt.clone();
+            files.extend(tables::files_in(&root, &record)?.into_iter().map(|f| (f.location, dt.clone())));
+        }
+        session.register_published(table, &tables::contract_of(job, table)?, &files).await?;
     }
     tables::register_responses(&session, &root, &tables::contract_of(job, "response")?).await?;
     Ok(session)
 }
 
 /// Removes what dead runs left behind.
-pub async fn collect_garbage(job: &Job) -> Result<String> {
-    let report = partition::gc(&locate(job, &job.spec.warehouse)?).await?;
-    Ok(report.to_string())
+pub async fn collect_garbage(job: &Job) -> Result<partition::GcReport> {
+    partition::gc(&locate(job, &job.spec.warehouse)?).await
 }
 
 fn now() -> String {
@@ -261,7 +272,7 @@ impl Build {
     async fn keep(&mut self, session: &Session, plan: &TablePlan) -> Result<()> {
         let dt = self.prepared.interval.dt();
         let record = plan.standing.as_ref().ok_or_else(|| Error::new(Kind::Internal, "a kept table has no record"))?;
-        let files = record.locations(&self.prepared.root);
+        let files = tables::files_in(&self.prepared.root, record)?;
         session.register_files(&plan.table, &self.prepared.contracts[&plan.table], &files).await?;
         self.manifest.tables.push(table_record(plan, &dt));
         Ok(())
@@ -270,33 +281,32 @@ impl Build {
     /// Stages a table, registers it and audits it; returns its rows.
     async fn make(&mut self, session: &Session, plan: &TablePlan) -> Result<u64> {
         let (table, dt) = (plan.table.as_str(), self.prepared.interval.dt());
-        let contract = &self.prepared.contracts[table];
-        let staged = match table {
-            "reason_score" => {
-                let rows = self.score(session).await?;
-                self.publisher.stage(contract, &dt, &plan.fingerprint, rows).await?
-            }
-            "item_feature" | "user_feature" => {
-                self.pool(session, table).await?;
-                let rows = self.prepared.sql[table].run(session, contract, &tables::params(&self.prepared)?).await?;
-                self.publisher.stage(contract, &dt, &plan.fingerprint, rows.into_stream()).await?
-            }
-            _ => {
-                let rows = self.prepared.sql[table].run(session, contract, &tables::params(&self.prepared)?).await?;
-                self.publisher.stage(contract, &dt, &plan.fingerprint, rows.into_stream()).await?
-            }
+        let contract = &self.prepared.contracts[table].clone();
+        let stamp = Stamp {
+            fingerprint: plan.fingerprint.clone(),
+            parts: plan.parts.clone(),
+            created_timestamp: self.prepared.interval.end.timestamp_micros(),
         };
-        session.register_files(table, contract, &staged.locations()).await?;
+        if matches!(table, "item_feature" | "user_feature") {
+            self.pool(session, table).await?;
+        }
+        let rows = match self.prepared.sql.get(table) {
+            Some(model) => model.run(session, contract, &tables::params(&self.prepared)?).await?,
+            None => self.score(session).await?,
+        };
+        let staged = self.publisher.stage(contract, &dt, &stamp, rows).await?;
+        let files: Vec<TableFile> = staged.files.iter().map(|f| f.location.clone().into()).collect();
+        session.register_files(table, contract, &files).await?;
         self.audit(session, plan, &staged).await?;
-        let rows = staged.rows();
+        let rows = staged.rows;
         let record = TableRecord {
             table: table.to_string(),
             dt,
             action: "built".into(),
             why: plan.why.clone(),
             rows,
-            bytes: staged.files().iter().map(|f| f.bytes).sum(),
-            files: staged.files().iter().map(|f| f.name.clone()).collect(),
+            bytes: staged.files.iter().map(|f| f.bytes).sum(),
+            files: staged.files.iter().map(|f| f.name.clone()).collect(),
             fingerprint: plan.fingerprint.clone(),
         };
         self.manifest.tables.push(record);
@@ -306,26 +316,38 @@ impl Build {
 
     async fn audit(&mut self, session: &Session, plan: &TablePlan, staged: &StagedTable) -> Result<()> {
         let band = self.prepared.job.spec.audit.row_count_band;
-        let previous = plan.standing.as_ref().map(|r| r.rows());
+        let previous_rows = self.rows_before(&plan.table).await?;
+        let drift = previous_rows.filter(|_| band > 0.0).map(|previous_rows| Drift { previous_rows, band });
         let contract = &self.prepared.contracts[&plan.table];
-        let report = audit::audit(session, contract, &plan.table, staged.rows(), previous, band).await?;
-        for failed in report.failed() {
-            tracing::warn!(table = plan.table, audit = failed.name, rows = failed.failing, "an audit failed");
+        let params = tables::params(&self.prepared)?;
+        let report = audit::audit(session, contract, &plan.table, &params, drift).await?;
+        for (failed, severity) in report.errors().map(|r| (r, "error")).chain(report.warnings().map(|r| (r, "warn"))) {
+            tracing::warn!(table = plan.table, audit = failed.name, severity, rows = failed.failing, "an audit failed");
             self.manifest.audits.push(AuditRecord {
                 table: plan.table.clone(),
                 audit: failed.name.clone(),
-                severity: failed.severity.name().to_string(),
+                severity: severity.to_string(),
                 rows: failed.failing,
             });
         }
         if report.passed() {
             return Ok(());
         }
-        let dt = self.prepared.interval.dt();
-        let quarantine = self.publisher.quarantine(&plan.table, &dt, staged).await?;
+        let quarantine =
+            self.prepared.root.child("_quarantine").child(&plan.table).child(&format!("dt={}", staged.dt));
+        for file in &staged.files {
+            file.location.copy_to(&quarantine.child(&file.name)).await?;
+        }
         Err(Error::new(Kind::Audit, format!("{} failed its audits; nothing was published\n{report}", plan.table))
-            .with("quarantine", quarantine)
+            .with("quarantine", quarantine.url())
             .hint("the staged rows stand in the quarantine; mend the cause and run again"))
+    }
+
+    /// Rows of the table's latest partition before this one.
+    async fn rows_before(&self, table: &str) -> Result<Option<u64>> {
+        let dt = self.prepared.interval.dt();
+        let records = partition::partitions(&self.prepared.root, table).await?;
+        Ok(records.iter().filter(|r| r.dt < dt).max_by(|a, b| a.dt.cmp(&b.dt)).map(|r| r.rows()))
     }
 
     async fn generate(&mut self, session: &Session) -> Result<()> {
@@ -334,9 +356,9 @@ impl Build {
         let contract = &self.prepared.contracts["response"];
         tables::register_responses(session, &root, contract).await?;
         let usage = &mut self.manifest.usage;
-        usage.prompts = session.count("select count(*) from reason_prompt").await?;
-        usage.distinct_prompts = session.count("select count(distinct prompt_key) from reason_prompt").await?;
-        let waiting = session.count(&format!("select count(*) from ({PENDING})")).await?;
+        usage.prompts = tables::count(session, "select 1 as one from reason_prompt").await?;
+        usage.distinct_prompts = tables::count(session, "select distinct prompt_key from reason_prompt").await?;
+        let waiting = tables::count(session, PENDING).await?;
         usage.answered_before = usage.distinct_prompts - waiting;
         tracing::info!(
             prompts = usage.prompts,
@@ -352,7 +374,7 @@ impl Build {
             let interval = self.prepared.interval;
             let sink = Sink { root: &root, contract, interval, response: &spec.response, budget: &spec.budget };
             let progress = Progress::begin(self.options.voice, "generate", waiting, "new tokens");
-            let pending = session.query(PENDING).await?;
+            let pending = session.sql(PENDING, &[]).await?.stream().await?;
             let outcome = generate(pending, &self.prepared.models, &sink, &self.stop, &progress, usage).await;
             progress.finish();
             outcome?;
@@ -368,17 +390,15 @@ impl Build {
     }
 
     /// Rows of `reason_score`.
-    async fn score(&self, session: &Session) -> Result<tables::Stream> {
-        let vocabulary = Vocabulary::new(
-            session
-                .texts("select distinct unnest(categories) as category from item where categories is not null")
-                .await?
-                .iter()
-                .map(String::as_str),
-        );
+    async fn score(&self, session: &Session) -> Result<BatchStream> {
+        let mut categories = Vec::new();
+        for batch in session.sql(tables::CATEGORIES, &[]).await?.collect().await? {
+            categories.extend(text(&batch, "category")?.iter().flatten().map(str::to_string));
+        }
+        let vocabulary = Vocabulary::new(categories.iter().map(String::as_str));
         let schema = self.prepared.contracts["reason_score"].arrow_schema(None);
         let check = self.prepared.job.spec.check.clone();
-        let rows = session.query(tables::SCORED).await?.into_stream();
+        let rows = session.sql(tables::SCORED, &[]).await?.stream().await?;
         Ok(rows.map(move |batch| score_batch(&batch?, schema.clone(), &check, &vocabulary)).boxed())
     }
 
@@ -389,9 +409,9 @@ impl Build {
         let files = self.prepared.models.encoder_files()?;
         let width = files.dimension();
         self.manifest.models.insert("encoder".into(), files.digest().to_string());
-        let mut rows = session.query(&tables::accepted(kind)).await?;
+        let mut rows = session.sql(&tables::accepted(kind), &[]).await?.stream().await?;
         let mut all: Vec<(String, Vec<f32>)> = Vec::new();
-        while let Some(batch) = rows.next().await? {
+        while let Some(batch) = rows.try_next().await? {
             self.stop.check()?;
             let (entity, reason) = (text(&batch, "entity_id")?, text(&batch, "reason")?);
             let models = self.prepared.models.clone();
@@ -416,8 +436,8 @@ impl Build {
     /// Counts and samples for manifest and report.
     async fn look(&mut self, session: &Session) -> Result<()> {
         let reasons = &mut self.manifest.reasons;
-        let mut rows = session.query(tables::TALLY).await?;
-        while let Some(batch) = rows.next().await? {
+        let mut rows = session.sql(tables::TALLY, &[]).await?.stream().await?;
+        while let Some(batch) = rows.try_next().await? {
             let (kind, refusal) = (text(&batch, "kind")?, text(&batch, "refusal")?);
             let n = integers(&batch, "n")?;
             for i in 0..batch.num_rows() {
@@ -429,26 +449,24 @@ impl Build {
                 }
             }
         }
-        for batch in session.query(tables::MEASURES).await?.collect().await? {
+        for batch in session.sql(tables::MEASURES, &[]).await?.collect().await? {
             self.details.scores.extend(floats(&batch, "score")?.iter().flatten());
             self.details.lengths.extend(floats(&batch, "n_words")?.iter().flatten());
         }
         let price = &self.prepared.job.spec.price;
         self.details.price = (price.prompt_tokens_million, price.completion_tokens_million);
-        self.details.accepted = samples(&session.query(&tables::samples(true)).await?.collect().await?)?;
-        self.details.refused = samples(&session.query(&tables::samples(false)).await?.collect().await?)?;
+        self.details.accepted = samples(&session.sql(&tables::samples(true), &[]).await?.collect().await?)?;
+        self.details.refused = samples(&session.sql(&tables::samples(false), &[]).await?.collect().await?)?;
         Ok(())
     }
 
     async fn publish(&mut self, lease: &Lease) -> Result<()> {
         let started = Instant::now();
-        let interval = self.prepared.interval;
         let mut rows = 0;
         for (plan, staged) in self.staged.drain(..) {
-            rows += staged.rows();
-            let contract = &self.prepared.contracts[&plan.table];
-            let print = partition::Fingerprint { digest: plan.fingerprint.clone(), parts: plan.parts.clone() };
-            self.publisher.publish(lease, contract, &interval.dt(), staged, &print, interval.end).await?;
+            rows += staged.rows;
+            self.publisher.publish(lease, staged).await?;
+            tracing::debug!(table = plan.table, "published");
         }
         self.stage("publish", started, rows);
         Ok(())

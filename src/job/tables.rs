@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Interval, Job};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
+use crate::generate::functions;
 use crate::generate::models::Models;
 use crate::query::model::Model;
-use crate::table::contract::{Contract, InputTable, open_input};
-use crate::table::partition::{CommitRecord, commit_record};
+use crate::query::session::{Param, Session, SessionOptions, TableFile};
+use crate::table::contract::{Contract, InputFile, InputTable, open_input};
+use crate::table::partition::{CommitRecord, commit_record, partition, segments};
 use crate::table::store::{Location, StoreOptions};
 
 /// The derived tables in the order in which they are made.
@@ -96,7 +98,7 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     }
     let mut sql = BTreeMap::new();
     for table in TABLES.iter().filter(|t| **t != "reason_score") {
-        sql.insert(table.to_string(), Model::load(table, folder(&job.spec.project.sql))?);
+        sql.insert(table.to_string(), Model::find(table, folder(&job.spec.project.sql))?);
     }
     let models = Models::new(job)?;
     for (key, path) in [("model.generator", &job.spec.model.generator), ("model.encoder", &job.spec.model.encoder)] {
@@ -224,8 +226,73 @@ impl Prepared {
 }
 
 
-/// A stream of rows on their way to the publisher.
-pub type Stream = futures::stream::BoxStream<'static, Result<RecordBatch>>;
+/// A session with the job's limits and nothing in it.
+pub fn new_session(job: &Job) -> Result<Session> {
+    let spill = &job.spec.resources.spill_dir;
+    Session::new(SessionOptions {
+        memory_limit: job.memory_limit,
+        spill_dir: (!spill.is_empty()).then(|| PathBuf::from(spill)),
+        ..SessionOptions::default()
+    })
+}
+
+/// A session with the inputs of a run and the job's functions.
+pub async fn session(prepared: &Prepared) -> Result<Session> {
+    let session = new_session(&prepared.job)?;
+    functions::all(&prepared.models).into_iter().for_each(|f| session.register_function(f));
+    for (name, input) in &prepared.inputs {
+        session.register_files(name, &prepared.contracts[name], &files_of(input)).await?;
+    }
+    Ok(session)
+}
+
+/// An input's files with what their paths tell.
+pub fn files_of(input: &InputTable) -> Vec<TableFile> {
+    let file = |f: &InputFile| TableFile { location: f.location.clone(), columns: f.partition.clone() };
+    input.files.iter().map(file).collect()
+}
+
+/// The files of a published partition.
+pub fn files_in(root: &Location, record: &CommitRecord) -> Result<Vec<TableFile>> {
+    let folder = partition(root, &record.table, &record.dt)?;
+    Ok(record.files.iter().map(|f| folder.child(&f.name).into()).collect())
+}
+
+/// Registers all committed segments of the response store as `response`.
+pub async fn register_responses(session: &Session, root: &Location, contract: &Contract) -> Result<()> {
+    let files: Vec<TableFile> = segments(root, "response").await?.into_iter().map(|e| e.location.into()).collect();
+    session.register_files("response", contract, &files).await
+}
+
+/// The values of the table definitions' parameters.
+pub fn params(prepared: &Prepared) -> Result<Vec<(&'static str, Param)>> {
+    let (history, interval) = (&prepared.job.spec.history, prepared.interval);
+    let moment = |t: chrono::DateTime<chrono::Utc>| Param::Timestamp(t.timestamp_micros());
+    Ok(vec![
+        ("interval_start", moment(interval.start)),
+        ("interval_end", moment(interval.end)),
+        ("as_of", moment(interval.end)),
+        ("like_threshold", Param::Float(history.like_threshold)),
+        ("history_events", Param::Int(history.events)),
+        ("max_pairs_per_user", Param::Int(history.max_pairs_per_user)),
+        ("min_support", Param::Int(history.min_support)),
+        ("title_chars", Param::Int(history.title_chars)),
+        ("user_active_days", Param::Int(history.user_active_days)),
+        ("item_active_days", Param::Int(history.item_active_days)),
+        ("max_users", Param::Int(history.max_users)),
+        ("max_items", Param::Int(history.max_items)),
+        ("zero_embedding", Param::ZeroVector(prepared.models.encoder_files()?.dimension())),
+    ])
+}
+
+/// Rows of a query.
+pub async fn count(session: &Session, text: &str) -> Result<u64> {
+    session.sql(text, &[]).await?.count().await
+}
+
+/// Every attribute that the catalogue uses.
+pub const CATEGORIES: &str =
+    "select distinct category from (select unnest(categories) as category from item) where category is not null";
 
 /// Prompts that no response without an error exists for, each once.
 pub const PENDING: &str = "select p.prompt_key, min(p.prompt_text) as prompt_text, min(p.answer_stem) as answer_stem \

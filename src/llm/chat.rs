@@ -302,10 +302,10 @@ mod tests {
     }
 
     fn joined(pieces: &[OwnedPiece]) -> String {
-        pieces
-            .iter()
-            .map(|p| if let OwnedPiece::Control(s) | OwnedPiece::Text(s) = p { s.as_str() } else { "" })
-            .collect()
+        let words = |p: &OwnedPiece| match p {
+            OwnedPiece::Control(words) | OwnedPiece::Text(words) => words.clone(),
+        };
+        pieces.iter().map(words).collect()
     }
 
     fn texts(pieces: &[OwnedPiece]) -> Vec<&str> {

@@ -1,1 +1,735 @@
-//! (being written)
+//! Sentence encoders of the BERT family: texts to vectors.
+//!
+//! Knows a Hugging Face directory with sentence-transformers' extras, and Burn. Knows nothing of tables. On the CPU the
+//! tokens of a batch's sentences stand below each other without padding and hand-written loops do what is not a matrix
+//! product; on other devices sentences are padded and everything is one of Burn's generic operations.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Tensor, activation};
+use rayon::prelude::*;
+use serde_json::Value;
+
+use crate::error::{Error, Kind, Result};
+use crate::llm::device::ComputeDevice;
+use crate::llm::gguf::map_file;
+use crate::llm::ops::{Linear, from_vec, into_vec};
+use crate::llm::tokenizer::Tokenizer;
+use crate::llm::weights::{ConfigFile, HostTensor, TensorFiles, read_json};
+
+/// Tokens in a batch: enough for the matrix products, few enough to stay near the caches.
+const BATCH_TOKENS: usize = 2048;
+
+/// What becomes of the tokens' vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pooling {
+    Mean,
+    FirstToken,
+}
+
+/// A sentence encoder, loaded.
+#[derive(Debug)]
+pub struct SentenceEncoder {
+    device: ComputeDevice,
+    tokenizer: Tokenizer,
+    heads: usize,
+    width: usize,
+    max_tokens: usize,
+    pooling: Pooling,
+    normalise: bool,
+    /// `[vocabulary, width]`, in host memory: looking a row up needs no device.
+    words: HostTensor,
+    /// `[positions, width]`, with the vector of token type 0 added.
+    positions: HostTensor,
+    embedding_norm: Norm,
+    layers: Vec<Layer>,
+    digest: String,
+}
+
+#[derive(Debug)]
+struct Layer {
+    qkv: Linear,
+    attention_out: Linear,
+    attention_norm: Norm,
+    up: Linear,
+    down: Linear,
+    output_norm: Norm,
+}
+
+/// A sentence encoder's directory, opened: headers are read and checked, weights are
+/// only hashed.
+#[derive(Debug)]
+pub struct EncoderFiles {
+    dir: PathBuf,
+    tensors: TensorFiles,
+    heads: usize,
+    width: usize,
+    inner: usize,
+    layers: usize,
+    words: usize,
+    positions: usize,
+    types: usize,
+    eps: f32,
+    max_tokens: usize,
+    pooling: Pooling,
+    normalise: bool,
+    digest: String,
+}
+
+impl EncoderFiles {
+    /// Opens a model directory: config.json, tokenizer.json, model.safetensors and, where they exist, modules.json,
+    /// 1_Pooling/config.json and sentence_bert_config.json.
+    ///
+    /// # Errors
+    /// `Kind::Model` where a file is missing, damaged or asks for something that is not supported.
+    pub fn open(dir: &Path) -> Result<EncoderFiles> {
+        if !dir.is_dir() {
+            return Err(Error::new(Kind::Model, "the sentence encoder's directory does not exist")
+                .with("file", dir.display())
+                .hint("name a directory with config.json, tokenizer.json and model.safetensors"));
+        }
+        let config = ConfigFile::open(dir.join("config.json"))?;
+        for (key, supported) in
+            [("model_type", "bert"), ("hidden_act", "gelu"), ("position_embedding_type", "absolute")]
+        {
+            if config.get(key).map_or(key == "model_type", |v| v != supported) {
+                return Err(config.wrong(key, &format!("\"{supported}\": only BERT's own kind is supported")));
+            }
+        }
+        let size = |key: &str, limit: usize| match config.size(key, None)? {
+            n if (1..=limit).contains(&n) => Ok(n),
+            _ => Err(config.wrong(key, &format!("between 1 and {limit}"))),
+        };
+        let (width, heads) = (size("hidden_size", 1 << 20)?, size("num_attention_heads", 1 << 20)?);
+        if !width.is_multiple_of(heads) {
+            return Err(config.wrong("hidden_size", &format!("a multiple of num_attention_heads {heads}")));
+        }
+        let positions = size("max_position_embeddings", 1 << 24)?;
+        let (pooling, normalise) = pooling(dir)?;
+        let tensors = TensorFiles::open(dir)?;
+        let mut hasher = blake3::Hasher::new();
+        tensors.digest(
+            &mut hasher,
+            dir,
+            &["1_Pooling/config.json", "config.json", "modules.json", "sentence_bert_config.json", "tokenizer.json"],
+        )?;
+        let mut digest = hasher.finalize().to_hex().to_string();
+        digest.truncate(32);
+        let files = EncoderFiles {
+            tensors,
+            heads,
+            width,
+            inner: size("intermediate_size", 1 << 20)?,
+            layers: size("num_hidden_layers", 1 << 10)?,
+            words: size("vocab_size", 1 << 24)?,
+            positions,
+            types: config.size("type_vocab_size", Some(2))?,
+            eps: config.number("layer_norm_eps", 1e-12)? as f32,
+            max_tokens: max_tokens(dir, positions)?,
+            pooling,
+            normalise,
+            dir: dir.to_owned(),
+            digest,
+        };
+        files.check()?;
+        Ok(files)
+    }
+
+    /// Refuses missing tensors and wrong shapes, before any is read.
+    fn check(&self) -> Result<()> {
+        let mut wrong = Vec::new();
+        for (name, shape) in self.expected() {
+            match self.tensors.shape(&self.full(&name)) {
+                None => wrong.push(format!("{name} is missing")),
+                Some(found) if found != shape => wrong.push(format!("{name} is {found:?}, not {shape:?}")),
+                Some(_) => {}
+            }
+        }
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let more = if wrong.len() > 4 { format!("; and {} more", wrong.len() - 4) } else { String::new() };
+        wrong.truncate(4);
+        Err(Error::new(Kind::Model, format!("the weights do not fit config.json: {}{more}", wrong.join("; ")))
+            .with("file", self.dir.display())
+            .hint("the model is incomplete or its configuration belongs to another: fetch all of its files again"))
+    }
+
+    /// Name and shape of every tensor.
+    fn expected(&self) -> Vec<(String, Vec<usize>)> {
+        let (d, inner) = (self.width, self.inner);
+        let mut all = Vec::new();
+        let mut add = |name: String, shape: &[usize]| all.push((name, shape.to_vec()));
+        for (name, rows) in [("word", self.words), ("position", self.positions), ("token_type", self.types)] {
+            add(format!("embeddings.{name}_embeddings.weight"), &[rows, d]);
+        }
+        let mut layer = |name: String, weight: &[usize]| {
+            add(format!("{name}.weight"), weight);
+            add(format!("{name}.bias"), &weight[..1]);
+        };
+        layer("embeddings.LayerNorm".to_owned(), &[d]);
+        for n in 0..self.layers {
+            let square =
+                ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"];
+            for name in square {
+                layer(format!("encoder.layer.{n}.{name}"), &[d, d]);
+            }
+            layer(format!("encoder.layer.{n}.attention.output.LayerNorm"), &[d]);
+            layer(format!("encoder.layer.{n}.intermediate.dense"), &[inner, d]);
+            layer(format!("encoder.layer.{n}.output.dense"), &[d, inner]);
+            layer(format!("encoder.layer.{n}.output.LayerNorm"), &[d]);
+        }
+        all
+    }
+
+    /// The name in the file: models with a head put `bert.` before it.
+    fn full(&self, name: &str) -> String {
+        let prefixed = self.tensors.shape("bert.embeddings.word_embeddings.weight").is_some();
+        format!("{}{name}", if prefixed { "bert." } else { "" })
+    }
+
+    fn tensor(&self, name: &str) -> Result<HostTensor> {
+        self.tensors.tensor(&self.full(name)).map_err(|e| e.with("file", self.dir.display()))
+    }
+
+    /// The weight and the bias of a layer.
+    fn pair(&self, name: &str) -> Result<(HostTensor, HostTensor)> {
+        Ok((self.tensor(&format!("{name}.weight"))?, self.tensor(&format!("{name}.bias"))?))
+    }
+
+    /// Width of a sentence's vector.
+    pub fn dimension(&self) -> usize {
+        self.width
+    }
+
+    /// BLAKE3 over every file of the model that decides its output, 32 hex digits.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer> {
+        let file = self.dir.join("tokenizer.json");
+        let tokenizer = Tokenizer::from_json(&map_file(&file)?).map_err(|e| e.with("file", file.display()))?;
+        let size = tokenizer.vocab_size();
+        if size > self.words {
+            let message = format!(
+                "the tokenizer does not fit the model: it has {size} tokens, the model's embedding {}",
+                self.words
+            );
+            return Err(Error::new(Kind::Model, message)
+                .with("file", file.display())
+                .hint("take the tokenizer from where the model came from"));
+        }
+        let (before, after) = tokenizer.frame();
+        if self.max_tokens <= before.len() + after.len() {
+            let message = format!("a limit of {} tokens leaves none for the text", self.max_tokens);
+            return Err(Error::new(Kind::Model, message)
+                .with("file", self.dir.display())
+                .hint("mend max_seq_length in sentence_bert_config.json"));
+        }
+        Ok(tokenizer)
+    }
+}
+
+impl SentenceEncoder {
+    /// Opens a model directory as [`EncoderFiles::open`] does and loads its weights.
+    ///
+    /// # Errors
+    /// As [`EncoderFiles::open`].
+    pub fn load(dir: &Path, device: &ComputeDevice) -> Result<SentenceEncoder> {
+        let files = EncoderFiles::open(dir)?;
+        let tokenizer = files.tokenizer()?;
+        let norm = |name: &str| -> Result<Norm> {
+            let (weight, bias) = files.pair(name)?;
+            Ok(Norm::new(weight, bias, files.eps, device))
+        };
+        let part = |name: &str| files.pair(name).map(|(weight, bias)| (weight, Some(bias)));
+        let linear = |name: &str| part(name).and_then(|(weight, bias)| Linear::new(weight, bias, device));
+        let layer = |n: usize| -> Result<Layer> {
+            let at = |name: &str| format!("encoder.layer.{n}.{name}");
+            let qkv = ["query", "key", "value"].map(|s| part(&at(&format!("attention.self.{s}"))));
+            Ok(Layer {
+                qkv: Linear::fused(qkv.into_iter().collect::<Result<_>>()?, device)?,
+                attention_out: linear(&at("attention.output.dense"))?,
+                attention_norm: norm(&at("attention.output.LayerNorm"))?,
+                up: linear(&at("intermediate.dense"))?,
+                down: linear(&at("output.dense"))?,
+                output_norm: norm(&at("output.LayerNorm"))?,
+            })
+        };
+        let mut positions = files.tensor("embeddings.position_embeddings.weight")?;
+        let types = files.tensor("embeddings.token_type_embeddings.weight")?;
+        for position in positions.data.chunks_exact_mut(files.width) {
+            position.iter_mut().zip(&types.data).for_each(|(p, t)| *p += t);
+        }
+        Ok(SentenceEncoder {
+            device: device.clone(),
+            tokenizer,
+            heads: files.heads,
+            width: files.width,
+            max_tokens: files.max_tokens,
+            pooling: files.pooling,
+            normalise: files.normalise,
+            words: files.tensor("embeddings.word_embeddings.weight")?,
+            positions,
+            embedding_norm: norm("embeddings.LayerNorm")?,
+            layers: (0..files.layers).map(layer).collect::<Result<_>>()?,
+            digest: files.digest,
+        })
+    }
+
+    /// Width of a sentence's vector.
+    pub fn dimension(&self) -> usize {
+        self.width
+    }
+
+    /// BLAKE3 over every file of the model that decides its output, 32 hex digits.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The longest text in tokens, `[CLS]` and `[SEP]` included; what is longer is cut.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// Token ids of a text as the model reads them, cut to [`SentenceEncoder::max_tokens`].
+    ///
+    /// # Errors
+    /// `Kind::Internal` where the tokenizer library fails.
+    pub fn token_ids(&self, text: &str) -> Result<Vec<u32>> {
+        let (before, after) = self.tokenizer.frame();
+        let mut ids = self.tokenizer.encode_text(text)?;
+        ids.truncate(self.max_tokens - before.len() - after.len());
+        Ok([before, &ids, after].concat())
+    }
+
+    /// One vector of [`SentenceEncoder::dimension`] values per text, in order. Special tokens in texts are data.
+    ///
+    /// # Errors
+    /// `Kind::Temporary` where the device fails, `Kind::Internal` where the tokenizer library fails.
+    pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
+        let tokens = texts.par_iter().map(|text| self.token_ids(text)).collect::<Result<Vec<_>>>()?;
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|&i| tokens[i].len());
+
+        let mut vectors = vec![Vec::new(); texts.len()];
+        let mut rest = order.as_slice();
+        while let Some(&first) = rest.first() {
+            // Sorted, so a batch's longest is its last: as many as fit the budget when padded to it.
+            let mut n = 1;
+            while n < rest.len() && tokens[rest[n]].len() * (n + 1) <= BATCH_TOKENS.max(tokens[first].len()) {
+                n += 1;
+            }
+            let (batch, later) = rest.split_at(n);
+            let sentences: Vec<&[u32]> = batch.iter().map(|&i| tokens[i].as_slice()).collect();
+            for (&i, vector) in batch.iter().zip(self.embed_batch(&sentences)?) {
+                vectors[i] = vector;
+            }
+            rest = later;
+        }
+        Ok(vectors)
+    }
+
+    fn embed_batch(&self, sentences: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+        let width = self.width;
+        let batch = Batch::new(sentences, !self.device.is_host);
+        let mut x = vec![0.0; batch.tokens * width];
+        for (&(start, _), ids) in batch.rows.iter().zip(sentences) {
+            let positions = self.positions.data.chunks_exact(width);
+            for ((&id, position), out) in ids.iter().zip(positions).zip(x[start * width..].chunks_exact_mut(width)) {
+                let word = &self.words.data[id as usize * width..(id as usize + 1) * width];
+                out.iter_mut().zip(word).zip(position).for_each(|((o, w), p)| *o = w + p);
+            }
+        }
+
+        let mut x = from_vec(x, [batch.tokens, width], &self.device);
+        x = self.embedding_norm.forward(x, None, &self.device)?;
+        for layer in &self.layers {
+            let attended = self.attention(layer.qkv.forward(x.clone())?, &batch)?;
+            x = layer.attention_norm.forward(layer.attention_out.forward(attended)?, Some(x), &self.device)?;
+            let inner = self.gelu(layer.up.forward(x.clone())?)?;
+            x = layer.output_norm.forward(layer.down.forward(inner)?, Some(x), &self.device)?;
+        }
+        let x = into_vec(x)?;
+        Ok(batch.rows.iter().map(|&(start, len)| self.pool(&x[start * width..(start + len) * width])).collect())
+    }
+
+    /// One vector from a sentence's `[tokens, width]`.
+    fn pool(&self, tokens: &[f32]) -> Vec<f32> {
+        let mut vector = vec![0.0f32; self.width];
+        match self.pooling {
+            Pooling::FirstToken => vector.copy_from_slice(&tokens[..self.width]),
+            Pooling::Mean => {
+                for token in tokens.chunks_exact(self.width) {
+                    vector.iter_mut().zip(token).for_each(|(v, t)| *v += t);
+                }
+                let n = (tokens.len() / self.width) as f32;
+                vector.iter_mut().for_each(|v| *v /= n);
+            }
+        }
+        if self.normalise {
+            let norm = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt().max(1e-12) as f32;
+            vector.iter_mut().for_each(|v| *v /= norm);
+        }
+        vector
+    }
+
+    /// `[tokens, 3 width]` (q, k and v side by side) to `[tokens, width]`; every sentence sees itself only.
+    fn attention(&self, qkv: Tensor<2>, batch: &Batch) -> Result<Tensor<2>> {
+        let (width, heads) = (self.width, self.heads);
+        let head_dim = width / heads;
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        if self.device.is_host {
+            let qkv = into_vec(qkv)?;
+            let mut out = vec![0.0; batch.tokens * width];
+            // Sentences follow each other without gaps, so their outputs can be handed to threads one by one.
+            let mut rest = out.as_mut_slice();
+            let mut parts = Vec::with_capacity(batch.rows.len());
+            for &(start, len) in &batch.rows {
+                let (part, later) = rest.split_at_mut(len * width);
+                parts.push((&qkv[start * 3 * width..(start + len) * 3 * width], part));
+                rest = later;
+            }
+            parts.into_par_iter().for_each(|(qkv, out)| host::attention(qkv, out, heads, head_dim, scale));
+            return Ok(from_vec(out, [batch.tokens, width], &self.device));
+        }
+        let (b, t) = (batch.rows.len(), batch.padded_to);
+        let part = |i: usize| {
+            let x = qkv.clone().slice([0..b * t, i * width..(i + 1) * width]);
+            x.reshape([b, t, heads, head_dim]).swap_dims(1, 2)
+        };
+        let mask = batch.rows.iter().flat_map(|&(_, len)| (0..t).map(move |j| if j < len { 0.0 } else { -1e30 }));
+        let mask: Tensor<4> = from_vec(mask.collect(), [b, 1, 1, t], &self.device);
+        let scores = part(0).matmul(part(1).transpose()) * scale + mask;
+        let out = activation::softmax(scores, 3).matmul(part(2));
+        Ok(out.swap_dims(1, 2).reshape([b * t, width]))
+    }
+
+    /// GELU by its definition with erf.
+    fn gelu(&self, x: Tensor<2>) -> Result<Tensor<2>> {
+        if !self.device.is_host {
+            return Ok(activation::gelu(x));
+        }
+        let shape = x.dims();
+        let mut x = into_vec(x)?;
+        x.par_chunks_mut(1 << 14).for_each(host::gelu);
+        Ok(from_vec(x, shape, &self.device))
+    }
+}
+
+/// Where the sentences of a batch stand in the folded `[tokens, width]`.
+struct Batch {
+    /// First token and length of each sentence.
+    rows: Vec<(usize, usize)>,
+    tokens: usize,
+    /// Tokens from one sentence to the next, where they are padded.
+    padded_to: usize,
+}
+
+impl Batch {
+    fn new(sentences: &[&[u32]], padded: bool) -> Batch {
+        let padded_to = sentences.iter().map(|s| s.len()).max().unwrap_or(0);
+        let mut tokens = 0;
+        let rows = sentences
+            .iter()
+            .map(|s| {
+                let start = tokens;
+                tokens += if padded { padded_to } else { s.len() };
+                (start, s.len())
+            })
+            .collect();
+        Batch { rows, tokens, padded_to }
+    }
+}
+
+/// Layer normalisation, on the host and on the device.
+#[derive(Debug)]
+struct Norm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    device_weight: Tensor<2>,
+    device_bias: Tensor<2>,
+    eps: f32,
+}
+
+impl Norm {
+    fn new(weight: HostTensor, bias: HostTensor, eps: f32, device: &ComputeDevice) -> Norm {
+        let width = weight.data.len();
+        Norm {
+            device_weight: from_vec(weight.data.clone(), [1, width], device),
+            device_bias: from_vec(bias.data.clone(), [1, width], device),
+            weight: weight.data,
+            bias: bias.data,
+            eps,
+        }
+    }
+
+    /// The norm of `x + residual`.
+    fn forward(&self, x: Tensor<2>, residual: Option<Tensor<2>>, device: &ComputeDevice) -> Result<Tensor<2>> {
+        let shape = x.dims();
+        if device.is_host {
+            let width = self.weight.len();
+            let residual = residual.map(into_vec).transpose()?.unwrap_or_default();
+            let mut x = into_vec(x)?;
+            let rows = 16 * width;
+            x.par_chunks_mut(rows).enumerate().for_each(|(i, x)| {
+                let residual = residual.get(i * rows..i * rows + x.len()).unwrap_or(&[]);
+                host::add_norm(x, residual, &self.weight, &self.bias, self.eps);
+            });
+            return Ok(from_vec(x, shape, device));
+        }
+        let x = match residual {
+            Some(residual) => x + residual,
+            None => x,
+        };
+        let centred = x.clone() - x.mean_dim(1);
+        let variance = centred.clone().powi_scalar(2).mean_dim(1);
+        Ok(centred / (variance + self.eps).sqrt() * self.device_weight.clone() + self.device_bias.clone())
+    }
+}
+
+/// How many tokens a text may have: sentence-transformers' limit, and no more than the model has positions.
+fn max_tokens(dir: &Path, positions: usize) -> Result<usize> {
+    let path = dir.join("sentence_bert_config.json");
+    if !path.exists() {
+        return Ok(positions);
+    }
+    Ok(ConfigFile::open(path)?.size("max_seq_length", Some(positions))?.min(positions))
+}
+
+/// Pooling and whether vectors are normalised, by modules.json; mean and normalised where there is none.
+fn pooling(dir: &Path) -> Result<(Pooling, bool)> {
+    let path = dir.join("modules.json");
+    let Some(modules) = read_json(&path)? else { return Ok((Pooling::Mean, true)) };
+    let unsupported = |what: &str, path: &Path| {
+        Error::new(Kind::Model, format!("{what} is not supported"))
+            .with("file", path.display())
+            .hint("supported are a BERT transformer, mean or first-token pooling, and normalisation")
+    };
+    let (mut pooling, mut normalise) = (Pooling::Mean, false);
+    for module in modules.as_array().ok_or_else(|| unsupported("a modules.json that is no list", &path))? {
+        let kind = module["type"].as_str().unwrap_or("(none)");
+        match kind.rsplit('.').next() {
+            Some("Transformer") => {}
+            Some("Normalize") => normalise = true,
+            Some("Pooling") => {
+                // The path is the model's word; it must not lead out of the directory.
+                let folder = module["path"].as_str().filter(|p| Path::new(p).file_name().is_some_and(|n| n == *p));
+                let file = dir.join(folder.unwrap_or("1_Pooling")).join("config.json");
+                let modes = read_json(&file)?.unwrap_or(Value::Null);
+                let on = |name: &str| modes[name].as_bool().unwrap_or(false);
+                pooling = match (on("pooling_mode_mean_tokens"), on("pooling_mode_cls_token")) {
+                    _ if on("pooling_mode_max_tokens") || on("pooling_mode_mean_sqrt_len_tokens") => {
+                        return Err(unsupported("this pooling", &file));
+                    }
+                    (true, false) => Pooling::Mean,
+                    (false, true) => Pooling::FirstToken,
+                    _ => return Err(unsupported("this pooling", &file)),
+                };
+            }
+            _ => return Err(unsupported(&format!("the module '{kind}'"), &path)),
+        }
+    }
+    Ok((pooling, normalise))
+}
+
+/// Loops over host memory, compiled twice: for AVX2 with FMA, chosen at run time, and for any machine.
+mod host {
+    /// `a * b + c`; a fused operation would be a slow library call where the machine has none.
+    #[inline(always)]
+    fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+        if FUSED { a.mul_add(b, c) } else { a * b + c }
+    }
+
+    /// Defines `$name`, which runs `$body` as compiled for the machine.
+    macro_rules! dispatch {
+        ($(#[$doc:meta])* $name:ident = $body:ident($($arg:ident: $type:ty),*)) => {
+            $(#[$doc])*
+            pub(super) fn $name($($arg: $type),*) {
+                #[cfg(target_arch = "x86_64")]
+                {
+                    #[target_feature(enable = "avx2,fma")]
+                    fn fused($($arg: $type),*) {
+                        $body::<true>($($arg),*);
+                    }
+                    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                        // SAFETY: the function asks for exactly the features that were just detected.
+                        return unsafe { fused($($arg),*) };
+                    }
+                }
+                $body::<{ cfg!(target_arch = "aarch64") }>($($arg),*);
+            }
+        };
+    }
+
+    dispatch! {
+        /// GELU in place: x Φ(x).
+        gelu = gelu_body(x: &mut [f32])
+    }
+
+    dispatch! {
+        /// Layer norm of `x + residual` (empty: none) in place, row by row.
+        add_norm = add_norm_body(x: &mut [f32], residual: &[f32], weight: &[f32], bias: &[f32], eps: f32)
+    }
+
+    dispatch! {
+        /// One sentence's attention: `[tokens, 3, heads, head_dim]` to `[tokens, heads, head_dim]`.
+        attention = attention_body(qkv: &[f32], out: &mut [f32], heads: usize, head_dim: usize, scale: f32)
+    }
+
+    #[inline(always)]
+    fn gelu_body<const FUSED: bool>(x: &mut [f32]) {
+        for x in x {
+            *x = 0.5 * *x * (1.0 + erf::<FUSED>(*x * std::f32::consts::FRAC_1_SQRT_2));
+        }
+    }
+
+    /// A rational approximation (Eigen's) within a few units in the last place; no branches, so loops vectorise.
+    #[inline(always)]
+    fn erf<const FUSED: bool>(x: f32) -> f32 {
+        const P: [f32; 7] = [
+            -2.726_142_3e-10,
+            2.770_681_4e-8,
+            -2.101_024e-6,
+            -5.692_506_4e-5,
+            -7.349_906_3e-4,
+            -2.954_6e-3,
+            -1.609_603_3e-2,
+        ];
+        const Q: [f32; 5] = [-1.456_607_2e-5, -2.133_740_6e-4, -1.682_827e-3, -7.373_329_2e-3, -1.426_473_9e-2];
+        let x = x.clamp(-4.0, 4.0);
+        let square = x * x;
+        let mut p = P[0];
+        for &c in &P[1..] {
+            p = fma::<FUSED>(p, square, c);
+        }
+        let mut q = Q[0];
+        for &c in &Q[1..] {
+            q = fma::<FUSED>(q, square, c);
+        }
+        x * p / q
+    }
+
+    /// e^x for x <= 0 within a few units in the last place; no branches.
+    #[inline(always)]
+    fn exp<const FUSED: bool>(x: f32) -> f32 {
+        let x = x.max(-87.0);
+        let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+        let r = fma::<FUSED>(n, -0.693_359_4, x);
+        let r = fma::<FUSED>(n, 2.121_944_4e-4, r);
+        let mut p = 1.987_569_1e-4;
+        for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
+            p = fma::<FUSED>(p, r, c);
+        }
+        let p = fma::<FUSED>(p, r * r, r) + 1.0;
+        p * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    }
+
+    /// A sum in eight strands, which a compiler may keep in one vector.
+    #[inline(always)]
+    fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+        let mut strands = [0.0f32; 8];
+        let chunks = x.chunks_exact(8);
+        let rest: f32 = chunks.remainder().iter().map(|&v| f(v)).sum();
+        for chunk in chunks {
+            for (s, &v) in strands.iter_mut().zip(chunk) {
+                *s += f(v);
+            }
+        }
+        strands.iter().sum::<f32>() + rest
+    }
+
+    #[inline(always)]
+    fn add_norm_body<const FUSED: bool>(x: &mut [f32], residual: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
+        let width = weight.len();
+        x.iter_mut().zip(residual).for_each(|(x, r)| *x += r);
+        for x in x.chunks_exact_mut(width) {
+            let mean = sum(x, |v| v) / width as f32;
+            let variance = sum(x, |v| (v - mean) * (v - mean)) / width as f32;
+            let scale = 1.0 / (variance + eps).sqrt();
+            for ((x, w), b) in x.iter_mut().zip(weight).zip(bias) {
+                *x = fma::<FUSED>((*x - mean) * scale, *w, *b);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn attention_body<const FUSED: bool>(qkv: &[f32], out: &mut [f32], heads: usize, head_dim: usize, scale: f32) {
+        let width = heads * head_dim;
+        let tokens = out.len() / width;
+        let mut keys = vec![0.0f32; head_dim * tokens];
+        let mut weights = vec![0.0f32; tokens];
+        for head in 0..heads {
+            let part = |token: usize, which: usize| {
+                let at = token * 3 * width + which * width + head * head_dim;
+                &qkv[at..at + head_dim]
+            };
+            // Keys transposed: then the scores of one query against all keys are sums of whole vectors.
+            for token in 0..tokens {
+                for (d, &k) in part(token, 1).iter().enumerate() {
+                    keys[d * tokens + token] = k * scale;
+                }
+            }
+            for (token, out) in out.chunks_exact_mut(width).enumerate() {
+                weights.fill(0.0);
+                for (&q, keys) in part(token, 0).iter().zip(keys.chunks_exact(tokens)) {
+                    weights.iter_mut().zip(keys).for_each(|(w, &k)| *w = fma::<FUSED>(q, k, *w));
+                }
+                let largest = weights.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+                weights.iter_mut().for_each(|w| *w = exp::<FUSED>(*w - largest));
+                let total = sum(&weights, |v| v);
+                let out = &mut out[head * head_dim..(head + 1) * head_dim];
+                for (other, &w) in weights.iter().enumerate() {
+                    let w = w / total;
+                    out.iter_mut().zip(part(other, 2)).for_each(|(o, &v)| *o = fma::<FUSED>(w, v, *o));
+                }
+            }
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn gelu_and_exp_follow_their_definitions() {
+            // Φ by its series, in f64.
+            let phi = |x: f64| {
+                let (mut term, mut total, mut k) = (x, x, 1.0);
+                while term.abs() > 1e-18 {
+                    term *= x * x / (2.0 * k + 1.0);
+                    total += term;
+                    k += 1.0;
+                }
+                0.5 + total * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
+            };
+            for i in -600..=600i32 {
+                let x = i as f32 / 100.0;
+                let exact = f64::from(x) * phi(f64::from(x));
+                let mut fast = [x];
+                gelu(&mut fast);
+                let mut portable = [x];
+                gelu_body::<false>(&mut portable);
+                for y in [fast[0], portable[0]] {
+                    assert!((f64::from(y) - exact).abs() < 2e-6, "{x}: {y} {exact}");
+                }
+                let x = -(i.unsigned_abs() as f32) / 8.0;
+                let exact = f64::from(x).exp();
+                for y in [exp::<false>(x), exp::<true>(x)] {
+                    assert!((f64::from(y) - exact).abs() <= 1e-6 * exact, "{x}: {y} {exact}");
+                }
+            }
+        }
+
+        #[test]
+        fn fused_and_portable_attention_agree() {
+            let (tokens, heads, head_dim) = (11, 2, 12);
+            let qkv: Vec<f32> = (0..tokens * 3 * 24).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect();
+            let (mut a, mut b) = (vec![0.0; tokens * 24], vec![0.0; tokens * 24]);
+            attention(&qkv, &mut a, heads, head_dim, 0.3);
+            attention_body::<false>(&qkv, &mut b, heads, head_dim, 0.3);
+            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5));
+        }
+    }
+}

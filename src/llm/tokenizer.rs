@@ -16,6 +16,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedVocabulary, Decoder as _, PostProcessorWrapper, SplitDelimiterBehavior};
 
 use crate::error::{Error, Kind, Result};
+use crate::llm::chat::OwnedPiece;
 
 /// A stretch of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,16 @@ pub enum Piece<'a> {
     Control(&'a str),
     /// Data: never parsed as special tokens.
     Text(&'a str),
+}
+
+impl OwnedPiece {
+    /// The piece as the tokenizer takes it.
+    pub fn as_piece(&self) -> Piece<'_> {
+        match self {
+            OwnedPiece::Control(words) => Piece::Control(words),
+            OwnedPiece::Text(data) => Piece::Text(data),
+        }
+    }
 }
 
 /// The vocabulary of a byte-level BPE as GGUF metadata gives it.
@@ -61,11 +72,14 @@ impl Tokenizer {
     /// # Errors
     /// `Kind::Model` where it does not parse.
     pub fn from_json(bytes: &[u8]) -> Result<Tokenizer> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| {
+        let bad = || {
             Error::new(Kind::Model, "the tokenizer file cannot be read")
                 .hint("fetch tokenizer.json again; it must be in the format of the Hugging Face tokenizers library")
-                .source(e)
-        })?;
+        };
+        // The library panics over merges that do not fit their vocabulary.
+        let mut inner = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes))
+            .map_err(|_| bad())?
+            .map_err(|e| bad().source(e))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(internal)?;
         let framed = inner.encode("a", true).map_err(internal)?;
@@ -123,11 +137,12 @@ impl Tokenizer {
         let mut merges = Vec::with_capacity(vocabulary.merges.len());
         for merge in vocabulary.merges {
             feed(merge);
-            // The left side may itself be a space in no byte-level alphabet, so the first space separates.
+            // A space is in no byte-level alphabet, so the first one separates. The library panics over results that
+            // are longer than every token.
             let (left, right) = merge
                 .split_once(' ')
-                .filter(|(l, r)| !l.is_empty() && !r.is_empty())
-                .ok_or_else(|| bad(format!("the merge '{merge}' does not consist of two tokens")))?;
+                .filter(|(l, r)| [*l, *r, &format!("{l}{r}")].iter().all(|t| vocab.contains_key(*t)))
+                .ok_or_else(|| bad(format!("the merge '{merge}' does not join two tokens to a third")))?;
             merges.push((left.to_owned(), right.to_owned()));
         }
 

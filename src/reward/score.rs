@@ -73,7 +73,7 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
         Some("empty")
     } else if row.evidence.is_empty() {
         Some("no_evidence")
-    } else if !checks::is_finished(reason) {
+    } else if check.require_finished && !checks::is_finished(reason) {
         Some("unfinished")
     } else if n_words < check.min_words {
         Some("too_short")
@@ -172,6 +172,7 @@ mod tests {
             max_words: 30,
             min_language: 0.2,
             language: "en".into(),
+            require_finished: true,
         }
     }
 

@@ -606,7 +606,7 @@ fn unwritable(error: &ParquetError, at: &Location) -> Error {
 }
 
 /// How a contract's files are encoded, with the footer that names what they are.
-fn writer_properties(contract: &Contract, schema: &SchemaRef, stamp: Option<&Stamp>) -> Result<WriterProperties> {
+pub(crate) fn writer_properties(contract: &Contract, schema: &SchemaRef, stamp: Option<&Stamp>) -> Result<WriterProperties> {
     let wanted = &contract.writer;
     let compression = match wanted.zstd_level() {
         Ok(Some(0)) => Compression::UNCOMPRESSED,

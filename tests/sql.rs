@@ -1,0 +1,363 @@
+//! Table definitions against rows worked out by hand (`slt/*.slt`), and the session that runs them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod sql_support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Float32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::datatypes::{DataType, Int64Type, Schema};
+use curec::error::{Error, Kind};
+use curec::query::audit::{Drift, audit};
+use curec::query::model::Model;
+use curec::query::session::{Param, Session, SessionOptions, TableFile};
+use curec::table::contract::Contract;
+use curec::table::store::Location;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Volatility, create_udf};
+use sql_support::{cell, run, session};
+use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner};
+
+/// Three statements beside queries: `set name = value`, `create table name as select ...` and `run table`.
+struct Scripted {
+    session: Session,
+    params: BTreeMap<String, Param>,
+}
+
+impl Scripted {
+    fn params(&self) -> Vec<(&str, Param)> {
+        self.params.iter().map(|(n, p)| (n.as_str(), p.clone())).collect()
+    }
+}
+
+fn param(text: &str) -> Param {
+    if let Some(moment) = text.strip_prefix("timestamp ") {
+        return Param::Timestamp(moment.parse::<chrono::DateTime<chrono::Utc>>().unwrap().timestamp_micros());
+    }
+    if let Some(width) = text.strip_prefix("zeros ") {
+        return Param::ZeroVector(width.parse().unwrap());
+    }
+    text.parse().map(Param::Int).unwrap_or_else(|_| Param::Float(text.parse().unwrap()))
+}
+
+#[async_trait::async_trait]
+impl AsyncDB for Scripted {
+    type Error = Error;
+    type ColumnType = DefaultColumnType;
+
+    async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Error> {
+        if let Some((name, value)) = sql.strip_prefix("set ").and_then(|s| s.split_once(" = ")) {
+            self.params.insert(name.to_owned(), param(value));
+            return Ok(DBOutput::StatementComplete(0));
+        }
+        if let Some((name, select)) = sql.strip_prefix("create table ").and_then(|s| s.split_once(" as\n")) {
+            let rows = self.session.sql(select, &[]).await?;
+            let schema = rows.schema();
+            self.session.register_batches(name, schema, rows.collect().await?)?;
+            return Ok(DBOutput::StatementComplete(0));
+        }
+        if let Some(table) = sql.strip_prefix("run ") {
+            let rows = run(&self.session, table, &self.params()).await?;
+            return Ok(DBOutput::StatementComplete(rows.iter().map(|b| b.num_rows() as u64).sum()));
+        }
+        let rows = self.session.sql(sql, &[]).await?;
+        let types = vec![DefaultColumnType::Any; rows.schema().fields().len()];
+        let batches = rows.collect().await?;
+        let rows = batches
+            .iter()
+            .flat_map(|b| (0..b.num_rows()).map(move |i| b.columns().iter().map(|c| cell(c, i)).collect()));
+        Ok(DBOutput::Rows { types, rows: rows.collect() })
+    }
+
+    async fn shutdown(&mut self) {}
+}
+
+#[tokio::test]
+async fn every_definition_makes_the_rows_worked_out_by_hand() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slt");
+    for table in Model::builtin_names() {
+        let script = folder.join(format!("{table}.slt"));
+        assert!(script.exists(), "no test for sql/{table}.sql");
+        for (threads, batch_size) in [(1, 8192), (3, 2)] {
+            let mut runner = Runner::new(|| async {
+                Ok(Scripted { session: session(threads, batch_size), params: BTreeMap::new() })
+            });
+            if let Err(error) = runner.run_file_async(&script).await {
+                panic!("{table} with {threads} threads: {error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_script_with_a_wrong_row_fails() {
+    let script = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slt/reason.slt")).unwrap();
+    let wrong = script.replace("length -3.0 10 4", "length -3.0 10 5");
+    assert_ne!(script, wrong);
+    let mut runner = Runner::new(|| async { Ok(Scripted { session: session(1, 8192), params: BTreeMap::new() }) });
+    assert!(runner.run_multi_async(sqllogictest::parse(&wrong).unwrap()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_parameter_without_a_value_is_named() {
+    let error = run(&session(1, 64), "user_history", &[("as_of", Param::Timestamp(0))]).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Config);
+    assert!(error.to_string().contains("$history_events"), "{error}");
+}
+
+#[tokio::test]
+async fn a_definition_whose_columns_are_not_the_contracts_is_refused() {
+    let contract = Contract::builtin("reason").unwrap();
+    let model = Model::parse("reason", "select 'item' as kind, 1 as more", "mine.sql").unwrap();
+    let error = model.run(&session(1, 64), &contract, &[]).await.err().unwrap();
+    assert_eq!(error.kind(), Kind::Config);
+    assert!(error.to_string().contains("missing: user_id") && error.to_string().contains("mine.sql"), "{error}");
+    assert!(error.to_string().contains("not in the contract: more"), "{error}");
+}
+
+#[tokio::test]
+async fn people_can_read_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("x.parquet");
+    let target = target.display();
+    let session = session(1, 64);
+    session.register_view("t", "select 1 as a", &[]).await.unwrap();
+    for text in
+        ["select a from t", "explain select a from t", "show tables", "describe t", "show columns from t", "values (1)"]
+    {
+        let rows = session.sql_read_only(text, &[]).await.unwrap_or_else(|e| panic!("{text}: {e}"));
+        rows.collect().await.unwrap_or_else(|e| panic!("{text}: {e}"));
+    }
+    for text in [
+        format!("copy t to '{target}'"),
+        format!("explain copy t to '{target}'"),
+        format!("explain analyze copy t to '{target}'"),
+        format!("create external table x stored as parquet location '{target}'"),
+        "create table x as select 1".into(),
+        "create view x as select 1".into(),
+        "insert into t values (1)".into(),
+        "delete from t".into(),
+        "update t set a = 2".into(),
+        "drop table t".into(),
+        "set datafusion.execution.batch_size = 1".into(),
+        "reset datafusion.execution.batch_size".into(),
+        "select 1; select 2".into(),
+        "prepare p as select 1".into(),
+        "with x as (select 1) insert into t select * from x".into(),
+        format!("select * from '{target}'"),
+        "selec 1".into(),
+        String::new(),
+    ] {
+        let error = session.sql_read_only(&text, &[]).await.err().unwrap_or_else(|| panic!("allowed: {text}"));
+        assert_eq!(error.kind(), Kind::Usage, "{text}: {error:?}");
+    }
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none());
+    assert_eq!(session.table_names(), ["t"]);
+}
+
+#[tokio::test]
+async fn an_error_of_ours_comes_through_a_query_as_it_was() {
+    let session = session(2, 64);
+    let broken = create_udf(
+        "broken",
+        vec![DataType::Int64],
+        DataType::Int64,
+        Volatility::Volatile,
+        Arc::new(|_| Err(DataFusionError::External(Box::new(Error::new(Kind::Model, "the model is gone"))))),
+    );
+    session.register_function(broken);
+    let text = "select broken(value) as a from generate_series(1, 10) order by a";
+    let error = session.sql(text, &[]).await.unwrap().collect().await.unwrap_err();
+    assert_eq!((error.kind(), error.message().contains("the model is gone")), (Kind::Model, true), "{error:?}");
+}
+
+#[tokio::test]
+async fn rows_that_do_not_fit_in_memory_are_spilled() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SessionOptions {
+        memory_limit: 24 << 20,
+        threads: 2,
+        spill_dir: Some(folder.path().join("spill")),
+        batch_size: 1024,
+    };
+    let session = Session::new(options).unwrap();
+    let text = "select value, sha256(cast(value as varchar)) as digest from generate_series(1, 600000) order by digest";
+    let rows = session.sql(text, &[]).await.unwrap().collect().await.unwrap();
+    assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 600_000);
+}
+
+fn write_parquet(path: &Path, columns: Vec<(&str, ArrayRef)>) -> Location {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    Location::parse(path.to_str().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn files_of_different_shapes_are_one_table_in_the_contracts_types() {
+    let folder = tempfile::tempdir().unwrap();
+    let stamps = || Arc::new(TimestampMillisecondArray::from(vec![1_000, 2_000]).with_timezone("UTC")) as ArrayRef;
+    let a = write_parquet(
+        &folder.path().join("odd name %25 ä.parquet"),
+        vec![
+            ("user_id", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
+            ("item_id", Arc::new(StringArray::from(vec!["x", "y"])) as ArrayRef),
+            ("timestamp", stamps()),
+            ("unknown", Arc::new(StringArray::from(vec!["?", "?"])) as ArrayRef),
+        ],
+    );
+    let b = write_parquet(
+        &folder.path().join("event=view/b.parquet"),
+        vec![
+            ("event_timestamp", stamps()),
+            ("user_id", Arc::new(StringArray::from(vec!["3", "4"])) as ArrayRef),
+            ("item_id", Arc::new(StringArray::from(vec!["x", "y"])) as ArrayRef),
+            ("rating", Arc::new(Float32Array::from(vec![Some(1.5), None])) as ArrayRef),
+        ],
+    );
+    let contract = Contract::builtin("interaction").unwrap();
+    let session = session(2, 64);
+    let told = vec![("event".to_owned(), "view".to_owned()), ("other".to_owned(), "1".to_owned())];
+    let files = [TableFile::from(a), TableFile { location: b, columns: told }];
+    session.register_files("interaction", &contract, &files).await.unwrap();
+    let rows = session.sql("select * from interaction order by user_id", &[]).await.unwrap();
+    let types = |s: &Schema| s.fields().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect::<Vec<_>>();
+    assert_eq!(types(&rows.schema()), types(&contract.arrow_schema(None)));
+    let text = arrow::util::pretty::pretty_format_batches(&rows.collect().await.unwrap()).unwrap().to_string();
+    let lines: Vec<_> = text.lines().skip(3).map(|l| l.split_whitespace().collect::<String>()).collect();
+    assert_eq!(
+        lines[..4],
+        [
+            "|1|x|||1970-01-01T00:00:01Z|",
+            "|2|y|||1970-01-01T00:00:02Z|",
+            "|3|x|view|1.5|1970-01-01T00:00:01Z|",
+            "|4|y|view||1970-01-01T00:00:02Z|"
+        ]
+    );
+    // No file: an empty table of the same columns.
+    session.register_files("interaction", &contract, &[]).await.unwrap();
+    assert_eq!(session.sql("select * from interaction", &[]).await.unwrap().count().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_parquet_or_lacks_a_column_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let contract = Contract::builtin("interaction").unwrap();
+    let bad = folder.path().join("bad.parquet");
+    std::fs::write(&bad, "user_id,item_id\n").unwrap();
+    let short = folder.path().join("short.parquet");
+    write_parquet(&short, vec![("user_id", Arc::new(StringArray::from(vec!["1"])) as ArrayRef)]);
+    for (path, word) in [(&bad, "bad.parquet"), (&short, "item_id")] {
+        let file = TableFile::from(Location::parse(path.to_str().unwrap()).unwrap());
+        let error = session(1, 64).register_files("interaction", &contract, &[file]).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Input, "{error:?}");
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn six_published_files_of_seven_rows_are_42_rows_each_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let contract = Contract::parse(
+        "name = \"t\"\nversion = \"1.0\"\nrole = \"derived\"\ngrain = [\"id\"]\nsorted_by = [\"id\"]\npartition_by = \"dt\"\n\
+         [[column]]\nname = \"id\"\ntype = \"int64\"\nnullable = false\n",
+        "t.toml",
+    )
+    .unwrap();
+    let mut files = Vec::new();
+    for i in 0..6_i64 {
+        let dt = format!("2024-01-0{}", 1 + i / 2);
+        let ids = Int64Array::from((i * 7..(i + 1) * 7).collect::<Vec<_>>());
+        let path = folder.path().join(format!("t/dt={dt}/part-{i}.parquet"));
+        files.push((write_parquet(&path, vec![("id", Arc::new(ids) as ArrayRef)]), dt));
+    }
+    // Another file in the folder that no commit record lists.
+    write_parquet(
+        &folder.path().join("t/dt=2024-01-01/orphan.parquet"),
+        vec![("id", Arc::new(Int64Array::from(vec![99])) as ArrayRef)],
+    );
+    let session = session(4, 8192);
+    session.register_published("t", &contract, &files).await.unwrap();
+    let text = "select count(*), count(distinct id), sum(id), count(distinct dt) from t";
+    let rows = session.sql(text, &[]).await.unwrap().collect().await.unwrap();
+    let found: Vec<_> = rows[0].columns().iter().map(|c| c.as_primitive::<Int64Type>().value(0)).collect();
+    assert_eq!(found, [42, 42, 41 * 42 / 2, 3]);
+    let one = session.sql("select id from t where dt = '2024-01-02'", &[]).await.unwrap().count().await.unwrap();
+    assert_eq!(one, 14);
+}
+
+#[tokio::test]
+async fn audits_find_each_kind_of_bad_row_and_show_it() {
+    let contract = Contract::parse(
+        "name = \"t\"\nversion = \"1.0\"\nrole = \"derived\"\ngrain = [\"id\"]\nsorted_by = [\"id\"]\npartition_by = \"dt\"\n\
+         [[column]]\nname = \"id\"\ntype = \"utf8\"\nnullable = false\nmin_length = 1\n\
+         [[column]]\nname = \"kind\"\ntype = \"utf8\"\nnullable = true\nvalues = [\"it's\", \"b\"]\n\
+         [[column]]\nname = \"share\"\ntype = \"float64\"\nnullable = true\nmin = 0.0\nmax = 1.0\nfinite = true\n\
+         [[column]]\nname = \"v\"\ntype = \"vector\"\nnullable = true\nfinite = true\n\
+         [[audit]]\nname = \"no_zed\"\nseverity = \"warn\"\ndescription = \"d\"\nsql = \"select id from this where id = 'z'\"\n",
+        "t.toml",
+    )
+    .unwrap();
+    let session = session(2, 64);
+    let make = |rows: &str| {
+        format!(
+            "select column1 as id, column2 as kind, column3 as share, \
+             arrow_cast(column4, 'FixedSizeList(2, Float32)') as v from (values {rows})"
+        )
+    };
+    session
+        .register_view("good", &make("('a', 'it''s', 0.5, make_array(1.0, 2.0)), ('b', null, null, null)"), &[])
+        .await
+        .unwrap();
+    let report = audit(&session, &contract, "good", &[], None).await.unwrap();
+    assert!(report.passed() && report.warnings().next().is_none(), "{report}");
+    assert_eq!(report.n_rows, 2);
+    assert!(!session.has_table("this"));
+
+    let nan = "cast('NaN' as double)";
+    for (rows, name) in [
+        ("('a', 'b', 0.5, null), ('a', 'b', 0.5, null)".to_owned(), "unique(id)"),
+        ("(cast(null as varchar), 'b', 0.5, null)".to_owned(), "not_null(id)"),
+        ("('', 'b', 0.5, null)".to_owned(), "min_length(id)"),
+        ("('a', 'c', 0.5, null)".to_owned(), "values(kind)"),
+        ("('a', 'b', -0.1, null)".to_owned(), "min(share)"),
+        ("('a', 'b', 1.1, null)".to_owned(), "max(share)"),
+        (format!("('a', 'b', {nan}, null)"), "finite(share)"),
+        (format!("('a', 'b', 0.5, make_array(1.0, {nan}))"), "finite(v)"),
+        ("('a', 'b', 0.5, make_array(cast('-Infinity' as double), 1.0))".to_owned(), "finite(v)"),
+    ] {
+        let rows = if rows.contains("make_array") { rows } else { rows.replace(", null)", ", make_array(0.0, 0.0))") };
+        session.register_view("bad", &make(&rows), &[]).await.unwrap();
+        let report = audit(&session, &contract, "bad", &[], None).await.unwrap();
+        let found: Vec<_> = report.errors().map(|r| r.name.as_str()).collect();
+        assert!(found.contains(&name), "{rows}: {found:?}");
+        let error = report.into_result().unwrap_err();
+        assert_eq!(error.kind(), Kind::Audit);
+    }
+
+    session.register_view("warn", &make("('z', 'b', 0.5, make_array(1.0, 2.0))"), &[]).await.unwrap();
+    let report = audit(&session, &contract, "warn", &[], Some(Drift { previous_rows: 4, band: 0.5 })).await.unwrap();
+    let found: Vec<_> = report.warnings().map(|r| r.name.as_str()).collect();
+    assert_eq!(found, ["no_zed", "row_count_drift"]);
+    assert!(report.passed() && report.to_string().contains("| z"), "{report}");
+}
+
+#[tokio::test]
+async fn at_most_twenty_bad_rows_are_kept() {
+    let contract = Contract::parse(
+        "name = \"t\"\nversion = \"1.0\"\nrole = \"derived\"\ngrain = [\"id\"]\nsorted_by = [\"id\"]\npartition_by = \"dt\"\n\
+         [[column]]\nname = \"id\"\ntype = \"int64\"\nnullable = false\nmax = 0\n",
+        "t.toml",
+    )
+    .unwrap();
+    let session = session(2, 8);
+    session.register_view("t", "select value as id from generate_series(1, 100)", &[]).await.unwrap();
+    let report = audit(&session, &contract, "t", &[], None).await.unwrap();
+    let worst = report.errors().next().unwrap();
+    assert_eq!((worst.failing, worst.rows.iter().map(RecordBatch::num_rows).sum::<usize>()), (100, 20));
+}

@@ -1,0 +1,58 @@
+//! What the SQL tests share: a session with stand-ins for the functions that render prompts.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use curec::query::model::Model;
+use curec::query::session::{Param, Session, SessionOptions};
+use curec::table::contract::Contract;
+use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
+use futures::TryStreamExt;
+
+/// A session with `threads` partitions, small batches, and the stand-ins.
+pub(crate) fn session(threads: usize, batch_size: usize) -> Session {
+    let options = SessionOptions { threads, batch_size, memory_limit: 256 << 20, ..SessionOptions::default() };
+    let session = Session::new(options).unwrap();
+    let text = DataType::Utf8;
+    let list = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
+    let evidence =
+        vec![text.clone(), text.clone(), text.clone(), list.clone(), list.clone(), list.clone(), list.clone()];
+    for (name, tag, arguments) in [
+        ("render_prompt", "prompt", evidence.clone()),
+        ("render_stem", "stem", evidence),
+        ("prompt_key", "key", vec![text.clone(), text.clone()]),
+    ] {
+        let join = move |arguments: &[ColumnarValue]| {
+            let arrays = ColumnarValue::values_to_arrays(arguments)?;
+            let rows = arrays.first().map_or(0, |a| a.len());
+            let joined = (0..rows).map(|i| {
+                let cells: Vec<_> = arrays.iter().map(|a| cell(a, i)).collect();
+                format!("{tag}({})", cells.join("|"))
+            });
+            Ok(ColumnarValue::Array(Arc::new(StringArray::from_iter_values(joined)) as ArrayRef))
+        };
+        session.register_function(create_udf(name, arguments, text.clone(), Volatility::Immutable, Arc::new(join)));
+    }
+    session
+}
+
+/// One value as text.
+pub(crate) fn cell(array: &ArrayRef, row: usize) -> String {
+    let options = FormatOptions::default().with_null("NULL");
+    ArrayFormatter::try_new(array, &options).unwrap().value(row).to_string()
+}
+
+/// Makes a table from its built-in definition under its contract and registers it; returns its rows.
+pub(crate) async fn run(
+    session: &Session,
+    table: &str,
+    params: &[(&str, Param)],
+) -> curec::error::Result<Vec<RecordBatch>> {
+    let contract = Contract::builtin(table)?;
+    let batches: Vec<_> = Model::builtin(table)?.run(session, &contract, params).await?.try_collect().await?;
+    let schema = batches.first().map_or_else(|| contract.arrow_schema(None), RecordBatch::schema);
+    session.register_batches(table, schema, batches.clone())?;
+    Ok(batches)
+}
