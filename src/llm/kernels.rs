@@ -762,10 +762,14 @@ pub fn attend(layout: &CacheLayout, spans: &[Span], qkv: &[f32], keys: &[f32], v
         let values = &values[head * per_values..][..per_values];
         // Scores are as wide as whole blocks.
         let widest = (span.start + span.tokens).next_multiple_of(nr);
-        scratch.clear();
-        scratch.resize(most * (width + widest + padded), 0.0);
-        let (queries, scratch) = scratch.split_at_mut(most * width);
-        let (scores, sums) = scratch.split_at_mut(most * widest);
+        // What is read was written before, so what an earlier task left need not be cleared.
+        let rows = most.min(span.tokens * group);
+        let needed = rows * (width + widest + padded);
+        if scratch.len() < needed {
+            scratch.resize(needed, 0.0);
+        }
+        let (queries, scratch) = scratch.split_at_mut(rows * width);
+        let (scores, sums) = scratch.split_at_mut(rows * widest);
         // A tile's rows are the group's heads of one token after the other.
         for_tiles(span.tokens * group, most, |first, height| {
             let place = |i: usize| (span.first + (first + i) / group, (first + i) % group);
