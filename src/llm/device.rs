@@ -82,13 +82,24 @@ fn not_built(spec: &str, feature: &str) -> Error {
         .hint("set `device = \"auto\"`, or build with that feature")
 }
 
+/// Whether the system shows a graphics card at all; asking its drivers takes time and makes some of them talk.
+#[cfg(feature = "wgpu")]
+fn may_have_a_gpu() -> bool {
+    if !cfg!(target_os = "linux") {
+        return true;
+    }
+    let render_nodes = std::fs::read_dir("/dev/dri")
+        .map(|nodes| nodes.flatten().any(|node| node.file_name().to_string_lossy().starts_with("renderD")));
+    render_nodes.unwrap_or(false) || ["/dev/nvidia0", "/dev/dxg"].iter().any(|node| std::path::Path::new(node).exists())
+}
+
 fn automatic() -> ComputeDevice {
     #[cfg(feature = "cuda")]
     if let Ok(device) = open_cuda("cuda:0", 0) {
         return device;
     }
     #[cfg(feature = "wgpu")]
-    {
+    if may_have_a_gpu() {
         use burn::tensor::DeviceKind::{DiscreteGpu, IntegratedGpu};
         for kind in [DiscreteGpu(0), IntegratedGpu(0)] {
             if let Ok(burn) = wgpu_by_kind(kind) {
@@ -175,6 +186,7 @@ mod tests {
             assert!(e.explain().contains("cpu"), "{}", e.explain());
         }
         assert!(open("cpu").unwrap().is_host);
+        assert!(!open("auto").unwrap().name.is_empty());
     }
 
     #[test]

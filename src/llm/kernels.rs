@@ -64,6 +64,9 @@ impl Isa {
 
 /// The widest panel of any instruction set.
 const MAX_PANEL: usize = 32;
+/// How far ahead weights are fetched, in values: one page.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 1024;
 /// The highest tile of any instruction set.
 const MAX_TILE_ROWS: usize = 12;
 
@@ -107,12 +110,18 @@ unsafe fn tile_avx512<const MR: usize>(
     c: *mut f32,
     ldc: usize,
 ) {
-    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
+    use std::arch::x86_64::{
+        _MM_HINT_T0, _mm_prefetch, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_storeu_ps,
+    };
     // SAFETY: all offsets are inside what the caller promises.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); 2]; MR];
         let mut b = b;
         for p in 0..k {
+            // With so much arithmetic for each line the processor's own prefetching starts too late.
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 16).cast());
             let b0 = _mm512_loadu_ps(b);
             let b1 = _mm512_loadu_ps(b.add(16));
             for (i, acc) in acc.iter_mut().enumerate() {
@@ -140,12 +149,16 @@ unsafe fn tile_avx2<const MR: usize>(
     c: *mut f32,
     ldc: usize,
 ) {
-    use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps};
+    use std::arch::x86_64::{
+        _MM_HINT_T0, _mm_prefetch, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps,
+    };
     // SAFETY: all offsets are inside what the caller promises.
     unsafe {
         let mut acc = [[_mm256_setzero_ps(); 2]; MR];
         let mut b = b;
         for p in 0..k {
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
             let b0 = _mm256_loadu_ps(b);
             let b1 = _mm256_loadu_ps(b.add(8));
             for (i, acc) in acc.iter_mut().enumerate() {
@@ -749,10 +762,14 @@ pub fn attend(layout: &CacheLayout, spans: &[Span], qkv: &[f32], keys: &[f32], v
         let values = &values[head * per_values..][..per_values];
         // Scores are as wide as whole blocks.
         let widest = (span.start + span.tokens).next_multiple_of(nr);
-        scratch.clear();
-        scratch.resize(most * (width + widest + padded), 0.0);
-        let (queries, scratch) = scratch.split_at_mut(most * width);
-        let (scores, sums) = scratch.split_at_mut(most * widest);
+        // What is read was written before, so what an earlier task left need not be cleared.
+        let rows = most.min(span.tokens * group);
+        let needed = rows * (width + widest + padded);
+        if scratch.len() < needed {
+            scratch.resize(needed, 0.0);
+        }
+        let (queries, scratch) = scratch.split_at_mut(rows * width);
+        let (scores, sums) = scratch.split_at_mut(rows * widest);
         // A tile's rows are the group's heads of one token after the other.
         for_tiles(span.tokens * group, most, |first, height| {
             let place = |i: usize| (span.first + (first + i) / group, (first + i) % group);

@@ -212,10 +212,17 @@ enum Table {
 
 impl Embedding {
     /// The embedding `[vocabulary, width]` alone.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Model`] where the table has another shape.
     pub fn new(table: HostTensor, device: &ComputeDevice) -> Result<Self> {
         let [vocabulary, width] = table.shape[..] else {
             return Err(Error::new(Kind::Model, "an embedding must have two dimensions"));
         };
+        if table.data.len() != vocabulary * width {
+            return Err(Error::new(Kind::Model, "an embedding has another size than its shape says"));
+        }
         let table = match device.is_host {
             true => Table::Host(table),
             false => Table::Device(Box::new(from_vec(table.data, [vocabulary, width], device))),
