@@ -43,6 +43,7 @@ else:
 
 run() {
     export CUREC_TEST_DEVICE=${CUREC_TEST_DEVICE:-wgpu}
+    export CUREC_DEVICE=$CUREC_TEST_DEVICE
     export CUREC_HOME=${CUREC_HOME:-$HOME/.cache/curec/home}
     export CUREC_SHARED=${CUREC_SHARED:-$(cd .. && pwd)/shared}
     # Programs that cargo does not start must be told where the fixtures are.

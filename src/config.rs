@@ -52,7 +52,7 @@ section!(/// `[input]`
 InputSpec { interaction: String, item: String, review: String });
 section!(/// `[history]`
 HistorySpec {
-    like_threshold: f64, events: i64, max_pairs_per_user: i64, min_support: i64, title_chars: i64,
+    like_threshold: f64, events: i64, max_pair_events: i64, min_support: i64, title_chars: i64,
     user_active_days: i64, item_active_days: i64, max_users: i64, max_items: i64,
 });
 section!(/// `[model]`
@@ -401,7 +401,7 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
     for (key, value, low, high) in [
         ("history.like_threshold", s.history.like_threshold, -1e9, 1e9),
         ("history.events", s.history.events as f64, 1.0, 10_000.0),
-        ("history.max_pairs_per_user", s.history.max_pairs_per_user as f64, 2.0, 10_000.0),
+        ("history.max_pair_events", s.history.max_pair_events as f64, 2.0, 10_000.0),
         ("history.min_support", s.history.min_support as f64, 1.0, 1e9),
         ("history.title_chars", s.history.title_chars as f64, 8.0, 1_000.0),
         ("history.user_active_days", s.history.user_active_days as f64, 0.0, 100_000.0),

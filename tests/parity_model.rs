@@ -2,7 +2,7 @@
 //! SmolLM2-135M on the CPU.
 //!
 //! `CUREC_SHARED` (default `../shared`) holds the goldens, `CUREC_HOME` (default `.curec`) the models; what is absent is
-//! skipped with a reason. `CUREC_PARITY_DEVICE` runs the big model on another device (`ci/gpu.sh`).
+//! skipped with a reason. `CUREC_TEST_DEVICE` runs the big model on another device (`ci/gpu.sh`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -152,7 +152,7 @@ fn smollm2(device: &ComputeDevice, slots: usize) -> Result<(CausalLm, Value, Pat
 
 #[test]
 fn smollm2_agrees_with_transformers() {
-    let device = match std::env::var("CUREC_PARITY_DEVICE") {
+    let device = match std::env::var("CUREC_TEST_DEVICE") {
         Ok(name) => device::open(&name).unwrap(),
         Err(_) => ComputeDevice::cpu(),
     };

@@ -274,7 +274,7 @@ pub fn params(prepared: &Prepared) -> Result<Vec<(&'static str, Param)>> {
         ("as_of", moment(interval.end)),
         ("like_threshold", Param::Float(history.like_threshold)),
         ("history_events", Param::Int(history.events)),
-        ("max_pairs_per_user", Param::Int(history.max_pairs_per_user)),
+        ("max_pair_events", Param::Int(history.max_pair_events)),
         ("min_support", Param::Int(history.min_support)),
         ("title_chars", Param::Int(history.title_chars)),
         ("user_active_days", Param::Int(history.user_active_days)),
