@@ -14,7 +14,7 @@ use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch, Re
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{
     DataType, Field, FieldRef, Float32Type, Float64Type, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit,
-    TimestampMicrosecondType,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -714,7 +714,13 @@ fn cast_column(column: &Column, found: &ArrayRef, width: usize) -> Result<ArrayR
         return as_vector(found, width);
     }
     let safe = CastOptions { safe: true, format_options: FormatOptions::default() };
-    let cast = cast_with_options(found, &target, &safe).map_err(|_| None)?;
+    let cast = match (&column.column_type, without_zone(found)) {
+        // A timestamp without a zone is read as UTC, and Arrow would want a time zone database to say so.
+        (ColumnType::TimestampUs, Some(naive)) => {
+            Arc::new(naive.as_primitive::<TimestampMicrosecondType>().clone().with_timezone("UTC"))
+        }
+        _ => cast_with_options(found, &target, &safe).map_err(|_| None)?,
+    };
     // Null counts of a dictionary's keys are not those of its values.
     if cast.null_count() > found.logical_null_count() {
         let lost = (0..cast.len()).find(|row| cast.is_null(*row) && found.is_valid(*row));
@@ -873,11 +879,34 @@ pub(crate) fn key_text(contract: &Contract, batch: &RecordBatch, row: usize) -> 
     let mut parts = Vec::new();
     for name in names {
         let Some(array) = batch.column_by_name(name) else { continue };
-        let text = ArrayFormatter::try_new(array, &format).ok()?.value(row).to_string();
+        // The formatter knows zones by name only with a time zone database; UTC needs none.
+        let array = match array.data_type() {
+            DataType::Timestamp(_, Some(_)) => without_zone(array)?,
+            _ => Arc::clone(array),
+        };
+        let text = ArrayFormatter::try_new(&array, &format).ok()?.value(row).to_string();
         let text: String = text.chars().take(80).collect();
         parts.push(format!("{name}={text}"));
     }
     (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// Timestamps in microseconds without their zone: the same instants, in UTC.
+fn without_zone(array: &ArrayRef) -> Option<ArrayRef> {
+    let DataType::Timestamp(unit, _) = array.data_type() else { return None };
+    macro_rules! strip {
+        ($type:ty) => {
+            Arc::new(array.as_primitive::<$type>().clone().with_timezone_opt(None::<&str>)) as ArrayRef
+        };
+    }
+    let naive = match unit {
+        TimeUnit::Second => strip!(TimestampSecondType),
+        TimeUnit::Millisecond => strip!(TimestampMillisecondType),
+        TimeUnit::Microsecond => strip!(TimestampMicrosecondType),
+        TimeUnit::Nanosecond => strip!(TimestampNanosecondType),
+    };
+    let safe = CastOptions { safe: true, format_options: FormatOptions::default() };
+    cast_with_options(&naive, &DataType::Timestamp(TimeUnit::Microsecond, None), &safe).ok()
 }
 
 /// The first value of a column that its contract does not allow.

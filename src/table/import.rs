@@ -16,7 +16,7 @@ use arrow::array::{
 use parquet::arrow::arrow_writer::ArrowWriter;
 use polars::prelude::{
     Column, DataFrame, DataType, Expr, IntoLazy, LazyCsvReader, LazyFileListReader, LazyFrame, LazyJsonLineReader,
-    NamedFrom, PlRefPath, RowIndex, Schema, Series, SortMultipleOptions, col, lit,
+    NamedFrom, PlRefPath, RowIndex, Schema, Series, SortMultipleOptions, col, lit, when,
 };
 use serde::Deserialize;
 
@@ -136,6 +136,10 @@ impl CsvMapping {
 /// # Errors
 /// `Kind::Input` naming file and line for missing files and bad lines; `Kind::Temporary` where writing fails.
 pub fn movielens(dir: &Path, out: &Path) -> Result<ImportReport> {
+    apart(|| import_movielens(dir, out))
+}
+
+fn import_movielens(dir: &Path, out: &Path) -> Result<ImportReport> {
     let inter = only_file(dir, "inter")?;
     let items = only_file(dir, "item")?;
     let mut names = Atomic::open(&inter)?;
@@ -176,6 +180,10 @@ pub fn movielens(dir: &Path, out: &Path) -> Result<ImportReport> {
 /// # Errors
 /// As [`movielens`].
 pub fn csv(interactions: &Path, items: Option<&Path>, mapping: &CsvMapping, out: &Path) -> Result<ImportReport> {
+    apart(|| import_csv(interactions, items, mapping, out))
+}
+
+fn import_csv(interactions: &Path, items: Option<&Path>, mapping: &CsvMapping, out: &Path) -> Result<ImportReport> {
     let named = |header: &[String], name: &str| {
         let wanted = mapping.columns.get(name).cloned().unwrap_or_else(|| name.to_owned());
         header.contains(&wanted).then_some(wanted)
@@ -234,6 +242,10 @@ pub fn csv(interactions: &Path, items: Option<&Path>, mapping: &CsvMapping, out:
 /// # Errors
 /// As [`movielens`].
 pub fn jsonl(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result<ImportReport> {
+    apart(|| import_jsonl(reviews, metadata, out))
+}
+
+fn import_jsonl(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result<ImportReport> {
     /// Only checked here, line by line, since Polars names no line; Polars then reads the columns.
     #[derive(Deserialize)]
     #[allow(non_snake_case, dead_code)]
@@ -296,6 +308,13 @@ pub fn jsonl(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result<Impo
         output.items(rows)?;
     }
     output.publish()
+}
+
+/// Runs Polars on a thread of its own: it blocks in ways that a thread of an asynchronous runtime may not, and a defect
+/// in it shall end the command, not the process.
+pub(crate) fn apart<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let joined = std::thread::scope(|scope| scope.spawn(work).join());
+    joined.unwrap_or_else(|_| Err(Error::new(Kind::Internal, "Polars broke off while it read the files")))
 }
 
 fn amazon_item(line: &str) -> Result<ItemRow, String> {
@@ -674,7 +693,8 @@ fn interaction_frame(
     let lazy = match micros {
         Some(micros) => {
             // Float64 is exact below 2^53 us (year 2255); rounding undoes 1e-3 and fractions of a microsecond.
-            let whole = (micros + lit(0.5)).floor_div(lit(1.0)).cast(DataType::Int64);
+            let half = when(micros.clone().gt_eq(lit(0.0))).then(lit(0.5)).otherwise(lit(-0.5));
+            let whole = (micros + half).cast(DataType::Int64);
             columns.push(whole.alias("event_timestamp"));
             lazy.select(columns)
         }

@@ -12,6 +12,7 @@ use polars::prelude::{
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
+use crate::table::import::apart;
 
 /// One column's profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -51,6 +52,10 @@ pub struct Inspection {
 /// # Errors
 /// `Kind::Input` naming the path where nothing is there or Polars cannot read it.
 pub fn inspect(path: &Path, head: usize) -> Result<Inspection> {
+    apart(|| look(path, head))
+}
+
+fn look(path: &Path, head: usize) -> Result<Inspection> {
     let mut files = Vec::new();
     if !path.exists() {
         return Err(Error::new(Kind::Input, "no such file or folder").with("file", path.display()));

@@ -306,7 +306,17 @@ impl Publisher {
             remove_unlisted(&before, &record, &folder).await?;
         }
         remove_folder(&staged.location).await?;
+        self.remove_empty_folders(&staged.table).await;
         Ok(record)
+    }
+
+    /// Folders are a matter of local disks only; one that is not empty stays.
+    async fn remove_empty_folders(&self, table: &str) {
+        for folder in [self.staging().child(table), self.staging(), self.root.child("_staging")] {
+            if let Some(path) = folder.local_path() {
+                let _ = tokio::fs::remove_dir(path).await;
+            }
+        }
     }
 
     /// Removes everything that this run has staged.
@@ -606,7 +616,11 @@ fn unwritable(error: &ParquetError, at: &Location) -> Error {
 }
 
 /// How a contract's files are encoded, with the footer that names what they are.
-pub(crate) fn writer_properties(contract: &Contract, schema: &SchemaRef, stamp: Option<&Stamp>) -> Result<WriterProperties> {
+pub(crate) fn writer_properties(
+    contract: &Contract,
+    schema: &SchemaRef,
+    stamp: Option<&Stamp>,
+) -> Result<WriterProperties> {
     let wanted = &contract.writer;
     let compression = match wanted.zstd_level() {
         Ok(Some(0)) => Compression::UNCOMPRESSED,

@@ -1,0 +1,319 @@
+//! Bad input: every refusal names the file, the column, the row or the key, and leaves nothing behind.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    TimestampMillisecondArray,
+};
+use curec::error::{Error, Kind, Result};
+use curec::table::contract::{Contract, InputReport, check_input, open_input};
+use curec::table::store::Location;
+use parquet::arrow::ArrowWriter;
+
+fn write(path: &Path, columns: &[(&str, ArrayRef)]) {
+    let batch =
+        RecordBatch::try_from_iter_with_nullable(columns.iter().map(|(n, a)| (*n, Arc::clone(a), true))).unwrap();
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+fn text(values: &[&str]) -> ArrayRef {
+    Arc::new(StringArray::from(values.to_vec()))
+}
+
+fn times(values: &[i64]) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from(values.to_vec()).with_timezone("UTC"))
+}
+
+fn ratings(values: &[f32]) -> ArrayRef {
+    Arc::new(Float32Array::from(values.to_vec()))
+}
+
+async fn look(table: &str, path: &Path) -> Result<InputReport> {
+    let contract = Contract::builtin(table)?;
+    let input = open_input(&contract, &Location::parse(path.to_str().unwrap())?).await?;
+    check_input(&contract, &input).await
+}
+
+/// The error of an input that must be refused, after checking that it names what it has to.
+async fn refused(table: &str, path: &Path, names: &[&str]) -> Error {
+    let error = look(table, path).await.expect_err("must be refused");
+    assert_eq!(error.kind(), Kind::Input, "{}", error.explain());
+    for name in names {
+        assert!(error.explain().contains(name), "{name:?} is not in: {}", error.explain());
+    }
+    error
+}
+
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("interaction.parquet");
+    (dir, file)
+}
+
+fn shared(relative: &str) -> Option<PathBuf> {
+    let root = match std::env::var_os("CUREC_SHARED") {
+        Some(root) => PathBuf::from(root),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
+    };
+    let path = root.join(relative);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("skipped: {relative} is not there (set CUREC_SHARED)");
+    None
+}
+
+#[tokio::test]
+async fn a_good_input_is_accepted_in_all_its_shapes() {
+    let (dir, file) = folder();
+    let ms: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![1_000, 2_000]));
+    write(
+        &dir.path().join("logs/dt=2026-11-20/a.parquet"),
+        &[
+            ("user_id", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
+            ("item_id", Arc::new(Int64Array::from(vec![7, 8]))),
+            ("rating", Arc::new(Float64Array::from(vec![3.5, 4.0]))),
+            ("timestamp", ms),
+            ("unknown", text(&["x", "y"])),
+        ],
+    );
+    let contract = Contract::builtin("interaction").unwrap();
+    let at = Location::parse(dir.path().join("logs").to_str().unwrap()).unwrap();
+    let input = open_input(&contract, &at).await.unwrap();
+    assert_eq!(input.hive_columns, ["dt"]);
+    assert_eq!(input.files[0].partition, [("dt".to_owned(), "2026-11-20".to_owned())]);
+    assert_eq!(input.columns.iter().find(|c| c.name == "event").unwrap().source, None);
+    assert_eq!(
+        input.columns.iter().find(|c| c.name == "event_timestamp").unwrap().source.as_deref(),
+        Some("timestamp")
+    );
+    let report = check_input(&contract, &input).await.unwrap();
+    assert_eq!((report.rows, report.time_range), (2, Some((1_000_000, 2_000_000))));
+    assert_eq!(report.nulls["event"], 2);
+    assert!(report.warnings.iter().any(|w| w.contains("timestamp") && w.contains("UTC")), "{:?}", report.warnings);
+    write(&file, &[("user_id", text(&[])), ("item_id", text(&[])), ("timestamp", times(&[]))]);
+    assert_eq!(look("interaction", &file).await.unwrap().rows, 0);
+}
+
+#[tokio::test]
+async fn a_missing_file_is_named() {
+    let (_dir, file) = folder();
+    refused("interaction", &file, &["no such file", "interaction.parquet"]).await;
+}
+
+#[tokio::test]
+async fn an_unreadable_file_is_named() {
+    let (_dir, file) = folder();
+    std::fs::write(&file, "plain").unwrap();
+    let below = file.join("below.parquet");
+    let error = look("interaction", &below).await.unwrap_err();
+    assert!(error.explain().contains("below.parquet"), "{}", error.explain());
+    assert!(!error.rerun_helps(), "{}", error.explain());
+}
+
+trait RerunHelps {
+    fn rerun_helps(&self) -> bool;
+}
+
+impl RerunHelps for Error {
+    fn rerun_helps(&self) -> bool {
+        self.kind().rerun_helps()
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_parquet_is_named() {
+    let (_dir, file) = folder();
+    std::fs::write(&file, "user_id,item_id\n1,2\n".repeat(100)).unwrap();
+    refused("interaction", &file, &["not a Parquet file", "interaction.parquet"]).await;
+    std::fs::write(&file, "").unwrap();
+    refused("interaction", &file, &["empty", "interaction.parquet"]).await;
+}
+
+#[tokio::test]
+async fn a_truncated_file_is_named_wherever_it_is_cut() {
+    let (_dir, file) = folder();
+    let many: Vec<String> = (0..2000).map(|i| format!("u{i}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let columns = [("user_id", text(&many)), ("item_id", text(&many)), ("timestamp", times(&[5; 2000]))];
+    write(&file, &columns);
+    let whole = std::fs::read(&file).unwrap();
+    for keep in [5, 11, 100, whole.len() / 2, whole.len() - 9, whole.len() - 1] {
+        std::fs::write(&file, &whole[..keep]).unwrap();
+        refused("interaction", &file, &["truncated or damaged", "interaction.parquet"]).await;
+    }
+    let mut damaged = whole.clone();
+    for byte in &mut damaged[20..400] {
+        *byte = !*byte;
+    }
+    std::fs::write(&file, &damaged).unwrap();
+    refused("interaction", &file, &["interaction.parquet"]).await;
+}
+
+#[tokio::test]
+async fn a_missing_column_is_named() {
+    let (_dir, file) = folder();
+    write(&file, &[("user_id", text(&["1"])), ("item_id", text(&["2"])), ("when", times(&[5]))]);
+    refused("interaction", &file, &["event_timestamp", "missing", "interaction.parquet", "when", "timestamp"]).await;
+}
+
+#[tokio::test]
+async fn a_wrong_type_is_named() {
+    let (_dir, file) = folder();
+    let number: ArrayRef = Arc::new(Int64Array::from(vec![881_250_949]));
+    write(&file, &[("user_id", text(&["1"])), ("item_id", text(&["2"])), ("timestamp", number)]);
+    refused("interaction", &file, &["wrong type Int64", "column: timestamp", "timestamp_us", "curec import"]).await;
+    let number: ArrayRef = Arc::new(Float64Array::from(vec![1.5]));
+    write(&file, &[("user_id", number), ("item_id", text(&["2"])), ("timestamp", times(&[5]))]);
+    refused("interaction", &file, &["wrong type Float64", "column: user_id", "utf8"]).await;
+}
+
+#[tokio::test]
+async fn files_that_differ_are_named() {
+    let (dir, _) = folder();
+    let ids: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    write(&dir.path().join("a.parquet"), &[("item_id", text(&["1"]))]);
+    write(&dir.path().join("b.parquet"), &[("item_id", ids)]);
+    refused("item", dir.path(), &["differ", "item_id", "a.parquet", "b.parquet"]).await;
+}
+
+#[tokio::test]
+async fn a_null_or_empty_key_is_named_with_its_row() {
+    let (_dir, file) = folder();
+    let users: ArrayRef = Arc::new(StringArray::from(vec![Some("1"), None]));
+    write(&file, &[("user_id", users), ("item_id", text(&["2", "3"])), ("timestamp", times(&[5, 6]))]);
+    refused("interaction", &file, &["null", "column: user_id", "row: 1", "user_id=null, item_id=3"]).await;
+    write(&file, &[("user_id", text(&["1", ""])), ("item_id", text(&["2", "3"])), ("timestamp", times(&[5, 6]))]);
+    refused("interaction", &file, &["empty text", "column: user_id", "row: 1"]).await;
+}
+
+#[tokio::test]
+async fn a_duplicate_key_is_named_with_both_rows_across_files() {
+    let (dir, file) = folder();
+    let rows = [("user_id", text(&["1", "1"])), ("item_id", text(&["2", "2"])), ("timestamp", times(&[5, 5]))];
+    write(&file, &rows);
+    refused("interaction", &file, &["twice", "row: 1", "user_id=1, item_id=2", "first: row 0 of"]).await;
+    let folder = dir.path().join("items");
+    let many: Vec<String> = (0..9000).map(|i| format!("i{i}")).collect();
+    write(&folder.join("a.parquet"), &[("item_id", text(&many.iter().map(String::as_str).collect::<Vec<_>>()))]);
+    write(&folder.join("b.parquet"), &[("item_id", text(&["j", "i8500"]))]);
+    refused("item", &folder, &["twice", "b.parquet", "row: 1", "item_id=i8500", "first: row 8500 of", "a.parquet"])
+        .await;
+}
+
+#[tokio::test]
+async fn null_timestamps_are_refused_on_the_million_pairs() {
+    let Some(file) = shared("data/movielens-1m-pairs/interactions.parquet") else { return };
+    let key = "user_id=1, item_id=1193";
+    refused("interaction", &file, &["null", "column: timestamp", "row: 0", key, "interactions.parquet"]).await;
+}
+
+#[tokio::test]
+async fn ratings_that_are_no_numbers_are_refused() {
+    let (_dir, file) = folder();
+    for (bad, shown) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
+        let columns = [
+            ("user_id", text(&["1", "1"])),
+            ("item_id", text(&["2", "3"])),
+            ("rating", ratings(&[4.0, bad])),
+            ("timestamp", times(&[5, 6])),
+        ];
+        write(&file, &columns);
+        let names = [shown, "not a finite number", "column: rating", "row: 1", "item_id=3", "interaction.parquet"];
+        refused("interaction", &file, &names).await;
+    }
+    // Too large for single precision: it would become infinite.
+    let huge: ArrayRef = Arc::new(Float64Array::from(vec![1e300]));
+    let columns = [("user_id", text(&["1"])), ("item_id", text(&["2"])), ("rating", huge), ("timestamp", times(&[5]))];
+    write(&file, &columns);
+    refused("interaction", &file, &["column: rating", "row: 0"]).await;
+}
+
+#[tokio::test]
+async fn a_value_that_does_not_fit_is_refused() {
+    let (_dir, file) = folder();
+    let years: ArrayRef = Arc::new(Int64Array::from(vec![1995, 1 << 40]));
+    write(&file, &[("item_id", text(&["1", "2"])), ("release_year", years)]);
+    refused("item", &file, &["does not fit int32", "column: release_year", "row: 1", "item_id=2"]).await;
+}
+
+#[tokio::test]
+async fn an_empty_folder_is_named() {
+    let (dir, _) = folder();
+    refused("interaction", dir.path(), &["empty", dir.path().to_str().unwrap()]).await;
+    std::fs::write(dir.path().join("ratings.csv"), "a,b").unwrap();
+    refused("interaction", dir.path(), &["no .parquet file", "ratings.csv", "curec import"]).await;
+    // Names that readers ignore do not count either.
+    write(&dir.path().join("_staging/x.parquet"), &[("item_id", text(&["1"]))]);
+    refused("item", dir.path(), &["no .parquet file"]).await;
+}
+
+#[tokio::test]
+async fn items_without_title_are_accepted_and_counted() {
+    let (_dir, file) = folder();
+    let titles: ArrayRef = Arc::new(StringArray::from(vec![Some("A"), None, None]));
+    write(&file, &[("item_id", text(&["1", "2", "3"])), ("title", titles)]);
+    let report = look("item", &file).await.unwrap();
+    assert_eq!((report.rows, report.null_titles()), (3, 2));
+    assert!(report.warnings.iter().any(|w| w == "2 of 3 items have no title"), "{:?}", report.warnings);
+    write(&file, &[("item_id", text(&["1", "2"]))]);
+    assert_eq!(look("item", &file).await.unwrap().null_titles(), 2);
+}
+
+#[tokio::test]
+async fn very_long_titles_are_accepted() {
+    let (_dir, file) = folder();
+    let long = "x".repeat(100_000);
+    write(&file, &[("item_id", text(&["1", "2"])), ("title", text(&[&long, "short"]))]);
+    assert_eq!(look("item", &file).await.unwrap().rows, 2);
+}
+
+#[tokio::test]
+async fn the_shared_data_sets_are_accepted_or_refused_as_documented() {
+    for (table, file, rows) in [
+        ("interaction", "data/movielens-100k/interactions.parquet", 100_000),
+        ("item", "data/movielens-100k/items.parquet", 1_682),
+        ("interaction", "data/amazon-digital-music-part/interactions.parquet", 6_908),
+        ("item", "data/amazon-digital-music-part/items.parquet", 7_419),
+        ("review", "data/amazon-digital-music-part/reviews.parquet", 6_908),
+        ("review", "data/amazon-gift-cards-5core/reviews.parquet", 2_972),
+        ("interaction", "data/amazon-musical-instruments-5core/interactions.parquet", 10_261),
+        ("item", "data/amazon-musical-instruments-5core/items.parquet", 900),
+    ] {
+        let Some(path) = shared(file) else { continue };
+        assert_eq!(look(table, &path).await.unwrap().rows, rows, "{file}");
+    }
+    // Three of its events stand twice.
+    if let Some(path) = shared("data/amazon-gift-cards-5core/interactions.parquet") {
+        refused("interaction", &path, &["twice", "user_id=", "interactions.parquet"]).await;
+    }
+}
+
+#[test]
+fn a_broken_contract_is_refused_with_its_line() {
+    let good = "name = \"t\"\nversion = \"1.0\"\nrole = \"input\"\ngrain = [\"a\"]\n[[column]]\nname = \"a\"\n\
+                type = \"utf8\"\nnullable = false\n";
+    Contract::parse(good, "t.toml").unwrap();
+    for (from, to, line, what) in [
+        ("utf8", "utf9", 7, "utf9 is no column type"),
+        ("nullable", "nulable", 8, "nulable"),
+        ("[\"a\"]", "[\"b\"]", 4, "b is no column"),
+        ("\"1.0\"", "\"1\"", 2, "major.minor"),
+        ("\"input\"", "\"inputs\"", 3, "inputs"),
+        ("name = \"a\"", "name = 1", 6, "string"),
+    ] {
+        let error = Contract::parse(&good.replacen(from, to, 1), "t.toml").unwrap_err();
+        assert_eq!(error.kind(), Kind::Config);
+        let said = error.explain();
+        assert!(said.contains(what) && said.contains("t.toml"), "{said}");
+        assert!(said.contains(&format!("line: {line}")), "line {line} expected: {said}");
+    }
+}
