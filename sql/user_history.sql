@@ -1,8 +1,8 @@
 -- Who did what before $as_of: one row per user who was active in the last $user_active_days days.
 --
--- A user's *opinion* of an item is one row, whatever the number of events: the rating of the latest rated event. A
--- liked item is one rated $like_threshold or more, or one that was only consumed and never rated; any other is disliked.
--- Every order ends in an id, and ratings are summed as decimals, so no result depends on the order of the work.
+-- A user's *opinion* of an item is one row, whatever the number of events: the rating of the latest rated event.
+-- An item is liked when it is rated $like_threshold or more, or was only consumed and never rated; any other is
+-- disliked. Every order ends in an id, and ratings are summed as decimals, so no result depends on the order of the work.
 with event_before as (
     select user_id, item_id, event, rating, event_timestamp
     from interaction
@@ -58,21 +58,6 @@ judged as (
     from opinion as o
     left join titled as i on i.item_id = o.item_id
 ),
-placed as (
-    select
-        user_id,
-        item_id,
-        n_events,
-        event_timestamp,
-        rating,
-        liked,
-        title,
-        row_number() over (partition by user_id, liked, title is null order by event_timestamp desc, item_id desc)
-            as liked_recency,
-        row_number() over (
-            partition by user_id, liked, title is null order by rating, event_timestamp desc, item_id desc) as worst
-    from judged
-),
 summary as (
     select
         user_id,
@@ -81,16 +66,12 @@ summary as (
         count(*) filter (where not liked) as n_dislikes,
         count(rating) as n_ratings,
         sum(cast(least(greatest(cast(rating as double), -1e9), 1e9) as decimal(18, 6)))
-            filter (where rating is not null) as rating_sum,
-        array_agg(title order by event_timestamp desc, item_id desc)
-            filter (where liked and title is not null and liked_recency <= $history_events) as liked_titles,
-        array_agg(title order by rating, event_timestamp desc, item_id desc)
-            filter (where not liked and title is not null and worst <= $history_events) as disliked_titles
-    from placed
+            filter (where rating is not null) as rating_sum
+    from judged
     group by user_id
 ),
--- Apart from the rest and in its window's own order: the rows then come sorted, and lists of structs need no merging,
--- in which each struct would hold on to a whole batch.
+-- Each list has a window of its own, in the list's order: its rows then come grouped and sorted, one user after the
+-- other, and memory does not grow with the number of users.
 recent as (
     select
         user_id,
@@ -114,6 +95,39 @@ recent as (
         from judged
     )
     where recency <= $history_events
+    group by user_id
+),
+liked as (
+    select user_id, array_distinct(array_agg(title order by event_timestamp desc, item_id desc)) as liked_titles
+    from (
+        select
+            user_id,
+            item_id,
+            title,
+            event_timestamp,
+            row_number() over (partition by user_id order by event_timestamp desc, item_id desc) as place
+        from judged
+        where liked and title is not null
+    )
+    where place <= $history_events
+    group by user_id
+),
+disliked as (
+    select
+        user_id,
+        array_distinct(array_agg(title order by rating, event_timestamp desc, item_id desc)) as disliked_titles
+    from (
+        select
+            user_id,
+            item_id,
+            title,
+            rating,
+            event_timestamp,
+            row_number() over (partition by user_id order by rating, event_timestamp desc, item_id desc) as place
+        from judged
+        where not liked and title is not null
+    )
+    where place <= $history_events
     group by user_id
 ),
 category_count as (
@@ -140,11 +154,13 @@ select
     case when s.n_ratings > 0 then cast(s.rating_sum as double) / cast(s.n_ratings as double) end as mean_rating,
     t.last_event_timestamp,
     r.recent,
-    coalesce(array_distinct(s.liked_titles), cast(make_array() as varchar[])) as liked_titles,
-    coalesce(array_distinct(s.disliked_titles), cast(make_array() as varchar[])) as disliked_titles,
+    coalesce(l.liked_titles, cast(make_array() as varchar[])) as liked_titles,
+    coalesce(d.disliked_titles, cast(make_array() as varchar[])) as disliked_titles,
     coalesce(c.top_categories, cast(make_array() as varchar[])) as top_categories
 from summary as s
 join tonight as t on t.user_id = s.user_id
 join recent as r on r.user_id = s.user_id
+left join liked as l on l.user_id = s.user_id
+left join disliked as d on d.user_id = s.user_id
 left join category_top as c on c.user_id = s.user_id
 order by user_id
