@@ -309,8 +309,7 @@ fn output_error(e: std::io::Error) -> Error {
 fn watch_signals(stop: Stop) {
     tokio::spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut interrupt), Ok(mut terminate)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
         else {
             return;
         };
@@ -384,8 +383,9 @@ async fn query(args: SqlArgs) -> Result<u8> {
     let rows = session.sql_read_only(&text, &[]).await?;
     match &args.output {
         Some(path) => {
-            let file = std::fs::File::create(path)
-                .map_err(|e| Error::new(Kind::Usage, "cannot create the output").with("file", path.display()).source(e))?;
+            let file = std::fs::File::create(path).map_err(|e| {
+                Error::new(Kind::Usage, "cannot create the output").with("file", path.display()).source(e)
+            })?;
             write_rows(rows, args.format, std::io::BufWriter::new(file)).await?;
         }
         None => write_rows(rows, args.format, std::io::stdout()).await?,
@@ -421,7 +421,8 @@ async fn write_rows(rows: Rows, format: Format, mut out: impl Write + Send) -> R
             }
         }
         Format::Parquet => {
-            let parquet = |e: parquet::errors::ParquetError| Error::new(Kind::Temporary, "cannot write Parquet").source(e);
+            let parquet =
+                |e: parquet::errors::ParquetError| Error::new(Kind::Temporary, "cannot write Parquet").source(e);
             let mut writer = parquet::arrow::ArrowWriter::try_new(&mut out, schema, None).map_err(parquet)?;
             while let Some(batch) = rows.try_next().await? {
                 writer.write(&batch).map_err(parquet)?;

@@ -22,6 +22,8 @@ pub mod telemetry;
 pub mod table {
     pub mod store;
     pub mod contract;
+    pub mod check;
+    pub mod input;
     pub mod partition;
     pub mod import;
     pub mod inspect;

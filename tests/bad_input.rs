@@ -10,7 +10,8 @@ use arrow::array::{
     TimestampMillisecondArray,
 };
 use curec::error::{Error, Kind, Result};
-use curec::table::contract::{Contract, InputReport, check_input, open_input};
+use curec::table::contract::Contract;
+use curec::table::input::{InputReport, check_input, open_input};
 use curec::table::store::Location;
 use parquet::arrow::ArrowWriter;
 

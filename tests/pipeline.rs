@@ -24,8 +24,10 @@ fn a_night_from_end_to_end_and_again() {
     let accepted = world.sql("select count(*) as n from reason_score where accepted")[0]["n"].as_i64().unwrap();
     assert_eq!(first["accepted"], accepted);
     assert!(accepted > 0, "no reason was accepted: {first}");
-    let missing = world.sql("select sum(cast(missing as int)) as n from item_feature union all \
-                             select sum(cast(missing as int)) as n from user_feature");
+    let missing = world.sql(
+        "select sum(cast(missing as int)) as n from item_feature union all \
+                             select sum(cast(missing as int)) as n from user_feature",
+    );
     let missing: i64 = missing.iter().map(|r| r["n"].as_i64().unwrap()).sum();
     assert_eq!(missing + accepted, 18 + 24);
     let widths = world.sql("select distinct array_length(embedding) as width from item_feature");

@@ -15,7 +15,10 @@ fn refused(world: &World, out: &Output, code: i32, says: &[&str]) {
     for part in says {
         assert!(text.contains(part), "the message lacks `{part}`:\n{text}");
     }
-    assert!(!text.contains("panicked") && !text.contains("stack backtrace") && !text.contains("RUST_BACKTRACE"), "{text}");
+    assert!(
+        !text.contains("panicked") && !text.contains("stack backtrace") && !text.contains("RUST_BACKTRACE"),
+        "{text}"
+    );
     assert!(world.published().is_empty(), "something was published");
 }
 
@@ -94,7 +97,8 @@ fn logs_without_timestamps() {
 #[test]
 fn intervals() {
     let world = World::new();
-    let run = |start: &str, end: &str| world.curec(&["run", "job.toml", "--interval-start", start, "--interval-end", end]);
+    let run =
+        |start: &str, end: &str| world.curec(&["run", "job.toml", "--interval-start", start, "--interval-end", end]);
     refused(&world, &run("2026-01-20", "2026-01-20"), 2, &["interval", "exclusive"]);
     refused(&world, &run("yesterday", "2026-01-20"), 2, &["--interval-start", "yesterday", "2026-11-21"]);
     refused(&world, &world.curec(&["run", "job.toml"]), 2, &["--interval-start"]);
@@ -124,7 +128,8 @@ fn job_files() {
     refused(&world, &world.curec(&absent), 2, &["absent.toml", "what to do"]);
     let text = "name = 3\n[model]\ndevise = \"cpu\"\nslots = \"many\"\n[chek]\na = 1\n";
     std::fs::write(world.path("job.toml"), text).unwrap();
-    let says = ["job.toml:1: name", "job.toml:3: model.devise", "`device`", "job.toml:4: model.slots", "job.toml:5: chek"];
+    let says =
+        ["job.toml:1: name", "job.toml:3: model.devise", "`device`", "job.toml:4: model.slots", "job.toml:5: chek"];
     refused(&world, &world.run(&[]), 2, &says);
     std::fs::write(world.path("job.toml"), "name = \"a\n").unwrap();
     refused(&world, &world.run(&[]), 2, &["not TOML", "line: 1"]);
@@ -155,7 +160,8 @@ fn models() {
         std::fs::write(&config, change(&std::fs::read_to_string(&config).unwrap())).unwrap();
         folder
     };
-    let foreign = copy("foreign", &|c| c.replace("LlamaForCausalLM", "MambaForCausalLM").replace("\"llama\"", "\"mamba\""));
+    let foreign =
+        copy("foreign", &|c| c.replace("LlamaForCausalLM", "MambaForCausalLM").replace("\"llama\"", "\"mamba\""));
     refused(&world, &run(&foreign), 2, &["foreign", "amba"]);
     let weights = copy("torn-weights", &|c| c.to_string());
     let bytes = std::fs::read(weights.join("model.safetensors")).unwrap();
@@ -164,8 +170,12 @@ fn models() {
     let misfit = copy("misfit", &|c| c.to_string());
     std::fs::copy(fixture("tiny-qwen2/tokenizer.json"), misfit.join("tokenizer.json")).unwrap();
     let big = std::fs::read_to_string(misfit.join("tokenizer.json")).unwrap();
-    let more = big.replacen("\"added_tokens\": [", "\"added_tokens\": [{\"id\": 99999, \"content\": \"<|far|>\", \
-        \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": true},", 1);
+    let more = big.replacen(
+        "\"added_tokens\": [",
+        "\"added_tokens\": [{\"id\": 99999, \"content\": \"<|far|>\", \
+        \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": true},",
+        1,
+    );
     assert_ne!(big, more, "the fixture's tokenizer looks different");
     std::fs::write(misfit.join("tokenizer.json"), more).unwrap();
     refused(&world, &run(&misfit), 2, &["tokenizer"]);

@@ -14,8 +14,9 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Float32Type, Int32Type};
 use bytes::Bytes;
 use curec::error::{Kind, Result};
-use curec::table::contract::{Change, Contract, builtin_names, check_input, open_input};
+use curec::table::contract::{Change, Contract, builtin_names};
 use curec::table::import::{self, CsvMapping};
+use curec::table::input::{check_input, open_input};
 use curec::table::inspect::inspect;
 use curec::table::partition::{
     CommitRecord, Holder, Lease, Publisher, Stamp, append_segment, commit_record, gc, partitions, segments,

@@ -91,9 +91,9 @@ impl Models {
 
     /// The template for a kind of prompt.
     pub fn template(&self, kind: &str) -> Result<&PromptTemplate> {
-        self.templates.get(kind).ok_or_else(|| {
-            Error::new(Kind::Config, "there is no prompt template for this kind").with("kind", kind)
-        })
+        self.templates
+            .get(kind)
+            .ok_or_else(|| Error::new(Kind::Config, "there is no prompt template for this kind").with("kind", kind))
     }
 
     /// Digests of the templates by kind.
@@ -195,7 +195,10 @@ impl Models {
     }
 
     /// Runs requests whose ids are `0..n` and returns their results in that order.
-    pub async fn run(self: &Arc<Self>, requests: Vec<Request>) -> Result<Vec<std::result::Result<Completion, RowError>>> {
+    pub async fn run(
+        self: &Arc<Self>,
+        requests: Vec<Request>,
+    ) -> Result<Vec<std::result::Result<Completion, RowError>>> {
         let mut results: Vec<_> = requests.iter().map(|_| Err(RowError::Cancelled)).collect();
         let models = self.clone();
         let mut rows = tokio::task::spawn_blocking(move || models.engine()?.submit_blocking(requests))

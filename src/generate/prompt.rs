@@ -233,7 +233,8 @@ mod tests {
         assert_eq!(key, "KEY");
         assert_ne!(key, f.prompt_key(&[1, 2]));
         assert_eq!(key, Fingerprint { seed: 2, ..f.clone() }.prompt_key(&[1, 2, 3]), "greedy text ignores the seed");
-        let warm = |seed| Fingerprint { seed, sampling: Sampling { temperature: 0.7, ..Sampling::default() }, ..f.clone() };
+        let warm =
+            |seed| Fingerprint { seed, sampling: Sampling { temperature: 0.7, ..Sampling::default() }, ..f.clone() };
         assert_ne!(warm(1).prompt_key(&[1]), warm(2).prompt_key(&[1]));
         for other in [
             Fingerprint { model: "n".into(), ..f.clone() },

@@ -137,9 +137,12 @@ fn within_budget(budget: &BudgetSpec, failed: &BTreeMap<String, u64>, finished: 
         return Ok(());
     }
     let codes: Vec<String> = failed.iter().map(|(code, n)| format!("{code}: {n}")).collect();
-    Err(Error::new(Kind::Budget, format!("{failures} of {finished} prompts failed, more than the failure budget allows"))
-        .with("failures", codes.join(", "))
-        .hint("see `select * from response where error is not null`; mend the cause or raise [budget]"))
+    Err(Error::new(
+        Kind::Budget,
+        format!("{failures} of {finished} prompts failed, more than the failure budget allows"),
+    )
+    .with("failures", codes.join(", "))
+    .hint("see `select * from response where error is not null`; mend the cause or raise [budget]"))
 }
 
 /// The next rows to generate for: (key, prompt, stem).
@@ -164,11 +167,8 @@ async fn submit(
     let models = models.clone();
     let (keys, receiver) = tokio::task::spawn_blocking(move || -> Result<_> {
         use rayon::prelude::*;
-        let requests: Result<Vec<_>> = rows
-            .par_iter()
-            .enumerate()
-            .map(|(i, (_, prompt, stem))| models.request(i as u64, prompt, stem))
-            .collect();
+        let requests: Result<Vec<_>> =
+            rows.par_iter().enumerate().map(|(i, (_, prompt, stem))| models.request(i as u64, prompt, stem)).collect();
         let keys: Vec<String> = rows.into_iter().map(|(key, _, _)| key).collect();
         Ok((keys, models.engine()?.submit_blocking(requests?)?))
     })
@@ -211,9 +211,8 @@ impl Writer<'_> {
 
 fn rows_of(rows: &[Answer], schema: SchemaRef, digest: &str, interval: Interval) -> Result<RecordBatch> {
     let done = |a: &'_ Answer| a.result.as_ref().ok().cloned();
-    let texts = |pick: fn(&Answer) -> Option<String>| -> ArrayRef {
-        Arc::new(rows.iter().map(pick).collect::<StringArray>())
-    };
+    let texts =
+        |pick: fn(&Answer) -> Option<String>| -> ArrayRef { Arc::new(rows.iter().map(pick).collect::<StringArray>()) };
     let counts = |pick: fn(&Completion) -> u32| -> ArrayRef {
         Arc::new(rows.iter().map(|a| done(a).map_or(0, |c| i64::from(pick(&c)))).collect::<Int64Array>())
     };
@@ -239,8 +238,11 @@ fn rows_of(rows: &[Answer], schema: SchemaRef, digest: &str, interval: Interval)
                         .with_timezone_opt(timezone_of(field.data_type())),
                 ),
                 name => {
-                    return Err(Error::new(Kind::Config, "the contract of response has a column that curec does not fill")
-                        .with("column", name));
+                    return Err(Error::new(
+                        Kind::Config,
+                        "the contract of response has a column that curec does not fill",
+                    )
+                    .with("column", name));
                 }
             })
         })

@@ -27,7 +27,7 @@ use crate::query::audit::{self, Drift};
 use crate::query::session::{BatchStream, Session, TableFile};
 use crate::reward::checks::Vocabulary;
 use crate::reward::score::score_batch;
-use crate::table::contract::{check_input, open_input};
+use crate::table::input::{check_input, open_input};
 use crate::table::partition::{self, Holder, Lease, Publisher, StagedTable, Stamp};
 use crate::table::store::Location;
 use crate::telemetry::{self, Progress, Voice};
@@ -333,8 +333,7 @@ impl Build {
         if report.passed() {
             return Ok(());
         }
-        let quarantine =
-            self.prepared.root.child("_quarantine").child(&plan.table).child(&format!("dt={}", staged.dt));
+        let quarantine = self.prepared.root.child("_quarantine").child(&plan.table).child(&format!("dt={}", staged.dt));
         for file in &staged.files {
             file.location.copy_to(&quarantine.child(&file.name)).await?;
         }

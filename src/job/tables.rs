@@ -13,20 +13,14 @@ use crate::generate::functions;
 use crate::generate::models::Models;
 use crate::query::model::Model;
 use crate::query::session::{Param, Session, SessionOptions, TableFile};
-use crate::table::contract::{Contract, InputFile, InputTable, open_input};
+use crate::table::contract::Contract;
+use crate::table::input::{InputFile, InputTable, open_input};
 use crate::table::partition::{CommitRecord, commit_record, partition, segments};
 use crate::table::store::{Location, StoreOptions};
 
 /// The derived tables in the order in which they are made.
-pub const TABLES: [&str; 7] = [
-    "user_history",
-    "item_audience",
-    "reason_prompt",
-    "reason",
-    "reason_score",
-    "item_feature",
-    "user_feature",
-];
+pub const TABLES: [&str; 7] =
+    ["user_history", "item_audience", "reason_prompt", "reason", "reason_score", "item_feature", "user_feature"];
 
 /// Changes whenever the Rust code that fills a table changes what it writes.
 const METHOD: &str = "1";
@@ -126,9 +120,10 @@ fn keep_before(input: &mut InputTable, interval: Interval) {
     let end = interval.end.format("%Y-%m-%d").to_string();
     let midnight = interval.end.format("%H:%M:%S%.f").to_string() == "00:00:00";
     input.files.retain(|file| {
-        file.partition.iter().filter(|(key, _)| key == "dt").all(|(_, day)| {
-            if midnight { day.as_str() < end.as_str() } else { day.as_str() <= end.as_str() }
-        })
+        file.partition
+            .iter()
+            .filter(|(key, _)| key == "dt")
+            .all(|(_, day)| if midnight { day.as_str() < end.as_str() } else { day.as_str() <= end.as_str() })
     });
 }
 
@@ -143,7 +138,10 @@ impl Prepared {
         let mut parts = BTreeMap::from([
             ("contract".to_string(), self.contracts[table].digest().to_string()),
             ("method".to_string(), METHOD.to_string()),
-            ("interval".to_string(), format!("{}/{}", self.interval.start.to_rfc3339(), self.interval.end.to_rfc3339())),
+            (
+                "interval".to_string(),
+                format!("{}/{}", self.interval.start.to_rfc3339(), self.interval.end.to_rfc3339()),
+            ),
         ]);
         let mut add = |name: &str, value: String| {
             parts.insert(name.to_string(), value);
@@ -224,7 +222,6 @@ impl Prepared {
         Ok(plans)
     }
 }
-
 
 /// A session with the job's limits and nothing in it.
 pub fn new_session(job: &Job) -> Result<Session> {

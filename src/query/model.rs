@@ -14,7 +14,8 @@ use futures::StreamExt;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::query::session::{BatchStream, Param, Session};
-use crate::table::contract::{Checker, Contract, conform};
+use crate::table::check::{Checker, conform};
+use crate::table::contract::Contract;
 
 /// The definitions inside the binary, by table.
 const BUILTIN: [(&str, &str); 6] = [

@@ -120,9 +120,9 @@ pub fn score_batch(
     use arrow::array::Array;
     let scores: Vec<Score> = (0..batch.num_rows())
         .map(|i| {
-            let evidence = at(&subject, i)
-                .into_iter()
-                .chain(liked[i].iter().chain(&disliked[i]).chain(&related[i]).chain(&attributes[i]).map(String::as_str));
+            let evidence = at(&subject, i).into_iter().chain(
+                liked[i].iter().chain(&disliked[i]).chain(&related[i]).chain(&attributes[i]).map(String::as_str),
+            );
             let row = Scored {
                 reason: at(&reason, i),
                 finish: at(&finish, i),

@@ -21,7 +21,8 @@ use polars::prelude::{
 use serde::Deserialize;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::table::contract::{Checker, Contract, conform};
+use crate::table::check::{Checker, conform};
+use crate::table::contract::Contract;
 use crate::table::partition::writer_properties;
 
 /// Rows per batch when files are written.

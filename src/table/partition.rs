@@ -31,7 +31,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::table::contract::{Checker, ColumnType, Contract, KeyHasher, conform};
+use crate::table::check::{Checker, KeyHasher, conform, key_text};
+use crate::table::contract::{ColumnType, Contract};
 use crate::table::store::{Entry, Location, Version, fail};
 
 /// Rows handed to the Parquet writer at a time, whatever batches came in: part of the format, since page and row group
@@ -442,7 +443,7 @@ impl<'a> OrderCheck<'a> {
                     .with("table", &self.contract.name)
                     .with("column", self.contract.sorted_by.join(", "))
                     .with("row", self.rows + i as u64)
-                    .with("key", crate::table::contract::key_text(self.contract, batch, i).unwrap_or_default()));
+                    .with("key", key_text(self.contract, batch, i).unwrap_or_default()));
             }
             match &mut self.last {
                 Some(last) => {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float32Array, ListBuilder, RecordBatch, StringArray, StringBuilder, TimestampMillisecondArray};
+use arrow::array::{
+    ArrayRef, Float32Array, ListBuilder, RecordBatch, StringArray, StringBuilder, TimestampMillisecondArray,
+};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use parquet::arrow::ArrowWriter;
 
@@ -65,7 +67,12 @@ pub fn events() -> Vec<Event> {
             let item = (user * 5 + n * 7) % 18;
             let rating = if (item + user) % 2 == 0 { 5.0 } else { 2.0 };
             let at = january(1 + (n * 19 + user) % 20, (user + n) % 24) + user * 1000 + n;
-            all.push(Event { user: format!("u{user:02}"), item: format!("i{item:02}"), rating: Some(rating), at: Some(at) });
+            all.push(Event {
+                user: format!("u{user:02}"),
+                item: format!("i{item:02}"),
+                rating: Some(rating),
+                at: Some(at),
+            });
         }
     }
     all.sort_by(|a, b| (a.at, &a.user, &a.item).cmp(&(b.at, &b.user, &b.item)));
@@ -181,8 +188,7 @@ impl World {
 
     /// `curec run` for the day 20 January 2026, with more flags.
     pub fn run(&self, more: &[&str]) -> Output {
-        let mut args =
-            vec!["run", "job.toml", "--interval-start", "2026-01-20", "--interval-end", "2026-01-21"];
+        let mut args = vec!["run", "job.toml", "--interval-start", "2026-01-20", "--interval-end", "2026-01-21"];
         args.extend(more);
         self.curec(&args)
     }
