@@ -64,12 +64,12 @@ finish
 
 begin "5/5 five reasons"
 "$CUREC_BIN" sql --job "$job" "
-    select i.title, s.accepted, round(s.score, 3) as score, r.reason
+    select i.title, s.accepted, round(s.score, 3) as points, r.reason
     from reason r
     join reason_score s on s.kind = r.kind and s.item_id = r.item_id and s.as_of = r.as_of
     join item i on i.item_id = r.item_id
     where r.kind = 'item' and r.reason is not null
-    order by s.accepted desc, s.score desc, r.item_id
+    order by s.accepted desc, points desc, i.title
     limit 5"
 finish
 

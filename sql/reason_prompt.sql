@@ -2,7 +2,8 @@
 --
 -- The evidence is short because that is what small models can use.
 --   item:    liked = three titles that its likers also liked (by PMI), related = three that its likers like more than
---            its dislikers do, disliked = two that its dislikers prefer; verdict = what most of its raters say
+--            its dislikers do, disliked = two that its dislikers prefer; verdict = like where at least half
+--            of its raters do, dislike where fewer than a quarter do, else mixed
 --   history: liked = the four latest likes, disliked = the two worst-rated dislikes, related = three titles that go
 --            with the latest likes of this user (by PMI) and that the user has not met lately
 -- A row without any evidence is kept and counted later. An item without a title has no subject and is described by its
@@ -36,7 +37,11 @@ item_evidence as (
         cast(item_id as varchar) as item_id,
         as_of,
         cast(title as varchar) as subject,
-        case when 2 * n_likes >= n_likes + n_dislikes then 'like' else 'dislike' end as verdict,
+        case
+            when 2 * n_likes >= n_likes + n_dislikes then 'like'
+            when 4 * n_likes >= n_likes + n_dislikes then 'mixed'
+            else 'dislike'
+        end as verdict,
         liked,
         array_slice(array_except(disliker_prefers, array_append(liked, title)), 1, 2) as disliked,
         array_slice(array_except(liker_also, array_append(liked, title)), 1, 3) as related,

@@ -4,6 +4,8 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::TryStreamExt;
 
@@ -47,13 +49,31 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Build one interval of a job and publish it.
+    #[command(before_help = "Examples:\n\
+  curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22\n\
+  curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --set model.device=wgpu\n\
+  curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --retry-failed")]
     Run(RunArgs),
     /// Say what `run` would build and why; changes nothing.
+    #[command(before_help = "Examples:\n\
+  curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22\n\
+  curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --json")]
     Plan(PlanArgs),
     /// Query every table of a warehouse.
+    #[command(before_help = "Examples:\n\
+  curec sql --job jobs/nightly.toml \"show tables\"\n\
+  curec sql --job jobs/nightly.toml \"select reason from reason where dt = '2026-11-21' limit 5\"\n\
+  curec sql --job jobs/nightly.toml --format parquet --output out.parquet \"select * from item_feature\"\n\
+  echo \"select generate('Name a colour.') as text\" | curec sql --job jobs/nightly.toml -")]
     Sql(SqlArgs),
     /// Turn a public data set into the input tables.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        before_help = "Examples:\n\
+  curec import movielens ml-100k --out input\n\
+  curec import csv ratings.csv --items films.csv --mapping user_id=userId,item_id=movieId --out input\n\
+  curec import jsonl Gift_Cards_5.json --metadata meta_Gift_Cards.json --out input"
+    )]
     Import(ImportCommand),
     /// Show schema, counts and first rows of a Parquet file or folder, through an independent reader.
     Inspect {
@@ -393,12 +413,43 @@ async fn query(args: SqlArgs) -> Result<u8> {
     Ok(0)
 }
 
-async fn write_rows(rows: Rows, format: Format, mut out: impl Write + Send) -> Result<()> {
+/// A writer that remembers that its reader has gone: Arrow's writers turn that into a text among others.
+struct Watched<W> {
+    inner: W,
+    is_broken: Arc<AtomicBool>,
+}
+
+impl<W: Write> Watched<W> {
+    fn watch<T>(&self, result: std::io::Result<T>) -> std::io::Result<T> {
+        if result.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+            self.is_broken.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl<W: Write> Write for Watched<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let result = self.inner.write(bytes);
+        self.watch(result)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let result = self.inner.flush();
+        self.watch(result)
+    }
+}
+
+async fn write_rows(rows: Rows, format: Format, out: impl Write + Send) -> Result<()> {
+    let is_broken = Arc::new(AtomicBool::new(false));
+    let mut out = Watched { inner: out, is_broken: is_broken.clone() };
     let schema = rows.schema();
-    let arrow = |e: arrow::error::ArrowError| match e {
-        arrow::error::ArrowError::IoError(_, io) => output_error(io),
-        e => Error::new(Kind::Internal, "cannot format the result").source(e),
+    let failed = |e: Box<dyn std::error::Error + Send + Sync>| match is_broken.load(Ordering::Relaxed) {
+        true => output_error(std::io::ErrorKind::BrokenPipe.into()),
+        false => Error::new(Kind::Temporary, "cannot write the result").source(e),
     };
+    let arrow = |e: arrow::error::ArrowError| failed(e.into());
+    let parquet = |e: parquet::errors::ParquetError| failed(e.into());
     let mut rows = rows.stream().await?;
     match format {
         Format::Table => {
@@ -421,8 +472,6 @@ async fn write_rows(rows: Rows, format: Format, mut out: impl Write + Send) -> R
             }
         }
         Format::Parquet => {
-            let parquet =
-                |e: parquet::errors::ParquetError| Error::new(Kind::Temporary, "cannot write Parquet").source(e);
             let mut writer = parquet::arrow::ArrowWriter::try_new(&mut out, schema, None).map_err(parquet)?;
             while let Some(batch) = rows.try_next().await? {
                 writer.write(&batch).map_err(parquet)?;

@@ -151,9 +151,10 @@ fn rows_that_fail_are_typed_and_the_budget_holds() {
     let world = World::new();
     // Too few positions for any prompt: every row fails.
     world.write_job("[budget]\nmax_failed_fraction = 1.0\n");
-    let out = world.run(&["--set", "model.max_positions=32"]);
+    let out = world.run(&["--set", "model.max_positions=16"]);
     expect_code(&out, 0);
-    assert_eq!(summary(&out)["failed"], 42, "{}", stderr(&out));
+    let prompts = world.sql("select count(distinct prompt_key) as n from reason_prompt")[0]["n"].clone();
+    assert_eq!(summary(&out)["failed"], prompts, "{}", stderr(&out));
     let errors = world.sql("select distinct error from response");
     assert_eq!(errors[0]["error"], "too_long");
     assert_eq!(world.sql("select count(*) as n from item_feature where missing")[0]["n"], 18);
@@ -161,11 +162,11 @@ fn rows_that_fail_are_typed_and_the_budget_holds() {
     // A run with room retries them.
     let out = world.run(&["--retry-failed"]);
     expect_code(&out, 0);
-    assert_eq!(summary(&out)["generated"], 42, "{}", stderr(&out));
+    assert_eq!(summary(&out)["generated"], prompts, "{}", stderr(&out));
     assert_eq!(summary(&out)["failed"], 0);
 
     let strict = World::new();
-    let out = strict.run(&["--set", "model.max_positions=32"]);
+    let out = strict.run(&["--set", "model.max_positions=16"]);
     expect_code(&out, 1);
     assert_eq!(summary(&out)["status"], "budget");
     assert!(stderr(&out).contains("failure budget"), "{}", stderr(&out));
@@ -177,8 +178,7 @@ fn a_signal_keeps_what_was_finished() {
     let world = World::new();
     let mut child = world
         .command(&["run", "job.toml", "--interval-start", "2026-01-20", "--interval-end", "2026-01-21"])
-        .args(["--set", "sampling.max_new_tokens=400", "--set", "model.slots=1", "--set", "response.flush_rows=1"])
-        .args(["--set", "model.max_positions=900"])
+        .args(["--set", "sampling.max_new_tokens=100", "--set", "model.slots=1", "--set", "response.flush_rows=1"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -195,11 +195,88 @@ fn a_signal_keeps_what_was_finished() {
     assert!(world.published().is_empty());
     let kept = segments();
     assert!(kept > 0);
-    let args = ["--set", "sampling.max_new_tokens=400", "--set", "model.max_positions=900"];
+    let args = ["--set", "sampling.max_new_tokens=100"];
     let out = world.run(&args);
     expect_code(&out, 0);
     let generated = summary(&out)["generated"].as_u64().unwrap() as usize;
     assert!(generated <= 42 - kept, "{generated} generated after {kept} were kept");
+}
+
+#[test]
+fn a_failing_audit_publishes_nothing() {
+    let world = World::new();
+    expect_code(&world.run(&[]), 0);
+    let published = world.published();
+    let schemas = world.path("schemas");
+    std::fs::create_dir(&schemas).unwrap();
+    for entry in std::fs::read_dir(common::project().join("schemas")).unwrap().map(|e| e.unwrap().path()) {
+        std::fs::copy(&entry, schemas.join(entry.file_name().unwrap())).unwrap();
+    }
+    let contract = schemas.join("user_feature.toml");
+    let text = std::fs::read_to_string(&contract).unwrap();
+    let audit = "[[audit]]\nname = \"no_user_u07\"\nseverity = \"error\"\ndescription = \"A test.\"\n\
+                 sql = \"select * from this where user_id = 'u07'\"\n\n[writer]";
+    assert!(text.contains("[writer]"));
+    std::fs::write(&contract, text.replacen("[writer]", audit, 1)).unwrap();
+    let set = format!("project.schemas={}", schemas.display());
+    let out = world.run(&["--set", &set]);
+    expect_code(&out, 1);
+    let said = stderr(&out);
+    assert!(said.contains("no_user_u07") && said.contains("u07") && said.contains("quarantine"), "{said}");
+    assert_eq!(summary(&out)["status"], "audit");
+    assert_eq!(world.published(), published, "a failing audit changed what was published");
+    assert!(world.path("warehouse/_quarantine/user_feature/dt=2026-01-20").exists());
+}
+
+#[test]
+fn a_new_day_of_logs_does_not_touch_an_old_interval() {
+    let world = World::new();
+    let day = |day: i64| -> Vec<common::Event> {
+        let range = common::january(day, 0)..common::january(day + 1, 0);
+        common::events().into_iter().filter(|e| range.contains(&e.at.unwrap())).collect()
+    };
+    for n in 1..=21 {
+        let file = format!("input/days/dt=2026-01-{n:02}/log.parquet");
+        common::write_events(&world.path(&file), &day(n));
+    }
+    let set = format!("input.interaction={}", world.path("input/days").display());
+    expect_code(&world.run(&["--set", &set]), 0);
+    let published = world.published();
+    let mut late = common::events();
+    late.iter_mut().for_each(|e| e.at = e.at.map(|at| at + 40 * 86_400_000));
+    common::write_events(&world.path("input/days/dt=2026-02-20/log.parquet"), &late);
+    let out = world.run(&["--set", &set]);
+    assert_eq!(summary(&out)["status"], "nothing_to_do", "{}", stderr(&out));
+    // A day before the interval's end does count.
+    let mut changed = day(3);
+    changed[0].rating = Some(1.0);
+    common::write_events(&world.path("input/days/dt=2026-01-03/log.parquet"), &changed);
+    let out = world.run(&["--set", &set]);
+    assert_eq!(summary(&out)["status"], "published");
+    assert_ne!(world.published(), published);
+}
+
+#[test]
+fn the_jobs_of_the_project_are_valid() {
+    for job in ["quickstart", "nightly"] {
+        let path = common::project().join(format!("jobs/{job}.toml"));
+        let world = World::new();
+        let out = world.curec(&[
+            "plan",
+            path.to_str().unwrap(),
+            "--interval-start",
+            "2026-01-20",
+            "--interval-end",
+            "2026-01-21",
+            "--set",
+            "input.interaction=nowhere",
+            "--set",
+            "warehouse=warehouse",
+        ]);
+        // The job itself is fine: what is complained about is that its files are not here.
+        assert!(!stderr(&out).contains("problem(s)"), "{}", stderr(&out));
+        assert!(stderr(&out).contains("not") && !stderr(&out).contains("unknown key"), "{}", stderr(&out));
+    }
 }
 
 #[test]

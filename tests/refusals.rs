@@ -171,8 +171,8 @@ fn models() {
     std::fs::copy(fixture("tiny-qwen2/tokenizer.json"), misfit.join("tokenizer.json")).unwrap();
     let big = std::fs::read_to_string(misfit.join("tokenizer.json")).unwrap();
     let more = big.replacen(
-        "\"added_tokens\": [",
-        "\"added_tokens\": [{\"id\": 99999, \"content\": \"<|far|>\", \
+        "\"added_tokens\":[",
+        "\"added_tokens\":[{\"id\": 99999, \"content\": \"<|far|>\", \
         \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": true},",
         1,
     );

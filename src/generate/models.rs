@@ -140,6 +140,8 @@ impl Models {
             return Ok(engine.clone());
         }
         let engine = Arc::new(Engine::start(&self.generator_path, &self.device, self.options.clone())?);
+        // A device or model that does not open is the run's error, not one of every row.
+        engine.load_blocking()?;
         *slot = Some(engine.clone());
         Ok(engine)
     }

@@ -265,6 +265,8 @@ pub async fn register_responses(session: &Session, root: &Location, contract: &C
 pub fn params(prepared: &Prepared) -> Result<Vec<(&'static str, Param)>> {
     let (history, interval) = (&prepared.job.spec.history, prepared.interval);
     let moment = |t: chrono::DateTime<chrono::Utc>| Param::Timestamp(t.timestamp_micros());
+    // 0 stands for all; three centuries hold every log.
+    let days = |days: i64| Param::Int(if days == 0 { 110_000 } else { days });
     Ok(vec![
         ("interval_start", moment(interval.start)),
         ("interval_end", moment(interval.end)),
@@ -274,8 +276,8 @@ pub fn params(prepared: &Prepared) -> Result<Vec<(&'static str, Param)>> {
         ("max_pair_events", Param::Int(history.max_pair_events)),
         ("min_support", Param::Int(history.min_support)),
         ("title_chars", Param::Int(history.title_chars)),
-        ("user_active_days", Param::Int(history.user_active_days)),
-        ("item_active_days", Param::Int(history.item_active_days)),
+        ("user_active_days", days(history.user_active_days)),
+        ("item_active_days", days(history.item_active_days)),
         ("max_users", Param::Int(history.max_users)),
         ("max_items", Param::Int(history.max_items)),
         ("zero_embedding", Param::ZeroVector(prepared.models.encoder_files()?.dimension())),
@@ -300,8 +302,8 @@ pub const PENDING: &str = "select p.prompt_key, min(p.prompt_text) as prompt_tex
 /// Reasons with their evidence, for scoring.
 pub const SCORED: &str = "select r.kind, r.user_id, r.item_id, r.as_of, r.prompt_key, r.reason, r.finish, \
      r.logprob_sum, r.completion_tokens, p.subject, p.verdict, p.liked, p.disliked, p.related, p.attributes \
-     from reason as r join reason_prompt as p on p.kind = r.kind and p.user_id is not distinct from r.user_id \
-     and p.item_id is not distinct from r.item_id \
+     from reason as r join reason_prompt as p on p.kind = r.kind and (p.user_id is not distinct from r.user_id) \
+     and (p.item_id is not distinct from r.item_id) \
      order by r.kind, r.user_id nulls first, r.item_id nulls first";
 
 /// How many reasons there are of each kind and fate.
@@ -317,7 +319,7 @@ pub fn accepted(kind: &str) -> String {
     let entity = if kind == "item" { "item_id" } else { "user_id" };
     format!(
         "select r.{entity} as entity_id, r.reason from reason as r join reason_score as s on s.kind = r.kind \
-         and s.user_id is not distinct from r.user_id and s.item_id is not distinct from r.item_id \
+         and (s.user_id is not distinct from r.user_id) and (s.item_id is not distinct from r.item_id) \
          where s.accepted and r.kind = '{kind}' order by r.{entity}, r.prompt_key"
     )
 }
@@ -330,10 +332,10 @@ pub fn samples(accepted: bool) -> String {
            select r.kind, coalesce(r.user_id, r.item_id) as entity, r.reason, s.refusal, s.score, p.subject, p.liked, \
              p.disliked, p.related, p.attributes, row_number() over (partition by r.kind order by {order}) as place \
            from reason as r \
-           join reason_score as s on s.kind = r.kind and s.user_id is not distinct from r.user_id \
-             and s.item_id is not distinct from r.item_id \
-           join reason_prompt as p on p.kind = r.kind and p.user_id is not distinct from r.user_id \
-             and p.item_id is not distinct from r.item_id \
+           join reason_score as s on s.kind = r.kind and (s.user_id is not distinct from r.user_id) \
+             and (s.item_id is not distinct from r.item_id) \
+           join reason_prompt as p on p.kind = r.kind and (p.user_id is not distinct from r.user_id) \
+             and (p.item_id is not distinct from r.item_id) \
            where s.accepted = {accepted}) \
          where place <= 5 order by kind, place"
     )

@@ -141,8 +141,9 @@ pub fn names(text: &str) -> Vec<String> {
         while run.first().is_some_and(|w| NOT_NAMES.contains(&w.to_lowercase().as_str())) && run.len() > 1 && at_start {
             run.remove(0);
         }
-        let alone = run.len() == 1 && NOT_NAMES.contains(&run[0].to_lowercase().as_str());
-        if !run.is_empty() && !alone {
+        // The first word of a sentence is capitalised whatever it is: alone it names nothing for certain.
+        let is_plain = run.len() == 1 && (at_start || NOT_NAMES.contains(&run[0].to_lowercase().as_str()));
+        if !run.is_empty() && !is_plain {
             found.push(run.join(" "));
         }
         run.clear();
@@ -245,7 +246,7 @@ mod tests {
     #[test]
     fn names_are_found() {
         let found = names("People like The Matrix (1999) and Lord of the Rings, which Tom Hanks made. It is great.");
-        assert_eq!(found, ["Matrix 1999", "Lord of the Rings", "Tom Hanks"].map(String::from).to_vec());
+        assert_eq!(found, ["The Matrix 1999", "Lord of the Rings", "Tom Hanks"].map(String::from).to_vec());
     }
 
     #[test]
@@ -256,6 +257,12 @@ mod tests {
         assert_eq!(grounding("they enjoy Lord of the Rings.", EVIDENCE, &v), 1.0);
         assert_eq!(grounding("they enjoy Titanic.", EVIDENCE, &v), 0.0);
         assert_eq!(grounding("nothing is named here", EVIDENCE, &v), 1.0);
+        assert_eq!(
+            grounding("Many people do not like it. Some do.", EVIDENCE, &v),
+            1.0,
+            "sentences begin with capitals"
+        );
+        assert_eq!(grounding("They like it. Die Hard is better.", EVIDENCE, &v), 0.0);
     }
 
     #[test]

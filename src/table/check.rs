@@ -16,11 +16,6 @@ use arrow::datatypes::{
 };
 use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use futures::TryStreamExt;
-use futures::future::FutureExt;
-use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::async_reader::AsyncFileReader;
-use serde::Deserialize;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::contract::{Column, ColumnType, Contract};

@@ -4,15 +4,9 @@
 //! tables get published.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use futures::TryStreamExt;
-use futures::future::FutureExt;
-use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::async_reader::AsyncFileReader;
 use serde::Deserialize;
 use toml::Spanned;
 

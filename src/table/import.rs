@@ -192,6 +192,7 @@ fn import_csv(interactions: &Path, items: Option<&Path>, mapping: &CsvMapping, o
     let source = Source { path: interactions.to_path_buf(), separator: mapping.separator, quote: Some(b'"') };
     let header = source.header()?;
     let need = |name: &str| named(&header, name).ok_or_else(|| source.missing(name, &header));
+    let (user, item) = (need("user_id")?, need("item_id")?);
     let timestamp = match mapping.columns.contains_key("event_timestamp") {
         true => need("event_timestamp")?,
         false => named(&header, "timestamp").map_or_else(|| need("event_timestamp"), Ok)?,
@@ -203,8 +204,8 @@ fn import_csv(interactions: &Path, items: Option<&Path>, mapping: &CsvMapping, o
     }
     let frame = interaction_frame(
         &source,
-        &need("user_id")?,
-        &need("item_id")?,
+        &user,
+        &item,
         named(&header, "rating").as_deref(),
         named(&header, "event").as_deref(),
         &timestamp,

@@ -3,7 +3,6 @@
 //! Knows Parquet files on a store. Knows nothing of SQL or of what the rows are for.
 
 use std::collections::{BTreeMap, HashSet};
-use std::hash::Hash;
 use std::ops::Range;
 use std::sync::Arc;
 

@@ -7,7 +7,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use polars::prelude::{
-    AnyValue, DataFrame, DataType, HiveOptions, IdxSize, LazyFrame, PlRefPath, ScanArgsParquet, col, len,
+    AnyValue, DataFrame, DataType, Expr, HiveOptions, IdxSize, LazyFrame, PlRefPath, PlSmallStr, ScanArgsParquet, col,
+    len,
 };
 use serde::Serialize;
 
@@ -87,7 +88,7 @@ fn look(path: &Path, head: usize) -> Result<Inspection> {
     let mut rows = None;
     for (name, kind) in schema.iter() {
         let plain = !matches!(kind, DataType::List(_) | DataType::Struct(_) | DataType::Array(..));
-        let column = || col(name.clone());
+        let column = || printable(name, kind);
         let mut wanted = vec![len().alias("rows"), column().null_count().alias("nulls")];
         if plain {
             wanted.extend([
@@ -108,7 +109,9 @@ fn look(path: &Path, head: usize) -> Result<Inspection> {
             distinct: number(&found, "distinct"),
         });
     }
-    let shown = scan()?.limit(IdxSize::try_from(head).unwrap_or(IdxSize::MAX)).collect().map_err(unreadable)?;
+    let all: Vec<Expr> = schema.iter().map(|(name, kind)| printable(name, kind)).collect();
+    let few = IdxSize::try_from(head).unwrap_or(IdxSize::MAX);
+    let shown = scan()?.select(all).limit(few).collect().map_err(unreadable)?;
     Ok(Inspection {
         path: path.to_path_buf(),
         files: files.len(),
@@ -116,6 +119,16 @@ fn look(path: &Path, head: usize) -> Result<Inspection> {
         columns,
         head: shown.to_string(),
     })
+}
+
+/// A column as it is, but moments without their zone: Polars prints those only with a time zone database.
+fn printable(name: &PlSmallStr, kind: &DataType) -> Expr {
+    match kind {
+        DataType::Datetime(unit, Some(_)) => {
+            col(name.clone()).cast(DataType::Int64).cast(DataType::Datetime(*unit, None))
+        }
+        _ => col(name.clone()),
+    }
 }
 
 fn find(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {

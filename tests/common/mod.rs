@@ -134,6 +134,38 @@ pub fn items() -> Vec<(String, Option<String>)> {
     (0..18).map(|i| (format!("i{i:02}"), Some(format!("Film Number {i} (19{:02})", 70 + i)))).collect()
 }
 
+/// Copies tiny-qwen3 to `folder` as a model that writes ASCII: the output rows of all other tokens are zero, so that a
+/// positive one of the rest wins. A random model writes bytes that are no text, which is an error of its own.
+pub fn ascii_model(folder: &Path) {
+    std::fs::create_dir_all(folder).unwrap();
+    for entry in std::fs::read_dir(fixture("tiny-qwen3")).unwrap().map(|e| e.unwrap().path()) {
+        std::fs::copy(&entry, folder.join(entry.file_name().unwrap())).unwrap();
+    }
+    let tokenizer = std::fs::read_to_string(folder.join("tokenizer.json")).unwrap();
+    let tokenizer: serde_json::Value = serde_json::from_str(&tokenizer).unwrap();
+    let is_ascii =
+        |token: &str| token.chars().all(|c| c.is_ascii_graphic() || c == '\u{120}') && !token.starts_with("<|");
+    let kept: std::collections::HashSet<u64> = tokenizer["model"]["vocab"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(token, _)| is_ascii(token))
+        .map(|(_, id)| id.as_u64().unwrap())
+        .collect();
+    let file = folder.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let head = &header["lm_head.weight"];
+    let number = |value: &serde_json::Value| value.as_u64().unwrap() as usize;
+    let (rows, start) = (number(&head["shape"][0]), 8 + length + number(&head["data_offsets"][0]));
+    let width = (8 + length + number(&head["data_offsets"][1]) - start) / rows;
+    for row in (0..rows).filter(|row| !kept.contains(&(*row as u64))) {
+        bytes[start + row * width..start + (row + 1) * width].fill(0);
+    }
+    std::fs::write(&file, bytes).unwrap();
+}
+
 /// A folder with inputs, a job on tiny models, and commands bound to it.
 pub struct World {
     folder: tempfile::TempDir,
@@ -145,7 +177,13 @@ impl World {
         let world = World { folder: tempfile::tempdir().unwrap() };
         write_events(&world.path("input/interaction.parquet"), &events());
         write_items(&world.path("input/item.parquet"), &items());
+        ascii_model(&world.path("writer"));
         world.write_job("");
+        // Short: the tiny model knows nearly one token a letter and has 256 positions.
+        let item = "=== user\n{{ subject or attributes | join }}\n=== assistant\n{{ liked[:1] | join }}\n";
+        let history = "=== user\n{{ (liked + attributes)[:2] | join(', ') }}\n=== assistant\nThe user\n";
+        std::fs::write(world.path("item.j2"), item).unwrap();
+        std::fs::write(world.path("history.j2"), history).unwrap();
         world
     }
 
@@ -161,8 +199,9 @@ impl World {
             "name = \"test\"\nwarehouse = \"{root}/warehouse\"\n\
              [input]\ninteraction = \"{root}/input/interaction.parquet\"\nitem = \"{root}/input/item.parquet\"\n\
              [history]\nuser_active_days = 0\nitem_active_days = 0\nmin_support = 2\n\
-             [model]\ngenerator = \"{models}tiny-llama-f16\"\nencoder = \"{models}tiny-bert\"\ndevice = \"cpu\"\n\
-             slots = 4\nmax_step_tokens = 256\nmax_positions = 640\n\
+             [model]\ngenerator = \"{root}/writer\"\nencoder = \"{models}tiny-bert\"\ndevice = \"cpu\"\n\
+             slots = 4\nmax_step_tokens = 256\nmax_positions = 256\n\
+             [prompt]\nitem = \"{root}/item.j2\"\nhistory = \"{root}/history.j2\"\n\
              [sampling]\nmax_new_tokens = 6\n\
              [check]\nlanguage = \"none\"\nmin_grounding = 0.0\nmax_repetition = 1.0\nmin_words = 1\n\
              min_mean_logprob = -1000.0\nrequire_finished = false\n{more}"
