@@ -146,11 +146,6 @@ impl Models {
         Ok(engine)
     }
 
-    /// Whether the generator's weights were loaded.
-    pub fn engine_is_running(&self) -> bool {
-        self.engine.lock().map(|slot| slot.is_some()).unwrap_or(false)
-    }
-
     /// Ends the engine and gives its memory back.
     pub fn stop_engine(&self) {
         if let Ok(mut slot) = self.engine.lock() {

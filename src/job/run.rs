@@ -231,6 +231,9 @@ impl Build {
                 if plan.table == "reason" {
                     self.generate(&session).await?;
                 }
+                if matches!(plan.table.as_str(), "item_feature" | "user_feature") {
+                    self.pool(&session, &plan.table).await?;
+                }
                 let started = Instant::now();
                 let rows = self.make(&session, &plan).await?;
                 self.stage(&plan.table, started, rows);
@@ -287,9 +290,6 @@ impl Build {
             parts: plan.parts.clone(),
             created_timestamp: self.prepared.interval.end.timestamp_micros(),
         };
-        if matches!(table, "item_feature" | "user_feature") {
-            self.pool(session, table).await?;
-        }
         let rows = match self.prepared.sql.get(table) {
             Some(model) => model.run(session, contract, &tables::params(&self.prepared)?).await?,
             None => self.score(session).await?,

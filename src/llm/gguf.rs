@@ -341,11 +341,6 @@ impl Gguf {
         self.numbers(key, &[4, 5], i32::from_le_bytes)
     }
 
-    /// An array of 32-bit floats.
-    pub fn f32s(&self, key: &str) -> Option<Vec<f32>> {
-        self.numbers(key, &[6], f32::from_le_bytes)
-    }
-
     fn numbers<T>(&self, key: &str, types: &[u32], read: fn([u8; 4]) -> T) -> Option<Vec<T>> {
         match self.header.metadata.get(key) {
             Some(Value::Numbers(kind, range)) if types.contains(kind) => {

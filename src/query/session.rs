@@ -18,7 +18,6 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::logical_expr::async_udf::AsyncScalarUDF;
 use datafusion::logical_expr::{Expr, ScalarUDF, cast, lit};
 use datafusion::prelude::{DataFrame, SessionConfig, coalesce, ident};
 use datafusion::sql::parser::{DFParser, Statement};
@@ -167,14 +166,6 @@ impl Session {
         let table = MemTable::try_new(schema, vec![batches])
             .map_err(|e| fail(e, "cannot register rows").with("table", name))?;
         self.replace(name, Arc::new(table))
-    }
-
-    /// Registers an empty table with the contract's columns: an optional input that the job leaves out.
-    ///
-    /// # Errors
-    /// `Kind::Internal` when the session refuses the name.
-    pub fn register_empty(&self, name: &str, contract: &Contract) -> Result<()> {
-        self.register_batches(name, contract.arrow_schema(None), Vec::new())
     }
 
     /// Registers Parquet files as one table in the contract's columns, order and types.
@@ -354,11 +345,6 @@ impl Session {
     /// Registers a scalar function.
     pub fn register_function(&self, function: ScalarUDF) {
         self.context.register_udf(function);
-    }
-
-    /// Registers an async scalar function.
-    pub fn register_async_function(&self, function: AsyncScalarUDF) {
-        self.context.register_udf(function.into_scalar_udf());
     }
 
     /// Plans SQL of our own files. Nothing is computed until the rows are asked for.

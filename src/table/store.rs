@@ -154,11 +154,6 @@ impl Location {
         Location { store, base, path, url }
     }
 
-    /// The same store seen through another: how tests inject faults and how requests get counted.
-    pub fn with_store(&self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
-        Self::at(wrap(Arc::clone(&self.store)), Arc::clone(&self.base), self.path.clone())
-    }
-
     /// A location below this one; `relative` may hold several segments divided by `/`.
     pub fn child(&self, relative: &str) -> Self {
         let mut path = self.path.clone();
