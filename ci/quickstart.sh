@@ -64,7 +64,7 @@ finish
 
 begin "5/5 five reasons"
 "$CUREC_BIN" sql --job "$job" "
-    select i.title, s.accepted, round(s.score, 3) as points, r.reason
+    select round(s.score, 3) as points, r.reason
     from reason r
     join reason_score s on s.kind = r.kind and s.item_id = r.item_id and s.as_of = r.as_of
     join item i on i.item_id = r.item_id
@@ -81,8 +81,8 @@ try:
 except ValueError:
     summary = {}
 print("status    ", summary.get("status"))
-print("report    ", summary.get("report"))
 ' >&2
+say "report     $(ls -t "$CUREC_HOME"/warehouse/_runs/*/report.html 2>/dev/null | head -n 1)"
 say "tables     $CUREC_HOME/warehouse/<table>/dt=1998-04-20/   (item_feature and user_feature are for the ranker)"
 say "binary     $CUREC_BIN"
 say ""

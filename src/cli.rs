@@ -76,6 +76,7 @@ enum Command {
     )]
     Import(ImportCommand),
     /// Show schema, counts and first rows of a Parquet file or folder, through an independent reader.
+    #[command(before_help = "Example:\n  curec inspect warehouse/item_feature --rows 3")]
     Inspect {
         /// A Parquet file or a folder of them.
         path: PathBuf,
@@ -84,13 +85,16 @@ enum Command {
         rows: usize,
     },
     /// Print every key of a job file with its default and meaning.
+    #[command(before_help = "Example:\n  curec config > jobs/mine.toml")]
     Config,
     /// Remove what dead runs left behind.
+    #[command(before_help = "Example:\n  curec gc jobs/nightly.toml")]
     Gc {
         #[command(flatten)]
         job: JobArgs,
     },
     /// Print a completion script for a shell.
+    #[command(before_help = "Example:\n  curec completions bash > /etc/bash_completion.d/curec")]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -140,6 +144,9 @@ struct RunArgs {
     /// Build again where prompts failed in an earlier run of this interval.
     #[arg(long)]
     retry_failed: bool,
+    /// Publish empty tables when the interval has no event, instead of refusing.
+    #[arg(long)]
+    allow_empty: bool,
     /// Exit with 99 instead of 0 when there is nothing to do, for Airflow's skip.
     #[arg(long)]
     skip_exit_code: bool,
@@ -196,6 +203,7 @@ enum Format {
 #[derive(Debug, Subcommand)]
 enum ImportCommand {
     /// RecBole's atomic files of a MovieLens set: *.inter and *.item.
+    #[command(before_help = "Example:\n  curec import movielens ml-100k --out input")]
     Movielens {
         /// The folder with the atomic files.
         folder: PathBuf,
@@ -204,6 +212,8 @@ enum ImportCommand {
         out: PathBuf,
     },
     /// Separated text files with a header line.
+    #[command(before_help = "Example:\n  curec import csv ratings.csv --items films.csv \\\n    \
+        --mapping user_id=userId,item_id=movieId --out input")]
     Csv {
         /// The file with the interactions.
         interactions: PathBuf,
@@ -219,6 +229,9 @@ enum ImportCommand {
         out: PathBuf,
     },
     /// JSON lines as in the Amazon 5-core sets.
+    #[command(
+        before_help = "Example:\n  curec import jsonl Gift_Cards_5.json --metadata meta_Gift_Cards.json --out input"
+    )]
     Jsonl {
         /// The file with the reviews.
         reviews: PathBuf,
@@ -268,9 +281,9 @@ pub fn main() -> u8 {
 
 fn execute(command: Command, voice: Voice) -> Result<u8> {
     match command {
-        Command::Run(args) => runtime()?.block_on(run_job(args, voice)),
-        Command::Plan(args) => runtime()?.block_on(show_plan(args)),
-        Command::Sql(args) => runtime()?.block_on(query(args)),
+        Command::Run(args) => block_on(run_job(args, voice)),
+        Command::Plan(args) => block_on(show_plan(args)),
+        Command::Sql(args) => block_on(query(args)),
         Command::Import(command) => {
             let report = command.execute()?;
             let mut text = String::new();
@@ -285,11 +298,11 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             }
             print(&text).map(|()| 0)
         }
-        Command::Inspect { path, rows } => print(&inspect::inspect(&path, rows)?.to_string()).map(|()| 0),
+        Command::Inspect { path, rows } => print(&format!("{}\n", inspect::inspect(&path, rows)?)).map(|()| 0),
         Command::Config => print(config::DEFAULTS).map(|()| 0),
         Command::Gc { job } => {
             let job = job.load()?;
-            let done = runtime()?.block_on(run::collect_garbage(&job))?;
+            let done = block_on(run::collect_garbage(&job))?;
             print(&format!(
                 "removed {} staged file(s) and {} orphan(s), {} bytes\n",
                 done.staged_files, done.orphans, done.bytes
@@ -307,11 +320,15 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context(Kind::Internal, || "the asynchronous runtime does not start".into())
+        .context(Kind::Internal, || "the asynchronous runtime does not start".into())?;
+    let result = runtime.block_on(work);
+    // Work that was given up, such as loading a model, must not keep the process from ending.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
 }
 
 /// Writes data to standard output; a reader that has gone away is no error of ours.
@@ -351,7 +368,8 @@ async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
     let (job, interval) = (args.job.load()?, args.interval.parse()?);
     let stop = Stop::default();
     watch_signals(stop.clone());
-    let options = run::Options { full: args.full, retry_failed: args.retry_failed, voice };
+    let options =
+        run::Options { full: args.full, retry_failed: args.retry_failed, allow_empty: args.allow_empty, voice };
     let outcome = run::run(&job, interval, options, stop).await;
     let line = match &outcome {
         Ok(done) => done.manifest.summary(done.report.as_deref()),
@@ -364,22 +382,20 @@ async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
             "rerun_helps": e.kind().rerun_helps(),
         }),
     };
-    if let Some(path) = &args.summary {
-        std::fs::write(path, line.to_string()).map_err(|e| {
+    // The run's own error comes first: whoever listens to its outcome must not hear of a closed pipe instead.
+    let written = match &args.summary {
+        Some(path) => std::fs::write(path, line.to_string()).map_err(|e| {
             Error::new(Kind::Temporary, "cannot write the summary").with("file", path.display()).source(e)
-        })?;
-    }
-    let done = match outcome {
-        Ok(done) => done,
-        Err(e) => {
-            print(&format!("{line}\n"))?;
-            return Err(e);
-        }
+        }),
+        None => Ok(()),
     };
+    let printed = print(&format!("{line}\n"));
+    let done = outcome?;
+    written?;
     if voice == Voice::Terminal {
         eprintln!("{}", done.story);
     }
-    print(&format!("{line}\n"))?;
+    printed?;
     Ok(if done.nothing_to_do && args.skip_exit_code { 99 } else { 0 })
 }
 
@@ -403,10 +419,17 @@ async fn query(args: SqlArgs) -> Result<u8> {
     let rows = session.sql_read_only(&text, &[]).await?;
     match &args.output {
         Some(path) => {
-            let file = std::fs::File::create(path).map_err(|e| {
-                Error::new(Kind::Usage, "cannot create the output").with("file", path.display()).source(e)
-            })?;
-            write_rows(rows, args.format, std::io::BufWriter::new(file)).await?;
+            let unusable =
+                |e| Error::new(Kind::Usage, "cannot write the output").with("file", path.display()).source(e);
+            // Beside it first: a query that fails leaves the file of before.
+            let beside = PathBuf::from(format!("{}.part", path.display()));
+            let file = std::fs::File::create(&beside).map_err(unusable)?;
+            let written = write_rows(rows, args.format, std::io::BufWriter::new(file)).await;
+            if written.is_err() {
+                let _ = std::fs::remove_file(&beside);
+            }
+            written?;
+            std::fs::rename(&beside, path).map_err(unusable)?;
         }
         None => write_rows(rows, args.format, std::io::stdout()).await?,
     }
@@ -446,10 +469,16 @@ async fn write_rows(rows: Rows, format: Format, out: impl Write + Send) -> Resul
     let schema = rows.schema();
     let failed = |e: Box<dyn std::error::Error + Send + Sync>| match is_broken.load(Ordering::Relaxed) {
         true => output_error(std::io::ErrorKind::BrokenPipe.into()),
-        false => Error::new(Kind::Temporary, "cannot write the result").source(e),
+        false => Error::new(Kind::Usage, "cannot write the result in this format").source(e),
     };
     let arrow = |e: arrow::error::ArrowError| failed(e.into());
     let parquet = |e: parquet::errors::ParquetError| failed(e.into());
+    let nested = schema.fields().iter().find(|f| f.data_type().is_nested());
+    if let (Format::Csv, Some(field)) = (format, nested) {
+        return Err(Error::new(Kind::Usage, "CSV cannot hold lists")
+            .with("column", field.name())
+            .hint("name other columns, use array_to_string(column, ', '), or --format json"));
+    }
     let mut rows = rows.stream().await?;
     match format {
         Format::Table => {
@@ -458,7 +487,9 @@ async fn write_rows(rows: Rows, format: Format, out: impl Write + Send) -> Resul
             writeln!(out, "{table}").map_err(output_error)?;
         }
         Format::Json => {
-            let mut writer = arrow::json::LineDelimitedWriter::new(&mut out);
+            let mut writer = arrow::json::WriterBuilder::new()
+                .with_explicit_nulls(true)
+                .build::<_, arrow::json::writer::LineDelimited>(&mut out);
             while let Some(batch) = rows.try_next().await? {
                 writer.write(&batch).map_err(arrow)?;
             }

@@ -105,6 +105,12 @@ impl Interval {
                 .with("interval-end", end.to_rfc3339())
                 .hint("the end is exclusive: for the day 2026-11-21 pass 2026-11-21 and 2026-11-22"));
         }
+        if [start, end].iter().any(|moment| moment.time() != chrono::NaiveTime::MIN) {
+            return Err(Error::new(Kind::Usage, "the interval must begin and end at midnight UTC")
+                .with("interval-start", start.to_rfc3339())
+                .with("interval-end", end.to_rfc3339())
+                .hint("partitions are days: two intervals within one day would replace each other"));
+        }
         Ok(Interval { start, end })
     }
 
@@ -263,6 +269,9 @@ fn merge_file(into: &mut Table, from: &DeTable<'_>, prefix: &str, problems: &mut
             (Value::Table(table), DeValue::Table(inner)) => merge_file(table, inner, &path, problems),
             (slot, found) => match (plain(value), &*slot) {
                 (Some(Value::Integer(i)), Value::Float(_)) => *slot = Value::Float(i as f64),
+                (Some(Value::Integer(i)), Value::Integer(_)) if i < 0 => {
+                    problems.add(&path, format!("must not be negative, got {i}"));
+                }
                 (Some(new), old) if type_name(&new) == type_name(old) && !old.is_table() => *slot = new,
                 (_, old) => {
                     let wanted = type_name(old);
@@ -284,11 +293,9 @@ fn plain(value: &Spanned<DeValue<'_>>) -> Option<Value> {
 }
 
 fn set(into: &mut Table, key: &str, text: &str, source: &str, problems: &mut Problems<'_>) {
-    let mut parts = key.split('.');
-    let (first, second) = (parts.next().unwrap_or_default(), parts.next());
-    let slot = match (into.get_mut(first), second) {
-        (Some(Value::Table(table)), Some(name)) => table.get_mut(name),
-        (slot, None) => slot,
+    let slot = match key.split('.').collect::<Vec<_>>()[..] {
+        [name] => into.get_mut(name),
+        [section, name] => into.get_mut(section).and_then(Value::as_table_mut).and_then(|table| table.get_mut(name)),
         _ => None,
     };
     let Some(slot) = slot.filter(|s| !s.is_table()) else {
@@ -296,7 +303,7 @@ fn set(into: &mut Table, key: &str, text: &str, source: &str, problems: &mut Pro
         return;
     };
     let new = match slot {
-        Value::Integer(_) => text.parse().ok().map(Value::Integer),
+        Value::Integer(_) => text.parse().ok().filter(|i| *i >= 0).map(Value::Integer),
         Value::Float(_) => text.parse().ok().map(Value::Float),
         Value::Boolean(_) => text.parse().ok().map(Value::Boolean),
         _ => Some(Value::String(text.to_string())),
@@ -424,6 +431,8 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
         ("response.flush_rows", s.response.flush_rows as f64, 1.0, 1e9),
         ("response.flush_seconds", s.response.flush_seconds, 0.01, 3600.0),
         ("audit.row_count_band", s.audit.row_count_band, 0.0, 1e9),
+        ("price.prompt_tokens_million", s.price.prompt_tokens_million, 0.0, 1e12),
+        ("price.completion_tokens_million", s.price.completion_tokens_million, 0.0, 1e12),
         ("publish.lease_seconds", s.publish.lease_seconds, 1.0, 86_400.0),
         ("publish.grace_seconds", s.publish.grace_seconds, 0.0, 86_400.0),
     ] {
@@ -431,8 +440,17 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
             p.add(key, format!("must be between {low} and {high}, got {value}"));
         }
     }
+    if s.audit.row_count_band != 0.0 && s.audit.row_count_band < 1.0 {
+        p.add("audit.row_count_band", "must be 0 (off) or a factor of at least 1");
+    }
     if s.check.min_words > s.check.max_words {
         p.add("check.min_words", "must not be larger than check.max_words");
+    }
+    let device = s.model.device.as_str();
+    let is_number = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
+    let numbered = ["wgpu:", "cuda:"].iter().any(|kind| device.strip_prefix(kind).is_some_and(is_number));
+    if !matches!(device, "auto" | "cpu" | "wgpu" | "cuda") && !numbered {
+        p.add("model.device", format!("must be auto, cpu, wgpu, wgpu:N or cuda:N, got `{device}`"));
     }
     let memory = parse_bytes(s.resources.memory_limit.trim()).filter(|b| *b >= 16 << 20);
     if memory.is_none() {
@@ -477,6 +495,10 @@ mod tests {
         assert!(text.contains("job.toml:7: check.min_grounding: must be between 0 and 1, got 7"), "{text}");
         assert!(text.contains("--set: unknown key `nothing.here`"), "{text}");
         assert!(text.contains("input.interaction: must be set"), "{text}");
+        let text =
+            parse(&format!("{GOOD}threads = -1\nslots = -2\n"), &["model.device.x=1"], &[]).unwrap_err().explain();
+        assert!(text.contains("job.toml:8: model.threads: must not be negative"), "{text}");
+        assert!(text.contains("job.toml:9: model.slots") && text.contains("unknown key `model.device.x`"), "{text}");
     }
 
     #[test]
@@ -497,6 +519,7 @@ mod tests {
         assert_eq!(i.dt(), "1998-04-20");
         assert_eq!(Interval::parse("1998-04-21", "1998-04-21").unwrap_err().kind(), Kind::Usage);
         assert!(Interval::parse("yesterday", "1998-04-21").is_err());
+        assert!(Interval::parse("1998-04-20T12:00:00Z", "1998-04-21").unwrap_err().explain().contains("midnight"));
     }
 
     #[test]

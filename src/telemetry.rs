@@ -85,7 +85,7 @@ impl Progress {
             Some(total),
             if voice == Voice::Terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
         );
-        let style = "{prefix:>9} {wide_bar} {pos}/{len} rows, {msg}, {eta} left";
+        let style = "{prefix:>9} {wide_bar} {pos}/{len} rows{msg}";
         bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_prefix(name);
         Progress(Arc::new(Stage {
@@ -108,18 +108,22 @@ impl Progress {
         let work = stage.work.fetch_add(work, Ordering::Relaxed) + work;
         let seconds = stage.started.elapsed().as_secs_f64().max(1e-3);
         let rate = work as f64 / seconds;
-        stage.bar.set_message(format!("{rate:.0} {}/s", stage.unit));
+        // The first rows tell of the prompts' prefill more than of what is left.
+        let is_known = done >= 32 || done * 10 >= stage.total;
+        let left = (stage.total.saturating_sub(done)) as f64 * seconds / (done.max(1)) as f64;
+        let left = is_known.then_some(left.round());
+        let said = left.map(|left| format!(", {left:.0} s left")).unwrap_or_default();
+        stage.bar.set_message(format!(", {rate:.0} {}/s{said}", stage.unit));
         stage.bar.set_position(done);
         let tick = (seconds / 5.0) as u64;
         if stage.voice == Voice::JsonLines && stage.last_line.swap(tick, Ordering::Relaxed) < tick {
-            let left = (stage.total.saturating_sub(done)) as f64 * seconds / (done.max(1)) as f64;
             tracing::info!(
                 stage = stage.name,
                 done,
                 total = stage.total,
                 unit = stage.unit,
                 per_second = (rate * 10.0).round() / 10.0,
-                seconds_left = left.round(),
+                seconds_left = left,
                 "progress"
             );
         }

@@ -182,7 +182,7 @@ impl Function {
         let results = self.models.run(requests.map_err(external)?).await.map_err(external)?;
         for (i, result) in results.iter().enumerate() {
             if let Err(e) = result {
-                tracing::warn!(error = e.code(), detail = %e, row = i, "generate() failed for a row; it is null");
+                tracing::warn!(error = e.code(), detail = %e, prompt = distinct[i].0, "generate() failed for a prompt; its rows are null");
             }
         }
         let text = |row: &Option<usize>| results.get((*row)?)?.as_ref().ok().map(|c| c.text.trim().to_string());
@@ -254,11 +254,17 @@ impl ScalarUDFImpl for Function {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
         let arrays = arrays(&args)?;
-        let result = match self.what {
+        let work = || match self.what {
             What::RenderPrompt => self.render(&arrays, |(prompt, _)| prompt),
             What::RenderStem => self.render(&arrays, |(_, stem)| stem),
             What::PromptKey => self.prompt_keys(&arrays),
             _ => Err(DataFusionError::Internal(format!("{} is asynchronous", self.what.name()))),
+        };
+        // Tokenization takes its time: the worker's other tasks, such as renewing a lease, must go on.
+        let flavour = tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor());
+        let result = match flavour {
+            Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+            _ => work(),
         };
         Ok(ColumnarValue::Array(result?))
     }

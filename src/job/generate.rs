@@ -32,6 +32,7 @@ const CHUNK: usize = 1024;
 /// One answer, or why there is none.
 struct Answer {
     key: String,
+    prompt_tokens: u32,
     result: std::result::Result<Completion, RowError>,
 }
 
@@ -47,6 +48,8 @@ pub struct Sink<'a> {
     pub response: &'a ResponseSpec,
     /// How many rows may fail.
     pub budget: &'a BudgetSpec,
+    /// Prompts of this stage, which the budget's share is a share of.
+    pub total: u64,
 }
 
 /// Generates for every row of `pending` (prompt_key, prompt_text, answer_stem; keys are distinct) and commits the
@@ -69,16 +72,20 @@ pub async fn generate(
     let mut in_flight: SelectAll<Pin<Box<dyn Stream<Item = Answer> + Send>>> = SelectAll::new();
     let mut exhausted = false;
     let mut outstanding = 0usize;
-    let mut finished = 0u64;
     let period = Duration::from_secs_f64(sink.response.flush_seconds);
     let outcome = loop {
         if !exhausted && outstanding < CHUNK {
-            match next_chunk(&mut pending).await? {
-                Some(rows) => {
-                    outstanding += rows.len();
-                    in_flight.push(submit(models, rows).await?);
+            match next_chunk(&mut pending).await {
+                Ok(Some(rows)) => {
+                    let n = rows.len();
+                    match submit(models, rows).await {
+                        Ok(answers) => in_flight.push(answers),
+                        Err(e) => break Err(e),
+                    }
+                    outstanding += n;
                 }
-                None => exhausted = true,
+                Ok(None) => exhausted = true,
+                Err(e) => break Err(e),
             }
             continue;
         }
@@ -89,7 +96,9 @@ pub async fn generate(
         let answer = tokio::select! {
             answer = in_flight.next() => answer,
             () = tokio::time::sleep_until(flush_at) => {
-                writer.flush().await?;
+                if let Err(e) = writer.flush().await {
+                    break Err(e);
+                }
                 continue;
             }
             () = stop.requested() => {
@@ -101,7 +110,6 @@ pub async fn generate(
             break Err(Error::new(Kind::Temporary, "the engine ended before all rows were answered"));
         };
         outstanding -= 1;
-        finished += 1;
         let mut tokens = 0;
         match &answer.result {
             Ok(c) => {
@@ -117,32 +125,33 @@ pub async fn generate(
             }
         }
         progress.advance(1, tokens);
-        writer.push(answer).await?;
-        if let Err(e) = within_budget(sink.budget, &usage.failed, finished) {
+        if let Err(e) = writer.push(answer).await {
+            break Err(e);
+        }
+        if let Err(e) = within_budget(sink.budget, &usage.failed, sink.total) {
             break Err(e);
         }
     };
     drop(in_flight);
-    writer.flush().await?;
+    let flushed = writer.flush().await;
     usage.seconds += started.elapsed().as_secs_f64();
-    outcome
+    outcome.and(flushed)
 }
 
-fn within_budget(budget: &BudgetSpec, failed: &BTreeMap<String, u64>, finished: u64) -> Result<()> {
+/// The share is one of all prompts, not of those that are done: prompts that are too long fail at once, before the first
+/// answer, and must not stop a run that they are a small part of.
+fn within_budget(budget: &BudgetSpec, failed: &BTreeMap<String, u64>, total: u64) -> Result<()> {
     let failures: u64 = failed.values().sum();
-    let share = failures as f64 / finished.max(1) as f64;
-    let over_share = finished >= 20 && share > budget.max_failed_fraction;
+    let over_share = failures as f64 > budget.max_failed_fraction * total as f64;
     let over_rows = budget.max_failed_rows > 0 && failures > budget.max_failed_rows;
     if !over_share && !over_rows {
         return Ok(());
     }
     let codes: Vec<String> = failed.iter().map(|(code, n)| format!("{code}: {n}")).collect();
-    Err(Error::new(
-        Kind::Budget,
-        format!("{failures} of {finished} prompts failed, more than the failure budget allows"),
-    )
-    .with("failures", codes.join(", "))
-    .hint("see `select * from response where error is not null`; mend the cause or raise [budget]"))
+    let message = format!("{failures} of {total} prompts failed, more than the failure budget allows");
+    Err(Error::new(Kind::Budget, message)
+        .with("failures", codes.join(", "))
+        .hint("see `select * from response where error is not null`; mend the cause or raise [budget]"))
 }
 
 /// The next rows to generate for: (key, prompt, stem).
@@ -169,15 +178,17 @@ async fn submit(
         use rayon::prelude::*;
         let requests: Result<Vec<_>> =
             rows.par_iter().enumerate().map(|(i, (_, prompt, stem))| models.request(i as u64, prompt, stem)).collect();
-        let keys: Vec<String> = rows.into_iter().map(|(key, _, _)| key).collect();
-        Ok((keys, models.engine()?.submit_blocking(requests?)?))
+        let requests = requests?;
+        let keys = rows.into_iter().map(|(key, _, _)| key);
+        let keys: Vec<(String, u32)> = keys.zip(requests.iter().map(|r| r.prompt.len() as u32)).collect();
+        Ok((keys, models.engine()?.submit_blocking(requests)?))
     })
     .await
     .context(Kind::Internal, || "the generate stage was interrupted".into())??;
     Ok(futures::stream::unfold((receiver, keys), |(mut receiver, keys)| async move {
         let (id, result) = receiver.recv().await?;
-        let key = keys.get(id as usize)?.clone();
-        Some((Answer { key, result }, (receiver, keys)))
+        let (key, prompt_tokens) = keys.get(id as usize)?.clone();
+        Some((Answer { key, prompt_tokens, result }, (receiver, keys)))
     })
     .boxed())
 }
@@ -200,11 +211,12 @@ impl Writer<'_> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        let mut rows = std::mem::take(&mut self.waiting);
-        rows.sort_by(|a, b| a.key.cmp(&b.key));
+        self.waiting.sort_by(|a, b| a.key.cmp(&b.key));
         let schema = self.sink.contract.arrow_schema(None);
-        let batch = rows_of(&rows, schema, &self.digest, self.sink.interval)?;
+        let batch = rows_of(&self.waiting, schema, &self.digest, self.sink.interval)?;
         append_segment(self.sink.root, self.sink.contract, &batch).await?;
+        // Only now: answers that were not committed are tried again with the next ones.
+        self.waiting.clear();
         Ok(())
     }
 }
@@ -229,7 +241,9 @@ fn rows_of(rows: &[Answer], schema: SchemaRef, digest: &str, interval: Interval)
                 "logprob_sum" => {
                     Arc::new(rows.iter().map(|a| done(a).map(|c| c.logprob_sum)).collect::<Float64Array>())
                 }
-                "prompt_tokens" => counts(|c| c.prompt_tokens),
+                "prompt_tokens" => {
+                    Arc::new(rows.iter().map(|a| Some(i64::from(a.prompt_tokens))).collect::<Int64Array>())
+                }
                 "cached_tokens" => counts(|c| c.cached_tokens),
                 "completion_tokens" => counts(|c| c.completion_tokens),
                 "model_digest" => Arc::new(StringArray::from(vec![digest; rows.len()])),
@@ -263,14 +277,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_budget_waits_for_twenty_rows_and_then_holds() {
+    fn the_budget_is_a_share_of_all_prompts_or_a_number_of_rows() {
         let budget = BudgetSpec { max_failed_fraction: 0.1, max_failed_rows: 0 };
         let failed = |n| BTreeMap::from([("too_long".to_string(), n)]);
-        assert!(within_budget(&budget, &failed(5), 10).is_ok());
-        assert!(within_budget(&budget, &failed(2), 20).is_ok());
-        let e = within_budget(&budget, &failed(3), 20).unwrap_err();
+        assert!(within_budget(&budget, &failed(20), 200).is_ok());
+        let e = within_budget(&budget, &failed(21), 200).unwrap_err();
         assert_eq!(e.kind(), Kind::Budget);
-        assert!(e.explain().contains("too_long: 3"));
+        assert!(e.explain().contains("too_long: 21"));
+        assert!(within_budget(&budget, &failed(1), 5).is_err(), "small runs are held to it as well");
         let rows = BudgetSpec { max_failed_fraction: 1.0, max_failed_rows: 1 };
         assert!(within_budget(&rows, &failed(1), 2).is_ok());
         assert!(within_budget(&rows, &failed(2), 2).is_err());

@@ -37,7 +37,7 @@ pub struct Manifest {
     pub host: String,
     /// Process number.
     pub pid: u32,
-    /// The device that generated, and its class of determinism.
+    /// The device as the job names it.
     pub device: String,
     /// Largest resident memory, bytes.
     pub peak_memory: Option<u64>,

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::{Array, RecordBatch};
@@ -15,7 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 use crate::columns::{at, floats, integers, text, text_lists};
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
-use crate::feature;
+use crate::feature::Pooler;
 use crate::generate::functions;
 use crate::generate::models::Models;
 use crate::job::generate::{Sink, generate};
@@ -39,6 +40,8 @@ pub struct Options {
     pub full: bool,
     /// Build where prompts had failed.
     pub retry_failed: bool,
+    /// Publish empty tables for an interval without events.
+    pub allow_empty: bool,
     /// How to show progress.
     pub voice: Voice,
 }
@@ -62,30 +65,40 @@ pub struct Done {
 pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) -> Result<Done> {
     let started = Instant::now();
     let prepared = prepare(job, interval).await?;
+    let mut manifest = begin(&prepared)?;
     let plans = prepared.decide(options.full, options.retry_failed).await?;
-    let mut manifest = begin(&prepared);
     if !plans.iter().any(TablePlan::is_build) {
-        manifest.status = "nothing_to_do".into();
-        manifest.tables = plans.iter().map(|p| table_record(p, &interval.dt())).collect();
-        manifest.seconds = started.elapsed().as_secs_f64();
-        let story = format!("Nothing to do: every table of dt={} is up to date.", interval.dt());
-        return Ok(Done { manifest, report: None, nothing_to_do: true, story });
+        return Ok(nothing_to_do(manifest, &plans, interval, started));
     }
     let ttl = Duration::from_secs_f64(job.spec.publish.lease_seconds);
-    let name = format!("{}.{}.{}", job.spec.name, tables::compact(interval.start), tables::compact(interval.end));
+    // Partitions are days of the warehouse, whichever job or length of interval writes them.
+    let name = format!("dt={}", interval.dt());
     let lease = Arc::new(Lease::acquire(&prepared.root, &name, Holder::here(&manifest.run_id), ttl).await?);
+    // Another run may have published between the first look and the lease.
+    let plans = prepared.decide(options.full, options.retry_failed).await?;
+    if !plans.iter().any(TablePlan::is_build) {
+        lease.release().await?;
+        return Ok(nothing_to_do(manifest, &plans, interval, started));
+    }
+    let is_publishing = Arc::new(AtomicBool::new(false));
+    let grace = Duration::from_secs_f64(job.spec.publish.grace_seconds);
     let mut build = Build {
+        is_publishing: is_publishing.clone(),
+        content: BTreeMap::new(),
         publisher: Publisher::new(prepared.root.clone(), &manifest.run_id),
         prepared,
         plans,
         options,
-        stop,
+        stop: stop.clone(),
         manifest: manifest.clone(),
         details: Details::default(),
         staged: Vec::new(),
     };
     let keep_alive = tokio::spawn(renew(lease.clone()));
-    let result = build.everything(&lease).await;
+    let result = tokio::select! {
+        result = build.everything(&lease) => result,
+        error = out_of_grace(stop, grace, is_publishing) => Err(error),
+    };
     keep_alive.abort();
     if result.is_err() {
         // What was staged is worthless now; a failure to remove it is gc's business and must not hide the cause.
@@ -114,6 +127,25 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
     let report = report?;
     let story = story(&manifest, &report, &build.prepared.root);
     Ok(Done { manifest, report: Some(report), nothing_to_do: false, story })
+}
+
+fn nothing_to_do(mut manifest: Manifest, plans: &[TablePlan], interval: Interval, started: Instant) -> Done {
+    manifest.status = "nothing_to_do".into();
+    manifest.tables = plans.iter().map(|p| table_record(p, &interval.dt())).collect();
+    manifest.seconds = started.elapsed().as_secs_f64();
+    let story = format!("Nothing to do: every table of dt={} is up to date.", interval.dt());
+    Done { manifest, report: None, nothing_to_do: true, story }
+}
+
+/// Waits for the wish to stop and the grace time after it; a run that has begun to publish is let finish.
+async fn out_of_grace(stop: Stop, grace: Duration, is_publishing: Arc<AtomicBool>) -> Error {
+    stop.requested().await;
+    tokio::time::sleep(grace).await;
+    if is_publishing.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
+    Error::new(Kind::Interrupted, "stopped by a signal when the grace time was over; nothing was published")
+        .hint("finished answers are kept; run the same command again")
 }
 
 /// Renews the lease until the task is aborted. Where that fails, publishing will find out.
@@ -164,12 +196,17 @@ fn now() -> String {
     Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }
 
-fn begin(prepared: &Prepared) -> Manifest {
+fn begin(prepared: &Prepared) -> Result<Manifest> {
     let started = Utc::now();
     let interval = prepared.interval;
     let pid = std::process::id();
-    Manifest {
+    let models = BTreeMap::from([
+        ("generator".to_string(), prepared.models.generator()?.fingerprint.model.clone()),
+        ("encoder".to_string(), prepared.models.encoder_files()?.digest().to_string()),
+    ]);
+    Ok(Manifest {
         format: 1,
+        models,
         curec: format!("curec {}", env!("CARGO_PKG_VERSION")),
         run_id: format!("{}-{}-{pid}", prepared.job.spec.name, started.format("%Y%m%dT%H%M%S%3fZ")),
         job: prepared.job.spec.name.clone(),
@@ -190,7 +227,7 @@ fn begin(prepared: &Prepared) -> Manifest {
             })
             .collect(),
         ..Manifest::default()
-    }
+    })
 }
 
 fn table_record(plan: &TablePlan, dt: &str) -> TableRecord {
@@ -216,12 +253,17 @@ struct Build {
     manifest: Manifest,
     details: Details,
     staged: Vec<(TablePlan, StagedTable)>,
+    /// Digest of each table's files, staged or kept, for what is made from it.
+    content: BTreeMap<String, String>,
+    is_publishing: Arc<AtomicBool>,
 }
 
 impl Build {
     async fn everything(&mut self, lease: &Lease) -> Result<()> {
         self.check_inputs().await?;
         let session = tables::session(&self.prepared).await?;
+        self.look_for_events(&session).await?;
+        self.count_unknown_items(&session).await?;
         for plan in self.plans.clone() {
             self.stop.check()?;
             let started = Instant::now();
@@ -271,12 +313,40 @@ impl Build {
         Ok(())
     }
 
+    /// Counts items that have events and no row in `item`: accepted, but somebody may want to know.
+    async fn count_unknown_items(&mut self, session: &Session) -> Result<()> {
+        for batch in session.sql(tables::UNKNOWN_ITEMS, &[]).await?.collect().await? {
+            let (n, example) = (integers(&batch, "n")?, text(&batch, "example")?);
+            if let (1.., Some(example)) = (n.value(0), at(&example, 0)) {
+                let note = format!("{} items with events are not in `item`, for example {example}", n.value(0));
+                tracing::warn!("{note}");
+                self.manifest.inputs.entry("item".into()).or_default().notes.push(note);
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses an interval without any event: the log has most likely not arrived yet, and publishing would empty the
+    /// partition.
+    async fn look_for_events(&self, session: &Session) -> Result<()> {
+        let params = tables::params(&self.prepared)?;
+        if self.options.allow_empty || session.sql(tables::EVENTS, &params).await?.count().await? > 0 {
+            return Ok(());
+        }
+        let interval = self.prepared.interval;
+        Err(Error::new(Kind::Input, "the input has no event in the interval; nothing was published")
+            .with("interval", format!("{} to {}", interval.start.to_rfc3339(), interval.end.to_rfc3339()))
+            .with("input", &self.prepared.job.spec.input.interaction)
+            .hint("has the log arrived? Run again when it has, or add --allow-empty to publish empty tables"))
+    }
+
     /// Makes the rows of an up-to-date table visible to the tables after it.
     async fn keep(&mut self, session: &Session, plan: &TablePlan) -> Result<()> {
         let dt = self.prepared.interval.dt();
         let record = plan.standing.as_ref().ok_or_else(|| Error::new(Kind::Internal, "a kept table has no record"))?;
         let files = tables::files_in(&self.prepared.root, record)?;
         session.register_files(&plan.table, &self.prepared.contracts[&plan.table], &files).await?;
+        self.content.insert(plan.table.clone(), tables::content(record.files.iter().map(|f| f.blake3.as_str())));
         self.manifest.tables.push(table_record(plan, &dt));
         Ok(())
     }
@@ -287,7 +357,7 @@ impl Build {
         let contract = &self.prepared.contracts[table].clone();
         let stamp = Stamp {
             fingerprint: plan.fingerprint.clone(),
-            parts: plan.parts.clone(),
+            parts: self.parts_of(plan),
             created_timestamp: self.prepared.interval.end.timestamp_micros(),
         };
         let rows = match self.prepared.sql.get(table) {
@@ -297,6 +367,7 @@ impl Build {
         let staged = self.publisher.stage(contract, &dt, &stamp, rows).await?;
         let files: Vec<TableFile> = staged.files.iter().map(|f| f.location.clone().into()).collect();
         session.register_files(table, contract, &files).await?;
+        self.content.insert(table.to_string(), tables::content(staged.files.iter().map(|f| f.blake3.as_str())));
         self.audit(session, plan, &staged).await?;
         let rows = staged.rows;
         let record = TableRecord {
@@ -314,10 +385,22 @@ impl Build {
         Ok(rows)
     }
 
+    /// The plan's parts and what the tables before it hold. The latter is known only now, and tells a later run that a
+    /// crash between two publishes has left tables that do not belong together.
+    fn parts_of(&self, plan: &TablePlan) -> BTreeMap<String, String> {
+        let mut parts = plan.parts.clone();
+        for table in tables::upstream(&plan.table) {
+            parts.insert(tables::rows_of(table), self.content.get(*table).cloned().unwrap_or_default());
+        }
+        parts
+    }
+
     async fn audit(&mut self, session: &Session, plan: &TablePlan, staged: &StagedTable) -> Result<()> {
         let band = self.prepared.job.spec.audit.row_count_band;
-        let previous_rows = self.rows_before(&plan.table).await?;
-        let drift = previous_rows.filter(|_| band > 0.0).map(|previous_rows| Drift { previous_rows, band });
+        let drift = match band > 0.0 {
+            true => self.rows_before(&plan.table).await?.map(|previous_rows| Drift { previous_rows, band }),
+            false => None,
+        };
         let contract = &self.prepared.contracts[&plan.table];
         let params = tables::params(&self.prepared)?;
         let report = audit::audit(session, contract, &plan.table, &params, drift).await?;
@@ -367,11 +450,10 @@ impl Build {
             "generating"
         );
         if waiting > 0 {
-            let print = &self.prepared.models.generator()?.fingerprint;
-            self.manifest.models.insert("generator".into(), print.model.clone());
             let spec = &self.prepared.job.spec;
             let interval = self.prepared.interval;
-            let sink = Sink { root: &root, contract, interval, response: &spec.response, budget: &spec.budget };
+            let (response, budget, total) = (&spec.response, &spec.budget, waiting);
+            let sink = Sink { root: &root, contract, interval, response, budget, total };
             let progress = Progress::begin(self.options.voice, "generate", waiting, "new tokens");
             let pending = session.sql(PENDING, &[]).await?.stream().await?;
             let outcome = generate(pending, &self.prepared.models, &sink, &self.stop, &progress, usage).await;
@@ -398,18 +480,27 @@ impl Build {
         let schema = self.prepared.contracts["reason_score"].arrow_schema(None);
         let check = self.prepared.job.spec.check.clone();
         let rows = session.sql(tables::SCORED, &[]).await?.stream().await?;
-        Ok(rows.map(move |batch| score_batch(&batch?, schema.clone(), &check, &vocabulary)).boxed())
+        let (check, vocabulary) = (Arc::new(check), Arc::new(vocabulary));
+        let scored = rows.then(move |batch| {
+            let (schema, check, vocabulary) = (schema.clone(), check.clone(), vocabulary.clone());
+            async move {
+                let batch = batch?;
+                tokio::task::spawn_blocking(move || score_batch(&batch, schema, &check, &vocabulary))
+                    .await
+                    .context(Kind::Internal, || "scoring was interrupted".into())?
+            }
+        });
+        Ok(scored.boxed())
     }
 
     /// Embeds the accepted reasons and registers `pooled_embedding` once.
     async fn pool(&mut self, session: &Session, table: &str) -> Result<()> {
         let kind = if table == "item_feature" { "item" } else { "history" };
         let started = Instant::now();
-        let files = self.prepared.models.encoder_files()?;
-        let width = files.dimension();
-        self.manifest.models.insert("encoder".into(), files.digest().to_string());
+        let width = self.prepared.models.encoder_files()?.dimension();
         let mut rows = session.sql(&tables::accepted(kind), &[]).await?.stream().await?;
-        let mut all: Vec<(String, Vec<f32>)> = Vec::new();
+        let mut pooler = Pooler::new(kind, width);
+        let mut n = 0;
         while let Some(batch) = rows.try_next().await? {
             self.stop.check()?;
             let (entity, reason) = (text(&batch, "entity_id")?, text(&batch, "reason")?);
@@ -420,15 +511,14 @@ impl Build {
             })
             .await
             .context(Kind::Internal, || "embedding was interrupted".into())??;
-            let entities = entity.iter().map(|e| e.unwrap_or_default().to_string());
-            all.extend(entities.zip(vectors));
+            for (entity, vector) in entity.iter().zip(&vectors) {
+                pooler.push(entity.unwrap_or_default(), vector)?;
+            }
+            n += vectors.len() as u64;
         }
-        let pooled = {
-            let rows: Vec<(&str, &str, &[f32])> = all.iter().map(|(e, v)| (kind, e.as_str(), v.as_slice())).collect();
-            feature::pool(&rows, width)?
-        };
+        let pooled = pooler.finish()?;
         session.register_batches("pooled_embedding", pooled.schema(), vec![pooled])?;
-        self.stage(if kind == "item" { "embed items" } else { "embed histories" }, started, all.len() as u64);
+        self.stage(if kind == "item" { "embed items" } else { "embed histories" }, started, n);
         Ok(())
     }
 
@@ -461,6 +551,7 @@ impl Build {
 
     async fn publish(&mut self, lease: &Lease) -> Result<()> {
         let started = Instant::now();
+        self.is_publishing.store(true, Ordering::SeqCst);
         let mut rows = 0;
         for (plan, staged) in self.staged.drain(..) {
             rows += staged.rows;

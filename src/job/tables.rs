@@ -7,6 +7,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use chrono::NaiveDate;
+
 use crate::config::{Interval, Job};
 use crate::error::{Error, Kind, Result};
 use crate::generate::functions;
@@ -65,6 +67,35 @@ impl TablePlan {
     }
 }
 
+/// The tables that a table is made from.
+pub fn upstream(table: &str) -> &'static [&'static str] {
+    match table {
+        "reason_prompt" => &["user_history", "item_audience"],
+        "reason" => &["reason_prompt"],
+        "reason_score" => &["reason", "reason_prompt"],
+        "item_feature" => &["item_audience", "reason_score"],
+        "user_feature" => &["user_history", "reason_score"],
+        _ => &[],
+    }
+}
+
+/// Begins the names of parts that tell what the tables before one held; they are no part of a fingerprint.
+const ROWS_OF: &str = "rows of ";
+
+/// The part that tells what a table before this one held.
+pub fn rows_of(table: &str) -> String {
+    format!("{ROWS_OF}{table}")
+}
+
+/// One digest over the digests of a table's files.
+pub fn content<'a>(files: impl Iterator<Item = &'a str>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    files.for_each(|digest| {
+        hasher.update(digest.as_bytes());
+    });
+    hasher.finalize().to_hex()[..32].to_string()
+}
+
 /// A folder of the job, where an empty text means none.
 fn folder(text: &str) -> Option<&Path> {
     (!text.is_empty()).then(|| Path::new(text))
@@ -114,17 +145,14 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     Ok(Prepared { job: job.clone(), interval, root, contracts, inputs, sql, models })
 }
 
-/// Leaves out Hive partitions `dt=` of days from the interval's end on: nothing in them can count, and a new day's
-/// logs must not make an old interval look changed.
+/// Leaves out Hive partitions `dt=` of days that are surely later than the interval: nothing in them can count, and a
+/// new day's logs must not make an old interval look changed. A day of slack covers logs that are filed by local time;
+/// what is no date stays.
 fn keep_before(input: &mut InputTable, interval: Interval) {
-    let end = interval.end.format("%Y-%m-%d").to_string();
-    let midnight = interval.end.format("%H:%M:%S%.f").to_string() == "00:00:00";
-    input.files.retain(|file| {
-        file.partition
-            .iter()
-            .filter(|(key, _)| key == "dt")
-            .all(|(_, day)| if midnight { day.as_str() < end.as_str() } else { day.as_str() <= end.as_str() })
-    });
+    let last = interval.end.date_naive() + chrono::Days::new(1);
+    let parse = |day: &str| ["%Y-%m-%d", "%Y%m%d"].iter().find_map(|f| NaiveDate::parse_from_str(day, f).ok());
+    let may_count = |day: &str| parse(day).is_none_or(|day| day <= last);
+    input.files.retain(|file| file.partition.iter().all(|(key, day)| key != "dt" || may_count(day)));
 }
 
 fn digest_of(value: &impl fmt::Debug) -> String {
@@ -132,8 +160,8 @@ fn digest_of(value: &impl fmt::Debug) -> String {
 }
 
 impl Prepared {
-    /// What `table` is made from, by part; `upstream` holds the fingerprints of the tables before it.
-    fn parts(&self, table: &str, upstream: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+    /// What `table` is made from, by part; `fingerprints` holds those of the tables before it.
+    fn parts(&self, table: &str, fingerprints: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
         let spec = &self.job.spec;
         let mut parts = BTreeMap::from([
             ("contract".to_string(), self.contracts[table].digest().to_string()),
@@ -166,32 +194,36 @@ impl Prepared {
                 add("generator", print.model.clone());
                 add("settings [sampling]", print.prompt_key(&[]));
             }
+            // Which prompts are too long depends on it.
+            "reason" => add("settings [model] max_positions", spec.model.max_positions.to_string()),
             "reason_score" => add("settings [check]", digest_of(&spec.check)),
             "item_feature" | "user_feature" => add("encoder", self.models.encoder_files()?.digest().to_string()),
             _ => {}
         }
-        let before: &[&str] = match table {
-            "reason_prompt" => &["user_history", "item_audience"],
-            "reason" => &["reason_prompt"],
-            "reason_score" => &["reason", "reason_prompt"],
-            "item_feature" => &["item_audience", "reason_score"],
-            "user_feature" => &["user_history", "reason_score"],
-            _ => &[],
-        };
-        for name in before {
-            add(&format!("table {name}"), upstream.get(*name).cloned().unwrap_or_default());
+        for name in upstream(table) {
+            add(&format!("table {name}"), fingerprints.get(*name).cloned().unwrap_or_default());
         }
         Ok(parts)
+    }
+
+    /// Whether the standing partition of `reason` holds a row without a reason.
+    async fn has_failed_prompts(&self, dt: &str) -> Result<bool> {
+        let Some(record) = commit_record(&self.root, "reason", dt).await? else { return Ok(false) };
+        let session = new_session(&self.job)?;
+        session.register_files("reason", &self.contracts["reason"], &files_in(&self.root, &record)?).await?;
+        Ok(count(&session, "select 1 as one from reason where error is not null limit 1").await? > 0)
     }
 
     /// Compares every table with its partition. `force` builds all; `retry_failed` builds `reason` and what follows it
     /// where a prompt has failed.
     pub async fn decide(&self, force: bool, retry_failed: bool) -> Result<Vec<TablePlan>> {
         let dt = self.interval.dt();
-        let mut upstream = BTreeMap::new();
+        let mut fingerprints = BTreeMap::new();
+        let mut contents: BTreeMap<&str, String> = BTreeMap::new();
+        let retry_failed = retry_failed && self.has_failed_prompts(&dt).await?;
         let mut plans: Vec<TablePlan> = Vec::new();
         for table in TABLES {
-            let parts = self.parts(table, &upstream)?;
+            let parts = self.parts(table, &fingerprints)?;
             let mut hasher = blake3::Hasher::new();
             for (name, value) in &parts {
                 hasher.update(format!("{}:{name}={}:{value};", name.len(), value.len()).as_bytes());
@@ -203,20 +235,31 @@ impl Prepared {
                 _ if force => why.push("--full".to_string()),
                 None => why.push("missing".to_string()),
                 Some(old) if old.fingerprint != fingerprint => {
-                    let changed = |name: &String| old.parts.get(name) != parts.get(name);
+                    let changed = |name: &String| !name.starts_with(ROWS_OF) && old.parts.get(name) != parts.get(name);
                     let mut names: Vec<&String> =
                         parts.keys().chain(old.parts.keys()).filter(|name| changed(name)).collect();
                     names.sort();
                     names.dedup();
                     why.extend(names.into_iter().map(|name| format!("{name} changed")));
                 }
-                Some(_) => {}
+                Some(old) => {
+                    let replaced = |name: &&&str| {
+                        let known = old.parts.get(&rows_of(name));
+                        known.is_some_and(|known| contents.get(**name) != Some(known))
+                    };
+                    why.extend(
+                        upstream(table).iter().filter(replaced).map(|name| format!("table {name} was replaced")),
+                    );
+                }
+            }
+            if let Some(standing) = &standing {
+                contents.insert(table, content(standing.files.iter().map(|f| f.blake3.as_str())));
             }
             let follows_reason = matches!(table, "reason" | "reason_score" | "item_feature" | "user_feature");
             if why.is_empty() && retry_failed && follows_reason {
                 why.push("--retry-failed".to_string());
             }
-            upstream.insert(table.to_string(), fingerprint.clone());
+            fingerprints.insert(table.to_string(), fingerprint.clone());
             plans.push(TablePlan { table: table.to_string(), parts, fingerprint, why, standing });
         }
         Ok(plans)
@@ -289,6 +332,14 @@ pub async fn count(session: &Session, text: &str) -> Result<u64> {
     session.sql(text, &[]).await?.count().await
 }
 
+/// An event of the interval, if there is one.
+pub const EVENTS: &str = "select 1 as one from interaction \
+     where event_timestamp >= $interval_start and event_timestamp < $interval_end limit 1";
+
+/// How many items have events and no row in `item`, and one of them.
+pub const UNKNOWN_ITEMS: &str = "select count(*) as n, min(item_id) as example \
+     from (select distinct item_id from interaction) as i left anti join item on item.item_id = i.item_id";
+
 /// Every attribute that the catalogue uses.
 pub const CATEGORIES: &str =
     "select distinct category from (select unnest(categories) as category from item) where category is not null";
@@ -299,10 +350,11 @@ pub const PENDING: &str = "select p.prompt_key, min(p.prompt_text) as prompt_tex
      left anti join (select prompt_key from response where error is null) as r on r.prompt_key = p.prompt_key \
      group by p.prompt_key order by p.prompt_key";
 
-/// Reasons with their evidence, for scoring.
+/// Reasons with their evidence, for scoring. All keys are compared alike, null with null: a key compared otherwise would
+/// become a filter, and the join quadratic.
 pub const SCORED: &str = "select r.kind, r.user_id, r.item_id, r.as_of, r.prompt_key, r.reason, r.finish, \
      r.logprob_sum, r.completion_tokens, p.subject, p.verdict, p.liked, p.disliked, p.related, p.attributes \
-     from reason as r join reason_prompt as p on p.kind = r.kind and (p.user_id is not distinct from r.user_id) \
+     from reason as r join reason_prompt as p on (p.kind is not distinct from r.kind) and (p.user_id is not distinct from r.user_id) \
      and (p.item_id is not distinct from r.item_id) \
      order by r.kind, r.user_id nulls first, r.item_id nulls first";
 
@@ -318,7 +370,7 @@ pub const MEASURES: &str = "select score, cast(n_words as double) as n_words fro
 pub fn accepted(kind: &str) -> String {
     let entity = if kind == "item" { "item_id" } else { "user_id" };
     format!(
-        "select r.{entity} as entity_id, r.reason from reason as r join reason_score as s on s.kind = r.kind \
+        "select r.{entity} as entity_id, r.reason from reason as r join reason_score as s on (s.kind is not distinct from r.kind) \
          and (s.user_id is not distinct from r.user_id) and (s.item_id is not distinct from r.item_id) \
          where s.accepted and r.kind = '{kind}' order by r.{entity}, r.prompt_key"
     )
@@ -332,16 +384,11 @@ pub fn samples(accepted: bool) -> String {
            select r.kind, coalesce(r.user_id, r.item_id) as entity, r.reason, s.refusal, s.score, p.subject, p.liked, \
              p.disliked, p.related, p.attributes, row_number() over (partition by r.kind order by {order}) as place \
            from reason as r \
-           join reason_score as s on s.kind = r.kind and (s.user_id is not distinct from r.user_id) \
+           join reason_score as s on (s.kind is not distinct from r.kind) and (s.user_id is not distinct from r.user_id) \
              and (s.item_id is not distinct from r.item_id) \
-           join reason_prompt as p on p.kind = r.kind and (p.user_id is not distinct from r.user_id) \
+           join reason_prompt as p on (p.kind is not distinct from r.kind) and (p.user_id is not distinct from r.user_id) \
              and (p.item_id is not distinct from r.item_id) \
            where s.accepted = {accepted}) \
          where place <= 5 order by kind, place"
     )
-}
-
-/// `20261121T000000Z`: a moment in file names.
-pub fn compact(moment: chrono::DateTime<chrono::Utc>) -> String {
-    moment.format("%Y%m%dT%H%M%SZ").to_string()
 }

@@ -150,13 +150,13 @@ async fn run_all(
         results.push(AuditResult { name, severity, description, failing, rows });
     }
     if let Some(drift) = drift.filter(|d| d.previous_rows > 0) {
-        #[expect(clippy::cast_precision_loss, reason = "a share of rows needs no 64 bits")]
-        let change = n_rows as f64 / drift.previous_rows as f64 - 1.0;
+        let (now, before) = (n_rows as f64, drift.previous_rows as f64);
+        let is_out = now > before * drift.band || now * drift.band < before;
         results.push(AuditResult {
             name: "row_count_drift".into(),
-            severity: Severity::Warn,
+            severity: Severity::Error,
             description: format!("{n_rows} rows against {} the last time", drift.previous_rows),
-            failing: u64::from(change.abs() > drift.band),
+            failing: u64::from(is_out),
             rows: Vec::new(),
         });
     }

@@ -27,7 +27,7 @@ use futures::stream::BoxStream;
 
 use crate::error::{Error, Kind, Result};
 use crate::table::contract::Contract;
-use crate::table::store::Location;
+use crate::table::store::{Location, is_store_fault};
 
 /// Footers read at once when files are registered.
 const FOOTERS_AT_ONCE: usize = 16;
@@ -247,7 +247,7 @@ impl Session {
         }
         drop(footers);
         let mut whole: Option<DataFrame> = None;
-        let width = vector_width(contract, shapes.iter().map(|(s, _, _)| s));
+        let width = vector_width(contract, shapes.iter().map(|(s, _, _)| s)).map_err(|e| e.with("table", name))?;
         let target = contract.arrow_schema(width);
         for (schema, told, urls) in shapes {
             let place = |e: DataFusionError| fail(e, "cannot register files").with("table", name);
@@ -501,17 +501,28 @@ fn sql_writes(statement: &SqlStatement) -> Option<String> {
 }
 
 /// The width of the contract's vector column as the files have it.
-fn vector_width<'a>(contract: &Contract, schemas: impl Iterator<Item = &'a SchemaRef>) -> Option<usize> {
-    let column = contract.vector_column()?;
-    let mut schemas = schemas;
-    schemas.find_map(|s| match s.field_with_name(&column.name).ok()?.data_type() {
-        DataType::FixedSizeList(_, n) => usize::try_from(*n).ok(),
-        _ => None,
-    })
+fn vector_width<'a>(contract: &Contract, schemas: impl Iterator<Item = &'a SchemaRef>) -> Result<Option<usize>> {
+    let Some(column) = contract.vector_column() else { return Ok(None) };
+    let widths: std::collections::BTreeSet<i32> = schemas
+        .filter_map(|s| match s.field_with_name(&column.name).ok()?.data_type() {
+            DataType::FixedSizeList(_, n) => Some(*n),
+            _ => None,
+        })
+        .collect();
+    if widths.len() > 1 {
+        let error = Error::new(Kind::Config, "partitions of this table hold vectors of different widths");
+        return Err(error
+            .with("column", &column.name)
+            .with("widths", widths.iter().map(i32::to_string).collect::<Vec<_>>().join(", "))
+            .hint(
+                "another encoder was used for some days: run those with --full, or keep a warehouse for each encoder",
+            ));
+    }
+    Ok(widths.first().and_then(|n| usize::try_from(*n).ok()))
 }
 
 fn unreadable(error: DataFusionError, at: &Location) -> Error {
-    let kind = if matches!(error, DataFusionError::ObjectStore(_)) { Kind::Temporary } else { Kind::Input };
+    let kind = if is_store_fault(&error) { Kind::Temporary } else { Kind::Input };
     Error::new(kind, "cannot read a Parquet file").with("file", at).source(error)
 }
 
@@ -549,6 +560,7 @@ pub(super) fn fail(error: DataFusionError, doing: &str) -> Error {
         DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => (Kind::Temporary, None),
         DataFusionError::Internal(_) => (Kind::Internal, None),
         DataFusionError::SQL(..) | DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => (Kind::Config, None),
+        _ if is_store_fault(&error) => (Kind::Temporary, None),
         _ => (Kind::Input, None),
     };
     let mut told = Error::new(kind, format!("{doing}: {}", first_line(&error)));

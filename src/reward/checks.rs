@@ -66,7 +66,7 @@ const NOT_NAMES: &[&str] = &[
 ];
 
 /// Small words that join the parts of a name ("Lord of the Rings").
-const JOINS: &[&str] = &["a", "an", "and", "at", "by", "de", "for", "in", "la", "le", "of", "on", "the", "to", "with"];
+const JOINS: &[&str] = &["a", "an", "at", "by", "de", "for", "in", "la", "le", "of", "on", "the", "to"];
 
 /// Commonest English words: ordinary prose is full of them, tables, code and other languages are not.
 const COMMON_ENGLISH: &[&str] = &[
@@ -85,11 +85,15 @@ const NEGATIVE: &[&str] = &[
     "doesn't like",
     "does not like",
     "dislike",
+    "dislikes",
+    "disliked",
     "not enjoy",
     "not interested",
     "would not like",
-    "not like the",
+    "not like",
     "hate",
+    "hates",
+    "hated",
 ];
 
 /// Words of a text, lower case, without punctuation.
@@ -108,25 +112,33 @@ pub fn normalise(text: &str) -> String {
 /// The attributes (genres, categories) that a catalogue uses, so that a mention of one can be told from plain words.
 #[derive(Debug, Default, Clone)]
 pub struct Vocabulary {
-    attributes: BTreeSet<String>,
+    attributes: HashSet<String>,
+    longest: usize,
 }
 
 impl Vocabulary {
     /// From the catalogue's attribute values.
     pub fn new<'a>(attributes: impl IntoIterator<Item = &'a str>) -> Self {
         // One- and two-letter values match everywhere and say nothing.
-        Vocabulary { attributes: attributes.into_iter().map(normalise).filter(|a| a.len() > 2).collect() }
+        let attributes: HashSet<String> = attributes.into_iter().map(normalise).filter(|a| a.len() > 2).collect();
+        let longest = attributes.iter().map(|a| a.split(' ').count()).max().unwrap_or(0);
+        Vocabulary { attributes, longest }
     }
 
     /// Attributes that `text` mentions; a plural counts.
     fn mentioned(&self, text: &str) -> Vec<String> {
-        let text = format!(" {} ", normalise(text));
-        let is_said = |a: &&String| {
-            text.contains(&format!(" {a} "))
-                || text.contains(&format!(" {a}s "))
-                || a.strip_suffix('y').is_some_and(|stem| text.contains(&format!(" {stem}ies ")))
-        };
-        self.attributes.iter().filter(is_said).cloned().collect()
+        let text = normalise(text);
+        let words: Vec<&str> = text.split(' ').collect();
+        let mut found = Vec::new();
+        for length in 1..=self.longest.min(words.len()) {
+            for some in words.windows(length) {
+                let said = some.join(" ");
+                let singular = said.strip_suffix("ies").map(|stem| format!("{stem}y"));
+                let forms = [said.strip_suffix('s').map(str::to_string), singular, Some(said.clone())];
+                found.extend(forms.into_iter().flatten().filter(|form| self.attributes.contains(form)));
+            }
+        }
+        found
     }
 }
 
@@ -179,30 +191,70 @@ pub fn names(text: &str) -> Vec<String> {
     found
 }
 
-/// Share of the titles, names and attributes mentioned in `text` that the evidence holds; 1 where nothing is mentioned.
-///
-/// A name counts as held when all of its words stand, in order, in one piece of the evidence. After Reason4Rec's and
-/// CURec's demand that reasons be accurate; the measure itself is ours.
-pub fn grounding(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> f64 {
-    let held: Vec<String> = evidence.iter().map(|e| format!(" {} ", normalise(e))).collect();
-    let holds = |name: &str| held.iter().any(|e| e.contains(&format!(" {name} ")));
-    let mut mentions: BTreeSet<String> = names(text).iter().map(|n| normalise(n)).filter(|n| !n.is_empty()).collect();
-    let spoken: Vec<String> = vocabulary.mentioned(text);
-    // "Drama" inside the title "Drama Queen" is the title's word, not an attribute of its own.
-    mentions.extend(spoken);
-    if mentions.is_empty() {
-        return 1.0;
+/// A title without its year: "Heat (1995)" is "Heat".
+fn without_year(title: &str) -> &str {
+    let bare = title.trim_end();
+    match bare.rsplit_once(" (") {
+        Some((name, year)) if year.len() == 5 && year.ends_with(')') => name.trim_end(),
+        _ => bare,
     }
-    let kept = mentions.iter().filter(|m| holds(m)).count();
-    kept as f64 / mentions.len() as f64
 }
 
-/// Whether the text says the opposite of the verdict, or praises what is disliked.
-pub fn contradicts(text: &str, verdict: &str, disliked: &[&str]) -> bool {
-    let lower = text.to_lowercase();
-    let negative = NEGATIVE.iter().any(|n| lower.contains(n));
+/// Takes every occurrence of `title` out of `text`, where it stands as words of its own; returns whether there was one.
+fn take_out(text: &mut String, title: &str) -> bool {
+    let is_inside = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    let (mut found, mut from) = (false, 0);
+    while let Some(at) = text[from..].find(title).map(|at| at + from) {
+        let end = at + title.len();
+        if is_inside(text[..at].chars().next_back()) || is_inside(text[end..].chars().next()) {
+            from = end;
+            continue;
+        }
+        // A comma, so that the words on both sides do not become one name.
+        text.replace_range(at..end, " , ");
+        from = at + 3;
+        found = true;
+    }
+    found
+}
+
+/// Share of the titles, names and attributes mentioned in `text` that the evidence holds; 1 where nothing is mentioned.
+///
+/// Titles of the evidence are found as they stand, with or without their year. What is left and looks like a name counts
+/// as held when all of its words stand, in order, in one piece of the evidence. After Reason4Rec's and CURec's demand
+/// that reasons be accurate; the measure itself is ours.
+pub fn grounding(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> f64 {
+    let mut rest = text.to_string();
+    let mut titles: Vec<&str> = evidence.iter().flat_map(|e| [*e, without_year(e)]).filter(|e| !e.is_empty()).collect();
+    // The longest first: "Alien 3" is not "Alien" and a 3.
+    titles.sort_by_key(|title| std::cmp::Reverse(title.len()));
+    titles.dedup();
+    let kept = titles.iter().filter(|title| take_out(&mut rest, title)).count();
+    let held: Vec<String> = evidence.iter().map(|e| format!(" {} ", normalise(e))).collect();
+    let holds = |name: &str| held.iter().any(|e| e.contains(&format!(" {name} ")));
+    let mut mentions: BTreeSet<String> = names(&rest).iter().map(|n| normalise(n)).filter(|n| !n.is_empty()).collect();
+    // A word of a title, such as the drama of "Drama Queen", is no attribute: titles are gone by now.
+    mentions.extend(vocabulary.mentioned(&rest));
+    let total = kept + mentions.len();
+    if total == 0 {
+        return 1.0;
+    }
+    (kept + mentions.iter().filter(|m| holds(m)).count()) as f64 / total as f64
+}
+
+/// Whether the text says the opposite of the verdict, or praises what is disliked. `titles` are those that it may
+/// quote: their words ("10 Things I Hate About You") say nothing.
+pub fn contradicts(text: &str, verdict: &str, titles: &[&str], disliked: &[&str]) -> bool {
+    let mut rest = text.to_string();
+    titles.iter().filter(|t| !t.is_empty()).for_each(|title| {
+        take_out(&mut rest, title);
+    });
+    let said = format!(" {} ", normalise(&rest));
+    let says = |phrase: &str| !phrase.is_empty() && said.contains(&format!(" {phrase} "));
+    let negative = NEGATIVE.iter().any(|n| says(&normalise(n)));
+    let mut quoted = rest.clone();
     match verdict {
-        "like" => negative || disliked.iter().any(|d| !d.is_empty() && lower.contains(&d.to_lowercase())),
+        "like" => negative || disliked.iter().any(|d| !d.is_empty() && take_out(&mut quoted, d)),
         "dislike" => !negative,
         _ => false,
     }
@@ -267,10 +319,24 @@ mod tests {
 
     #[test]
     fn polarity() {
-        assert!(contradicts("The user is not a fan of it", "like", &[]));
-        assert!(!contradicts("they love its wit", "like", &["Cats"]));
-        assert!(contradicts("they love Cats", "like", &["Cats"]));
-        assert!(contradicts("they love it", "dislike", &[]));
+        assert!(contradicts("The user is not a fan of it", "like", &[], &[]));
+        assert!(!contradicts("they love its wit", "like", &[], &["Cats"]));
+        assert!(contradicts("they love Cats", "like", &[], &["Cats"]));
+        assert!(!contradicts("they love Catskills, whatever it is", "like", &[], &["Cats", "It"]));
+        assert!(contradicts("they love it", "dislike", &[], &[]));
+        let title = "10 Things I Hate About You";
+        assert!(!contradicts("they love 10 Things I Hate About You and more", "like", &[title], &[]));
+    }
+
+    #[test]
+    fn titles_without_a_year_are_told_apart() {
+        let evidence = ["Pet Sounds", "Madman Across the Water", "Romeo and Juliet", "Rock"];
+        let v = Vocabulary::new(["Rock", "Jazz"]);
+        let text = "The user likes Pet Sounds and Madman Across the Water because these are rock.";
+        assert_eq!(grounding(text, &evidence, &v), 1.0);
+        assert_eq!(grounding("It goes with Romeo and Juliet.", &evidence, &v), 1.0);
+        assert_eq!(grounding("It goes with Pet Sounds and Abbey Road.", &evidence, &v), 0.5);
+        assert_eq!(grounding("Pet Sounds is jazz.", &evidence, &v), 0.5);
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Scored<'a> {
     pub verdict: &'a str,
     /// Everything that the reason may mention.
     pub evidence: Vec<&'a str>,
+    /// Titles of the evidence that may be quoted.
+    pub titles: Vec<&'a str>,
     /// Titles that must not be praised.
     pub disliked: Vec<&'a str>,
 }
@@ -83,7 +85,7 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
         Some("language")
     } else if repetition > check.max_repetition {
         Some("repetition")
-    } else if checks::contradicts(reason, row.verdict, &row.disliked) {
+    } else if checks::contradicts(reason, row.verdict, &row.titles, &row.disliked) {
         Some("polarity")
     } else if grounding < check.min_grounding {
         Some("ungrounded")
@@ -130,6 +132,7 @@ pub fn score_batch(
                 completion_tokens: tokens.value(i),
                 verdict: at(&verdict, i).unwrap_or_default(),
                 evidence: evidence.collect(),
+                titles: at(&subject, i).into_iter().chain(liked[i].iter().map(String::as_str)).collect(),
                 disliked: disliked[i].iter().map(String::as_str).collect(),
             };
             score(&row, check, vocabulary)
@@ -184,6 +187,7 @@ mod tests {
             completion_tokens: 10,
             verdict: "like",
             evidence: vec!["Heat (1995)", "Crime"],
+            titles: vec!["Heat (1995)"],
             disliked: vec!["Cats"],
         }
     }

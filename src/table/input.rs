@@ -284,7 +284,7 @@ async fn list_parquet(contract: &Contract, at: &Location) -> Result<Vec<Entry>> 
         return Ok(vec![entry]);
     }
     if local.is_some_and(|p| !p.exists()) {
-        return Err(place(missing(at)).hint("check the path under [inputs] in the job file"));
+        return Err(place(missing(at)).hint("check the path under [input] in the job file"));
     }
     let all = at.list().await.map_err(place)?;
     let total = all.len();

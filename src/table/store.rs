@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
 
+use arrow::error::ArrowError;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
@@ -16,6 +17,7 @@ use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::{Path, PathPart};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
+use parquet::errors::ParquetError;
 use url::Url;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -389,6 +391,17 @@ impl FolderLock {
             .context(Kind::Temporary, || format!("cannot lock the folder {shown}"))?;
         Ok(FolderLock(handle))
     }
+}
+
+/// Whether a store or disk fault stands anywhere behind an error, which may pass, unlike damaged data.
+pub fn is_store_fault(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |e| e.source()).any(|e| {
+        let hidden = match (e.downcast_ref::<ParquetError>(), e.downcast_ref::<ArrowError>()) {
+            (Some(ParquetError::External(inner)), _) | (_, Some(ArrowError::ExternalError(inner))) => Some(&**inner),
+            _ => None,
+        };
+        e.is::<object_store::Error>() || e.is::<std::io::Error>() || hidden.is_some_and(|e| is_store_fault(e))
+    })
 }
 
 /// The error for an object that has to be there and is not.
