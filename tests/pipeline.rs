@@ -229,6 +229,22 @@ fn a_failing_audit_publishes_nothing() {
 }
 
 #[test]
+fn tables_that_a_crash_left_apart_are_made_to_fit_again() {
+    let world = World::new();
+    expect_code(&world.run(&[]), 0);
+    // As if a run had died after it published a new `reason` and before the tables made from it.
+    let record = world.path("warehouse/reason/dt=2026-01-20/_commit.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    json["files"][0]["blake3"] = "0".repeat(64).into();
+    std::fs::write(&record, json.to_string()).unwrap();
+    let args = ["plan", "job.toml", "--interval-start", "2026-01-20", "--interval-end", "2026-01-21"];
+    let plan = stdout(&world.curec(&args));
+    assert!(plan.contains("reason_score    build: table reason was replaced"), "{plan}");
+    expect_code(&world.run(&[]), 0);
+    assert!(stdout(&world.curec(&args)).contains("nothing to do"), "{}", stdout(&world.curec(&args)));
+}
+
+#[test]
 fn a_new_day_of_logs_does_not_touch_an_old_interval() {
     let world = World::new();
     let day = |day: i64| -> Vec<common::Event> {

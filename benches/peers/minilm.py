@@ -2,13 +2,14 @@
 
     python benches/peers/minilm.py MODEL_DIR [--onnx FILE] [--sentences 64] [--tokens 32] [--threads 2]
 
-The ONNX file is exported on the first use (default minilm.onnx in the current folder). Both engines get the same
+The ONNX file is exported on the first use (default in the temporary folder). Both engines get the same
 random token ids, all of one length, and must agree in the pooled vectors.
 """
 
 import argparse
 import json
 import os
+import tempfile
 import resource
 import time
 
@@ -18,7 +19,7 @@ from transformers import BertModel
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("model")
-parser.add_argument("--onnx", default="minilm.onnx")
+parser.add_argument("--onnx", default=os.path.join(tempfile.gettempdir(), "minilm.onnx"))
 parser.add_argument("--sentences", type=int, default=64)
 parser.add_argument("--tokens", type=int, default=32)
 parser.add_argument("--batches", type=int, default=8, help="batches a repetition")
