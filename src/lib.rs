@@ -24,6 +24,8 @@ pub mod table {
     pub mod contract;
     pub mod check;
     pub mod input;
+    pub mod lease;
+    pub mod write;
     pub mod partition;
     pub mod import;
     pub mod inspect;

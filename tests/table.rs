@@ -18,10 +18,10 @@ use curec::table::contract::{Change, Contract, builtin_names};
 use curec::table::import::{self, CsvMapping};
 use curec::table::input::{check_input, open_input};
 use curec::table::inspect::inspect;
-use curec::table::partition::{
-    CommitRecord, Holder, Lease, Publisher, Stamp, append_segment, commit_record, gc, partitions, segments,
-};
+use curec::table::lease::{Holder, Lease};
+use curec::table::partition::{CommitRecord, Publisher, append_segment, commit_record, gc, partitions, segments};
 use curec::table::store::Location;
+use curec::table::write::Stamp;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Encoding;
 

@@ -29,8 +29,10 @@ use crate::query::session::{BatchStream, Session, TableFile};
 use crate::reward::checks::Vocabulary;
 use crate::reward::score::score_batch;
 use crate::table::input::{check_input, open_input};
-use crate::table::partition::{self, Holder, Lease, Publisher, StagedTable, Stamp};
+use crate::table::lease::{Holder, Lease};
+use crate::table::partition::{self, Publisher, StagedTable};
 use crate::table::store::Location;
+use crate::table::write::Stamp;
 use crate::telemetry::{self, Progress, Voice};
 
 /// What the caller wants besides the job.

@@ -23,7 +23,7 @@ use serde::Deserialize;
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::check::{Checker, conform};
 use crate::table::contract::Contract;
-use crate::table::partition::writer_properties;
+use crate::table::write::writer_properties;
 
 /// Rows per batch when files are written.
 const CHUNK_ROWS: usize = 8192;

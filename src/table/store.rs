@@ -393,6 +393,22 @@ impl FolderLock {
     }
 }
 
+/// Removes a folder and all in it; on local disk also what the store's listing hides, such as torn uploads.
+pub(crate) async fn remove_folder(folder: &Location) -> Result<()> {
+    for entry in folder.list().await? {
+        entry.location.delete().await?;
+    }
+    if let Some(path) = folder.local_path() {
+        match tokio::fs::remove_dir_all(&path).await {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::new(Kind::Temporary, "cannot remove a folder").with("file", folder).source(e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Whether a store or disk fault stands anywhere behind an error, which may pass, unlike damaged data.
 pub fn is_store_fault(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |e| e.source()).any(|e| {

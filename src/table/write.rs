@@ -1,0 +1,329 @@
+//! Rows to staged Parquet files as their contract says: order checked, encodings set, named by content.
+//!
+//! Knows contracts, Arrow and Parquet's writer. Knows nothing of partitions or of what becomes of the files.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, SchemaRef};
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt};
+use object_store::buffered::BufWriter;
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::async_writer::{AsyncArrowWriter, AsyncFileWriter};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{KeyValue, SortingColumn};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use tokio::io::AsyncWriteExt;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::table::check::{KeyHasher, key_text};
+use crate::table::contract::{ColumnType, Contract};
+use crate::table::store::{Location, fail, remove_folder};
+
+/// What a table was made from; stands in the files' footers and in the commit record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Digest over everything that the rows depend on.
+    pub fingerprint: String,
+    /// What went into the fingerprint, by name, so that a plan can say what changed.
+    pub parts: BTreeMap<String, String>,
+    /// The build's logical time: microseconds since 1970, UTC. Never the wall clock.
+    pub created_timestamp: i64,
+}
+
+/// A staged data file.
+#[derive(Debug, Clone)]
+pub struct StagedFile {
+    /// Where it lies now.
+    pub location: Location,
+    /// Its content-hashed name once published.
+    pub name: String,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// blake3 of its bytes, 64 hex digits.
+    pub blake3: String,
+}
+
+/// Rows handed to the Parquet writer at a time, whatever batches came in: part of the format, since page and row group
+/// borders follow from it.
+const CHUNK_ROWS: usize = 8192;
+
+/// Checks that rows come in the contract's order and, where that order is the grain, that no key stands twice.
+pub(crate) struct OrderCheck<'a> {
+    contract: &'a Contract,
+    keys: Option<KeyHasher>,
+    unique: bool,
+    last: Option<Vec<u8>>,
+    rows: u64,
+}
+
+impl<'a> OrderCheck<'a> {
+    pub(crate) fn new(contract: &'a Contract) -> Result<Self> {
+        let sorted: BTreeSet<&String> = contract.sorted_by.iter().collect();
+        let unique = !contract.grain.is_empty() && contract.grain.iter().collect::<BTreeSet<_>>() == sorted;
+        let keys = match contract.sorted_by.is_empty() {
+            true => None,
+            false => Some(KeyHasher::over(contract, &contract.sorted_by)?),
+        };
+        Ok(OrderCheck { contract, keys, unique, last: None, rows: 0 })
+    }
+
+    pub(crate) fn check(&mut self, batch: &RecordBatch) -> Result<()> {
+        let Some(keys) = &mut self.keys else { return Ok(()) };
+        let rows = keys.rows(batch)?;
+        for (i, row) in rows.iter().enumerate() {
+            let order = self.last.as_deref().map_or(Ordering::Less, |last| last.cmp(row.as_ref()));
+            let problem = match order {
+                Ordering::Less => None,
+                Ordering::Equal if self.unique => Some((Kind::Audit, "the same key stands twice")),
+                Ordering::Equal => None,
+                Ordering::Greater => Some((Kind::Internal, "the rows are not in the contract's order")),
+            };
+            if let Some((kind, message)) = problem {
+                return Err(Error::new(kind, message)
+                    .with("table", &self.contract.name)
+                    .with("column", self.contract.sorted_by.join(", "))
+                    .with("row", self.rows + i as u64)
+                    .with("key", key_text(self.contract, batch, i).unwrap_or_default()));
+            }
+            match &mut self.last {
+                Some(last) => {
+                    last.clear();
+                    last.extend_from_slice(row.as_ref());
+                }
+                None => self.last = Some(row.as_ref().to_vec()),
+            }
+        }
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+}
+
+/// Cuts a stream of batches into the same chunks of [`CHUNK_ROWS`], however it was cut before.
+#[derive(Default)]
+struct Chunks {
+    waiting: VecDeque<RecordBatch>,
+    rows: usize,
+}
+
+impl Chunks {
+    fn push(&mut self, batch: RecordBatch) {
+        if batch.num_rows() > 0 {
+            self.rows += batch.num_rows();
+            self.waiting.push_back(batch);
+        }
+    }
+
+    /// The next full chunk; with `rest` also the last, shorter one.
+    fn pop(&mut self, rest: bool) -> Result<Option<RecordBatch>> {
+        let wanted = if rest { self.rows.min(CHUNK_ROWS) } else { CHUNK_ROWS };
+        if wanted == 0 || self.rows < wanted {
+            return Ok(None);
+        }
+        let (mut parts, mut missing) = (Vec::new(), wanted);
+        while missing > 0 {
+            let Some(batch) = self.waiting.pop_front() else { break };
+            if batch.num_rows() > missing {
+                self.waiting.push_front(batch.slice(missing, batch.num_rows() - missing));
+                parts.push(batch.slice(0, missing));
+                missing = 0;
+            } else {
+                missing -= batch.num_rows();
+                parts.push(batch);
+            }
+        }
+        self.rows -= wanted;
+        let Some(first) = parts.first() else { return Ok(None) };
+        let schema = first.schema();
+        concat_batches(&schema, &parts).context(Kind::Internal, || "cannot join batches".into()).map(Some)
+    }
+}
+
+/// Passes bytes on to the store and hashes them on the way.
+struct HashingWriter {
+    inner: BufWriter,
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl AsyncFileWriter for HashingWriter {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, parquet::errors::Result<()>> {
+        self.hasher.update(&bytes);
+        self.bytes += bytes.len() as u64;
+        async move { self.inner.put(bytes).await.map_err(|e| ParquetError::External(Box::new(e))) }.boxed()
+    }
+
+    fn complete(&mut self) -> BoxFuture<'_, parquet::errors::Result<()>> {
+        async move { self.inner.shutdown().await.map_err(|e| ParquetError::External(Box::new(e))) }.boxed()
+    }
+}
+
+struct OpenFile {
+    location: Location,
+    rows: u64,
+    writer: AsyncArrowWriter<HashingWriter>,
+}
+
+/// Writes a table's rows into one or more Parquet files.
+pub(crate) struct TableWriter<'a> {
+    contract: &'a Contract,
+    folder: Location,
+    stamp: &'a Stamp,
+    pub(crate) schema: Option<SchemaRef>,
+    chunks: Chunks,
+    open: Option<OpenFile>,
+    pub(crate) files: Vec<StagedFile>,
+}
+
+impl<'a> TableWriter<'a> {
+    pub(crate) fn new(contract: &'a Contract, folder: Location, stamp: &'a Stamp) -> Self {
+        TableWriter { contract, folder, stamp, schema: None, chunks: Chunks::default(), open: None, files: Vec::new() }
+    }
+
+    pub(crate) async fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        match &self.schema {
+            None => self.schema = Some(batch.schema()),
+            Some(schema) if *schema == batch.schema() => {}
+            Some(schema) => {
+                let message = format!("the vector width changes within a table: {schema}, then {}", batch.schema());
+                return Err(Error::new(Kind::Internal, message).with("table", &self.contract.name));
+            }
+        }
+        self.chunks.push(batch);
+        while let Some(chunk) = self.chunks.pop(false)? {
+            self.write(chunk).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, chunk: RecordBatch) -> Result<()> {
+        if self.open.is_none() {
+            let location = self.folder.child(&format!("part-{:05}.parquet", self.files.len()));
+            let inner = BufWriter::new(location.store(), location.path().clone());
+            let sink = HashingWriter { inner, hasher: blake3::Hasher::new(), bytes: 0 };
+            let properties = writer_properties(self.contract, &chunk.schema(), Some(self.stamp))?;
+            let options = ArrowWriterOptions::new().with_properties(properties);
+            let writer = AsyncArrowWriter::try_new_with_options(sink, chunk.schema(), options)
+                .map_err(|e| unwritable(&e, &location))?;
+            self.open = Some(OpenFile { location, rows: 0, writer });
+        }
+        let Some(file) = &mut self.open else { return Ok(()) };
+        file.rows += chunk.num_rows() as u64;
+        file.writer.write(&chunk).await.map_err(|e| unwritable(&e, &file.location))?;
+        if file.writer.bytes_written() + file.writer.in_progress_size() >= self.contract.writer.file_bytes {
+            self.close().await?;
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        let Some(mut file) = self.open.take() else { return Ok(()) };
+        file.writer.finish().await.map_err(|e| unwritable(&e, &file.location))?;
+        let sink = file.writer.into_inner();
+        let blake3 = sink.hasher.finalize().to_hex().to_string();
+        let name = format!("part-{:05}-{}.parquet", self.files.len(), &blake3[..16]);
+        self.files.push(StagedFile { location: file.location, name, rows: file.rows, bytes: sink.bytes, blake3 });
+        Ok(())
+    }
+
+    pub(crate) async fn finish(&mut self) -> Result<()> {
+        while let Some(chunk) = self.chunks.pop(true)? {
+            self.write(chunk).await?;
+        }
+        self.close().await
+    }
+
+    /// Gives up; nothing of the table stays.
+    pub(crate) async fn abort(&mut self) {
+        if let Some(file) = self.open.take() {
+            // What cannot be cancelled lies under `_staging`, where `gc` finds it.
+            let _ = file.writer.into_inner().inner.abort().await;
+        }
+        let _ = remove_folder(&self.folder).await;
+    }
+}
+
+fn unwritable(error: &ParquetError, at: &Location) -> Error {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        if let Some(store) = cause.downcast_ref::<object_store::Error>() {
+            return fail(store, "write", at);
+        }
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            return Error::new(Kind::Temporary, "could not write").with("file", at).source(io.to_string());
+        }
+        next = cause.source();
+    }
+    Error::new(Kind::Internal, "cannot encode Parquet").with("file", at).source(error.to_string())
+}
+
+/// How a contract's files are encoded, with the footer that names what they are.
+pub(crate) fn writer_properties(
+    contract: &Contract,
+    schema: &SchemaRef,
+    stamp: Option<&Stamp>,
+) -> Result<WriterProperties> {
+    let wanted = &contract.writer;
+    let compression = match wanted.zstd_level() {
+        Ok(Some(0)) => Compression::UNCOMPRESSED,
+        Ok(Some(level)) => {
+            Compression::ZSTD(ZstdLevel::try_new(level).context(Kind::Config, || "compression level".into())?)
+        }
+        _ => Compression::SNAPPY,
+    };
+    let parquet = ArrowSchemaConverter::new()
+        .convert(schema)
+        .context(Kind::Internal, || format!("Parquet schema of table {}", contract.name))?;
+    let mut footer = vec![
+        ("curec.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("curec.table", contract.name.clone()),
+        ("curec.contract_version", contract.version.clone()),
+        ("curec.grain", contract.grain.join(",")),
+    ];
+    if let Some(stamp) = stamp {
+        footer.push(("curec.fingerprint", stamp.fingerprint.clone()));
+        footer.push(("curec.created_timestamp", stamp.created_timestamp.to_string()));
+    }
+    let mut sorting = Vec::new();
+    for name in &contract.sorted_by {
+        let leaf = parquet.columns().iter().position(|c| c.path().string() == *name);
+        let index = leaf.and_then(|i| i32::try_from(i).ok());
+        sorting.extend(index.map(|column_idx| SortingColumn { column_idx, descending: false, nulls_first: false }));
+    }
+    let mut builder = WriterProperties::builder()
+        .set_compression(compression)
+        .set_max_row_group_bytes(Some(wanted.row_group_bytes))
+        .set_sorting_columns((!sorting.is_empty()).then_some(sorting));
+    for leaf in parquet.columns() {
+        let root = leaf.path().parts().first().cloned().unwrap_or_default();
+        let vector = contract.column(&root).is_some_and(|c| c.column_type == ColumnType::Vector);
+        let named = |list: &[String]| vector || list.contains(&root);
+        let path = leaf.path().clone();
+        if named(&wanted.no_dictionary) || named(&wanted.byte_stream_split) {
+            builder = builder.set_column_dictionary_enabled(path.clone(), false);
+        }
+        if named(&wanted.byte_stream_split) {
+            builder = builder.set_column_encoding(path.clone(), Encoding::BYTE_STREAM_SPLIT);
+        }
+        if named(&wanted.no_statistics) {
+            builder = builder.set_column_statistics_enabled(path.clone(), EnabledStatistics::None);
+        }
+        if wanted.bloom_filter.contains(&root) {
+            builder = builder.set_column_bloom_filter_enabled(path, true);
+        }
+    }
+    for field in schema.fields() {
+        if let DataType::FixedSizeList(_, width) = field.data_type() {
+            footer.push(("curec.vector_width", width.to_string()));
+        }
+    }
+    let footer = footer.into_iter().map(|(key, value)| KeyValue::new(key.to_owned(), value)).collect();
+    Ok(builder.set_key_value_metadata(Some(footer)).build())
+}
