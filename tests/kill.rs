@@ -75,7 +75,13 @@ fn of_two_runs_at_once_one_works_and_the_other_names_it() {
     while count_files(&world.path("warehouse/response"), "seg-") == 0 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
+    // Paused, so that it surely holds its lease while the second one tries.
+    let signal = |name: &str| {
+        std::process::Command::new("kill").args([name, &first.id().to_string()]).status().unwrap();
+    };
+    signal("-STOP");
     let second = world.command(&RUN).args(slow).output().unwrap();
+    signal("-CONT");
     let id = first.id();
     let first = first.wait_with_output().unwrap();
     expect_code(&first, 0);

@@ -121,6 +121,11 @@ fn unknown_items_are_accepted() {
     let out = world.run(&[]);
     expect_code(&out, 0);
     assert_eq!(world.sql("select title from item_audience where item_id = 'never-listed'").len(), 1);
+    let fate = world.sql(
+        "select r.error, s.refusal from reason r join reason_score s on s.prompt_key = r.prompt_key \
+                          where r.item_id = 'never-listed'",
+    );
+    assert_eq!((&fate[0]["error"], &fate[0]["refusal"]), (&"not_generated".into(), &"no_evidence".into()));
     assert!(stderr(&out).contains("not in `item`, for example never-listed"), "{}", stderr(&out));
 }
 

@@ -78,7 +78,7 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
     }
     tables::register_responses(&session, &prepared.root, &prepared.contracts["response"]).await?;
     let prompts = tables::count(&session, "select 1 as one from reason_prompt").await?;
-    let distinct = tables::count(&session, "select distinct prompt_key from reason_prompt").await?;
+    let distinct = tables::count(&session, tables::ASKED).await?;
     let generator = prepared.models.generator()?;
     let (mut waiting, mut prompt_tokens) = (0, 0);
     let mut rows = session.sql(PENDING, &[]).await?.stream().await?;

@@ -24,6 +24,8 @@ pub struct Sample {
     pub score: Option<f64>,
     /// Why it was refused.
     pub refusal: Option<String>,
+    /// What it mentions and the evidence does not hold.
+    pub invented: Vec<String>,
 }
 
 /// What the page shows besides the manifest.

@@ -26,7 +26,7 @@ use crate::job::stop::Stop;
 use crate::job::tables::{self, PENDING, Prepared, TablePlan, locate, prepare};
 use crate::query::audit::{self, Drift};
 use crate::query::session::{BatchStream, Session, TableFile};
-use crate::reward::checks::Vocabulary;
+use crate::reward::checks::{self, Vocabulary};
 use crate::reward::score::score_batch;
 use crate::table::input::{check_input, open_input};
 use crate::table::lease::{Holder, Lease};
@@ -441,7 +441,7 @@ impl Build {
         tables::register_responses(session, &root, contract).await?;
         let usage = &mut self.manifest.usage;
         usage.prompts = tables::count(session, "select 1 as one from reason_prompt").await?;
-        usage.distinct_prompts = tables::count(session, "select distinct prompt_key from reason_prompt").await?;
+        usage.distinct_prompts = tables::count(session, tables::ASKED).await?;
         let waiting = tables::count(session, PENDING).await?;
         usage.answered_before = usage.distinct_prompts - waiting;
         tracing::info!(
@@ -474,11 +474,7 @@ impl Build {
 
     /// Rows of `reason_score`.
     async fn score(&self, session: &Session) -> Result<BatchStream> {
-        let mut categories = Vec::new();
-        for batch in session.sql(tables::CATEGORIES, &[]).await?.collect().await? {
-            categories.extend(text(&batch, "category")?.iter().flatten().map(str::to_string));
-        }
-        let vocabulary = Vocabulary::new(categories.iter().map(String::as_str));
+        let vocabulary = vocabulary(session).await?;
         let schema = self.prepared.contracts["reason_score"].arrow_schema(None);
         let check = self.prepared.job.spec.check.clone();
         let rows = session.sql(tables::SCORED, &[]).await?.stream().await?;
@@ -546,8 +542,9 @@ impl Build {
         }
         let price = &self.prepared.job.spec.price;
         self.details.price = (price.prompt_tokens_million, price.completion_tokens_million);
-        self.details.accepted = samples(&session.sql(&tables::samples(true), &[]).await?.collect().await?)?;
-        self.details.refused = samples(&session.sql(&tables::samples(false), &[]).await?.collect().await?)?;
+        let words = vocabulary(session).await?;
+        self.details.accepted = samples(&session.sql(&tables::samples(true), &[]).await?.collect().await?, &words)?;
+        self.details.refused = samples(&session.sql(&tables::samples(false), &[]).await?.collect().await?, &words)?;
         Ok(())
     }
 
@@ -565,7 +562,16 @@ impl Build {
     }
 }
 
-fn samples(batches: &[RecordBatch]) -> Result<Vec<Sample>> {
+/// The attributes of the catalogue.
+async fn vocabulary(session: &Session) -> Result<Vocabulary> {
+    let mut categories = Vec::new();
+    for batch in session.sql(tables::CATEGORIES, &[]).await?.collect().await? {
+        categories.extend(text(&batch, "category")?.iter().flatten().map(str::to_string));
+    }
+    Ok(Vocabulary::new(categories.iter().map(String::as_str)))
+}
+
+fn samples(batches: &[RecordBatch], vocabulary: &Vocabulary) -> Result<Vec<Sample>> {
     let mut all = Vec::new();
     for batch in batches {
         let [kind, entity] = [text(batch, "kind")?, text(batch, "entity")?];
@@ -575,19 +581,25 @@ fn samples(batches: &[RecordBatch]) -> Result<Vec<Sample>> {
         let mut evidence: Vec<Vec<String>> = (0..batch.num_rows())
             .map(|i| at(&subject, i).map(|s| format!("about: {s}")).into_iter().collect())
             .collect();
+        let mut pieces: Vec<Vec<String>> =
+            (0..batch.num_rows()).map(|i| at(&subject, i).map(str::to_string).into_iter().collect()).collect();
         for (name, lists) in lists {
-            for (held, list) in evidence.iter_mut().zip(lists?) {
+            for ((held, pieces), list) in evidence.iter_mut().zip(&mut pieces).zip(lists?) {
+                pieces.extend(list.iter().cloned());
                 if !list.is_empty() {
                     held.push(format!("{name}: {}", list.join("; ")));
                 }
             }
         }
         for (i, evidence) in evidence.into_iter().enumerate() {
+            let pieces: Vec<&str> = pieces[i].iter().map(String::as_str).collect();
+            let said = at(&reason, i).unwrap_or_default();
             all.push(Sample {
+                invented: checks::mentions(said, &pieces, vocabulary).invented,
                 kind: kind.value(i).to_string(),
                 entity: at(&entity, i).unwrap_or_default().to_string(),
                 evidence,
-                reason: at(&reason, i).unwrap_or_default().to_string(),
+                reason: said.to_string(),
                 score: score.is_valid(i).then(|| score.value(i)),
                 refusal: at(&refusal, i).map(str::to_string),
             });

@@ -211,7 +211,7 @@ impl Prepared {
         let Some(record) = commit_record(&self.root, "reason", dt).await? else { return Ok(false) };
         let session = new_session(&self.job)?;
         session.register_files("reason", &self.contracts["reason"], &files_in(&self.root, &record)?).await?;
-        Ok(count(&session, "select 1 as one from reason where error is not null limit 1").await? > 0)
+        Ok(count(&session, "select 1 as one from reason where error <> 'not_generated' limit 1").await? > 0)
     }
 
     /// Compares every table with its partition. `force` builds all; `retry_failed` builds `reason` and what follows it
@@ -344,11 +344,25 @@ pub const UNKNOWN_ITEMS: &str = "select count(*) as n, min(item_id) as example \
 pub const CATEGORIES: &str =
     "select distinct category from (select unnest(categories) as category from item) where category is not null";
 
-/// Prompts that no response without an error exists for, each once.
-pub const PENDING: &str = "select p.prompt_key, min(p.prompt_text) as prompt_text, min(p.answer_stem) as answer_stem \
+/// What a prompt must hold to be worth asking: a question about nothing has no grounded answer.
+macro_rules! has_evidence {
+    () => {
+        "(p.subject is not null or coalesce(cardinality(p.liked), 0) + coalesce(cardinality(p.disliked), 0) \
+          + coalesce(cardinality(p.related), 0) + coalesce(cardinality(p.attributes), 0) > 0)"
+    };
+}
+
+/// Different prompts that are asked: those with evidence.
+pub const ASKED: &str = concat!("select distinct p.prompt_key from reason_prompt as p where ", has_evidence!());
+
+/// Of those, prompts that no response without an error exists for, each once.
+pub const PENDING: &str = concat!(
+    "select p.prompt_key, min(p.prompt_text) as prompt_text, min(p.answer_stem) as answer_stem \
      from reason_prompt as p \
-     left anti join (select prompt_key from response where error is null) as r on r.prompt_key = p.prompt_key \
-     group by p.prompt_key order by p.prompt_key";
+     left anti join (select prompt_key from response where error is null) as r on r.prompt_key = p.prompt_key where ",
+    has_evidence!(),
+    " group by p.prompt_key order by p.prompt_key"
+);
 
 /// Reasons with their evidence, for scoring. All keys are compared alike, null with null: a key compared otherwise would
 /// become a filter, and the join quadratic.

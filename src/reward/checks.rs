@@ -218,28 +218,49 @@ fn take_out(text: &mut String, title: &str) -> bool {
     found
 }
 
-/// Share of the titles, names and attributes mentioned in `text` that the evidence holds; 1 where nothing is mentioned.
+/// What a text mentions: how much of it the evidence holds, and what it does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mentions {
+    /// Mentions that the evidence holds.
+    pub held: usize,
+    /// The others, normalised.
+    pub invented: Vec<String>,
+}
+
+impl Mentions {
+    /// Share that the evidence holds; 1 where nothing is mentioned.
+    pub fn grounding(&self) -> f64 {
+        match self.held + self.invented.len() {
+            0 => 1.0,
+            total => self.held as f64 / total as f64,
+        }
+    }
+}
+
+/// The titles, names and attributes that `text` mentions, held against its evidence.
 ///
 /// Titles of the evidence are found as they stand, with or without their year. What is left and looks like a name counts
 /// as held when all of its words stand, in order, in one piece of the evidence. After Reason4Rec's and CURec's demand
 /// that reasons be accurate; the measure itself is ours.
-pub fn grounding(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> f64 {
+pub fn mentions(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> Mentions {
     let mut rest = text.to_string();
     let mut titles: Vec<&str> = evidence.iter().flat_map(|e| [*e, without_year(e)]).filter(|e| !e.is_empty()).collect();
     // The longest first: "Alien 3" is not "Alien" and a 3.
     titles.sort_by_key(|title| std::cmp::Reverse(title.len()));
     titles.dedup();
-    let kept = titles.iter().filter(|title| take_out(&mut rest, title)).count();
+    let quoted = titles.iter().filter(|title| take_out(&mut rest, title)).count();
     let held: Vec<String> = evidence.iter().map(|e| format!(" {} ", normalise(e))).collect();
-    let holds = |name: &str| held.iter().any(|e| e.contains(&format!(" {name} ")));
-    let mut mentions: BTreeSet<String> = names(&rest).iter().map(|n| normalise(n)).filter(|n| !n.is_empty()).collect();
+    let mut found: BTreeSet<String> = names(&rest).iter().map(|n| normalise(n)).filter(|n| !n.is_empty()).collect();
     // A word of a title, such as the drama of "Drama Queen", is no attribute: titles are gone by now.
-    mentions.extend(vocabulary.mentioned(&rest));
-    let total = kept + mentions.len();
-    if total == 0 {
-        return 1.0;
-    }
-    (kept + mentions.iter().filter(|m| holds(m)).count()) as f64 / total as f64
+    found.extend(vocabulary.mentioned(&rest));
+    let (kept, invented): (Vec<String>, Vec<String>) =
+        found.into_iter().partition(|name| held.iter().any(|e| e.contains(&format!(" {name} "))));
+    Mentions { held: quoted + kept.len(), invented }
+}
+
+/// Share of the mentions of `text` that the evidence holds, 0 to 1; see [`mentions`].
+pub fn grounding(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> f64 {
+    mentions(text, evidence, vocabulary).grounding()
 }
 
 /// Whether the text says the opposite of the verdict, or praises what is disliked. `titles` are those that it may
@@ -308,6 +329,7 @@ mod tests {
         assert_eq!(grounding("they enjoy action and comedies.", EVIDENCE, &v), 0.5);
         assert_eq!(grounding("they enjoy Lord of the Rings.", EVIDENCE, &v), 1.0);
         assert_eq!(grounding("they enjoy Titanic.", EVIDENCE, &v), 0.0);
+        assert_eq!(mentions("they enjoy action, comedies and Titanic.", EVIDENCE, &v).invented, ["comedy", "titanic"]);
         assert_eq!(grounding("nothing is named here", EVIDENCE, &v), 1.0);
         assert_eq!(
             grounding("Many people do not like it. Some do.", EVIDENCE, &v),

@@ -55,6 +55,8 @@ pub struct Scored<'a> {
 
 /// Scores one reason.
 pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Score {
+    // Nothing was asked where there was nothing to lean on.
+    let refusal = if row.evidence.is_empty() { "no_evidence" } else { "error" };
     let none = Score {
         mean_logprob: None,
         grounding: None,
@@ -62,7 +64,7 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
         n_words: 0,
         language: None,
         score: None,
-        refusal: Some("error"),
+        refusal: Some(refusal),
     };
     let Some(reason) = row.reason else { return none };
     let n_words = checks::words(reason).len();
@@ -197,7 +199,8 @@ mod tests {
         let v = Vocabulary::new(["Crime", "Comedy"]);
         let refusal = |r: &Scored<'_>| score(r, &check(), &v).refusal;
         assert_eq!(refusal(&row("People like Heat because it is a crime story.")), None);
-        assert_eq!(refusal(&Scored::default()), Some("error"));
+        assert_eq!(refusal(&Scored::default()), Some("no_evidence"));
+        assert_eq!(refusal(&Scored { reason: None, ..row("") }), Some("error"));
         assert_eq!(refusal(&row("People like Heat because it is")), Some("unfinished"));
         assert_eq!(refusal(&row("It is so.")), Some("too_short"));
         assert_eq!(refusal(&row("People like Heat because it is a comedy.")), Some("ungrounded"));
