@@ -214,8 +214,8 @@ impl Prepared {
         Ok(count(&session, "select 1 as one from reason where error <> 'not_generated' limit 1").await? > 0)
     }
 
-    /// Compares every table with its partition. `force` builds all; `retry_failed` builds `reason` and what follows it
-    /// where a prompt has failed.
+    /// Compares every table with its partition. `force` builds all; `retry_failed` builds `reason` where a prompt has
+    /// failed. What is made from a table that is built is built as well.
     pub async fn decide(&self, force: bool, retry_failed: bool) -> Result<Vec<TablePlan>> {
         let dt = self.interval.dt();
         let mut fingerprints = BTreeMap::new();
@@ -255,9 +255,14 @@ impl Prepared {
             if let Some(standing) = &standing {
                 contents.insert(table, content(standing.files.iter().map(|f| f.blake3.as_str())));
             }
-            let follows_reason = matches!(table, "reason" | "reason_score" | "item_feature" | "user_feature");
-            if why.is_empty() && retry_failed && follows_reason {
+            if why.is_empty() && retry_failed && table == "reason" {
                 why.push("--retry-failed".to_string());
+            }
+            if why.is_empty() {
+                // Equal fingerprints do not mean equal rows where a table is made again because its prompts had failed
+                // or because a crash had left it behind.
+                let is_built = |name: &&&str| plans.iter().any(|p| p.table == **name && p.is_build());
+                why.extend(upstream(table).iter().filter(is_built).map(|name| format!("table {name} is built")));
             }
             fingerprints.insert(table.to_string(), fingerprint.clone());
             plans.push(TablePlan { table: table.to_string(), parts, fingerprint, why, standing });

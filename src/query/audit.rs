@@ -14,12 +14,12 @@ use crate::table::contract::{ColumnType, Contract, Role, Severity};
 /// Failing rows kept for people to read.
 pub const SHOWN_ROWS: usize = 20;
 
-/// The table's rows the last time, and how far it may move without a warning.
+/// The table's rows the last time, and by which factor they may change.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Drift {
     /// Rows of the partition before this one.
     pub previous_rows: u64,
-    /// Share of them: 0.5 warns below half and above one and a half times as many.
+    /// A factor of at least 1: 2 refuses fewer than half and more than twice as many.
     pub band: f64,
 }
 
