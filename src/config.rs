@@ -144,7 +144,7 @@ pub struct Job {
     pub origin: String,
     /// `resources.memory_limit` in bytes.
     pub memory_limit: usize,
-    /// Standard AWS variables, for `s3://` locations.
+    /// The variables that stores are opened with: the standard AWS ones, and `CUREC_FAIL_POINT` for drills.
     pub aws: BTreeMap<String, String>,
 }
 
@@ -203,7 +203,8 @@ impl Job {
         let memory_limit = spec.as_ref().map_or(0, |s| validate(s, &mut problems));
         match spec {
             Some(spec) if problems.list.is_empty() => {
-                let aws = env.iter().filter(|(k, _)| k.starts_with("AWS_")).map(|(k, v)| (k.clone(), v.clone()));
+                let of_stores = |name: &str| name.starts_with("AWS_") || name == "CUREC_FAIL_POINT";
+                let aws = env.iter().filter(|(k, _)| of_stores(k)).map(|(k, v)| (k.clone(), v.clone()));
                 Ok(Job { spec, origin: origin.to_string(), memory_limit, aws: aws.collect() })
             }
             _ => Err(Error::new(

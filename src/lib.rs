@@ -20,6 +20,7 @@ pub mod telemetry;
 
 /// Tables on object stores: contracts, URLs, importers, the publisher.
 pub mod table {
+    pub mod faults;
     pub mod store;
     pub mod contract;
     pub mod check;

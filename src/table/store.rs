@@ -21,12 +21,14 @@ use parquet::errors::ParquetError;
 use url::Url;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::table::faults::{self, FailPoint};
 
 /// What a store needs to be opened and an URL does not say.
 #[derive(Clone, Default)]
 pub struct StoreOptions {
     /// The standard AWS variables by their names in the environment: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
-    /// `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ALLOW_HTTP` ... Others are ignored.
+    /// `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ALLOW_HTTP` ...; and `CUREC_FAIL_POINT`, the drill
+    /// of [`crate::table::faults`]. Others are ignored.
     pub vars: BTreeMap<String, String>,
 }
 
@@ -83,6 +85,14 @@ impl Location {
     /// # Errors
     /// `Kind::Config` when the text is no location that curec can open.
     pub fn parse_with(text: &str, options: &StoreOptions) -> Result<Self> {
+        let mut found = Self::open(text, options)?;
+        if let Some(point) = options.vars.get(faults::VARIABLE) {
+            found.store = FailPoint::parse(point)?.around(found.store);
+        }
+        Ok(found)
+    }
+
+    fn open(text: &str, options: &StoreOptions) -> Result<Self> {
         let bad = |why: &str| Error::new(Kind::Config, format!("{why}: {}", redact(text)));
         if text.is_empty() {
             return Err(Error::new(Kind::Config, "a location is empty").hint("name a path or an s3:// URL"));
