@@ -4,7 +4,7 @@
 //! with their lines, and is the only file that reads environment variables. Opens no file but the job file.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use serde::Deserialize;
@@ -34,6 +34,7 @@ pub struct JobSpec {
     pub audit: AuditSpec,
     pub resources: ResourcesSpec,
     pub publish: PublishSpec,
+    pub store: StoreSpec,
     pub price: PriceSpec,
     pub project: ProjectSpec,
 }
@@ -57,7 +58,7 @@ HistorySpec {
 });
 section!(/// `[model]`
 ModelSpec {
-    generator: String, encoder: String, device: String, threads: usize, slots: usize, max_step_tokens: usize,
+    generator: String, encoder: String, cache_dir: String, device: String, threads: usize, slots: usize, max_step_tokens: usize,
     max_positions: usize,
 });
 section!(/// `[prompt]`
@@ -81,6 +82,8 @@ section!(/// `[resources]`
 ResourcesSpec { memory_limit: String, spill_dir: String });
 section!(/// `[publish]`
 PublishSpec { lease_seconds: f64, grace_seconds: f64 });
+section!(/// `[store]`
+StoreSpec { timeout_seconds: f64, connect_seconds: f64, max_retries: usize, retry_seconds: f64 });
 section!(/// `[price]`
 PriceSpec { prompt_tokens_million: f64, completion_tokens_million: f64 });
 section!(/// `[project]`
@@ -136,7 +139,7 @@ fn parse_moment(flag: &'static str, text: &str) -> Result<DateTime<Utc>> {
 }
 
 /// A job, validated and resolved for nothing in particular: no file was opened for it yet.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Job {
     /// The layered settings.
     pub spec: JobSpec,
@@ -146,6 +149,21 @@ pub struct Job {
     pub memory_limit: usize,
     /// The variables that stores are opened with: the standard AWS ones, and `CUREC_FAIL_POINT` for drills.
     pub aws: BTreeMap<String, String>,
+    /// Where models from stores are kept on this machine.
+    pub cache_dir: PathBuf,
+}
+
+impl std::fmt::Debug for Job {
+    /// Of the variables only the names: some are secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job")
+            .field("spec", &self.spec)
+            .field("origin", &self.origin)
+            .field("memory_limit", &self.memory_limit)
+            .field("aws", &self.aws.keys().collect::<Vec<_>>())
+            .field("cache_dir", &self.cache_dir)
+            .finish()
+    }
 }
 
 impl Job {
@@ -205,7 +223,8 @@ impl Job {
             Some(spec) if problems.list.is_empty() => {
                 let of_stores = |name: &str| name.starts_with("AWS_") || name == "CUREC_FAIL_POINT";
                 let aws = env.iter().filter(|(k, _)| of_stores(k)).map(|(k, v)| (k.clone(), v.clone()));
-                Ok(Job { spec, origin: origin.to_string(), memory_limit, aws: aws.collect() })
+                let cache_dir = cache_dir(&spec.model.cache_dir, env);
+                Ok(Job { spec, origin: origin.to_string(), memory_limit, aws: aws.collect(), cache_dir })
             }
             _ => Err(Error::new(
                 Kind::Config,
@@ -220,6 +239,18 @@ impl Job {
 /// The process's environment.
 pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+}
+
+/// `[model] cache_dir`, or the user's own cache.
+fn cache_dir(given: &str, env: &BTreeMap<String, String>) -> PathBuf {
+    let named = |name: &str| env.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    match given {
+        "" => named("XDG_CACHE_HOME")
+            .or_else(|| Some(named("HOME")?.join(".cache")))
+            .unwrap_or_else(std::env::temp_dir)
+            .join("curec/models"),
+        given => PathBuf::from(given),
+    }
 }
 
 struct Problems<'a> {
@@ -436,6 +467,11 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
         ("price.completion_tokens_million", s.price.completion_tokens_million, 0.0, 1e12),
         ("publish.lease_seconds", s.publish.lease_seconds, 1.0, 86_400.0),
         ("publish.grace_seconds", s.publish.grace_seconds, 0.0, 86_400.0),
+        ("store.timeout_seconds", s.store.timeout_seconds, 0.1, 3600.0),
+        ("store.connect_seconds", s.store.connect_seconds, 0.1, 3600.0),
+        ("store.max_retries", s.store.max_retries as f64, 0.0, 1000.0),
+        // Signed requests are made again as they are, and a signature ages.
+        ("store.retry_seconds", s.store.retry_seconds, 0.0, 300.0),
     ] {
         if !(low..=high).contains(&value) {
             p.add(key, format!("must be between {low} and {high}, got {value}"));
@@ -443,6 +479,19 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
     }
     if s.audit.row_count_band != 0.0 && s.audit.row_count_band < 1.0 {
         p.add("audit.row_count_band", "must be 0 (off) or a factor of at least 1");
+    }
+    for (key, value) in [
+        ("prompt.item", &s.prompt.item),
+        ("prompt.history", &s.prompt.history),
+        ("project.sql", &s.project.sql),
+        ("project.schemas", &s.project.schemas),
+        ("model.cache_dir", &s.model.cache_dir),
+        ("resources.spill_dir", &s.resources.spill_dir),
+    ] {
+        // The value may hold a credential: only its scheme is told.
+        if let Some((scheme, _)) = value.split_once("://") {
+            p.add(key, format!("must be a path on this machine, not a {scheme}:// URL; copy it here first"));
+        }
     }
     if s.check.min_words > s.check.max_words {
         p.add("check.min_words", "must not be larger than check.max_words");
@@ -509,6 +558,27 @@ mod tests {
         assert_eq!(job.spec.input.interaction, "/h/x");
         assert_eq!(job.spec.input.item, "dflt/y");
         assert!(parse(&text, &[], &[]).unwrap_err().explain().contains("HOME_DIR"));
+    }
+
+    #[test]
+    fn what_is_read_from_this_machine_only_says_so() {
+        let text = format!("{GOOD}cache_dir = 's3://b/c'\n[project]\nsql = 's3://k:hunter2@b/sql'\n");
+        let told = parse(&text, &["prompt.item=s3://b/i.j2"], &[]).unwrap_err().explain();
+        for key in ["model.cache_dir: must be a path", "job.toml:10: project.sql: must be a path", "prompt.item: must"]
+        {
+            assert!(told.contains(key), "{told}");
+        }
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+
+    #[test]
+    fn the_cache_is_the_users_own_and_no_secret_is_shown() {
+        let dir = |env: &[(&str, &str)]| parse(GOOD, &[], env).unwrap().cache_dir.display().to_string();
+        assert_eq!(dir(&[("HOME", "/h")]), "/h/.cache/curec/models");
+        assert_eq!(dir(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]), "/x/curec/models");
+        let job = parse(GOOD, &["model.cache_dir=/c"], &[("AWS_SECRET_ACCESS_KEY", "hunter2")]).unwrap();
+        assert_eq!(job.cache_dir, PathBuf::from("/c"));
+        assert!(job.aws.contains_key("AWS_SECRET_ACCESS_KEY") && !format!("{job:?}").contains("hunter2"));
     }
 
     #[test]

@@ -20,8 +20,11 @@ pub mod telemetry;
 
 /// Tables on object stores: contracts, URLs, importers, the publisher.
 pub mod table {
+    pub mod redact;
+    pub mod traffic;
     pub mod faults;
     pub mod store;
+    pub mod fetch;
     pub mod contract;
     pub mod check;
     pub mod input;

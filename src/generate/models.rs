@@ -1,11 +1,14 @@
 //! The models of a job, opened as late as possible.
 //!
 //! Headers, tokenizer and digests are read at once; weights are loaded when the first row needs them, so that a run
-//! with nothing to do, or a plan, never loads a model. Knows the job's settings; knows nothing of SQL or tables.
+//! with nothing to do, or a plan, never loads a model. Models on a store are fetched to this machine before. Knows the
+//! job's settings; knows nothing of SQL or tables.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
+
+use tokio::runtime::RuntimeFlavor;
 
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
@@ -18,6 +21,8 @@ use crate::llm::encoder::{EncoderFiles, SentenceEncoder};
 use crate::llm::sampler::Sampling;
 use crate::llm::tokenizer::Tokenizer;
 use crate::llm::weights::ModelFiles;
+use crate::table::fetch::fetch;
+use crate::table::store::{Location, StoreOptions};
 
 /// Texts that end a reason: it is one line.
 const STOP: &[&str] = &["\n"];
@@ -39,10 +44,58 @@ impl Generator {
     }
 }
 
+/// Where a model is, and where it lies on this machine once that is known.
+struct Place {
+    key: &'static str,
+    source: Location,
+    cache: PathBuf,
+    path: OnceLock<PathBuf>,
+}
+
+impl Place {
+    fn new(job: &Job, key: &'static str, text: &str) -> Result<Place> {
+        let source = Location::parse_with(text, &StoreOptions::of(job)).map_err(|e| e.with("key", key))?;
+        let path = OnceLock::new();
+        if let Some(local) = source.local_path() {
+            // As it was written: messages name what a person knows.
+            path.get_or_init(|| if text.contains("://") { local } else { PathBuf::from(text) });
+        }
+        Ok(Place { key, source, cache: job.cache_dir.clone(), path })
+    }
+
+    async fn fetch(&self) -> Result<&Path> {
+        let path = match self.path.get() {
+            Some(path) => path,
+            None => {
+                let fetched = fetch(&self.source, &self.cache).await.map_err(|e| e.with("key", self.key))?;
+                self.path.get_or_init(|| fetched)
+            }
+        };
+        match path.exists() {
+            true => Ok(path),
+            false => Err(Error::new(Kind::Model, format!("{} does not exist", self.key))
+                .with("path", path.display())
+                .hint("name a Hugging Face directory or a GGUF file; ci/fetch.sh gets the quickstart's models")),
+        }
+    }
+
+    /// The path; waits for a model that nobody has fetched yet, as an ad-hoc query may come upon one.
+    fn path(&self) -> Result<&Path> {
+        if let Some(path) = self.path.get() {
+            return Ok(path);
+        }
+        let handle = tokio::runtime::Handle::try_current().ok();
+        match handle.filter(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread) {
+            Some(handle) => tokio::task::block_in_place(|| handle.block_on(self.fetch())),
+            None => Err(Error::new(Kind::Internal, "a model was used before it was fetched").with("key", self.key)),
+        }
+    }
+}
+
 /// The models of one job. Share it in an `Arc`.
 pub struct Models {
-    generator_path: PathBuf,
-    encoder_path: PathBuf,
+    generator_place: Place,
+    encoder_place: Place,
     device: String,
     options: EngineOptions,
     sampling: Sampling,
@@ -64,8 +117,8 @@ impl Models {
             ("history", PromptTemplate::load(&job.spec.prompt.history)?),
         ]);
         Ok(Arc::new(Models {
-            generator_path: PathBuf::from(&model.generator),
-            encoder_path: PathBuf::from(&model.encoder),
+            generator_place: Place::new(job, "model.generator", &model.generator)?,
+            encoder_place: Place::new(job, "model.encoder", &model.encoder)?,
             device: model.device.clone(),
             options: EngineOptions {
                 slots: model.slots,
@@ -89,6 +142,15 @@ impl Models {
         }))
     }
 
+    /// Brings models that are on a store to this machine, and finds out whether the others are there.
+    ///
+    /// # Errors
+    /// [`Kind::Model`] where there is none; the store's.
+    pub async fn fetch(&self) -> Result<()> {
+        self.generator_place.fetch().await?;
+        self.encoder_place.fetch().await.map(|_| ())
+    }
+
     /// The template for a kind of prompt.
     pub fn template(&self, kind: &str) -> Result<&PromptTemplate> {
         self.templates
@@ -108,7 +170,7 @@ impl Models {
         if let Some(generator) = self.generator.get() {
             return Ok(generator);
         }
-        let files = ModelFiles::open(&self.generator_path)?;
+        let files = ModelFiles::open(self.generator_place.path()?)?;
         let opened = Generator {
             tokenizer: files.tokenizer()?,
             chat: files.chat_template()?,
@@ -129,7 +191,7 @@ impl Models {
         if let Some(files) = self.encoder_files.get() {
             return Ok(files);
         }
-        let files = EncoderFiles::open(&self.encoder_path)?;
+        let files = EncoderFiles::open(self.encoder_place.path()?)?;
         Ok(self.encoder_files.get_or_init(|| files))
     }
 
@@ -139,7 +201,7 @@ impl Models {
         if let Some(engine) = slot.as_ref() {
             return Ok(engine.clone());
         }
-        let engine = Arc::new(Engine::start(&self.generator_path, &self.device, self.options.clone())?);
+        let engine = Arc::new(Engine::start(self.generator_place.path()?, &self.device, self.options.clone())?);
         // A device or model that does not open is the run's error, not one of every row.
         engine.load_blocking()?;
         *slot = Some(engine.clone());
@@ -161,7 +223,8 @@ impl Models {
             match slot.as_ref() {
                 Some(encoder) => encoder.clone(),
                 None => {
-                    let loaded = Arc::new(SentenceEncoder::load(&self.encoder_path, &device::open(&self.device)?)?);
+                    let loaded =
+                        Arc::new(SentenceEncoder::load(self.encoder_place.path()?, &device::open(&self.device)?)?);
                     slot.insert(loaded).clone()
                 }
             }

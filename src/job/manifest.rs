@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::table::traffic::Traffic;
+
 /// A run's manifest.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Manifest {
@@ -55,6 +57,9 @@ pub struct Manifest {
     pub reasons: Reasons,
     /// Audits that failed, warnings included.
     pub audits: Vec<AuditRecord>,
+    /// Requests to remote stores and how many of them were made again, up to this manifest.
+    #[serde(default)]
+    pub store: Traffic,
 }
 
 /// An input as it was read.
@@ -202,5 +207,9 @@ mod tests {
         assert_eq!(m.reasons.acceptance(), 0.25);
         let back: Manifest = serde_json::from_str(&serde_json::to_string(&m).unwrap()).unwrap();
         assert_eq!(back.status, "published");
+        // One of before it counted requests.
+        let mut old = serde_json::to_value(&m).unwrap();
+        old.as_object_mut().unwrap().remove("store");
+        assert_eq!(serde_json::from_value::<Manifest>(old).unwrap().store, Traffic::default());
     }
 }

@@ -32,6 +32,7 @@ use crate::table::input::{check_input, open_input};
 use crate::table::lease::{Holder, Lease};
 use crate::table::partition::{self, Publisher, StagedTable};
 use crate::table::store::Location;
+use crate::table::traffic::traffic;
 use crate::table::write::Stamp;
 use crate::telemetry::{self, Progress, Voice};
 
@@ -66,6 +67,7 @@ pub struct Done {
 /// Every [`Kind`]; nothing is published unless all audits pass. Answers of the language model are kept in any case.
 pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) -> Result<Done> {
     let started = Instant::now();
+    let traffic_before = traffic();
     let prepared = prepare(job, interval).await?;
     let mut manifest = begin(&prepared)?;
     let plans = prepared.decide(options.full, options.retry_failed).await?;
@@ -116,6 +118,7 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
     manifest.seconds = started.elapsed().as_secs_f64();
     manifest.finished_at = now();
     manifest.peak_memory = telemetry::peak_memory();
+    manifest.store = traffic().since(traffic_before);
     match &result {
         Ok(()) => manifest.status = "published".into(),
         Err(e) => {
@@ -625,7 +628,7 @@ fn story(m: &Manifest, report: &str, root: &Location) -> String {
     format!(
         "Published {} reasons ({}) in {:.1} s; accepted {:.1} % ({}); refused: {}.\n\
          Generated {} prompts, {} prompt tokens ({} shared), {} new tokens at {:.1} tokens/s.\n\
-         Tables: {}\nReport: {report}",
+         {}Tables: {}\nReport: {report}",
         m.reasons.total(),
         kinds(&m.reasons.by_kind),
         m.seconds,
@@ -637,6 +640,10 @@ fn story(m: &Manifest, report: &str, root: &Location) -> String {
         m.usage.cached_tokens,
         m.usage.completion_tokens,
         m.usage.completion_tokens as f64 / m.usage.seconds.max(1e-9),
+        match m.store.retries {
+            0 => String::new(),
+            n => format!("Store: {n} of {} requests failed and were made again.\n", m.store.requests),
+        },
         root.local_path().map_or_else(|| root.url().to_string(), |p: PathBuf| p.display().to_string()),
     )
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use chrono::NaiveDate;
 
 use crate::config::{Interval, Job};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::generate::functions;
 use crate::generate::models::Models;
 use crate::query::model::Model;
@@ -103,7 +103,7 @@ fn folder(text: &str) -> Option<&Path> {
 
 /// Opens a location with the job's credentials.
 pub fn locate(job: &Job, text: &str) -> Result<Location> {
-    Location::parse_with(text, &StoreOptions { vars: job.aws.clone() })
+    Location::parse_with(text, &StoreOptions::of(job))
 }
 
 /// The contract of a table, the job's own where it has one.
@@ -126,13 +126,7 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
         sql.insert(table.to_string(), Model::find(table, folder(&job.spec.project.sql))?);
     }
     let models = Models::new(job)?;
-    for (key, path) in [("model.generator", &job.spec.model.generator), ("model.encoder", &job.spec.model.encoder)] {
-        if !PathBuf::from(path).exists() {
-            return Err(Error::new(Kind::Model, format!("{key} does not exist"))
-                .with("path", path)
-                .hint("name a Hugging Face directory or a GGUF file; ci/fetch.sh gets the quickstart's models"));
-        }
-    }
+    models.fetch().await?;
     let mut inputs = BTreeMap::new();
     let input = &job.spec.input;
     for (table, text) in [("interaction", &input.interaction), ("item", &input.item), ("review", &input.review)] {

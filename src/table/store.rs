@@ -3,33 +3,72 @@
 //! Knows URLs, object stores and their errors, and offers the one primitive that publishing needs everywhere: *put if
 //! nothing has changed since I looked*. Knows nothing of Parquet, contracts or partitions. Reads no environment
 //! variable: `config` passes the AWS variables in as [`StoreOptions`]. No error that leaves here holds a credential.
+//! Repeating failed requests is object_store's business, what repetition makes of a conditional put is ours.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::{Path, PathPart};
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
+use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig, UpdateVersion};
 use parquet::errors::ParquetError;
 use url::Url;
 
+use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::faults::{self, FailPoint};
+use crate::table::redact::{Scrubbed, redact, remember};
+use crate::table::traffic::Watched;
 
 /// What a store needs to be opened and an URL does not say.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct StoreOptions {
     /// The standard AWS variables by their names in the environment: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
     /// `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ALLOW_HTTP` ...; and `CUREC_FAIL_POINT`, the drill
     /// of [`crate::table::faults`]. Others are ignored.
     pub vars: BTreeMap<String, String>,
+    /// Longest time for one request and its answer.
+    pub timeout: Duration,
+    /// Longest time for a connection.
+    pub connect_timeout: Duration,
+    /// How often a request is made again that failed in a way that may pass.
+    pub max_retries: usize,
+    /// No request is made again after so long.
+    pub retry_timeout: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions {
+            vars: BTreeMap::new(),
+            timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+            max_retries: 10,
+            retry_timeout: Duration::from_secs(180),
+        }
+    }
+}
+
+impl StoreOptions {
+    /// The options of a job's stores: its variables and its `[store]`.
+    pub fn of(job: &Job) -> Self {
+        let store = &job.spec.store;
+        StoreOptions {
+            vars: job.aws.clone(),
+            timeout: Duration::from_secs_f64(store.timeout_seconds),
+            connect_timeout: Duration::from_secs_f64(store.connect_seconds),
+            max_retries: store.max_retries,
+            retry_timeout: Duration::from_secs_f64(store.retry_seconds),
+        }
+    }
 }
 
 impl fmt::Debug for StoreOptions {
@@ -85,6 +124,7 @@ impl Location {
     /// # Errors
     /// `Kind::Config` when the text is no location that curec can open.
     pub fn parse_with(text: &str, options: &StoreOptions) -> Result<Self> {
+        remember(&options.vars);
         let mut found = Self::open(text, options)?;
         if let Some(point) = options.vars.get(faults::VARIABLE) {
             found.store = FailPoint::parse(point)?.around(found.store);
@@ -124,6 +164,18 @@ impl Location {
                         builder = builder.with_config(key, value);
                     }
                 }
+                for (key, time) in [
+                    (ClientConfigKey::Timeout, options.timeout),
+                    (ClientConfigKey::ConnectTimeout, options.connect_timeout),
+                ] {
+                    builder = builder.with_config(AmazonS3ConfigKey::Client(key), format!("{}ms", time.as_millis()));
+                }
+                let retry = RetryConfig {
+                    max_retries: options.max_retries,
+                    retry_timeout: options.retry_timeout,
+                    ..RetryConfig::default()
+                };
+                let builder = builder.with_retry(retry).with_http_connector(Watched);
                 let store = builder.build().map_err(|e| {
                     Error::new(Kind::Config, format!("cannot open the S3 bucket {bucket}"))
                         .source(Scrubbed::new(&e))
@@ -228,21 +280,20 @@ impl Location {
         Ok(())
     }
 
-    /// Writes the object only if there is none; `false` when there already is one.
+    /// Writes the object only if there is none; `false` when there is one with other bytes.
     ///
     /// # Errors
     /// As [`fail`].
     pub async fn put_new(&self, bytes: Bytes) -> Result<bool> {
-        match self.store.put_opts(&self.path, bytes.into(), PutOptions::from(PutMode::Create)).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
-            Err(e) => Err(fail(&e, "create", self)),
-        }
+        self.put_once(PutMode::Create, bytes, "create").await
     }
 
     /// Writes the object only if it is still as it was `seen` (`None`: only if there is none); `false` when another
     /// writer came first. Compare-and-swap on every store: conditional put by tag on S3 and in memory, an advisory lock on
     /// the folder on local disk.
+    ///
+    /// `true` says that the object holds these bytes now. Where two writers may bring the same bytes, both can hear it: who
+    /// needs to be the only one writes something that is only his, such as a run id.
     ///
     /// # Errors
     /// As [`fail`].
@@ -254,14 +305,32 @@ impl Location {
             let _lock = FolderLock::take(path).await?;
             return match self.get_versioned().await? {
                 Some((_, now)) if now == *seen => self.put(bytes).await.map(|()| true),
-                _ => Ok(false),
+                Some((now, _)) => Ok(now == bytes),
+                None => Ok(false),
             };
         }
         let mode = PutMode::Update(UpdateVersion { e_tag: seen.e_tag.clone(), version: seen.version.clone() });
-        match self.store.put_opts(&self.path, bytes.into(), PutOptions::from(mode)).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::Precondition { .. } | object_store::Error::NotFound { .. }) => Ok(false),
-            Err(e) => Err(fail(&e, "update", self)),
+        self.put_once(mode, bytes, "update").await
+    }
+
+    /// A conditional put. A request whose answer was lost may have been carried out: made again, it is refused because of
+    /// its own effect. So a refusal or a lost answer is only believed after a look at the object.
+    async fn put_once(&self, mode: PutMode, bytes: Bytes, doing: &str) -> Result<bool> {
+        use object_store::Error as E;
+        let Err(e) = self.store.put_opts(&self.path, bytes.clone().into(), PutOptions::from(mode)).await else {
+            return Ok(true);
+        };
+        let refused = matches!(e, E::AlreadyExists { .. } | E::Precondition { .. } | E::NotFound { .. });
+        let error = fail(&e, doing, self);
+        if !refused && error.kind() != Kind::Temporary {
+            return Err(error);
+        }
+        match self.get().await {
+            Ok(Some(now)) if now == bytes => Ok(true),
+            // A bucket that is not there refuses everything.
+            Ok(_) if refused && error.kind() != Kind::Config => Ok(false),
+            Err(unread) if refused => Err(unread),
+            _ => Err(error),
         }
     }
 
@@ -280,7 +349,7 @@ impl Location {
     pub async fn get_versioned(&self) -> Result<Option<(Bytes, Version)>> {
         let found = match self.store.get(&self.path).await {
             Ok(found) => found,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(e) if is_missing(&e) => return Ok(None),
             Err(e) => return Err(fail(&e, "read", self)),
         };
         let version = Version { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
@@ -295,7 +364,7 @@ impl Location {
     pub async fn head(&self) -> Result<Option<Entry>> {
         match self.store.head(&self.path).await {
             Ok(meta) => Ok(Some(self.entry(meta))),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) if is_missing(&e) => Ok(None),
             Err(e) => Err(fail(&e, "look at", self)),
         }
     }
@@ -308,7 +377,7 @@ impl Location {
         let found = self.store.list(Some(&self.path)).try_collect::<Vec<_>>().await;
         let mut metas = match found {
             Ok(metas) => metas,
-            Err(object_store::Error::NotFound { .. }) => Vec::new(),
+            Err(e) if is_missing(&e) => Vec::new(),
             Err(e) => return Err(fail(&e, "list", self)),
         };
         metas.sort_by(|a, b| a.location.cmp(&b.location));
@@ -326,7 +395,8 @@ impl Location {
     /// As [`fail`].
     pub async fn delete(&self) -> Result<()> {
         match self.store.delete(&self.path).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Ok(()) => Ok(()),
+            Err(e) if is_missing(&e) => Ok(()),
             Err(e) => Err(fail(&e, "remove", self)),
         }
     }
@@ -439,7 +509,11 @@ pub fn missing(at: &Location) -> Error {
 /// locations that cannot work, `Kind::Temporary` for everything that may pass.
 pub fn fail(error: &object_store::Error, doing: &str, at: &Location) -> Error {
     use object_store::Error as E;
+    let text = Scrubbed::new(error);
     let kind = match error {
+        E::NotFound { .. } if !is_missing(error) => Kind::Config,
+        // An upload whose completion was carried out but not answered, or that a lifecycle rule has removed.
+        E::NotFound { .. } if text.to_string().contains("NoSuchUpload") => Kind::Temporary,
         E::NotFound { .. } => Kind::Input,
         E::PermissionDenied { .. } | E::Unauthenticated { .. } | E::InvalidPath { .. } => Kind::Config,
         E::NotImplemented { .. } | E::NotSupported { .. } | E::UnknownConfigurationKey { .. } => Kind::Config,
@@ -451,11 +525,17 @@ pub fn fail(error: &object_store::Error, doing: &str, at: &Location) -> Error {
         Kind::Config => format!("not allowed to {doing}, or the location cannot work"),
         _ => format!("could not {doing}"),
     };
-    let wrapped = Error::new(kind, message).with("file", at).source(Scrubbed::new(error));
+    let wrapped = Error::new(kind, message).with("file", at).source(text);
     match kind {
         Kind::Config => wrapped.hint("check the path, its permissions and, for S3, credentials, region and endpoint"),
         _ => wrapped,
     }
+}
+
+/// Whether there is no such object; a bucket that does not exist is another matter.
+fn is_missing(error: &object_store::Error) -> bool {
+    let is_bucket = || Scrubbed::new(error).to_string().contains("NoSuchBucket");
+    matches!(error, object_store::Error::NotFound { .. }) && !is_bucket()
 }
 
 /// The first I/O error in the chain: the local store wraps permissions and full disks into its generic error.
@@ -475,77 +555,6 @@ fn is_lasting(kind: std::io::ErrorKind) -> bool {
     matches!(kind, K::PermissionDenied | K::NotADirectory | K::IsADirectory | K::ReadOnlyFilesystem | K::InvalidInput)
 }
 
-/// A foreign error as plain text without anything that signs a request.
-#[derive(Debug)]
-struct Scrubbed(String);
-
-impl Scrubbed {
-    fn new(error: &dyn std::error::Error) -> Self {
-        let mut text = error.to_string();
-        let mut next = error.source();
-        while let Some(cause) = next {
-            let line = cause.to_string();
-            if !text.contains(&line) {
-                text.push_str(": ");
-                text.push_str(&line);
-            }
-            next = cause.source();
-        }
-        Scrubbed(redact(&text))
-    }
-}
-
-impl fmt::Display for Scrubbed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Scrubbed {}
-
-/// Blanks what follows a credential's name, and the user part of URLs.
-fn redact(text: &str) -> String {
-    const NAMES: [&str; 8] = [
-        "x-amz-credential",
-        "x-amz-signature",
-        "x-amz-security-token",
-        "awsaccesskeyid",
-        "authorization",
-        "signatureprovided",
-        "stringtosign",
-        "canonicalrequest",
-    ];
-    let mut clean = String::with_capacity(text.len());
-    let lower = text.to_ascii_lowercase();
-    let mut at = 0;
-    while at < text.len() {
-        let rest = &lower[at..];
-        if let Some(name) = NAMES.iter().find(|n| rest.starts_with(**n)) {
-            clean.push_str(&text[at..at + name.len()]);
-            clean.push_str("=***");
-            at += name.len();
-            let end = text[at + 1..].find(['&', '<', ' ', '"', '\n']).map_or(text.len(), |i| at + 1 + i);
-            at = end;
-            continue;
-        }
-        if rest.starts_with("://") {
-            let authority = text[at + 3..].find(['/', ' ', '"']).map_or(text.len(), |i| at + 3 + i);
-            clean.push_str("://");
-            if let Some(user) = text[at + 3..authority].rfind('@') {
-                clean.push_str("***@");
-                at += 3 + user + 1;
-            } else {
-                at += 3;
-            }
-            continue;
-        }
-        let Some(c) = text[at..].chars().next() else { break };
-        clean.push(c);
-        at += c.len_utf8();
-    }
-    clean
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -562,7 +571,8 @@ mod tests {
         assert_eq!(memory.url(), "memory://where/w");
         assert_eq!(memory.child("a/b").relative_to(&memory).unwrap(), "a/b");
         let vars = [("AWS_REGION", "eu-west-1"), ("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "hunter2")];
-        let options = StoreOptions { vars: vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect() };
+        let vars = vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let options = StoreOptions { vars, ..StoreOptions::default() };
         let s3 = Location::parse_with("s3://bucket/pre/fix", &options).unwrap();
         assert_eq!(s3.child("a.parquet").url(), "s3://bucket/pre/fix/a.parquet");
         assert!(!format!("{options:?}{s3:?}").contains("hunter2"));
@@ -576,16 +586,6 @@ mod tests {
         }
         let e = Location::parse("s3://key:hunter2@bucket/x").unwrap_err();
         assert!(!e.explain().contains("hunter2"), "{}", e.explain());
-    }
-
-    #[test]
-    fn signatures_are_blanked() {
-        let text =
-            "GET http://u:p@h/b?X-Amz-Credential=AKIA/x&X-Amz-Signature=abc123 <AWSAccessKeyId>AKIAX</AWSAccessKeyId>";
-        let clean = redact(text);
-        for secret in ["AKIA", "abc123", "u:p"] {
-            assert!(!clean.contains(secret), "{clean}");
-        }
     }
 
     async fn compare_and_swap(root: Location) {
