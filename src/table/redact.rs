@@ -30,7 +30,7 @@ pub(crate) fn remember(vars: &BTreeMap<String, String>) {
 
 /// The text without credentials.
 pub fn redact(text: &str) -> String {
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 14] = [
         "x-amz-credential",
         "x-amz-signature",
         "x-amz-security-token",
@@ -43,6 +43,8 @@ pub fn redact(text: &str) -> String {
         "stringtosignbytes",
         "stringtosign",
         "canonicalrequest",
+        "signature=",
+        "credential=",
     ];
     let text = &without_secrets(text);
     let mut clean = String::with_capacity(text.len());
@@ -51,12 +53,14 @@ pub fn redact(text: &str) -> String {
     while at < text.len() {
         let rest = &lower[at..];
         if let Some(name) = NAMES.iter().find(|n| rest.starts_with(**n)) {
-            clean.push_str(&text[at..at + name.len()]);
+            clean.push_str(text[at..at + name.len()].trim_end_matches('='));
             clean.push_str("=***");
             at += name.len();
             // One character parts name and value: `=`, `:`, `>`.
             let value = at + text[at..].chars().next().map_or(0, char::len_utf8);
-            at = text[value..].find(['&', '<', ' ', '"', '\n']).map_or(text.len(), |i| value + i);
+            // A header's value has blanks in it.
+            let ends: &[char] = if *name == "authorization" { &['<', '"', '\n'] } else { &['&', '<', ' ', '"', '\n'] };
+            at = text[value..].find(ends).map_or(text.len(), |i| value + i);
             continue;
         }
         if rest.starts_with("://") {
@@ -131,14 +135,26 @@ mod tests {
             ("<AWSAccessKeyId>AKIAX</AWSAccessKeyId>", &["AKIAX"]),
             ("not a valid URL: s3://AKIA:se/cr+et@bucket/x", &["AKIA", "se/", "cr+et"]),
             ("s3://AKIA:se@cret@bucket/x and more", &["AKIA", "se@", "cret"]),
-            ("<SessionToken>tok</SessionToken> authorization: AWS4", &["tok<", "AWS4"]),
+            ("<SessionToken>tok</SessionToken> and", &["tok<"]),
+            (
+                "authorization: AWS4 Credential=AKIA/x, SignedHeaders=host, Signature=abc123\nand more",
+                &["AKIA", "abc123", "Signed"],
+            ),
+            ("Credential=AKIA/x Signature=abc123", &["AKIA", "abc123"]),
         ] {
             let clean = redact(text);
             for secret in secrets {
                 assert!(!clean.contains(secret), "{clean}");
             }
         }
-        for harmless in ["s3://bucket/a@b/c.parquet", "http://h:9000/bucket/x: 500", "no URL: a@b", "ü://ä@", ""] {
+        for harmless in [
+            "<Code>SignatureDoesNotMatch</Code> your credentials",
+            "s3://bucket/a@b/c.parquet",
+            "http://h:9000/bucket/x: 500",
+            "no URL: a@b",
+            "ü://ä@",
+            "",
+        ] {
             let clean = redact(harmless);
             assert!(clean == harmless || harmless.starts_with('ü'), "{clean}");
         }

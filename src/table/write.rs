@@ -148,6 +148,7 @@ impl Chunks {
 
 /// Passes bytes on to the store and hashes them on the way.
 struct HashingWriter {
+    location: Location,
     inner: BufWriter,
     hasher: blake3::Hasher,
     bytes: u64,
@@ -161,7 +162,15 @@ impl AsyncFileWriter for HashingWriter {
     }
 
     fn complete(&mut self) -> BoxFuture<'_, parquet::errors::Result<()>> {
-        async move { self.inner.shutdown().await.map_err(|e| ParquetError::External(Box::new(e))) }.boxed()
+        async move {
+            let Err(e) = self.inner.shutdown().await else { return Ok(()) };
+            // An upload that was completed without an answer cannot be completed again. Before, there was nothing here.
+            match self.location.head().await {
+                Ok(Some(there)) if there.size == self.bytes => Ok(()),
+                _ => Err(ParquetError::External(Box::new(e))),
+            }
+        }
+        .boxed()
     }
 }
 
@@ -207,7 +216,7 @@ impl<'a> TableWriter<'a> {
         if self.open.is_none() {
             let location = self.folder.child(&format!("part-{:05}.parquet", self.files.len()));
             let inner = BufWriter::new(location.store(), location.path().clone());
-            let sink = HashingWriter { inner, hasher: blake3::Hasher::new(), bytes: 0 };
+            let sink = HashingWriter { location: location.clone(), inner, hasher: blake3::Hasher::new(), bytes: 0 };
             let properties = writer_properties(self.contract, &chunk.schema(), Some(self.stamp))?;
             let options = ArrowWriterOptions::new().with_properties(properties);
             let writer = AsyncArrowWriter::try_new_with_options(sink, chunk.schema(), options)
