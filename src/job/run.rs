@@ -68,7 +68,14 @@ pub struct Done {
 pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) -> Result<Done> {
     let started = Instant::now();
     let traffic_before = traffic();
-    let prepared = prepare(job, interval).await?;
+    let prepared = tokio::select! {
+        prepared = prepare(job, interval) => prepared?,
+        // Fetching models may take long.
+        () = stop.requested() => {
+            return Err(Error::new(Kind::Interrupted, "stopped by a signal before the work began")
+                .hint("run the same command again"));
+        }
+    };
     let mut manifest = begin(&prepared)?;
     let plans = prepared.decide(options.full, options.retry_failed).await?;
     if !plans.iter().any(TablePlan::is_build) {

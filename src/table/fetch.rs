@@ -6,6 +6,7 @@
 //! folder may be removed whenever no run needs it. Knows nothing of models but which files belong to one.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::{StreamExt, TryStreamExt};
@@ -45,28 +46,43 @@ pub async fn fetch(source: &Location, cache: &Path) -> Result<PathBuf> {
     let started = Instant::now();
     let bytes: u64 = entries.iter().map(|e| e.size).sum();
     tracing::info!(model = source.url(), files = entries.len(), bytes, cache = %cache.display(), "fetching");
-    let nonce = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-    let beside = cache.join(format!("{UNFINISHED}{}-{nonce}", std::process::id()));
-    let outcome = async {
-        make_folder(&beside).await?;
-        remove_remains(cache).await;
-        let mut progress = Progress { bytes, done: 0, said: Instant::now() };
-        for entry in &entries {
-            let relative = entry.location.relative_to(source).unwrap_or_default();
-            let path = if is_folder { beside.join(relative) } else { beside.join(source.name()) };
-            download(entry, &path, &mut progress).await?;
-        }
-        match tokio::fs::rename(&beside, &target).await {
-            // Another process was faster: its copy is as good.
-            Err(_) if target.is_dir() => Ok(()),
-            renamed => renamed.map_err(|e| unwritable(e, &target)),
-        }
+    let beside = Unfinished::new(cache);
+    make_folder(&beside.0).await?;
+    remove_remains(cache).await;
+    let mut progress = Progress { bytes, done: 0, said: Instant::now() };
+    for entry in &entries {
+        let name = match is_folder {
+            true => entry.location.relative_to(source).unwrap_or_default(),
+            false => source.name().to_owned(),
+        };
+        download(entry, &beside.0.join(name), &mut progress).await?;
     }
-    .await;
-    let _ = tokio::fs::remove_dir_all(&beside).await;
-    outcome?;
+    match tokio::fs::rename(&beside.0, &target).await {
+        // Another process was faster: its copy is as good.
+        Err(_) if target.is_dir() => {}
+        renamed => renamed.map_err(|e| unwritable(e, &target))?,
+    }
     tracing::info!(model = source.url(), bytes, seconds = started.elapsed().as_secs_f64().round(), "fetched");
     Ok(inside(&target))
+}
+
+/// A download that is not whole; what is left of it goes with it, when it is given up halfway too.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn new(cache: &Path) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        // Process numbers of two hosts on one cache may be equal, the times hardly.
+        Unfinished(cache.join(format!("{UNFINISHED}{}-{number}-{started}", std::process::id())))
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// The objects of a model, and whether they are a folder's.

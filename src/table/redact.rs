@@ -52,15 +52,14 @@ pub fn redact(text: &str) -> String {
     let mut at = 0;
     while at < text.len() {
         let rest = &lower[at..];
-        if let Some(name) = NAMES.iter().find(|n| rest.starts_with(**n)) {
+        if let Some(name) = NAMES.iter().find(|n| rest.starts_with(**n)).filter(|n| names_a_value(n, rest, &clean)) {
             clean.push_str(text[at..at + name.len()].trim_end_matches('='));
             clean.push_str("=***");
-            at += name.len();
-            // One character parts name and value: `=`, `:`, `>`.
-            let value = at + text[at..].chars().next().map_or(0, char::len_utf8);
+            let value = &text[at + name.len()..];
+            let value = value.trim_start_matches(PARTERS);
             // A header's value has blanks in it.
             let ends: &[char] = if *name == "authorization" { &['<', '"', '\n'] } else { &['&', '<', ' ', '"', '\n'] };
-            at = text[value..].find(ends).map_or(text.len(), |i| value + i);
+            at = text.len() - value.len() + value.find(ends).unwrap_or(value.len());
             continue;
         }
         if rest.starts_with("://") {
@@ -77,6 +76,15 @@ pub fn redact(text: &str) -> String {
         at += c.len_utf8();
     }
     clean
+}
+
+/// What stands between a name and its value: `name=value`, `name: value`, `<name>value`, `"name": "value"`.
+const PARTERS: [char; 5] = ['=', ':', '>', '"', ' '];
+
+/// Whether a value follows: not so in `AuthorizationHeaderMalformed`, nor after a closing tag.
+fn names_a_value(name: &str, rest: &str, before: &str) -> bool {
+    let next = rest[name.len()..].chars().next();
+    !before.ends_with('/') && (name.ends_with('=') || next.is_some_and(|c| c != ' ' && PARTERS.contains(&c)))
 }
 
 /// Where the `@` stands that ends the user part, in what follows `://`. A secret may hold a slash, and then the text
@@ -141,6 +149,7 @@ mod tests {
                 &["AKIA", "abc123", "Signed"],
             ),
             ("Credential=AKIA/x Signature=abc123", &["AKIA", "abc123"]),
+            ("x-amz-security-token: tok1\n{\"SecretAccessKey\": \"sec1\", \"a\": 1}", &["tok1", "sec1"]),
         ] {
             let clean = redact(text);
             for secret in secrets {
@@ -149,6 +158,7 @@ mod tests {
         }
         for harmless in [
             "<Code>SignatureDoesNotMatch</Code> your credentials",
+            "AuthorizationHeaderMalformed: the authorization of </SessionToken> is wrong",
             "s3://bucket/a@b/c.parquet",
             "http://h:9000/bucket/x: 500",
             "no URL: a@b",

@@ -242,12 +242,9 @@ impl Location {
         &self.base
     }
 
-    /// The path on this machine's disk, for local locations.
+    /// The path on this machine's disk, for local locations. Not by way of the URL: a name may hold `%`, `?` or `#`.
     pub fn local_path(&self) -> Option<PathBuf> {
-        if self.base.scheme() != "file" {
-            return None;
-        }
-        Url::parse(&self.url).ok()?.to_file_path().ok()
+        (self.base.scheme() == "file").then(|| PathBuf::from(format!("/{}", self.path)))
     }
 
     /// The store.
@@ -567,6 +564,10 @@ mod tests {
         assert_eq!(local.child("t/dt=2026-11-21/x.parquet").to_string(), "/tmp/w/t/dt=2026-11-21/x.parquet");
         let spaced = Location::parse("/tmp/a b%/c").unwrap();
         assert_eq!(spaced.local_path().unwrap(), PathBuf::from("/tmp/a b%/c"));
+        // A child's name is encoded where a store could not hold it, on disk as elsewhere.
+        assert_eq!(spaced.child("50%").local_path().unwrap(), PathBuf::from("/tmp/a b%/c/50%25"));
+        let marked = Location::parse("/tmp/a?b#c/50%25").unwrap();
+        assert_eq!(marked.local_path().unwrap(), PathBuf::from("/tmp/a?b#c/50%25"));
         let memory = Location::parse("memory://where/w").unwrap();
         assert_eq!(memory.url(), "memory://where/w");
         assert_eq!(memory.child("a/b").relative_to(&memory).unwrap(), "a/b");

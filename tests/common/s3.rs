@@ -194,7 +194,10 @@ impl State {
                 tokio::time::sleep(time).await;
                 self.apply(service, request).await
             }
-            Some(Fault::Status(status)) => Ok(refusal(status, "We are sorry.")),
+            Some(Fault::Status(status)) => {
+                drain(request).await;
+                Ok(refusal(status, "We are sorry."))
+            }
             Some(Fault::Echo(status)) => {
                 let sent: Vec<String> =
                     headers.iter().map(|(k, v)| format!("{k}: {}", String::from_utf8_lossy(v.as_bytes()))).collect();
@@ -204,6 +207,7 @@ impl State {
                     SECRET.replace('/', "%2F").replace('+', "%2B"),
                     sent.join("\n")
                 );
+                drain(request).await;
                 Ok(refusal(status, &said))
             }
             Some(Fault::ResetBefore) => Err("reset before".into()),
@@ -230,6 +234,12 @@ impl State {
             }
         }
     }
+}
+
+/// An answer before the whole request has come would break the connection instead.
+async fn drain(request: Request<Incoming>) {
+    let mut body = s3s::Body::from(request.into_body());
+    while let Some(Ok(_)) = body.next().await {}
 }
 
 fn refusal(status: u16, message: &str) -> Response<s3s::Body> {
