@@ -286,7 +286,7 @@ impl hyper::body::Body for Torn {
 pub fn options(endpoint: &str) -> StoreOptions {
     StoreOptions {
         vars: variables(endpoint),
-        timeout: Duration::from_secs(5),
+        timeout: Duration::from_secs(20),
         max_retries: 4,
         retry_timeout: Duration::from_secs(20),
         ..StoreOptions::default()
