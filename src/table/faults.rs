@@ -5,6 +5,7 @@
 //! ```text
 //! before:7         kill -9 of this process just before its 7th change of any store
 //! after:copy:2     ... just after its 2nd copy (put, copy, delete; a rename is a copy)
+//! stop-before:7    it is stopped there (SIGSTOP) instead, until someone sends SIGCONT; stop-after alike
 //! count:FILE       append `N operation path` to FILE before every change
 //! full:1000000     the stores hold this many more bytes: then every put and part fails as on a full disk
 //! ```
@@ -35,10 +36,12 @@ pub const VARIABLE: &str = "CUREC_FAIL_POINT";
 /// What happens on purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FailPoint {
-    /// The process kills itself at one change.
+    /// The process kills or stops itself at one change.
     Die {
         /// Just after the change instead of just before.
         after: bool,
+        /// It is only stopped, and can be let go on.
+        stop: bool,
         /// Counts changes of this kind only.
         operation: Option<Operation>,
         /// Which one, from 1.
@@ -76,7 +79,7 @@ impl FailPoint {
         let found = match text.split_once(':') {
             Some(("count", file)) if !file.is_empty() => Some(FailPoint::Count(PathBuf::from(file))),
             Some(("full", bytes)) => bytes.parse().ok().map(FailPoint::Full),
-            Some((when @ ("before" | "after"), rest)) => {
+            Some((when @ ("before" | "after" | "stop-before" | "stop-after"), rest)) => {
                 let (operation, digits) = match rest.split_once(':') {
                     Some((name, digits)) => {
                         (Operation::ALL.iter().find(|(n, _)| *n == name).map(|(_, o)| Some(*o)), digits)
@@ -84,7 +87,8 @@ impl FailPoint {
                     None => (Some(None), rest),
                 };
                 operation.zip(number(digits)).map(|(operation, number)| FailPoint::Die {
-                    after: when == "after",
+                    after: when.ends_with("after"),
+                    stop: when.starts_with("stop"),
                     operation,
                     number,
                 })
@@ -93,7 +97,7 @@ impl FailPoint {
         };
         found.ok_or_else(|| {
             Error::new(Kind::Config, format!("{VARIABLE} is no fail point: `{text}`"))
-                .hint("use before:N, after:N, before:put:N (or copy, delete), count:FILE or full:BYTES, or unset it")
+                .hint("use before:N, after:N, before:put:N (or copy, delete), stop-before:N, stop-after:N, count:FILE or full:BYTES, or unset it")
         })
     }
 
@@ -111,7 +115,7 @@ impl FailPoint {
         let numbers = [changes[0], changes[kind + 1]];
         match self {
             // With the lock held, so that no other thread changes anything between now and the end.
-            FailPoint::Die { after: false, .. } if self.is_due(operation, numbers) => die(),
+            FailPoint::Die { after: false, stop, .. } if self.is_due(operation, numbers) => strike(*stop),
             FailPoint::Count(file) => {
                 let line = format!("{} {} {path}\n", numbers[0], Operation::ALL[kind].0);
                 let write =
@@ -125,9 +129,11 @@ impl FailPoint {
 
     /// After a change.
     fn end(&self, operation: Operation, numbers: [u64; 2]) {
-        if matches!(self, FailPoint::Die { after: true, .. }) && self.is_due(operation, numbers) {
+        if let FailPoint::Die { after: true, stop, .. } = self
+            && self.is_due(operation, numbers)
+        {
             let _changes = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
-            die();
+            strike(*stop);
         }
     }
 
@@ -160,14 +166,15 @@ fn generic(error: std::io::Error) -> object_store::Error {
     object_store::Error::Generic { store: "fail point", source: Box::new(error) }
 }
 
-/// The end of the process without any chance to clean up, as by `kill -9` or a power cut.
-fn die() -> ! {
+/// The end of the process without any chance to clean up, as by `kill -9` or a power cut; or its pause.
+fn strike(stop: bool) {
     // The shell's own `kill` is there where the program of that name is not.
-    let kill = format!("kill -9 {}", std::process::id());
-    if std::process::Command::new("sh").args(["-c", &kill]).status().is_ok() {
-        std::thread::sleep(Duration::from_secs(10));
+    let kill = format!("kill -{} {}", if stop { "STOP" } else { "KILL" }, std::process::id());
+    let sent = std::process::Command::new("sh").args(["-c", &kill]).status().is_ok();
+    std::thread::sleep(if stop { Duration::from_millis(20) } else { Duration::from_secs(10) });
+    if !(sent && stop) {
+        std::process::abort();
     }
-    std::process::abort()
 }
 
 #[derive(Debug)]
@@ -304,12 +311,14 @@ mod tests {
 
     #[test]
     fn fail_points_are_read_or_refused() {
-        let die = |after, operation, number| FailPoint::Die { after, operation, number };
+        let die = |after, operation, number| FailPoint::Die { after, stop: false, operation, number };
+        let stop = FailPoint::Die { after: false, stop: true, operation: Some(Operation::Put), number: 3 };
         for (text, expected) in [
             ("before:1", die(false, None, 1)),
             ("after:12", die(true, None, 12)),
             ("before:put:3", die(false, Some(Operation::Put), 3)),
             ("after:delete:4", die(true, Some(Operation::Delete), 4)),
+            ("stop-before:put:3", stop),
             ("count:/tmp/a:b", FailPoint::Count(PathBuf::from("/tmp/a:b"))),
             ("full:0", FailPoint::Full(0)),
         ] {
