@@ -19,7 +19,9 @@ use curec::table::import::{self, CsvMapping};
 use curec::table::input::{check_input, open_input};
 use curec::table::inspect::inspect;
 use curec::table::lease::{Holder, Lease};
-use curec::table::partition::{CommitRecord, Publisher, append_segment, commit_record, gc, partitions, segments};
+use curec::table::partition::{
+    CommitRecord, Publisher, append_segment, commit_record, gc, missing_file, partitions, segments,
+};
 use curec::table::store::Location;
 use curec::table::write::Stamp;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -504,6 +506,11 @@ async fn gc_removes_what_dead_runs_left_and_nothing_else() {
     orphan.put(Bytes::from_static(b"orphan")).await.unwrap();
     let other = root.child(&format!("item_feature/dt={DT}/notes.txt"));
     other.put(Bytes::from_static(b"mine")).await.unwrap();
+    // What a process leaves that dies while the store writes a file; the store hides such names.
+    let torn = [format!("item_feature/dt={DT}/{}#0", record.files[0].name), "response/seg-01.parquet#1".to_owned()];
+    for file in torn.iter().map(String::as_str).chain(["item_feature/notes#1"]) {
+        std::fs::write(dir.path().join(file), b"half").unwrap();
+    }
 
     // While a run is at work only what dead runs staged goes.
     let report = gc(&root).await.unwrap();
@@ -512,10 +519,18 @@ async fn gc_removes_what_dead_runs_left_and_nothing_else() {
     assert!(!dir.path().join("_staging/dead").exists());
     held.release().await.unwrap();
     let report = gc(&root).await.unwrap();
-    assert_eq!((report.staged_files, report.orphans, report.bytes), (0, 1, 6));
+    assert_eq!((report.staged_files, report.orphans, report.bytes), (0, 3, 14));
+    assert!(torn.iter().all(|f| !dir.path().join(f).exists()) && dir.path().join("item_feature/notes#1").exists());
+    assert_eq!(missing_file(&root, &record).await.unwrap(), None);
     assert!(orphan.head().await.unwrap().is_none() && other.head().await.unwrap().is_some());
     assert_eq!(parquet_names(&root, "item_feature"), [record.files[0].name.clone()]);
     assert_eq!(segments(&root, "response").await.unwrap().len(), 1);
+
+    root.child(&format!("item_feature/dt={DT}/{}", record.files[0].name))
+        .put(Bytes::from_static(b"cut"))
+        .await
+        .unwrap();
+    assert_eq!(missing_file(&root, &record).await.unwrap().as_ref(), Some(&record.files[0].name));
 }
 
 // ------------------------------------------------------------------------------------------------------- importers

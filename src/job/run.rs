@@ -30,7 +30,7 @@ use crate::reward::checks::{self, Vocabulary};
 use crate::reward::score::score_batch;
 use crate::table::input::{check_input, open_input};
 use crate::table::lease::{Holder, Lease};
-use crate::table::partition::{self, Publisher, StagedTable};
+use crate::table::partition::{self, Publisher, StagedTable, commit_record};
 use crate::table::store::Location;
 use crate::table::traffic::traffic;
 use crate::table::write::Stamp;
@@ -105,21 +105,28 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
         details: Details::default(),
         staged: Vec::new(),
     };
-    let keep_alive = tokio::spawn(renew(lease.clone()));
-    let result = tokio::select! {
+    let (finished, is_finished) = tokio::sync::oneshot::channel();
+    let keep_alive = tokio::spawn(renew(lease.clone(), stop.clone(), is_finished));
+    let mut result = tokio::select! {
         result = build.everything(&lease) => result,
         error = out_of_grace(stop, grace, is_publishing) => Err(error),
     };
-    keep_alive.abort();
+    // Not aborted: half a renewal would be in the way of giving the lease back.
+    drop(finished);
+    keep_alive.await.context(Kind::Internal, || "the lease's keeper died".into())?;
     if result.is_err() {
         // What was staged is worthless now; a failure to remove it is gc's business and must not hide the cause.
         if let Err(e) = build.publisher.abort().await {
             tracing::warn!(error = %e, "staged files stay until `curec gc`");
         }
     }
-    // A lease that cannot be given back runs out by itself.
-    if let Err(e) = lease.release().await {
-        tracing::warn!(error = %e, "the lease was not given back");
+    if let Err(e) = &result
+        && matches!(e.kind(), Kind::Interrupted | Kind::Temporary | Kind::Input | Kind::Internal)
+        && let Err(lost) = lease.check().await
+        && lost.kind() == Kind::Busy
+    {
+        // Whoever has taken over may have cleaned up after us; what that made fail is not the cause.
+        result = Err(lost);
     }
     manifest = build.manifest;
     manifest.seconds = started.elapsed().as_secs_f64();
@@ -135,6 +142,10 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
     }
     let folder = build.prepared.root.child("_runs").child(&manifest.run_id);
     let report = write_run(&folder, &manifest, &build.details).await;
+    // Last, so that `gc` leaves alone what is being written. A lease that cannot be given back runs out by itself.
+    if let Err(e) = lease.release().await {
+        tracing::warn!(error = %e, "the lease was not given back");
+    }
     result?;
     let report = report?;
     let story = story(&manifest, &report, &build.prepared.root);
@@ -160,12 +171,20 @@ async fn out_of_grace(stop: Stop, grace: Duration, is_publishing: Arc<AtomicBool
         .hint("finished answers are kept; run the same command again")
 }
 
-/// Renews the lease until the task is aborted. Where that fails, publishing will find out.
-async fn renew(lease: Arc<Lease>) {
+/// Renews the lease until `finished`. A run that has lost it stops, since another one pays for the same prompts now;
+/// where the store fails, publishing will find out.
+async fn renew(lease: Arc<Lease>, stop: Stop, mut finished: tokio::sync::oneshot::Receiver<()>) {
     loop {
-        tokio::time::sleep(lease.ttl() / 3).await;
+        tokio::select! {
+            () = tokio::time::sleep(lease.ttl() / 3) => {}
+            _ = &mut finished => return,
+        }
         if let Err(e) = lease.renew().await {
             tracing::warn!(error = %e, "the lease was not renewed");
+            if e.kind() == Kind::Busy {
+                stop.request();
+                return;
+            }
         }
     }
 }
@@ -562,6 +581,14 @@ impl Build {
         let started = Instant::now();
         self.is_publishing.store(true, Ordering::SeqCst);
         let mut rows = 0;
+        for plan in self.plans.iter().filter(|p| !p.is_build()) {
+            // What is staged was made from the kept tables as they stood: a run that was overtaken may have replaced one.
+            if commit_record(&self.prepared.root, &plan.table, &self.prepared.interval.dt()).await? != plan.standing {
+                return Err(Error::new(Kind::Busy, "another run has replaced a table that this one was made from")
+                    .with("table", &plan.table)
+                    .hint("run it again"));
+            }
+        }
         for (plan, staged) in self.staged.drain(..) {
             rows += staged.rows;
             self.publisher.publish(lease, staged).await?;

@@ -17,7 +17,7 @@ use crate::query::model::Model;
 use crate::query::session::{Param, Session, SessionOptions, TableFile};
 use crate::table::contract::Contract;
 use crate::table::input::{InputFile, InputTable, open_input};
-use crate::table::partition::{CommitRecord, commit_record, partition, segments};
+use crate::table::partition::{CommitRecord, commit_record, missing_file, partition, segments};
 use crate::table::store::{Location, StoreOptions};
 
 /// The derived tables in the order in which they are made.
@@ -245,6 +245,12 @@ impl Prepared {
                         upstream(table).iter().filter(replaced).map(|name| format!("table {name} was replaced")),
                     );
                 }
+            }
+            if let Some(standing) = &standing
+                && why.is_empty()
+                && let Some(file) = missing_file(&self.root, standing).await?
+            {
+                why.push(format!("its file {file} is gone"));
             }
             if let Some(standing) = &standing {
                 contents.insert(table, content(standing.files.iter().map(|f| f.blake3.as_str())));

@@ -130,10 +130,8 @@ impl Lease {
         // From the clock, so that it grows even where someone removed the lease's file.
         let epoch = before.map_or(0, |s| s.epoch + 1).max(now_ms());
         let state = LeaseState { format: FORMAT, holder, epoch, expires: now_ms() + millis(ttl), released: false };
-        if !at.put_if(seen.as_ref().map(|(_, v)| v), lease_bytes(&state)?).await? {
-            let now = at.get().await?.map(|bytes| read_lease(&bytes, &at)).transpose()?;
-            return Err(now.map_or_else(|| lost(&at), |s| busy(&s.holder, s.expires, &at)));
-        }
+        // What stands there decides, not the answer: a put that was sent again because its answer got lost is refused.
+        at.put_if(seen.as_ref().map(|(_, v)| v), lease_bytes(&state)?).await?;
         let (bytes, version) = at.get_versioned().await?.ok_or_else(|| lost(&at))?;
         let now = read_lease(&bytes, &at)?;
         if now.epoch != epoch || now.holder != state.holder {
@@ -177,15 +175,21 @@ impl Lease {
             expires: now_ms() + millis(self.ttl),
             released,
         };
-        if !self.at.put_if(Some(&version), lease_bytes(&state)?).await? {
-            return Err(self.taken().await);
+        let sent = lease_bytes(&state)?;
+        for _ in 0..2 {
+            self.at.put_if(Some(&version), sent.clone()).await?;
+            let (bytes, now) = self.at.get_versioned().await?.ok_or_else(|| lost(&self.at))?;
+            *version = now;
+            if bytes == sent {
+                return Ok(());
+            }
+            let stands = read_lease(&bytes, &self.at)?;
+            if stands.epoch != self.epoch || stands.holder != self.holder {
+                break;
+            }
+            // Ours: a renewal before this one was carried out although its answer got lost. Once more, on top of it.
         }
-        let (bytes, now) = self.at.get_versioned().await?.ok_or_else(|| lost(&self.at))?;
-        if read_lease(&bytes, &self.at)?.epoch != self.epoch {
-            return Err(self.taken().await);
-        }
-        *version = now;
-        Ok(())
+        Err(self.taken().await)
     }
 
     /// Makes sure that this run still holds it.

@@ -23,7 +23,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::table::check::{Checker, conform};
 use crate::table::contract::Contract;
 use crate::table::lease::{FORMAT, Lease, check_format, is_live, read_lease};
-use crate::table::store::{Entry, Location, remove_folder};
+use crate::table::store::{Entry, Location, lock_folder, remove_folder, torn_uploads};
 use crate::table::write::{OrderCheck, StagedFile, Stamp, TableWriter, writer_properties};
 
 /// The commit record's name inside a partition.
@@ -188,6 +188,9 @@ impl Publisher {
         let folder = partition(&self.root, &staged.table, &staged.dt)?;
         let at = folder.child(RECORD);
         lease.check().await?;
+        copy_missing(&staged, &folder, &folder.list().await?).await?;
+        // On local disk whoever switches or cleans the table is alone in it from here on.
+        let _alone = lock_folder(&folder).await?;
         let seen = at.get_versioned().await?;
         let old = match &seen {
             Some((bytes, _)) => Some(CommitRecord::parse(bytes, &at)?),
@@ -201,27 +204,19 @@ impl Publisher {
         if old.as_ref().is_some_and(|r| r.lease_epoch > lease.epoch) {
             return Err(fenced());
         }
-        let before = folder.list().await?;
-        let files: Vec<CommittedFile> = staged
+        let files = staged
             .files
             .iter()
             .map(|f| CommittedFile { name: f.name.clone(), rows: f.rows, bytes: f.bytes, blake3: f.blake3.clone() })
             .collect();
-        for file in &staged.files {
-            let target = folder.child(&file.name);
-            let there = before.iter().any(|e| e.location == target && e.size == file.bytes);
-            if !there {
-                file.location.copy_to(&target).await?;
-            }
-        }
         let mut record = CommitRecord {
             format: FORMAT,
             table: staged.table.clone(),
-            contract_version: staged.contract_version,
+            contract_version: staged.contract_version.clone(),
             dt: staged.dt.clone(),
             files,
-            fingerprint: staged.stamp.fingerprint,
-            parts: staged.stamp.parts,
+            fingerprint: staged.stamp.fingerprint.clone(),
+            parts: staged.stamp.parts.clone(),
             created_timestamp: staged.stamp.created_timestamp,
             run_id: self.run_id.clone(),
             lease_epoch: lease.epoch,
@@ -232,21 +227,24 @@ impl Publisher {
                 && record.parts == old.parts
                 && record.contract_version == old.contract_version
         });
+        lease.check().await?;
         if same {
             record = old.unwrap_or(record);
         } else {
             let mut json = serde_json::to_vec_pretty(&record).context(Kind::Internal, || "commit record".into())?;
             json.push(b'\n');
-            lease.check().await?;
-            if !at.put_if(seen.as_ref().map(|(_, version)| version), Bytes::from(json)).await? {
-                return Err(fenced());
-            }
+            at.put_if(seen.as_ref().map(|(_, version)| version), Bytes::from(json)).await?;
         }
-        // A run that took over since may have listed files of ours or of before: only the record's owner may remove.
-        let ours = commit_record(&self.root, &staged.table, &staged.dt).await?.is_some_and(|now| now == record);
-        if ours {
-            remove_unlisted(&before, &record, &folder).await?;
+        // What stands there decides, not the answer: a put that was sent again because its answer got lost is refused.
+        if commit_record(&self.root, &staged.table, &staged.dt).await?.as_ref() != Some(&record) {
+            return Err(fenced());
         }
+        // Another run's cleaning may have taken a file that was there, or that was copied and not yet listed.
+        let now = folder.list().await?;
+        copy_missing(&staged, &folder, &now).await?;
+        // A run that took over since may be copying: only the lease's holder may remove.
+        lease.check().await?;
+        remove_unlisted(&now, &record, &folder).await?;
         remove_folder(&staged.location).await?;
         self.remove_empty_folders(&staged.table).await;
         Ok(record)
@@ -255,9 +253,7 @@ impl Publisher {
     /// Folders are a matter of local disks only; one that is not empty stays.
     async fn remove_empty_folders(&self, table: &str) {
         for folder in [self.staging().child(table), self.staging(), self.root.child("_staging")] {
-            if let Some(path) = folder.local_path() {
-                let _ = tokio::fs::remove_dir(path).await;
-            }
+            remove_if_empty(&folder).await;
         }
     }
 
@@ -315,6 +311,32 @@ pub async fn partitions(root: &Location, table: &str) -> Result<Vec<CommitRecord
         records.extend(commit_record(root, table, dt).await?);
     }
     Ok(records)
+}
+
+/// Copies the staged files that are not among `there`, whole, to their published names.
+async fn copy_missing(staged: &StagedTable, folder: &Location, there: &[Entry]) -> Result<()> {
+    for file in &staged.files {
+        let target = folder.child(&file.name);
+        if !there.iter().any(|e| e.location == target && e.size == file.bytes) {
+            file.location.copy_to(&target).await.map_err(|e| match e.kind() {
+                Kind::Input => Error::new(Kind::Temporary, "a staged file is gone")
+                    .with("file", &file.location)
+                    .hint("`curec gc` takes the files of a run that was paused longer than its lease; run it again"),
+                _ => e,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// A file that the commit record lists and that is not there, whole; `None` where the partition is sound.
+///
+/// # Errors
+/// The store's.
+pub async fn missing_file(root: &Location, record: &CommitRecord) -> Result<Option<String>> {
+    let there = partition(root, &record.table, &record.dt)?.list().await?;
+    let is_there = |file: &CommittedFile| there.iter().any(|e| e.location.name() == file.name && e.size == file.bytes);
+    Ok(record.files.iter().find(|file| !is_there(file)).map(|file| file.name.clone()))
 }
 
 async fn remove_unlisted(before: &[Entry], record: &CommitRecord, folder: &Location) -> Result<usize> {
@@ -381,7 +403,7 @@ pub async fn segments(root: &Location, table: &str) -> Result<Vec<Entry>> {
 pub struct GcReport {
     /// Staged files of runs that are no more.
     pub staged_files: usize,
-    /// Data files that no commit record lists.
+    /// Data files that no commit record lists, and torn uploads.
     pub orphans: usize,
     /// Bytes freed.
     pub bytes: u64,
@@ -389,27 +411,28 @@ pub struct GcReport {
     pub live_runs: Vec<String>,
 }
 
-/// Removes what dead runs left: their staged files, and data files that no commit record lists.
+/// Removes what dead runs left: their staged files, data files that no commit record lists, and on local disk the halves
+/// of files that they were writing.
 ///
 /// # Errors
 /// The store's; a damaged commit record stops it before anything of that partition is removed.
 pub async fn gc(root: &Location) -> Result<GcReport> {
-    let mut report = GcReport { live_runs: live_runs(root).await?, ..GcReport::default() };
+    // Looked at before the leases: what a run that begins now is staging is not among it.
     let staging = root.child("_staging");
-    let mut dead: BTreeSet<String> = BTreeSet::new();
-    for entry in staging.list().await? {
-        let relative = entry.location.relative_to(&staging).unwrap_or_default();
-        let run = relative.split('/').next().unwrap_or_default().to_owned();
-        if !report.live_runs.contains(&run) {
-            entry.location.delete().await?;
-            report.staged_files += 1;
-            report.bytes += entry.size;
-            dead.insert(run);
-        }
+    let staged = staging.list().await?;
+    let run_of = |e: &Entry| e.location.relative_to(&staging).unwrap_or_default().split('/').next().map(str::to_owned);
+    let mut runs: BTreeSet<String> = staged.iter().filter_map(run_of).collect();
+    runs.extend(folders_in(&staging).await);
+    let mut report = GcReport { live_runs: live_runs(root).await?, ..GcReport::default() };
+    for entry in staged.iter().filter(|e| run_of(e).is_some_and(|run| !report.live_runs.contains(&run))) {
+        entry.location.delete().await?;
+        report.staged_files += 1;
+        report.bytes += entry.size;
     }
-    for run in dead {
-        remove_folder(&staging.child(&run)).await?;
+    for run in runs.iter().filter(|run| !report.live_runs.contains(run)) {
+        remove_folder(&staging.child(run)).await?;
     }
+    remove_if_empty(&staging).await;
     if !report.live_runs.is_empty() {
         return Ok(report);
     }
@@ -429,6 +452,7 @@ pub async fn gc(root: &Location) -> Result<GcReport> {
         if check_dt(&dt).is_err() {
             continue;
         }
+        let _alone = lock_folder(&partition(root, &table, &dt)?).await?;
         let record = commit_record(root, &table, &dt).await?;
         let listed: BTreeSet<String> =
             record.map(|r| r.files.into_iter().map(|f| f.name).collect()).unwrap_or_default();
@@ -445,7 +469,35 @@ pub async fn gc(root: &Location) -> Result<GcReport> {
             report.bytes += entry.size;
         }
     }
+    for (path, size) in torn_uploads(root).await? {
+        // As above; and what a live run is writing now was not there when the torn ones were looked for.
+        if !live_runs(root).await?.is_empty() {
+            return Ok(report);
+        }
+        if tokio::fs::remove_file(path).await.is_ok() {
+            report.orphans += 1;
+            report.bytes += size;
+        }
+    }
     Ok(report)
+}
+
+/// Removes a folder of a local disk that holds nothing.
+async fn remove_if_empty(folder: &Location) {
+    if let Some(path) = folder.local_path() {
+        let _ = tokio::fs::remove_dir(path).await;
+    }
+}
+
+/// The names of folders directly below a local one, which the listing of a store leaves out where they hold no file.
+async fn folders_in(folder: &Location) -> Vec<String> {
+    let Some(path) = folder.local_path() else { return Vec::new() };
+    let Ok(mut entries) = tokio::fs::read_dir(path).await else { return Vec::new() };
+    let mut names = Vec::new();
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names
 }
 
 async fn live_runs(root: &Location) -> Result<Vec<String>> {

@@ -7,9 +7,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::TryLockError;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::error::ArrowError;
 use bytes::Bytes;
@@ -449,25 +450,81 @@ impl fmt::Debug for Location {
     }
 }
 
+/// How long to wait for a folder's lock, which is held for milliseconds by whoever is not stopped.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// An advisory lock on the folder that holds a local object; gone with the process that dies.
-struct FolderLock(#[allow(dead_code)] std::fs::File);
+pub(crate) struct FolderLock(#[allow(dead_code)] std::fs::File);
 
 impl FolderLock {
     async fn take(object: PathBuf) -> Result<Self> {
         let folder = object.parent().map(std::path::Path::to_path_buf).unwrap_or(object);
-        let shown = folder.display().to_string();
-        let locked = tokio::task::spawn_blocking(move || -> std::io::Result<std::fs::File> {
-            std::fs::create_dir_all(&folder)?;
-            let handle = std::fs::File::open(&folder)?;
-            handle.lock()?;
-            Ok(handle)
-        });
-        let handle = locked
-            .await
-            .context(Kind::Internal, || "the locking task ended early".into())?
-            .context(Kind::Temporary, || format!("cannot lock the folder {shown}"))?;
-        Ok(FolderLock(handle))
+        let unusable = |e: std::io::Error| {
+            Error::new(Kind::Temporary, "cannot lock a folder").with("folder", folder.display()).source(e)
+        };
+        std::fs::create_dir_all(&folder).map_err(unusable)?;
+        let handle = std::fs::File::open(&folder).map_err(unusable)?;
+        let started = Instant::now();
+        loop {
+            match handle.try_lock() {
+                Ok(()) => return Ok(FolderLock(handle)),
+                Err(TryLockError::Error(e)) => return Err(unusable(e)),
+                Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::new(Kind::Busy, "another process is switching files here and does not go on")
+                        .with("folder", folder.display())
+                        .hint("if it is stopped, let it go on or end it (`fuser` tells which one), then run again"));
+                }
+            }
+        }
     }
+}
+
+/// Keeps other processes from switching or removing files below the folder that holds `folder`, as long as the answer
+/// lives. `None` on stores that have no locks.
+///
+/// # Errors
+/// `Kind::Busy` when another process keeps it for long; `Kind::Temporary` for the disk's.
+pub(crate) async fn lock_folder(folder: &Location) -> Result<Option<FolderLock>> {
+    match folder.local_path() {
+        Some(path) => FolderLock::take(path).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Files below a local folder that a process was writing when it died, with their sizes: the store writes `name#1` and
+/// renames it, and hides such names from listings. Nothing elsewhere, and nothing of leases.
+///
+/// # Errors
+/// `Kind::Temporary` when a folder cannot be read.
+pub(crate) async fn torn_uploads(root: &Location) -> Result<Vec<(PathBuf, u64)>> {
+    const WRITTEN: [&str; 5] = ["part-", "seg-", "_commit.json", "manifest", "report"];
+    let is_torn = |name: &str| {
+        let suffix = name.rsplit_once('#').map(|(_, suffix)| suffix);
+        let is_number = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+        suffix.is_some_and(is_number) && WRITTEN.iter().any(|begin| name.starts_with(begin))
+    };
+    let (mut folders, mut found) = (Vec::from_iter(root.local_path()), Vec::new());
+    while let Some(folder) = folders.pop() {
+        let unreadable =
+            |e| Error::new(Kind::Temporary, "cannot read a folder").with("folder", folder.display()).source(e);
+        let mut entries = match tokio::fs::read_dir(&folder).await {
+            // Runs remove folders meanwhile.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries.map_err(unreadable)?,
+        };
+        while let Some(entry) = entries.next_entry().await.map_err(unreadable)? {
+            let Ok(meta) = entry.metadata().await else { continue };
+            if meta.is_dir() {
+                folders.push(entry.path());
+            } else if is_torn(&entry.file_name().to_string_lossy()) {
+                found.push((entry.path(), meta.len()));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Removes a folder and all in it; on local disk also what the store's listing hides, such as torn uploads.
@@ -525,8 +582,18 @@ pub fn fail(error: &object_store::Error, doing: &str, at: &Location) -> Error {
     let wrapped = Error::new(kind, message).with("file", at).source(text);
     match kind {
         Kind::Config => wrapped.hint("check the path, its permissions and, for S3, credentials, region and endpoint"),
+        Kind::Temporary if io_kind(error).is_some_and(is_full) => wrapped.hint(FULL),
         _ => wrapped,
     }
+}
+
+/// What to do where [`is_full`].
+pub(crate) const FULL: &str =
+    "the disk or quota is full: make room and run the same command again; what was finished is kept";
+
+/// Whether there is no room left.
+pub(crate) fn is_full(kind: std::io::ErrorKind) -> bool {
+    matches!(kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// Whether there is no such object; a bucket that does not exist is another matter.

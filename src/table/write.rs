@@ -23,7 +23,7 @@ use tokio::io::AsyncWriteExt;
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::check::{KeyHasher, key_text};
 use crate::table::contract::{ColumnType, Contract};
-use crate::table::store::{Location, fail, remove_folder};
+use crate::table::store::{FULL, Location, fail, is_full, remove_folder};
 
 /// What a table was made from; stands in the files' footers and in the commit record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -266,7 +266,12 @@ fn unwritable(error: &ParquetError, at: &Location) -> Error {
             return fail(store, "write", at);
         }
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return Error::new(Kind::Temporary, "could not write").with("file", at).source(io.to_string());
+            // The buffered writer wraps the store's error in an I/O error, which leaves it out of its sources.
+            if let Some(store) = io.get_ref().and_then(|e| e.downcast_ref::<object_store::Error>()) {
+                return fail(store, "write", at);
+            }
+            let error = Error::new(Kind::Temporary, "could not write").with("file", at).source(io.to_string());
+            return if is_full(io.kind()) { error.hint(FULL) } else { error };
         }
         next = cause.source();
     }
