@@ -1,94 +1,249 @@
-//! Kill it anywhere, run it again: the same bytes, nothing lost, nothing twice. And two runs at once.
+//! Kill it anywhere, run it again: the same bytes, nothing lost, nothing twice, nothing left over.
 //!
-//! Real processes, real `kill -9`, on local disk. `CUREC_KILLS` sets how many points are tried (40).
+//! Real processes and real `kill -9`, on local disk and on S3: just before and just after changes of the store (fail
+//! points), and at any time. `CUREC_KILLS` sets how many points of a first run are tried on each (40); from 200 on they
+//! are all changes there are.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "common/night.rs"]
+mod night;
+#[path = "common/s3.rs"]
+mod s3;
 
-use std::path::Path;
-use std::process::Stdio;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use common::{World, expect_code, stderr, stdout, summary};
+use common::{expect_code, stderr, summary};
+use night::{Change, Night, generated, was_killed};
 
-const RUN: [&str; 6] = ["run", "job.toml", "--interval-start", "2026-01-20", "--interval-end", "2026-01-21"];
-/// Small commits, so that there is more to be torn.
-const OFTEN: [&str; 4] = ["--set", "response.flush_rows=2", "--set", "model.slots=2"];
+/// Rows of a segment.
+const FLUSH_ROWS: usize = 2;
 
-/// Files below a folder whose names begin so.
-fn count_files(root: &Path, name: &str) -> usize {
-    let Ok(entries) = std::fs::read_dir(root) else { return 0 };
-    let count = |path: std::path::PathBuf| match path.is_dir() {
-        true => count_files(&path, name),
-        false => usize::from(path.file_name().unwrap().to_string_lossy().starts_with(name)),
-    };
-    entries.map(|e| count(e.unwrap().path())).sum()
+/// Small commits, so that there is more to be torn; none by the clock, so that every run makes the same changes.
+const OFTEN: [&str; 6] =
+    ["--set", "response.flush_rows=2", "--set", "response.flush_seconds=600", "--set", "model.slots=2"];
+
+/// Where a run is killed.
+enum Point {
+    /// Just before or after the change of this number.
+    At(&'static str, u64, String),
+    /// After this share of an undisturbed run's time.
+    After(f64),
 }
 
-#[test]
-fn killed_anywhere_and_run_again_it_gives_the_same_bytes() {
-    let points: u32 = std::env::var("CUREC_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
-    let undisturbed = World::new();
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Point::At(side, number, what) => write!(f, "{side} change {number} ({what})"),
+            Point::After(share) => write!(f, "after {share:.2} of a run"),
+        }
+    }
+}
+
+/// Fail points: every kind of change before and after, each time at another table; the changes of every table before or
+/// after; and others, spread evenly, until there are `wanted`.
+fn fail_points(changes: &[Change], wanted: usize) -> Vec<Point> {
+    let mut kinds: BTreeMap<&str, Vec<&Change>> = BTreeMap::new();
+    let mut places: BTreeMap<(&str, &str), &Change> = BTreeMap::new();
+    for change in changes {
+        kinds.entry(&change.kind).or_default().push(change);
+        places.entry((&change.kind, &change.table)).or_insert(change);
+    }
+    let mut chosen: Vec<(&Change, &'static str)> = Vec::new();
+    fn add<'a>(chosen: &mut Vec<(&'a Change, &'static str)>, change: &'a Change, side: &'static str) {
+        if !chosen.iter().any(|(c, s)| c.number == change.number && *s == side) {
+            chosen.push((change, side));
+        }
+    }
+    for (turn, of_kind) in kinds.values().enumerate() {
+        for (i, side) in ["before", "after"].into_iter().enumerate() {
+            add(&mut chosen, of_kind[(turn * 3 + i * 2) % of_kind.len()], side);
+        }
+    }
+    for (turn, change) in places.values().enumerate() {
+        let is_new = !chosen.iter().any(|(c, _)| (&c.kind, &c.table) == (&change.kind, &change.table));
+        if is_new {
+            add(&mut chosen, change, ["before", "after"][turn % 2]);
+        }
+    }
+    let total = changes.len() * 2;
+    for step in 0..total * 3 {
+        if chosen.len() >= wanted.min(total) {
+            break;
+        }
+        let at = (spread(step) * total as f64) as usize;
+        add(&mut chosen, &changes[at / 2], ["before", "after"][at % 2]);
+    }
+    let point = |(c, side): (&Change, &'static str)| Point::At(side, c.number, c.to_string());
+    chosen.into_iter().map(point).collect()
+}
+
+/// A low-discrepancy sequence: covers `0..1` evenly without a random number generator.
+fn spread(n: usize) -> f64 {
+    (n as f64 * 0.618_033_988_75).fract()
+}
+
+/// Runs until `point`. Returns whether it was killed there and not at its end already.
+fn killed(night: &Night, point: &Point, duration: Duration) -> bool {
+    match point {
+        Point::At(side, number, _) => {
+            let out = night.run_failing(&format!("{side}:{number}"), &OFTEN).output().unwrap();
+            assert!(was_killed(&out), "{point}: {:?}, {}", out.status, stderr(&out));
+            true
+        }
+        Point::After(share) => {
+            let mut child = night.run(&OFTEN).spawn().unwrap();
+            std::thread::sleep(duration.mul_f64(*share));
+            child.kill().unwrap();
+            let killed = was_killed(&child.wait_with_output().unwrap());
+            if night.is_bucket() {
+                // What the server has received whole it still carries out.
+                std::thread::sleep(Duration::from_millis(30));
+            }
+            killed
+        }
+    }
+}
+
+fn points_wanted() -> usize {
+    std::env::var("CUREC_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(40)
+}
+
+/// All rows of `response` are answers to different prompts, and there are so many.
+fn assert_paid_once(night: &Night, prompts: usize, point: &Point) {
+    let answers = night.answers();
+    let different: BTreeSet<&String> = answers.iter().collect();
+    assert_eq!((answers.len(), different.len()), (prompts, prompts), "paid twice or lost; killed {point}");
+}
+
+fn killed_anywhere(night: &Night, points: usize) {
+    let began = Instant::now();
+    let (out, changes) = night.count_changes(&OFTEN);
+    let (records, prompts) = (night.records(), generated(&out));
+    assert_eq!((records.len(), night.answers().len()), (night::TABLES.len(), prompts));
+    assert_eq!(night.leftovers(), [""; 0], "an undisturbed run leaves something");
     let started = Instant::now();
-    let out = undisturbed.command(&RUN).args(OFTEN).output().unwrap();
-    expect_code(&out, 0);
+    night.clear();
+    expect_code(&night.run(&OFTEN).output().unwrap(), 0);
     let duration = started.elapsed();
-    let published = undisturbed.published();
-    let prompts = summary(&out)["generated"].as_u64().unwrap();
+    assert_eq!(night.records(), records, "two undisturbed runs differ");
 
-    let world = World::new();
-    // The inputs are in the fingerprint by content only, so another folder gives the same bytes.
+    let by_time = points / 4;
+    let mut all = fail_points(&changes, points - by_time);
+    all.extend((0..by_time).map(|n| Point::After(spread(n + 1))));
     let mut kills = 0;
-    for point in 0..points {
-        let _ = std::fs::remove_dir_all(world.path("warehouse"));
-        let mut child = world.command(&RUN).args(OFTEN).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // A low-discrepancy sequence covers the run evenly without a random number generator.
-        let share = (f64::from(point) * 0.618_033_988_75).fract();
-        std::thread::sleep(duration.mul_f64(share));
-        child.kill().unwrap();
-        let was_killed = !child.wait().unwrap().success();
-        kills += u32::from(was_killed);
-        let answered = count_files(&world.path("warehouse/response"), "seg-");
+    for point in &all {
+        night.clear();
+        kills += usize::from(killed(night, point, duration));
+        // A reader sees a whole partition or none, and every answer that was flushed is there.
+        for (partition, record) in night.records() {
+            assert_eq!(records[&partition], record, "{partition} killed {point}");
+        }
+        let kept = night.answers();
+        assert_eq!(kept.iter().collect::<BTreeSet<_>>().len(), kept.len(), "an answer twice; killed {point}");
+        if let Point::At(side, number, _) = point {
+            let is_done = |c: &&Change| c.number < *number || (c.number == *number && *side == "after");
+            let flushed = changes.iter().filter(is_done).filter(|c| c.kind == "put segment").count() * FLUSH_ROWS;
+            assert!(kept.len() >= flushed.min(prompts), "{} answers of {flushed} kept; killed {point}", kept.len());
+        }
 
-        let out = world.command(&RUN).args(OFTEN).output().unwrap();
+        let out = night.run(&OFTEN).output().unwrap();
         expect_code(&out, 0);
-        assert_eq!(world.published(), published, "killed after {share:.2} of a run; {}", stderr(&out));
-        let again = summary(&out)["generated"].as_u64().unwrap_or(0);
-        // What was committed before the kill is not paid for again: at least one answer a segment.
-        assert!(again + answered as u64 <= prompts, "{again} of {prompts} generated again after {answered} segments");
-        let rows = world.sql("select count(*) as n, count(distinct prompt_key) as d from response where error is null");
-        assert_eq!((rows[0]["n"].as_u64(), rows[0]["d"].as_u64()), (Some(prompts), Some(prompts)), "paid twice");
-        let gc = world.curec(&["gc", "job.toml"]);
-        expect_code(&gc, 0);
-        assert_eq!(world.published(), published, "gc took what belongs: {}", stdout(&gc));
-        assert_eq!(count_files(&world.path("warehouse/_staging"), ""), 0, "gc left staged files");
+        assert_eq!(night.records(), records, "killed {point}; {}", stderr(&out));
+        assert_eq!(generated(&out), prompts - kept.len(), "paid again for what was kept; killed {point}");
+        assert_paid_once(night, prompts, point);
+        night.collect_garbage();
+        assert_eq!(night.records(), records, "gc took what belongs; killed {point}");
     }
-    assert!(kills * 4 >= points, "only {kills} of {points} runs were still running when they were killed");
+    let alive = all.len() - kills;
+    println!(
+        "{} points ({} of {} changes before or after, {by_time} by time of which {alive} came too late) in {:.0} s",
+        all.len(),
+        all.len() - by_time,
+        changes.len() * 2,
+        began.elapsed().as_secs_f64()
+    );
+    assert!(alive * 2 <= by_time, "only {kills} of {} runs were still running when they were killed", all.len());
 }
 
 #[test]
-fn of_two_runs_at_once_one_works_and_the_other_names_it() {
-    let world = World::new();
-    let slow = ["--set", "sampling.max_new_tokens=100", "--set", "model.slots=1", "--set", "response.flush_rows=1"];
-    let first = world.command(&RUN).args(slow).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while count_files(&world.path("warehouse/response"), "seg-") == 0 && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
+fn killed_anywhere_on_disk_and_run_again_it_gives_the_same_bytes() {
+    killed_anywhere(&Night::on_disk(), points_wanted());
+}
+
+#[test]
+fn killed_anywhere_on_s3_and_run_again_it_gives_the_same_bytes() {
+    killed_anywhere(&Night::in_bucket(), points_wanted());
+}
+
+/// A run that replaces published partitions: until it is done, readers see the old or the new partition.
+fn killed_while_replacing(night: &Night, points: usize) {
+    let began = Instant::now();
+    expect_code(&night.run(&OFTEN).output().unwrap(), 0);
+    let (old, old_rows) = (night.records(), night.rows());
+    night.save("old");
+    let mut events = common::events();
+    for event in events.iter_mut().filter(|e| e.user.as_str() < "u14") {
+        event.rating = Some(if event.item.as_str() < "i09" { 5.0 } else { 2.0 });
     }
-    // Paused, so that it surely holds its lease while the second one tries.
-    let signal = |name: &str| {
-        std::process::Command::new("kill").args([name, &first.id().to_string()]).status().unwrap();
-    };
-    signal("-STOP");
-    let second = world.command(&RUN).args(slow).output().unwrap();
-    signal("-CONT");
-    let id = first.id();
-    let first = first.wait_with_output().unwrap();
-    expect_code(&first, 0);
-    expect_code(&second, 75);
-    assert_eq!(summary(&second)["status"], "busy");
-    assert!(stderr(&second).contains(&format!("process {id}")), "{}", stderr(&second));
-    // Another day is nobody's business.
-    let args = ["run", "job.toml", "--interval-start", "2026-01-19", "--interval-end", "2026-01-20"];
-    expect_code(&world.curec(&args), 0);
+    common::write_events(&night.input("interaction.parquet"), &events);
+    let started = Instant::now();
+    let (_, changes) = night.count_changes(&OFTEN);
+    let duration = started.elapsed();
+    let (new, new_rows) = (night.records(), night.rows());
+    let answers = night.answers().len();
+    for table in night::TABLES {
+        let partition = format!("{table}/dt=2026-01-20");
+        assert_ne!(old[&partition], new[&partition], "the change does not reach {table}");
+        assert_ne!(old_rows[table], new_rows[table], "the change does not reach the rows of {table}");
+    }
+
+    // Where it publishes: from the first copy to the last removal.
+    let first = changes.iter().position(|c| c.kind == "copy data file").unwrap();
+    let mut all = fail_points(&changes[first..], points - points / 4);
+    all.extend((0..points / 4).map(|n| Point::After(spread(n + 1))));
+    let mut seen = [0, 0];
+    for point in &all {
+        night.restore("old");
+        killed(night, point, duration);
+        let (records, rows) = (night.records(), night.rows());
+        for table in night::TABLES {
+            let partition = format!("{table}/dt=2026-01-20");
+            let is_new = records[&partition] == new[&partition];
+            let (record, expected) = match is_new {
+                true => (&new[&partition], &new_rows[table]),
+                false => (&old[&partition], &old_rows[table]),
+            };
+            assert_eq!(&records[&partition], record, "{table} is neither old nor new; killed {point}");
+            assert_eq!(&rows[table], expected, "readers of {table} see something else; killed {point}");
+            seen[usize::from(is_new)] += 1;
+        }
+        let out = night.run(&OFTEN).output().unwrap();
+        expect_code(&out, 0);
+        assert_eq!(night.records(), new, "killed {point}; {}", stderr(&out));
+        assert_paid_once(night, answers, point);
+        night.collect_garbage();
+        assert_eq!(night.records(), new, "gc took what belongs; killed {point}");
+        assert_eq!(summary(&night.run(&OFTEN).output().unwrap())["status"], "nothing_to_do", "killed {point}");
+    }
+    println!(
+        "{} points; tables seen old {}, new {}; {:.0} s",
+        all.len(),
+        seen[0],
+        seen[1],
+        began.elapsed().as_secs_f64()
+    );
+    assert!(seen[0] > 0 && seen[1] > 0, "no kill came between old and new");
+}
+
+#[test]
+fn killed_while_it_replaces_partitions_on_disk_readers_see_old_or_new() {
+    killed_while_replacing(&Night::on_disk(), points_wanted().div_ceil(3));
+}
+
+#[test]
+fn killed_while_it_replaces_partitions_on_s3_readers_see_old_or_new() {
+    killed_while_replacing(&Night::in_bucket(), points_wanted().div_ceil(5));
 }
