@@ -22,11 +22,13 @@ pub mod telemetry;
 pub mod table {
     pub mod store;
     pub mod contract;
+    pub mod finding;
     pub mod check;
     pub mod input;
     pub mod lease;
     pub mod write;
     pub mod partition;
+    pub mod quarantine;
     pub mod import;
     pub mod inspect;
 }

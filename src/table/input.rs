@@ -382,9 +382,9 @@ impl<'a> InputReader<'a> {
             if let (ColumnType::Vector, DataType::FixedSizeList(_, n)) = (&column.column_type, found.data_type()) {
                 width = usize::try_from(*n).unwrap_or(0);
             }
-            arrays.push(cast_column(column, found, width).map_err(|row| {
+            arrays.push(cast_column(column, found, width).map_err(|rows| {
                 let problem = format!("a value does not fit {}", column.column_type);
-                self.checker.refuse(column, &batch, row.unwrap_or(0), &problem)
+                self.checker.refuse(column, &batch, rows.first().copied().unwrap_or(0), &problem)
             })?);
         }
         finish_batch(self.contract, arrays, batch.num_rows(), width, &mut self.checker).map(Some)

@@ -20,8 +20,9 @@ use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::table::check::{Checker, conform};
+use crate::table::check::{Checker, cast_batch, conform, strict};
 use crate::table::contract::Contract;
+use crate::table::finding::Findings;
 use crate::table::lease::{FORMAT, Lease, check_format, is_live, read_lease};
 use crate::table::store::{Entry, Location, remove_folder};
 use crate::table::write::{OrderCheck, StagedFile, Stamp, TableWriter, writer_properties};
@@ -138,8 +139,8 @@ impl Publisher {
     /// order, and the grain where it is what the rows are sorted by. Whatever this run had staged there before is replaced.
     ///
     /// # Errors
-    /// The stream's own; `Kind::Audit` for rows that break the contract; `Kind::Internal` for wrong columns or order;
-    /// the store's.
+    /// The stream's own; `Kind::Audit` for rows that break the contract, with all of them counted in [`Findings`];
+    /// `Kind::Internal` for wrong columns or order; the store's.
     pub async fn stage(
         &self,
         contract: &Contract,
@@ -154,13 +155,25 @@ impl Publisher {
         let mut rows = std::pin::pin!(rows);
         let mut checker = Checker::new(contract, format!("{} dt={dt}", contract.name));
         let mut order = OrderCheck::new(contract)?;
+        let mut findings = Findings::new(contract);
         let outcome: Result<()> = async {
             while let Some(batch) = rows.next().await {
-                let batch = conform(contract, &batch?, &mut checker)?;
-                order.check(&batch)?;
-                writer.push(batch).await?;
+                let batch = batch?;
+                match cast_batch(contract, &batch)? {
+                    Ok(cast) => {
+                        checker.find(&cast, &mut findings);
+                        order.find(&cast, &mut findings)?;
+                        if findings.is_empty() {
+                            writer.push(strict(contract, &cast)?).await?;
+                        }
+                    }
+                    Err(misfits) => checker.find_misfits(&batch, &misfits, &mut findings),
+                }
             }
-            writer.finish().await
+            match findings.into_error() {
+                Some(error) => Err(error),
+                None => writer.finish().await,
+            }
         }
         .await;
         if let Err(error) = outcome {
@@ -383,6 +396,8 @@ pub struct GcReport {
     pub staged_files: usize,
     /// Data files that no commit record lists.
     pub orphans: usize,
+    /// Files of the quarantine that had stood there for too long.
+    pub quarantined: usize,
     /// Bytes freed.
     pub bytes: u64,
     /// Runs that hold a lease; while there are any, data files stay.
