@@ -24,6 +24,7 @@ pub mod table {
     pub mod contract;
     pub mod finding;
     pub mod check;
+    pub mod footer;
     pub mod input;
     pub mod lease;
     pub mod write;

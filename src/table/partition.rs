@@ -113,6 +113,10 @@ impl CommitRecord {
                 return Err(broken(format!("{:?} is no data file's name", file.name)));
             }
         }
+        let mut rows = record.files.iter().map(|f| f.rows.max(f.bytes));
+        if rows.try_fold(0_u64, u64::checked_add).is_none() {
+            return Err(broken("its rows or bytes cannot be counted".into()));
+        }
         Ok(record)
     }
 }
@@ -295,7 +299,7 @@ pub fn partition(root: &Location, table: &str, dt: &str) -> Result<Location> {
 fn check_dt(dt: &str) -> Result<()> {
     let date = chrono::NaiveDate::parse_from_str(dt, "%Y-%m-%d").ok();
     match date {
-        Some(date) if date.format("%Y-%m-%d").to_string() == dt => Ok(()),
+        Some(date) if dt.len() == 10 && date.format("%Y-%m-%d").to_string() == dt => Ok(()),
         _ => Err(Error::new(Kind::Usage, format!("{dt:?} is no date of the form YYYY-MM-DD"))),
     }
 }
