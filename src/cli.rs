@@ -304,8 +304,8 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             let job = job.load()?;
             let done = block_on(run::collect_garbage(&job))?;
             print(&format!(
-                "removed {} staged file(s) and {} orphan(s), {} bytes\n",
-                done.staged_files, done.orphans, done.bytes
+                "removed {} staged file(s), {} orphan(s) and {} old file(s) of the quarantine, {} bytes\n",
+                done.staged_files, done.orphans, done.quarantined, done.bytes
             ))?;
             if !done.live_runs.is_empty() {
                 tracing::warn!(runs = done.live_runs.join(", "), "orphans stay while runs are live; try again later");

@@ -77,7 +77,7 @@ BudgetSpec { max_failed_fraction: f64, max_failed_rows: u64 });
 section!(/// `[response]`
 ResponseSpec { flush_rows: usize, flush_seconds: f64 });
 section!(/// `[audit]`
-AuditSpec { row_count_band: f64 });
+AuditSpec { row_count_band: f64, quarantine_days: i64 });
 section!(/// `[resources]`
 ResourcesSpec { memory_limit: String, spill_dir: String });
 section!(/// `[publish]`
@@ -463,6 +463,7 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
         ("response.flush_rows", s.response.flush_rows as f64, 1.0, 1e9),
         ("response.flush_seconds", s.response.flush_seconds, 0.01, 3600.0),
         ("audit.row_count_band", s.audit.row_count_band, 0.0, 1e9),
+        ("audit.quarantine_days", s.audit.quarantine_days as f64, 0.0, 100_000.0),
         ("price.prompt_tokens_million", s.price.prompt_tokens_million, 0.0, 1e12),
         ("price.completion_tokens_million", s.price.completion_tokens_million, 0.0, 1e12),
         ("publish.lease_seconds", s.publish.lease_seconds, 1.0, 86_400.0),

@@ -26,11 +26,14 @@ pub mod table {
     pub mod store;
     pub mod fetch;
     pub mod contract;
+    pub mod finding;
     pub mod check;
+    pub mod footer;
     pub mod input;
     pub mod lease;
     pub mod write;
     pub mod partition;
+    pub mod quarantine;
     pub mod import;
     pub mod inspect;
 }

@@ -225,7 +225,10 @@ fn a_failing_audit_publishes_nothing() {
     assert!(said.contains("no_user_u07") && said.contains("u07") && said.contains("quarantine"), "{said}");
     assert_eq!(summary(&out)["status"], "audit");
     assert_eq!(world.published(), published, "a failing audit changed what was published");
-    assert!(world.path("warehouse/_quarantine/user_feature/dt=2026-01-20").exists());
+    assert_eq!(
+        world.sql("select failing_row from quarantine")[0]["failing_row"].as_str().map(|r| r.contains("u07")),
+        Some(true)
+    );
 }
 
 #[test]

@@ -925,6 +925,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn batcher(decoder: &MockDecoder, max_step_tokens: usize) -> Batcher {
         Batcher::new(decoder, BatcherOptions { max_step_tokens, eos_ids: vec![EOS] })
@@ -1236,6 +1238,68 @@ mod tests {
                 }
             }
             prop_assert_eq!(by_id(answers), expected);
+        }
+
+        /// Whatever arrives, is cancelled, fails on the device or runs out of its memory, in any order: no step exceeds
+        /// the tokens and slots allowed at that moment, and every request is answered exactly once.
+        #[test]
+        fn no_step_exceeds_its_budget(
+            mut requests in proptest::collection::vec(any_request(), 1..40),
+            slots in 1usize..9,
+            max_step_tokens in 1usize..64,
+            events in proptest::collection::vec((0u8..12, 1usize..8), 1..60),
+        ) {
+            for (id, request) in requests.iter_mut().enumerate() {
+                request.id = id as u64;
+            }
+            let mut waiting: std::collections::VecDeque<Request> = requests.clone().into();
+            let mut decoder = MockDecoder::new(slots, 120);
+            let fails = Arc::new(AtomicBool::new(false));
+            let switch = fails.clone();
+            decoder.before = Box::new(move |_, _| match switch.load(Ordering::Relaxed) {
+                true => Err(Error::new(Kind::Temporary, "the device hiccuped")),
+                false => Ok(()),
+            });
+            let mut batcher = batcher(&decoder, max_step_tokens);
+            let mut answers = Vec::new();
+            for (event, n) in events {
+                match event {
+                    0..3 => batcher.push(waiting.drain(..n.min(waiting.len())).collect()),
+                    3 => batcher.cancel(|id| id % n as u64 == 0),
+                    4 if n < 3 => drop(batcher.shrink()),
+                    _ => {
+                        let steps = decoder.steps.len();
+                        fails.store(event == 5, Ordering::Relaxed);
+                        for _ in 0..n {
+                            if batcher.step(&mut decoder, &MockText).is_err() {
+                                prop_assert!(event == 5);
+                                batcher.fail_step("the device hiccuped");
+                            }
+                            prop_assert!(batcher.active.len() <= batcher.slots_in_use());
+                            let busy = batcher.slots.iter().filter(|slot| slot.busy).count();
+                            prop_assert_eq!(busy, batcher.active.len(), "a slot is lost or shared");
+                        }
+                        fails.store(false, Ordering::Relaxed);
+                        let most = decoder.steps[steps..].iter().max().copied().unwrap_or(0);
+                        prop_assert!(most <= batcher.max_step_tokens, "{} tokens of {}", most, batcher.max_step_tokens);
+                        prop_assert!(batcher.max_step_tokens <= max_step_tokens && batcher.slots_in_use() <= slots);
+                    }
+                }
+                answers.extend(batcher.drain());
+            }
+            batcher.push(waiting.into());
+            answers.extend(run(&mut batcher, &mut decoder));
+            prop_assert!(decoder.steps.iter().all(|&tokens| tokens <= max_step_tokens));
+            prop_assert_eq!(answers.len(), requests.len());
+            // Rows that neither were cancelled nor hit by a failure have the answer of a row alone.
+            let all = expected(&requests, 120);
+            let is_hit = |answer: &std::result::Result<Completion, RowError>| match answer {
+                Err(RowError::Cancelled) => true,
+                Err(RowError::Device(why)) => why.contains("hiccuped"),
+                _ => false,
+            };
+            let whole: Vec<Answer> = answers.into_iter().filter(|(_, answer)| !is_hit(answer)).collect();
+            prop_assert!(by_id(whole).into_iter().all(|(id, answer)| all[&id] == answer));
         }
     }
 }

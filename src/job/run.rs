@@ -28,9 +28,11 @@ use crate::query::audit::{self, Drift};
 use crate::query::session::{BatchStream, Session, TableFile};
 use crate::reward::checks::{self, Vocabulary};
 use crate::reward::score::score_batch;
+use crate::table::finding::{Finding, Findings};
 use crate::table::input::{check_input, open_input};
 use crate::table::lease::{Holder, Lease};
 use crate::table::partition::{self, Publisher, StagedTable, commit_record};
+use crate::table::quarantine::{self, Origin};
 use crate::table::store::Location;
 use crate::table::traffic::traffic;
 use crate::table::write::Stamp;
@@ -215,12 +217,20 @@ pub async fn session_of(job: &Job) -> Result<Session> {
         session.register_published(table, &tables::contract_of(job, table)?, &files).await?;
     }
     tables::register_responses(&session, &root, &tables::contract_of(job, "response")?).await?;
+    let failed: Vec<TableFile> = quarantine::files(&root).await?.into_iter().map(|e| e.location.into()).collect();
+    session.register_files("quarantine", &tables::contract_of(job, "quarantine")?, &failed).await?;
     Ok(session)
 }
 
-/// Removes what dead runs left behind.
+/// Removes what dead runs left behind, and what has stood in the quarantine for long.
 pub async fn collect_garbage(job: &Job) -> Result<partition::GcReport> {
-    partition::gc(&locate(job, &job.spec.warehouse)?).await
+    let root = locate(job, &job.spec.warehouse)?;
+    let mut report = partition::gc(&root).await?;
+    let before = Utc::now() - chrono::Duration::days(job.spec.audit.quarantine_days);
+    let (files, bytes) = quarantine::clean(&root, before).await?;
+    report.quarantined = files;
+    report.bytes += bytes;
+    Ok(report)
 }
 
 fn now() -> String {
@@ -395,11 +405,18 @@ impl Build {
             Some(model) => model.run(session, contract, &tables::params(&self.prepared)?).await?,
             None => self.score(session).await?,
         };
-        let staged = self.publisher.stage(contract, &dt, &stamp, rows).await?;
+        let staged = match self.publisher.stage(contract, &dt, &stamp, rows).await {
+            Ok(staged) => staged,
+            Err(error) => {
+                let found = Findings::of(&error).map(|f| f.found().to_vec()).unwrap_or_default();
+                let at = self.note(table, &found).await?;
+                return Err(refused(error, at, &self.prepared.job));
+            }
+        };
         let files: Vec<TableFile> = staged.files.iter().map(|f| f.location.clone().into()).collect();
         session.register_files(table, contract, &files).await?;
         self.content.insert(table.to_string(), tables::content(staged.files.iter().map(|f| f.blake3.as_str())));
-        self.audit(session, plan, &staged).await?;
+        self.audit(session, plan).await?;
         let rows = staged.rows;
         let record = TableRecord {
             table: table.to_string(),
@@ -426,7 +443,7 @@ impl Build {
         parts
     }
 
-    async fn audit(&mut self, session: &Session, plan: &TablePlan, staged: &StagedTable) -> Result<()> {
+    async fn audit(&mut self, session: &Session, plan: &TablePlan) -> Result<()> {
         let band = self.prepared.job.spec.audit.row_count_band;
         let drift = match band > 0.0 {
             true => self.rows_before(&plan.table).await?.map(|previous_rows| Drift { previous_rows, band }),
@@ -435,25 +452,27 @@ impl Build {
         let contract = &self.prepared.contracts[&plan.table];
         let params = tables::params(&self.prepared)?;
         let report = audit::audit(session, contract, &plan.table, &params, drift).await?;
-        for (failed, severity) in report.errors().map(|r| (r, "error")).chain(report.warnings().map(|r| (r, "warn"))) {
-            tracing::warn!(table = plan.table, audit = failed.name, severity, rows = failed.failing, "an audit failed");
+        let at = self.note(&plan.table, &report.found).await?;
+        report.into_result().map(drop).map_err(|error| refused(error, at, &self.prepared.job))
+    }
+
+    /// Notes what audits found in log, manifest and quarantine; returns where it stands in the latter.
+    async fn note(&mut self, table: &str, found: &[Finding]) -> Result<Option<Location>> {
+        for finding in found {
+            let (audit, severity) = (&finding.audit, finding.severity.name());
+            tracing::warn!(table, audit, severity, rows = finding.failing, "an audit failed");
             self.manifest.audits.push(AuditRecord {
-                table: plan.table.clone(),
-                audit: failed.name.clone(),
+                table: table.to_string(),
+                audit: audit.clone(),
                 severity: severity.to_string(),
-                rows: failed.failing,
+                rows: finding.failing,
             });
         }
-        if report.passed() {
-            return Ok(());
+        if found.is_empty() {
+            return Ok(None);
         }
-        let quarantine = self.prepared.root.child("_quarantine").child(&plan.table).child(&format!("dt={}", staged.dt));
-        for file in &staged.files {
-            file.location.copy_to(&quarantine.child(&file.name)).await?;
-        }
-        Err(Error::new(Kind::Audit, format!("{} failed its audits; nothing was published\n{report}", plan.table))
-            .with("quarantine", quarantine.url())
-            .hint("the staged rows stand in the quarantine; mend the cause and run again"))
+        let of = Origin { run_id: &self.manifest.run_id, dt: &self.prepared.interval.dt(), table };
+        quarantine::record(&self.prepared.root, &self.prepared.contracts["quarantine"], of, found).await.map(Some)
     }
 
     /// Rows of the table's latest partition before this one.
@@ -597,6 +616,15 @@ impl Build {
         self.stage("publish", started, rows);
         Ok(())
     }
+}
+
+/// Tells where the rows stand that an error is about.
+fn refused(error: Error, quarantine: Option<Location>, job: &Job) -> Error {
+    let Some(at) = quarantine else { return error };
+    error.with("quarantine", at).hint(format!(
+        "see the rows with: curec sql --job {} \"select * from quarantine order by run_id desc\"; then mend the cause and run again",
+        job.origin
+    ))
 }
 
 /// The attributes of the catalogue.

@@ -15,7 +15,7 @@ use crate::generate::functions;
 use crate::generate::models::Models;
 use crate::query::model::Model;
 use crate::query::session::{Param, Session, SessionOptions, TableFile};
-use crate::table::contract::Contract;
+use crate::table::contract::{self, Contract};
 use crate::table::input::{InputFile, InputTable, open_input};
 use crate::table::partition::{CommitRecord, commit_record, missing_file, partition, segments};
 use crate::table::store::{Location, StoreOptions};
@@ -118,9 +118,10 @@ pub fn contract_of(job: &Job, table: &str) -> Result<Contract> {
 pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     let root = locate(job, &job.spec.warehouse)?;
     let mut contracts = BTreeMap::new();
-    for table in TABLES.iter().chain(&["interaction", "item", "review", "response"]) {
+    for table in contract::builtin_names() {
         contracts.insert(table.to_string(), contract_of(job, table)?);
     }
+    Contract::check_references(&contract::builtin_names().filter_map(|n| contracts.get(n)).collect::<Vec<_>>())?;
     let mut sql = BTreeMap::new();
     for table in TABLES.iter().filter(|t| **t != "reason_score") {
         sql.insert(table.to_string(), Model::find(table, folder(&job.spec.project.sql))?);

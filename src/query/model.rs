@@ -14,7 +14,7 @@ use futures::StreamExt;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::query::session::{BatchStream, Param, Session};
-use crate::table::check::{Checker, conform};
+use crate::table::check::cast_batch;
 use crate::table::contract::Contract;
 
 /// The definitions inside the binary, by table.
@@ -151,13 +151,14 @@ impl Model {
         &self.params
     }
 
-    /// The table's rows in the contract's columns, order and types, sorted as the contract says.
+    /// The table's rows in the contract's columns, order and types, sorted as the contract says. They are not held
+    /// against the contract yet: any column may hold nulls, and a batch with a value that does not fit its column comes
+    /// as the SQL made it. That is staging's business, which finds all bad rows and not just the first.
     ///
     /// `params` may hold more than the definition needs.
     ///
     /// # Errors
-    /// `Kind::Config` when a parameter has no value, the SQL cannot be planned, or its columns are not the contract's;
-    /// while streaming also what [`conform`] says of a row that breaks the contract.
+    /// `Kind::Config` when a parameter has no value, the SQL cannot be planned, or its columns are not the contract's.
     pub async fn run(&self, session: &Session, contract: &Contract, params: &[(&str, Param)]) -> Result<BatchStream> {
         let place = |e: Error| e.with("table", &self.name).with("file", &self.origin);
         let given: Vec<_> = params.iter().filter(|(n, _)| self.params.contains(*n)).cloned().collect();
@@ -173,15 +174,11 @@ impl Model {
         let rows = session.sql(&self.text, &given).await.map_err(place)?;
         self.compare(&rows.schema(), contract).map_err(place)?;
         let stream = rows.sorted_by(&contract.sorted_by)?.stream().await.map_err(place)?;
-        let (contract, origin) = (contract.clone(), format!("{} (rows made by {})", self.name, self.origin));
-        let mut seen = 0_u64;
+        let contract = contract.clone();
         Ok(stream
             .map(move |batch| {
                 let batch = batch?;
-                let mut checker = Checker::new(&contract, &origin);
-                let first = seen;
-                seen += batch.num_rows() as u64;
-                conform(&contract, &batch, &mut checker).map_err(|e| e.with("first row of the batch", first))
+                Ok(cast_batch(&contract, &batch)?.unwrap_or(batch))
             })
             .boxed())
     }

@@ -1,15 +1,16 @@
 //! Rows held against their contract: types, nulls, ranges, allowed values; and keys made comparable.
 //!
 //! Knows contracts and record batches, not where they come from. Every refusal names the file, the column, the row
-//! (0-based in its file) and the row's key.
+//! (0-based in its file) and the row's key. Others' inputs are refused at their first bad row; of tables that we make
+//! ourselves all bad rows are counted and the first ones kept ([`Findings`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch, RecordBatchOptions, new_empty_array};
+use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{
     DataType, Field, FieldRef, Float32Type, Float64Type, Int32Type, Int64Type, Schema, TimeUnit,
     TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
@@ -19,6 +20,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::contract::{Column, ColumnType, Contract};
+use crate::table::finding::{Findings, Rule};
 
 /// Whether an input's column of physical type `found` can be read as `column`.
 pub(crate) fn accepts(column: &Column, found: &DataType) -> bool {
@@ -108,14 +110,15 @@ pub(crate) fn physical_name(found: &DataType) -> Option<&'static str> {
 /// Casts one column to the contract's type.
 ///
 /// # Errors
-/// `Err(Some(row))` names the first value that does not fit; `Err(None)` a cast that is not possible at all.
-pub(crate) fn cast_column(column: &Column, found: &ArrayRef, width: usize) -> Result<ArrayRef, Option<usize>> {
+/// The rows whose value does not fit, ascending: all of them where the types cannot be cast.
+pub(crate) fn cast_column(column: &Column, found: &ArrayRef, width: usize) -> Result<ArrayRef, Vec<usize>> {
+    let all = || (0..found.len()).collect::<Vec<_>>();
     let target = column.column_type.arrow(width);
     if found.data_type() == &target {
         return Ok(Arc::clone(found));
     }
     if column.column_type == ColumnType::Vector {
-        return as_vector(found, width);
+        return as_vector(found, width).unwrap_or_else(|| Err(all()));
     }
     let safe = CastOptions { safe: true, format_options: FormatOptions::default() };
     let cast = match (&column.column_type, without_zone(found)) {
@@ -123,41 +126,95 @@ pub(crate) fn cast_column(column: &Column, found: &ArrayRef, width: usize) -> Re
         (ColumnType::TimestampUs, Some(naive)) => {
             Arc::new(naive.as_primitive::<TimestampMicrosecondType>().clone().with_timezone("UTC"))
         }
-        _ => cast_with_options(found, &target, &safe).map_err(|_| None)?,
+        _ => cast_with_options(found, &target, &safe).map_err(|_| all())?,
     };
     // Null counts of a dictionary's keys are not those of its values.
     if cast.null_count() > found.logical_null_count() {
-        let lost = (0..cast.len()).find(|row| cast.is_null(*row) && found.is_valid(*row));
-        if lost.is_some() {
+        let lost = (0..cast.len()).filter(|row| cast.is_null(*row) && found.is_valid(*row)).collect::<Vec<_>>();
+        if !lost.is_empty() {
             return Err(lost);
         }
     }
     Ok(cast)
 }
 
-/// A vector column from any list of floats; `Err(Some(row))` where a row's width or a value is wrong.
-fn as_vector(found: &ArrayRef, width: usize) -> Result<ArrayRef, Option<usize>> {
+/// A vector column from any list of floats, or the rows whose width or values are wrong; `None` where the types cannot
+/// be cast.
+fn as_vector(found: &ArrayRef, width: usize) -> Option<Result<ArrayRef, Vec<usize>>> {
     let field = Arc::new(Field::new("item", DataType::Float32, false));
-    let size = i32::try_from(width).map_err(|_| None)?;
+    let size = i32::try_from(width).ok()?;
     let wanted = DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, true)), size);
     let safe = CastOptions { safe: true, format_options: FormatOptions::default() };
-    let cast = cast_with_options(found, &wanted, &safe).map_err(|_| None)?;
-    if let Some(row) = (0..cast.len()).find(|row| cast.is_null(*row) && found.is_valid(*row)) {
-        return Err(Some(row));
-    }
+    let cast = cast_with_options(found, &wanted, &safe).ok()?;
     let lists = cast.as_fixed_size_list();
     let values = lists.values();
-    if values.null_count() > 0 {
-        // Under a null list the values are null as well; the checker names that row as null.
-        let bad = (0..values.len()).find(|i| values.is_null(*i) && lists.is_valid(i / width.max(1)));
-        if let Some(bad) = bad {
-            return Err(Some(bad / width.max(1)));
-        }
+    // Under a null list the values are null as well; the checker names that row as null.
+    let is_torn = |row: usize| (row * width..(row + 1) * width).any(|i| values.is_null(i));
+    let mut lost = Vec::new();
+    if cast.null_count() > found.logical_null_count() || values.null_count() > 0 {
+        lost.extend((0..cast.len()).filter(|row| match cast.is_null(*row) {
+            true => found.is_valid(*row),
+            false => is_torn(*row),
+        }));
+    }
+    if !lost.is_empty() {
+        return Some(Err(lost));
     }
     let data = values.as_primitive::<Float32Type>().values().clone();
     let values = Arc::new(arrow::array::Float32Array::new(data, None));
-    let vector = FixedSizeListArray::try_new(field, size, values, lists.nulls().cloned()).map_err(|_| None)?;
-    Ok(Arc::new(vector))
+    let vector = FixedSizeListArray::try_new(field, size, values, lists.nulls().cloned()).ok()?;
+    Some(Ok(Arc::new(vector)))
+}
+
+/// Columns with the rows whose values do not fit.
+type Misfits<'a> = Vec<(&'a Column, Vec<usize>)>;
+
+/// Brings a batch that we made ourselves into the contract's columns, order and types; every column may hold nulls.
+/// The vector width is taken from the batch.
+///
+/// # Errors
+/// `Kind::Internal` for a missing column. The inner error names values that do not fit their column.
+pub(crate) fn cast_batch<'a>(contract: &'a Contract, batch: &RecordBatch) -> Result<Result<RecordBatch, Misfits<'a>>> {
+    let mut width = 0;
+    let mut arrays = Vec::with_capacity(contract.columns.len());
+    let mut misfits = Vec::new();
+    for column in &contract.columns {
+        let found = batch.column_by_name(&column.name).ok_or_else(|| {
+            Error::new(Kind::Internal, "the rows made for a table lack one of its columns")
+                .with("table", &contract.name)
+                .with("column", &column.name)
+        })?;
+        if let (ColumnType::Vector, DataType::FixedSizeList(_, n)) = (&column.column_type, found.data_type()) {
+            width = usize::try_from(*n).unwrap_or(0);
+        }
+        match cast_column(column, found, width) {
+            Ok(array) => arrays.push(array),
+            Err(rows) if rows.is_empty() => arrays.push(new_empty_array(&column.column_type.arrow(width))),
+            Err(rows) => misfits.push((column, rows)),
+        }
+    }
+    if !misfits.is_empty() {
+        return Ok(Err(misfits));
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let loose = Arc::new(Schema::new(contract.fields(width, false)));
+    RecordBatch::try_new_with_options(loose, arrays, &options)
+        .context(Kind::Internal, || format!("rows of table {}", contract.name))
+        .map(Ok)
+}
+
+/// A batch of [`cast_batch`] whose rows were all found good, in exactly [`Contract::arrow_schema`].
+///
+/// # Errors
+/// `Kind::Internal` where a column that must not hold nulls does.
+pub(crate) fn strict(contract: &Contract, batch: &RecordBatch) -> Result<RecordBatch> {
+    let width = batch.columns().iter().find_map(|c| match c.data_type() {
+        DataType::FixedSizeList(_, n) => usize::try_from(*n).ok(),
+        _ => None,
+    });
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(contract.arrow_schema(width), batch.columns().to_vec(), &options)
+        .context(Kind::Internal, || format!("rows of table {}", contract.name))
 }
 
 /// Brings a batch that we made ourselves (from SQL, say) into the contract's columns, order and types, and checks it.
@@ -166,26 +223,15 @@ fn as_vector(found: &ArrayRef, width: usize) -> Result<ArrayRef, Option<usize>> 
 /// is taken from the batch.
 ///
 /// # Errors
-/// `Kind::Internal` for a missing column or a type that cannot be cast; [`Checker`]'s for rows that break the contract.
+/// `Kind::Internal` for a missing column; [`Checker`]'s for rows that break the contract.
 pub fn conform(contract: &Contract, batch: &RecordBatch, checker: &mut Checker<'_>) -> Result<RecordBatch> {
-    let mut width = 0;
-    let mut arrays = Vec::with_capacity(contract.columns.len());
-    for column in &contract.columns {
-        let place = |e: Error| e.with("table", &contract.name).with("column", &column.name);
-        let found = batch
-            .column_by_name(&column.name)
-            .ok_or_else(|| place(Error::new(Kind::Internal, "the rows made for a table lack one of its columns")))?;
-        if let (ColumnType::Vector, DataType::FixedSizeList(_, n)) = (&column.column_type, found.data_type()) {
-            width = usize::try_from(*n).unwrap_or(0);
+    match cast_batch(contract, batch)? {
+        Ok(cast) => {
+            checker.check(&cast)?;
+            strict(contract, &cast)
         }
-        arrays.push(cast_column(column, found, width).map_err(|row| match row {
-            Some(row) => checker.refuse(column, batch, row, "a value does not fit the column's type"),
-            None => {
-                place(Error::new(Kind::Internal, format!("{} cannot become {}", found.data_type(), column.column_type)))
-            }
-        })?);
+        Err(misfits) => Err(checker.misfit(batch, &misfits)),
     }
-    finish_batch(contract, arrays, batch.num_rows(), width, checker)
 }
 
 pub(crate) fn finish_batch(
@@ -200,9 +246,7 @@ pub(crate) fn finish_batch(
     let batch = RecordBatch::try_new_with_options(loose, arrays, &options)
         .context(Kind::Internal, || format!("rows of table {}", contract.name))?;
     checker.check(&batch)?;
-    let strict = contract.arrow_schema(Some(width));
-    RecordBatch::try_new_with_options(strict, batch.columns().to_vec(), &options)
-        .context(Kind::Internal, || format!("rows of table {}", contract.name))
+    strict(contract, &batch)
 }
 
 /// Holds the rows of one file against a contract: nulls, NaN and infinities, ranges, allowed values, empty texts.
@@ -237,24 +281,64 @@ impl<'a> Checker<'a> {
     /// Checks the next rows; columns are found by name.
     ///
     /// # Errors
-    /// `Kind::Input` for inputs, `Kind::Audit` for our own tables, naming file, column, row and key.
+    /// `Kind::Input` for inputs, `Kind::Audit` for our own tables, naming file, column, row and key of a bad row.
     pub fn check(&mut self, batch: &RecordBatch) -> Result<()> {
-        for (i, column) in self.contract.columns.iter().enumerate() {
+        let mut first = None;
+        self.each_bad(batch, |column, row, rule| {
+            first.get_or_insert((column, row, rule));
+        });
+        if let Some((column, row, rule)) = first {
+            return Err(self.refuse(column, batch, row, &problem(column, batch, row, rule)));
+        }
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    /// As [`Checker::check`], but notes all bad rows and goes on.
+    pub(crate) fn find(&mut self, batch: &RecordBatch, findings: &mut Findings) {
+        let mut bad = Vec::new();
+        self.each_bad(batch, |column, row, rule| bad.push((column, row, rule)));
+        for (column, row, rule) in bad {
+            let error = || self.refuse(column, batch, row, &problem(column, batch, row, rule));
+            findings.add(rule, &column.name, || row_json(self.contract, batch, row, Some(column)), error);
+        }
+        self.rows += batch.num_rows() as u64;
+    }
+
+    /// Notes values that do not fit their columns.
+    pub(crate) fn find_misfits(&mut self, batch: &RecordBatch, misfits: &Misfits<'_>, findings: &mut Findings) {
+        for (column, rows) in misfits {
+            for row in rows {
+                let json = || row_json(self.contract, batch, *row, Some(column));
+                findings.add(Rule::Type, &column.name, json, || self.misfit(batch, misfits));
+            }
+        }
+        self.rows += batch.num_rows() as u64;
+    }
+
+    /// The error for the first value that does not fit.
+    fn misfit(&self, batch: &RecordBatch, misfits: &Misfits<'_>) -> Error {
+        let Some((column, Some(row))) = misfits.first().map(|(column, rows)| (column, rows.first())) else {
+            return Error::new(Kind::Internal, "a batch misfits without a row");
+        };
+        let found = batch.column_by_name(&column.name).map(|a| a.data_type().to_string()).unwrap_or_default();
+        let problem = format!("a value does not fit the column's type: {found} into {}", column.column_type);
+        self.refuse(column, batch, *row, &problem)
+    }
+
+    /// Calls `bad` for every value that the contract does not allow, column by column.
+    fn each_bad(&mut self, batch: &RecordBatch, mut bad: impl FnMut(&'a Column, usize, Rule)) {
+        for (column, seen) in self.contract.columns.iter().zip(&mut self.nulls) {
             let Some(array) = batch.column_by_name(&column.name) else {
                 continue;
             };
             let nulls = array.logical_null_count();
-            self.nulls[i] += nulls as u64;
+            *seen += nulls as u64;
             if nulls > 0 && !column.nullable {
-                let row = (0..array.len()).find(|row| array.is_null(*row)).unwrap_or(0);
-                return Err(self.refuse(column, batch, row, "null in a column that must not hold nulls"));
+                (0..array.len()).filter(|row| array.is_null(*row)).for_each(|row| bad(column, row, Rule::NotNull));
             }
-            if let Some((row, problem)) = bad_value(column, array) {
-                return Err(self.refuse(column, batch, row, &problem));
-            }
+            each_bad_value(column, array, |row, rule| bad(column, row, rule));
         }
-        self.rows += batch.num_rows() as u64;
-        Ok(())
     }
 
     /// The error for one row of the batch that is being looked at.
@@ -311,47 +395,48 @@ fn without_zone(array: &ArrayRef) -> Option<ArrayRef> {
     cast_with_options(&naive, &DataType::Timestamp(TimeUnit::Microsecond, None), &safe).ok()
 }
 
-/// The first value of a column that its contract does not allow.
-fn bad_value(column: &Column, array: &ArrayRef) -> Option<(usize, String)> {
+/// Calls `bad` for every value of a column that its contract does not allow; nulls are another matter.
+fn each_bad_value(column: &Column, array: &ArrayRef, mut bad: impl FnMut(usize, Rule)) {
     if let Some(strings) = array.as_string_opt::<i32>() {
+        if column.min_length.is_none() && column.values.is_none() {
+            return;
+        }
         for (row, value) in strings.iter().enumerate() {
             let Some(value) = value else { continue };
             if column.min_length.is_some_and(|n| value.len() < n) {
-                return Some((row, if value.is_empty() { "empty text".into() } else { "text is too short".into() }));
-            }
-            if column.values.as_ref().is_some_and(|allowed| !allowed.iter().any(|a| a == value)) {
-                let shown: String = value.chars().take(40).collect();
-                let allowed = column.values.as_deref().unwrap_or_default().join(", ");
-                return Some((row, format!("{shown:?} is not one of {allowed}")));
+                bad(row, Rule::MinLength);
+            } else if column.values.as_ref().is_some_and(|allowed| !allowed.iter().any(|a| a == value)) {
+                bad(row, Rule::Values);
             }
         }
-        return None;
+        return;
     }
-    if let Some(lists) = array.as_fixed_size_list_opt() {
-        let width = usize::try_from(lists.value_length()).unwrap_or(0).max(1);
-        let values = lists.values().as_primitive_opt::<Float32Type>()?;
-        let bad = column.finite.then(|| values.values().iter().position(|v| !v.is_finite())).flatten();
-        return bad.map(|i| (i / width, format!("{} is not a finite number", values.value(i))));
+    if array.as_fixed_size_list_opt().is_some() {
+        if column.finite {
+            (0..array.len()).filter(|row| infinite_in_vector(array, *row).is_some()).for_each(|r| bad(r, Rule::Finite));
+        }
+        return;
     }
-    let check = |row: usize, value: f64| -> Option<(usize, String)> {
-        if column.finite && !value.is_finite() {
-            return Some((row, format!("{value} is not a finite number")));
-        }
-        if column.min.is_some_and(|min| value < min) {
-            return Some((row, format!("{value} is less than {}", column.min.unwrap_or_default())));
-        }
-        if column.max.is_some_and(|max| value > max) {
-            return Some((row, format!("{value} is greater than {}", column.max.unwrap_or_default())));
-        }
-        None
-    };
     if !column.finite && column.min.is_none() && column.max.is_none() {
-        return None;
+        return;
     }
+    let broken = |value: f64| {
+        if column.finite && !value.is_finite() {
+            Some(Rule::Finite)
+        } else if column.min.is_some_and(|min| value < min) {
+            Some(Rule::Min)
+        } else {
+            column.max.is_some_and(|max| value > max).then_some(Rule::Max)
+        }
+    };
     macro_rules! scan {
         ($type:ty) => {
             if let Some(values) = array.as_primitive_opt::<$type>() {
-                return values.iter().enumerate().find_map(|(row, v)| check(row, v? as f64));
+                for (row, value) in values.iter().enumerate() {
+                    if let Some(rule) = value.and_then(|v| broken(v as f64)) {
+                        bad(row, rule);
+                    }
+                }
             }
         };
     }
@@ -359,7 +444,75 @@ fn bad_value(column: &Column, array: &ArrayRef) -> Option<(usize, String)> {
     scan!(Float64Type);
     scan!(Int32Type);
     scan!(Int64Type);
-    None
+}
+
+/// The first number of a row's vector that is not finite.
+fn infinite_in_vector(array: &ArrayRef, row: usize) -> Option<f32> {
+    let lists = array.as_fixed_size_list_opt().filter(|l| l.is_valid(row))?;
+    let width = usize::try_from(lists.value_length()).ok()?;
+    let values = lists.values().as_primitive_opt::<Float32Type>()?.values();
+    values.get(row * width..(row + 1) * width)?.iter().copied().find(|v| !v.is_finite())
+}
+
+/// What is wrong with a value, for people.
+fn problem(column: &Column, batch: &RecordBatch, row: usize, rule: Rule) -> String {
+    let Some(array) = batch.column_by_name(&column.name) else { return rule.description().to_owned() };
+    let text = array.as_string_opt::<i32>().map(|a| a.value(row)).unwrap_or_default();
+    let number = infinite_in_vector(array, row).map(f64::from).or_else(|| {
+        let one = cast(&array.slice(row, 1), &DataType::Float64).ok()?;
+        one.as_primitive_opt::<Float64Type>().map(|v| v.value(0))
+    });
+    let number = || number.unwrap_or_default();
+    match rule {
+        Rule::NotNull => "null in a column that must not hold nulls".into(),
+        Rule::MinLength if text.is_empty() => "empty text".into(),
+        Rule::MinLength => "text is too short".into(),
+        Rule::Values => {
+            let shown: String = text.chars().take(40).collect();
+            format!("{shown:?} is not one of {}", column.values.as_deref().unwrap_or_default().join(", "))
+        }
+        Rule::Finite => format!("{} is not a finite number", number()),
+        Rule::Min => format!("{} is less than {}", number(), column.min.unwrap_or_default()),
+        Rule::Max => format!("{} is greater than {}", number(), column.max.unwrap_or_default()),
+        Rule::Type | Rule::Unique | Rule::Order => rule.description().to_owned(),
+    }
+}
+
+/// A row's key and one more column as a JSON object. Vectors are left out: their numbers tell nobody anything.
+pub(crate) fn row_json(contract: &Contract, batch: &RecordBatch, row: usize, column: Option<&Column>) -> String {
+    let shown = column.filter(|c| c.column_type != ColumnType::Vector && !contract.grain.contains(&c.name));
+    let names = contract.grain.iter().chain(shown.map(|c| &c.name));
+    let columns = names.filter_map(|n| Some((n, batch.column_by_name(n)?.slice(row, 1))));
+    let one = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true)));
+    let json = one.ok().and_then(|one| json_rows(&one).ok()?.pop());
+    json.unwrap_or_else(|| "{}".into())
+}
+
+/// Every row as a JSON object, nulls included. Numbers that JSON cannot write (NaN, infinities) become texts.
+///
+/// # Errors
+/// `Kind::Internal` for a type that cannot be written as JSON.
+pub(crate) fn json_rows(batch: &RecordBatch) -> Result<Vec<String>> {
+    let shown = |array: &ArrayRef| {
+        let doubles = cast(array, &DataType::Float64).ok().filter(|_| array.data_type().is_floating());
+        let wild = doubles.is_some_and(|d| d.as_primitive::<Float64Type>().iter().flatten().any(|v| !v.is_finite()));
+        let text = if wild { cast(array, &DataType::Utf8).ok() } else { None };
+        text.unwrap_or_else(|| Arc::clone(array))
+    };
+    let write = || -> Result<Vec<u8>, arrow::error::ArrowError> {
+        let schema = batch.schema();
+        let columns =
+            schema.fields().iter().zip(batch.columns()).map(|(field, array)| (field.name(), shown(array), true));
+        let batch = RecordBatch::try_from_iter_with_nullable(columns)?;
+        let mut writer = arrow::json::WriterBuilder::new()
+            .with_explicit_nulls(true)
+            .build::<_, arrow::json::writer::LineDelimited>(Vec::new());
+        writer.write(&batch)?;
+        writer.finish()?;
+        Ok(writer.into_inner())
+    };
+    let bytes = write().context(Kind::Internal, || "failing rows cannot be written as JSON".into())?;
+    Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
 }
 
 /// Turns a table's grain into comparable bytes and hashes.

@@ -51,17 +51,24 @@ pub enum ColumnType {
     Struct(Vec<(String, ColumnType)>),
 }
 
+/// How deep a column's type may nest: enough for any table, and what reads it recurses.
+const MAX_NESTING: usize = 8;
+
 impl ColumnType {
     fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
+        Self::parse_within(text, MAX_NESTING)
+    }
+
+    fn parse_within(text: &str, depth: usize) -> Option<Self> {
+        let (text, depth) = (text.trim(), depth.checked_sub(1)?);
         if let Some(inner) = text.strip_prefix("list<").and_then(|t| t.strip_suffix('>')) {
-            return Some(ColumnType::List(Box::new(Self::parse(inner)?)));
+            return Some(ColumnType::List(Box::new(Self::parse_within(inner, depth)?)));
         }
         if let Some(inner) = text.strip_prefix("struct<").and_then(|t| t.strip_suffix('>')) {
             let mut fields = Vec::new();
             for part in split_top(inner) {
                 let (name, kind) = part.split_once(':')?;
-                fields.push((name.trim().to_owned(), Self::parse(kind)?));
+                fields.push((name.trim().to_owned(), Self::parse_within(kind, depth)?));
             }
             return (!fields.is_empty()).then_some(ColumnType::Struct(fields));
         }
@@ -182,6 +189,22 @@ pub enum Severity {
     Warn,
 }
 
+impl Severity {
+    /// Its name, as contracts write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Severity::Error => "error",
+            Severity::Warn => "warn",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// A query that returns a table's bad rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
@@ -193,6 +216,19 @@ pub struct Audit {
     pub description: String,
     /// The query; `this` is the staged table.
     pub sql: String,
+}
+
+/// Rows of this table that another table must have: a row without a parent is bad. Nulls match nulls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignKey {
+    /// Columns of this table.
+    pub columns: Vec<String>,
+    /// The parent: a table that is made before this one.
+    pub references: String,
+    /// The parent's columns, in the same order.
+    pub to: Vec<String>,
+    /// SQL condition on this table's rows; `None`: all of them.
+    pub filter: Option<String>,
 }
 
 /// How a table's Parquet files are written.
@@ -250,6 +286,8 @@ pub struct Contract {
     pub optional: bool,
     /// The columns, in the order of the file.
     pub columns: Vec<Column>,
+    /// The tables that its rows lean on.
+    pub foreign_keys: Vec<ForeignKey>,
     /// The audits.
     pub audits: Vec<Audit>,
     /// How files are written.
@@ -275,6 +313,8 @@ struct ContractSpec {
     #[serde(default)]
     column: Vec<Spanned<ColumnSpec>>,
     #[serde(default)]
+    foreign_key: Vec<ForeignKeySpec>,
+    #[serde(default)]
     audit: Vec<AuditSpec>,
     #[serde(default)]
     writer: Option<Spanned<Writer>>,
@@ -299,6 +339,16 @@ struct ColumnSpec {
     #[serde(default)]
     finite: bool,
     min_length: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ForeignKeySpec {
+    columns: Spanned<Vec<Spanned<String>>>,
+    references: Spanned<String>,
+    to: Option<Spanned<Vec<String>>>,
+    #[serde(rename = "where")]
+    filter: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -330,6 +380,7 @@ const BUILTIN: &[(&str, &str)] = builtins![
     "reason_score",
     "item_feature",
     "user_feature",
+    "quarantine",
 ];
 
 /// The physical types that `accept` may name.
@@ -394,8 +445,7 @@ impl Contract {
             }
             for accept in &column.accept {
                 if !ACCEPT.contains(&accept.get_ref().as_str()) {
-                    let known = ACCEPT.join(", ");
-                    let message = format!("{} is no type that can be accepted (known: {known})", accept.get_ref());
+                    let message = format!("{} is no type that can be accepted", accept.get_ref());
                     problems.push((line(accept.span().start), message));
                 }
             }
@@ -435,6 +485,39 @@ impl Contract {
                 problems.push((line(key.span().start), format!("{} is no column of this table", key.get_ref())));
             }
         }
+        let mut foreign_keys = Vec::new();
+        for key in spec.foreign_key {
+            let at = line(key.columns.span().start);
+            for column in key.columns.get_ref() {
+                if !columns.iter().any(|c| c.name == *column.get_ref()) {
+                    let message = format!("{} in [[foreign_key]] is no column of this table", column.get_ref());
+                    problems.push((line(column.span().start), message));
+                }
+            }
+            if key.columns.get_ref().is_empty() {
+                problems.push((at, "the foreign key has no columns".into()));
+            }
+            if !name_ok(key.references.get_ref()) || key.references.get_ref() == spec.name.get_ref() {
+                let message = format!("references names another table, not {:?}", key.references.get_ref());
+                problems.push((line(key.references.span().start), message));
+            }
+            if let Some(to) = &key.to
+                && to.get_ref().len() != key.columns.get_ref().len()
+            {
+                let (there, here) = (to.get_ref().len(), key.columns.get_ref().len());
+                problems.push((line(to.span().start), format!("{there} columns in to, but {here} in columns")));
+            }
+            if let Some(filter) = key.filter.as_ref().filter(|f| f.get_ref().trim().is_empty()) {
+                problems.push((line(filter.span().start), "the foreign key's where is empty".into()));
+            }
+            let columns: Vec<_> = key.columns.into_inner().into_iter().map(Spanned::into_inner).collect();
+            foreign_keys.push(ForeignKey {
+                to: key.to.map_or_else(|| columns.clone(), Spanned::into_inner),
+                columns,
+                references: key.references.into_inner(),
+                filter: key.filter.map(Spanned::into_inner),
+            });
+        }
         let mut audits = Vec::new();
         for audit in spec.audit {
             if audit.sql.get_ref().trim().is_empty() {
@@ -466,7 +549,8 @@ impl Contract {
             for (at, other) in &problems[1..] {
                 message.push_str(&format!("; line {at}: {other}"));
             }
-            return Err(Error::new(Kind::Config, message).with("file", origin).with("line", at));
+            let error = Error::new(Kind::Config, message).with("file", origin).with("line", at);
+            return Err(error.hint(format!("types that can be accepted: {}", ACCEPT.join(", "))));
         }
         Ok(Contract {
             name: spec.name.into_inner(),
@@ -478,6 +562,7 @@ impl Contract {
             partition_by: spec.partition_by,
             optional: spec.optional,
             columns,
+            foreign_keys,
             audits,
             writer,
             digest: blake3::hash(text.as_bytes()).to_hex().as_str()[..32].to_owned(),
@@ -512,6 +597,37 @@ impl Contract {
                 .with("file", path.display()));
         }
         Ok(contract)
+    }
+
+    /// Holds foreign keys against the tables that they name: each exists, is made before this one, and has columns of
+    /// the same types. `contracts` stand in the order in which their tables are made.
+    ///
+    /// # Errors
+    /// `Kind::Config` naming every mistake.
+    pub fn check_references(contracts: &[&Contract]) -> Result<()> {
+        let mut problems = Vec::new();
+        for (place, contract) in contracts.iter().enumerate() {
+            for key in &contract.foreign_keys {
+                let mut add = |what: String| problems.push(format!("{}: [[foreign_key]] {what}", contract.name));
+                let Some(parent) = contracts[..place].iter().find(|c| c.name == key.references) else {
+                    add(format!("references {}, which is no table made before it", key.references));
+                    continue;
+                };
+                for (child, to) in key.columns.iter().zip(&key.to) {
+                    match (contract.column(child), parent.column(to)) {
+                        (_, None) => add(format!("{to} is no column of {}", parent.name)),
+                        (Some(a), Some(b)) if a.column_type != b.column_type => {
+                            add(format!("{child} is {}, but {}.{to} is {}", a.column_type, parent.name, b.column_type));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Config, format!("contracts do not fit together: {}", problems.join("; ")))),
+        }
     }
 
     /// The Arrow schema of its files. `vector_width` is the width of vector columns; without it they have width 0, which

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch, new_null_array};
@@ -16,15 +17,18 @@ use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::arrow::{ProjectionMask, async_reader::ParquetRecordBatchStream};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
 
 use crate::error::{Error, Kind, Result};
 use crate::table::check::{Checker, KeyHasher, accepts, cast_column, finish_batch, hash_of, key_text};
 use crate::table::contract::{Column, ColumnType, Contract};
+use crate::table::footer::wild_count;
 use crate::table::store::{Entry, Location, fail, missing};
 
 /// Rows per batch when files are read for checking.
 const BATCH_ROWS: usize = 8192;
+/// Read from the end of a file at first: most footers are shorter.
+const FOOTER_BYTES: u64 = 64 << 10;
 /// Key hashes held at once while looking for duplicates: 256 MiB.
 const KEY_HASHES: usize = 32 << 20;
 
@@ -136,12 +140,28 @@ impl AsyncFileReader for ObjectReader {
         &'a mut self,
         options: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
-        let metadata = options.map(|o| o.metadata_options().clone());
-        let size = self.size;
         async move {
-            let reader =
-                ParquetMetaDataReader::new().with_metadata_options(metadata).with_prefetch_hint(Some(64 << 10));
-            Ok(Arc::new(reader.load_and_finish(self, size).await?))
+            let (size, short) = (self.size, || ParquetError::EOF("the file is shorter than its footer".into()));
+            if size < 8 {
+                return Err(short());
+            }
+            let tail = self.get_bytes(size.saturating_sub(FOOTER_BYTES)..size).await?;
+            let footer = FooterTail::try_new(tail.last_chunk().ok_or_else(short)?)?;
+            if footer.is_encrypted_footer() {
+                return Err(ParquetError::General("the footer is encrypted".into()));
+            }
+            let length = footer.metadata_length() as u64 + 8;
+            let start = size.checked_sub(length).ok_or_else(short)?;
+            let bytes = match tail.len().checked_sub(length as usize) {
+                Some(at) => tail.slice(at..),
+                None => self.get_bytes(start..size).await?,
+            };
+            let bytes = bytes.slice(..bytes.len() - 8);
+            if let Some(what) = wild_count(&bytes) {
+                return Err(ParquetError::General(what));
+            }
+            let options = options.map(|o| o.metadata_options());
+            Ok(Arc::new(ParquetMetaDataReader::decode_metadata_with_options(&bytes, options)?))
         }
         .boxed()
     }
@@ -153,9 +173,13 @@ impl AsyncFileReader for ObjectReader {
 /// `Kind::Input` naming the file where it is missing, truncated or not Parquet; the store's own errors.
 pub async fn open_parquet(at: &Location, size: u64) -> Result<ParquetRecordBatchStreamBuilder<ObjectReader>> {
     let reader = ObjectReader { store: at.store(), path: at.path().clone(), size };
-    match ParquetRecordBatchStreamBuilder::new(reader).await {
-        Ok(builder) => Ok(builder.with_batch_size(BATCH_ROWS)),
-        Err(error) => {
+    // The library panics at a schema in its own format that names types which do not exist.
+    match AssertUnwindSafe(ParquetRecordBatchStreamBuilder::new(reader)).catch_unwind().await {
+        Err(_) => Err(Error::new(Kind::Input, "the Parquet file is damaged: its footer names types that do not exist")
+            .with("file", at)
+            .with("bytes", size)),
+        Ok(Ok(builder)) => Ok(builder.with_batch_size(BATCH_ROWS)),
+        Ok(Err(error)) => {
             if let Some(error) = store_error(&error) {
                 return Err(fail(error, "read", at));
             }
@@ -318,8 +342,10 @@ fn hive_values(file: &Location, root: &Location) -> Vec<(String, String)> {
 fn percent_decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut out, mut i) = (Vec::with_capacity(bytes.len()), 0);
+    // Parsing a number alone would take a sign for a digit.
+    let is_hex = |hex: &&str| hex.bytes().all(|b| b.is_ascii_hexdigit());
     while i < bytes.len() {
-        let code = text.get(i + 1..i + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let code = text.get(i + 1..i + 3).filter(is_hex).and_then(|hex| u8::from_str_radix(hex, 16).ok());
         match (bytes[i], code) {
             (b'%', Some(byte)) => {
                 out.push(byte);
@@ -382,9 +408,9 @@ impl<'a> InputReader<'a> {
             if let (ColumnType::Vector, DataType::FixedSizeList(_, n)) = (&column.column_type, found.data_type()) {
                 width = usize::try_from(*n).unwrap_or(0);
             }
-            arrays.push(cast_column(column, found, width).map_err(|row| {
+            arrays.push(cast_column(column, found, width).map_err(|rows| {
                 let problem = format!("a value does not fit {}", column.column_type);
-                self.checker.refuse(column, &batch, row.unwrap_or(0), &problem)
+                self.checker.refuse(column, &batch, rows.first().copied().unwrap_or(0), &problem)
             })?);
         }
         finish_batch(self.contract, arrays, batch.num_rows(), width, &mut self.checker).map(Some)

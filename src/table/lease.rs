@@ -128,7 +128,10 @@ impl Lease {
             return Err(busy(&state.holder, state.expires, &at));
         }
         // From the clock, so that it grows even where someone removed the lease's file.
-        let epoch = before.map_or(0, |s| s.epoch + 1).max(now_ms());
+        let last = before.map_or(Some(0), |s| s.epoch.checked_add(1));
+        let epoch = last.map(|epoch| epoch.max(now_ms())).ok_or_else(|| {
+            Error::new(Kind::Input, "the lease is damaged: its epoch cannot grow").with("lease", &at).hint("remove it")
+        })?;
         let state = LeaseState { format: FORMAT, holder, epoch, expires: now_ms() + millis(ttl), released: false };
         // What stands there decides, not the answer: a put that was sent again because its answer got lost is refused.
         at.put_if(seen.as_ref().map(|(_, v)| v), lease_bytes(&state)?).await?;

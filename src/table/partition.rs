@@ -20,8 +20,9 @@ use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::table::check::{Checker, conform};
+use crate::table::check::{Checker, cast_batch, conform, strict};
 use crate::table::contract::Contract;
+use crate::table::finding::Findings;
 use crate::table::lease::{FORMAT, Lease, check_format, is_live, read_lease};
 use crate::table::store::{Entry, Location, lock_folder, remove_folder, torn_uploads};
 use crate::table::write::{OrderCheck, StagedFile, Stamp, TableWriter, writer_properties};
@@ -112,6 +113,10 @@ impl CommitRecord {
                 return Err(broken(format!("{:?} is no data file's name", file.name)));
             }
         }
+        let mut rows = record.files.iter().map(|f| f.rows.max(f.bytes));
+        if rows.try_fold(0_u64, u64::checked_add).is_none() {
+            return Err(broken("its rows or bytes cannot be counted".into()));
+        }
         Ok(record)
     }
 }
@@ -138,8 +143,8 @@ impl Publisher {
     /// order, and the grain where it is what the rows are sorted by. Whatever this run had staged there before is replaced.
     ///
     /// # Errors
-    /// The stream's own; `Kind::Audit` for rows that break the contract; `Kind::Internal` for wrong columns or order;
-    /// the store's.
+    /// The stream's own; `Kind::Audit` for rows that break the contract, with all of them counted in [`Findings`];
+    /// `Kind::Internal` for wrong columns or order; the store's.
     pub async fn stage(
         &self,
         contract: &Contract,
@@ -154,13 +159,25 @@ impl Publisher {
         let mut rows = std::pin::pin!(rows);
         let mut checker = Checker::new(contract, format!("{} dt={dt}", contract.name));
         let mut order = OrderCheck::new(contract)?;
+        let mut findings = Findings::new(contract);
         let outcome: Result<()> = async {
             while let Some(batch) = rows.next().await {
-                let batch = conform(contract, &batch?, &mut checker)?;
-                order.check(&batch)?;
-                writer.push(batch).await?;
+                let batch = batch?;
+                match cast_batch(contract, &batch)? {
+                    Ok(cast) => {
+                        checker.find(&cast, &mut findings);
+                        order.find(&cast, &mut findings)?;
+                        if findings.is_empty() {
+                            writer.push(strict(contract, &cast)?).await?;
+                        }
+                    }
+                    Err(misfits) => checker.find_misfits(&batch, &misfits, &mut findings),
+                }
             }
-            writer.finish().await
+            match findings.into_error() {
+                Some(error) => Err(error),
+                None => writer.finish().await,
+            }
         }
         .await;
         if let Err(error) = outcome {
@@ -278,7 +295,7 @@ pub fn partition(root: &Location, table: &str, dt: &str) -> Result<Location> {
 fn check_dt(dt: &str) -> Result<()> {
     let date = chrono::NaiveDate::parse_from_str(dt, "%Y-%m-%d").ok();
     match date {
-        Some(date) if date.format("%Y-%m-%d").to_string() == dt => Ok(()),
+        Some(date) if dt.len() == 10 && date.format("%Y-%m-%d").to_string() == dt => Ok(()),
         _ => Err(Error::new(Kind::Usage, format!("{dt:?} is no date of the form YYYY-MM-DD"))),
     }
 }
@@ -405,6 +422,8 @@ pub struct GcReport {
     pub staged_files: usize,
     /// Data files that no commit record lists, and torn uploads.
     pub orphans: usize,
+    /// Files of the quarantine that had stood there for too long.
+    pub quarantined: usize,
     /// Bytes freed.
     pub bytes: u64,
     /// Runs that hold a lease; while there are any, data files stay.

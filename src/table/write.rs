@@ -21,8 +21,9 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use tokio::io::AsyncWriteExt;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::table::check::{KeyHasher, key_text};
+use crate::table::check::{KeyHasher, key_text, row_json};
 use crate::table::contract::{ColumnType, Contract};
+use crate::table::finding::{Findings, Rule};
 use crate::table::store::{FULL, Location, fail, is_full, remove_folder};
 
 /// What a table was made from; stands in the files' footers and in the commit record.
@@ -75,23 +76,29 @@ impl<'a> OrderCheck<'a> {
         Ok(OrderCheck { contract, keys, unique, last: None, rows: 0 })
     }
 
-    pub(crate) fn check(&mut self, batch: &RecordBatch) -> Result<()> {
+    /// Notes the rows that are out of order or whose key stands before them already.
+    pub(crate) fn find(&mut self, batch: &RecordBatch, findings: &mut Findings) -> Result<()> {
         let Some(keys) = &mut self.keys else { return Ok(()) };
         let rows = keys.rows(batch)?;
         for (i, row) in rows.iter().enumerate() {
             let order = self.last.as_deref().map_or(Ordering::Less, |last| last.cmp(row.as_ref()));
             let problem = match order {
                 Ordering::Less => None,
-                Ordering::Equal if self.unique => Some((Kind::Audit, "the same key stands twice")),
+                Ordering::Equal if self.unique => Some((Kind::Audit, Rule::Unique, "the same key stands twice")),
                 Ordering::Equal => None,
-                Ordering::Greater => Some((Kind::Internal, "the rows are not in the contract's order")),
+                // The rows were sorted before they came here.
+                Ordering::Greater => Some((Kind::Internal, Rule::Order, "the rows are not in the contract's order")),
             };
-            if let Some((kind, message)) = problem {
-                return Err(Error::new(kind, message)
-                    .with("table", &self.contract.name)
-                    .with("column", self.contract.sorted_by.join(", "))
-                    .with("row", self.rows + i as u64)
-                    .with("key", key_text(self.contract, batch, i).unwrap_or_default()));
+            if let Some((kind, rule, message)) = problem {
+                let columns = self.contract.sorted_by.join(", ");
+                let error = || {
+                    Error::new(kind, message)
+                        .with("table", &self.contract.name)
+                        .with("column", &columns)
+                        .with("row", self.rows + i as u64)
+                        .with("key", key_text(self.contract, batch, i).unwrap_or_default())
+                };
+                findings.add(rule, &columns, || row_json(self.contract, batch, i, None), error);
             }
             match &mut self.last {
                 Some(last) => {
