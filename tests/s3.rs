@@ -95,6 +95,10 @@ fn a_night_on_s3_publishes_the_same_rows_as_on_disk() {
     expect_code(&again, 0);
     assert_eq!(summary(&again)["status"], "nothing_to_do");
 
+    let listed = bucket.command(&["runs", "list", "job.toml", "--json"], SECRET).output().unwrap();
+    expect_code(&listed, 0);
+    assert_eq!(summary(&listed)["run_id"], summary(&out)["run_id"], "{}", stdout(&listed));
+
     let query = ["sql", "--job", "job.toml", "--format", "csv", "select count(*) as n from item_feature"];
     let out = bucket.command(&query, SECRET).output().unwrap();
     expect_code(&out, 0);

@@ -494,7 +494,7 @@ impl fmt::Display for Scrubbed {
 impl std::error::Error for Scrubbed {}
 
 /// Blanks what follows a credential's name, and the user part of URLs.
-fn redact(text: &str) -> String {
+pub fn redact(text: &str) -> String {
     const NAMES: [&str; 8] = [
         "x-amz-credential",
         "x-amz-signature",
