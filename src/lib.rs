@@ -30,6 +30,8 @@ pub mod table {
     pub mod input;
     pub mod lease;
     pub mod write;
+    pub mod filter;
+    pub mod segment;
     pub mod partition;
     pub mod import;
     pub mod inspect;
@@ -83,6 +85,9 @@ pub mod job {
     pub mod generate;
     pub mod plan;
     pub mod run;
+    pub mod compact;
+    pub mod scrub;
+    pub mod forget;
 }
 
 pub mod cli;

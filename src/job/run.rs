@@ -204,7 +204,7 @@ pub async fn collect_garbage(job: &Job) -> Result<partition::GcReport> {
     partition::gc(&locate(job, &job.spec.warehouse)?).await
 }
 
-fn now() -> String {
+pub(crate) fn now() -> String {
     Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }
 

@@ -391,7 +391,7 @@ impl<'a> InputReader<'a> {
     }
 }
 
-fn damaged(error: &ParquetError, at: &Location) -> Error {
+pub(crate) fn damaged(error: &ParquetError, at: &Location) -> Error {
     if let Some(error) = store_error(error) {
         return fail(error, "read", at);
     }
