@@ -107,7 +107,7 @@ fn merge(contract: &Contract) -> String {
         "select {} from (\
            select {} from small as s where s.error is null \
            union select {} from small as s \
-           left anti join (select prompt_key from response where error is null and text is not null) as a \
+           left anti join (select r.prompt_key from response as r where r.error is null and r.text is not null) as a \
              on a.prompt_key = s.prompt_key \
            where s.error is not null) as kept \
          order by {}",

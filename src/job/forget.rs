@@ -219,7 +219,8 @@ impl Work<'_> {
             if rows > 0 {
                 naming.push(table.to_string());
                 warnings.push(format!(
-                    "the input {table} still holds {rows} row(s) of the users: the next run that reads them brings them back until the input is mended"
+                    "the input {table} still holds {rows} row(s) of the users: the next run that reads them brings them \
+                     back until the input is mended"
                 ));
             }
         }

@@ -17,7 +17,10 @@ use crate::table::store::{Entry, Location};
 /// Where rows that failed an audit are kept.
 pub const QUARANTINES: [&str; 2] = ["_quarantine", "quarantine"];
 
-/// What stands in place of an error that named a user.
+/// Members of reports and manifests that hold text for people, in which failing rows may be shown.
+const FOR_PEOPLE: [&str; 4] = ["error", "error_detail", "detail", "message"];
+
+/// What stands in place of a text that named a user.
 const REMOVED: &str = "(removed by curec forget: it named a user)";
 
 /// Removes users from the files of one warehouse.
@@ -87,6 +90,11 @@ impl Scrub<'_> {
             Value::Object(columns) => columns.iter().any(|(name, value)| name != "item_id" && self.is_in_row(value)),
             _ => false,
         }
+    }
+
+    /// The same for a row that stands in a text.
+    fn is_row_text(&self, text: &str) -> bool {
+        text.starts_with('{') && serde_json::from_str(text).is_ok_and(|row: Value| self.is_in_row(&row))
     }
 
     /// Whether a text for people holds a user's id as a word of its own, plain or as JSON or HTML write it.
@@ -170,7 +178,9 @@ impl Scrub<'_> {
         let is_user = |v: Option<&Value>| v.and_then(Value::as_str).is_some_and(|v| self.users.contains(v));
         // A sample's entity is the item where the reason is about an item.
         let names = |v: &Value| {
-            is_user(v.get("user_id")) || (is_user(v.get("entity")) && v.get("kind") != Some(&"item".into()))
+            is_user(v.get("user_id"))
+                || (is_user(v.get("entity")) && v.get("kind") != Some(&"item".into()))
+                || v.as_str().is_some_and(|text| self.is_row_text(text))
         };
         match value {
             Value::Array(values) => {
@@ -180,7 +190,9 @@ impl Scrub<'_> {
                 values.iter_mut().fold(removed, |any, v| self.clean(v) || any)
             }
             Value::Object(members) => members.iter_mut().fold(false, |any, (key, v)| match v {
-                Value::String(text) if key == "error" && self.mentions(text) => {
+                Value::String(text)
+                    if (FOR_PEOPLE.contains(&key.as_str()) && self.mentions(text)) || self.is_row_text(text) =>
+                {
                     *text = REMOVED.to_string();
                     true
                 }
@@ -196,4 +208,60 @@ fn rendered(json: &Value) -> Option<String> {
     let manifest: Manifest = serde_json::from_value(json.get("manifest")?.clone()).ok()?;
     let details: report::Details = serde_json::from_value(json.get("details")?.clone()).ok()?;
     report::html(&manifest, &details).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn with(ids: &[&str], check: impl Fn(&Scrub<'_>)) {
+        let root = Location::parse("memory://scrub/w").unwrap();
+        let users = ids.iter().map(ToString::to_string).collect();
+        check(&Scrub { root: &root, users: &users, is_dry: true });
+    }
+
+    #[test]
+    fn an_id_is_found_as_a_word_however_it_is_written() {
+        with(&["7", "a\"<b>"], |scrub| {
+            for text in
+                ["7", "user_id=7, item_id=9", "| 7   |", "x a\"<b> y", "{\"user_id\":\"a\\\"<b>\"}", "a&quot;&lt;b&gt;"]
+            {
+                assert!(scrub.mentions(text), "{text}");
+            }
+            for text in ["", "17", "7th", "a<b>", "\u{664}7"] {
+                assert!(!scrub.mentions(text), "{text}");
+            }
+        });
+        with(&[&"long ".repeat(40)], |scrub| {
+            assert!(scrub.mentions(&format!("key: {}", &"long ".repeat(16))), "errors cut keys at 80 characters");
+        });
+    }
+
+    #[test]
+    fn samples_and_errors_go_and_everything_else_stays() {
+        let report = json!({
+            "manifest": {"run_id": "test-7", "error": "1 row\n| 7 |", "tables": [{"rows": 7, "why": ["7 things"]}]},
+            "details": {
+                "accepted": [
+                    {"kind": "history", "entity": "7", "reason": "x"},
+                    {"kind": "history", "entity": "77", "reason": "7 films"},
+                    {"kind": "item", "entity": "7", "reason": "y"},
+                ],
+                "rows": ["{\"user_id\":\"7\"}", "{\"item_id\":\"7\"}"],
+            },
+        });
+        with(&["7"], |scrub| {
+            let mut cleaned = report.clone();
+            assert!(scrub.clean(&mut cleaned));
+            let mut expected = report.clone();
+            expected["manifest"]["error"] = REMOVED.into();
+            expected["details"]["accepted"].as_array_mut().unwrap().remove(0);
+            expected["details"]["rows"].as_array_mut().unwrap().remove(0);
+            assert_eq!(cleaned, expected);
+            assert!(!scrub.clean(&mut cleaned), "cleaned once, clean for good");
+        });
+    }
 }
