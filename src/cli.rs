@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, everything else to standard error. Knows every other module; nothing knows it.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::config::{self, Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::job::lookback::{self, LookedBack};
 use crate::job::stop::Stop;
-use crate::job::{plan, run, runs};
+use crate::job::{compact, forget, plan, run, runs};
 use crate::query::session::{Rows, Session};
 use crate::table::{import, inspect};
 use crate::telemetry::{self, Voice};
@@ -89,7 +90,7 @@ enum Command {
     /// Print every key of a job file with its default and meaning.
     #[command(before_help = "Example:\n  curec config > jobs/mine.toml")]
     Config,
-    /// Remove what dead runs left behind.
+    /// Remove what dead runs left behind, and merge the small files of the response store.
     #[command(before_help = "Example:\n  curec gc jobs/nightly.toml")]
     Gc {
         #[command(flatten)]
@@ -104,6 +105,22 @@ enum Command {
   curec runs diff jobs/nightly.toml nightly-20261121 nightly-20261122"
     )]
     Runs(RunsCommand),
+    /// Remove users from every table, the answers and the reports (privacy requests).
+    #[command(
+        before_help = "Examples:\n\
+  curec forget jobs/nightly.toml --user-id 4711 --dry-run\n\
+  curec forget jobs/nightly.toml --user-id 4711 --user-id 0815\n\
+  curec forget jobs/nightly.toml --user-file requests.txt",
+        after_help = "Removes the users' rows from every derived table; the model's answers to prompts that were theirs \
+and nobody else's; files that dead runs left; quarantined rows, and samples and errors in reports and manifests, that \
+name them. Writes a manifest (_runs/forget-...) that holds digests of the ids. Killed, run it again. Refused with 75 \
+while a run is live.\n\n\
+Not touched: the inputs (mend them first, or the next run that reads them brings the rows back); counts over many users \
+(item_audience, reports' totals) and what was written from them; answers whose prompts stand in no partition any more \
+(--unlinked removes them); models and anything learned; logs, older versions and backups that the store keeps, \
+and copies made elsewhere."
+    )]
+    Forget(ForgetArgs),
     /// Print a completion script for a shell.
     #[command(before_help = "Example:\n  curec completions bash > /etc/bash_completion.d/curec")]
     Completions {
@@ -169,6 +186,37 @@ struct RunArgs {
     /// Also write the JSON summary to this file, for example /airflow/xcom/return.json.
     #[arg(long, value_name = "PATH")]
     summary: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ForgetArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// A user's id, exactly as it stands in the tables; may be given several times.
+    #[arg(long = "user-id", value_name = "ID", allow_hyphen_values = true, required_unless_present = "user_file")]
+    user_ids: Vec<String>,
+    /// A file with one user id a line; empty lines are left out, spaces belong to the id.
+    #[arg(long, value_name = "PATH")]
+    user_file: Option<PathBuf>,
+    /// Say what would go; change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Remove also all answers whose prompts stand in no partition: left by other settings or by runs that did not end.
+    /// Nobody can tell whose they were, and prompts among them that come back are paid for again.
+    #[arg(long)]
+    unlinked: bool,
+}
+
+impl ForgetArgs {
+    fn users(&self) -> Result<BTreeSet<String>> {
+        let mut users: BTreeSet<String> = self.user_ids.iter().cloned().collect();
+        if let Some(path) = &self.user_file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| Error::new(Kind::Usage, "cannot read the users").with("file", path.display()).source(e))?;
+            users.extend(text.lines().filter(|line| !line.is_empty()).map(str::to_string));
+        }
+        Ok(users)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -390,9 +438,27 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             if !done.live_runs.is_empty() {
                 tracing::warn!(runs = done.live_runs.join(", "), "orphans stay while runs are live; try again later");
             }
+            let merge = block_on(compact::compact(&job))?;
+            if merge.removed > 0 {
+                print(&format!("removed {} merged response segment(s), {} bytes\n", merge.removed, merge.bytes))?;
+            }
+            if merge.merged > 0 {
+                print(&format!("merged {} response segments into {}\n", merge.merged, merge.into))?;
+            }
+            if let Some(busy) = merge.busy {
+                tracing::warn!(busy, "response segments were not merged; try again later");
+            }
             Ok(0)
         }
         Command::Runs(command) => print(&block_on(command.execute())?).map(|()| 0),
+        Command::Forget(args) => {
+            let options = forget::Options { users: args.users()?, dry_run: args.dry_run, unlinked: args.unlinked };
+            let done = block_on(forget::forget(&args.job.load()?, &options))?;
+            for warning in &done.warnings {
+                tracing::warn!("{warning}");
+            }
+            print(&done.to_string()).map(|()| 0)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "curec", &mut script);

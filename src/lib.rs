@@ -32,6 +32,8 @@ pub mod table {
     pub mod input;
     pub mod lease;
     pub mod write;
+    pub mod filter;
+    pub mod segment;
     pub mod partition;
     pub mod quarantine;
     pub mod import;
@@ -88,6 +90,9 @@ pub mod job {
     pub mod run;
     pub mod lookback;
     pub mod runs;
+    pub mod compact;
+    pub mod scrub;
+    pub mod forget;
 }
 
 pub mod cli;

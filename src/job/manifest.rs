@@ -29,7 +29,7 @@ pub struct Manifest {
     pub interval_start: String,
     /// First moment after it.
     pub interval_end: String,
-    /// `running`, `published`, `nothing_to_do`, or the kind of the error. A run that was killed stays `running`.
+    /// `running`, `published`, `nothing_to_do`, `forgotten`, or the kind of the error. A run that was killed stays `running`.
     pub status: String,
     /// What went wrong, where something did.
     pub error: Option<String>,
@@ -73,6 +73,26 @@ pub struct Manifest {
     /// Requests to remote stores and how many of them were made again, up to this manifest.
     #[serde(default)]
     pub store: Traffic,
+    /// What `curec forget` did; absent from the manifests of runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgotten: Option<Forgotten>,
+}
+
+/// Users who were forgotten, without naming them, and what that took.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// blake3 of each user id, 64 hex digits, sorted.
+    pub users: Vec<String>,
+    /// Rows that are gone, by table, the response store among them; the partitions stand among the manifest's tables.
+    pub rows: BTreeMap<String, u64>,
+    /// Files of the quarantine that are gone.
+    pub quarantined_files: u64,
+    /// Reports and manifests of runs that named a user and do not any more.
+    pub run_files: u64,
+    /// Report pages that could not be made again without the user and are gone.
+    pub pages_removed: u64,
+    /// Input tables that still name a user.
+    pub inputs: Vec<String>,
 }
 
 /// An input as it was read.
@@ -97,7 +117,7 @@ pub struct TableRecord {
     pub table: String,
     /// Its partition.
     pub dt: String,
-    /// `built` or `kept`.
+    /// `built`, `kept` or, by `curec forget`, `rewritten`.
     pub action: String,
     /// Why it was built.
     pub why: Vec<String>,

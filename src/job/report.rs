@@ -4,13 +4,14 @@
 
 use minijinja::{AutoEscape, Environment, context};
 use plotters::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::job::manifest::Manifest;
 
 /// A reason shown with what it leans on.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Sample {
     /// `item` or `history`.
     pub kind: String,
@@ -29,7 +30,8 @@ pub struct Sample {
 }
 
 /// What the page shows besides the manifest.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Details {
     /// Accepted reasons.
     pub accepted: Vec<Sample>,

@@ -289,7 +289,7 @@ pub async fn collect_garbage(job: &Job) -> Result<partition::GcReport> {
     Ok(report)
 }
 
-fn now() -> String {
+pub(crate) fn now() -> String {
     Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }
 

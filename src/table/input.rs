@@ -447,7 +447,7 @@ fn torn() -> ParquetError {
     ParquetError::General("its pages cannot be understood".into())
 }
 
-fn damaged(error: &ParquetError, at: &Location) -> Error {
+pub(crate) fn damaged(error: &ParquetError, at: &Location) -> Error {
     if let Some(error) = store_error(error) {
         return fail(error, "read", at);
     }

@@ -2,6 +2,8 @@
 //!
 //! Knows locations, clocks and processes of this host. Knows nothing of tables.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -221,6 +223,90 @@ impl Lease {
                 _ => lost(&self.at),
             },
             _ => lost(&self.at),
+        }
+    }
+}
+
+/// Leases that renew themselves until they are given back or dropped.
+#[derive(Debug)]
+pub struct Held {
+    leases: Arc<BTreeMap<String, Lease>>,
+    finished: tokio::sync::oneshot::Sender<()>,
+    keeper: tokio::task::JoinHandle<()>,
+}
+
+impl Held {
+    /// Takes all of these leases or none, as [`Lease::acquire`].
+    ///
+    /// # Errors
+    /// `Kind::Busy` naming the holder of one; the store's.
+    pub async fn acquire(
+        root: &Location,
+        names: impl IntoIterator<Item = String>,
+        holder: &Holder,
+        ttl: Duration,
+    ) -> Result<Held> {
+        let mut leases = BTreeMap::new();
+        for name in names {
+            match Lease::acquire(root, &name, holder.clone(), ttl).await {
+                Ok(lease) => _ = leases.insert(name, lease),
+                Err(error) => {
+                    give_back(&leases).await;
+                    return Err(error);
+                }
+            }
+        }
+        let leases = Arc::new(leases);
+        let (finished, mut is_finished) = tokio::sync::oneshot::channel();
+        let kept = Arc::clone(&leases);
+        let keeper = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(ttl / 3) => {}
+                    _ = &mut is_finished => return,
+                }
+                for lease in kept.values() {
+                    if let Err(e) = lease.renew().await {
+                        tracing::warn!(error = %e, "a lease was not renewed");
+                    }
+                }
+            }
+        });
+        Ok(Held { leases, finished, keeper })
+    }
+
+    /// One of them, by its name.
+    ///
+    /// # Errors
+    /// `Kind::Internal` where it is none of them.
+    pub fn get(&self, name: &str) -> Result<&Lease> {
+        self.leases.get(name).ok_or_else(|| Error::new(Kind::Internal, "a lease is not held").with("lease", name))
+    }
+
+    /// Makes sure that all are still held.
+    ///
+    /// # Errors
+    /// As [`Lease::check`].
+    pub async fn check(&self) -> Result<()> {
+        for lease in self.leases.values() {
+            lease.check().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives all of them back. One that cannot be given back runs out by itself.
+    pub async fn release(self) {
+        drop(self.finished);
+        // Waited for, not aborted: half a renewal would be in the way.
+        let _ = self.keeper.await;
+        give_back(&self.leases).await;
+    }
+}
+
+async fn give_back(leases: &BTreeMap<String, Lease>) {
+    for lease in leases.values() {
+        if let Err(e) = lease.release().await {
+            tracing::warn!(error = %e, "a lease was not given back");
         }
     }
 }

@@ -27,6 +27,8 @@ use crate::table::lease::{FORMAT, Lease, check_format, is_live, read_lease};
 use crate::table::store::{Entry, Location, lock_folder, remove_folder, torn_uploads};
 use crate::table::write::{OrderCheck, StagedFile, Stamp, TableWriter, writer_properties};
 
+pub use crate::table::segment::segments;
+
 /// The commit record's name inside a partition.
 const RECORD: &str = "_commit.json";
 
@@ -405,16 +407,6 @@ pub async fn append_segment(root: &Location, contract: &Contract, batch: &Record
     Ok(Some(Segment { name, rows, bytes: size }))
 }
 
-/// The segments of a store table, by name. Empty where there is none.
-///
-/// # Errors
-/// The store's.
-pub async fn segments(root: &Location, table: &str) -> Result<Vec<Entry>> {
-    let entries = root.child(table).list().await?;
-    let is_segment = |e: &Entry| e.location.name().starts_with("seg-") && e.location.name().ends_with(".parquet");
-    Ok(entries.into_iter().filter(is_segment).collect())
-}
-
 /// What `gc` did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GcReport {
@@ -519,7 +511,11 @@ async fn folders_in(folder: &Location) -> Vec<String> {
     names
 }
 
-async fn live_runs(root: &Location) -> Result<Vec<String>> {
+/// The runs that hold a lease now.
+///
+/// # Errors
+/// `Kind::Input` for a damaged lease; the store's.
+pub async fn live_runs(root: &Location) -> Result<Vec<String>> {
     let mut runs = Vec::new();
     for entry in root.child("_leases").list().await? {
         let Some(bytes) = entry.location.get().await? else { continue };
