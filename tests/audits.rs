@@ -181,8 +181,6 @@ fn cases() -> Vec<Case> {
 #[test]
 fn an_audit_of_any_kind_refuses_shows_keeps_and_leaves_production_alone() {
     let world = World::new();
-    // More than twenty rows fail in some cases, so the text of the tables must stay small.
-    std::fs::write(world.path("history.j2"), "=== user\n{{ liked[:1] | join }}\n=== assistant\nThe user\n").unwrap();
     expect_code(&run(&world, 19, &[]), 0);
     expect_code(&run(&world, 20, &[]), 0);
     let published = production(&world);
@@ -266,7 +264,7 @@ fn a_warning_publishes_and_is_kept() {
 }
 
 fn contract(more: &str) -> Result<Contract, curec::error::Error> {
-    let text = "name = \"child\"\nversion = \"1.0\"\nrole = \"derived\"\ngrain = [\"a\"]\n\
+    let text = "name = \"child\"\nversion = \"1.0\"\nrole = \"derived\"\ngrain = [\"a\", \"b\"]\n\
                 [[column]]\nname = \"a\"\ntype = \"utf8\"\nnullable = true\n\
                 [[column]]\nname = \"b\"\ntype = \"int64\"\nnullable = true\n";
     Contract::parse(&format!("{text}{more}"), "child.toml")
@@ -276,7 +274,7 @@ fn contract(more: &str) -> Result<Contract, curec::error::Error> {
 fn mistakes_in_foreign_keys_are_all_told_with_their_lines() {
     let more = "[[foreign_key]]\ncolumns = [\"a\", \"c\"]\nreferences = \"child\"\nto = [\"x\"]\nwhere = \" \"\n";
     let said = contract(more).unwrap_err().explain();
-    for what in ["c in [[foreign_key]] is no column", "line 14: references", "line 15: 1 columns in to", "line 16"] {
+    for what in ["c in [[foreign_key]] is no column", "line 15: references", "line 16: 1 columns in to", "line 17"] {
         assert!(said.contains(what), "{what:?} is not in {said}");
     }
     assert!(contract("[[foreign_key]]\ncolumns = []\nreferences = \"parent\"\n").is_err());

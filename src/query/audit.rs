@@ -81,8 +81,8 @@ struct Check {
 }
 
 /// Runs all audits of a table that is registered as `table`: those that follow from its contract (unique grain, nulls,
-/// allowed values, ranges, finite numbers, empty texts, foreign keys), its own, and the drift of its row count. Parents of foreign keys
-/// are the tables that the session knows by their names.
+/// allowed values, ranges, finite numbers, empty texts, foreign keys), its own, and the drift of its row count. Parents
+/// of foreign keys are the tables that the session knows by their names.
 ///
 /// # Errors
 /// `Kind::Config` when an audit's SQL cannot be planned, else as a query's. Bad rows are no error.

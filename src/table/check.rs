@@ -494,7 +494,7 @@ pub(crate) fn row_json(contract: &Contract, batch: &RecordBatch, row: usize, col
 /// `Kind::Internal` for a type that cannot be written as JSON.
 pub(crate) fn json_rows(batch: &RecordBatch) -> Result<Vec<String>> {
     let shown = |array: &ArrayRef| {
-        let doubles = cast(array, &DataType::Float64).ok().filter(|_| array.data_type().is_floating());
+        let doubles = array.data_type().is_floating().then(|| cast(array, &DataType::Float64).ok()).flatten();
         let wild = doubles.is_some_and(|d| d.as_primitive::<Float64Type>().iter().flatten().any(|v| !v.is_finite()));
         let text = if wild { cast(array, &DataType::Utf8).ok() } else { None };
         text.unwrap_or_else(|| Arc::clone(array))

@@ -379,7 +379,9 @@ impl<'a> InputReader<'a> {
         let root = builder.schema();
         let wanted = table.columns.iter().filter_map(|c| root.index_of(c.source.as_deref()?).ok());
         let mask = ProjectionMask::roots(builder.parquet_schema(), wanted.collect::<Vec<_>>());
-        let stream = builder.with_projection(mask).build().map_err(|e| damaged(&e, &file.location))?;
+        let build = AssertUnwindSafe(|| builder.with_projection(mask).build());
+        let stream = std::panic::catch_unwind(build).unwrap_or_else(|_| Err(torn()));
+        let stream = stream.map_err(|e| damaged(&e, &file.location))?;
         let mut checker = Checker::new(contract, &file.location);
         for column in &table.columns {
             if let Some(source) = column.source.as_ref().filter(|s| **s != column.name) {
@@ -394,7 +396,8 @@ impl<'a> InputReader<'a> {
     /// # Errors
     /// `Kind::Input` for damaged data and for rows that break the contract.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        let Some(batch) = self.stream.try_next().await.map_err(|e| damaged(&e, &self.file.location))? else {
+        let next = AssertUnwindSafe(self.stream.try_next()).catch_unwind().await.unwrap_or_else(|_| Err(torn()));
+        let Some(batch) = next.map_err(|e| damaged(&e, &self.file.location))? else {
             return Ok(None);
         };
         let mut arrays = Vec::with_capacity(self.contract.columns.len());
@@ -415,6 +418,11 @@ impl<'a> InputReader<'a> {
         }
         finish_batch(self.contract, arrays, batch.num_rows(), width, &mut self.checker).map(Some)
     }
+}
+
+/// What stands for a panic of the library over damaged pages.
+fn torn() -> ParquetError {
+    ParquetError::General("its pages cannot be understood".into())
 }
 
 fn damaged(error: &ParquetError, at: &Location) -> Error {
