@@ -78,6 +78,18 @@ pub mod recommend {
     pub mod text_metrics;
     pub mod statistics;
     pub mod simulate;
+    pub mod random;
+    pub mod parameters;
+    pub mod layers;
+    pub mod host;
+    pub mod attention;
+    pub mod objective;
+    pub mod adaptor;
+    pub mod baseline;
+    pub mod train;
+    pub mod transformer;
+    pub mod sasrec;
+    pub mod din;
 }
 
 /// One run of a job: plan, run, manifest, report.
