@@ -262,6 +262,7 @@ impl<'a> Timeline<'a> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use arrow::array::{ArrayRef, Float32Array, StringArray, TimestampMicrosecondArray};
     use std::sync::Arc;
