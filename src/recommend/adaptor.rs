@@ -38,7 +38,9 @@ impl Vectors {
             if !present {
                 values.fill(0.0);
             } else if values.iter().any(|v| !v.is_finite()) {
-                return Err(Error::new(Kind::Input, "a feature vector holds a value that is no number").with("row", row));
+                return Err(
+                    Error::new(Kind::Input, "a feature vector holds a value that is no number").with("row", row)
+                );
             }
         }
         Ok(Vectors { width, values, present })
@@ -173,8 +175,7 @@ impl Adaptor {
         let mut field = |name: &str, vectors: &Vectors| {
             let mut experts = shared.clone();
             experts.extend((0..config.own).map(|e| expert(parameters, format!("adaptor.{name}.{e}"))));
-            let gate =
-                Linear::new(parameters, &format!("adaptor.{name}.gate"), inputs, experts.len(), Init::Glorot);
+            let gate = Linear::new(parameters, &format!("adaptor.{name}.gate"), inputs, experts.len(), Init::Glorot);
             let output = parameters.add(&format!("adaptor.{name}.output"), [1, 1], Init::Constant(0.0));
             let device = parameters.device();
             let present = vectors.present.iter().map(|p| f32::from(*p)).collect();
@@ -214,7 +215,8 @@ impl Adaptor {
             return None;
         }
         let at = pass.indices(&distinct);
-        let results = field.forward(pass, field.vectors.clone().select(0, at.clone()), field.present.clone().select(0, at));
+        let results =
+            field.forward(pass, field.vectors.clone().select(0, at.clone()), field.present.clone().select(0, at));
         let place = |row: u32| distinct.partition_point(|d| *d < row) as u32;
         let places: Vec<u32> = rows.iter().map(|row| row.map_or(0, place)).collect();
         let there = rows.iter().map(|row| f32::from(row.is_some())).collect();

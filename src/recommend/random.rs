@@ -18,7 +18,8 @@ fn mix(mut z: u64) -> u64 {
 impl Random {
     /// The stream of a seed and a name; streams of other names have nothing to do with it.
     pub fn new(seed: u64, name: &str) -> Self {
-        let name = name.bytes().fold(0xCBF2_9CE4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
+        let name =
+            name.bytes().fold(0xCBF2_9CE4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
         Random(mix(mix(seed.wrapping_add(STEP)) ^ name))
     }
 
@@ -88,12 +89,12 @@ mod tests {
     #[test]
     fn numbers_have_the_moments_that_they_should() {
         let mut random = Random::new(7, "moments");
-        let n = 100_000;
+        let n = 100_000i64;
         let normals: Vec<f64> = (0..n).map(|_| random.normal()).collect();
         let mean = normals.iter().sum::<f64>() / n as f64;
         let variance = normals.iter().map(|x| x * x).sum::<f64>() / n as f64;
         assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
-        let mut seen = [0; 7];
+        let mut seen = [0i64; 7];
         (0..n).for_each(|_| seen[random.below(7)] += 1);
         assert!(seen.iter().all(|s| (s - n / 7).abs() < 600), "{seen:?}");
         let mut mask = vec![0.0; n as usize + 3];

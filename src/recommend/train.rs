@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 
 use crate::error::{Error, Kind, Result};
 use crate::recommend::layers::Pass;
-use crate::recommend::metrics::{Options, Ranked, Scorer, rank_cases};
+use crate::recommend::metrics::{Options, Scorer, rank_cases};
 use crate::recommend::parameters::{Parameters, Values};
 use crate::recommend::random::Random;
 use crate::recommend::split::{Case, Split};
@@ -151,12 +151,6 @@ impl Trained {
     }
 }
 
-/// NDCG@`k`, the mean over cases of 1 / log2(1 + rank) for ranks up to `k`: there is one relevant item a case.
-pub fn ndcg(ranked: &[Ranked], k: u32) -> f64 {
-    let gain = |r: &Ranked| if r.rank <= k { 1.0 / (1.0 + f64::from(r.rank)).log2() } else { 0.0 };
-    ranked.iter().map(gain).sum::<f64>() / ranked.len().max(1) as f64
-}
-
 /// What a checkpoint holds beside the weights.
 struct State {
     epochs: Vec<Epoch>,
@@ -195,7 +189,8 @@ pub fn fit<M: Model>(
         let number = state.epochs.len() + 1;
         let is_due = number.is_multiple_of(plan.validate_every.max(1)) || number == plan.epochs;
         if is_due && !valid.is_empty() {
-            let ndcg = ndcg(&rank_cases(model, valid, catalogue, plan.ranking)?, 10);
+            let ranked = rank_cases(model, valid, catalogue, plan.ranking)?;
+            let ndcg = ranked.iter().map(|r| r.ndcg(10)).sum::<f64>() / ranked.len() as f64;
             epoch.ndcg = Some(ndcg);
             tracing::debug!(epoch = number, loss = epoch.loss, ndcg, "epoch");
         }
