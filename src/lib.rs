@@ -79,6 +79,28 @@ pub mod reward {
 
 pub mod feature;
 
+/// Recommenders that read the features, and the yardstick: splits, metrics, statistics, logs with known structure.
+pub mod recommend {
+    pub mod data;
+    pub mod split;
+    pub mod metrics;
+    pub mod text_metrics;
+    pub mod statistics;
+    pub mod simulate;
+    pub mod random;
+    pub mod parameters;
+    pub mod layers;
+    pub mod host;
+    pub mod attention;
+    pub mod objective;
+    pub mod adaptor;
+    pub mod baseline;
+    pub mod train;
+    pub mod transformer;
+    pub mod sasrec;
+    pub mod din;
+}
+
 /// One run of a job: plan, run, manifest, report. And what runs before it left.
 pub mod job {
     pub mod manifest;

@@ -381,6 +381,7 @@ const BUILTIN: &[(&str, &str)] = builtins![
     "item_feature",
     "user_feature",
     "quarantine",
+    "split",
 ];
 
 /// The physical types that `accept` may name.

@@ -1,0 +1,136 @@
+//! What networks are made of: a pass, linear layers, norms, dropout, rows of tables.
+//!
+//! Knows tensors and weights; knows nothing of recommenders. Every linear layer takes `[n, width]`, so that it is one
+//! matrix product, whatever stands for the `n`.
+
+use burn::tensor::{Distribution, Int, Tensor, TensorData, module};
+use rayon::prelude::*;
+
+use crate::llm::device::ComputeDevice;
+use crate::llm::ops::from_vec;
+use crate::recommend::parameters::{Init, Leaves, Parameters, Slot};
+use crate::recommend::random::Random;
+
+/// One pass of a model: its weights, and the randomness of training where it trains.
+pub struct Pass {
+    /// The weights.
+    pub leaves: Leaves,
+    device: ComputeDevice,
+    random: Option<Random>,
+}
+
+impl Pass {
+    /// A pass that is differentiated, with dropout.
+    pub fn training(parameters: &Parameters, random: Random) -> Self {
+        Pass { leaves: parameters.leaves(), device: parameters.device().clone(), random: Some(random) }
+    }
+
+    /// A pass without gradients and without randomness.
+    pub fn scoring(parameters: &Parameters) -> Self {
+        Pass { leaves: parameters.constants(), device: parameters.device().clone(), random: None }
+    }
+
+    /// Where the pass runs.
+    pub fn device(&self) -> &ComputeDevice {
+        &self.device
+    }
+
+    /// Whether gradients are asked for.
+    pub fn trains(&self) -> bool {
+        self.random.is_some()
+    }
+
+    /// A stream of random numbers of the pass's own; a fixed one where it does not train.
+    pub fn stream(&mut self) -> Random {
+        match &mut self.random {
+            Some(random) => Random::new(random.bits(), "pass"),
+            None => Random::new(0, "pass"),
+        }
+    }
+
+    /// Sets values to zero with `probability` and scales the others up; nothing where the pass does not train.
+    pub fn dropout<const D: usize>(&mut self, x: Tensor<D>, probability: f64) -> Tensor<D> {
+        if !self.trains() || probability <= 0.0 {
+            return x;
+        }
+        let (shape, stream) = (x.dims(), self.stream());
+        let mask = if self.device.name == "cpu" {
+            from_vec(dropout_mask(shape.iter().product(), probability, &stream), shape, &self.device)
+        } else {
+            let kept = Tensor::random(shape, Distribution::Bernoulli(1.0 - probability), &self.device.burn);
+            kept / (1.0 - probability)
+        };
+        x * mask
+    }
+
+    /// Whole numbers on the pass's device.
+    pub fn indices(&self, values: &[u32]) -> Tensor<1, Int> {
+        let values: Vec<i32> = values.iter().map(|v| *v as i32).collect();
+        let n = values.len();
+        Tensor::from_data(TensorData::new(values, [n]), &self.device.burn)
+    }
+
+    /// A constant matrix.
+    pub fn constant<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+        from_vec(values, shape, &self.device)
+    }
+}
+
+/// A mask for dropout, by all threads; depends on the stream only.
+pub fn dropout_mask(len: usize, probability: f64, stream: &Random) -> Vec<f32> {
+    let mut mask = vec![0.0; len];
+    let chunks = mask.par_chunks_mut(8192).enumerate();
+    chunks.for_each(|(i, chunk)| stream.child(i as u64).dropout(chunk, probability));
+    mask
+}
+
+/// `x · W + b`.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    /// `[inputs, outputs]`.
+    pub weight: Slot,
+    /// `[1, outputs]`.
+    pub bias: Slot,
+}
+
+impl Linear {
+    /// Adds `<name>.weight` and `<name>.bias`; the bias begins at zero.
+    pub fn new(parameters: &mut Parameters, name: &str, inputs: usize, outputs: usize, init: Init) -> Self {
+        let weight = parameters.add(&format!("{name}.weight"), [inputs, outputs], init);
+        let bias = parameters.add(&format!("{name}.bias"), [1, outputs], Init::Constant(0.0));
+        Linear { weight, bias }
+    }
+
+    /// `[n, inputs]` to `[n, outputs]`.
+    pub fn forward(&self, pass: &Pass, x: Tensor<2>) -> Tensor<2> {
+        x.matmul(pass.leaves.at(self.weight)) + pass.leaves.at(self.bias)
+    }
+}
+
+/// Layer norm of every row.
+#[derive(Debug, Clone, Copy)]
+pub struct Norm {
+    /// `[1, width]`.
+    pub scale: Slot,
+    /// `[1, width]`.
+    pub shift: Slot,
+}
+
+/// What layer norms add to the variance, as in RecBole.
+pub const NORM_EPSILON: f64 = 1e-12;
+
+impl Norm {
+    /// Adds `<name>.weight`, ones, and `<name>.bias`, zeros.
+    pub fn new(parameters: &mut Parameters, name: &str, width: usize) -> Self {
+        let scale = parameters.add(&format!("{name}.weight"), [1, width], Init::Constant(1.0));
+        let shift = parameters.add(&format!("{name}.bias"), [1, width], Init::Constant(0.0));
+        Norm { scale, shift }
+    }
+
+    /// `[n, width]` to `[n, width]`.
+    pub fn forward(&self, pass: &Pass, x: Tensor<2>) -> Tensor<2> {
+        let [_, width] = x.dims();
+        let row = |slot| pass.leaves.at(slot).reshape([width]);
+        module::layer_norm(x, row(self.scale), Some(row(self.shift)), NORM_EPSILON)
+    }
+}

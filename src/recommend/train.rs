@@ -1,0 +1,291 @@
+//! Training: epochs of batches, Adam, validation by full ranking, early stopping, checkpoints.
+//!
+//! Knows models by the trait [`Model`] only. An epoch's randomness depends on the seed and the epoch's number alone, and a
+//! checkpoint is written after every epoch, whole or not at all: a training that was killed and started again gives the same
+//! weights as one that was not. On the CPU the same seed gives the same bits; on a GPU sums are made in no fixed order.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use burn::tensor::Tensor;
+
+use crate::error::{Error, Kind, Result};
+use crate::recommend::layers::Pass;
+use crate::recommend::metrics::{Options, Scorer, rank_cases};
+use crate::recommend::parameters::{Parameters, Values};
+use crate::recommend::random::Random;
+use crate::recommend::split::{Case, Split};
+use crate::telemetry::{Progress, Voice};
+
+/// One user's training events, in time order.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sequence<'a> {
+    /// Dense id.
+    pub user: u32,
+    /// Dense ids of the items.
+    pub items: &'a [u32],
+    /// Their ratings.
+    pub ratings: &'a [Option<f32>],
+}
+
+/// All users' events that may be trained on; users without any are left out.
+pub fn sequences(split: &Split) -> Vec<Sequence<'_>> {
+    let lines = split.timelines();
+    let of = |user| {
+        let line = lines.before(user, split.valid_from());
+        Sequence { user, items: line.items, ratings: line.ratings }
+    };
+    (0..lines.users()).map(of).filter(|s| !s.items.is_empty()).collect()
+}
+
+/// A recommender that learns from batches by gradients.
+pub trait Model: Scorer {
+    /// What one step learns from.
+    type Batch;
+
+    /// Its weights.
+    fn parameters(&self) -> &Parameters;
+
+    /// See [`Model::parameters`].
+    fn parameters_mut(&mut self) -> &mut Parameters;
+
+    /// Everything that makes two models of this kind differ, but for weights: a checkpoint belongs to one description.
+    fn describe(&self) -> String;
+
+    /// An epoch's batches, in order.
+    fn batches(&self, data: &[Sequence<'_>], random: &mut Random) -> Vec<Self::Batch>;
+
+    /// The loss of a batch.
+    ///
+    /// # Errors
+    /// `Kind::Internal` for a batch that is not the model's; `Kind::Temporary` where the device fails.
+    fn learn(&self, pass: &mut Pass, batch: &Self::Batch) -> Result<Step>;
+}
+
+/// What one step found.
+pub struct Step {
+    /// To be differentiated; its value may mean nothing.
+    pub loss: Tensor<1>,
+    /// The loss, mean over the targets.
+    pub value: f64,
+    /// Targets learned.
+    pub targets: usize,
+    /// Sequences passed through the model for them.
+    pub sequences: usize,
+}
+
+/// How long and how fast to learn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Most epochs.
+    pub epochs: usize,
+    /// Validations without a new best after which training stops.
+    pub patience: usize,
+    /// Epochs from one validation to the next.
+    pub validate_every: usize,
+    /// Adam's.
+    pub learning_rate: f64,
+    /// How validation ranks.
+    pub ranking: Options,
+    /// Where to keep the state; a training that finds one there goes on with it.
+    pub checkpoint: Option<PathBuf>,
+    /// How to speak.
+    pub voice: Voice,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            epochs: 200,
+            patience: 10,
+            validate_every: 1,
+            learning_rate: 1e-3,
+            ranking: Options::default(),
+            checkpoint: None,
+            voice: Voice::Quiet,
+        }
+    }
+}
+
+/// What an epoch brought.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Epoch {
+    /// Mean loss of its targets.
+    pub loss: f64,
+    /// NDCG@10 of the validation cases after it, where they were ranked.
+    pub ndcg: Option<f64>,
+    /// Targets learned.
+    pub targets: usize,
+    /// Sequences passed through the model.
+    pub sequences: usize,
+    /// Time for learning, without validation.
+    pub seconds: f64,
+}
+
+/// A finished training. The model holds the best weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained {
+    /// All epochs, the first first.
+    pub epochs: Vec<Epoch>,
+    /// The best epoch, from 1; the last one where there were no validation cases.
+    pub best_epoch: usize,
+    /// Its NDCG@10 on the validation cases.
+    pub best_ndcg: f64,
+}
+
+impl Trained {
+    /// Targets learned a second, over all epochs.
+    pub fn targets_per_second(&self) -> f64 {
+        self.per_second(|e| e.targets)
+    }
+
+    /// Sequences passed a second, over all epochs.
+    pub fn sequences_per_second(&self) -> f64 {
+        self.per_second(|e| e.sequences)
+    }
+
+    fn per_second(&self, what: impl Fn(&Epoch) -> usize) -> f64 {
+        let seconds: f64 = self.epochs.iter().map(|e| e.seconds).sum();
+        self.epochs.iter().map(what).sum::<usize>() as f64 / seconds.max(1e-9)
+    }
+}
+
+/// What a checkpoint holds beside the weights.
+struct State {
+    epochs: Vec<Epoch>,
+    best_epoch: usize,
+    best_ndcg: f64,
+    best: Values,
+}
+
+/// Trains a model and leaves the weights of the best epoch in it.
+///
+/// # Errors
+/// `Kind::Input` where there is nothing to learn from, or learning diverges; `Kind::Config` where the checkpoint belongs to
+/// another training; what the model, the ranking and the disk say.
+pub fn fit<M: Model>(
+    model: &mut M,
+    data: &[Sequence<'_>],
+    valid: &[Case<'_>],
+    catalogue: usize,
+    plan: &Plan,
+) -> Result<Trained> {
+    let purpose = format!(
+        "{}, seed {}, learning rate {}, validated every {}, patience {}",
+        model.describe(),
+        model.parameters().seed(),
+        plan.learning_rate,
+        plan.validate_every,
+        plan.patience
+    );
+    let mut state = resume(model, plan, &purpose)?;
+    let random = Random::new(model.parameters().seed(), "epochs");
+    let total: usize = data.iter().map(|s| s.items.len().saturating_sub(1)).sum();
+    let left = plan.epochs.saturating_sub(state.epochs.len());
+    let progress = Progress::begin(plan.voice, "train", (total * left) as u64, "targets");
+    while state.epochs.len() < plan.epochs && !is_over(&state, valid, plan) {
+        let mut epoch = learn_epoch(model, data, &random.child(state.epochs.len() as u64), plan, &progress)?;
+        let number = state.epochs.len() + 1;
+        let is_due = number.is_multiple_of(plan.validate_every.max(1)) || number == plan.epochs;
+        if is_due && !valid.is_empty() {
+            let ranked = rank_cases(model, valid, catalogue, plan.ranking)?;
+            let ndcg = ranked.iter().map(|r| r.ndcg(10)).sum::<f64>() / ranked.len() as f64;
+            epoch.ndcg = Some(ndcg);
+            tracing::debug!(epoch = number, loss = epoch.loss, ndcg, "epoch");
+        }
+        state.epochs.push(epoch);
+        if valid.is_empty() || epoch.ndcg.is_some_and(|ndcg| state.best_epoch == 0 || ndcg > state.best_ndcg) {
+            state.best_epoch = number;
+            state.best_ndcg = epoch.ndcg.unwrap_or(0.0);
+            state.best = model.parameters().values();
+        }
+        if let Some(path) = &plan.checkpoint {
+            model.parameters().save_checkpoint(path, &state.best, metadata(&state, &purpose))?;
+        }
+    }
+    progress.finish();
+    model.parameters_mut().set_values(&state.best);
+    Ok(Trained { epochs: state.epochs, best_epoch: state.best_epoch, best_ndcg: state.best_ndcg })
+}
+
+fn is_over(state: &State, valid: &[Case<'_>], plan: &Plan) -> bool {
+    let since = state.epochs.iter().skip(state.best_epoch).filter(|e| e.ndcg.is_some()).count();
+    !valid.is_empty() && since >= plan.patience.max(1)
+}
+
+fn learn_epoch<M: Model>(
+    model: &mut M,
+    data: &[Sequence<'_>],
+    random: &Random,
+    plan: &Plan,
+    progress: &Progress,
+) -> Result<Epoch> {
+    let started = Instant::now();
+    let batches = model.batches(data, &mut random.child(0));
+    let (mut loss, mut targets, mut sequences) = (0.0, 0, 0);
+    for (i, batch) in batches.iter().enumerate() {
+        let mut pass = Pass::training(model.parameters(), random.child(i as u64 + 1));
+        let step = model.learn(&mut pass, batch)?;
+        if !step.value.is_finite() {
+            return Err(Error::new(Kind::Input, "training diverged: the loss is no number")
+                .with("batch", i)
+                .hint("lower the learning rate"));
+        }
+        model.parameters_mut().step(pass.leaves, step.loss.backward(), plan.learning_rate);
+        loss += step.value * step.targets as f64;
+        (targets, sequences) = (targets + step.targets, sequences + step.sequences);
+        progress.advance(step.targets as u64, step.targets as u64);
+    }
+    if targets == 0 {
+        return Err(Error::new(Kind::Input, "there is nothing to learn from: no user has two training events"));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Epoch { loss: loss / targets as f64, ndcg: None, targets, sequences, seconds })
+}
+
+fn metadata(state: &State, purpose: &str) -> HashMap<String, String> {
+    let line = |e: &Epoch| {
+        let ndcg = e.ndcg.map_or("-".to_owned(), |n| n.to_string());
+        format!("{} {ndcg} {} {} {}", e.loss, e.targets, e.sequences, e.seconds)
+    };
+    let epochs: Vec<String> = state.epochs.iter().map(line).collect();
+    [
+        ("purpose", purpose.to_owned()),
+        ("epochs", epochs.join("\n")),
+        ("best_epoch", state.best_epoch.to_string()),
+        ("best_ndcg", state.best_ndcg.to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+/// The state to begin with: the checkpoint's where there is one.
+fn resume<M: Model>(model: &mut M, plan: &Plan, purpose: &str) -> Result<State> {
+    let fresh = State { epochs: Vec::new(), best_epoch: 0, best_ndcg: 0.0, best: model.parameters().values() };
+    let Some(path) = plan.checkpoint.as_ref().filter(|path| path.exists()) else { return Ok(fresh) };
+    let broken = |what: &str| {
+        Error::new(Kind::Config, what)
+            .with("file", path.display())
+            .hint("remove the file to train from the start, or name another checkpoint")
+    };
+    let (best, metadata) = model.parameters_mut().load_checkpoint(path)?;
+    let entry = |key: &str| metadata.get(key).map(String::as_str).unwrap_or_default();
+    if entry("purpose") != purpose {
+        return Err(broken("the checkpoint belongs to another training"));
+    }
+    let epoch = |line: &str| -> Option<Epoch> {
+        let [loss, ndcg, targets, sequences, seconds] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
+        let ndcg = if ndcg == "-" { None } else { Some(ndcg.parse().ok()?) };
+        let (targets, sequences) = (targets.parse().ok()?, sequences.parse().ok()?);
+        Some(Epoch { loss: loss.parse().ok()?, ndcg, targets, sequences, seconds: seconds.parse().ok()? })
+    };
+    let epochs: Option<Vec<Epoch>> = entry("epochs").lines().map(epoch).collect();
+    match (epochs, entry("best_epoch").parse(), entry("best_ndcg").parse()) {
+        (Some(epochs), Ok(best_epoch), Ok(best_ndcg)) => {
+            tracing::info!(epochs = epochs.len(), file = %path.display(), "training goes on");
+            Ok(State { epochs, best_epoch, best_ndcg, best })
+        }
+        _ => Err(broken("the checkpoint's state cannot be read")),
+    }
+}
