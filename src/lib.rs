@@ -74,6 +74,16 @@ pub mod reward {
 
 pub mod feature;
 
+/// Recommenders that read the features, and the yardstick: splits, metrics, statistics, logs with known structure.
+pub mod recommend {
+    pub mod data;
+    pub mod split;
+    pub mod metrics;
+    pub mod text_metrics;
+    pub mod statistics;
+    pub mod simulate;
+}
+
 /// One run of a job: plan, run, manifest, report.
 pub mod job {
     pub mod manifest;

@@ -1,0 +1,1 @@
+//! Logs of any size from a known preference structure.
