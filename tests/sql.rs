@@ -14,6 +14,8 @@ use curec::job::tables;
 use curec::query::audit::{Drift, audit};
 use curec::query::model::Model;
 use curec::query::session::{Param, Session, SessionOptions, TableFile};
+use curec::recommend::data::LogBuilder;
+use curec::recommend::split::{Part, Target, temporal};
 use curec::table::contract::Contract;
 use curec::table::store::Location;
 use datafusion::error::DataFusionError;
@@ -99,6 +101,79 @@ async fn a_script_with_a_wrong_row_fails() {
     assert_ne!(script, wrong);
     let mut runner = Runner::new(|| async { Ok(Scripted { session: session(1, 8192), params: BTreeMap::new() }) });
     assert!(runner.run_multi_async(sqllogictest::parse(&wrong).unwrap()).await.is_err());
+}
+
+#[tokio::test]
+async fn sql_and_rust_cut_a_log_alike() {
+    // Few moments, so that many events stand at the cuts.
+    let n = 600_i64;
+    let column =
+        |make: &dyn Fn(i64) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values((0..n).map(make))) };
+    let times: arrow::array::TimestampMicrosecondArray = (0..n).map(|i| Some(i * i * 37 % 101)).collect();
+    let ratings: Float32Array = (0..n).map(|i| (i % 3 > 0).then_some((i % 5) as f32)).collect();
+    let batch = RecordBatch::try_from_iter([
+        ("user_id", column(&|i| format!("u{}", i * 7 % 23))),
+        ("item_id", column(&|i| format!("i{}", i * i % 71 + i / 300 * 40))),
+        ("event", column(&|i| format!("e{i}"))),
+        ("rating", Arc::new(ratings)),
+        ("event_timestamp", Arc::new(times.with_timezone("UTC"))),
+    ])
+    .unwrap();
+    let mut builder = LogBuilder::default();
+    builder.push(&batch).unwrap();
+    let log = builder.finish().unwrap();
+    for (train_quantile, valid_quantile) in [(0.9, 0.9), (0.8, 0.5), (0.35, 0.61)] {
+        let split = temporal(&log, train_quantile, valid_quantile).unwrap();
+        let session = session(2, 64);
+        session.register_batches("interaction", batch.schema(), vec![batch.clone()]).unwrap();
+        let params =
+            [("train_quantile", Param::Float(train_quantile)), ("valid_quantile", Param::Float(valid_quantile))];
+        run(&session, "split", &params).await.unwrap();
+        let audited = audit(&session, &Contract::builtin("split").unwrap(), "split", &[], None).await.unwrap();
+        assert!(audited.passed(), "{audited:?}");
+        let asked = |text: &'static str| {
+            let session = &session;
+            async move {
+                let batches = session.sql(text, &[]).await.unwrap().collect().await.unwrap();
+                let rows = batches.iter().flat_map(|b| {
+                    (0..b.num_rows()).map(|i| b.columns().iter().map(|c| cell(c, i)).collect::<Vec<_>>().join(" "))
+                });
+                rows.collect::<Vec<_>>()
+            }
+        };
+        let by_part = asked(
+            "select part, count(*), count(distinct item_id) filter (where cold) from split group by part order by part",
+        )
+        .await;
+        let cold = |events: &[curec::recommend::data::Event]| {
+            let items = events.iter().map(|e| e.item).filter(|i| split.train_counts()[*i as usize] == 0);
+            items.collect::<std::collections::BTreeSet<_>>().len()
+        };
+        let parts =
+            [("test", split.events(Part::Test)), ("train", split.train()), ("valid", split.events(Part::Valid))];
+        let expected: Vec<_> = parts.iter().map(|(n, e)| format!("{n} {} {}", e.len(), cold(e))).collect();
+        assert_eq!(by_part, expected);
+        for (target, text) in [
+            (
+                Target::Last,
+                "select user_id, item_id, n_before from split where part = 'test' and last_of_part and n_before > 0 order by user_id",
+            ),
+            (
+                Target::First,
+                "select user_id, item_id, n_before from split where part = 'test' and first_of_part and n_before > 0 order by user_id",
+            ),
+        ] {
+            let mut cases: Vec<_> = split
+                .cases(Part::Test, target)
+                .iter()
+                .map(|c| {
+                    format!("{} {} {}", log.users()[c.user as usize], log.items()[c.target as usize], c.history.len())
+                })
+                .collect();
+            cases.sort();
+            assert_eq!(asked(text).await, cases);
+        }
+    }
 }
 
 #[tokio::test]

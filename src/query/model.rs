@@ -18,11 +18,12 @@ use crate::table::check::{Checker, conform};
 use crate::table::contract::Contract;
 
 /// The definitions inside the binary, by table.
-const BUILTIN: [(&str, &str); 6] = [
+const BUILTIN: [(&str, &str); 7] = [
     ("item_audience", include_str!("../../sql/item_audience.sql")),
     ("item_feature", include_str!("../../sql/item_feature.sql")),
     ("reason", include_str!("../../sql/reason.sql")),
     ("reason_prompt", include_str!("../../sql/reason_prompt.sql")),
+    ("split", include_str!("../../sql/split.sql")),
     ("user_feature", include_str!("../../sql/user_feature.sql")),
     ("user_history", include_str!("../../sql/user_history.sql")),
 ];

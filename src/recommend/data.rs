@@ -261,6 +261,7 @@ impl<'a> Timeline<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use super::*;
     use arrow::array::{ArrayRef, Float32Array, StringArray, TimestampMicrosecondArray};

@@ -54,6 +54,23 @@ pub struct Ranked {
     pub top: Vec<u32>,
 }
 
+impl Ranked {
+    /// Whether the target is among the first `k`: 1 or 0. With one target this is also the hit rate.
+    pub fn recall(&self, k: u32) -> f64 {
+        f64::from(u8::from(self.rank <= k))
+    }
+
+    /// `1 / log2(rank + 1)` within the first `k`, else 0: NDCG with one relevant item, whose ideal gain is 1.
+    pub fn ndcg(&self, k: u32) -> f64 {
+        self.recall(k) / (f64::from(self.rank) + 1.0).log2()
+    }
+
+    /// `1 / rank`, over the whole catalogue.
+    pub fn reciprocal_rank(&self) -> f64 {
+        1.0 / f64::from(self.rank)
+    }
+}
+
 /// Ranks every case; in the order of the cases.
 ///
 /// # Errors
@@ -90,7 +107,8 @@ pub fn rank_cases(
 pub fn rank(scores: &mut [f32], target: u32, masked: &[u32], top: usize) -> (u32, Vec<u32>) {
     let own = scores[target as usize];
     let own = if own.is_nan() { f32::NEG_INFINITY } else { own };
-    scores.iter_mut().filter(|s| s.is_nan()).for_each(|s| *s = f32::NEG_INFINITY);
+    // Adding zero makes one zero of two, which the order of the list would tell apart.
+    scores.iter_mut().for_each(|s| *s = if s.is_nan() { f32::NEG_INFINITY } else { *s + 0.0 });
     // A masked item is told from one that scored minus infinity by a value that the line above has made impossible.
     masked.iter().for_each(|i| scores[*i as usize] = f32::NAN);
     scores[target as usize] = own;
@@ -103,4 +121,271 @@ pub fn rank(scores: &mut [f32], target: u32, masked: &[u32], top: usize) -> (u32
     best.truncate(top);
     best.sort_unstable_by(order);
     (at_least as u32, best)
+}
+
+/// How often training events met an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// Never: it came after the cut, or nobody ever took it.
+    Cold,
+    /// Seldom.
+    Tail,
+    /// Often.
+    Head,
+}
+
+/// The tier of every item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tiers(Vec<Tier>);
+
+impl Tiers {
+    /// The share of the items with training events that counts as head, where nobody says otherwise.
+    pub const HEAD: f64 = 0.2;
+
+    /// From every item's number of training events: `cold` has none, `head` is the most frequent `head_share` of the others
+    /// (rounded up; at equal counts the smaller dense id is the more frequent), `tail` the rest.
+    pub fn new(train_counts: &[u32], head_share: f64) -> Self {
+        let mut warm: Vec<usize> = (0..train_counts.len()).filter(|i| train_counts[*i] > 0).collect();
+        warm.sort_by_key(|i| std::cmp::Reverse(train_counts[*i]));
+        let head = (warm.len() as f64 * head_share).ceil() as usize;
+        let mut tiers = vec![Tier::Cold; train_counts.len()];
+        for (place, item) in warm.into_iter().enumerate() {
+            tiers[item] = if place < head { Tier::Head } else { Tier::Tail };
+        }
+        Tiers(tiers)
+    }
+
+    /// The tier of an item.
+    pub fn of(&self, item: u32) -> Tier {
+        self.0[item as usize]
+    }
+}
+
+/// Means over cases, every case with the same weight.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Means {
+    /// Number of cases.
+    pub cases: usize,
+    /// `(k, Recall@k)`; 0 without cases.
+    pub recall: Vec<(u32, f64)>,
+    /// `(k, NDCG@k)`.
+    pub ndcg: Vec<(u32, f64)>,
+    /// Mean reciprocal rank, not cut off.
+    pub mrr: f64,
+}
+
+impl Means {
+    /// Over all cases given, for every `k` of `cutoffs`.
+    pub fn of<'a>(ranked: impl IntoIterator<Item = &'a Ranked>, cutoffs: &[u32]) -> Self {
+        let ranked: Vec<&Ranked> = ranked.into_iter().collect();
+        let mean =
+            |value: &dyn Fn(&Ranked) -> f64| ranked.iter().map(|r| value(r)).sum::<f64>() / ranked.len().max(1) as f64;
+        let at = |value: fn(&Ranked, u32) -> f64| cutoffs.iter().map(|k| (*k, mean(&|r| value(r, *k)))).collect();
+        Means {
+            cases: ranked.len(),
+            recall: at(Ranked::recall),
+            ndcg: at(Ranked::ndcg),
+            mrr: mean(&Ranked::reciprocal_rank),
+        }
+    }
+
+    /// Over the cases whose target is of one tier.
+    pub fn of_tier(ranked: &[Ranked], tiers: &Tiers, tier: Tier, cutoffs: &[u32]) -> Self {
+        Means::of(ranked.iter().filter(|r| tiers.of(r.target) == tier), cutoffs)
+    }
+}
+
+/// Share of the catalogue that stands in at least one list.
+pub fn coverage<'a>(lists: impl IntoIterator<Item = &'a [u32]>, catalogue: usize) -> f64 {
+    let shown = exposure(lists, catalogue);
+    shown.iter().filter(|n| **n > 0).count() as f64 / catalogue.max(1) as f64
+}
+
+/// Gini index of how often the items of the catalogue are recommended, as RecBole computes it: 0 where all are equally often,
+/// towards 1 where few items fill all lists; 0 without lists.
+pub fn gini<'a>(lists: impl IntoIterator<Item = &'a [u32]>, catalogue: usize) -> f64 {
+    let mut shown = exposure(lists, catalogue);
+    shown.sort_unstable();
+    let (n, total) = (catalogue as f64, shown.iter().sum::<u64>() as f64);
+    if total == 0.0 {
+        return 0.0;
+    }
+    let weighted: f64 = shown.iter().enumerate().map(|(i, x)| (2.0 * (i as f64 + 1.0) - n - 1.0) * *x as f64).sum();
+    weighted / (n * total)
+}
+
+fn exposure<'a>(lists: impl IntoIterator<Item = &'a [u32]>, catalogue: usize) -> Vec<u64> {
+    let mut shown = vec![0; catalogue];
+    lists.into_iter().flatten().for_each(|i| shown[*i as usize] += 1);
+    shown
+}
+
+/// Mean over the lists of the mean number of training events of their items (RecBole's `AveragePopularity`, on counts
+/// of the training part); 0 without lists. Empty lists are left out.
+pub fn average_popularity<'a>(lists: impl IntoIterator<Item = &'a [u32]>, train_counts: &[u32]) -> f64 {
+    let (mut sum, mut n) = (0.0, 0_u64);
+    for list in lists.into_iter().filter(|list| !list.is_empty()) {
+        sum += list.iter().map(|i| f64::from(train_counts[*i as usize])).sum::<f64>() / list.len() as f64;
+        n += 1;
+    }
+    sum / n.max(1) as f64
+}
+
+/// How much more popular the recommended items are than those of the users' own histories, relative:
+/// `(GAP(lists) - GAP(histories)) / GAP(histories)` with GAP = [`average_popularity`] (Abdollahpouri et al., RecSys 2020, over cases).
+/// 0 is neutral, 1 twice as popular; not a number where the histories hold no item of the training part.
+pub fn popularity_lift(ranked: &[Ranked], cases: &[Case<'_>], train_counts: &[u32]) -> f64 {
+    let lists = average_popularity(ranked.iter().map(|r| r.top.as_slice()), train_counts);
+    let histories = average_popularity(cases.iter().map(|c| c.history), train_counts);
+    if histories == 0.0 { f64::NAN } else { (lists - histories) / histories }
+}
+
+/// Area under the ROC curve: how often a positive scores above a negative, a tie counted as a half.
+/// `None` where one of the classes is empty. Scores must be numbers; of slices of different lengths the shorter counts.
+pub fn auc(scores: &[f64], labels: &[bool]) -> Option<f64> {
+    let mut pairs: Vec<(f64, bool)> = scores.iter().map(|s| s + 0.0).zip(labels.iter().copied()).collect();
+    pairs.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+    let positives = pairs.iter().filter(|p| p.1).count() as f64;
+    let negatives = pairs.len() as f64 - positives;
+    if positives == 0.0 || negatives == 0.0 {
+        return None;
+    }
+    let (mut below, mut wins) = (0.0, 0.0);
+    for tied in pairs.chunk_by(|a, b| a.0 == b.0) {
+        let here = tied.iter().filter(|p| p.1).count() as f64;
+        let others = tied.len() as f64 - here;
+        wins += here * (below + others / 2.0);
+        below += others;
+    }
+    Some(wins / (positives * negatives))
+}
+
+/// Mean of `-ln p` of what was true. Probabilities are kept away from 0 and 1 by the smallest step of an `f64`, as scikit-learn
+/// does; `None` without cases.
+pub fn log_loss(probabilities: &[f64], labels: &[bool]) -> Option<f64> {
+    let n = probabilities.len().min(labels.len());
+    let of_true = |(p, label): (&f64, &bool)| {
+        let p = p.clamp(f64::EPSILON, 1.0 - f64::EPSILON);
+        if *label { p } else { 1.0 - p }
+    };
+    (n > 0).then(|| -probabilities.iter().zip(labels).map(of_true).map(f64::ln).sum::<f64>() / n as f64)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// tests/fixtures/metrics/make.py says which packages computed what.
+    fn expected(section: &str) -> Value {
+        let all: Value = serde_json::from_str(include_str!("../../tests/fixtures/metrics/expected.json")).unwrap();
+        all[section].clone()
+    }
+
+    fn ids(value: &Value) -> Vec<u32> {
+        serde_json::from_value(value.clone()).unwrap()
+    }
+
+    fn near(ours: f64, theirs: &Value) {
+        let theirs = theirs.as_f64().unwrap();
+        assert!((ours - theirs).abs() < 1e-6, "{ours} is not {theirs}");
+    }
+
+    struct Table(Vec<Vec<f32>>, usize);
+
+    impl Scorer for Table {
+        fn score(&mut self, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
+            for row in scores.chunks_mut(scores.len() / cases.len()) {
+                row.copy_from_slice(&self.0[self.1]);
+                self.1 += 1;
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn rankings_are_worth_what_ranx_and_recbole_say() {
+        let given = expected("ranking");
+        let histories: Vec<Vec<u32>> = given["cases"].as_array().unwrap().iter().map(|c| ids(&c["history"])).collect();
+        let cases: Vec<Case<'_>> = given["cases"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(&histories)
+            .map(|(case, history)| Case {
+                user: case["user"].as_u64().unwrap() as u32,
+                history,
+                target: case["target"].as_u64().unwrap() as u32,
+                rating: None,
+                timestamp: 0,
+            })
+            .collect();
+        let scores: Vec<Vec<f32>> = serde_json::from_value(given["scores"].clone()).unwrap();
+        let (catalogue, top) = (scores[0].len(), given["top"].as_u64().unwrap() as usize);
+        // A batch that does not divide the number of cases.
+        let options = Options { mask_seen: true, top, batch: 5 };
+        let ranked = rank_cases(&mut Table(scores, 0), &cases, catalogue, options).unwrap();
+        for (ranked, list) in ranked.iter().zip(given["lists"].as_array().unwrap()) {
+            assert_eq!(ranked.top, ids(list));
+        }
+        let (means, ranx) = (Means::of(&ranked, &[1, 5, 10]), &given["expected"]["ranx"]);
+        for (k, value) in &means.recall {
+            near(*value, &ranx[format!("recall@{k}")]);
+        }
+        for (k, value) in &means.ndcg[1..] {
+            near(*value, &ranx[format!("ndcg@{k}")]);
+        }
+        near(means.mrr, &ranx["mrr"]);
+        let (lists, recbole) = (|| ranked.iter().map(|r| r.top.as_slice()), &given["expected"]["recbole"]);
+        let counts = ids(&given["train_counts"]);
+        near(coverage(lists(), catalogue), &recbole["itemcoverage"]);
+        near(gini(lists(), catalogue), &recbole["giniindex"]);
+        near(average_popularity(lists(), &counts), &recbole["averagepopularity"]);
+        let own = average_popularity(cases.iter().map(|c| c.history), &counts);
+        near(popularity_lift(&ranked, &cases, &counts), &Value::from(14.4375 / own - 1.0));
+    }
+
+    #[test]
+    fn classification_is_worth_what_scikit_learn_says() {
+        let given = expected("classification");
+        let labels: Vec<bool> = serde_json::from_value(given["labels"].clone()).unwrap();
+        let scores: Vec<f64> = serde_json::from_value(given["scores"].clone()).unwrap();
+        near(auc(&scores, &labels).unwrap(), &given["expected"]["sklearn"]["roc_auc"]);
+        near(log_loss(&scores, &labels).unwrap(), &given["expected"]["sklearn"]["log_loss"]);
+        assert_eq!(auc(&[0.5, 0.7], &[true, true]), None, "one class has no order");
+        assert_eq!(log_loss(&[], &[]), None);
+    }
+
+    #[test]
+    fn the_target_loses_every_tie_and_lists_prefer_the_smaller_id() {
+        assert_eq!(rank(&mut [1.0; 4], 1, &[], 2), (4, vec![0, 1]), "scoring all alike earns nothing");
+        assert_eq!(rank(&mut [0.0, -0.0, 2.0, 1.0], 1, &[], 3), (4, vec![2, 3, 0]), "both zeros are the same");
+        assert_eq!(rank(&mut [3.0, 2.0, 1.0, 0.0], 2, &[0], 9), (2, vec![1, 2, 3]), "seen items are no candidates");
+        assert_eq!(rank(&mut [3.0, 2.0, 1.0, 0.0], 2, &[0, 2], 9).0, 2, "the target always is one");
+        let nan = f32::NAN;
+        assert_eq!(rank(&mut [nan, 2.0, nan, 0.0], 0, &[], 4), (4, vec![1, 3, 0, 2]), "not a number is the worst");
+        assert_eq!(rank(&mut [nan, f32::NEG_INFINITY, 1.0], 2, &[1], 0), (1, vec![]));
+    }
+
+    #[test]
+    fn tiers_follow_the_training_counts() {
+        let tiers = Tiers::new(&[0, 5, 1, 9, 5, 0], 0.5);
+        assert_eq!((0..6).map(|i| tiers.of(i)).collect::<Vec<_>>(), {
+            use Tier::{Cold, Head, Tail};
+            [Cold, Head, Tail, Head, Tail, Cold]
+        });
+        let ranked = |target, rank| Ranked { user: 0, target, rank, top: Vec::new() };
+        let ranked = [ranked(0, 100), ranked(1, 1), ranked(3, 3)];
+        let head = Means::of_tier(&ranked, &tiers, Tier::Head, &[1]);
+        assert_eq!((head.cases, head.recall[0].1), (2, 0.5));
+        assert_eq!(Means::of_tier(&ranked, &tiers, Tier::Tail, &[1]).mrr, 0.0, "no case, no gain");
+    }
+
+    #[test]
+    fn an_item_outside_the_catalogue_is_refused() {
+        let case = Case { user: 0, history: &[3], target: 0, rating: None, timestamp: 0 };
+        let refused = rank_cases(&mut Table(vec![vec![0.0; 3]], 0), &[case], 3, Options::default()).unwrap_err();
+        assert_eq!(refused.kind(), Kind::Internal);
+    }
 }

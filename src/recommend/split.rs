@@ -225,3 +225,127 @@ impl LeaveOneOut {
             .collect()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A log of (user, item, timestamp); the rating is the row's number.
+    fn log(rows: &[(u32, u32, i64)]) -> Log {
+        let ids = |n: u32, c: char| (0..n).map(|i| format!("{c}{i:06}")).collect();
+        let (users, items) = (rows.iter().map(|r| r.0 + 1).max(), rows.iter().map(|r| r.1 + 1).max());
+        let events = rows.iter().enumerate().map(|(i, (user, item, timestamp))| Event {
+            user: *user,
+            item: *item,
+            rating: Some(i as f32),
+            timestamp: *timestamp,
+        });
+        Log::new(ids(users.unwrap_or(0), 'u'), ids(items.unwrap_or(0), 'i'), events.collect()).unwrap()
+    }
+
+    const ROWS: [(u32, u32, i64); 12] = [
+        (0, 0, 1),
+        (1, 1, 2),
+        (0, 2, 3),
+        (1, 0, 4),
+        (0, 3, 5),
+        (1, 2, 6), // trained on
+        (0, 4, 7),
+        (1, 3, 7), // validated on
+        (0, 5, 8),
+        (0, 1, 9),
+        (0, 6, 9),
+        (2, 0, 9), // tested
+    ];
+
+    #[test]
+    fn one_moment_cuts_the_log_for_all_users() {
+        let split = temporal(&log(&ROWS), 0.7, 0.8).unwrap();
+        assert_eq!((split.valid_from(), split.test_from()), (7, 8));
+        assert_eq!(split.train().len(), 6);
+        assert_eq!(split.events(Part::Valid).iter().map(|e| (e.user, e.item)).collect::<Vec<_>>(), [(0, 4), (1, 3)]);
+        assert_eq!(split.events(Part::Test).len(), 4);
+        assert_eq!(split.train_counts(), [2, 1, 2, 1, 0, 0, 0], "cold items stay in the catalogue");
+        assert_eq!(split.timelines().before(0, split.valid_from()).items, [0, 2, 3]);
+    }
+
+    #[test]
+    fn events_at_the_cut_stand_after_it() {
+        let rows: Vec<_> = (0..10).map(|i| (0, i, if (4..9).contains(&i) { 4 } else { i64::from(i) })).collect();
+        let split = temporal(&log(&rows), 0.7, 0.5).unwrap();
+        assert_eq!((split.valid_from(), split.test_from()), (2, 4));
+        assert_eq!((split.train().len(), split.events(Part::Valid).len(), split.events(Part::Test).len()), (2, 2, 6));
+    }
+
+    #[test]
+    fn a_case_knows_what_came_before_its_moment() {
+        let split = temporal(&log(&ROWS), 0.7, 0.8).unwrap();
+        let cases = |part, target| -> Vec<(u32, Vec<u32>, u32, i64)> {
+            let cases = split.cases(part, target);
+            cases.into_iter().map(|c| (c.user, c.history.to_vec(), c.target, c.timestamp)).collect()
+        };
+        let (before_8, before_9) = (vec![0, 2, 3, 4], vec![0, 2, 3, 4, 5]);
+        let successive =
+            [(0, before_8.clone(), 5, 8), (0, before_9.clone(), 1, 9), (0, before_9.clone(), 6, 9)].to_vec();
+        assert_eq!(cases(Part::Test, Target::Successive), successive);
+        assert_eq!(cases(Part::Test, Target::Last), [(0, before_9, 6, 9)], "what came at the same moment is unknown");
+        assert_eq!(cases(Part::Test, Target::First), [(0, before_8, 5, 8)]);
+        assert_eq!(split.without_history(Part::Test, Target::Last), 1, "user 2 is new");
+        assert_eq!(cases(Part::Valid, Target::Successive), [(0, vec![0, 2, 3], 4, 7), (1, vec![1, 0, 2], 3, 7)]);
+        assert_eq!(split.cases(Part::Valid, Target::First)[0].rating, Some(6.0));
+    }
+
+    #[test]
+    fn leave_one_out_is_what_published_tables_have() {
+        let one = leave_one_out(&log(&ROWS));
+        let test = one.cases(Part::Test);
+        assert_eq!(test.iter().map(|c| (c.user, c.target)).collect::<Vec<_>>(), [(0, 6), (1, 3)]);
+        assert_eq!(test[0].history, [0, 2, 3, 4, 5, 1], "in order, not in time");
+        assert_eq!(one.cases(Part::Valid)[0].target, 1);
+        assert_eq!((one.train_len(0), one.train_len(1), one.train_len(2)), (5, 2, 1));
+    }
+
+    #[test]
+    fn an_impossible_split_is_refused() {
+        for (rows, q, kind) in [
+            (&ROWS[..], 1.0, Kind::Config),
+            (&ROWS[..], f64::NAN, Kind::Config),
+            (&ROWS[..0], 0.9, Kind::Input),
+            (&[(0, 0, 5), (1, 0, 5)], 0.9, Kind::Input),
+        ] {
+            assert_eq!(temporal(&log(rows), q, 0.9).unwrap_err().kind(), kind);
+        }
+    }
+
+    proptest! {
+        /// Nothing that is fitted or known at a moment depends on what happens from that moment on.
+        #[test]
+        fn the_future_is_not_known(
+            rows in prop::collection::vec((0..6_u32, 0..9_u32, 0..40_i64), 20..120),
+            seed in any::<u64>(),
+        ) {
+            let one = log(&rows);
+            let Ok(split) = temporal(&one, 0.8, 0.8) else { return Ok(()) };
+            prop_assert!(split.train().iter().all(|e| e.timestamp < split.valid_from()));
+            prop_assert!(split.events(Part::Valid).iter().all(|e| (split.valid_from()..split.test_from()).contains(&e.timestamp)));
+            prop_assert!(split.events(Part::Test).iter().all(|e| e.timestamp >= split.test_from()));
+            for (part, target) in [(Part::Test, Target::Successive), (Part::Valid, Target::Last)] {
+                for case in split.cases(part, target) {
+                    // Another future: from the case's moment on users do other things, and like them otherwise.
+                    let (items, texts) = (one.items().len() as u32, (one.users().to_vec(), one.items().to_vec()));
+                    let other = one.events().iter().map(|e| match e.timestamp < case.timestamp {
+                        true => *e,
+                        false => Event { item: (e.item + 1 + (seed % 7) as u32) % items, rating: None, ..*e },
+                    });
+                    let other = temporal(&Log::new(texts.0, texts.1, other.collect()).unwrap(), 0.8, 0.8).unwrap();
+                    prop_assert_eq!(split.train(), other.train());
+                    prop_assert_eq!(split.train_counts(), other.train_counts());
+                    prop_assert_eq!(split.timelines().before(case.user, case.timestamp).items, case.history);
+                    prop_assert_eq!(other.timelines().before(case.user, case.timestamp), split.timelines().before(case.user, case.timestamp));
+                }
+            }
+        }
+    }
+}

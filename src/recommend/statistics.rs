@@ -1,1 +1,321 @@
-//! Intervals and tests: user-clustered paired bootstrap, Holm, seeds. Knows nothing of what the numbers mean.
+//! Whether a difference is more than chance: intervals over users, over seeds, and many contrasts at once.
+//!
+//! Knows numbers only, not what they measure. Everything is a function of its arguments: the same seed gives the same bits on
+//! any number of threads.
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Kind, Result};
+
+/// How often users are drawn anew, where nobody says otherwise.
+pub const RESAMPLES: usize = 10_000;
+
+/// An estimate with its interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// The estimate.
+    pub mean: f64,
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// A paired difference over users.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Contrast {
+    /// Mean difference over cases and its percentile interval.
+    pub interval: Interval,
+    /// Two-sided p-value for no difference; see [`paired_bootstrap`].
+    pub p: f64,
+    /// Number of users, the units that are drawn.
+    pub users: usize,
+}
+
+/// A user's share of a paired comparison.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cluster {
+    sum: f64,
+    cases: f64,
+}
+
+/// Mean of `differences` (arm minus baseline, one a case) with a user-clustered percentile bootstrap: users are drawn with
+/// replacement, each with all its cases, and the mean over cases is taken again (Cameron, Gelbach and Miller 2008, pairs cluster
+/// bootstrap). The interval runs between the `(1 - confidence) / 2` quantiles, interpolated as NumPy does. The p-value
+/// is twice the smaller share of resamples on one side of 0 (0 itself counted on both), with one added to both counts so that
+/// it is never 0 (Davison and Hinkley 1997), and at most 1.
+///
+/// `users` names the user of every case in any order. The same seed gives the same users in every call with the same number
+/// of them, so that several metrics are resampled alike.
+///
+/// # Errors
+/// `Kind::Internal` for slices of different lengths, no case, differences that are not numbers, no resample, or a confidence outside (0, 1).
+pub fn paired_bootstrap(
+    differences: &[f64],
+    users: &[u32],
+    resamples: usize,
+    confidence: f64,
+    seed: u64,
+) -> Result<Contrast> {
+    let bad = |why: &str| Err(Error::new(Kind::Internal, format!("a bootstrap cannot be made: {why}")));
+    if differences.is_empty() || differences.len() != users.len() {
+        return bad("there are no cases, or not one user for every case");
+    }
+    if !differences.iter().all(|d| d.is_finite()) {
+        return bad("a difference is not a number");
+    }
+    if resamples == 0 || !(confidence > 0.0 && confidence < 1.0) {
+        return bad("resamples must be positive and the confidence between 0 and 1");
+    }
+    let clusters = clusters(differences, users);
+    let mean = |sum: Cluster| sum.sum / sum.cases;
+    let mut means: Vec<f64> = (0..resamples as u64)
+        .into_par_iter()
+        .map(|i| {
+            let mut random = Random::new(seed, i);
+            let drawn = (0..clusters.len()).map(|_| clusters[random.below(clusters.len())]);
+            mean(drawn.fold(Cluster::default(), add))
+        })
+        .collect();
+    means.sort_unstable_by(f64::total_cmp);
+    let side = |n: usize| (n + 1) as f64 / (resamples + 1) as f64;
+    let (below, above) = (means.partition_point(|m| *m <= 0.0), resamples - means.partition_point(|m| *m < 0.0));
+    let tail = (1.0 - confidence) / 2.0;
+    let interval = Interval {
+        mean: mean(clusters.iter().copied().fold(Cluster::default(), add)),
+        low: quantile(&means, tail),
+        high: quantile(&means, 1.0 - tail),
+    };
+    Ok(Contrast { interval, p: (2.0 * side(below).min(side(above))).min(1.0), users: clusters.len() })
+}
+
+fn add(a: Cluster, b: Cluster) -> Cluster {
+    Cluster { sum: a.sum + b.sum, cases: a.cases + b.cases }
+}
+
+/// Sums and counts a user, by user.
+fn clusters(differences: &[f64], users: &[u32]) -> Vec<Cluster> {
+    let mut rows: Vec<(u32, f64)> = users.iter().copied().zip(differences.iter().copied()).collect();
+    // Stable, so that a user's sum does not depend on how the sort moves equal keys.
+    rows.sort_by_key(|row| row.0);
+    let users = rows.chunk_by(|a, b| a.0 == b.0);
+    users.map(|rows| Cluster { sum: rows.iter().map(|r| r.1).sum(), cases: rows.len() as f64 }).collect()
+}
+
+/// The quantile of ascending values, interpolated between the two nearest (NumPy's and R's default, type 7).
+/// Not a number for no values.
+pub fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = q.clamp(0.0, 1.0) * last as f64;
+    let (low, part) = (at.floor() as usize, at.fract());
+    sorted[low] + part * (sorted[(low + 1).min(last)] - sorted[low])
+}
+
+/// Holm's step-down adjustment of p-values, in their order; monotone and at most 1. Controls the chance of any false claim
+/// among all (Holm 1979).
+pub fn holm(p: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..p.len()).collect();
+    order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
+    let (mut adjusted, mut highest) = (vec![0.0; p.len()], 0.0_f64);
+    for (place, i) in order.into_iter().enumerate() {
+        highest = highest.max(p[i] * (p.len() - place) as f64).min(1.0);
+        adjusted[i] = highest;
+    }
+    adjusted
+}
+
+/// Mean over runs that differ only in their seed, with Student's t interval. One run has no interval: its ends are not numbers.
+///
+/// # Errors
+/// `Kind::Internal` without values or for a confidence outside (0, 1).
+pub fn over_seeds(values: &[f64], confidence: f64) -> Result<Interval> {
+    if values.is_empty() || !(confidence > 0.0 && confidence < 1.0) {
+        return Err(Error::new(Kind::Internal, "an interval over seeds needs values and a confidence between 0 and 1"));
+    }
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    if values.len() == 1 {
+        return Ok(Interval { mean, low: f64::NAN, high: f64::NAN });
+    }
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    let half = t_quantile(values.len() as u32 - 1, confidence) * (variance / n).sqrt();
+    Ok(Interval { mean, low: mean - half, high: mean + half })
+}
+
+/// The `t` with `P(|T| <= t) = confidence` for whole degrees of freedom, by bisection of [`t_inside`].
+fn t_quantile(degrees: u32, confidence: f64) -> f64 {
+    let mut high = 1.0;
+    while t_inside(high, degrees) < confidence && high < 1e12 {
+        high *= 2.0;
+    }
+    let mut low = 0.0;
+    for _ in 0..200 {
+        let middle = (low + high) / 2.0;
+        if t_inside(middle, degrees) < confidence { low = middle } else { high = middle }
+    }
+    (low + high) / 2.0
+}
+
+/// `P(|T| <= t)` of Student's distribution in closed form (Abramowitz and Stegun 26.7.3 and 26.7.4).
+fn t_inside(t: f64, degrees: u32) -> f64 {
+    let angle = (t / f64::from(degrees).sqrt()).atan();
+    let (sine, square) = (angle.sin(), angle.cos().powi(2));
+    let (odd, first) = (degrees % 2 == 1, degrees % 2);
+    // The series 1 + (1/2) c^2 + (1·3)/(2·4) c^4 ... of even, 1 + (2/3) c^2 + (2·4)/(3·5) c^4 ... of odd degrees.
+    let (mut term, mut series) = (1.0, 1.0);
+    for k in 1..(degrees - first) / 2 {
+        let k = f64::from(2 * k + first);
+        term *= (k - 1.0) / k * square;
+        series += term;
+    }
+    match (odd, degrees) {
+        (false, _) => sine * series,
+        (true, 1) => 2.0 * angle / std::f64::consts::PI,
+        (true, _) => 2.0 / std::f64::consts::PI * (angle + sine * angle.cos() * series),
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014): a stream for every (seed, number), so that the order of work changes nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
+    /// The stream of a seed and a number.
+    pub(crate) fn new(seed: u64, number: u64) -> Self {
+        // Both pass the mixer, so that neighbouring seeds and numbers do not give shifted copies of one stream.
+        Random(mix(mix(seed.wrapping_add(Self::STEP)) ^ number.wrapping_mul(Self::STEP)))
+    }
+
+    /// The next 64 bits.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(Self::STEP);
+        mix(self.0)
+    }
+
+    /// A whole number in `0..n`; 0 for `n` = 0. The bias is below n / 2^64.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        ((u128::from(self.next()) * n as u128) >> 64) as usize
+    }
+
+    /// A number in [0, 1).
+    pub(crate) fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn expected() -> Value {
+        let all: Value = serde_json::from_str(include_str!("../../tests/fixtures/metrics/expected.json")).unwrap();
+        all["statistics"].clone()
+    }
+
+    fn numbers(value: &Value) -> Vec<f64> {
+        serde_json::from_value(value.clone()).unwrap()
+    }
+
+    fn near(ours: f64, theirs: &Value, tolerance: f64) {
+        let theirs = theirs.as_f64().unwrap();
+        assert!((ours - theirs).abs() < tolerance, "{ours} is not {theirs}");
+    }
+
+    #[test]
+    fn intervals_over_seeds_are_scipys() {
+        for case in expected()["seeds"].as_array().unwrap() {
+            let ours = over_seeds(&numbers(&case["values"]), case["confidence"].as_f64().unwrap()).unwrap();
+            near(ours.low, &case["low"], 1e-9);
+            near(ours.high, &case["high"], 1e-9);
+        }
+        let one = over_seeds(&[0.5], 0.95).unwrap();
+        assert!(one.mean == 0.5 && one.low.is_nan() && one.high.is_nan(), "one run has no interval");
+        assert_eq!(over_seeds(&[], 0.95).unwrap_err().kind(), Kind::Internal);
+    }
+
+    #[test]
+    fn holm_is_statsmodels() {
+        let given = &expected()["holm"];
+        for (ours, theirs) in holm(&numbers(&given["p"])).into_iter().zip(given["statsmodels"].as_array().unwrap()) {
+            near(ours, theirs, 1e-12);
+        }
+        assert!(holm(&[]).is_empty());
+    }
+
+    #[test]
+    fn quantiles_are_numpys() {
+        let given = &expected()["quantiles"];
+        let mut values = numbers(&given["values"]);
+        values.sort_unstable_by(f64::total_cmp);
+        for (q, theirs) in given["numpy"].as_object().unwrap() {
+            near(quantile(&values, q.parse().unwrap()), theirs, 1e-12);
+        }
+        assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn one_case_a_user_is_scipys_bootstrap() {
+        let given = &expected()["bootstrap"];
+        let differences = numbers(&given["differences"]);
+        let users: Vec<u32> = (0..differences.len() as u32).rev().collect();
+        let ours = paired_bootstrap(&differences, &users, 100_000, 0.95, 3).unwrap();
+        // Two generators: the ends scatter by about 0.0015.
+        near(ours.interval.low, &given["scipy"]["low"], 0.006);
+        near(ours.interval.high, &given["scipy"]["high"], 0.006);
+        assert!((ours.interval.mean - differences.iter().sum::<f64>() / 40.0).abs() < 1e-12);
+        assert!(ours.p < 0.05, "zero lies outside the interval");
+    }
+
+    #[test]
+    fn users_are_drawn_whole() {
+        // Three users: sums 3, 0 and -1 over 3, 1 and 2 cases. All 27 draws by hand: of users (a, b, c) with multiplicities
+        // summing to 3 the mean is (3a - c) / (3a + b + 2c).
+        let (differences, users) = ([1.0, -0.5, 1.0, 0.0, 1.0, -0.5], [7, 2, 7, 4, 7, 2]);
+        let ours = paired_bootstrap(&differences, &users, 60_000, 0.8, 1).unwrap();
+        assert_eq!(ours.users, 3);
+        let mut exact = Vec::new();
+        for draw in 0..27 {
+            let (mut sum, mut cases) = (0.0, 0.0);
+            for user in [draw % 3, draw / 3 % 3, draw / 9] {
+                (sum, cases) = (sum + [3.0, 0.0, -1.0][user], cases + [3.0, 1.0, 2.0][user]);
+            }
+            exact.push(sum / cases);
+        }
+        exact.sort_unstable_by(f64::total_cmp);
+        // Of 27 equally likely means the 3rd and the 25th stand at the ends of 80 %, well inside their steps.
+        assert!((ours.interval.low - exact[2]).abs() < 1e-12 && (ours.interval.high - exact[24]).abs() < 1e-12);
+        let below = exact.iter().filter(|m| **m <= 1e-15).count() as f64 / 27.0;
+        assert!((ours.p - 2.0 * below).abs() < 0.02, "{} is not {}", ours.p, 2.0 * below);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_bits_on_any_number_of_threads() {
+        let differences: Vec<f64> = (0..500).map(|i| f64::from(i % 7) / 7.0 - 0.4).collect();
+        let users: Vec<u32> = (0..500).map(|i| i % 31).collect();
+        let run = |threads, seed| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| paired_bootstrap(&differences, &users, 999, 0.95, seed).unwrap())
+        };
+        assert_eq!(run(1, 5), run(3, 5));
+        assert_ne!(run(1, 5), run(1, 6));
+    }
+
+    #[test]
+    fn no_difference_is_no_finding_and_nonsense_is_refused() {
+        let none = paired_bootstrap(&[0.0; 6], &[0, 1, 2, 0, 1, 2], 100, 0.95, 0).unwrap();
+        assert_eq!((none.p, none.interval), (1.0, Interval { mean: 0.0, low: 0.0, high: 0.0 }));
+        for (differences, users) in [(vec![], vec![]), (vec![1.0], vec![0, 1]), (vec![f64::NAN], vec![0])] {
+            assert_eq!(paired_bootstrap(&differences, &users, 10, 0.95, 0).unwrap_err().kind(), Kind::Internal);
+        }
+    }
+}

@@ -330,6 +330,7 @@ const BUILTIN: &[(&str, &str)] = builtins![
     "reason_score",
     "item_feature",
     "user_feature",
+    "split",
 ];
 
 /// The physical types that `accept` may name.
