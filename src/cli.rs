@@ -16,6 +16,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::job::stop::Stop;
 use crate::job::{plan, run};
 use crate::query::session::{Rows, Session};
+use crate::recommend::simulate;
 use crate::table::{import, inspect};
 use crate::telemetry::{self, Voice};
 
@@ -75,6 +76,11 @@ enum Command {
   curec import jsonl Gift_Cards_5.json --metadata meta_Gift_Cards.json --out input"
     )]
     Import(ImportCommand),
+    /// Write input tables from a known preference structure, to test recommenders and how they are measured.
+    #[command(before_help = "Examples:\n\
+  curec simulate --out input --users 2000 --items 1000 --events-per-user 30 --seed 7 --signal co-consumption\n\
+  curec simulate --out control --users 2000 --items 1000 --events-per-user 30 --seed 7 --signal none")]
+    Simulate(SimulateArgs),
     /// Show schema, counts and first rows of a Parquet file or folder, through an independent reader.
     #[command(before_help = "Example:\n  curec inspect warehouse/item_feature --rows 3")]
     Inspect {
@@ -256,6 +262,54 @@ impl ImportCommand {
     }
 }
 
+#[derive(Debug, Args)]
+struct SimulateArgs {
+    /// The folder to write interaction.parquet and item.parquet to.
+    #[arg(long)]
+    out: PathBuf,
+    /// Users.
+    #[arg(long, default_value_t = 1000)]
+    users: u32,
+    /// Items.
+    #[arg(long, default_value_t = 1000)]
+    items: u32,
+    /// Mean number of events of a user; each has half to one and a half times as many.
+    #[arg(long, default_value_t = 30)]
+    events_per_user: u32,
+    /// Groups of items that are taken together; 0 makes one for every 50 items.
+    #[arg(long, default_value_t = 0)]
+    tastes: u32,
+    /// Days from 2026-01-01 on over which the events lie.
+    #[arg(long, default_value_t = 365)]
+    days: u32,
+    /// Everything is drawn from it: the same seed gives the same bytes.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// What preference comes from.
+    #[arg(long, value_enum, default_value_t = Signal::CoConsumption)]
+    signal: Signal,
+}
+
+/// What simulated preference comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Signal {
+    /// Tastes that users keep: co-consumption tells what attributes do not.
+    CoConsumption,
+    /// Popularity alone: neither tells anything.
+    None,
+}
+
+impl SimulateArgs {
+    fn execute(&self) -> Result<Vec<(PathBuf, u64)>> {
+        let signal = match self.signal {
+            Signal::CoConsumption => simulate::Signal::CoConsumption,
+            Signal::None => simulate::Signal::None,
+        };
+        let SimulateArgs { users, items, events_per_user, tastes, days, seed, .. } = *self;
+        simulate::simulate(simulate::Options { users, items, events_per_user, tastes, days, seed, signal }, &self.out)
+    }
+}
+
 /// Parses the process's arguments, runs the command and returns the exit code.
 pub fn main() -> u8 {
     let cli = match Cli::try_parse() {
@@ -286,18 +340,15 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Sql(args) => block_on(query(args)),
         Command::Import(command) => {
             let report = command.execute()?;
-            let mut text = String::new();
-            for (file, rows) in &report.files {
-                text.push_str(&format!("{}  {rows} rows\n", file.display()));
-            }
             if report.duplicates > 0 {
                 tracing::warn!(lines = report.duplicates, "left out lines that stood there before");
             }
             if report.items_without_title > 0 {
                 tracing::warn!(items = report.items_without_title, "items without a title");
             }
-            print(&text).map(|()| 0)
+            print(&file_lines(&report.files)).map(|()| 0)
         }
+        Command::Simulate(args) => print(&file_lines(&args.execute()?)).map(|()| 0),
         Command::Inspect { path, rows } => print(&format!("{}\n", inspect::inspect(&path, rows)?)).map(|()| 0),
         Command::Config => print(config::DEFAULTS).map(|()| 0),
         Command::Gc { job } => {
@@ -318,6 +369,11 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             print(&String::from_utf8_lossy(&script)).map(|()| 0)
         }
     }
+}
+
+/// A line for every file written.
+fn file_lines(files: &[(PathBuf, u64)]) -> String {
+    files.iter().map(|(file, rows)| format!("{}  {rows} rows\n", file.display())).collect()
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {

@@ -261,8 +261,8 @@ impl<'a> Timeline<'a> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use arrow::array::{ArrayRef, Float32Array, StringArray, TimestampMicrosecondArray};
     use std::sync::Arc;

@@ -94,8 +94,8 @@ pub fn unique_sentences<T: AsRef<str>>(texts: &[Vec<T>]) -> f64 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use serde_json::Value;
 
