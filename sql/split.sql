@@ -1,7 +1,8 @@
 -- Which part of a global temporal split every interaction stands in: the same cuts as recommend::split::temporal.
 --
--- $train_quantile of all events lie before the moment test_from, $valid_quantile of those before valid_from; a cut is a moment of
--- the log, and events at a cut stand after it. What is fitted may use the part 'train' alone. Ratings play no role here.
+-- $train_quantile of all events lie before the moment test_from, $valid_quantile of those before valid_from; a cut is a
+-- moment of the log, and events at a cut stand after it. What is fitted may use the part 'train' alone. Ratings play no
+-- role here.
 with placed as (
     select event_timestamp, row_number() over (order by event_timestamp) as place, count(*) over () as n
     from interaction
@@ -47,8 +48,10 @@ select
     cold,
     -- Events of the user at the same moment have the same rank: what is known is strictly before it.
     cast(rank() over (partition by user_id order by event_timestamp) - 1 as bigint) as n_before,
-    row_number() over (partition by user_id, part order by event_timestamp, item_id, event nulls first) = 1 as first_of_part,
-    row_number() over (partition by user_id, part order by event_timestamp desc, item_id desc, event desc nulls last) = 1
+    row_number() over (partition by user_id, part order by event_timestamp, item_id, event nulls last) = 1
+        as first_of_part,
+    row_number() over (
+        partition by user_id, part order by event_timestamp desc, item_id desc, event desc nulls first) = 1
         as last_of_part
 from parted
-order by event_timestamp, user_id, item_id, event nulls first
+order by event_timestamp, user_id, item_id, event nulls last

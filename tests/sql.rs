@@ -156,11 +156,13 @@ async fn sql_and_rust_cut_a_log_alike() {
         for (target, text) in [
             (
                 Target::Last,
-                "select user_id, item_id, n_before from split where part = 'test' and last_of_part and n_before > 0 order by user_id",
+                "select user_id, item_id, n_before from split
+                 where part = 'test' and last_of_part and n_before > 0 order by user_id",
             ),
             (
                 Target::First,
-                "select user_id, item_id, n_before from split where part = 'test' and first_of_part and n_before > 0 order by user_id",
+                "select user_id, item_id, n_before from split
+                 where part = 'test' and first_of_part and n_before > 0 order by user_id",
             ),
         ] {
             let mut cases: Vec<_> = split

@@ -3,8 +3,8 @@
 //! Knows the input tables' contracts. Knows nothing of splits, models or metrics.
 //!
 //! Ids are dense and in the order of the id texts, so that equal logs give equal ids, however their rows were ordered.
-//! The catalogue is every item of the log and, where an item table is given, every item in it: an item without any event
-//! has an id and can be ranked.
+//! The catalogue is every item of the log and, where an item table is given, every item in it: an item without any
+//! event has an id and can be ranked.
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -2,12 +2,13 @@
 //!
 //! Knows cases and scores; knows nothing of how a score came to be, of users' texts or of intervals.
 //!
-//! **Ties.** The target loses every tie: its rank is one more than the number of other candidates whose score is at least as high, so
-//! that a model that scores everything alike earns nothing. Lists of recommended items break ties by the smaller dense id. A score
-//! that is not a number counts as minus infinity. [`auc`] counts a tie as a half, as scikit-learn does.
+//! **Ties.** The target loses every tie: its rank is one more than the number of other candidates whose score is at
+//! least as high, so that a model that scores everything alike earns nothing. Lists of recommended items break ties by
+//! the smaller dense id. A score that is not a number counts as minus infinity. [`auc`] counts a tie as a half, as
+//! scikit-learn does.
 //!
-//! **Masks.** With [`Options::mask_seen`] the items of the history are no candidates; the target always is one, also where the
-//! user had it before.
+//! **Masks.** With [`Options::mask_seen`] the items of the history are no candidates; the target always is one, also
+//! where the user had it before.
 
 use rayon::prelude::*;
 
@@ -102,14 +103,13 @@ pub fn rank_cases(
     Ok(ranked)
 }
 
-/// The target's rank among all items but the `masked` ones, from 1, and the best `top` candidates; see the module for ties.
-/// Overwrites masked scores and scores that are not numbers.
+/// The target's rank among all items but the `masked` ones, from 1, and the best `top` candidates; see the module for
+/// ties. Overwrites masked scores and scores that are not numbers. `target` and `masked` are below `scores.len()`.
 pub fn rank(scores: &mut [f32], target: u32, masked: &[u32], top: usize) -> (u32, Vec<u32>) {
-    let own = scores[target as usize];
-    let own = if own.is_nan() { f32::NEG_INFINITY } else { own };
     // Adding zero makes one zero of two, which the order of the list would tell apart.
     scores.iter_mut().for_each(|s| *s = if s.is_nan() { f32::NEG_INFINITY } else { *s + 0.0 });
-    // A masked item is told from one that scored minus infinity by a value that the line above has made impossible.
+    let own = scores[target as usize];
+    // A masked item is told from one that scored minus infinity by a value that no score has any more.
     masked.iter().for_each(|i| scores[*i as usize] = f32::NAN);
     scores[target as usize] = own;
     let at_least = scores.iter().filter(|s| **s >= own).count();
@@ -142,8 +142,8 @@ impl Tiers {
     /// The share of the items with training events that counts as head, where nobody says otherwise.
     pub const HEAD: f64 = 0.2;
 
-    /// From every item's number of training events: `cold` has none, `head` is the most frequent `head_share` of the others
-    /// (rounded up; at equal counts the smaller dense id is the more frequent), `tail` the rest.
+    /// From every item's number of training events: `cold` has none, `head` is the most frequent `head_share` of the
+    /// others (rounded up; at equal counts the smaller dense id is the more frequent), `tail` the rest.
     pub fn new(train_counts: &[u32], head_share: f64) -> Self {
         let mut warm: Vec<usize> = (0..train_counts.len()).filter(|i| train_counts[*i] > 0).collect();
         warm.sort_by_key(|i| std::cmp::Reverse(train_counts[*i]));
@@ -201,8 +201,8 @@ pub fn coverage<'a>(lists: impl IntoIterator<Item = &'a [u32]>, catalogue: usize
     shown.iter().filter(|n| **n > 0).count() as f64 / catalogue.max(1) as f64
 }
 
-/// Gini index of how often the items of the catalogue are recommended, as RecBole computes it: 0 where all are equally often,
-/// towards 1 where few items fill all lists; 0 without lists.
+/// Gini index of how often the items of the catalogue are recommended, as RecBole computes it: 0 where all are equally
+/// often, towards 1 where few items fill all lists; 0 without lists.
 pub fn gini<'a>(lists: impl IntoIterator<Item = &'a [u32]>, catalogue: usize) -> f64 {
     let mut shown = exposure(lists, catalogue);
     shown.sort_unstable();
@@ -232,8 +232,9 @@ pub fn average_popularity<'a>(lists: impl IntoIterator<Item = &'a [u32]>, train_
 }
 
 /// How much more popular the recommended items are than those of the users' own histories, relative:
-/// `(GAP(lists) - GAP(histories)) / GAP(histories)` with GAP = [`average_popularity`] (Abdollahpouri et al., RecSys 2020, over cases).
-/// 0 is neutral, 1 twice as popular; not a number where the histories hold no item of the training part.
+/// `(GAP(lists) - GAP(histories)) / GAP(histories)` with GAP = [`average_popularity`] (Abdollahpouri et al., RecSys
+/// 2020, over cases). 0 is neutral, 1 twice as popular; not a number where the histories hold no item of the training
+/// part.
 pub fn popularity_lift(ranked: &[Ranked], cases: &[Case<'_>], train_counts: &[u32]) -> f64 {
     let lists = average_popularity(ranked.iter().map(|r| r.top.as_slice()), train_counts);
     let histories = average_popularity(cases.iter().map(|c| c.history), train_counts);
@@ -260,8 +261,8 @@ pub fn auc(scores: &[f64], labels: &[bool]) -> Option<f64> {
     Some(wins / (positives * negatives))
 }
 
-/// Mean of `-ln p` of what was true. Probabilities are kept away from 0 and 1 by the smallest step of an `f64`, as scikit-learn
-/// does; `None` without cases.
+/// Mean of `-ln p` of what was true. Probabilities are kept away from 0 and 1 by the smallest step of an `f64`, as
+/// scikit-learn does; `None` without cases.
 pub fn log_loss(probabilities: &[f64], labels: &[bool]) -> Option<f64> {
     let n = probabilities.len().min(labels.len());
     let of_true = |(p, label): (&f64, &bool)| {
@@ -361,6 +362,7 @@ mod tests {
     fn the_target_loses_every_tie_and_lists_prefer_the_smaller_id() {
         assert_eq!(rank(&mut [1.0; 4], 1, &[], 2), (4, vec![0, 1]), "scoring all alike earns nothing");
         assert_eq!(rank(&mut [0.0, -0.0, 2.0, 1.0], 1, &[], 3), (4, vec![2, 3, 0]), "both zeros are the same");
+        assert_eq!(rank(&mut [-0.0, 0.0], 1, &[], 1), (2, vec![0]));
         assert_eq!(rank(&mut [3.0, 2.0, 1.0, 0.0], 2, &[0], 9), (2, vec![1, 2, 3]), "seen items are no candidates");
         assert_eq!(rank(&mut [3.0, 2.0, 1.0, 0.0], 2, &[0, 2], 9).0, 2, "the target always is one");
         let nan = f32::NAN;

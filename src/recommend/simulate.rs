@@ -1,19 +1,22 @@
-//! `curec simulate`: logs of any size from a known preference structure, for tests of recommenders and of their yardstick.
+//! `curec simulate`: logs of any size from a known preference structure, for tests of recommenders and of their
+//! yardstick.
 //!
 //! Knows the input tables' contracts; knows nothing of models, splits or metrics.
 //!
-//! **The model.** Items are dealt into `tastes` groups of equal size by a random deal. An item's weight is `u^-0.6` with u uniform in
-//! (0, 1], so that popularity has a heavy tail; three items in ten are released at a uniform moment of the log's time, the others
-//! before it begins. Title, categories, brand and year are drawn without looking at groups and weights: **attributes say
-//! nothing about preference**, whatever the signal.
+//! **The model.** Items are dealt into `tastes` groups of equal size by a random deal. An item's weight is `u^-0.6`
+//! with u uniform in (0, 1], so that popularity has a heavy tail; three items in ten are released at a uniform moment
+//! of the log's time, the others before it begins. Title, categories, brand and year are drawn without looking at
+//! groups and weights: **attributes say nothing about preference**, whatever the signal.
 //!
 //! A user has half to one and a half times `events_per_user` events, at uniform moments. Each is of a taste with
-//! probability [`COHERENCE`] and then takes an item of one group, else of the whole catalogue; within both an item is drawn in proportion to
-//! its weight among those released and not yet taken by the user. What is taken from a taste is rated 4 or 5, anything else 1
-//! to 5, uniformly. A group is drawn in proportion to the weight of its items. The signals differ in one thing only:
+//! probability [`COHERENCE`] and then takes an item of one group, else of the whole catalogue; within both an item is
+//! drawn in proportion to its weight among those released and not yet taken by the user. What is taken from a taste is
+//! rated 4 or 5, anything else 1 to 5, uniformly. A group is drawn in proportion to the weight of its items. The
+//! signals differ in one thing only:
 //!
-//! * [`Signal::CoConsumption`]: every user has two groups of its own, drawn once and taken from at 3 to 1. Who took two items of a group will
-//!   take more of it: co-consumption holds signal that attributes do not, also for items of few events.
+//! * [`Signal::CoConsumption`]: every user has two groups of its own, drawn once and taken from at 3 to 1. Who took two
+//!   items of a group will take more of it: co-consumption holds signal that attributes do not, also for items of few
+//!   events.
 //! * [`Signal::None`]: the group is drawn anew for every event. Neither a user's past nor co-consumption says
 //!   anything; popularity is all there is to know, and it is distributed as above (up to what tastes exhaust).
 //!
@@ -103,7 +106,8 @@ pub struct Options {
     pub signal: Signal,
 }
 
-/// Writes `interaction.parquet` (by user, then time) and `item.parquet` (by item) into `out`; returns the files with their rows.
+/// Writes `interaction.parquet` (by user, then time) and `item.parquet` (by item) into `out`; returns the files with
+/// their rows.
 ///
 /// # Errors
 /// `Kind::Usage` for options that make no log, `Kind::Config` or `Kind::Temporary` where files cannot be written. Files

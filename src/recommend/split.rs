@@ -1,20 +1,20 @@
 //! Which events are trained on, validated on and tested on; the cases that a recommender is asked.
 //!
-//! **Global temporal split** (method: "Time to Split", arXiv 2507.16289, its `GTS` with validation `by_time`): one moment
-//! cuts the log for all users. `test_from` is the `train_quantile` of all timestamps, `valid_from` the `valid_quantile` of the
-//! timestamps before it. Events before `valid_from` are trained on; everything that is fitted (popularity, co-occurrence,
-//! projections, models) may use those alone ([`Split::train`]). A cut is a timestamp of the log, and events at a cut stand
-//! after it; the paper's code interpolates between two and puts events at the cut before it. On logs without ties at the
-//! cut the parts are the same up to one event.
+//! **Global temporal split** (method: "Time to Split", arXiv 2507.16289, its `GTS` with validation `by_time`): one
+//! moment cuts the log for all users. `test_from` is the `train_quantile` of all timestamps, `valid_from` the
+//! `valid_quantile` of the timestamps before it. Events before `valid_from` are trained on; everything that is fitted
+//! (popularity, co-occurrence, projections, models) may use those alone ([`Split::train`]). A cut is a timestamp of the
+//! log, and events at a cut stand after it; the paper's code interpolates between two and puts events at the cut before
+//! it. On logs without ties at the cut the parts are the same up to one event.
 //!
 //! **Cold items**, first seen after `valid_from`, stay in the catalogue and are ranked like all others; a model without
-//! content knows nothing of them, and metrics count them in the tier `cold`. The ids and the size of the catalogue are therefore
-//! the only thing that is known of the future, and are the same for every arm.
+//! content knows nothing of them, and metrics count them in the tier `cold`. The ids and the size of the catalogue are
+//! therefore the only thing that is known of the future, and are the same for every arm.
 //!
-//! **Cases.** A case asks for one event of the held-out part, given the user's events *strictly before its moment*: events at
-//! the same moment are neither history nor seen. Cases without any history are left out, and counted
-//! ([`Split::without_history`]). [`leave_one_out`] exists to compare with published tables only: it trains on events that are
-//! later than what it tests (arXiv 2010.11060).
+//! **Cases.** A case asks for one event of the held-out part, given the user's events *strictly before its moment*:
+//! events at the same moment are neither history nor seen. Cases without any history are left out, and counted
+//! ([`Split::without_history`]). [`leave_one_out`] exists to compare with published tables only: it trains on events
+//! that are later than what it tests (arXiv 2010.11060).
 
 use crate::error::{Error, Kind, Result};
 use crate::recommend::data::{Event, Log, Timelines};
@@ -184,8 +184,9 @@ fn case(timelines: &Timelines, user: u32, i: usize) -> Case<'_> {
     Case { user, history: &line.items[..known], target: line.items[i], rating: line.ratings[i], timestamp }
 }
 
-/// Leave-one-out, as most published tables have it: a user's last event, by (timestamp, item), is the test, the one before it
-/// the validation, and the rest is trained on. **Leaks the future**: for comparison with published tables only.
+/// Leave-one-out, as most published tables have it: a user's last event, by (timestamp, item), is the test, the one
+/// before it the validation, and the rest is trained on. **Leaks the future**: for comparison with published tables
+/// only.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LeaveOneOut {
     timelines: Timelines,
@@ -329,7 +330,8 @@ mod tests {
             let one = log(&rows);
             let Ok(split) = temporal(&one, 0.8, 0.8) else { return Ok(()) };
             prop_assert!(split.train().iter().all(|e| e.timestamp < split.valid_from()));
-            prop_assert!(split.events(Part::Valid).iter().all(|e| (split.valid_from()..split.test_from()).contains(&e.timestamp)));
+            let valid = split.valid_from()..split.test_from();
+            prop_assert!(split.events(Part::Valid).iter().all(|e| valid.contains(&e.timestamp)));
             prop_assert!(split.events(Part::Test).iter().all(|e| e.timestamp >= split.test_from()));
             for (part, target) in [(Part::Test, Target::Successive), (Part::Valid, Target::Last)] {
                 for case in split.cases(part, target) {
@@ -342,8 +344,9 @@ mod tests {
                     let other = temporal(&Log::new(texts.0, texts.1, other.collect()).unwrap(), 0.8, 0.8).unwrap();
                     prop_assert_eq!(split.train(), other.train());
                     prop_assert_eq!(split.train_counts(), other.train_counts());
-                    prop_assert_eq!(split.timelines().before(case.user, case.timestamp).items, case.history);
-                    prop_assert_eq!(other.timelines().before(case.user, case.timestamp), split.timelines().before(case.user, case.timestamp));
+                    let known = split.timelines().before(case.user, case.timestamp);
+                    prop_assert_eq!(known.items, case.history);
+                    prop_assert_eq!(other.timelines().before(case.user, case.timestamp), known);
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Whether a difference is more than chance: intervals over users, over seeds, and many contrasts at once.
 //!
-//! Knows numbers only, not what they measure. Everything is a function of its arguments: the same seed gives the same bits on
-//! any number of threads.
+//! Knows numbers only, not what they measure. Everything is a function of its arguments: the same seed gives the same
+//! bits on any number of threads.
 
 use rayon::prelude::*;
 
@@ -39,17 +39,18 @@ struct Cluster {
     cases: f64,
 }
 
-/// Mean of `differences` (arm minus baseline, one a case) with a user-clustered percentile bootstrap: users are drawn with
-/// replacement, each with all its cases, and the mean over cases is taken again (Cameron, Gelbach and Miller 2008, pairs cluster
-/// bootstrap). The interval runs between the `(1 - confidence) / 2` quantiles, interpolated as NumPy does. The p-value
-/// is twice the smaller share of resamples on one side of 0 (0 itself counted on both), with one added to both counts so that
-/// it is never 0 (Davison and Hinkley 1997), and at most 1.
+/// Mean of `differences` (arm minus baseline, one a case) with a user-clustered percentile bootstrap: users are drawn
+/// with replacement, each with all its cases, and the mean over cases is taken again (Cameron, Gelbach and Miller 2008,
+/// pairs cluster bootstrap). The interval runs between the `(1 - confidence) / 2` quantiles, interpolated as NumPy
+/// does. The p-value is twice the smaller share of resamples on one side of 0 (0 itself counted on both), with one
+/// added to both counts so that it is never 0 (Davison and Hinkley 1997), and at most 1.
 ///
-/// `users` names the user of every case in any order. The same seed gives the same users in every call with the same number
-/// of them, so that several metrics are resampled alike.
+/// `users` names the user of every case in any order. The same seed gives the same users in every call with the same
+/// number of them, so that several metrics are resampled alike.
 ///
 /// # Errors
-/// `Kind::Internal` for slices of different lengths, no case, differences that are not numbers, no resample, or a confidence outside (0, 1).
+/// `Kind::Internal` for slices of different lengths, no case, differences that are not numbers, no resample, or a
+/// confidence outside (0, 1).
 pub fn paired_bootstrap(
     differences: &[f64],
     users: &[u32],
@@ -111,8 +112,8 @@ pub fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted[low] + part * (sorted[(low + 1).min(last)] - sorted[low])
 }
 
-/// Holm's step-down adjustment of p-values, in their order; monotone and at most 1. Controls the chance of any false claim
-/// among all (Holm 1979).
+/// Holm's step-down adjustment of p-values, in their order; monotone and at most 1. Controls the chance of any false
+/// claim among all (Holm 1979).
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
@@ -124,7 +125,8 @@ pub fn holm(p: &[f64]) -> Vec<f64> {
     adjusted
 }
 
-/// Mean over runs that differ only in their seed, with Student's t interval. One run has no interval: its ends are not numbers.
+/// Mean over runs that differ only in their seed, with Student's t interval. One run has no interval: its ends are not
+/// numbers.
 ///
 /// # Errors
 /// `Kind::Internal` without values or for a confidence outside (0, 1).
@@ -175,7 +177,8 @@ fn t_inside(t: f64, degrees: u32) -> f64 {
     }
 }
 
-/// SplitMix64 (Steele, Lea and Flood 2014): a stream for every (seed, number), so that the order of work changes nothing.
+/// SplitMix64 (Steele, Lea and Flood 2014): a stream for every (seed, number), so that the order of work changes
+/// nothing.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 
@@ -278,8 +281,8 @@ mod tests {
 
     #[test]
     fn users_are_drawn_whole() {
-        // Three users: sums 3, 0 and -1 over 3, 1 and 2 cases. All 27 draws by hand: of users (a, b, c) with multiplicities
-        // summing to 3 the mean is (3a - c) / (3a + b + 2c).
+        // Three users: sums 3, 0 and -1 over 3, 1 and 2 cases. All 27 draws by hand: of users (a, b, c) with
+        // multiplicities summing to 3 the mean is (3a - c) / (3a + b + 2c).
         let (differences, users) = ([1.0, -0.5, 1.0, 0.0, 1.0, -0.5], [7, 2, 7, 4, 7, 2]);
         let ours = paired_bootstrap(&differences, &users, 60_000, 0.8, 1).unwrap();
         assert_eq!(ours.users, 3);

@@ -14,9 +14,10 @@ pub fn tokens(text: &str) -> Vec<&str> {
 
 /// Corpus BLEU in points, 0 to 100, of n-grams up to `order` (1 for BLEU-1, 4 for BLEU-4).
 ///
-/// Papineni et al. 2002 as in PETER's `bleu.py`: n-gram counts clipped by the one reference and pooled over the corpus, no smoothing
-/// (an order without any match makes it 0), brevity penalty `exp(1 - reference length / hypothesis length)` for a corpus that is
-/// shorter than its references. PETER cuts both texts at its maximal length first; that is the caller's choice.
+/// Papineni et al. 2002 as in PETER's `bleu.py`: n-gram counts clipped by the one reference and pooled over the corpus,
+/// no smoothing (an order without any match makes it 0), brevity penalty `exp(1 - reference length / hypothesis
+/// length)` for a corpus that is shorter than its references. PETER cuts both texts at its maximal length first; that
+/// is the caller's choice.
 pub fn bleu<T: AsRef<str>>(pairs: &[(Vec<T>, Vec<T>)], order: usize) -> f64 {
     let (mut matches, mut totals) = (vec![0_usize; order], vec![0_usize; order]);
     let (mut hypothesis_length, mut reference_length) = (0_usize, 0_usize);
@@ -49,8 +50,9 @@ fn counts<T: AsRef<str>>(tokens: &[T], n: usize) -> HashMap<Vec<&str>, usize> {
     counts
 }
 
-/// Sentence-level ROUGE-L, F1 (equal weight to precision and recall), 0 to 1, as rouge-score's `rougeL` without stemming: texts
-/// become runs of `a-z0-9` of the lower-cased text, and the longest common subsequence is measured. 0 where one side is empty.
+/// Sentence-level ROUGE-L, F1 (equal weight to precision and recall), 0 to 1, as rouge-score's `rougeL` without
+/// stemming: texts become runs of `a-z0-9` of the lower-cased text, and the longest common subsequence is measured. 0
+/// where one side is empty.
 pub fn rouge_l(hypothesis: &str, reference: &str) -> f64 {
     let (hypothesis, reference) = (hypothesis.to_lowercase(), reference.to_lowercase());
     let (a, b) = (plain_words(&hypothesis), plain_words(&reference));
@@ -80,8 +82,9 @@ fn longest_common(a: &[&str], b: &[&str]) -> usize {
     row[b.len()]
 }
 
-/// Share of the corpus's n-grams that are distinct (Li et al. 2016); 0 where there is none.
+/// Share of the corpus's n-grams that are distinct (Li et al. 2016); 0 where there is none. `n` is at least 1.
 pub fn distinct<T: AsRef<str>>(texts: &[Vec<T>], n: usize) -> f64 {
+    let n = n.max(1);
     let grams = || texts.iter().flat_map(|text| text.windows(n));
     let distinct: HashSet<Vec<&str>> = grams().map(|gram| gram.iter().map(AsRef::as_ref).collect()).collect();
     distinct.len() as f64 / grams().count().max(1) as f64
