@@ -584,6 +584,7 @@ async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
         Err(e) => serde_json::json!({
             "status": e.kind().name(),
             "job": job.spec.name,
+            "run_id": e.context().iter().find(|(name, _)| *name == run::RUN).map(|(_, id)| id),
             "interval_start": interval.start.to_rfc3339(),
             "interval_end": interval.end.to_rfc3339(),
             "error": e.to_string(),

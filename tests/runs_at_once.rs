@@ -47,7 +47,7 @@ fn stop_at((side, kind, nth): Place, changes: &[Change]) -> String {
 fn overdue(night: &Night, point: &str) -> Child {
     let first = night.run_failing(point, &SHORT).args(OTHERWISE).spawn().unwrap();
     wait_until_stopped(&first);
-    let lease = night.warehouse().join("_leases/dt=2026-01-20.json");
+    let lease = night.warehouse().join("_leases/dt_2026-01-20.json");
     wait_for("the lease runs out", || {
         let state: serde_json::Value = serde_json::from_slice(&std::fs::read(&lease).unwrap()).unwrap();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;

@@ -86,7 +86,7 @@ fn a_signal_ends_it_within_the_grace_time_and_a_second_one_at_once() {
     for (grace, signals, code) in [("1", 1, 75), ("600", 2, 143)] {
         let grace_seconds = format!("publish.grace_seconds={grace}");
         let mut child = night.run(&["--set", &sql, "--set", &grace_seconds]).arg("--log-json").spawn().unwrap();
-        let lease = night.warehouse().join("_leases/dt=2026-01-20.json");
+        let lease = night.warehouse().join("_leases/dt_2026-01-20.json");
         night::wait_for("it works", || lease.exists());
         std::thread::sleep(Duration::from_millis(500));
         assert!(child.try_wait().unwrap().is_none(), "it ended by itself");

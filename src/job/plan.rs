@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 
 use crate::columns::{at, text};
@@ -93,8 +94,10 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
     let params = tables::params(prepared)?;
     for table in ["user_history", "item_audience", "reason_prompt"] {
         let contract = &prepared.contracts[table];
-        let rows: Vec<_> = prepared.sql[table].run(&session, contract, &params).await?.try_collect().await?;
-        session.register_batches(table, contract.arrow_schema(None), rows)?;
+        let rows: Vec<RecordBatch> = prepared.sql[table].run(&session, contract, &params).await?.try_collect().await?;
+        // As the SQL made them: only staging holds them against the contract's nulls.
+        let schema = rows.first().map_or_else(|| contract.arrow_schema(None), |batch| batch.schema());
+        session.register_batches(table, schema, rows)?;
     }
     tables::register_responses(&session, &prepared.root, &prepared.contracts["response"]).await?;
     let prompts = tables::count(&session, "select 1 as one from reason_prompt").await?;

@@ -67,6 +67,9 @@ pub struct Done {
     pub story: String,
 }
 
+/// What an error's place calls the run, for whoever looks for its manifest.
+pub const RUN: &str = "run";
+
 /// Runs one interval of a job.
 ///
 /// # Errors
@@ -81,7 +84,7 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
         Err(e) => {
             close(&mut manifest, Some(&e), started, traffic_before);
             leave(job, &manifest).await;
-            return Err(e);
+            return Err(e.with(RUN, &manifest.run_id));
         }
     };
     let is_publishing = Arc::new(AtomicBool::new(false));
@@ -131,7 +134,7 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
     if let Err(e) = lease.release().await {
         tracing::warn!(error = %e, "the lease was not given back");
     }
-    result?;
+    result.map_err(|e| e.with(RUN, &manifest.run_id))?;
     let report = report?;
     let story = story(&manifest, &report, &build.prepared.root);
     Ok(Done { manifest, report: Some(report), nothing_to_do: false, story })

@@ -565,7 +565,8 @@ pub fn fail(error: &object_store::Error, doing: &str, at: &Location) -> Error {
     use object_store::Error as E;
     let text = Scrubbed::new(error);
     let kind = match error {
-        E::NotFound { .. } if !is_missing(error) => Kind::Config,
+        // Said as "not found" or, to a listing, as any refusal.
+        _ if names_no_bucket(&text) => Kind::Config,
         // An upload whose completion was carried out but not answered, or that a lifecycle rule has removed.
         E::NotFound { .. } if text.to_string().contains("NoSuchUpload") => Kind::Temporary,
         E::NotFound { .. } => Kind::Input,
@@ -598,8 +599,11 @@ pub(crate) fn is_full(kind: std::io::ErrorKind) -> bool {
 
 /// Whether there is no such object; a bucket that does not exist is another matter.
 fn is_missing(error: &object_store::Error) -> bool {
-    let is_bucket = || Scrubbed::new(error).to_string().contains("NoSuchBucket");
-    matches!(error, object_store::Error::NotFound { .. }) && !is_bucket()
+    matches!(error, object_store::Error::NotFound { .. }) && !names_no_bucket(&Scrubbed::new(error))
+}
+
+fn names_no_bucket(text: &Scrubbed) -> bool {
+    text.to_string().contains("NoSuchBucket")
 }
 
 /// The first I/O error in the chain: the local store wraps permissions and full disks into its generic error.
