@@ -129,7 +129,7 @@ fn sql_text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// A failing audit leaves rows in the quarantine and in the manifest's error.
+/// A failing audit leaves rows in the quarantine; those of before also left whole files there, and errors in manifests.
 fn fail_an_audit(world: &World) {
     let schemas = world.path("schemas");
     std::fs::create_dir(&schemas).unwrap();
@@ -143,6 +143,21 @@ fn fail_an_audit(world: &World) {
     std::fs::write(&contract, text.replacen("[writer]", audit, 1)).unwrap();
     let set = format!("project.schemas={}", schemas.display());
     expect_code(&on_day(world, "run", DAYS[2], &["--set", &set]), 1);
+    let root = world.path("warehouse");
+    let features = files(&root.join("user_feature/dt=2026-01-20"));
+    let features = features.iter().find(|p| p.extension().is_some_and(|e| e == "parquet")).unwrap();
+    let kept = root.join("_quarantine/user_feature/dt=2026-01-20/part-00000-0123456789abcdef.parquet");
+    std::fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    std::fs::copy(features, kept).unwrap();
+    let error = format!("user_feature failed its audits\n  | {EVIL} | 1 |");
+    for path in files(&root.join("_runs")).into_iter().filter(|p| p.extension().is_some_and(|e| e == "json")) {
+        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let manifest = if path.ends_with("report.json") { &mut json["manifest"] } else { &mut json };
+        if manifest["status"] == "audit" {
+            manifest["error"] = error.clone().into();
+            std::fs::write(&path, json.to_string()).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -377,11 +377,11 @@ impl Work<'_> {
                     table: record.table.clone(),
                     dt: dt.to_string(),
                     action: "rewritten".into(),
-                    why: vec!["curec forget".into()],
                     rows: record.rows(),
                     bytes: record.files.iter().map(|f| f.bytes).sum(),
                     files: record.files.iter().map(|f| f.name.clone()).collect(),
                     fingerprint: record.fingerprint.clone(),
+                    ..TableRecord::default()
                 });
             }
         }
