@@ -13,8 +13,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
+use crate::job::lookback::{self, LookedBack};
 use crate::job::stop::Stop;
-use crate::job::{plan, run};
+use crate::job::{plan, run, runs};
 use crate::query::session::{Rows, Session};
 use crate::table::{import, inspect};
 use crate::telemetry::{self, Voice};
@@ -52,7 +53,8 @@ enum Command {
     #[command(before_help = "Examples:\n\
   curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22\n\
   curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --set model.device=wgpu\n\
-  curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --retry-failed")]
+  curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --retry-failed\n\
+  curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --lookback 3")]
     Run(RunArgs),
     /// Say what `run` would build and why; changes nothing.
     #[command(before_help = "Examples:\n\
@@ -93,6 +95,15 @@ enum Command {
         #[command(flatten)]
         job: JobArgs,
     },
+    /// List, show and compare the runs of a warehouse by their manifests.
+    #[command(
+        subcommand,
+        before_help = "Examples:\n\
+  curec runs list jobs/nightly.toml --limit 5\n\
+  curec runs show jobs/nightly.toml latest\n\
+  curec runs diff jobs/nightly.toml nightly-20261121 nightly-20261122"
+    )]
+    Runs(RunsCommand),
     /// Print a completion script for a shell.
     #[command(before_help = "Example:\n  curec completions bash > /etc/bash_completion.d/curec")]
     Completions {
@@ -147,6 +158,11 @@ struct RunArgs {
     /// Publish empty tables when the interval has no event, instead of refusing.
     #[arg(long)]
     allow_empty: bool,
+    /// Before that, look at the intervals of so many days before and build those again that were published and are no
+    /// longer up to date (overrides `[interval] lookback_days`). Where the interval itself goes well, days that fail
+    /// decide the exit code: 75 if one may pass, else 1 or 2.
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(..=config::MAX_LOOKBACK_DAYS))]
+    lookback: Option<u64>,
     /// Exit with 99 instead of 0 when there is nothing to do, for Airflow's skip.
     #[arg(long)]
     skip_exit_code: bool,
@@ -164,6 +180,9 @@ struct PlanArgs {
     /// Plan as for `run --full`.
     #[arg(long)]
     full: bool,
+    /// Plan as for `run --lookback`.
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(..=config::MAX_LOOKBACK_DAYS))]
+    lookback: Option<u64>,
     /// Print the plan as JSON.
     #[arg(long)]
     json: bool,
@@ -244,6 +263,67 @@ enum ImportCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum RunsCommand {
+    /// List runs, the newest first. A run that was killed stays `running`.
+    #[command(before_help = "Example:\n  curec runs list jobs/nightly.toml --limit 5")]
+    List {
+        #[command(flatten)]
+        job: JobArgs,
+        /// At most so many.
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+        /// Print one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one run.
+    #[command(before_help = "Example:\n  curec runs show jobs/nightly.toml latest")]
+    Show {
+        #[command(flatten)]
+        job: JobArgs,
+        /// The run's id, its beginning, or `latest`.
+        run: String,
+        /// Print the manifest as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say in what two runs differ: inputs, models, settings, what the tables were made from, rows, usage, seconds.
+    #[command(before_help = "Example:\n  curec runs diff jobs/nightly.toml nightly-20261121 latest")]
+    Diff {
+        #[command(flatten)]
+        job: JobArgs,
+        /// One run's id, its beginning, or `latest`.
+        a: String,
+        /// The other's.
+        b: String,
+        /// Print the differences as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl RunsCommand {
+    async fn execute(&self) -> Result<String> {
+        match self {
+            RunsCommand::List { job, limit, json } => {
+                let found = runs::list(&runs::root(&job.load()?)?, *limit).await?;
+                Ok(if *json { runs::list_json(&found) } else { runs::list_text(&found) })
+            }
+            RunsCommand::Show { job, run, json } => {
+                let manifest = runs::find(&runs::root(&job.load()?)?, run).await?;
+                Ok(if *json { runs::show_json(&manifest)? } else { runs::show_text(&manifest) })
+            }
+            RunsCommand::Diff { job, a, b, json } => {
+                let root = runs::root(&job.load()?)?;
+                let (a, b) = (runs::find(&root, a).await?, runs::find(&root, b).await?);
+                let differences = runs::diff(&a, &b)?;
+                Ok(if *json { differences.json() } else { differences.to_string() })
+            }
+        }
+    }
+}
+
 impl ImportCommand {
     fn execute(&self) -> Result<import::ImportReport> {
         match self {
@@ -312,6 +392,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             }
             Ok(0)
         }
+        Command::Runs(command) => print(&block_on(command.execute())?).map(|()| 0),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "curec", &mut script);
@@ -370,8 +451,13 @@ async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
     watch_signals(stop.clone());
     let options =
         run::Options { full: args.full, retry_failed: args.retry_failed, allow_empty: args.allow_empty, voice };
+    let days = args.lookback.unwrap_or(job.spec.interval.lookback_days);
+    let lookback = lookback::look_back(&job, interval, days, options, &stop).await;
+    for (day, e) in lookback.iter().filter_map(|day| Some((day, day.error.as_ref()?))) {
+        eprintln!("error: looking back at dt={}: {}", day.dt, e.explain());
+    }
     let outcome = run::run(&job, interval, options, stop).await;
-    let line = match &outcome {
+    let mut line = match &outcome {
         Ok(done) => done.manifest.summary(done.report.as_deref()),
         Err(e) => serde_json::json!({
             "status": e.kind().name(),
@@ -382,6 +468,7 @@ async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
             "rerun_helps": e.kind().rerun_helps(),
         }),
     };
+    line["lookback"] = lookback.iter().map(LookedBack::json).collect();
     // The run's own error comes first: whoever listens to its outcome must not hear of a closed pipe instead.
     let written = match &args.summary {
         Some(path) => std::fs::write(path, line.to_string()).map_err(|e| {
@@ -393,15 +480,21 @@ async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
     let done = outcome?;
     written?;
     if voice == Voice::Terminal {
-        eprintln!("{}", done.story);
+        let before = lookback::story(&lookback);
+        eprintln!("{before}{}{}", if before.is_empty() { "" } else { "\n" }, done.story);
     }
     printed?;
-    Ok(if done.nothing_to_do && args.skip_exit_code { 99 } else { 0 })
+    let nothing_to_do = done.nothing_to_do && lookback.iter().all(|day| day.run_id.is_none());
+    Ok(match lookback::exit_code(&lookback) {
+        0 if nothing_to_do && args.skip_exit_code => 99,
+        code => code,
+    })
 }
 
 async fn show_plan(args: PlanArgs) -> Result<u8> {
     let (job, interval) = (args.job.load()?, args.interval.parse()?);
-    let plan = plan::plan(&job, interval, args.full).await?;
+    let days = args.lookback.unwrap_or(job.spec.interval.lookback_days);
+    let plan = plan::plan(&job, interval, days, args.full).await?;
     let text = if args.json { format!("{}\n", plan.json()) } else { plan.to_string() };
     print(&text).map(|()| 0)
 }

@@ -16,6 +16,9 @@ use crate::error::{Context, Error, Kind, Result};
 /// The defaults with their documentation, as a job file.
 pub const DEFAULTS: &str = include_str!("defaults.toml");
 
+/// The longest lookback, ten years.
+pub const MAX_LOOKBACK_DAYS: u64 = 3660;
+
 /// A job as written, after layering: every key has a value of the right type.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +27,7 @@ pub struct JobSpec {
     pub name: String,
     pub warehouse: String,
     pub input: InputSpec,
+    pub interval: IntervalSpec,
     pub history: HistorySpec,
     pub model: ModelSpec,
     pub prompt: PromptSpec,
@@ -50,7 +54,9 @@ macro_rules! section {
 }
 
 section!(/// `[input]`
-InputSpec { interaction: String, item: String, review: String });
+InputSpec { interaction: String, item: String, review: String, late_days: u64 });
+section!(/// `[interval]`
+IntervalSpec { lookback_days: u64 });
 section!(/// `[history]`
 HistorySpec {
     like_threshold: f64, events: i64, max_pair_events: i64, min_support: i64, title_chars: i64,
@@ -121,6 +127,17 @@ impl Interval {
     pub fn dt(&self) -> String {
         self.start.format("%Y-%m-%d").to_string()
     }
+
+    /// The intervals of the same length that lie, in part at least, in the `days` before this one; oldest first.
+    pub fn lookback(&self, days: u64) -> Vec<Interval> {
+        let length = self.end - self.start;
+        let n = days.div_ceil(u64::try_from(length.num_days()).unwrap_or(1).max(1));
+        let back = |k: i32| {
+            let by = length.checked_mul(k)?;
+            Some(Interval { start: self.start.checked_sub_signed(by)?, end: self.end.checked_sub_signed(by)? })
+        };
+        (1..=i32::try_from(n).unwrap_or(i32::MAX)).rev().filter_map(back).collect()
+    }
 }
 
 fn parse_moment(flag: &'static str, text: &str) -> Result<DateTime<Utc>> {
@@ -147,6 +164,8 @@ pub struct Job {
     pub origin: String,
     /// `resources.memory_limit` in bytes.
     pub memory_limit: usize,
+    /// The same settings as `section.key` and value, for the manifest.
+    pub settings: BTreeMap<String, String>,
     /// The variables that stores are opened with: the standard AWS ones, and `CUREC_FAIL_POINT` for drills.
     pub aws: BTreeMap<String, String>,
     /// Where models from stores are kept on this machine.
@@ -210,6 +229,8 @@ impl Job {
             }
         }
         expand(&mut merged, "", env, &mut problems);
+        let mut settings = BTreeMap::new();
+        flatten(&merged, "", &mut settings);
         let spec: Option<JobSpec> = match Value::Table(merged).try_into() {
             Ok(spec) => Some(spec),
             Err(e) if problems.list.is_empty() => {
@@ -224,7 +245,7 @@ impl Job {
                 let of_stores = |name: &str| name.starts_with("AWS_") || name == "CUREC_FAIL_POINT";
                 let aws = env.iter().filter(|(k, _)| of_stores(k)).map(|(k, v)| (k.clone(), v.clone()));
                 let cache_dir = cache_dir(&spec.model.cache_dir, env);
-                Ok(Job { spec, origin: origin.to_string(), memory_limit, aws: aws.collect(), cache_dir })
+                Ok(Job { spec, origin: origin.to_string(), memory_limit, settings, aws: aws.collect(), cache_dir })
             }
             _ => Err(Error::new(
                 Kind::Config,
@@ -272,6 +293,16 @@ impl Problems<'_> {
 
 fn line_of(text: &str, offset: usize) -> usize {
     text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
+}
+
+fn flatten(table: &Table, prefix: &str, into: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        match value {
+            Value::Table(inner) => flatten(inner, &format!("{prefix}{key}."), into),
+            Value::String(text) => _ = into.insert(format!("{prefix}{key}"), text.clone()),
+            other => _ = into.insert(format!("{prefix}{key}"), other.to_string()),
+        }
+    }
 }
 
 fn type_name(value: &Value) -> &'static str {
@@ -438,6 +469,8 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
         }
     }
     for (key, value, low, high) in [
+        ("input.late_days", s.input.late_days as f64, 0.0, 100_000.0),
+        ("interval.lookback_days", s.interval.lookback_days as f64, 0.0, MAX_LOOKBACK_DAYS as f64),
         ("history.like_threshold", s.history.like_threshold, -1e9, 1e9),
         ("history.events", s.history.events as f64, 1.0, 10_000.0),
         ("history.max_pair_events", s.history.max_pair_events as f64, 2.0, 10_000.0),
@@ -530,7 +563,9 @@ mod tests {
         assert_eq!(parse(&file, &[], &[]).unwrap().spec.model.slots, 8);
         let env = [("CUREC_MODEL__SLOTS", "4")];
         assert_eq!(parse(&file, &[], &env).unwrap().spec.model.slots, 4);
-        assert_eq!(parse(&file, &["model.slots=2"], &env).unwrap().spec.model.slots, 2);
+        let job = parse(&file, &["model.slots=2"], &env).unwrap();
+        assert_eq!(job.spec.model.slots, 2);
+        assert_eq!((job.settings["model.slots"].as_str(), job.settings["name"].as_str()), ("2", "n"));
     }
 
     #[test]
@@ -589,6 +624,12 @@ mod tests {
         let i = Interval::parse("1998-04-20", "1998-04-21").unwrap();
         assert_eq!(i.dt(), "1998-04-20");
         assert_eq!(Interval::parse("1998-04-21", "1998-04-21").unwrap_err().kind(), Kind::Usage);
+        let back = |i: Interval, days| i.lookback(days).iter().map(Interval::dt).collect::<Vec<_>>().join(" ");
+        assert_eq!(back(i, 3), "1998-04-17 1998-04-18 1998-04-19");
+        assert_eq!(back(i, 0), "");
+        let week = Interval::parse("1998-04-20", "1998-04-27").unwrap();
+        assert_eq!(back(week, 8), "1998-04-06 1998-04-13", "whole intervals of the same length");
+        assert!(week.lookback(8).iter().all(|i| (i.end - i.start).num_days() == 7));
         assert!(Interval::parse("yesterday", "1998-04-21").is_err());
         assert!(Interval::parse("1998-04-20T12:00:00Z", "1998-04-21").unwrap_err().explain().contains("midnight"));
     }

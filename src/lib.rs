@@ -74,7 +74,7 @@ pub mod reward {
 
 pub mod feature;
 
-/// One run of a job: plan, run, manifest, report.
+/// One run of a job: plan, run, manifest, report. And what runs before it left.
 pub mod job {
     pub mod manifest;
     pub mod report;
@@ -83,6 +83,8 @@ pub mod job {
     pub mod generate;
     pub mod plan;
     pub mod run;
+    pub mod lookback;
+    pub mod runs;
 }
 
 pub mod cli;

@@ -466,6 +466,8 @@ fn responses(keys: &[&str]) -> RecordBatch {
         ("completion_tokens", zero(), true),
         ("model_digest", Arc::new(StringArray::from(vec!["m"; n])), true),
         ("created_timestamp", times(n), true),
+        ("run_id", none(), true),
+        ("seconds", Arc::new(arrow::array::Float64Array::from(vec![None::<f64>; n])), true),
     ])
     .unwrap()
 }

@@ -86,7 +86,7 @@ pub enum RowError {
         /// Tokens that fit.
         limit: usize,
     },
-    /// The prompt has no tokens.
+    /// The prompt has no tokens: it says nothing besides white space and control tokens.
     Empty,
     /// The tokens are not valid UTF-8 text.
     InvalidUtf8,
@@ -113,7 +113,7 @@ impl std::fmt::Display for RowError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             RowError::TooLong { tokens, limit } => write!(f, "prompt and answer need {tokens} tokens, {limit} fit"),
-            RowError::Empty => f.write_str("the prompt is empty"),
+            RowError::Empty => f.write_str("the prompt says nothing"),
             RowError::InvalidUtf8 => f.write_str("the answer is not valid UTF-8"),
             RowError::Device(why) => write!(f, "the device failed: {why}"),
             RowError::Cancelled => f.write_str("stopped before the row was done"),

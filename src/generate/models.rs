@@ -232,10 +232,19 @@ impl Models {
         encoder.embed(texts)
     }
 
-    /// A request for one prompt; `id` comes back with its completion.
+    /// A request for one prompt; `id` comes back with its completion. A prompt that says nothing becomes one without
+    /// tokens, which is answered with [`RowError::Empty`].
     pub fn request(&self, id: u64, prompt_text: &str, answer_stem: &str) -> Result<Request> {
         let generator = self.generator()?;
-        let prompt = generator.tokenize(prompt_text, answer_stem)?;
+        let prompt = match prompt::is_blank(&generator.tokenizer.without_control(prompt_text)) {
+            true => Vec::new(),
+            false => generator.tokenize(prompt_text, answer_stem)?,
+        };
+        self.request_of(id, prompt, None)
+    }
+
+    fn request_of(&self, id: u64, prompt: Vec<u32>, score: Option<Vec<u32>>) -> Result<Request> {
+        let generator = self.generator()?;
         let key = generator.fingerprint.prompt_key(&prompt);
         Ok(Request {
             id,
@@ -244,14 +253,15 @@ impl Models {
             sampling: self.sampling,
             seed: generator.fingerprint.row_seed(&key),
             stop: generator.fingerprint.stop.clone(),
-            score: None,
+            score,
         })
     }
 
     /// A request that scores `answer` after `prompt_text`.
     pub fn score_request(&self, id: u64, prompt_text: &str, answer: &str) -> Result<Request> {
-        let tokens = self.generator()?.tokenizer.encode_text(answer)?;
-        Ok(Request { score: Some(tokens), ..self.request(id, prompt_text, "")? })
+        let generator = self.generator()?;
+        let tokens = generator.tokenizer.encode_text(answer)?;
+        self.request_of(id, generator.tokenize(prompt_text, "")?, Some(tokens))
     }
 
     /// Runs requests whose ids are `0..n` and returns their results in that order.

@@ -105,6 +105,13 @@ impl PromptTemplate {
     }
 }
 
+/// Whether a text says nothing: white space, control characters and invisible marks only.
+pub fn is_blank(text: &str) -> bool {
+    let is_mark =
+        |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}' | '\u{feff}');
+    text.chars().all(|c| c.is_whitespace() || c.is_control() || is_mark(c))
+}
+
 /// Token ids of a prompt: the model's chat around `prompt_text`, and `answer_stem` as the beginning of the answer.
 pub fn tokenize(tokenizer: &Tokenizer, chat: &ChatTemplate, prompt_text: &str, answer_stem: &str) -> Result<Vec<u32>> {
     let message = Message { role: "user".into(), content: prompt_text.to_string() };
@@ -208,6 +215,12 @@ mod tests {
         e.subject = Some("{{ 7 * 7 }} {% raw %} <b>".into());
         let (user, _) = PromptTemplate::load("item").unwrap().render(&e).unwrap();
         assert!(user.contains("{{ 7 * 7 }} {% raw %} <b>"), "{user}");
+    }
+
+    #[test]
+    fn blank_texts_say_nothing() {
+        assert!(is_blank("") && is_blank(" \n\t\u{0}\u{7f}\u{200b}\u{202e}\u{feff}"));
+        assert!(!is_blank("?") && !is_blank(" \u{202e}a"));
     }
 
     #[test]

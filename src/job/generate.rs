@@ -33,6 +33,8 @@ const CHUNK: usize = 1024;
 struct Answer {
     key: String,
     prompt_tokens: u32,
+    /// Share of the stage's time, once it is shared out.
+    seconds: Option<f64>,
     result: std::result::Result<Completion, RowError>,
 }
 
@@ -42,13 +44,16 @@ pub struct Sink<'a> {
     pub root: &'a Location,
     /// The contract of `response`.
     pub contract: &'a Contract,
+    /// The run that pays.
+    pub run_id: &'a str,
     /// The interval, for `created_timestamp`.
     pub interval: Interval,
     /// How often to commit.
     pub response: &'a ResponseSpec,
     /// How many rows may fail.
     pub budget: &'a BudgetSpec,
-    /// Prompts of this stage, which the budget's share is a share of.
+    /// Different prompts of the interval, answered before or not: what the budget's share is a share of, so that a run
+    /// that goes on where another died is held to the same.
     pub total: u64,
 }
 
@@ -68,7 +73,7 @@ pub async fn generate(
 ) -> Result<()> {
     let started = Instant::now();
     let digest = models.generator()?.fingerprint.model.clone();
-    let mut writer = Writer { sink, digest, waiting: Vec::new(), since: Instant::now() };
+    let mut writer = Writer { sink, digest, waiting: Vec::new(), since: started, shared_until: started };
     let mut in_flight: SelectAll<Pin<Box<dyn Stream<Item = Answer> + Send>>> = SelectAll::new();
     let mut exhausted = false;
     let mut outstanding = 0usize;
@@ -188,7 +193,7 @@ async fn submit(
     Ok(futures::stream::unfold((receiver, keys), |(mut receiver, keys)| async move {
         let (id, result) = receiver.recv().await?;
         let (key, prompt_tokens) = keys.get(id as usize)?.clone();
-        Some((Answer { key, prompt_tokens, result }, (receiver, keys)))
+        Some((Answer { key, prompt_tokens, seconds: None, result }, (receiver, keys)))
     })
     .boxed())
 }
@@ -197,7 +202,10 @@ struct Writer<'a> {
     sink: &'a Sink<'a>,
     digest: String,
     waiting: Vec<Answer>,
+    /// The last flush, whether there was something to write or not.
     since: Instant,
+    /// The time up to here stands in the rows.
+    shared_until: Instant,
 }
 
 impl Writer<'_> {
@@ -211,9 +219,16 @@ impl Writer<'_> {
         if self.waiting.is_empty() {
             return Ok(());
         }
+        // Shared out once: rows that are tried again must give the same segment.
+        let unpaid = self.waiting.iter().filter(|a| a.seconds.is_none()).count();
+        if unpaid > 0 {
+            let share = (self.since - self.shared_until).as_secs_f64() / unpaid as f64;
+            self.waiting.iter_mut().for_each(|a| _ = a.seconds.get_or_insert(share));
+            self.shared_until = self.since;
+        }
         self.waiting.sort_by(|a, b| a.key.cmp(&b.key));
         let schema = self.sink.contract.arrow_schema(None);
-        let batch = rows_of(&self.waiting, schema, &self.digest, self.sink.interval)?;
+        let batch = rows_of(&self.waiting, schema, &self.digest, self.sink)?;
         append_segment(self.sink.root, self.sink.contract, &batch).await?;
         // Only now: answers that were not committed are tried again with the next ones.
         self.waiting.clear();
@@ -221,7 +236,7 @@ impl Writer<'_> {
     }
 }
 
-fn rows_of(rows: &[Answer], schema: SchemaRef, digest: &str, interval: Interval) -> Result<RecordBatch> {
+fn rows_of(rows: &[Answer], schema: SchemaRef, digest: &str, sink: &Sink<'_>) -> Result<RecordBatch> {
     let done = |a: &'_ Answer| a.result.as_ref().ok().cloned();
     let texts =
         |pick: fn(&Answer) -> Option<String>| -> ArrayRef { Arc::new(rows.iter().map(pick).collect::<StringArray>()) };
@@ -248,9 +263,11 @@ fn rows_of(rows: &[Answer], schema: SchemaRef, digest: &str, interval: Interval)
                 "completion_tokens" => counts(|c| c.completion_tokens),
                 "model_digest" => Arc::new(StringArray::from(vec![digest; rows.len()])),
                 "created_timestamp" => Arc::new(
-                    TimestampMicrosecondArray::from(vec![interval.end.timestamp_micros(); rows.len()])
+                    TimestampMicrosecondArray::from(vec![sink.interval.end.timestamp_micros(); rows.len()])
                         .with_timezone_opt(timezone_of(field.data_type())),
                 ),
+                "run_id" => Arc::new(StringArray::from(vec![sink.run_id; rows.len()])),
+                "seconds" => Arc::new(rows.iter().map(|a| a.seconds).collect::<Float64Array>()),
                 name => {
                     return Err(Error::new(
                         Kind::Config,

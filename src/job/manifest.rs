@@ -6,7 +6,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Kind, Result};
 use crate::table::traffic::Traffic;
+
+/// The format of manifests that this code writes and reads.
+pub const FORMAT: u32 = 1;
 
 /// A run's manifest.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -25,7 +29,7 @@ pub struct Manifest {
     pub interval_start: String,
     /// First moment after it.
     pub interval_end: String,
-    /// `published`, `nothing_to_do`, or the kind of the error.
+    /// `running`, `published`, `nothing_to_do`, or the kind of the error. A run that was killed stays `running`.
     pub status: String,
     /// What went wrong, where something did.
     pub error: Option<String>,
@@ -43,6 +47,9 @@ pub struct Manifest {
     pub device: String,
     /// Largest resident memory, bytes.
     pub peak_memory: Option<u64>,
+    /// The job's settings as they were in force, `section.key` and value.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
     /// Models by role (`generator`, `encoder`) with their digests.
     pub models: BTreeMap<String, String>,
     /// Inputs by table.
@@ -51,8 +58,14 @@ pub struct Manifest {
     pub tables: Vec<TableRecord>,
     /// Seconds by stage, in order.
     pub stages: Vec<StageRecord>,
-    /// Tokens, rows and seconds of the language model.
+    /// Tokens, rows and seconds of the language model in this run.
     pub usage: Usage,
+    /// The same for the interval's prompts, whichever run paid; absent where the run did not come that far.
+    #[serde(default)]
+    pub usage_all: Option<UsageAll>,
+    /// Different prompts of the interval that were asked and have no answer: `--retry-failed` tries them again.
+    #[serde(default)]
+    pub failed_prompts: u64,
     /// Reasons and what became of them.
     pub reasons: Reasons,
     /// Audits that failed, warnings included.
@@ -96,6 +109,9 @@ pub struct TableRecord {
     pub files: Vec<String>,
     /// What it was made from.
     pub fingerprint: String,
+    /// What went into the fingerprint, by name, and what the tables before it held.
+    #[serde(default)]
+    pub parts: BTreeMap<String, String>,
 }
 
 /// How long a stage took.
@@ -130,6 +146,27 @@ pub struct Usage {
     pub completion_tokens: u64,
     /// Seconds of the generate stage.
     pub seconds: f64,
+}
+
+/// What was paid for the prompts of an interval, whichever run paid.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct UsageAll {
+    /// Different prompts with an answer.
+    pub answered: u64,
+    /// Different prompts that were asked and have none.
+    pub failed: u64,
+    /// Attempts that failed.
+    pub failed_attempts: u64,
+    /// Prompt tokens of the answers.
+    pub prompt_tokens: u64,
+    /// Of those, tokens whose prefill was shared.
+    pub cached_tokens: u64,
+    /// New tokens.
+    pub completion_tokens: u64,
+    /// Seconds of generate stages up to each committed answer; what a killed run did after its last commit is not known.
+    pub seconds: f64,
+    /// Runs that paid for at least one attempt.
+    pub runs: u64,
 }
 
 /// What became of the reasons.
@@ -169,6 +206,23 @@ pub struct AuditRecord {
 }
 
 impl Manifest {
+    /// Its name in `_runs/<run id>/`.
+    pub const NAME: &str = "manifest.json";
+
+    /// Reads a manifest; any bytes give one or an error that says why not.
+    ///
+    /// # Errors
+    /// [`Kind::Input`] for bytes that are no manifest and for one of a format that this curec does not know.
+    pub fn parse(bytes: &[u8]) -> Result<Manifest> {
+        let broken = |why: String| Error::new(Kind::Input, format!("the manifest is damaged: {why}"));
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| broken(e.to_string()))?;
+        match manifest.format {
+            FORMAT if !manifest.run_id.is_empty() => Ok(manifest),
+            FORMAT => Err(broken("it names no run".into())),
+            other => Err(broken(format!("its format is {other}, this curec knows {FORMAT}"))),
+        }
+    }
+
     /// The one-line summary that ends standard output, for Airflow's XCom and for scripts.
     pub fn summary(&self, report: Option<&str>) -> serde_json::Value {
         let rows: serde_json::Map<String, serde_json::Value> =
@@ -187,6 +241,8 @@ impl Manifest {
             "prompt_tokens": self.usage.prompt_tokens,
             "completion_tokens": self.usage.completion_tokens,
             "failed": self.usage.failed.values().sum::<u64>(),
+            "failed_prompts": self.failed_prompts,
+            "usage_all": self.usage_all,
             "error": self.error,
             "report": report,
         })
@@ -205,11 +261,18 @@ mod tests {
         m.reasons.accepted.insert("item".into(), 1);
         assert!(!m.summary(None).to_string().contains('\n'));
         assert_eq!(m.reasons.acceptance(), 0.25);
-        let back: Manifest = serde_json::from_str(&serde_json::to_string(&m).unwrap()).unwrap();
-        assert_eq!(back.status, "published");
-        // One of before it counted requests.
-        let mut old = serde_json::to_value(&m).unwrap();
-        old.as_object_mut().unwrap().remove("store");
-        assert_eq!(serde_json::from_value::<Manifest>(old).unwrap().store, Traffic::default());
+        m.run_id = "r".into();
+        m.format = FORMAT;
+        let mut json = serde_json::to_value(&m).unwrap();
+        assert_eq!(Manifest::parse(json.to_string().as_bytes()).unwrap().status, "published");
+        // One of before these fields were written.
+        for new in ["settings", "usage_all", "failed_prompts", "store"] {
+            json.as_object_mut().unwrap().remove(new).unwrap();
+        }
+        let old = Manifest::parse(json.to_string().as_bytes()).unwrap();
+        assert_eq!((old.usage_all, old.store), (None, Traffic::default()));
+        json["format"] = 2.into();
+        assert!(Manifest::parse(json.to_string().as_bytes()).unwrap_err().message().contains("its format is 2"));
+        assert!(Manifest::parse(b"{\"format\": 1}").is_err() && Manifest::parse(b"\xff").is_err());
     }
 }

@@ -27,6 +27,10 @@ pub struct Plan {
     tables: Vec<TablePlan>,
     /// What the generate stage would do, where the prompts are known.
     work: Option<Work>,
+    /// Prompts that failed in earlier runs and have no answer.
+    failed_prompts: u64,
+    /// The intervals before this one that were published before; oldest first.
+    lookback: Vec<Plan>,
 }
 
 /// Prompts and tokens that a run would pay for.
@@ -48,22 +52,38 @@ pub struct Work {
     pub price: f64,
 }
 
-/// Plans a run.
-pub async fn plan(job: &Job, interval: Interval, full: bool) -> Result<Plan> {
+/// Plans a run that looks back so many days.
+///
+/// # Errors
+/// As a run that checks its inputs by their footers.
+pub async fn plan(job: &Job, interval: Interval, lookback_days: u64, full: bool) -> Result<Plan> {
     let prepared = prepare(job, interval).await?;
+    let mut lookback = Vec::new();
+    for before in interval.lookback(lookback_days) {
+        let before = prepared.at(before);
+        if before.is_published().await? {
+            lookback.push(plan_one(&before, false).await?);
+        }
+    }
+    Ok(Plan { lookback, ..plan_one(&prepared, full).await? })
+}
+
+async fn plan_one(prepared: &Prepared, full: bool) -> Result<Plan> {
     let tables = prepared.decide(full, false).await?;
     let inputs = prepared.inputs.iter().map(|(name, i)| (name.clone(), i.files.len(), i.rows())).collect();
     let work = match tables.iter().any(TablePlan::is_build) {
-        true => Some(estimate(&prepared).await?),
+        true => Some(estimate(prepared).await?),
         false => None,
     };
     Ok(Plan {
-        job: job.spec.name.clone(),
-        dt: interval.dt(),
+        job: prepared.job.spec.name.clone(),
+        dt: prepared.interval.dt(),
         warehouse: prepared.root.url().to_string(),
         inputs,
         tables,
         work,
+        failed_prompts: prepared.failed_prompts().await?,
+        lookback: Vec::new(),
     })
 }
 
@@ -109,12 +129,12 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
 /// Seconds per new token, prefill included, of the latest run that generated something.
 async fn seconds_per_new_token(root: &Location) -> Result<Option<f64>> {
     let mut manifests: Vec<_> = root.child("_runs").list().await?;
-    manifests.retain(|e| e.location.name() == "manifest.json");
+    manifests.retain(|e| e.location.name() == Manifest::NAME);
     manifests.sort_by_key(|e| std::cmp::Reverse(e.last_modified));
     for entry in manifests.into_iter().take(20) {
         let Some(bytes) = entry.location.get().await? else { continue };
         // A manifest of another version of curec is no reason to fail a plan.
-        let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) else { continue };
+        let Ok(manifest) = Manifest::parse(&bytes) else { continue };
         if manifest.usage.completion_tokens > 0 {
             return Ok(Some(manifest.usage.seconds / manifest.usage.completion_tokens as f64));
         }
@@ -123,6 +143,11 @@ async fn seconds_per_new_token(root: &Location) -> Result<Option<f64>> {
 }
 
 impl Plan {
+    /// Whether the answers of the language model are put together again, failed prompts with them.
+    fn retries(&self) -> bool {
+        self.tables.iter().any(|t| t.table == "reason" && t.is_build())
+    }
+
     /// One JSON object.
     pub fn json(&self) -> serde_json::Value {
         let tables: Vec<_> = self
@@ -141,12 +166,19 @@ impl Plan {
             .collect();
         serde_json::json!({
             "job": self.job, "dt": self.dt, "warehouse": self.warehouse, "tables": tables, "work": self.work,
+            "failed_prompts": self.failed_prompts, "lookback": self.lookback.iter().map(Plan::json).collect::<Vec<_>>(),
         })
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for before in &self.lookback {
+            match before.tables.iter().any(TablePlan::is_build) {
+                true => write!(f, "looking back, {before}")?,
+                false => writeln!(f, "looking back, dt={} is up to date", before.dt)?,
+            }
+        }
         writeln!(f, "job {} for dt={} in {}", self.job, self.dt, self.warehouse)?;
         for (name, files, rows) in &self.inputs {
             writeln!(f, "  reads  {name:<15} {files} file(s), {rows} rows")?;
@@ -162,6 +194,11 @@ impl fmt::Display for Plan {
                 w.prompts, w.distinct, w.answered, w.prompt_tokens, w.completion_tokens_at_most, w.minutes, w.price
             ),
             None => writeln!(f, "nothing to do"),
+        }?;
+        match (self.failed_prompts, self.retries()) {
+            (0, _) => Ok(()),
+            (n, true) => writeln!(f, "  {n} prompt(s) failed before and are tried again"),
+            (n, false) => writeln!(f, "  {n} prompt(s) failed and have no reason; run --retry-failed tries them again"),
         }
     }
 }

@@ -59,7 +59,12 @@ pub fn html(manifest: &Manifest, details: &Details) -> Result<String> {
     env.add_template("report", include_str!("report.html"))
         .context(Kind::Internal, || "the report's template is broken".into())?;
     let usage = &manifest.usage;
-    let cost = (usage.prompt_tokens as f64 * details.price.0 + usage.completion_tokens as f64 * details.price.1) / 1e6;
+    let cost =
+        |prompt: u64, completion: u64| (prompt as f64 * details.price.0 + completion as f64 * details.price.1) / 1e6;
+    let all = manifest.usage_all.clone().unwrap_or_default();
+    let all_cost = cost(all.prompt_tokens, all.completion_tokens);
+    let all_new_per_second = all.completion_tokens as f64 / all.seconds.max(1e-9);
+    let cost = cost(usage.prompt_tokens, usage.completion_tokens);
     let new_per_second = usage.completion_tokens as f64 / usage.seconds.max(1e-9);
     let charts = [
         ("Score of the reasons", histogram(&details.scores, 0.0, 1.0, 20)?),
@@ -72,7 +77,7 @@ pub fn html(manifest: &Manifest, details: &Details) -> Result<String> {
             t.render(context! {
                 m => minijinja::Value::from(minijinja::value::Serde(manifest)),
                 details => minijinja::Value::from(minijinja::value::Serde(details)),
-                charts, cost, new_per_second, stage_total,
+                charts, cost, new_per_second, all_cost, all_new_per_second, stage_total,
                 acceptance => manifest.reasons.acceptance(), total => manifest.reasons.total(),
                 accepted => manifest.reasons.accepted.values().sum::<u64>(),
             })
@@ -127,6 +132,7 @@ fn histogram(values: &[f64], low: f64, high: f64, bins: usize) -> Result<String>
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::job::manifest::UsageAll;
 
     #[test]
     fn the_page_is_self_contained_and_escapes_data() {
@@ -139,6 +145,17 @@ mod tests {
         assert!(page.contains("{{ 7*7 }}"), "data became a template");
         assert!(!page.contains("http://") || page.contains("http://www.w3.org"), "the page loads something");
         assert!(page.contains("<svg"));
+    }
+
+    #[test]
+    fn usage_of_all_runs_stands_beside_this_run_s() {
+        let all = UsageAll { answered: 4321, runs: 2, ..UsageAll::default() };
+        let manifest = Manifest { usage_all: Some(all), failed_prompts: 5, ..Manifest::default() };
+        let page = html(&manifest, &Details::default()).unwrap();
+        assert!(page.contains("4 321") && page.contains("(2 run(s))"), "{page}");
+        assert!(page.contains("5 prompt(s) failed") && page.contains("--retry-failed"), "{page}");
+        let page = html(&Manifest::default(), &Details::default()).unwrap();
+        assert!(!page.contains("whichever run paid") && !page.contains("--retry-failed"), "{page}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::feature::Pooler;
 use crate::generate::functions;
 use crate::generate::models::Models;
 use crate::job::generate::{Sink, generate};
-use crate::job::manifest::{AuditRecord, InputRecord, Manifest, StageRecord, TableRecord};
+use crate::job::manifest::{self, AuditRecord, InputRecord, Manifest, StageRecord, TableRecord};
 use crate::job::report::{self, Details, Sample};
 use crate::job::stop::Stop;
 use crate::job::tables::{self, PENDING, Prepared, TablePlan, locate, prepare};
@@ -28,13 +28,17 @@ use crate::query::audit::{self, Drift};
 use crate::query::session::{BatchStream, Session, TableFile};
 use crate::reward::checks::{self, Vocabulary};
 use crate::reward::score::score_batch;
-use crate::table::input::{check_input, open_input};
+use crate::table::input::{InputTable, check_input, open_input};
 use crate::table::lease::{Holder, Lease};
 use crate::table::partition::{self, Publisher, StagedTable, commit_record};
+use crate::table::redact::redact;
 use crate::table::store::Location;
-use crate::table::traffic::traffic;
+use crate::table::traffic::{Traffic, traffic};
 use crate::table::write::Stamp;
 use crate::telemetry::{self, Progress, Voice};
+
+/// How long a run that cannot begin tries to say so in the warehouse.
+const TRACE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the caller wants besides the job.
 #[derive(Debug, Clone, Copy)]
@@ -67,30 +71,25 @@ pub struct Done {
 /// Every [`Kind`]; nothing is published unless all audits pass. Answers of the language model are kept in any case.
 pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) -> Result<Done> {
     let started = Instant::now();
-    let traffic_before = traffic();
-    let prepared = tokio::select! {
-        prepared = prepare(job, interval) => prepared?,
+    let begun = Begun { at: Instant::now(), traffic: traffic() };
+    let mut manifest = begin(job, interval);
+    let entered = tokio::select! {
+        entered = enter(job, interval, options, &mut manifest) => entered,
         // Fetching models may take long.
         () = stop.requested() => {
-            return Err(Error::new(Kind::Interrupted, "stopped by a signal before the work began")
-                .hint("run the same command again"));
+            Err(Error::new(Kind::Interrupted, "stopped by a signal before the work began")
+                .hint("run the same command again"))
         }
     };
-    let mut manifest = begin(&prepared)?;
-    let plans = prepared.decide(options.full, options.retry_failed).await?;
-    if !plans.iter().any(TablePlan::is_build) {
-        return Ok(nothing_to_do(manifest, &plans, interval, started));
-    }
-    let ttl = Duration::from_secs_f64(job.spec.publish.lease_seconds);
-    // Partitions are days of the warehouse, whichever job or length of interval writes them.
-    let name = format!("dt={}", interval.dt());
-    let lease = Arc::new(Lease::acquire(&prepared.root, &name, Holder::here(&manifest.run_id), ttl).await?);
-    // Another run may have published between the first look and the lease.
-    let plans = prepared.decide(options.full, options.retry_failed).await?;
-    if !plans.iter().any(TablePlan::is_build) {
-        lease.release().await?;
-        return Ok(nothing_to_do(manifest, &plans, interval, started));
-    }
+    let (prepared, plans, lease) = match entered {
+        Ok((prepared, plans, Some(lease))) => (prepared, plans, Arc::new(lease)),
+        Ok((prepared, plans, None)) => return Ok(nothing_to_do(&prepared, manifest, &plans, &begun).await),
+        Err(e) => {
+            close(&mut manifest, Some(&e), &begun);
+            leave(job, &manifest).await;
+            return Err(e);
+        }
+    };
     let is_publishing = Arc::new(AtomicBool::new(false));
     let grace = Duration::from_secs_f64(job.spec.publish.grace_seconds);
     let mut build = Build {
@@ -129,17 +128,7 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
         result = Err(lost);
     }
     manifest = build.manifest;
-    manifest.seconds = started.elapsed().as_secs_f64();
-    manifest.finished_at = now();
-    manifest.peak_memory = telemetry::peak_memory();
-    manifest.store = traffic().since(traffic_before);
-    match &result {
-        Ok(()) => manifest.status = "published".into(),
-        Err(e) => {
-            manifest.status = e.kind().name().into();
-            manifest.error = Some(e.to_string());
-        }
-    }
+    close(&mut manifest, result.as_ref().err(), &begun);
     let folder = build.prepared.root.child("_runs").child(&manifest.run_id);
     let report = write_run(&folder, &manifest, &build.details).await;
     // Last, so that `gc` leaves alone what is being written. A lease that cannot be given back runs out by itself.
@@ -152,12 +141,77 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
     Ok(Done { manifest, report: Some(report), nothing_to_do: false, story })
 }
 
-fn nothing_to_do(mut manifest: Manifest, plans: &[TablePlan], interval: Interval, started: Instant) -> Done {
-    manifest.status = "nothing_to_do".into();
-    manifest.tables = plans.iter().map(|p| table_record(p, &interval.dt())).collect();
+/// What the run needs, what it is to build, and the lease under which it may; no lease where nothing is to be built.
+async fn enter(
+    job: &Job,
+    interval: Interval,
+    options: Options,
+    stop: &Stop,
+    manifest: &mut Manifest,
+) -> Result<(Prepared, Vec<TablePlan>, Option<Lease>)> {
+    stop.check()?;
+    let prepared = prepare(job, interval).await?;
+    describe(&prepared, manifest)?;
+    let plans = prepared.decide(options.full, options.retry_failed).await?;
+    if !plans.iter().any(TablePlan::is_build) {
+        return Ok((prepared, plans, None));
+    }
+    let ttl = Duration::from_secs_f64(job.spec.publish.lease_seconds);
+    // Partitions are days of the warehouse, whichever job or length of interval writes them.
+    let name = format!("dt={}", interval.dt());
+    let lease = Lease::acquire(&prepared.root, &name, Holder::here(&manifest.run_id), ttl).await?;
+    // Another run may have published between the first look and the lease.
+    let plans = match prepared.decide(options.full, options.retry_failed).await {
+        Ok(plans) if plans.iter().any(TablePlan::is_build) => return Ok((prepared, plans, Some(lease))),
+        other => other,
+    };
+    lease.release().await?;
+    Ok((prepared, plans?, None))
+}
+
+/// Fills in how the run ended.
+fn close(manifest: &mut Manifest, error: Option<&Error>, started: Instant) {
     manifest.seconds = started.elapsed().as_secs_f64();
-    let story = format!("Nothing to do: every table of dt={} is up to date.", interval.dt());
+    manifest.finished_at = now();
+    manifest.peak_memory = telemetry::peak_memory();
+    manifest.status = error.map_or("published", |e| e.kind().name()).into();
+    manifest.error = error.map(ToString::to_string);
+}
+
+/// Writes the manifest alone, where the warehouse can be written: a run that cannot begin is worth a trace, but the
+/// trace is not worth a run.
+async fn leave(job: &Job, manifest: &Manifest) {
+    let write = async {
+        let folder = locate(job, &job.spec.warehouse)?.child("_runs").child(&manifest.run_id);
+        write_manifest(&folder, manifest).await
+    };
+    match tokio::time::timeout(TRACE_PATIENCE, write).await {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => tracing::warn!(error = %e, "the run leaves no manifest"),
+        Err(_) => tracing::warn!("the run leaves no manifest: the warehouse does not answer"),
+    }
+}
+
+async fn nothing_to_do(prepared: &Prepared, mut manifest: Manifest, plans: &[TablePlan], started: Instant) -> Done {
+    let dt = prepared.interval.dt();
+    manifest.status = "nothing_to_do".into();
+    manifest.tables = plans.iter().map(|p| table_record(p, &dt)).collect();
+    manifest.failed_prompts = prepared.failed_prompts().await.unwrap_or_else(|e| {
+        tracing::warn!(error = %e, "cannot count the prompts that failed");
+        0
+    });
+    manifest.seconds = started.elapsed().as_secs_f64();
+    let story =
+        format!("Nothing to do: every table of dt={dt} is up to date.{}", failed_story(manifest.failed_prompts));
     Done { manifest, report: None, nothing_to_do: true, story }
+}
+
+/// A line on prompts that have no answer; empty where all have one.
+fn failed_story(prompts: u64) -> String {
+    match prompts {
+        0 => String::new(),
+        n => format!("\n{n} prompt(s) failed and have no reason; --retry-failed tries them again."),
+    }
 }
 
 /// Waits for the wish to stop and the grace time after it; a run that has begun to publish is let finish.
@@ -227,38 +281,42 @@ fn now() -> String {
     Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }
 
-fn begin(prepared: &Prepared) -> Result<Manifest> {
+/// The manifest as far as job and interval tell.
+fn begin(job: &Job, interval: Interval) -> Manifest {
     let started = Utc::now();
-    let interval = prepared.interval;
     let pid = std::process::id();
-    let models = BTreeMap::from([
-        ("generator".to_string(), prepared.models.generator()?.fingerprint.model.clone()),
-        ("encoder".to_string(), prepared.models.encoder_files()?.digest().to_string()),
-    ]);
-    Ok(Manifest {
-        format: 1,
-        models,
+    Manifest {
+        format: manifest::FORMAT,
+        status: "running".into(),
+        // A URL may hold what nobody else is to see.
+        settings: job.settings.iter().map(|(key, value)| (key.clone(), redact(value))).collect(),
         curec: format!("curec {}", env!("CARGO_PKG_VERSION")),
-        run_id: format!("{}-{}-{pid}", prepared.job.spec.name, started.format("%Y%m%dT%H%M%S%3fZ")),
-        job: prepared.job.spec.name.clone(),
-        job_file: prepared.job.origin.clone(),
+        run_id: format!("{}-{}-{pid}", job.spec.name, started.format("%Y%m%dT%H%M%S%3fZ")),
+        job: job.spec.name.clone(),
+        job_file: job.origin.clone(),
         interval_start: interval.start.to_rfc3339(),
         interval_end: interval.end.to_rfc3339(),
         started_at: now(),
         finished_at: now(),
         host: std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_string(),
         pid,
-        device: prepared.job.spec.model.device.clone(),
-        inputs: prepared
-            .inputs
-            .iter()
-            .map(|(name, input)| {
-                let (files, bytes, digest) = (input.files.len(), input.bytes(), input.digest());
-                (name.clone(), InputRecord { files, rows: input.rows(), bytes, digest, notes: Vec::new() })
-            })
-            .collect(),
+        device: job.spec.model.device.clone(),
         ..Manifest::default()
-    })
+    }
+}
+
+/// Fills in inputs and models.
+fn describe(prepared: &Prepared, manifest: &mut Manifest) -> Result<()> {
+    let record = |(name, input): (&String, &InputTable)| {
+        let (files, bytes, digest) = (input.files.len(), input.bytes(), input.digest());
+        (name.clone(), InputRecord { files, rows: input.rows(), bytes, digest, notes: Vec::new() })
+    };
+    manifest.inputs = prepared.inputs.iter().map(record).collect();
+    manifest.models = BTreeMap::from([
+        ("generator".to_string(), prepared.models.generator()?.fingerprint.model.clone()),
+        ("encoder".to_string(), prepared.models.encoder_files()?.digest().to_string()),
+    ]);
+    Ok(())
 }
 
 fn table_record(plan: &TablePlan, dt: &str) -> TableRecord {
@@ -272,6 +330,7 @@ fn table_record(plan: &TablePlan, dt: &str) -> TableRecord {
         bytes: standing.map_or(0, |r| r.files.iter().map(|f| f.bytes).sum()),
         files: standing.map_or_else(Vec::new, |r| r.files.iter().map(|f| f.name.clone()).collect()),
         fingerprint: plan.fingerprint.clone(),
+        parts: standing.map_or_else(BTreeMap::new, |r| r.parts.clone()),
     }
 }
 
@@ -410,6 +469,7 @@ impl Build {
             bytes: staged.files.iter().map(|f| f.bytes).sum(),
             files: staged.files.iter().map(|f| f.name.clone()).collect(),
             fingerprint: plan.fingerprint.clone(),
+            parts: staged.stamp.parts.clone(),
         };
         self.manifest.tables.push(record);
         self.staged.push((plan.clone(), staged));
@@ -483,8 +543,9 @@ impl Build {
         if waiting > 0 {
             let spec = &self.prepared.job.spec;
             let interval = self.prepared.interval;
-            let (response, budget, total) = (&spec.response, &spec.budget, waiting);
-            let sink = Sink { root: &root, contract, interval, response, budget, total };
+            let (response, budget, total) = (&spec.response, &spec.budget, usage.distinct_prompts);
+            let run_id = &self.manifest.run_id;
+            let sink = Sink { root: &root, contract, run_id, interval, response, budget, total };
             let progress = Progress::begin(self.options.voice, "generate", waiting, "new tokens");
             let pending = session.sql(PENDING, &[]).await?.stream().await?;
             let outcome = generate(pending, &self.prepared.models, &sink, &self.stop, &progress, usage).await;
@@ -569,6 +630,13 @@ impl Build {
             self.details.scores.extend(floats(&batch, "score")?.iter().flatten());
             self.details.lengths.extend(floats(&batch, "n_words")?.iter().flatten());
         }
+        let (contract, root) = (&self.prepared.contracts["response"], &self.prepared.root);
+        if !session.has_table("response") {
+            tables::register_responses(session, root, contract).await?;
+        }
+        let usage_all = tables::usage_all(session, contract).await?;
+        self.manifest.failed_prompts = usage_all.failed;
+        self.manifest.usage_all = Some(usage_all);
         let price = &self.prepared.job.spec.price;
         self.details.price = (price.prompt_tokens_million, price.completion_tokens_million);
         let words = vocabulary(session).await?;
@@ -645,9 +713,13 @@ fn samples(batches: &[RecordBatch], vocabulary: &Vocabulary) -> Result<Vec<Sampl
     Ok(all)
 }
 
-async fn write_run(folder: &Location, manifest: &Manifest, details: &Details) -> Result<String> {
+async fn write_manifest(folder: &Location, manifest: &Manifest) -> Result<()> {
     let text = serde_json::to_string_pretty(manifest).context(Kind::Internal, || "the manifest is not JSON".into())?;
-    folder.child("manifest.json").put(text.into()).await?;
+    folder.child(Manifest::NAME).put(text.into()).await
+}
+
+async fn write_run(folder: &Location, manifest: &Manifest, details: &Details) -> Result<String> {
+    write_manifest(folder, manifest).await?;
     folder.child("report.json").put(report::json(manifest, details)?.into()).await?;
     let page = folder.child("report.html");
     page.put(report::html(manifest, details)?.into()).await?;
@@ -661,7 +733,7 @@ fn story(m: &Manifest, report: &str, root: &Location) -> String {
     let refused: Vec<String> = m.reasons.refused.iter().map(|(code, n)| format!("{code} {n}")).collect();
     format!(
         "Published {} reasons ({}) in {:.1} s; accepted {:.1} % ({}); refused: {}.\n\
-         Generated {} prompts, {} prompt tokens ({} shared), {} new tokens at {:.1} tokens/s.\n\
+         Generated {} prompts, {} prompt tokens ({} shared), {} new tokens at {:.1} tokens/s.{}{}\n\
          {}Tables: {}\nReport: {report}",
         m.reasons.total(),
         kinds(&m.reasons.by_kind),
@@ -674,6 +746,15 @@ fn story(m: &Manifest, report: &str, root: &Location) -> String {
         m.usage.cached_tokens,
         m.usage.completion_tokens,
         m.usage.completion_tokens as f64 / m.usage.seconds.max(1e-9),
+        match &m.usage_all {
+            // Without earlier runs it would say the same again.
+            Some(all) if m.usage.answered_before > 0 || all.runs > 1 => format!(
+                "\nWith earlier runs: {} prompts answered, {} prompt tokens, {} new tokens, {:.1} s, paid by {} run(s).",
+                all.answered, all.prompt_tokens, all.completion_tokens, all.seconds, all.runs
+            ),
+            _ => String::new(),
+        },
+        failed_story(m.failed_prompts),
         match m.store.retries {
             0 => String::new(),
             n => format!("Store: {n} of {} requests failed and were made again.\n", m.store.requests),

@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use chrono::NaiveDate;
 
+use crate::columns::{floats, integers};
 use crate::config::{Interval, Job};
 use crate::error::Result;
 use crate::generate::functions;
 use crate::generate::models::Models;
+use crate::job::manifest::UsageAll;
 use crate::query::model::Model;
 use crate::query::session::{Param, Session, SessionOptions, TableFile};
 use crate::table::contract::Contract;
@@ -28,6 +30,7 @@ pub const TABLES: [&str; 7] =
 const METHOD: &str = "1";
 
 /// A job whose files were all found: inputs, contracts, SQL, templates.
+#[derive(Clone)]
 pub struct Prepared {
     /// The job.
     pub job: Job,
@@ -37,12 +40,14 @@ pub struct Prepared {
     pub root: Location,
     /// Contracts of all tables by name.
     pub contracts: BTreeMap<String, Contract>,
-    /// The input tables by name.
+    /// The input tables by name, without files that are surely later than the interval.
     pub inputs: BTreeMap<String, InputTable>,
     /// Table definitions by name.
     pub sql: BTreeMap<String, Model>,
     /// The models, not loaded.
     pub models: Arc<Models>,
+    /// The input tables with all their files.
+    found: BTreeMap<String, InputTable>,
 }
 
 /// What happens to one table.
@@ -127,23 +132,25 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     }
     let models = Models::new(job)?;
     models.fetch().await?;
-    let mut inputs = BTreeMap::new();
+    let mut found = BTreeMap::new();
     let input = &job.spec.input;
     for (table, text) in [("interaction", &input.interaction), ("item", &input.item), ("review", &input.review)] {
         if !text.is_empty() {
-            let mut found = open_input(&contracts[table], &locate(job, text)?).await?;
-            keep_before(&mut found, interval);
-            inputs.insert(table.to_string(), found);
+            found.insert(table.to_string(), open_input(&contracts[table], &locate(job, text)?).await?);
         }
     }
-    Ok(Prepared { job: job.clone(), interval, root, contracts, inputs, sql, models })
+    let inputs = BTreeMap::new();
+    let prepared = Prepared { job: job.clone(), interval, root, contracts, inputs, sql, models, found };
+    Ok(prepared.at(interval))
 }
 
-/// Leaves out Hive partitions `dt=` of days that are surely later than the interval: nothing in them can count, and a
-/// new day's logs must not make an old interval look changed. A day of slack covers logs that are filed by local time;
-/// what is no date stays.
-fn keep_before(input: &mut InputTable, interval: Interval) {
-    let last = interval.end.date_naive() + chrono::Days::new(1);
+/// Leaves out files that are surely later than the interval: nothing in them can count, and a new day's logs must not
+/// make an old interval look changed. Those are files whose statistics say so, and Hive partitions `dt=` that lie
+/// more than `late_days` after the interval's end: logs may be filed by local time. What is no date stays.
+fn keep_before(input: &mut InputTable, interval: Interval, late_days: u64) {
+    let end = interval.end;
+    input.files.retain(|file| file.first_event.is_none_or(|first| first < end.timestamp_micros()));
+    let Some(last) = end.date_naive().checked_add_days(chrono::Days::new(late_days)) else { return };
     let parse = |day: &str| ["%Y-%m-%d", "%Y%m%d"].iter().find_map(|f| NaiveDate::parse_from_str(day, f).ok());
     let may_count = |day: &str| parse(day).is_none_or(|day| day <= last);
     input.files.retain(|file| file.partition.iter().all(|(key, day)| key != "dt" || may_count(day)));
@@ -154,16 +161,36 @@ fn digest_of(value: &impl fmt::Debug) -> String {
 }
 
 impl Prepared {
+    /// The same job, with the files that were found then, for another interval.
+    pub fn at(&self, interval: Interval) -> Prepared {
+        let mut inputs = self.found.clone();
+        inputs.values_mut().for_each(|input| keep_before(input, interval, self.job.spec.input.late_days));
+        Prepared { interval, inputs, ..self.clone() }
+    }
+
+    /// The part that tells the interval.
+    fn interval_part(&self) -> String {
+        format!("{}/{}", self.interval.start.to_rfc3339(), self.interval.end.to_rfc3339())
+    }
+
+    /// Whether this very interval was published, in part at least: a partition of another length does not count.
+    pub async fn is_published(&self) -> Result<bool> {
+        for table in TABLES {
+            let record = commit_record(&self.root, table, &self.interval.dt()).await?;
+            if record.is_some_and(|r| r.parts.get("interval") == Some(&self.interval_part())) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What `table` is made from, by part; `fingerprints` holds those of the tables before it.
     fn parts(&self, table: &str, fingerprints: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
         let spec = &self.job.spec;
         let mut parts = BTreeMap::from([
             ("contract".to_string(), self.contracts[table].digest().to_string()),
             ("method".to_string(), METHOD.to_string()),
-            (
-                "interval".to_string(),
-                format!("{}/{}", self.interval.start.to_rfc3339(), self.interval.end.to_rfc3339()),
-            ),
+            ("interval".to_string(), self.interval_part()),
         ]);
         let mut add = |name: &str, value: String| {
             parts.insert(name.to_string(), value);
@@ -200,12 +227,12 @@ impl Prepared {
         Ok(parts)
     }
 
-    /// Whether the standing partition of `reason` holds a row without a reason.
-    async fn has_failed_prompts(&self, dt: &str) -> Result<bool> {
-        let Some(record) = commit_record(&self.root, "reason", dt).await? else { return Ok(false) };
+    /// Different prompts of the standing partition of `reason` that were asked and failed.
+    pub async fn failed_prompts(&self) -> Result<u64> {
+        let Some(record) = commit_record(&self.root, "reason", &self.interval.dt()).await? else { return Ok(0) };
         let session = new_session(&self.job)?;
         session.register_files("reason", &self.contracts["reason"], &files_in(&self.root, &record)?).await?;
-        Ok(count(&session, "select 1 as one from reason where error <> 'not_generated' limit 1").await? > 0)
+        count(&session, "select distinct prompt_key from reason where error <> 'not_generated'").await
     }
 
     /// Compares every table with its partition. `force` builds all; `retry_failed` builds `reason` where a prompt has
@@ -214,7 +241,7 @@ impl Prepared {
         let dt = self.interval.dt();
         let mut fingerprints = BTreeMap::new();
         let mut contents: BTreeMap<&str, String> = BTreeMap::new();
-        let retry_failed = retry_failed && self.has_failed_prompts(&dt).await?;
+        let retry_failed = retry_failed && self.failed_prompts().await? > 0;
         let mut plans: Vec<TablePlan> = Vec::new();
         for table in TABLES {
             let parts = self.parts(table, &fingerprints)?;
@@ -368,6 +395,45 @@ pub const PENDING: &str = concat!(
     has_evidence!(),
     " group by p.prompt_key order by p.prompt_key"
 );
+
+/// What was paid for the interval's prompts, whichever run paid: sums over `response`. Failed attempts count their time
+/// and no tokens.
+pub async fn usage_all(session: &Session, response: &Contract) -> Result<UsageAll> {
+    // A job's own contract may be older than these columns.
+    let column = |name: &str, kind: &str| match response.columns.iter().any(|c| c.name == name) {
+        true => format!("r.{name}"),
+        false => format!("cast(null as {kind})"),
+    };
+    let (seconds, run_id) = (column("seconds", "double"), column("run_id", "varchar"));
+    let text = format!(
+        "select count(*) filter (where answers > 0) as answered, count(*) filter (where answers = 0) as failed, \
+           sum(attempts - answers) as failed_attempts, sum(prompt_tokens) as prompt_tokens, \
+           sum(cached_tokens) as cached_tokens, sum(completion_tokens) as completion_tokens, sum(seconds) as seconds \
+         from (select r.prompt_key, count(*) as attempts, count(*) filter (where r.error is null) as answers, \
+             sum(case when r.error is null then r.prompt_tokens end) as prompt_tokens, \
+             sum(case when r.error is null then r.cached_tokens end) as cached_tokens, \
+             sum(case when r.error is null then r.completion_tokens end) as completion_tokens, \
+             sum({seconds}) as seconds \
+           from response as r left semi join reason_prompt as p on p.prompt_key = r.prompt_key group by r.prompt_key)"
+    );
+    let mut usage = UsageAll::default();
+    for batch in session.sql(&text, &[]).await?.collect().await? {
+        let n = |name: &str| Ok::<_, Error>(integers(&batch, name)?.iter().flatten().sum::<i64>() as u64);
+        usage.answered += n("answered")?;
+        usage.failed += n("failed")?;
+        usage.failed_attempts += n("failed_attempts")?;
+        usage.prompt_tokens += n("prompt_tokens")?;
+        usage.cached_tokens += n("cached_tokens")?;
+        usage.completion_tokens += n("completion_tokens")?;
+        usage.seconds += floats(&batch, "seconds")?.iter().flatten().sum::<f64>();
+    }
+    let runs = format!(
+        "select distinct {run_id} as run_id from response as r \
+         left semi join reason_prompt as p on p.prompt_key = r.prompt_key where {run_id} is not null"
+    );
+    usage.runs = count(session, &runs).await?;
+    Ok(usage)
+}
 
 /// Reasons with their evidence, for scoring. All keys are compared alike, null with null: a key compared otherwise would
 /// become a filter, and the join quadratic.

@@ -298,6 +298,19 @@ impl Tokenizer {
         self.added.get(id).is_some_and(|token| token.special)
     }
 
+    /// `text` without the control tokens that it spells.
+    pub fn without_control(&self, text: &str) -> String {
+        let (mut out, mut from) = (String::new(), 0);
+        for (range, index) in self.added.find(text) {
+            if range.start >= from && self.added.tokens[index].special {
+                out.push_str(&text[from..range.start]);
+                from = range.end;
+            }
+        }
+        out.push_str(&text[from..]);
+        out
+    }
+
     /// BLAKE3 of everything that decides the ids, 32 hex digits.
     pub fn digest(&self) -> &str {
         &self.digest

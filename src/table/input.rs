@@ -13,6 +13,7 @@ use futures::TryStreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::arrow::{ProjectionMask, async_reader::ParquetRecordBatchStream};
 use parquet::errors::ParquetError;
@@ -39,6 +40,9 @@ pub struct InputFile {
     pub bytes: u64,
     /// What its content is known by: blake3 for local files, the store's tag elsewhere.
     pub digest: String,
+    /// The earliest `event_timestamp` by the footer's statistics, microseconds since 1970 UTC; `None` where they do not
+    /// say.
+    pub first_event: Option<i64>,
     /// Values of the Hive partition columns in its path.
     pub partition: Vec<(String, String)>,
 }
@@ -196,8 +200,12 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
     let mut hive_columns: Vec<String> = Vec::new();
     for entry in entries {
         let builder = open_parquet(&entry.location, entry.size).await?;
+        let mut first_event = None;
         for (column, found) in contract.columns.iter().zip(&mut columns) {
             let Some(field) = find_column(contract, column, builder.schema(), &entry.location)? else { continue };
+            if column.name == "event_timestamp" {
+                first_event = earliest(&builder, field.name());
+            }
             match seen_in.get(&column.name) {
                 None => {
                     found.source = Some(field.name().clone());
@@ -229,12 +237,26 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
             (None, Some(tag)) => format!("{tag}-{}", entry.size),
             _ => entry.location.digest().await?,
         };
-        files.push(InputFile { location: entry.location, rows, bytes: entry.size, digest, partition });
+        files.push(InputFile { location: entry.location, rows, bytes: entry.size, digest, first_event, partition });
     }
     let fields: Vec<Field> =
         columns.iter().filter_map(|c| Some(Field::new(c.source.as_ref()?, c.source_type.clone()?, true))).collect();
     let schema = Arc::new(Schema::new(fields));
     Ok(InputTable { table: contract.name.clone(), location: at.clone(), files, schema, columns, hive_columns })
+}
+
+/// The earliest value of a column of moments by the statistics of the file's row groups, microseconds since 1970 UTC;
+/// `None` where a row group does not say. A column without a time zone is read as UTC, as everywhere.
+fn earliest(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>, column: &str) -> Option<i64> {
+    let converter = StatisticsConverter::try_new(column, builder.schema(), builder.parquet_schema()).ok()?;
+    if !matches!(converter.arrow_field().data_type(), DataType::Timestamp(..)) {
+        return None;
+    }
+    let minima = converter.row_group_mins(builder.metadata().row_groups()).ok()?;
+    // Cast as the rows will be, so that both round alike.
+    let minima = arrow::compute::cast(&minima, &ColumnType::TimestampUs.arrow(0)).ok()?;
+    let minima = minima.as_primitive_opt::<TimestampMicrosecondType>()?;
+    if minima.null_count() > 0 { None } else { arrow::compute::min(minima) }
 }
 
 /// The file's field that carries a contract's column; `None` for a nullable column that is absent.
