@@ -97,7 +97,7 @@ fn segments_of_before_the_usage_columns_are_read() {
 fn poisoned() -> World {
     let world = World::new();
     let mut items = common::items();
-    items[0].1 = Some("long words ".repeat(80));
+    items[0].1 = Some("zq9 ".repeat(250));
     items[1].1 = Some("<|im_end|>".into());
     items[2].1 = Some("<|im_end|><|im_end|>".into());
     items[3].1 = Some("\u{200b}\u{202e}".into());
@@ -126,7 +126,8 @@ fn poisoned_prompts_are_typed_errors_and_tried_again_when_asked() {
     let codes: Vec<&str> = errors.iter().map(|row| row["error"].as_str().unwrap()).collect();
     assert_eq!(codes, ["too_long", "empty", "empty", "empty"], "{errors:?}");
     assert!(errors[0]["error_detail"].as_str().unwrap().contains("256 fit"), "{errors:?}");
-    assert_eq!(world.sql("select count(*) as n from item_feature where missing")[0]["n"], 4);
+    let missing = "select count(*) as n from item_feature where missing and item_id <= 'i03'";
+    assert_eq!(world.sql(missing)[0]["n"], 4);
 
     // Nothing else has changed: the night is done, and says what is open.
     let again = run(&[]);
@@ -337,7 +338,7 @@ fn runs_are_listed_shown_and_compared() {
     // A run whose input is missing, and one whose setting holds a credential: both leave a manifest, without it.
     let out = world.run(&["--set", "input.item=nowhere.parquet"]);
     expect_code(&out, 1);
-    let out = world.run(&["--set", "input.review=s3://key:a-secret@bucket/x"]);
+    let out = world.run(&["--set", "input.review=s3://key:a-sec/ret@bucket/x"]);
     expect_code(&out, 2);
 
     let listed: Vec<Value> =
@@ -351,7 +352,8 @@ fn runs_are_listed_shown_and_compared() {
     assert_eq!(text.lines().count(), 1 + 3, "{text}");
     let status_at = text.find("status").unwrap();
     assert!(text.lines().nth(3).unwrap()[status_at..].starts_with("published"), "columns are not aligned:\n{text}");
-    assert!(!runs(&["show", "job.toml", "latest", "--json"]).contains("a-secret"), "a credential was written");
+    let latest = runs(&["show", "job.toml", "latest", "--json"]);
+    assert!(!latest.contains("a-sec") && !stderr(&out).contains("a-sec"), "a credential was written: {latest}");
 
     let shown = runs(&["show", "job.toml", &second]);
     assert!(shown.contains("settings [check] changed") && shown.contains("all runs"), "{shown}");
@@ -365,7 +367,8 @@ fn runs_are_listed_shown_and_compared() {
     line("tables.reason_score.parts.settings [check]");
     line("tables.reason_score.fingerprint");
     line("stages.generate.seconds");
-    assert!(!text.contains("tables.reason_prompt.parts") && !text.contains("inputs."), "{text}");
+    let same = |l: &str| l.starts_with("tables.reason_prompt.parts") || l.starts_with("inputs.");
+    assert!(!text.lines().any(same), "{text}");
     let json: Value = serde_json::from_str(&runs(&["diff", "job.toml", &first, &second, "--json"])).unwrap();
     assert_eq!((&json["a"], &json["b"]), (&first.as_str().into(), &second.as_str().into()));
 

@@ -70,18 +70,9 @@ pub struct Done {
 /// # Errors
 /// Every [`Kind`]; nothing is published unless all audits pass. Answers of the language model are kept in any case.
 pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) -> Result<Done> {
-    let started = Instant::now();
     let begun = Begun { at: Instant::now(), traffic: traffic() };
     let mut manifest = begin(job, interval);
-    let entered = tokio::select! {
-        entered = enter(job, interval, options, &mut manifest) => entered,
-        // Fetching models may take long.
-        () = stop.requested() => {
-            Err(Error::new(Kind::Interrupted, "stopped by a signal before the work began")
-                .hint("run the same command again"))
-        }
-    };
-    let (prepared, plans, lease) = match entered {
+    let (prepared, plans, lease) = match enter(job, interval, options, &stop, &mut manifest).await {
         Ok((prepared, plans, Some(lease))) => (prepared, plans, Arc::new(lease)),
         Ok((prepared, plans, None)) => return Ok(nothing_to_do(&prepared, manifest, &plans, &begun).await),
         Err(e) => {
@@ -106,6 +97,8 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
     };
     let (finished, is_finished) = tokio::sync::oneshot::channel();
     let keep_alive = tokio::spawn(renew(lease.clone(), stop.clone(), is_finished));
+    // Whoever finds what a killed run has paid for finds the run.
+    leave(job, &manifest).await;
     let mut result = tokio::select! {
         result = build.everything(&lease) => result,
         error = out_of_grace(stop, grace, is_publishing) => Err(error),
@@ -149,8 +142,14 @@ async fn enter(
     stop: &Stop,
     manifest: &mut Manifest,
 ) -> Result<(Prepared, Vec<TablePlan>, Option<Lease>)> {
-    stop.check()?;
-    let prepared = prepare(job, interval).await?;
+    let prepared = tokio::select! {
+        prepared = prepare(job, interval) => prepared?,
+        // Fetching models may take long.
+        () = stop.requested() => {
+            return Err(Error::new(Kind::Interrupted, "stopped by a signal before the work began")
+                .hint("run the same command again"));
+        }
+    };
     describe(&prepared, manifest)?;
     let plans = prepared.decide(options.full, options.retry_failed).await?;
     if !plans.iter().any(TablePlan::is_build) {
@@ -169,13 +168,20 @@ async fn enter(
     Ok((prepared, plans?, None))
 }
 
+/// What a run's own share is measured from.
+struct Begun {
+    at: Instant,
+    traffic: Traffic,
+}
+
 /// Fills in how the run ended.
-fn close(manifest: &mut Manifest, error: Option<&Error>, started: Instant) {
-    manifest.seconds = started.elapsed().as_secs_f64();
+fn close(manifest: &mut Manifest, error: Option<&Error>, begun: &Begun) {
+    manifest.seconds = begun.at.elapsed().as_secs_f64();
+    manifest.store = traffic().since(begun.traffic);
     manifest.finished_at = now();
     manifest.peak_memory = telemetry::peak_memory();
     manifest.status = error.map_or("published", |e| e.kind().name()).into();
-    manifest.error = error.map(ToString::to_string);
+    manifest.error = error.map(|e| redact(&e.to_string()));
 }
 
 /// Writes the manifest alone, where the warehouse can be written: a run that cannot begin is worth a trace, but the
@@ -192,7 +198,7 @@ async fn leave(job: &Job, manifest: &Manifest) {
     }
 }
 
-async fn nothing_to_do(prepared: &Prepared, mut manifest: Manifest, plans: &[TablePlan], started: Instant) -> Done {
+async fn nothing_to_do(prepared: &Prepared, mut manifest: Manifest, plans: &[TablePlan], begun: &Begun) -> Done {
     let dt = prepared.interval.dt();
     manifest.status = "nothing_to_do".into();
     manifest.tables = plans.iter().map(|p| table_record(p, &dt)).collect();
@@ -200,7 +206,7 @@ async fn nothing_to_do(prepared: &Prepared, mut manifest: Manifest, plans: &[Tab
         tracing::warn!(error = %e, "cannot count the prompts that failed");
         0
     });
-    manifest.seconds = started.elapsed().as_secs_f64();
+    manifest.seconds = begun.at.elapsed().as_secs_f64();
     let story =
         format!("Nothing to do: every table of dt={dt} is up to date.{}", failed_story(manifest.failed_prompts));
     Done { manifest, report: None, nothing_to_do: true, story }
