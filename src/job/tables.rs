@@ -11,7 +11,7 @@ use chrono::NaiveDate;
 
 use crate::columns::{floats, integers};
 use crate::config::{Interval, Job};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::functions;
 use crate::generate::models::Models;
 use crate::job::manifest::UsageAll;
