@@ -584,7 +584,8 @@ fn movielens() -> Option<Log> {
     let path = common::shared("data/movielens-100k/interactions.parquet")?;
     let file = std::fs::File::open(path).unwrap();
     let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
-    let mut rows = Vec::new();
+    type Row = (String, String, f32, i64);
+    let mut rows: Vec<Row> = Vec::new();
     for batch in reader {
         let batch = batch.unwrap();
         let column = |name: &str| batch.column_by_name(name).unwrap().clone();
@@ -599,13 +600,13 @@ fn movielens() -> Option<Log> {
             ));
         }
     }
-    let ids = |pick: &dyn Fn(&(String, String, f32, i64)) -> String| {
+    let ids = |pick: fn(&Row) -> String| {
         let mut ids: Vec<String> = rows.iter().map(pick).collect();
         ids.sort();
         ids.dedup();
         ids
     };
-    let (users, items) = (ids(&|r| r.0.clone()), ids(&|r| r.1.clone()));
+    let (users, items) = (ids(|r| r.0.clone()), ids(|r| r.1.clone()));
     let at = |ids: &[String], id: &String| ids.binary_search(id).unwrap() as u32;
     let events = rows.iter().map(|(user, item, rating, timestamp)| {
         let (user, item) = (at(&users, user), at(&items, item));
@@ -629,12 +630,11 @@ fn movielens_under_the_temporal_split() {
     let test = split.cases(Part::Test, Target::Successive);
     println!("{} train events, {} valid, {} test cases", split.train().len(), valid.len(), test.len());
     let report = |name: &str, model: &mut dyn Scorer| {
-        let mean = |cases: &[Case<'_>], masks: bool| {
+        let mut mean = |cases: &[Case<'_>], masks: bool| {
             let ranking = Options { mask_seen: masks, ..Options::default() };
             let ranked = rank_cases(model, cases, catalogue, ranking).unwrap();
             ranked.iter().map(|r| r.ndcg(10)).sum::<f64>() / ranked.len() as f64
         };
-        let mut mean = mean;
         println!(
             "{name}: NDCG@10 valid {:.4}, test {:.4} (seen items left out), {:.4} (kept)",
             mean(&valid, true),

@@ -170,6 +170,7 @@ pub fn inject(x: Tensor<2>, gradient: Tensor<2>) -> Tensor<1> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn matrix(name: &str, rows: usize, columns: usize, scale: f64) -> Vec<f32> {
