@@ -88,6 +88,7 @@ impl Scorer for ItemNeighbours {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn events(pairs: &[(u32, u32)]) -> Vec<Event> {

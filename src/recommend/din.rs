@@ -404,6 +404,9 @@ const CHUNK: usize = 1 << 22;
 
 impl Scorer for Din {
     fn score(&mut self, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
+        if cases.iter().any(|case| case.history.is_empty()) {
+            return Err(Error::new(Kind::Internal, "a case without a history cannot be scored"));
+        }
         let Config { hidden, length, attention: [width, _], .. } = self.config;
         let mut pass = Pass::scoring(&self.parameters);
         let (table, bias) = (self.table(&pass), pass.leaves.at(self.bias));

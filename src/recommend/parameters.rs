@@ -209,21 +209,18 @@ impl Parameters {
     /// As [`Parameters::load`].
     pub fn load_checkpoint(&mut self, path: &Path) -> Result<(Values, HashMap<String, String>)> {
         let file = Stored::open(path)?;
-        let mut best = Vec::new();
-        for entry in &mut self.entries {
-            let read = |part: &str, e: &Entry| file.tensor(&format!("{part}/{}", e.name), &e.value, &self.device);
-            entry.value = read("value", entry)?;
-            best.push(read("best", entry)?);
-            let steps = file.metadata.get(&format!("steps/{}", entry.name)).and_then(|s| s.parse().ok());
-            entry.state = match steps {
+        let (mut entries, mut best) = (Vec::new(), Vec::new());
+        for e in &self.entries {
+            let read = |part: &str| file.tensor(&format!("{part}/{}", e.name), &e.value, &self.device);
+            let steps = file.metadata.get(&format!("steps/{}", e.name)).and_then(|s| s.parse().ok());
+            let state = match steps {
                 None => None,
-                Some(steps) => Some(AdamState::new(AdaptiveMomentumState::new(
-                    steps,
-                    read("moment_1", entry)?,
-                    read("moment_2", entry)?,
-                ))),
+                Some(n) => Some(AdamState::new(AdaptiveMomentumState::new(n, read("moment_1")?, read("moment_2")?))),
             };
+            entries.push(Entry { name: e.name.clone(), value: read("value")?, state });
+            best.push(read("best")?);
         }
+        self.entries = entries;
         Ok((Values(best), file.metadata))
     }
 

@@ -207,7 +207,7 @@ impl SasRec {
                 batch.push(*item, place, self.latest(case.user, from + place + 1));
             }
             batch.pad(length);
-            batch.asked.push((batch.items.len() - length + history.len().max(1) - 1) as u32);
+            batch.asked.push((batch.items.len() - length + history.len() - 1) as u32);
         }
         batch
     }
@@ -348,6 +348,9 @@ impl Model for SasRec {
 
 impl Scorer for SasRec {
     fn score(&mut self, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
+        if cases.iter().any(|case| case.history.is_empty()) {
+            return Err(Error::new(Kind::Internal, "a case without a history cannot be scored"));
+        }
         let mut pass = Pass::scoring(&self.parameters);
         let table = self.table(&pass);
         for (cases, scores) in cases.chunks(256).zip(scores.chunks_mut(256 * self.catalogue)) {
