@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::job::run::{Options, run};
 use crate::job::stop::Stop;
 use crate::job::tables::{Prepared, TablePlan, prepare};
+use crate::table::redact::redact;
 
 /// What became of an interval before the one of the run.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl LookedBack {
 
     /// For the summary.
     pub fn json(&self) -> serde_json::Value {
-        let error = self.error.as_ref().map(ToString::to_string);
+        let error = self.error.as_ref().map(|e| redact(&e.to_string()));
         serde_json::json!({
             "dt": self.dt, "status": self.status, "run_id": self.run_id, "why": self.why, "error": error,
         })
@@ -89,7 +90,8 @@ async fn look_at(job: &Job, prepared: &Prepared, options: Options, stop: &Stop) 
     // What is asked of the run's own interval is not asked of these.
     let options = Options { full: false, retry_failed: false, ..options };
     // Boxed: the future of a run is large, and this one would hold two.
-    let mut looked = match Box::pin(run(job, interval, options, stop.clone())).await {
+    let own = own_stop(stop);
+    let mut looked = match Box::pin(run(job, interval, options, own.stop.clone())).await {
         Ok(done) => {
             let run_id = (!done.nothing_to_do).then(|| done.manifest.run_id.clone());
             let status = if done.nothing_to_do { "up_to_date" } else { "published" };
@@ -99,6 +101,28 @@ async fn look_at(job: &Job, prepared: &Prepared, options: Options, stop: &Stop) 
     };
     looked.why = why;
     Ok(looked)
+}
+
+/// A wish of a run's own: it follows the whole's, but a run that stops because it has lost its lease stops alone.
+struct OwnStop {
+    stop: Stop,
+    follow: tokio::task::JoinHandle<()>,
+}
+
+fn own_stop(whole: &Stop) -> OwnStop {
+    let (stop, whole) = (Stop::default(), whole.clone());
+    let follower = stop.clone();
+    let follow = tokio::spawn(async move {
+        whole.requested().await;
+        follower.request();
+    });
+    OwnStop { stop, follow }
+}
+
+impl Drop for OwnStop {
+    fn drop(&mut self) {
+        self.follow.abort();
+    }
 }
 
 /// The days that were looked back at, in a sentence for a person; empty where none was built and none failed.

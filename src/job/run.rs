@@ -182,7 +182,7 @@ fn close(manifest: &mut Manifest, error: Option<&Error>, started: Instant, traff
     manifest.finished_at = now();
     manifest.peak_memory = telemetry::peak_memory();
     manifest.status = error.map_or("published", |e| e.kind().name()).into();
-    manifest.error = error.map(ToString::to_string);
+    manifest.error = error.map(|e| redact(&e.to_string()));
 }
 
 /// Writes the manifest alone, where the warehouse can be written: a run that cannot begin is worth a trace, but the
