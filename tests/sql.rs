@@ -103,9 +103,9 @@ async fn a_script_with_a_wrong_row_fails() {
 
 #[tokio::test]
 async fn a_parameter_without_a_value_is_named() {
-    let error = run(&session(1, 64), "user_history", &[("as_of", Param::Timestamp(0))]).await.unwrap_err();
+    let error = run(&session(1, 64), "opinion", &[("as_of", Param::Timestamp(0))]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Config);
-    assert!(error.to_string().contains("$history_events"), "{error}");
+    assert!(error.to_string().contains("$like_threshold"), "{error}");
 }
 
 #[tokio::test]

@@ -72,6 +72,11 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
     let session = tables::session(prepared).await?;
     let params = tables::params(prepared)?;
     for table in ["user_history", "item_audience", "reason_prompt"] {
+        for name in prepared.unpublished(table) {
+            if !session.has_table(name) {
+                prepared.make_unpublished(&session, name).await?;
+            }
+        }
         let contract = &prepared.contracts[table];
         let rows: Vec<_> = prepared.sql[table].run(&session, contract, &params).await?.try_collect().await?;
         session.register_batches(table, contract.arrow_schema(None), rows)?;
