@@ -10,7 +10,11 @@ select
     cast(t.n_dislikes as bigint) as n_dislikes,
     cast(t.mean_rating as double) as mean_rating,
     t.categories,
-    coalesce(p.co_consumed, arrow_cast(make_array(), 'List(Struct("item_id": Utf8, "title": Utf8, "n_both": Int64, "pmi": Float64))')) as co_consumed,
+    coalesce(
+        p.co_consumed,
+        arrow_cast(
+            make_array(),
+            'List(Struct("item_id": Utf8, "title": Utf8, "n_both": Int64, "pmi": Float64))')) as co_consumed,
     coalesce(p.liker_also, cast(make_array() as varchar[])) as liker_also,
     coalesce(p.disliker_prefers, cast(make_array() as varchar[])) as disliker_prefers,
     coalesce(c.liked_categories, cast(make_array() as varchar[])) as liked_categories

@@ -9,9 +9,9 @@
 --   disliker_prefers: contrast < 0, liked by $min_support of a's dislikers
 -- All of them come from whole numbers alone, so no result depends on the order of the work.
 --
--- Memory: there may be billions of pairs of opinions and hundreds of millions of pairs of items. They are made from rows
--- sorted by item, so that they are counted one item after the other. The left side of a join is held in memory: it is
--- always the smaller one.
+-- Memory: there may be billions of pairs of opinions and hundreds of millions of pairs of items. They are made from
+-- rows sorted by item, so that they are counted one item after the other. The left side of a join is held in memory: it
+-- is always the smaller one.
 with liker_total as (
     select cast(count(*) as double) as n_users
     from (select user_id from opinion where liked and recency <= $max_pair_events group by user_id)
@@ -98,7 +98,13 @@ scored as (
     )
 ),
 ranked as (
-    select a_no, b_no, likers_both, pmi, way, row_number() over (partition by a_no, way order by score desc, b_no) as place
+    select
+        a_no,
+        b_no,
+        likers_both,
+        pmi,
+        way,
+        row_number() over (partition by a_no, way order by score desc, b_no) as place
     from scored
     where score is not null
 ),

@@ -2,9 +2,9 @@
 -- never published. What a liked item is stands in opinion.sql.
 --
 -- `item_no` numbers the items in the order of their ids: whole numbers make pairs of items small and quick to group.
--- `is_active`: the item gets a row in item_audience; n_likers and n_dislikers count the latest $max_pair_events opinions
--- of each user only, all other numbers count all. Ratings are summed as decimals, so no result depends on the order of
--- the work.
+-- `is_active`: the item gets a row in item_audience. n_likers and n_dislikers count the latest $max_pair_events
+-- opinions of each user only, all other numbers count all. Ratings are summed as decimals, so no result depends on the
+-- order of the work.
 with counted as (
     select
         item_id,
@@ -33,7 +33,8 @@ placed as (
         n_likers,
         n_dislikers,
         last_event_timestamp >= arrow_cast(
-            cast($as_of as bigint) - $item_active_days * 86400000000, 'Timestamp(Microsecond, Some("UTC"))') as is_recent,
+            cast($as_of as bigint) - $item_active_days * 86400000000,
+            'Timestamp(Microsecond, Some("UTC"))') as is_recent,
         row_number() over (order by last_event_timestamp desc, item_id) as place
     from counted
 ),
