@@ -1,17 +1,12 @@
--- Who did what before $as_of: one row per user who was active in the last $user_active_days days.
+-- Who did what before $as_of: one row per user who was active in the last $user_active_days days. What a liked item is
+-- stands in opinion.sql.
 --
--- A user's *opinion* of an item is one row, whatever the number of events: the rating of the latest rated event.
--- An item is liked when it is rated $like_threshold or more, or was only consumed and never rated; any other is
--- disliked. Every order ends in an id, and ratings are summed as decimals, so no result depends on the order of the work.
-with event_before as (
-    select user_id, item_id, event, rating, event_timestamp
-    from interaction
-    where event_timestamp < $as_of
-),
-active as (
+-- Every order ends in an id, and ratings are summed as decimals, so no result depends on the order of the work. The
+-- left side of a join is held in memory: it is always the smaller one.
+with active as (
     select user_id, max(event_timestamp) as last_event_timestamp
-    from event_before
-    where event_timestamp >= arrow_cast(
+    from interaction
+    where event_timestamp < $as_of and event_timestamp >= arrow_cast(
         cast($as_of as bigint) - $user_active_days * 86400000000, 'Timestamp(Microsecond, Some("UTC"))')
     group by user_id
 ),
@@ -23,18 +18,6 @@ tonight as (
     )
     where $max_users = 0 or place <= $max_users
 ),
-opinion as (
-    select
-        e.user_id,
-        e.item_id,
-        count(*) as n_events,
-        max(e.event_timestamp) as event_timestamp,
-        first_value(e.rating order by e.event_timestamp desc, e.event desc nulls last, e.rating desc)
-            filter (where e.rating is not null) as rating
-    from event_before as e
-    join tonight as t on t.user_id = e.user_id
-    group by e.user_id, e.item_id
-),
 titled as (
     select
         item_id,
@@ -45,18 +28,15 @@ titled as (
             1, $title_chars)), '') as title
     from item
 ),
+mine as (
+    select o.user_id, o.item_id, o.n_events, o.event_timestamp, o.rating, o.liked, o.recency
+    from tonight as t
+    join opinion as o on o.user_id = t.user_id
+),
 judged as (
-    select
-        o.user_id,
-        o.item_id,
-        o.n_events,
-        o.event_timestamp,
-        o.rating,
-        coalesce(o.rating >= $like_threshold, true) as liked,
-        i.title,
-        i.categories
-    from opinion as o
-    left join titled as i on i.item_id = o.item_id
+    select o.user_id, o.item_id, o.event_timestamp, o.rating, o.liked, o.recency, i.title, i.categories
+    from titled as i
+    right join mine as o on o.item_id = i.item_id
 ),
 summary as (
     select
@@ -67,7 +47,7 @@ summary as (
         count(rating) as n_ratings,
         sum(cast(least(greatest(cast(rating as double), -1e9), 1e9) as decimal(18, 6)))
             filter (where rating is not null) as rating_sum
-    from judged
+    from mine
     group by user_id
 ),
 -- Each list has a window of its own, in the list's order: its rows then come grouped and sorted, one user after the
@@ -82,7 +62,7 @@ recent as (
                 'rating', cast(rating as float),
                 'liked', liked,
                 'event_timestamp', event_timestamp)
-            order by event_timestamp desc, item_id desc)) as recent
+            order by place)) as recent
     from (
         select
             user_id,
@@ -91,21 +71,17 @@ recent as (
             rating,
             liked,
             event_timestamp,
-            row_number() over (partition by user_id order by event_timestamp desc, item_id desc) as recency
+            row_number() over (partition by user_id order by recency) as place
         from judged
+        where recency <= $history_events
     )
-    where recency <= $history_events
+    where place <= $history_events
     group by user_id
 ),
 liked as (
-    select user_id, array_distinct(array_agg(title order by event_timestamp desc, item_id desc)) as liked_titles
+    select user_id, array_distinct(array_agg(title order by place)) as liked_titles
     from (
-        select
-            user_id,
-            item_id,
-            title,
-            event_timestamp,
-            row_number() over (partition by user_id order by event_timestamp desc, item_id desc) as place
+        select user_id, title, row_number() over (partition by user_id order by recency) as place
         from judged
         where liked and title is not null
     )
@@ -113,17 +89,9 @@ liked as (
     group by user_id
 ),
 disliked as (
-    select
-        user_id,
-        array_distinct(array_agg(title order by rating, event_timestamp desc, item_id desc)) as disliked_titles
+    select user_id, array_distinct(array_agg(title order by place)) as disliked_titles
     from (
-        select
-            user_id,
-            item_id,
-            title,
-            rating,
-            event_timestamp,
-            row_number() over (partition by user_id order by rating, event_timestamp desc, item_id desc) as place
+        select user_id, title, row_number() over (partition by user_id order by rating, recency) as place
         from judged
         where not liked and title is not null
     )
@@ -137,7 +105,7 @@ category_count as (
     group by user_id, category
 ),
 category_top as (
-    select user_id, array_agg(category order by n desc, category) as top_categories
+    select user_id, array_agg(category order by place) as top_categories
     from (
         select user_id, category, n, row_number() over (partition by user_id order by n desc, category) as place
         from category_count
@@ -157,10 +125,15 @@ select
     coalesce(l.liked_titles, cast(make_array() as varchar[])) as liked_titles,
     coalesce(d.disliked_titles, cast(make_array() as varchar[])) as disliked_titles,
     coalesce(c.top_categories, cast(make_array() as varchar[])) as top_categories
-from summary as s
-join tonight as t on t.user_id = s.user_id
-join recent as r on r.user_id = s.user_id
-left join liked as l on l.user_id = s.user_id
-left join disliked as d on d.user_id = s.user_id
-left join category_top as c on c.user_id = s.user_id
+from category_top as c
+right join (
+    disliked as d
+    right join (
+        liked as l
+        right join (
+            tonight as t
+            join (summary as s join recent as r on r.user_id = s.user_id) on t.user_id = s.user_id
+        ) on l.user_id = s.user_id
+    ) on d.user_id = s.user_id
+) on c.user_id = s.user_id
 order by user_id

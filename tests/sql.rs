@@ -180,9 +180,9 @@ async fn sql_and_rust_cut_a_log_alike() {
 
 #[tokio::test]
 async fn a_parameter_without_a_value_is_named() {
-    let error = run(&session(1, 64), "user_history", &[("as_of", Param::Timestamp(0))]).await.unwrap_err();
+    let error = run(&session(1, 64), "opinion", &[("as_of", Param::Timestamp(0))]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Config);
-    assert!(error.to_string().contains("$history_events"), "{error}");
+    assert!(error.to_string().contains("$like_threshold"), "{error}");
 }
 
 #[tokio::test]

@@ -93,6 +93,11 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
     let session = tables::session(prepared).await?;
     let params = tables::params(prepared)?;
     for table in ["user_history", "item_audience", "reason_prompt"] {
+        for name in prepared.unpublished(table) {
+            if !session.has_table(name) {
+                prepared.make_unpublished(&session, name).await?;
+            }
+        }
         let contract = &prepared.contracts[table];
         let rows: Vec<RecordBatch> = prepared.sql[table].run(&session, contract, &params).await?.try_collect().await?;
         // As the SQL made them: only staging holds them against the contract's nulls.

@@ -369,11 +369,12 @@ impl Build {
         let session = tables::session(&self.prepared).await?;
         self.look_for_events(&session).await?;
         self.count_unknown_items(&session).await?;
-        for plan in self.plans.clone() {
+        let plans = self.plans.clone();
+        for (i, plan) in plans.iter().enumerate() {
             self.stop.check()?;
             let started = Instant::now();
             if !plan.is_build() {
-                self.keep(&session, &plan).await?;
+                self.keep(&session, plan).await?;
             } else {
                 if plan.table == "reason" {
                     self.generate(&session).await?;
@@ -381,9 +382,12 @@ impl Build {
                 if matches!(plan.table.as_str(), "item_feature" | "user_feature") {
                     self.pool(&session, &plan.table).await?;
                 }
+                self.make_unpublished(&session, &plan.table).await?;
                 let started = Instant::now();
-                let rows = self.make(&session, &plan).await?;
+                let rows = self.make(&session, plan).await?;
                 self.stage(&plan.table, started, rows);
+                let later = plans[i + 1..].iter().filter(|p| p.is_build()).map(|p| p.table.as_str());
+                self.prepared.drop_unpublished(&session, later)?;
             }
             tracing::debug!(table = plan.table, seconds = started.elapsed().as_secs_f64(), "made");
         }
@@ -453,6 +457,19 @@ impl Build {
         session.register_files(&plan.table, &self.prepared.contracts[&plan.table], &files).await?;
         self.content.insert(plan.table.clone(), tables::content(record.files.iter().map(|f| f.blake3.as_str())));
         self.manifest.tables.push(table_record(plan, &dt));
+        Ok(())
+    }
+
+    /// Makes what `table` is made from and nobody publishes, as far as it is not there yet.
+    async fn make_unpublished(&mut self, session: &Session, table: &str) -> Result<()> {
+        for name in self.prepared.unpublished(table) {
+            if !session.has_table(name) {
+                self.stop.check()?;
+                let started = Instant::now();
+                let rows = self.prepared.make_unpublished(session, name).await?;
+                self.stage(name, started, rows);
+            }
+        }
         Ok(())
     }
 

@@ -26,6 +26,9 @@ use crate::table::store::{Location, StoreOptions};
 pub const TABLES: [&str; 7] =
     ["user_history", "item_audience", "reason_prompt", "reason", "reason_score", "item_feature", "user_feature"];
 
+/// Tables that a run makes for the ones above and does not publish, in the order in which they are made.
+const UNPUBLISHED: [&str; 4] = ["opinion", "item_taste", "item_pair", "item_category"];
+
 /// Changes whenever the Rust code that fills a table changes what it writes.
 const METHOD: &str = "1";
 
@@ -128,7 +131,7 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     }
     Contract::check_references(&contract::builtin_names().filter_map(|n| contracts.get(n)).collect::<Vec<_>>())?;
     let mut sql = BTreeMap::new();
-    for table in TABLES.iter().filter(|t| **t != "reason_score") {
+    for table in TABLES.iter().chain(&UNPUBLISHED).filter(|t| **t != "reason_score") {
         sql.insert(table.to_string(), Model::find(table, folder(&job.spec.project.sql))?);
     }
     let models = Models::new(job)?;
@@ -199,6 +202,10 @@ impl Prepared {
         if let Some(model) = self.sql.get(table) {
             add("sql", model.digest().to_string());
         }
+        for name in self.unpublished(table) {
+            add(&format!("contract {name}"), self.contracts[name].digest().to_string());
+            add(&format!("sql {name}"), self.sql[name].digest().to_string());
+        }
         match table {
             "user_history" | "item_audience" => {
                 for name in ["interaction", "item"] {
@@ -226,6 +233,38 @@ impl Prepared {
             add(&format!("table {name}"), fingerprints.get(*name).cloned().unwrap_or_default());
         }
         Ok(parts)
+    }
+
+    /// The unpublished tables that `table` is made from, directly or not, in the order in which they are made.
+    pub fn unpublished(&self, table: &str) -> Vec<&'static str> {
+        let reads = |table: &str, name: &str| self.sql.get(table).is_some_and(|m| m.tables().contains(name));
+        let mut found: Vec<&'static str> = Vec::new();
+        for name in UNPUBLISHED.into_iter().rev() {
+            if reads(table, name) || found.iter().any(|f| reads(f, name)) {
+                found.push(name);
+            }
+        }
+        found.reverse();
+        found
+    }
+
+    /// Makes one of them and registers it; returns its rows.
+    ///
+    /// # Errors
+    /// As [`Model::run`] and [`Session::register_aside`].
+    pub async fn make_unpublished(&self, session: &Session, name: &str) -> Result<u64> {
+        let contract = &self.contracts[name];
+        let rows = self.sql[name].run(session, contract, &params(self)?).await?;
+        session.register_aside(name, contract, rows).await
+    }
+
+    /// Removes the unpublished tables that none of `later` is made from.
+    ///
+    /// # Errors
+    /// `Kind::Internal` when the session refuses.
+    pub fn drop_unpublished<'a>(&self, session: &Session, later: impl Iterator<Item = &'a str>) -> Result<()> {
+        let wanted: Vec<_> = later.flat_map(|table| self.unpublished(table)).collect();
+        UNPUBLISHED.iter().filter(|name| !wanted.contains(name)).try_for_each(|name| session.deregister(name))
     }
 
     /// Different prompts of the standing partition of `reason` that were asked and failed.

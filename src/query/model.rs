@@ -18,15 +18,23 @@ use crate::table::check::cast_batch;
 use crate::table::contract::Contract;
 
 /// The definitions inside the binary, by table.
-const BUILTIN: [(&str, &str); 7] = [
+const BUILTIN: [(&str, &str); 11] = [
     ("item_audience", include_str!("../../sql/item_audience.sql")),
+    ("item_category", include_str!("../../sql/item_category.sql")),
     ("item_feature", include_str!("../../sql/item_feature.sql")),
+    ("item_pair", include_str!("../../sql/item_pair.sql")),
+    ("item_taste", include_str!("../../sql/item_taste.sql")),
+    ("opinion", include_str!("../../sql/opinion.sql")),
     ("reason", include_str!("../../sql/reason.sql")),
     ("reason_prompt", include_str!("../../sql/reason_prompt.sql")),
     ("split", include_str!("../../sql/split.sql")),
     ("user_feature", include_str!("../../sql/user_feature.sql")),
     ("user_history", include_str!("../../sql/user_history.sql")),
 ];
+
+/// Definitions over a whole log, whose joins are written so that the left side is the one to hold in memory.
+const JOINS_AS_WRITTEN: [&str; 6] =
+    ["item_audience", "item_category", "item_pair", "item_taste", "opinion", "user_history"];
 
 /// One table's definition.
 #[derive(Debug, Clone)]
@@ -172,7 +180,11 @@ impl Model {
         if !absent.is_empty() {
             return Err(place(Error::new(Kind::Config, format!("no value for the parameter {}", absent.join(", ")))));
         }
-        let rows = session.sql(&self.text, &given).await.map_err(place)?;
+        let rows = match JOINS_AS_WRITTEN.contains(&self.name.as_str()) {
+            true => session.sql_as_written(&self.text, &given).await,
+            false => session.sql(&self.text, &given).await,
+        };
+        let rows = rows.map_err(place)?;
         self.compare(&rows.schema(), contract).map_err(place)?;
         let stream = rows.sorted_by(&contract.sorted_by)?.stream().await.map_err(place)?;
         let contract = contract.clone();

@@ -3,8 +3,9 @@
 //! Knows Arrow, contracts and locations; knows nothing of jobs, models or language models. What runs here is
 //! deterministic as long as its SQL orders its rows: settings that let timing decide are off.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{FixedSizeListArray, Float32Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -15,6 +16,7 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::SpillFile;
 use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -24,10 +26,13 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use parquet::arrow::AsyncArrowWriter;
+use parquet::errors::ParquetError;
 
 use crate::error::{Error, Kind, Result};
 use crate::table::contract::Contract;
 use crate::table::store::{Location, is_store_fault};
+use crate::table::write::writer_properties;
 
 /// Footers read at once when files are registered.
 const FOOTERS_AT_ONCE: usize = 16;
@@ -111,6 +116,8 @@ impl From<Location> for TableFile {
 #[derive(Clone)]
 pub struct Session {
     context: SessionContext,
+    /// Files of the tables that were set aside, by table; they go with the last of their holders.
+    aside: Arc<Mutex<BTreeMap<String, Arc<dyn SpillFile>>>>,
     pub(super) this: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -150,7 +157,7 @@ impl Session {
         let state =
             SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
         let context = SessionContext::new_with_state(state);
-        Ok(Session { context, this: Arc::default() })
+        Ok(Session { context, aside: Arc::default(), this: Arc::default() })
     }
 
     /// Makes the store behind a location readable.
@@ -299,6 +306,50 @@ impl Session {
         }
     }
 
+    /// Sets rows aside in a temporary file beside the spilled ones and registers them as a table; returns how many.
+    ///
+    /// The rows come in the contract's columns and types. The file goes when the table is replaced or removed, or the
+    /// session ends.
+    ///
+    /// # Errors
+    /// The stream's own; `Kind::Temporary` when the file cannot be written.
+    pub async fn register_aside(&self, name: &str, contract: &Contract, mut rows: BatchStream) -> Result<u64> {
+        let unwritable = |why: String| {
+            Error::new(Kind::Temporary, "cannot set a table's rows aside")
+                .with("table", name)
+                .hint("is there room where [resources] spill_dir points to?")
+                .source(why)
+        };
+        let broken = |e: ParquetError| unwritable(e.to_string());
+        let disk = &self.context.runtime_env().disk_manager;
+        let file = disk.create_tmp_file(name).map_err(|e| unwritable(e.to_string()))?;
+        let path = file.path().and_then(|p| p.to_str()).ok_or_else(|| unwritable("no local path".into()))?.to_owned();
+        let mut open: Option<AsyncArrowWriter<tokio::fs::File>> = None;
+        let mut n = 0;
+        while let Some(batch) = rows.next().await {
+            let batch = batch?;
+            let writer = match &mut open {
+                Some(writer) => writer,
+                None => {
+                    let sink = tokio::fs::File::create(&path).await.map_err(|e| unwritable(e.to_string()))?;
+                    let properties = writer_properties(contract, &batch.schema(), None)?;
+                    let writer = AsyncArrowWriter::try_new(sink, batch.schema(), Some(properties)).map_err(broken)?;
+                    open.insert(writer)
+                }
+            };
+            writer.write(&batch).await.map_err(broken)?;
+            n += batch.num_rows() as u64;
+        }
+        let mut files: Vec<TableFile> = Vec::new();
+        if let Some(writer) = open {
+            writer.close().await.map_err(broken)?;
+            files.push(Location::parse(&path)?.into());
+        }
+        self.register_files(name, contract, &files).await?;
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), file);
+        Ok(n)
+    }
+
     /// Gives a table a second name, in place of what had it.
     ///
     /// # Errors
@@ -323,6 +374,7 @@ impl Session {
     /// # Errors
     /// `Kind::Internal` when the session refuses.
     pub fn deregister(&self, name: &str) -> Result<()> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         self.context
             .deregister_table(name)
             .map(|_| ())
@@ -352,7 +404,22 @@ impl Session {
     /// # Errors
     /// `Kind::Config` for SQL that cannot be planned or a parameter without a value.
     pub async fn sql(&self, text: &str, params: &[(&str, Param)]) -> Result<Rows> {
-        self.plan(text, params, Kind::Config).await
+        self.plan(&self.context, text, params, Kind::Config).await
+    }
+
+    /// As [`Session::sql`], with joins as they are written: the left side is held in memory, as a whole, and the rows of
+    /// the right side keep their order. Otherwise statistics decide, which over a whole log guess wrong.
+    ///
+    /// # Errors
+    /// As [`Session::sql`].
+    pub async fn sql_as_written(&self, text: &str, params: &[(&str, Param)]) -> Result<Rows> {
+        let mut state = self.context.state();
+        let optimizer = &mut state.config_mut().options_mut().optimizer;
+        optimizer.join_reordering = false;
+        optimizer.repartition_joins = false;
+        // Rows that are dealt out by item are dealt out by item and anything else as well: no need to deal again.
+        optimizer.subset_repartition_threshold = 1;
+        self.plan(&SessionContext::new_with_state(state), text, params, Kind::Config).await
     }
 
     /// Plans SQL that a person typed: one SELECT, EXPLAIN, SHOW or DESCRIBE.
@@ -376,13 +443,13 @@ impl Session {
                 }
             }
         }
-        self.plan(text, params, Kind::Usage).await
+        self.plan(&self.context, text, params, Kind::Usage).await
     }
 
-    async fn plan(&self, text: &str, params: &[(&str, Param)], kind: Kind) -> Result<Rows> {
+    async fn plan(&self, context: &SessionContext, text: &str, params: &[(&str, Param)], kind: Kind) -> Result<Rows> {
         // Behind the parser's check: whatever slipped through still cannot write.
         let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-        let frame = self.context.sql_with_options(text, options).await.map_err(|e| planning(e, kind))?;
+        let frame = context.sql_with_options(text, options).await.map_err(|e| planning(e, kind))?;
         let values = params.iter().map(|(n, p)| Ok(((*n).to_owned(), p.value()?))).collect::<Result<Vec<_>>>()?;
         let frame = frame.with_param_values(ParamValues::from(values)).map_err(|e| planning(e, kind))?;
         Ok(Rows { frame })
@@ -403,7 +470,7 @@ impl Session {
 
     fn replace(&self, name: &str, table: Arc<dyn datafusion::catalog::TableProvider>) -> Result<()> {
         let place = |e| fail(e, "cannot register a table").with("table", name);
-        self.context.deregister_table(name).map_err(place)?;
+        self.deregister(name)?;
         self.context.register_table(name, table).map_err(place)?;
         Ok(())
     }

@@ -44,12 +44,25 @@ pub(crate) fn cell(array: &ArrayRef, row: usize) -> String {
     ArrayFormatter::try_new(array, &options).unwrap().value(row).to_string()
 }
 
-/// Makes a table from its built-in definition under its contract and registers it; returns its rows.
+/// Makes a table from its built-in definition under its contract, and before it the unpublished ones that a run makes
+/// for it, and registers them; returns its rows.
 pub(crate) async fn run(
     session: &Session,
     table: &str,
     params: &[(&str, Param)],
 ) -> curec::error::Result<Vec<RecordBatch>> {
+    for name in match table {
+        "user_history" | "item_taste" => &["opinion"][..],
+        "item_pair" | "item_category" => &["opinion", "item_taste"],
+        "item_audience" => &["opinion", "item_taste", "item_pair", "item_category"],
+        _ => &[],
+    } {
+        make(session, name, params).await?;
+    }
+    make(session, table, params).await
+}
+
+async fn make(session: &Session, table: &str, params: &[(&str, Param)]) -> curec::error::Result<Vec<RecordBatch>> {
     let contract = Contract::builtin(table)?;
     let batches: Vec<_> = Model::builtin(table)?.run(session, &contract, params).await?.try_collect().await?;
     let schema = batches.first().map_or_else(|| contract.arrow_schema(None), RecordBatch::schema);

@@ -1,0 +1,59 @@
+-- What a user thought of an item before $as_of: one row per user and item, whatever the number of events. Made once a
+-- night for user_history.sql and item_audience.sql, and never published.
+--
+-- The rating is that of the latest rated event. An item is liked when it is rated $like_threshold or more, or was only
+-- consumed and never rated; any other is disliked. `recency` numbers a user's opinions, the latest first.
+--
+-- Hardly any pair has different ratings, and only those need the order of events, which costs much memory.
+with event_before as (
+    select user_id, item_id, event, rating, event_timestamp
+    from interaction
+    where event_timestamp < $as_of
+),
+agreed as (
+    select user_id, item_id, n_events, event_timestamp, rating
+    from (
+        select
+            user_id,
+            item_id,
+            count(*) as n_events,
+            max(event_timestamp) as event_timestamp,
+            max(rating) as rating,
+            min(rating) as lowest
+        from event_before
+        group by user_id, item_id
+    )
+    where rating is null or rating = lowest
+),
+changed as (
+    select
+        e.user_id,
+        e.item_id,
+        count(*) as n_events,
+        max(e.event_timestamp) as event_timestamp,
+        first_value(e.rating order by e.event_timestamp desc, e.event desc nulls last, e.rating desc)
+            filter (where e.rating is not null) as rating
+    from (
+        select user_id, item_id
+        from event_before
+        group by user_id, item_id
+        having min(rating) < max(rating)
+    ) as c
+    join event_before as e on e.user_id = c.user_id and e.item_id = c.item_id
+    group by e.user_id, e.item_id
+),
+stated as (
+    select user_id, item_id, n_events, event_timestamp, rating from agreed
+    union all
+    select user_id, item_id, n_events, event_timestamp, rating from changed
+)
+select
+    cast(user_id as varchar) as user_id,
+    cast(item_id as varchar) as item_id,
+    cast(n_events as bigint) as n_events,
+    event_timestamp,
+    cast(rating as float) as rating,
+    coalesce(rating >= $like_threshold, true) as liked,
+    cast(row_number() over (partition by user_id order by event_timestamp desc, item_id desc) as bigint) as recency
+from stated
+order by user_id, recency
