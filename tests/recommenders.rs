@@ -137,7 +137,8 @@ fn din_learns_what_goes_together() {
 
 #[test]
 fn din_learns_ratings_and_predicts_them() {
-    let items: Vec<Vec<u32>> = (0..40).map(|u| (0..12).map(|s| ((u * 5 + s * 3) % ITEMS) as u32).collect()).collect();
+    // Liked and disliked items alternate in every history: whose history it is tells nothing.
+    let items: Vec<Vec<u32>> = (0..40).map(|u| (0..12).map(|s| ((u * 5 + s * 7) % ITEMS) as u32).collect()).collect();
     let ratings: Vec<Vec<Option<f32>>> =
         items.iter().map(|w| w.iter().map(|i| Some(if i % 3 == 0 { 5.0 } else { 2.0 })).collect()).collect();
     let data: Vec<Sequence<'_>> = items

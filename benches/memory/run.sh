@@ -45,18 +45,20 @@ touch "$WORK/running"
 : > "$WORK/spilled"
 while [ -e "$WORK/running" ]; do { du -sk "$WORK/spill" 2>/dev/null || true; } | cut -f1 >> "$WORK/spilled"; sleep 1; done &
 code=0
-/usr/bin/env time -v "$bin" run "$WORK/job.toml" --interval-start 1998-04-22 --interval-end 1998-04-23 \
+"$bin" run "$WORK/job.toml" --interval-start 1998-04-22 --interval-end 1998-04-23 \
     > "$WORK/out" 2> "$WORK/err" || code=$?
 rm -f "$WORK/running"
 [ "$code" = 0 ] || { tail -30 "$WORK/err"; echo "exit code $code"; }
 "${PYTHON:-python3}" - "$WORK" "$copies" "$limit" <<'PY'
 import glob, json, re, sys
 work, copies, limit = sys.argv[1:]
+peak = 0
 for name in glob.glob(f"{work}/warehouse/_runs/*/manifest.json"):
-    for stage in json.load(open(name))["stages"]:
+    manifest = json.load(open(name))
+    peak = manifest["peak_memory"] or 0  # the kernel's high-water mark of the process
+    for stage in manifest["stages"]:
         print(f"{stage['stage']:<16} {stage['seconds']:8.1f} s {stage['rows']:>12} rows")
-peak = re.search(r"Maximum resident set size \(kbytes\): (\d+)", open(f"{work}/err").read())
 spilled = max((int(w) for w in re.findall(r"^(\d+)", open(f"{work}/spilled").read(), re.M)), default=0)
-print(f"{copies} copies, limit {limit}: peak {int(peak[1]) / 1e6:.2f} GB resident, at most {spilled / 1e6:.1f} GB on disk aside")
+print(f"{copies} copies, limit {limit}: peak {peak / 1e9:.2f} GB resident, at most {spilled / 1e6:.1f} GB on disk aside")
 PY
 exit "$code"

@@ -245,9 +245,9 @@ impl World {
         let rows = || per_user.iter().flat_map(|(user, taken)| taken.iter().map(move |t| (*user, t)));
         let times: TimestampMicrosecondArray = rows().map(|(_, t)| Some(t.timestamp)).collect();
         batch([
-            ("user_id", Arc::new(StringArray::from_iter_values(rows().map(|(user, _)| user_id(user)))) as ArrayRef),
-            ("item_id", Arc::new(StringArray::from_iter_values(rows().map(|(_, t)| item_id(t.item))))),
-            ("event", Arc::new(StringArray::from_iter_values(rows().map(|_| "rating")))),
+            ("user_id", Arc::new(rows().map(|(user, _)| Some(user_id(user))).collect::<StringArray>()) as ArrayRef),
+            ("item_id", Arc::new(rows().map(|(_, t)| Some(item_id(t.item))).collect::<StringArray>())),
+            ("event", Arc::new(rows().map(|_| Some("rating")).collect::<StringArray>())),
             ("rating", Arc::new(rows().map(|(_, t)| Some(t.rating)).collect::<Float32Array>())),
             ("event_timestamp", Arc::new(times.with_timezone("UTC"))),
         ])
