@@ -169,8 +169,8 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "user_history",
-            "from summary as s\n",
-            "from (select * from summary where user_id < 'u03') as s\n",
+            "join (summary as s join recent",
+            "join ((select * from summary where user_id < 'u03') as s join recent",
             "row_count_drift",
             3,
             ("", Value::Null),
