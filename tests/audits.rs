@@ -93,8 +93,8 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "user_history",
-            "from summary as s\n",
-            "from (select * from summary union all select * from summary where user_id < 'u02') as s\n",
+            "join (summary as s join recent",
+            "join ((select * from summary union all select * from summary where user_id < 'u02') as s join recent",
             "unique(user_id, as_of)",
             2,
             ("user_id", "u00".into()),
@@ -225,7 +225,7 @@ fn an_audit_of_any_kind_refuses_shows_keeps_and_leaves_production_alone() {
     // The next good run publishes, and what failed before is still known.
     let overrides = world.path("good");
     std::fs::create_dir_all(&overrides).unwrap();
-    let good = changed("sql", "user_history.sql", "from summary as s\n", "from summary as s -- mended\n");
+    let good = changed("sql", "user_history.sql", "join (summary as s join", "join (summary as s /* mended */ join");
     std::fs::write(overrides.join("user_history.sql"), good).unwrap();
     let set = format!("project.sql={}", overrides.display());
     let out = run(&world, 20, &["--set", &set, "--set", "audit.row_count_band=2"]);
