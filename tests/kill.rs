@@ -240,10 +240,10 @@ fn killed_while_replacing(night: &Night, points: usize) {
 
 #[test]
 fn killed_while_it_replaces_partitions_on_disk_readers_see_old_or_new() {
-    killed_while_replacing(&Night::on_disk(), points_wanted().div_ceil(3));
+    killed_while_replacing(&Night::on_disk(), points_wanted().div_ceil(5));
 }
 
 #[test]
 fn killed_while_it_replaces_partitions_on_s3_readers_see_old_or_new() {
-    killed_while_replacing(&Night::in_bucket(), points_wanted().div_ceil(5));
+    killed_while_replacing(&Night::in_bucket(), points_wanted().div_ceil(8));
 }
