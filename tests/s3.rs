@@ -61,7 +61,7 @@ fn a_night_on_s3_publishes_the_same_rows_as_on_disk() {
     assert_eq!(summary(&again)["status"], "nothing_to_do");
     let gc = bucket.command(&["gc", "job.toml"], "curec").output().unwrap();
     expect_code(&gc, 0);
-    assert!(stdout(&gc).starts_with("removed 0 staged file(s) and 0 orphan(s)"), "{}", stdout(&gc));
+    assert!(stdout(&gc).starts_with("removed 0 staged file(s), 0 orphan(s)"), "{}", stdout(&gc));
     let listed = bucket.command(&["runs", "list", "job.toml", "--json"], "curec").output().unwrap();
     expect_code(&listed, 0);
     assert_eq!(summary(&listed)["run_id"], summary(&out)["run_id"], "{}", stdout(&listed));
