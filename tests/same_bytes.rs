@@ -118,12 +118,20 @@ fn set(settings: &[&str]) -> Vec<String> {
     settings.iter().flat_map(|s| ["--set".to_string(), s.to_string()]).collect()
 }
 
-/// A copy of a model with the lowest bit of one weight flipped.
-fn changed_model(from: &Path, to: &Path) {
+fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().map(|e| e.unwrap().path()) {
-        std::fs::copy(&entry, to.join(entry.file_name().unwrap())).unwrap();
+        let target = to.join(entry.file_name().unwrap());
+        match entry.is_dir() {
+            true => copy_folder(&entry, &target),
+            false => drop(std::fs::copy(&entry, target).unwrap()),
+        }
     }
+}
+
+/// A copy of a model with the lowest bit of one weight flipped.
+fn changed_model(from: &Path, to: &Path) {
+    copy_folder(from, to);
     let weights = to.join("model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
     let last = bytes.len() - 4;
