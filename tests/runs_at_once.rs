@@ -19,9 +19,18 @@ use night::{Change, Night, generated, signal, wait_for, wait_until_stopped};
 
 type Records = BTreeMap<String, serde_json::Value>;
 
-/// A lease that is soon over, and commits so small that a run can be stopped between them.
-const SHORT: [&str; 6] =
-    ["--set", "publish.lease_seconds=2", "--set", "response.flush_rows=4", "--set", "model.slots=1"];
+/// A lease that is soon over, commits so small that a run can be stopped between them, and answers so long that a run
+/// which goes on without its lease is not done before it notices.
+const SHORT: [&str; 8] = [
+    "--set",
+    "publish.lease_seconds=2",
+    "--set",
+    "response.flush_rows=4",
+    "--set",
+    "model.slots=1",
+    "--set",
+    "sampling.max_new_tokens=60",
+];
 
 /// What the run that is overtaken does differently. The rows stay what they are, and with them the prompts and the
 /// changes of the store; every file's footer differs.
