@@ -400,6 +400,17 @@ async fn leases_fence(root: Location) {
     assert_eq!(commit_record(&root, "item_feature", DT).await.unwrap().unwrap().run_id, "run-4");
 
     // Another interval is another lease.
+    // However often the loser tries, the winner keeps it.
+    let loser = take("run-6", 1).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let winner = take("run-7", 60_000).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(loser.renew().await.unwrap_err().kind(), Kind::Busy);
+        assert_eq!(loser.release().await.unwrap_err().kind(), Kind::Busy);
+        winner.check().await.unwrap();
+    }
+    winner.release().await.unwrap();
+
     Lease::acquire(&root, "job.b.c", other_host("run-5"), Duration::from_secs(60)).await.unwrap();
 }
 

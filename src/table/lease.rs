@@ -184,13 +184,14 @@ impl Lease {
         for _ in 0..2 {
             self.at.put_if(Some(&version), sent.clone()).await?;
             let (bytes, now) = self.at.get_versioned().await?.ok_or_else(|| lost(&self.at))?;
+            let stands = read_lease(&bytes, &self.at)?;
+            if stands.epoch != self.epoch || stands.holder != self.holder {
+                // Whose it is now must not be overwritten by the next call either: the version stays what was ours.
+                break;
+            }
             *version = now;
             if bytes == sent {
                 return Ok(());
-            }
-            let stands = read_lease(&bytes, &self.at)?;
-            if stands.epoch != self.epoch || stands.holder != self.holder {
-                break;
             }
             // Ours: a renewal before this one was carried out although its answer got lost. Once more, on top of it.
         }
