@@ -1,18 +1,12 @@
 //! What a run publishes depends on its interval, job and inputs alone; and a change rebuilds what depends on it, and
 //! nothing else.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-#[path = "common/night.rs"]
-mod night;
-#[path = "common/s3.rs"]
-mod s3;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use common::{World, expect_code, stderr, stdout, summary};
-use night::{Night, TABLES, generated};
+use crate::common;
+use crate::common::{World, expect_code, stderr, stdout, summary};
+use crate::night::{Night, TABLES, generated};
 
 const FEATURES: [&str; 2] = ["item_feature", "user_feature"];
 

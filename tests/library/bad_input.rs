@@ -1,7 +1,5 @@
 //! Bad input: every refusal names the file, the column, the row or the key, and leaves nothing behind.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -1,13 +1,11 @@
 //! What several runs leave together: usage across kills, failed prompts, late and corrected data, `curec runs`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Event, World, events, expect_code, january, stderr, stdout, summary, write_events};
+use crate::common;
+use crate::common::{Event, World, events, expect_code, january, stderr, stdout, summary, write_events};
 use serde_json::Value;
 
 /// Files of a folder, sorted; none where there is no folder.

@@ -1,8 +1,6 @@
 //! The engine with real (tiny, random) models on the CPU: what comes out is what the model alone says, one row and one
 //! token at a time, whatever the slots, the budget and the neighbours.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

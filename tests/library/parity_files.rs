@@ -4,8 +4,6 @@
 //! The 135M models and their goldens lie outside the repository (`CUREC_HOME`, `CUREC_SHARED`); where they are absent
 //! those tests say `skipped`. The tiny models are fixtures and always tested.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::path::{Path, PathBuf};
 
 use curec::error::Kind;

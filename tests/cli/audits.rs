@@ -1,16 +1,14 @@
 //! Audits of every kind against broken table definitions, with the real binary: nothing is published, the rows are
 //! shown and stand in the quarantine, the next good run publishes.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::common;
+use crate::common::{World, expect_code, stderr, stdout, summary};
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
-use common::{World, expect_code, stderr, stdout, summary};
 use curec::error::Kind;
 use curec::query::audit::audit;
 use curec::query::session::{Session, SessionOptions};

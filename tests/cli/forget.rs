@@ -1,14 +1,12 @@
 //! `curec forget`: a user leaves no trace, whatever the id holds; killed half way it completes; others stay as they are.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::common;
+use crate::common::{Event, World, expect_code, january, stderr, stdout, summary};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::DataType;
-use common::{Event, World, expect_code, january, stderr, stdout, summary};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 /// Quotes, SQL, markup, a pattern, another script: an id can hold anything.

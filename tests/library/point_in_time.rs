@@ -1,10 +1,8 @@
 //! Nothing at or after t reaches a row for t: not on the user's side, not on the item's, not in a prompt.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-
-mod sql_support;
 
 use std::sync::Arc;
 
+use crate::sql_support::{run, session};
 use arrow::array::{
     ArrayRef, Float32Array, ListBuilder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
@@ -12,7 +10,6 @@ use arrow::compute::concat_batches;
 use arrow::row::{RowConverter, SortField};
 use curec::query::session::Param;
 use proptest::prelude::*;
-use sql_support::{run, session};
 
 /// 2024-01-10 00:00 UTC.
 const T: i64 = 1_704_844_800_000_000;

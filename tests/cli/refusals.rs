@@ -1,12 +1,10 @@
 //! What the binary refuses: each bad input ends with its exit code, a message that says what, where and what to do, no
 //! backtrace, and nothing published.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::process::Output;
 
-use common::{Event, World, events, expect_code, fixture, january, stderr, stdout, summary, write_events};
+use crate::common;
+use crate::common::{Event, World, events, expect_code, fixture, january, stderr, stdout, summary, write_events};
 
 /// Asserts the code, that all of `says` stands in the message, and that nothing was published.
 fn refused(world: &World, out: &Output, code: i32, says: &[&str]) {

@@ -3,20 +3,15 @@
 //! Real processes and real `kill -9`, on local disk and on S3: just before and just after changes of the store (fail
 //! points), and at any time. `CUREC_KILLS` sets how many points of a first run are tried on each (40); from 200 on they
 //! are all changes there are.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-#[path = "common/night.rs"]
-mod night;
-#[path = "common/s3.rs"]
-mod s3;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use common::{expect_code, stderr, summary};
-use night::{Change, Night, generated, was_killed};
+use crate::common;
+use crate::common::{expect_code, stderr, summary};
+use crate::night;
+use crate::night::{Change, Night, generated, was_killed};
 
 /// Rows of a segment.
 const FLUSH_ROWS: usize = 2;

@@ -1,18 +1,13 @@
 //! Stopped by a signal or by a full disk: exit code 75 in time, nothing half-published, nothing paid for again.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-#[path = "common/night.rs"]
-mod night;
-#[path = "common/s3.rs"]
-mod s3;
 
 use std::io::{BufRead, BufReader};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{expect_code, stderr, summary};
-use night::{Night, generated, signal};
+use crate::common;
+use crate::common::{expect_code, stderr, summary};
+use crate::night;
+use crate::night::{Night, generated, signal};
 
 /// Answers are committed at the end of the stage or by a signal, and come slowly enough for it.
 const SLOW: [&str; 8] = [

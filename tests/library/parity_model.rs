@@ -4,8 +4,6 @@
 //! `CUREC_SHARED` (default `../shared`) holds the goldens, `CUREC_HOME` (default `.curec`) the models; what is absent is
 //! skipped with a reason. `CUREC_TEST_DEVICE` runs the big model on another device (`ci/gpu.sh`).
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::path::{Path, PathBuf};
 
 use curec::llm::decoder::{CausalLm, Decoder, RowStep, WantLogits};

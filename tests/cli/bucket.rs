@@ -1,16 +1,11 @@
 //! The nightly job on S3: the real binary against s3s-fs in the process and moto, undisturbed and with faults over real
 //! sockets, with models on the store, and with credentials that nobody must see.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-#[path = "common/s3.rs"]
-mod s3;
 
 use std::process::Output;
 use std::time::Duration;
 
-use common::{World, expect_code, fixture, stderr, stdout, summary};
-use s3::{Bucket, Call, Fault, KEY, Moto, NIGHT, Rule, SECRET, TOKEN, files, on_s3};
+use crate::common::{World, expect_code, fixture, stderr, stdout, summary};
+use crate::s3::{Bucket, Call, Fault, KEY, Moto, NIGHT, Rule, SECRET, TOKEN, files, on_s3};
 
 const TABLES: [&str; 6] =
     ["user_history", "item_audience", "reason_prompt", "reason_score", "item_feature", "user_feature"];

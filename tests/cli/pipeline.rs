@@ -1,11 +1,9 @@
 //! The nightly job from end to end with the real binary, on tiny models.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{World, expect_code, stderr, stdout, summary};
+use crate::common;
+use crate::common::{World, expect_code, stderr, stdout, summary};
 
 #[test]
 fn a_night_from_end_to_end_and_again() {

@@ -1,18 +1,16 @@
 //! Merging the response store: no row lost, none paid twice, whatever dies half way and whatever a record holds.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common;
+use crate::common::{World, expect_code, january, stderr, stdout};
 use arrow::array::{
     Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array,
 };
 use bytes::Bytes;
-use common::{World, expect_code, january, stderr, stdout};
 use curec::error::{Error, Kind, Result};
 use curec::table::contract::Contract;
 use curec::table::partition::{append_segment, segments};

@@ -1,10 +1,5 @@
 //! What every store must do, in memory, on local disk, on s3s-fs in the process and on moto; and what becomes of single
 //! operations when the S3 server fails.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-#[path = "common/s3.rs"]
-mod s3;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +21,8 @@ use object_store::ObjectStoreExt;
 use object_store::buffered::BufWriter;
 use tokio::io::AsyncWriteExt;
 
-use s3::{Call, Fault, Moto, Rule, Server, options};
+use crate::s3;
+use crate::s3::{Call, Fault, Moto, Rule, Server, options};
 
 fn bytes(text: &str) -> Bytes {
     Bytes::from(text.to_owned())

@@ -1,7 +1,6 @@
 //! The cron line with the real binary: what `jobs/nightly.cron` runs is a command line that curec understands.
 //!
 //! Dates, lock, log and retries are checked with a stub in `tests/python/test_schedule.py`; a stub takes any flag.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::Path;
 use std::process::Command;

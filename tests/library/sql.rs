@@ -1,12 +1,10 @@
 //! Table definitions against rows worked out by hand (`slt/*.slt`), and the session that runs them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-
-mod sql_support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::sql_support::{cell, run, session};
 use arrow::array::{ArrayRef, AsArray, Float32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Int64Type, Schema};
 use curec::error::{Error, Kind};
@@ -20,7 +18,6 @@ use curec::table::contract::Contract;
 use curec::table::store::Location;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Volatility, create_udf};
-use sql_support::{cell, run, session};
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner};
 
 /// Three statements beside queries: `set name = value`, `create table name as select ...` and `run table`.

@@ -1,0 +1,23 @@
+//! The command line as its users meet it: whole runs of the binary, on disk and on S3, disturbed and undisturbed.
+//!
+//! One program for all of them, since every test program costs a minute to build.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod audits;
+mod bucket;
+#[path = "../common/mod.rs"]
+mod common;
+mod forget;
+mod kill;
+#[path = "../common/night.rs"]
+mod night;
+mod pipeline;
+mod refusals;
+mod response;
+mod runs;
+mod runs_at_once;
+#[path = "../common/s3.rs"]
+mod s3;
+mod same_bytes;
+mod schedule;
+mod stopped;

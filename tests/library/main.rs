@@ -1,0 +1,18 @@
+//! The library by its public items: importers, contracts, SQL models, stores, model files and their arithmetic.
+//!
+//! One program for all of them, since every test program costs a minute to build.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bad_input;
+#[path = "../common/mod.rs"]
+mod common;
+mod engine;
+mod parity_files;
+mod parity_model;
+mod point_in_time;
+#[path = "../common/s3.rs"]
+mod s3;
+mod sql;
+mod sql_support;
+mod store;
+mod table;
