@@ -85,9 +85,9 @@ pub mod recommend {
     pub mod split;
     pub mod metrics;
     pub mod text_metrics;
+    pub mod random;
     pub mod statistics;
     pub mod simulate;
-    pub mod random;
     pub mod parameters;
     pub mod layers;
     pub mod host;

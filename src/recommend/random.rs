@@ -1,7 +1,8 @@
-//! Random numbers that depend on a seed and a name alone, so that a training run can be repeated and resumed.
+//! Random numbers that depend on a seed and a name or number alone, so that whatever draws can be repeated and resumed,
+//! and the order of work changes nothing.
 //!
 //! SplitMix64 (Steele, Lea, Flood 2014): one multiplication chain a number, and a stream can be entered anywhere. Knows
-//! nothing of models. Not for secrets.
+//! nothing of what it is drawn for. Not for secrets.
 
 /// A stream of numbers.
 #[derive(Debug, Clone)]
@@ -23,6 +24,12 @@ impl Random {
         Random(mix(mix(seed.wrapping_add(STEP)) ^ name))
     }
 
+    /// The stream of a seed and a number, for streams that are many and have no names.
+    pub fn numbered(seed: u64, number: u64) -> Self {
+        // Both pass the mixer, so that neighbouring seeds and numbers do not give shifted copies of one stream.
+        Random(mix(mix(seed.wrapping_add(STEP)) ^ number.wrapping_mul(STEP)))
+    }
+
     /// The `n`-th stream beside this one.
     pub fn child(&self, n: u64) -> Self {
         Random(mix(self.0 ^ mix(n.wrapping_add(STEP))))
@@ -42,6 +49,11 @@ impl Random {
     /// A number in (0, 1).
     pub fn uniform(&mut self) -> f64 {
         ((self.bits() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
+    /// A number in [0, 1).
+    pub fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// A number of the standard normal distribution (Box and Muller).
@@ -84,6 +96,11 @@ mod tests {
         assert_eq!(a, b);
         assert!(a != c && a != d && c != d);
         assert_ne!(Random::new(1, "x").child(0).bits(), Random::new(1, "x").child(1).bits());
+        let numbered = |seed, number| Random::numbered(seed, number).bits();
+        assert_eq!(numbered(1, 2), numbered(1, 2));
+        assert!(
+            numbered(1, 2) != numbered(1, 3) && numbered(1, 2) != numbered(2, 2) && numbered(1, 2) != numbered(2, 1)
+        );
     }
 
     #[test]

@@ -36,7 +36,7 @@ use parquet::arrow::arrow_writer::ArrowWriter;
 use rayon::prelude::*;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::recommend::statistics::Random;
+use crate::recommend::random::Random;
 use crate::table::check::{Checker, conform};
 use crate::table::contract::Contract;
 use crate::table::write::writer_properties;
@@ -183,7 +183,7 @@ impl World {
             return bad("users would take most of the catalogue", "ask for three times as many items as events a user");
         }
         let mut deal: Vec<u32> = (0..items).collect();
-        let mut random = Random::new(options.seed, DEAL);
+        let mut random = Random::numbered(options.seed, DEAL);
         for i in (1..deal.len()).rev() {
             deal.swap(i, random.below(i + 1));
         }
@@ -194,7 +194,7 @@ impl World {
             taste: Weighted::default(),
         };
         for id in 0..items {
-            let mut random = Random::new(options.seed, ITEMS + u64::from(id));
+            let mut random = Random::numbered(options.seed, ITEMS + u64::from(id));
             let weight = (1.0 - random.unit()).powf(-0.6);
             world.released.push(if random.unit() < 0.3 { random.unit() } else { 0.0 });
             world.tastes[deal[id as usize] as usize % tastes as usize].push(id, weight);
@@ -207,7 +207,7 @@ impl World {
 
     /// What a user takes, in time order.
     fn events(&self, user: u32) -> Vec<Taken> {
-        let mut random = Random::new(self.options.seed, USERS + u64::from(user));
+        let mut random = Random::numbered(self.options.seed, USERS + u64::from(user));
         let own = [self.taste.draw(&mut random), self.taste.draw(&mut random)];
         let mean = self.options.events_per_user as usize;
         let n = (mean.div_ceil(2) + random.below(mean / 2 * 2 + 1)).max(1);
@@ -257,7 +257,7 @@ impl World {
     fn items(&self, items: Range<u32>) -> Result<RecordBatch> {
         let (mut categories, mut brands, mut years) = (ListBuilder::new(StringBuilder::new()), Vec::new(), Vec::new());
         for id in items.clone() {
-            let mut random = Random::new(self.options.seed ^ DEAL, ITEMS + u64::from(id));
+            let mut random = Random::numbered(self.options.seed ^ DEAL, ITEMS + u64::from(id));
             let first = random.below(CATEGORIES.len());
             categories.values().append_value(CATEGORIES[first]);
             if random.unit() < 0.5 {

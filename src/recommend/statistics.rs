@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
+use crate::recommend::random::Random;
 
 /// How often users are drawn anew, where nobody says otherwise.
 pub const RESAMPLES: usize = 10_000;
@@ -73,7 +74,7 @@ pub fn paired_bootstrap(
     let mut means: Vec<f64> = (0..resamples as u64)
         .into_par_iter()
         .map(|i| {
-            let mut random = Random::new(seed, i);
+            let mut random = Random::numbered(seed, i);
             let drawn = (0..clusters.len()).map(|_| clusters[random.below(clusters.len())]);
             mean(drawn.fold(Cluster::default(), add))
         })
@@ -175,43 +176,6 @@ fn t_inside(t: f64, degrees: u32) -> f64 {
         (true, 1) => 2.0 * angle / std::f64::consts::PI,
         (true, _) => 2.0 / std::f64::consts::PI * (angle + sine * angle.cos() * series),
     }
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014): a stream for every (seed, number), so that the order of work changes
-/// nothing.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
-
-    /// The stream of a seed and a number.
-    pub(crate) fn new(seed: u64, number: u64) -> Self {
-        // Both pass the mixer, so that neighbouring seeds and numbers do not give shifted copies of one stream.
-        Random(mix(mix(seed.wrapping_add(Self::STEP)) ^ number.wrapping_mul(Self::STEP)))
-    }
-
-    /// The next 64 bits.
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(Self::STEP);
-        mix(self.0)
-    }
-
-    /// A whole number in `0..n`; 0 for `n` = 0. The bias is below n / 2^64.
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
-    }
-
-    /// A number in [0, 1).
-    pub(crate) fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
