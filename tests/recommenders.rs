@@ -542,6 +542,60 @@ fn a_resumed_training_ends_where_an_uninterrupted_one_does() {
     assert_eq!(resume(&mut sas(small(), None, 1)).kind(), Kind::Model, "a torn checkpoint is not trained on");
 }
 
+#[test]
+fn a_checkpoint_of_other_data_of_the_same_size_is_refused() {
+    let walks = circle(20, 14);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.safetensors");
+    let rated: Vec<Vec<Option<f32>>> = walks.iter().map(|walk| vec![Some(4.0); walk.len() - 1]).collect();
+    let train = |walks: &[Vec<u32>], ratings: &[Vec<Option<f32>>], valid: &[Case<'_>], content: &Arc<Content>| {
+        let data: Vec<Sequence<'_>> =
+            training(walks).into_iter().zip(ratings).map(|(s, ratings)| Sequence { ratings, ..s }).collect();
+        let mut model = sas(small(), Some(content.clone()), 1);
+        let result = fit(&mut model, &data, valid, ITEMS, &Plan { checkpoint: Some(path.clone()), ..plan(1) });
+        result.map(|trained| trained.epochs.len()).map_err(|e| (e.kind(), e.to_string()))
+    };
+    let (valid, content) = (cases(&walks), features());
+    assert_eq!(train(&walks, &rated, &valid, &content), Ok(1));
+    assert_eq!(train(&walks, &rated, &valid, &content), Ok(1), "the same data goes on");
+
+    let refused = |what: &str, result: Result<usize, (Kind, String)>| {
+        let (kind, message) = result.expect_err(what);
+        assert_eq!(kind, Kind::Config, "{what}");
+        assert!(message.contains("the checkpoint belongs to another training"), "{what}: {message}");
+    };
+    let mut other = rated.clone();
+    other[3][5] = Some(3.0);
+    refused("a rating", train(&walks, &other, &valid, &content));
+    other[3][5] = None;
+    refused("a rating that is none", train(&walks, &other, &valid, &content));
+    let mut other = walks.clone();
+    other[3].swap(4, 5);
+    refused("an order", train(&other, &rated, &valid, &content));
+    let mut other = valid.clone();
+    other[3].target = (other[3].target + 1) % ITEMS as u32;
+    refused("a validation case", train(&walks, &rated, &other, &content));
+
+    // Of vectors the lowest bit, and who has which.
+    let vectors =
+        |value: f32, present: bool| Vectors::new(1, vec![1.0, value, 3.0], vec![true, present, true]).unwrap();
+    let digest = |items: Vectors, latest: [Option<u32>; 2]| {
+        let histories = Histories::new(vectors(2.0, true), &[latest.to_vec()]).unwrap();
+        Content { items: Some(items), histories: Some(histories) }.digest()
+    };
+    let base = digest(vectors(2.0, true), [None, Some(0)]);
+    assert_eq!(base, digest(vectors(2.0, true), [None, Some(0)]));
+    assert_ne!(base, digest(vectors(f32::from_bits(2.0_f32.to_bits() + 1), true), [None, Some(0)]));
+    assert_ne!(base, digest(vectors(2.0, false), [None, Some(0)]));
+    assert_ne!(base, digest(vectors(2.0, true), [None, Some(1)]));
+    assert_ne!(base, digest(vectors(2.0, true), [Some(0), None]));
+    let mut other = Content::clone(&content);
+    let values = (0..ITEMS * 5).map(|i| i as f32).collect();
+    other.items = Some(Vectors::new(5, values, vec![true; ITEMS]).unwrap());
+    refused("vectors", train(&walks, &rated, &valid, &Arc::new(other)));
+    assert_eq!(train(&walks, &rated, &valid, &content), Ok(1), "a refusal leaves the checkpoint as it is");
+}
+
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> =
         std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();

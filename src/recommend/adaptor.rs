@@ -104,6 +104,37 @@ pub struct Content {
     pub histories: Option<Histories>,
 }
 
+impl Content {
+    /// Tells whether two trainings read the same features: blake3 over all vectors, bit by bit, and over who has which;
+    /// 32 hex digits.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        // Lengths stand before what they count, so that no two contents give the same bytes.
+        let number = |hasher: &mut blake3::Hasher, n: usize| {
+            hasher.update(&(n as u64).to_le_bytes());
+        };
+        for vectors in [self.items.as_ref(), self.histories.as_ref().map(|h| &h.vectors)] {
+            // No vectors have width 0, which vectors cannot have.
+            number(&mut hasher, vectors.map_or(0, |v| v.width));
+            let Some(vectors) = vectors else { continue };
+            number(&mut hasher, vectors.len());
+            vectors.present.iter().for_each(|p| {
+                hasher.update(&[u8::from(*p)]);
+            });
+            vectors.values.iter().for_each(|v| {
+                hasher.update(&v.to_le_bytes());
+            });
+        }
+        if let Some(histories) = &self.histories {
+            number(&mut hasher, histories.starts.len());
+            histories.starts.iter().for_each(|start| number(&mut hasher, *start));
+            // Row numbers begin at 1, so that 0 is none.
+            histories.rows.iter().for_each(|row| number(&mut hasher, row.map_or(0, |r| r as usize + 1)));
+        }
+        hasher.finalize().to_hex()[..32].to_string()
+    }
+}
+
 /// Sizes of an [`Adaptor`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdaptorConfig {
@@ -190,6 +221,11 @@ impl Adaptor {
         let items = content.items.as_ref().map(|v| field("item", v));
         let histories = content.histories.as_ref().map(|h| field("history", &h.vectors));
         Ok(Adaptor { content, items, histories })
+    }
+
+    /// The features that it reads: see [`Content::digest`].
+    pub fn digest(&self) -> String {
+        self.content.digest()
     }
 
     /// `table` `[catalogue, width]` with what the items' vectors add.

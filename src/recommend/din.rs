@@ -322,7 +322,8 @@ impl Model for Din {
     }
 
     fn describe(&self) -> String {
-        format!("DIN over {} items, {:?}, features: {}", self.catalogue, self.config, self.adaptor.is_some())
+        let features = self.adaptor.as_ref().map_or_else(|| "none".to_owned(), |a| a.digest());
+        format!("DIN over {} items, {:?}, features: {features}", self.catalogue, self.config)
     }
 
     fn batches(&self, data: &[Sequence<'_>], random: &mut Random) -> Vec<Batch> {

@@ -51,6 +51,7 @@ pub trait Model: Scorer {
     fn parameters_mut(&mut self) -> &mut Parameters;
 
     /// Everything that makes two models of this kind differ, but for weights: a checkpoint belongs to one description.
+    /// Of content features it holds a digest.
     fn describe(&self) -> String;
 
     /// An epoch's batches, in order.
@@ -172,8 +173,9 @@ pub fn fit<M: Model>(
     plan: &Plan,
 ) -> Result<Trained> {
     let purpose = format!(
-        "{}, seed {}, learning rate {}, validated every {}, patience {}",
+        "{}, data {}, seed {}, learning rate {}, validated every {}, patience {}",
         model.describe(),
+        digest(data, valid),
         model.parameters().seed(),
         plan.learning_rate,
         plan.validate_every,
@@ -207,6 +209,41 @@ pub fn fit<M: Model>(
     progress.finish();
     model.parameters_mut().set_values(&state.best);
     Ok(Trained { epochs: state.epochs, best_epoch: state.best_epoch, best_ndcg: state.best_ndcg })
+}
+
+/// Tells whether two trainings learn from the same events and stop by the same cases: blake3 over all of them, ratings
+/// bit by bit; 32 hex digits.
+fn digest(data: &[Sequence<'_>], valid: &[Case<'_>]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    // Lengths stand before what they count, so that no two data sets give the same bytes.
+    let number = |hasher: &mut blake3::Hasher, n: u64| {
+        hasher.update(&n.to_le_bytes());
+    };
+    let items = |hasher: &mut blake3::Hasher, items: &[u32]| {
+        number(hasher, items.len() as u64);
+        items.iter().for_each(|item| {
+            hasher.update(&item.to_le_bytes());
+        });
+    };
+    // No 32 bits of a rating reach the bit that tells none.
+    let rating = |hasher: &mut blake3::Hasher, rating: Option<f32>| {
+        number(hasher, rating.map_or(1 << 32, |r| u64::from(r.to_bits())));
+    };
+    number(&mut hasher, data.len() as u64);
+    for sequence in data {
+        number(&mut hasher, u64::from(sequence.user));
+        items(&mut hasher, sequence.items);
+        number(&mut hasher, sequence.ratings.len() as u64);
+        sequence.ratings.iter().for_each(|r| rating(&mut hasher, *r));
+    }
+    for case in valid {
+        number(&mut hasher, u64::from(case.user));
+        items(&mut hasher, case.history);
+        items(&mut hasher, &[case.target]);
+        rating(&mut hasher, case.rating);
+        number(&mut hasher, case.timestamp as u64);
+    }
+    hasher.finalize().to_hex()[..32].to_string()
 }
 
 fn is_over(state: &State, valid: &[Case<'_>], plan: &Plan) -> bool {
