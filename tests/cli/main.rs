@@ -9,6 +9,7 @@ mod bucket;
 mod common;
 mod forget;
 mod kill;
+mod leak;
 #[path = "../common/night.rs"]
 mod night;
 mod pipeline;

@@ -7,6 +7,7 @@ mod bad_input;
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;
+mod held_out;
 mod parity_files;
 mod parity_model;
 mod point_in_time;
