@@ -109,6 +109,9 @@ pub mod job {
     pub mod tables;
     pub mod generate;
     pub mod plan;
+    pub mod record;
+    pub mod audit;
+    pub mod publish;
     pub mod run;
     pub mod lookback;
     pub mod runs;

@@ -22,7 +22,7 @@ use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::job::compact;
 use crate::job::manifest::{Forgotten, Manifest, TableRecord};
-use crate::job::run::now;
+use crate::job::record::now;
 use crate::job::scrub::{QUARANTINES, Scrub};
 use crate::job::tables::{TABLES, content, contract_of, files_in, locate, new_session, rows_of, upstream};
 use crate::query::audit::audit;
