@@ -18,7 +18,8 @@ select
     coalesce(p.liker_also, cast(make_array() as varchar[])) as liker_also,
     coalesce(p.disliker_prefers, cast(make_array() as varchar[])) as disliker_prefers,
     coalesce(c.liked_categories, cast(make_array() as varchar[])) as liked_categories
-from item_category as c
-right join (item_pair as p right join item_taste as t on t.item_id = p.item_id) on t.item_id = c.item_id
+from item_taste as t
+left join item_pair as p on p.item_id = t.item_id
+left join item_category as c on c.item_id = t.item_id
 where t.is_active
 order by item_id

@@ -16,7 +16,7 @@ use crate::config::{self, Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::job::lookback::{self, LookedBack};
 use crate::job::stop::Stop;
-use crate::job::{compact, forget, plan, run, runs};
+use crate::job::{compact, evaluate, forget, plan, run, runs};
 use crate::query::session::{Rows, Session};
 use crate::recommend::simulate;
 use crate::table::{import, inspect};
@@ -79,6 +79,9 @@ enum Command {
   curec import jsonl Gift_Cards_5.json --metadata meta_Gift_Cards.json --out input"
     )]
     Import(ImportCommand),
+    /// What the weekly jobs do: so far, measure what features are worth.
+    #[command(subcommand)]
+    Learn(LearnCommand),
     /// Write input tables from a known preference structure, to test recommenders and how they are measured.
     #[command(before_help = "Examples:\n\
   curec simulate --out input --users 2000 --items 1000 --events-per-user 30 --seed 7 --signal co-consumption\n\
@@ -132,6 +135,20 @@ and copies made elsewhere."
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum LearnCommand {
+    /// Train recommenders with and without content features and tell what the features are worth.
+    #[command(
+        before_help = "Example:\n  curec learn evaluate jobs/ablation.toml",
+        after_help = "Prints one JSON line. Tables, ABLATION.md and a page go to the folder `out` of the file. Killed, run \
+it again: finished trainings and texts are kept."
+    )]
+    Evaluate {
+        /// The evaluation's file, such as jobs/ablation.toml.
+        file: PathBuf,
     },
 }
 
@@ -476,6 +493,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             }
             print(&file_lines(&report.files)).map(|()| 0)
         }
+        Command::Learn(LearnCommand::Evaluate { file }) => block_on(learn_evaluate(file, voice)),
         Command::Simulate(args) => print(&file_lines(&args.execute()?)).map(|()| 0),
         Command::Inspect { path, rows } => print(&format!("{}\n", inspect::inspect(&path, rows)?)).map(|()| 0),
         Command::Config => print(config::DEFAULTS).map(|()| 0),
@@ -612,6 +630,25 @@ async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
         0 if nothing_to_do && args.skip_exit_code => 99,
         code => code,
     })
+}
+
+async fn learn_evaluate(file: PathBuf, voice: Voice) -> Result<u8> {
+    let spec = evaluate::load(&file)?;
+    let stop = Stop::default();
+    watch_signals(stop.clone());
+    let done = evaluate::evaluate(&spec, voice, &stop).await?;
+    let line = serde_json::json!({
+        "status": "evaluated",
+        "evaluation": spec.name,
+        "measurements": done.results.measurements.len(),
+        "contrasts": done.results.contrasts.len(),
+        "page": done.page,
+    });
+    print(&format!("{line}\n"))?;
+    if voice == Voice::Terminal {
+        eprintln!("{}", done.story);
+    }
+    Ok(0)
 }
 
 async fn show_plan(args: PlanArgs) -> Result<u8> {

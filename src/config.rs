@@ -392,7 +392,8 @@ fn expand(table: &mut Table, prefix: &str, env: &BTreeMap<String, String>, probl
     }
 }
 
-fn expand_text(text: &str, env: &BTreeMap<String, String>) -> std::result::Result<String, String> {
+/// Replaces `${VARIABLE}` and `${VARIABLE:-default}`; or the name of a variable that is not set and has no default.
+pub(crate) fn expand_text(text: &str, env: &BTreeMap<String, String>) -> std::result::Result<String, String> {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {

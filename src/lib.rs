@@ -88,6 +88,7 @@ pub mod recommend {
     pub mod random;
     pub mod statistics;
     pub mod simulate;
+    pub mod whitening;
     pub mod parameters;
     pub mod layers;
     pub mod host;
@@ -99,6 +100,7 @@ pub mod recommend {
     pub mod transformer;
     pub mod sasrec;
     pub mod din;
+    pub mod ablation;
 }
 
 /// One run of a job: plan, run, manifest, report. And what runs before it left.
@@ -118,6 +120,7 @@ pub mod job {
     pub mod compact;
     pub mod scrub;
     pub mod forget;
+    pub mod evaluate;
 }
 
 pub mod cli;

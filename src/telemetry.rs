@@ -153,6 +153,18 @@ pub fn peak_memory() -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// Keeps the allocator from setting up arenas for eight times as many threads as there are processors: what a query has
+/// given back would stay in them, beyond every memory limit. To be called before there are threads.
+pub fn bound_arenas() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let arenas = libc::c_int::try_from(processors.max(2)).unwrap_or(libc::c_int::MAX);
+        // SAFETY: sets a number of the allocator's, whatever its value; nothing else runs yet.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, arenas) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -110,10 +110,10 @@ fn sasrec_learns_a_circle_with_either_loss_and_either_kind_of_rows() {
         let before = ndcg(&mut model, &cases);
         let trained = fit(&mut model, &data, &cases, ITEMS, &plan(60)).unwrap();
         assert!(before < 0.6, "{before}");
-        assert!(trained.best_ndcg > 0.95, "{loss:?} {rows:?}: {:?}", trained.epochs.last());
+        assert!(trained.best_score > 0.95, "{loss:?} {rows:?}: {:?}", trained.epochs.last());
         let targets: usize = data.iter().map(|s| s.items.len() - 1).sum();
         assert!(trained.epochs.iter().all(|e| e.targets == targets), "every event but the first is a target once");
-        assert_eq!(ndcg(&mut model, &cases), trained.best_ndcg, "the model holds the best weights");
+        assert_eq!(ndcg(&mut model, &cases), trained.best_score, "the model holds the best weights");
     }
 }
 
@@ -490,7 +490,7 @@ fn bits(parameters: &Parameters) -> Vec<u32> {
 }
 
 fn curve(trained: &Trained) -> Vec<(u64, Option<u64>)> {
-    trained.epochs.iter().map(|e| (e.loss.to_bits(), e.ndcg.map(f64::to_bits))).collect()
+    trained.epochs.iter().map(|e| (e.loss.to_bits(), e.score.map(f64::to_bits))).collect()
 }
 
 #[test]
@@ -706,7 +706,7 @@ fn movielens_under_the_temporal_split() {
             "{name} seed {seed}: best epoch {} of {}, valid {:.4}, {:.0} sequences/s, {:.0} targets/s, {:.2} s/epoch",
             trained.best_epoch,
             trained.epochs.len(),
-            trained.best_ndcg,
+            trained.best_score,
             trained.sequences_per_second(),
             trained.targets_per_second(),
             trained.epochs.iter().map(|e| e.seconds).sum::<f64>() / trained.epochs.len() as f64

@@ -22,6 +22,7 @@ use crate::job::manifest::Usage;
 use crate::job::stop::Stop;
 use crate::query::session::BatchStream;
 use crate::table::contract::Contract;
+use crate::table::lease::Lease;
 use crate::table::partition::append_segment;
 use crate::table::store::Location;
 use crate::telemetry::Progress;
@@ -44,6 +45,8 @@ pub struct Sink<'a> {
     pub root: &'a Location,
     /// The contract of `response`.
     pub contract: &'a Contract,
+    /// The run's right to pay for the interval.
+    pub lease: &'a Lease,
     /// The run that pays.
     pub run_id: &'a str,
     /// The interval, for `created_timestamp`.
@@ -62,7 +65,7 @@ pub struct Sink<'a> {
 ///
 /// # Errors
 /// [`Kind::Budget`] when too many rows failed and [`Kind::Interrupted`] when `stop` was requested; what had finished is
-/// committed in both cases.
+/// committed in both cases. [`Kind::Busy`] when another run has taken the lease, and pays.
 pub async fn generate(
     mut pending: BatchStream,
     models: &Arc<Models>,
@@ -226,6 +229,7 @@ impl Writer<'_> {
             self.waiting.iter_mut().for_each(|a| _ = a.seconds.get_or_insert(share));
             self.shared_until = self.since;
         }
+        self.sink.lease.check_not_taken().await?;
         self.waiting.sort_by(|a, b| a.key.cmp(&b.key));
         let schema = self.sink.contract.arrow_schema(None);
         let batch = rows_of(&self.waiting, schema, &self.digest, self.sink)?;

@@ -259,7 +259,7 @@ impl Build {
                 self.keep(&session, plan).await?;
             } else {
                 if plan.table == "reason" {
-                    self.generate(&session).await?;
+                    self.generate(&session, lease).await?;
                 }
                 if matches!(plan.table.as_str(), "item_feature" | "user_feature") {
                     self.pool(&session, &plan.table).await?;
@@ -364,7 +364,7 @@ impl Build {
         parts
     }
 
-    async fn generate(&mut self, session: &Session) -> Result<()> {
+    async fn generate(&mut self, session: &Session, lease: &Lease) -> Result<()> {
         let started = Instant::now();
         let root = self.prepared.root.clone();
         let contract = &self.prepared.contracts["response"];
@@ -386,7 +386,7 @@ impl Build {
             let interval = self.prepared.interval;
             let (response, budget, total) = (&spec.response, &spec.budget, usage.distinct_prompts);
             let run_id = &self.manifest.run_id;
-            let sink = Sink { root: &root, contract, run_id, interval, response, budget, total };
+            let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total };
             let progress = Progress::begin(self.options.voice, "generate", waiting, "new tokens");
             let pending = session.sql(PENDING, &[]).await?.stream().await?;
             let outcome = generate(pending, &self.prepared.models, &sink, &self.stop, &progress, usage).await;

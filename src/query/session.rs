@@ -422,6 +422,17 @@ impl Session {
         self.plan(&SessionContext::new_with_state(state), text, params, Kind::Config).await
     }
 
+    /// As [`Session::sql`], with joins of sorted rows, which spill what does not fit: for wide rows on both sides, of which
+    /// none is to be held in memory as a whole.
+    ///
+    /// # Errors
+    /// As [`Session::sql`].
+    pub async fn sql_with_sorted_joins(&self, text: &str, params: &[(&str, Param)]) -> Result<Rows> {
+        let mut state = self.context.state();
+        state.config_mut().options_mut().optimizer.prefer_hash_join = false;
+        self.plan(&SessionContext::new_with_state(state), text, params, Kind::Config).await
+    }
+
     /// Plans SQL that a person typed: one SELECT, EXPLAIN, SHOW or DESCRIBE.
     ///
     /// # Errors

@@ -71,7 +71,7 @@ pub fn paired_bootstrap(
     }
     let clusters = clusters(differences, users);
     let mean = |sum: Cluster| sum.sum / sum.cases;
-    let mut means: Vec<f64> = (0..resamples as u64)
+    let means = (0..resamples as u64)
         .into_par_iter()
         .map(|i| {
             let mut random = Random::numbered(seed, i);
@@ -79,16 +79,104 @@ pub fn paired_bootstrap(
             mean(drawn.fold(Cluster::default(), add))
         })
         .collect();
+    let estimate = mean(clusters.iter().copied().fold(Cluster::default(), add));
+    Ok(percentiles(estimate, means, confidence, clusters.len()))
+}
+
+/// The interval and the p-value that resampled means give.
+fn percentiles(estimate: f64, mut means: Vec<f64>, confidence: f64, users: usize) -> Contrast {
+    let resamples = means.len();
     means.sort_unstable_by(f64::total_cmp);
     let side = |n: usize| (n + 1) as f64 / (resamples + 1) as f64;
     let (below, above) = (means.partition_point(|m| *m <= 0.0), resamples - means.partition_point(|m| *m < 0.0));
     let tail = (1.0 - confidence) / 2.0;
-    let interval = Interval {
-        mean: mean(clusters.iter().copied().fold(Cluster::default(), add)),
-        low: quantile(&means, tail),
-        high: quantile(&means, 1.0 - tail),
+    let interval = Interval { mean: estimate, low: quantile(&means, tail), high: quantile(&means, 1.0 - tail) };
+    Contrast { interval, p: (2.0 * side(below).min(side(above))).min(1.0), users }
+}
+
+/// The difference of two AUCs, arm minus baseline, with the intervals of [`paired_bootstrap`]: users are drawn, each with all
+/// its cases, and both AUCs are taken again over what was drawn. `scores` holds the arm's and the baseline's scores of every
+/// case, one pair of slices for every seed; the difference is the mean over seeds. A draw without positives or without
+/// negatives has no AUC and counts as no difference.
+///
+/// # Errors
+/// As [`paired_bootstrap`]; also where `labels` are all alike.
+pub fn paired_bootstrap_auc(
+    scores: &[[&[f64]; 2]],
+    labels: &[bool],
+    users: &[u32],
+    resamples: usize,
+    confidence: f64,
+    seed: u64,
+) -> Result<Contrast> {
+    let bad = |why: &str| Err(Error::new(Kind::Internal, format!("a bootstrap cannot be made: {why}")));
+    let all = || scores.iter().flatten();
+    if scores.is_empty() || labels.len() != users.len() || all().any(|s| s.len() != labels.len()) {
+        return bad("there are no seeds, or not one score, label and user for every case");
+    }
+    if all().any(|s| s.iter().any(|v| !v.is_finite())) || !labels.contains(&true) || !labels.contains(&false) {
+        return bad("a score is not a number, or all labels are alike");
+    }
+    if resamples == 0 || !(confidence > 0.0 && confidence < 1.0) {
+        return bad("resamples must be positive and the confidence between 0 and 1");
+    }
+    let mut ids = users.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    let place: Vec<usize> = users.iter().map(|u| ids.partition_point(|id| id < u)).collect();
+    let orders: Vec<[Ordered; 2]> = scores.iter().map(|pair| pair.map(|s| Ordered::new(s, labels, &place))).collect();
+    let difference = |weights: &[u32]| {
+        let of = |[arm, other]: &[Ordered; 2]| arm.auc(weights).zip(other.auc(weights)).map_or(0.0, |(a, b)| a - b);
+        orders.iter().map(of).sum::<f64>() / orders.len() as f64
     };
-    Ok(Contrast { interval, p: (2.0 * side(below).min(side(above))).min(1.0), users: clusters.len() })
+    let means = (0..resamples as u64)
+        .into_par_iter()
+        .map(|i| {
+            let mut random = Random::numbered(seed, i);
+            let mut weights = vec![0_u32; ids.len()];
+            (0..ids.len()).for_each(|_| weights[random.below(ids.len())] += 1);
+            difference(&weights)
+        })
+        .collect();
+    Ok(percentiles(difference(&vec![1; ids.len()]), means, confidence, ids.len()))
+}
+
+/// Cases in ascending order of a score: user's place and label, and where a new score begins.
+struct Ordered(Vec<(u32, bool, bool)>);
+
+impl Ordered {
+    fn new(scores: &[f64], labels: &[bool], place: &[usize]) -> Self {
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        // Adding zero makes one zero of two.
+        order.sort_by(|a, b| (scores[*a] + 0.0).total_cmp(&(scores[*b] + 0.0)));
+        let starts = |i: usize| i == 0 || scores[order[i]] != scores[order[i - 1]];
+        Ordered((0..order.len()).map(|i| (place[order[i]] as u32, labels[order[i]], starts(i))).collect())
+    }
+
+    /// As [`crate::recommend::metrics::auc`], every case as often as its user was drawn.
+    fn auc(&self, weights: &[u32]) -> Option<f64> {
+        // Twice the wins, so that a tie is whole.
+        let (mut below, mut negatives, mut positives_here, mut positives, mut wins) =
+            (0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
+        let mut negatives_here = 0_u64;
+        for (place, label, starts) in &self.0 {
+            if *starts {
+                wins += positives_here * (2 * below + negatives_here);
+                below += negatives_here;
+                (positives_here, negatives_here) = (0, 0);
+            }
+            let weight = u64::from(weights[*place as usize]);
+            if *label {
+                positives_here += weight;
+                positives += weight;
+            } else {
+                negatives_here += weight;
+                negatives += weight;
+            }
+        }
+        wins += positives_here * (2 * below + negatives_here);
+        (positives > 0 && negatives > 0).then(|| wins as f64 / (2.0 * positives as f64 * negatives as f64))
+    }
 }
 
 fn add(a: Cluster, b: Cluster) -> Cluster {

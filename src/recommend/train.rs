@@ -114,8 +114,8 @@ impl Default for Plan {
 pub struct Epoch {
     /// Mean loss of its targets.
     pub loss: f64,
-    /// NDCG@10 of the validation cases after it, where they were ranked.
-    pub ndcg: Option<f64>,
+    /// What validation made of it, such as NDCG@10, where there was one.
+    pub score: Option<f64>,
     /// Targets learned.
     pub targets: usize,
     /// Sequences passed through the model.
@@ -131,8 +131,8 @@ pub struct Trained {
     pub epochs: Vec<Epoch>,
     /// The best epoch, from 1; the last one where there were no validation cases.
     pub best_epoch: usize,
-    /// Its NDCG@10 on the validation cases.
-    pub best_ndcg: f64,
+    /// Its score on the validation cases.
+    pub best_score: f64,
 }
 
 impl Trained {
@@ -156,11 +156,12 @@ impl Trained {
 struct State {
     epochs: Vec<Epoch>,
     best_epoch: usize,
-    best_ndcg: f64,
+    best_score: f64,
     best: Values,
 }
 
-/// Trains a model and leaves the weights of the best epoch in it.
+/// Trains a model and leaves the weights of the best epoch in it: the one with the best NDCG@10 over `valid`, or the last
+/// where there is no case.
 ///
 /// # Errors
 /// `Kind::Input` where there is nothing to learn from, or learning diverges; `Kind::Config` where the checkpoint belongs to
@@ -171,6 +172,24 @@ pub fn fit<M: Model>(
     valid: &[Case<'_>],
     catalogue: usize,
     plan: &Plan,
+) -> Result<Trained> {
+    fit_by(model, data, valid, plan, &mut |model| {
+        let ranked = rank_cases(model, valid, catalogue, plan.ranking)?;
+        Ok(ranked.iter().map(|r| r.ndcg(10)).sum::<f64>() / ranked.len() as f64)
+    })
+}
+
+/// As [`fit`], with the best epoch the one of the best `score`; higher is better. Nothing is scored where `valid`, which
+/// the score is of, is empty.
+///
+/// # Errors
+/// As [`fit`], and what `score` says.
+pub fn fit_by<M: Model>(
+    model: &mut M,
+    data: &[Sequence<'_>],
+    valid: &[Case<'_>],
+    plan: &Plan,
+    score: &mut dyn FnMut(&mut M) -> Result<f64>,
 ) -> Result<Trained> {
     let purpose = format!(
         "{}, data {}, seed {}, learning rate {}, validated every {}, patience {}",
@@ -191,15 +210,14 @@ pub fn fit<M: Model>(
         let number = state.epochs.len() + 1;
         let is_due = number.is_multiple_of(plan.validate_every.max(1)) || number == plan.epochs;
         if is_due && !valid.is_empty() {
-            let ranked = rank_cases(model, valid, catalogue, plan.ranking)?;
-            let ndcg = ranked.iter().map(|r| r.ndcg(10)).sum::<f64>() / ranked.len() as f64;
-            epoch.ndcg = Some(ndcg);
-            tracing::debug!(epoch = number, loss = epoch.loss, ndcg, "epoch");
+            let score = score(model)?;
+            epoch.score = Some(score);
+            tracing::debug!(epoch = number, loss = epoch.loss, score, "epoch");
         }
         state.epochs.push(epoch);
-        if valid.is_empty() || epoch.ndcg.is_some_and(|ndcg| state.best_epoch == 0 || ndcg > state.best_ndcg) {
+        if valid.is_empty() || epoch.score.is_some_and(|score| state.best_epoch == 0 || score > state.best_score) {
             state.best_epoch = number;
-            state.best_ndcg = epoch.ndcg.unwrap_or(0.0);
+            state.best_score = epoch.score.unwrap_or(0.0);
             state.best = model.parameters().values();
         }
         if let Some(path) = &plan.checkpoint {
@@ -208,7 +226,7 @@ pub fn fit<M: Model>(
     }
     progress.finish();
     model.parameters_mut().set_values(&state.best);
-    Ok(Trained { epochs: state.epochs, best_epoch: state.best_epoch, best_ndcg: state.best_ndcg })
+    Ok(Trained { epochs: state.epochs, best_epoch: state.best_epoch, best_score: state.best_score })
 }
 
 /// Tells whether two trainings learn from the same events and stop by the same cases: blake3 over all of them, ratings
@@ -247,7 +265,7 @@ fn digest(data: &[Sequence<'_>], valid: &[Case<'_>]) -> String {
 }
 
 fn is_over(state: &State, valid: &[Case<'_>], plan: &Plan) -> bool {
-    let since = state.epochs.iter().skip(state.best_epoch).filter(|e| e.ndcg.is_some()).count();
+    let since = state.epochs.iter().skip(state.best_epoch).filter(|e| e.score.is_some()).count();
     !valid.is_empty() && since >= plan.patience.max(1)
 }
 
@@ -278,20 +296,20 @@ fn learn_epoch<M: Model>(
         return Err(Error::new(Kind::Input, "there is nothing to learn from: no user has two training events"));
     }
     let seconds = started.elapsed().as_secs_f64();
-    Ok(Epoch { loss: loss / targets as f64, ndcg: None, targets, sequences, seconds })
+    Ok(Epoch { loss: loss / targets as f64, score: None, targets, sequences, seconds })
 }
 
 fn metadata(state: &State, purpose: &str) -> HashMap<String, String> {
     let line = |e: &Epoch| {
-        let ndcg = e.ndcg.map_or("-".to_owned(), |n| n.to_string());
-        format!("{} {ndcg} {} {} {}", e.loss, e.targets, e.sequences, e.seconds)
+        let score = e.score.map_or("-".to_owned(), |n| n.to_string());
+        format!("{} {score} {} {} {}", e.loss, e.targets, e.sequences, e.seconds)
     };
     let epochs: Vec<String> = state.epochs.iter().map(line).collect();
     [
         ("purpose", purpose.to_owned()),
         ("epochs", epochs.join("\n")),
         ("best_epoch", state.best_epoch.to_string()),
-        ("best_ndcg", state.best_ndcg.to_string()),
+        ("best_score", state.best_score.to_string()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()
@@ -299,7 +317,7 @@ fn metadata(state: &State, purpose: &str) -> HashMap<String, String> {
 
 /// The state to begin with: the checkpoint's where there is one.
 fn resume<M: Model>(model: &mut M, plan: &Plan, purpose: &str) -> Result<State> {
-    let fresh = State { epochs: Vec::new(), best_epoch: 0, best_ndcg: 0.0, best: model.parameters().values() };
+    let fresh = State { epochs: Vec::new(), best_epoch: 0, best_score: 0.0, best: model.parameters().values() };
     let Some(path) = plan.checkpoint.as_ref().filter(|path| path.exists()) else { return Ok(fresh) };
     let broken = |what: &str| {
         Error::new(Kind::Config, what)
@@ -312,16 +330,16 @@ fn resume<M: Model>(model: &mut M, plan: &Plan, purpose: &str) -> Result<State> 
         return Err(broken("the checkpoint belongs to another training"));
     }
     let epoch = |line: &str| -> Option<Epoch> {
-        let [loss, ndcg, targets, sequences, seconds] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
-        let ndcg = if ndcg == "-" { None } else { Some(ndcg.parse().ok()?) };
+        let [loss, score, targets, sequences, seconds] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
+        let score = if score == "-" { None } else { Some(score.parse().ok()?) };
         let (targets, sequences) = (targets.parse().ok()?, sequences.parse().ok()?);
-        Some(Epoch { loss: loss.parse().ok()?, ndcg, targets, sequences, seconds: seconds.parse().ok()? })
+        Some(Epoch { loss: loss.parse().ok()?, score, targets, sequences, seconds: seconds.parse().ok()? })
     };
     let epochs: Option<Vec<Epoch>> = entry("epochs").lines().map(epoch).collect();
-    match (epochs, entry("best_epoch").parse(), entry("best_ndcg").parse()) {
-        (Some(epochs), Ok(best_epoch), Ok(best_ndcg)) => {
+    match (epochs, entry("best_epoch").parse(), entry("best_score").parse()) {
+        (Some(epochs), Ok(best_epoch), Ok(best_score)) => {
             tracing::info!(epochs = epochs.len(), file = %path.display(), "training goes on");
-            Ok(State { epochs, best_epoch, best_ndcg, best })
+            Ok(State { epochs, best_epoch, best_score, best })
         }
         _ => Err(broken("the checkpoint's state cannot be read")),
     }

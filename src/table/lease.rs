@@ -203,18 +203,30 @@ impl Lease {
     /// # Errors
     /// `Kind::Busy` when it has expired or another run has taken it; the store's.
     pub async fn check(&self) -> Result<()> {
-        let Some(bytes) = self.at.get().await? else { return Err(lost(&self.at)) };
-        let state = read_lease(&bytes, &self.at)?;
-        let ours = state.epoch == self.epoch && state.holder == self.holder && !state.released;
-        if !ours {
-            return Err(self.taken().await);
-        }
-        if state.expires <= now_ms() {
+        if self.state().await?.expires <= now_ms() {
             return Err(Error::new(Kind::Busy, "the lease has expired before this run could publish")
                 .with("lease", &self.at)
                 .hint("run it again; finished responses are kept"));
         }
         Ok(())
+    }
+
+    /// Makes sure that no other run has taken it, expired or not: what is paid for from now on is not paid for twice.
+    ///
+    /// # Errors
+    /// `Kind::Busy` when another run has taken it; the store's.
+    pub async fn check_not_taken(&self) -> Result<()> {
+        self.state().await.map(|_| ())
+    }
+
+    /// What stands there, if it is this run's.
+    async fn state(&self) -> Result<LeaseState> {
+        let Some(bytes) = self.at.get().await? else { return Err(lost(&self.at)) };
+        let state = read_lease(&bytes, &self.at)?;
+        if state.epoch == self.epoch && state.holder == self.holder && !state.released {
+            return Ok(state);
+        }
+        Err(self.taken().await)
     }
 
     async fn taken(&self) -> Error {

@@ -11,9 +11,9 @@ use arrow::datatypes::{DataType, SchemaRef};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use object_store::buffered::BufWriter;
-use parquet::arrow::ArrowSchemaConverter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::async_writer::{AsyncArrowWriter, AsyncFileWriter};
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, SortingColumn};
@@ -283,6 +283,29 @@ fn unwritable(error: &ParquetError, at: &Location) -> Error {
         next = cause.source();
     }
     Error::new(Kind::Internal, "cannot encode Parquet").with("file", at).source(error.to_string())
+}
+
+/// Writes batches of one schema to a Parquet file on this machine, whole or not at all.
+///
+/// # Errors
+/// `Kind::Internal` without a batch or for batches that differ; `Kind::Config` where the file cannot be written.
+pub(crate) fn write_local(path: &std::path::Path, batches: &[RecordBatch]) -> Result<()> {
+    let failed = |e: std::io::Error| {
+        Error::new(Kind::Config, "cannot write a Parquet file").with("file", path.display()).source(e)
+    };
+    let schema = batches.first().ok_or_else(|| Error::new(Kind::Internal, "there are no rows to write"))?.schema();
+    let partial = path.with_extension("parquet.partial");
+    let file = std::fs::File::create(&partial).map_err(failed)?;
+    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+    let write = || -> std::result::Result<(), ParquetError> {
+        let mut writer = ArrowWriter::try_new(file, schema, Some(properties))?;
+        batches.iter().try_for_each(|batch| writer.write(batch))?;
+        writer.close().map(|_| ())
+    };
+    let written = write().map_err(|e| failed(std::io::Error::other(e)));
+    written
+        .and_then(|()| std::fs::rename(&partial, path).map_err(failed))
+        .inspect_err(|_| _ = std::fs::remove_file(&partial))
 }
 
 /// How a contract's files are encoded, with the footer that names what they are.

@@ -1,0 +1,563 @@
+//! `curec learn evaluate`: what content features are worth to a recommender, arm by arm, with its intervals.
+//!
+//! Knows the evaluation's file, jobs and their tables; leaves training and statistics to [`crate::recommend::ablation`].
+//! The vectors come from the nightly pipeline itself, run for the last midnight before the first held-out event, so
+//! nothing that is asked for later can stand in them. Everything is kept in the evaluation's folder: an evaluation that
+//! was killed goes on where it was.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StringArray};
+use chrono::{DateTime, Days, NaiveTime, Utc};
+use futures::TryStreamExt;
+use serde::Deserialize;
+
+use crate::columns;
+use crate::config::{self, Interval, Job};
+use crate::error::{Context, Error, Kind, Result};
+use crate::generate::models::Models;
+use crate::job::evaluation_page;
+use crate::job::record::now;
+use crate::job::run::{self, Options};
+use crate::job::stop::Stop;
+use crate::job::tables::locate;
+use crate::llm::device;
+use crate::query::session::{Param, Session};
+use crate::recommend::ablation::{self, Arm, Data, Evaluation, ItemVectors, Training, target_name};
+use crate::recommend::data::Log;
+use crate::recommend::din::{self, Labels};
+use crate::recommend::results::Results;
+use crate::recommend::sasrec;
+use crate::recommend::split::{Split, Target, temporal};
+use crate::recommend::train::Plan;
+use crate::table::write::write_local;
+use crate::telemetry::Voice;
+
+/// An evaluation's file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)] // every key is documented in jobs/ablation.toml
+pub struct Spec {
+    pub name: String,
+    pub out: String,
+    #[serde(default)]
+    pub markdown: String,
+    pub arms: Vec<String>,
+    pub seeds: u64,
+    pub targets: Vec<String>,
+    pub resamples: usize,
+    pub confidence: f64,
+    pub device: String,
+    pub split: SplitSpec,
+    pub sasrec: Option<SasRecSpec>,
+    pub din: Option<DinSpec>,
+    pub data: Vec<DataSpec>,
+}
+
+/// `[split]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct SplitSpec {
+    pub train_quantile: f64,
+    pub valid_quantile: f64,
+}
+
+/// `[sasrec]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct SasRecSpec {
+    pub hidden: usize,
+    pub inner: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub length: usize,
+    pub dropout: f64,
+    pub batch: usize,
+    pub epochs: usize,
+    pub patience: usize,
+    pub learning_rates: Vec<f64>,
+}
+
+/// `[din]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct DinSpec {
+    pub hidden: usize,
+    pub length: usize,
+    pub dropout: f64,
+    pub batch: usize,
+    pub like_threshold: f32,
+    pub epochs: usize,
+    pub patience: usize,
+    pub learning_rates: Vec<f64>,
+}
+
+/// `[[data]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct DataSpec {
+    pub name: String,
+    pub job: PathBuf,
+    #[serde(default)]
+    pub set: Vec<String>,
+}
+
+/// An evaluation that ended well.
+pub struct Done {
+    /// What was found.
+    pub results: Results,
+    /// The page for people.
+    pub page: PathBuf,
+    /// The same for a person, some lines.
+    pub story: String,
+}
+
+/// Reads an evaluation's file, with every problem named.
+///
+/// # Errors
+/// `Kind::Config`.
+pub fn load(path: &Path) -> Result<Spec> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Error::new(Kind::Config, "cannot read the evaluation's file")
+            .with("file", path.display())
+            .hint("jobs/ablation.toml is one")
+            .source(e)
+    })?;
+    let mut spec: Spec = toml::from_str(&text).map_err(|e| {
+        Error::new(Kind::Config, format!("the evaluation's file is wrong: {}", e.to_string().trim_end()))
+            .with("file", path.display())
+            .hint("jobs/ablation.toml has every key with its meaning")
+    })?;
+    let bad = |what: String| Err(Error::new(Kind::Config, what).with("file", path.display()));
+    let env = config::environment();
+    for text in [&mut spec.out, &mut spec.markdown, &mut spec.device] {
+        *text = config::expand_text(text, &env)
+            .map_err(|name| Error::new(Kind::Config, format!("the variable {name} is not set and has no default")))
+            .map_err(|e| e.with("file", path.display()))?;
+    }
+    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+    if let Some(name) = spec.data.iter().map(|d| &d.name).chain([&spec.name]).find(|name| !is_name(name)) {
+        return bad(format!("a name may hold letters, digits, - and _ alone: {name:?}"));
+    }
+    let mut names: Vec<&String> = spec.data.iter().map(|d| &d.name).collect();
+    names.sort();
+    if names.is_empty() || names.windows(2).any(|w| w[0] == w[1]) {
+        return bad("[[data]]: there must be one data set or more, each with a name of its own".into());
+    }
+    if spec.seeds == 0 || spec.resamples == 0 || !(spec.confidence > 0.0 && spec.confidence < 1.0) {
+        return bad("seeds and resamples must be positive, confidence between 0 and 1".into());
+    }
+    if spec.sasrec.is_none() && spec.din.is_none() {
+        return bad("there must be a [sasrec] or a [din]".into());
+    }
+    arms(&spec)?;
+    targets(&spec)?;
+    Ok(spec)
+}
+
+fn arms(spec: &Spec) -> Result<Vec<Arm>> {
+    let known = |name: &String| {
+        Arm::ALL.into_iter().find(|arm| arm.code() == name).ok_or_else(|| {
+            let all: Vec<&str> = Arm::ALL.iter().map(|arm| arm.code()).collect();
+            Error::new(Kind::Config, format!("there is no arm {name:?}")).hint(format!("arms: {}", all.join(", ")))
+        })
+    };
+    let mut found: Vec<Arm> = spec.arms.iter().map(known).collect::<Result<_>>()?;
+    found.sort();
+    found.dedup();
+    match found.first() {
+        Some(Arm::NoText) => Ok(found),
+        _ => Err(Error::new(Kind::Config, "A0 must be among the arms: the others are compared with it")),
+    }
+}
+
+fn targets(spec: &Spec) -> Result<Vec<Target>> {
+    let all = [Target::Last, Target::First, Target::Successive];
+    let known = |name: &String| {
+        all.into_iter().find(|target| target_name(*target) == name).ok_or_else(|| {
+            Error::new(Kind::Config, format!("there is no target {name:?}")).hint("targets: last, first, successive")
+        })
+    };
+    match spec.targets.is_empty() {
+        true => Err(Error::new(Kind::Config, "targets: name one or more of last, first, successive")),
+        false => spec.targets.iter().map(known).collect(),
+    }
+}
+
+/// Runs an evaluation: texts and vectors, trainings, statistics, tables and pages.
+///
+/// # Errors
+/// As [`run::run`] for the texts, and [`ablation::evaluate`] for what is learned from them; `Kind::Interrupted` after a
+/// signal.
+pub async fn evaluate(spec: &Spec, voice: Voice, stop: &Stop) -> Result<Done> {
+    let out = PathBuf::from(&spec.out);
+    let work = out.join("work");
+    make_folder(&work)?;
+    let arms = arms(spec)?;
+    let evaluation = Evaluation {
+        arms: arms.clone(),
+        seeds: spec.seeds,
+        targets: targets(spec)?,
+        resamples: spec.resamples,
+        confidence: spec.confidence,
+        sasrec: spec.sasrec.as_ref().map(|s| sasrec_of(s, voice)),
+        din: spec.din.as_ref().map(|s| din_of(s, voice)),
+        checkpoints: Some(work.clone()),
+        device: device::open(&spec.device)?,
+    };
+    let mut results = Results {
+        title: format!("Ablation: {}", spec.name),
+        created: now(),
+        facts: facts(spec),
+        measurements: Vec::new(),
+        contrasts: Vec::new(),
+        notes: NOTES.iter().map(|note| (*note).to_owned()).collect(),
+    };
+    for data in &spec.data {
+        stop.check()?;
+        let source = Source::open(spec, data, &work).await?;
+        results.facts.push((data.name.clone(), source.describe()));
+        let vectors = source.vectors(&arms, voice, stop, &mut results.facts).await?;
+        let (evaluation, stop) = (evaluation.clone(), stop.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let [attributes, reasons, anonymous] = vectors;
+            let data = Data { name: &source.name, split: &source.split, attributes, reasons, anonymous };
+            ablation::evaluate(&data, &evaluation, &mut |line| {
+                tracing::info!("{line}");
+                stop.check()
+            })
+        })
+        .await
+        .context(Kind::Internal, || "the evaluation was interrupted".into())??;
+        results.measurements.extend(found.measurements);
+        results.contrasts.extend(found.contrasts);
+    }
+    let page = write(spec, &results, &out)?;
+    let story = story(&results, &page);
+    Ok(Done { results, page, story })
+}
+
+const NOTES: [&str; 6] = [
+    "Every arm has the same recommender with the same weights in number and first values, the same batches and the same \
+     search; it differs in the vectors of its items alone. An item without a vector gets exactly zero from the adaptor.",
+    "Vectors: texts of the nightly pipeline as of the last midnight before the first held-out event, through the sentence \
+     encoder and a whitening to 64 values that is fitted on items with training events. A2 is the evidence that the \
+     prompts hold (title, attributes, co-consumed titles by PMI), written down without a language model; A3 the accepted \
+     reasons that a language model made of the same evidence.",
+    "Items without an event before the cut have no vector in any arm. Users' histories have no vectors but in A9.",
+    "Full ranking over the whole catalogue, items of the history left out, the target loses ties. DIN: whether a user \
+     likes what the user met, by rating.",
+    "Intervals of arms are Student's t over seeds; those of differences are percentiles of a paired bootstrap over users, \
+     after averaging every case over the seeds. Holm corrects within a data set, recommender, target, metric and tier.",
+    "A9 is given the answer with the question. It is never a result: where it does not jump, the yardstick is broken.",
+];
+
+fn sasrec_of(s: &SasRecSpec, voice: Voice) -> Training<sasrec::Config> {
+    let config = sasrec::Config {
+        hidden: s.hidden,
+        inner: s.inner,
+        layers: s.layers,
+        heads: s.heads,
+        length: s.length,
+        dropout: s.dropout,
+        attention_dropout: s.dropout,
+        batch: s.batch,
+        ..sasrec::Config::default()
+    };
+    let plan = Plan { epochs: s.epochs, patience: s.patience, voice, ..Plan::default() };
+    Training { config, learning_rates: s.learning_rates.clone(), plan }
+}
+
+fn din_of(s: &DinSpec, voice: Voice) -> Training<din::Config> {
+    let config = din::Config {
+        hidden: s.hidden,
+        length: s.length,
+        dropout: s.dropout,
+        batch: s.batch,
+        labels: Labels::Rated { liked: s.like_threshold },
+        ..din::Config::default()
+    };
+    let plan = Plan { epochs: s.epochs, patience: s.patience, voice, ..Plan::default() };
+    Training { config, learning_rates: s.learning_rates.clone(), plan }
+}
+
+fn facts(spec: &Spec) -> Vec<(String, String)> {
+    let mut facts = vec![
+        ("curec".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("arms".to_owned(), spec.arms.join(", ")),
+        ("seeds".to_owned(), spec.seeds.to_string()),
+        (
+            "split".to_owned(),
+            format!("global, at quantiles {} and {} of it", spec.split.train_quantile, spec.split.valid_quantile),
+        ),
+        ("bootstrap".to_owned(), format!("{} resamples of users, {} intervals", spec.resamples, spec.confidence)),
+        ("device".to_owned(), spec.device.clone()),
+    ];
+    if let Some(s) = &spec.sasrec {
+        let budget = budget(&s.learning_rates, s.epochs, s.patience);
+        facts.push((
+            "SASRec".into(),
+            format!(
+                "width {}, {} layers, {} heads, {} items, dropout {}, full softmax; {budget}",
+                s.hidden, s.layers, s.heads, s.length, s.dropout
+            ),
+        ));
+    }
+    if let Some(s) = &spec.din {
+        let budget = budget(&s.learning_rates, s.epochs, s.patience);
+        facts.push((
+            "DIN".into(),
+            format!(
+                "width {}, {} items, dropout {}, likes from {}; {budget}",
+                s.hidden, s.length, s.dropout, s.like_threshold
+            ),
+        ));
+    }
+    facts
+}
+
+fn budget(rates: &[f64], epochs: usize, patience: usize) -> String {
+    format!("learning rates {rates:?}, at most {epochs} epochs, patience {patience}")
+}
+
+/// A data set: its job, its log and its cut.
+struct Source {
+    name: String,
+    job: Job,
+    overrides: Vec<String>,
+    file: PathBuf,
+    folder: PathBuf,
+    log: Log,
+    split: Split,
+    interval: Interval,
+}
+
+impl Source {
+    async fn open(spec: &Spec, data: &DataSpec, work: &Path) -> Result<Self> {
+        let folder = work.join(&data.name);
+        make_folder(&folder)?;
+        // The nightly job's own warehouse is none of an evaluation's business.
+        let mut overrides = data.set.clone();
+        overrides.push(format!("warehouse={}", folder.join("warehouse").display()));
+        let job = Job::load(&data.job, &overrides)?;
+        let item = match job.spec.input.item.as_str() {
+            "" => None,
+            text => Some(locate(&job, text)?),
+        };
+        let log = Log::read(&locate(&job, &job.spec.input.interaction)?, item.as_ref()).await?;
+        let split = temporal(&log, spec.split.train_quantile, spec.split.valid_quantile)
+            .map_err(|e| e.with("data", &data.name))?;
+        let interval = last_day_before(split.valid_from())?;
+        Ok(Source { name: data.name.clone(), job, overrides, file: data.job.clone(), folder, log, split, interval })
+    }
+
+    fn describe(&self) -> String {
+        let moment =
+            |micros| DateTime::<Utc>::from_timestamp_micros(micros).map_or_else(String::new, |t| t.to_rfc3339());
+        format!(
+            "{} events of {} users on {} items; {} for training, valid from {}, test from {}, texts as of {}",
+            self.log.events().len(),
+            self.log.users().len(),
+            self.log.items().len(),
+            self.split.train().len(),
+            moment(self.split.valid_from()),
+            moment(self.split.test_from()),
+            self.interval.end.to_rfc3339(),
+        )
+    }
+
+    /// Sentence vectors of attributes, reasons, and reasons without titles; empty where no arm wants them.
+    async fn vectors(
+        &self,
+        arms: &[Arm],
+        voice: Voice,
+        stop: &Stop,
+        facts: &mut Vec<(String, String)>,
+    ) -> Result<[ItemVectors; 3]> {
+        let mut found = [Vec::new(), Vec::new(), Vec::new()];
+        let note = |facts: &mut Vec<(String, String)>, what: &str, vectors: &ItemVectors| {
+            let n = vectors.iter().flatten().count();
+            facts.push((format!("{}, {what}", self.name), format!("{n} of {} items", vectors.len())));
+        };
+        if arms.iter().any(|arm| *arm != Arm::NoText) {
+            self.run(&self.job, voice, stop).await?;
+            let session = run::session_of(&self.job).await?;
+            found[0] = self.embed(&self.job, attributes(&session, self.interval).await?).await?;
+            note(facts, "attributes (A1, A2, A9)", &found[0]);
+            if arms.iter().any(|arm| arm.wants_reasons()) {
+                found[1] = self.embed(&self.job, reasons(&session, self.interval).await?).await?;
+                note(facts, "accepted reasons (A3, A7)", &found[1]);
+            }
+        }
+        if arms.contains(&Arm::Anonymous) {
+            let job = self.anonymous().await?;
+            self.run(&job, voice, stop).await?;
+            let session = run::session_of(&job).await?;
+            found[2] = self.embed(&job, reasons(&session, self.interval).await?).await?;
+            note(facts, "accepted reasons without titles (A10)", &found[2]);
+        }
+        Ok(found)
+    }
+
+    async fn run(&self, job: &Job, voice: Voice, stop: &Stop) -> Result<()> {
+        let options = Options { full: false, retry_failed: false, allow_empty: true, voice };
+        run::run(job, self.interval, options, stop.clone()).await.map(|_| ()).map_err(|e| e.with("data", &self.name))
+    }
+
+    /// The job over items whose titles say nothing.
+    async fn anonymous(&self) -> Result<Job> {
+        let folder = self.folder.join("anonymous");
+        make_folder(&folder)?;
+        let session = run::session_of(&self.job).await?;
+        let rows = session.sql("select item_id, categories from item order by item_id", &[]).await?.collect().await?;
+        let mut n = 0;
+        let mut renamed = Vec::new();
+        for batch in rows {
+            let titles: ArrayRef =
+                Arc::new(StringArray::from_iter_values((0..batch.num_rows()).map(|i| format!("Item {}", n + i))));
+            n += batch.num_rows();
+            let columns =
+                [("item_id", batch.column(0).clone()), ("title", titles), ("categories", batch.column(1).clone())];
+            renamed.push(
+                RecordBatch::try_from_iter_with_nullable(
+                    columns.map(|(name, column)| (name, column, name != "item_id")),
+                )
+                .context(Kind::Internal, || "items without titles".into())?,
+            );
+        }
+        let path = folder.join("item.parquet");
+        write_local(&path, &renamed)?;
+        let mut overrides = self.overrides.clone();
+        overrides.push(format!("input.item={}", path.display()));
+        overrides.push(format!("warehouse={}", folder.join("warehouse").display()));
+        Job::load(&self.file, &overrides)
+    }
+
+    /// The texts' vectors, in the order of the catalogue.
+    async fn embed(&self, job: &Job, texts: Vec<(String, String)>) -> Result<ItemVectors> {
+        let models = Models::new(job)?;
+        models.fetch().await?;
+        let vectors = tokio::task::spawn_blocking(move || -> Result<HashMap<String, Vec<f32>>> {
+            let sentences: Vec<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
+            let vectors = models.embed(&sentences)?;
+            Ok(texts.iter().map(|(item, _)| item.clone()).zip(vectors).collect())
+        })
+        .await
+        .context(Kind::Internal, || "embedding was interrupted".into())??;
+        Ok(self.log.items().iter().map(|item| vectors.get(item).cloned()).collect())
+    }
+}
+
+/// The day that ends with the last midnight (UTC) at or before a moment.
+fn last_day_before(micros: i64) -> Result<Interval> {
+    let day = DateTime::<Utc>::from_timestamp_micros(micros).map(|t| t.with_time(NaiveTime::MIN));
+    let end = day.and_then(|d| d.single());
+    match end.and_then(|end| Some((end.checked_sub_days(Days::new(1))?, end))) {
+        Some((start, end)) => Ok(Interval { start, end }),
+        None => Err(Error::new(Kind::Input, "the split's cut lies outside the calendar").with("microseconds", micros)),
+    }
+}
+
+/// Item and text of the evidence that prompts hold.
+async fn attributes(session: &Session, interval: Interval) -> Result<Vec<(String, String)>> {
+    let sql = "select item_id, subject, attributes, liked, related, disliked from reason_prompt \
+               where kind = 'item' and dt = $dt order by item_id";
+    let mut rows = session.sql(sql, &[("dt", Param::Text(interval.dt()))]).await?.stream().await?;
+    let mut texts = Vec::new();
+    while let Some(batch) = rows.try_next().await? {
+        let (items, subjects) = (columns::text(&batch, "item_id")?, columns::text(&batch, "subject")?);
+        let lists: Vec<(&str, ListArray)> = [
+            ("", "attributes"),
+            ("People who like it like", "liked"),
+            ("and", "related"),
+            ("People who dislike it like", "disliked"),
+        ]
+        .into_iter()
+        .map(|(lead, column)| {
+            let list = batch.column_by_name(column).and_then(|c| c.as_list_opt::<i32>()).cloned();
+            list.map(|l| (lead, l))
+                .ok_or_else(|| Error::new(Kind::Internal, "a prompt's evidence is no list").with("column", column))
+        })
+        .collect::<Result<_>>()?;
+        for row in 0..batch.num_rows() {
+            let mut text = if subjects.is_valid(row) { format!("{}. ", subjects.value(row)) } else { String::new() };
+            for (lead, list) in &lists {
+                let values = list.value(row);
+                let names: Vec<&str> =
+                    values.as_string_opt::<i32>().into_iter().flat_map(|v| v.iter().flatten()).collect();
+                if !names.is_empty() {
+                    text += format!("{lead} {}. ", names.join(", ")).trim_start();
+                }
+            }
+            texts.push((items.value(row).to_owned(), text.trim_end().to_owned()));
+        }
+    }
+    Ok(texts)
+}
+
+/// Item and text of the reasons that were accepted.
+async fn reasons(session: &Session, interval: Interval) -> Result<Vec<(String, String)>> {
+    let sql = "select r.item_id, r.reason from reason as r \
+               join reason_score as s on s.kind = r.kind and s.item_id = r.item_id and s.dt = r.dt \
+               where r.kind = 'item' and r.dt = $dt and s.accepted order by r.item_id";
+    let mut rows = session.sql(sql, &[("dt", Param::Text(interval.dt()))]).await?.stream().await?;
+    let mut texts = Vec::new();
+    while let Some(batch) = rows.try_next().await? {
+        let (items, reasons) = (columns::text(&batch, "item_id")?, columns::text(&batch, "reason")?);
+        texts.extend((0..batch.num_rows()).map(|row| (items.value(row).to_owned(), reasons.value(row).to_owned())));
+    }
+    Ok(texts)
+}
+
+/// Tables, markdown and page, each whole or not at all.
+fn write(spec: &Spec, results: &Results, out: &Path) -> Result<PathBuf> {
+    for (name, batch) in results.tables()? {
+        write_local(&out.join(format!("{name}.parquet")), &[batch])?;
+    }
+    let markdown = results.markdown();
+    let mut files = vec![(out.join("ABLATION.md"), markdown.clone())];
+    if !spec.markdown.is_empty() {
+        files.push((PathBuf::from(&spec.markdown), markdown));
+    }
+    let page = out.join("report.html");
+    files.push((page.clone(), evaluation_page::page(results)?));
+    for (path, text) in files {
+        let partial = path.with_extension("partial");
+        let failed = |e| Error::new(Kind::Config, "cannot write what was found").with("file", path.display()).source(e);
+        std::fs::write(&partial, text).map_err(failed)?;
+        std::fs::rename(&partial, &path).map_err(failed)?;
+    }
+    Ok(page)
+}
+
+/// The contrasts that matter, in lines.
+fn story(results: &Results, page: &Path) -> String {
+    let main = |metric: &str| matches!(metric, "ndcg@10" | "auc");
+    let lines = results.contrasts.iter().filter(|c| c.tier == "all" && main(&c.metric)).map(|c| {
+        format!(
+            "{:<22} {:<7} {:<11} {:<8} {:>3} - {:<3} {:+.4} [{:+.4}, {:+.4}]  p {:.4}",
+            c.data,
+            c.recommender,
+            c.target,
+            c.metric,
+            c.arm,
+            c.against,
+            c.contrast.interval.mean,
+            c.contrast.interval.low,
+            c.contrast.interval.high,
+            c.p_holm
+        )
+    });
+    lines.chain([format!("Page: {}", page.display())]).collect::<Vec<_>>().join("\n")
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path)
+        .map_err(|e| Error::new(Kind::Config, "cannot make the folder").with("folder", path.display()).source(e))
+}

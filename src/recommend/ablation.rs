@@ -1,0 +1,581 @@
+//! The ablation: the same recommenders with other content features, and what tells them apart.
+//!
+//! Knows splits, vectors by item, recommenders and statistics; knows nothing of tables, texts or of how a vector was made.
+//! An arm differs from another in its vectors alone: the same weights in number and first values, the same batches, the
+//! same epochs at most, the same search. Where an arm has no vector, the adaptor adds exactly zero.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Kind, Result};
+use crate::llm::device::ComputeDevice;
+use crate::recommend::adaptor::{Content, Histories, Vectors};
+use crate::recommend::baseline::{ItemNeighbours, Popularity};
+use crate::recommend::din::{self, Din, Labels};
+use crate::recommend::metrics::{
+    Means, Options, Ranked, Scorer, Tier, Tiers, auc, coverage, gini, log_loss, popularity_lift, rank_cases,
+};
+use crate::recommend::random::Random;
+use crate::recommend::results::{Contrasted, Measurement};
+use crate::recommend::sasrec::{self, SasRec};
+use crate::recommend::split::{Case, Part, Split, Target};
+use crate::recommend::statistics::{Contrast, holm, over_seeds, paired_bootstrap, paired_bootstrap_auc};
+use crate::recommend::train::{Model, Plan, Trained, fit_by, sequences};
+use crate::recommend::whitening::Whitening;
+
+/// Lists of recommended items have so many.
+const TOP: u32 = 10;
+/// Neighbours of the item-kNN baseline.
+const NEIGHBOURS: usize = 100;
+/// Width of a vector on its way into the adaptor.
+const WIDTH: usize = 64;
+
+/// What a recommender is told about items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Arm {
+    /// A0: nothing.
+    NoText,
+    /// A1: a random vector each.
+    Random,
+    /// A2: attributes and co-consumption as text, without a language model.
+    Attributes,
+    /// A3: the language model's accepted reasons, as it comes.
+    ZeroShot,
+    /// A7: those reasons, dealt out to other items.
+    Shuffled,
+    /// A9: the answer itself, given with the question. Never a result: the proof that the yardstick sees a leak.
+    Leak,
+    /// A10: reasons written without the items' titles.
+    Anonymous,
+}
+
+impl Arm {
+    /// All of them, in order.
+    pub const ALL: [Arm; 7] =
+        [Arm::NoText, Arm::Random, Arm::Attributes, Arm::ZeroShot, Arm::Shuffled, Arm::Leak, Arm::Anonymous];
+
+    /// Its name in tables.
+    pub fn code(self) -> &'static str {
+        match self {
+            Arm::NoText => "A0",
+            Arm::Random => "A1",
+            Arm::Attributes => "A2",
+            Arm::ZeroShot => "A3",
+            Arm::Shuffled => "A7",
+            Arm::Leak => "A9",
+            Arm::Anonymous => "A10",
+        }
+    }
+
+    /// Whether it needs the language model's reasons.
+    pub fn wants_reasons(self) -> bool {
+        matches!(self, Arm::ZeroShot | Arm::Shuffled)
+    }
+}
+
+/// The sentence vector of every item of the catalogue, where there is a text.
+pub type ItemVectors = Vec<Option<Vec<f32>>>;
+
+/// A data set on its way through the arms.
+pub struct Data<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The log, cut in three.
+    pub split: &'a Split,
+    /// Of attributes and co-consumption.
+    pub attributes: ItemVectors,
+    /// Of accepted reasons; empty where no arm wants them.
+    pub reasons: ItemVectors,
+    /// Of accepted reasons without titles; empty where no arm wants them.
+    pub anonymous: ItemVectors,
+}
+
+/// A recommender's sizes and the budget that every arm has.
+#[derive(Debug, Clone)]
+pub struct Training<C> {
+    /// Sizes.
+    pub config: C,
+    /// All are tried; validation chooses.
+    pub learning_rates: Vec<f64>,
+    /// Epochs, patience and the like. Its rate and its checkpoint are not looked at.
+    pub plan: Plan,
+}
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Evaluation {
+    /// In this order.
+    pub arms: Vec<Arm>,
+    /// Trainings of every arm: seeds 0, 1, 2 and so on.
+    pub seeds: u64,
+    /// Which held-out events are ranked.
+    pub targets: Vec<Target>,
+    /// How often users are drawn anew.
+    pub resamples: usize,
+    /// Of intervals, between 0 and 1.
+    pub confidence: f64,
+    /// SASRec, where it is asked for.
+    pub sasrec: Option<Training<sasrec::Config>>,
+    /// DIN, where it is asked for.
+    pub din: Option<Training<din::Config>>,
+    /// A folder for checkpoints: an evaluation that was killed goes on where it was.
+    pub checkpoints: Option<PathBuf>,
+    /// Where to train.
+    pub device: ComputeDevice,
+}
+
+/// What was found on one data set.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// Metrics by arm.
+    pub measurements: Vec<Measurement>,
+    /// Differences between arms.
+    pub contrasts: Vec<Contrasted>,
+}
+
+/// The name of a target in tables.
+pub fn target_name(target: Target) -> &'static str {
+    match target {
+        Target::Last => "last",
+        Target::First => "first",
+        Target::Successive => "successive",
+    }
+}
+
+/// Trains and measures everything that `evaluation` asks for on one data set; tells `say` of each training's end, which can stop it.
+///
+/// # Errors
+/// `Kind::Input` where a part has no cases or DIN no ratings of both kinds; what training says.
+pub fn evaluate(data: &Data<'_>, evaluation: &Evaluation, say: &mut dyn FnMut(String) -> Result<()>) -> Result<Found> {
+    let mut found = baselines(data, evaluation)?;
+    if let Some(training) = &evaluation.sasrec {
+        let one = Ranking::new(data, evaluation)?.run(training, say)?;
+        found.measurements.extend(one.measurements);
+        found.contrasts.extend(one.contrasts);
+    }
+    if let Some(training) = &evaluation.din {
+        let one = judging(data, evaluation, training, say)?;
+        found.measurements.extend(one.measurements);
+        found.contrasts.extend(one.contrasts);
+    }
+    Ok(found)
+}
+
+/// What a recommender is told in an arm: vectors of items, and of histories in the leak alone. Every arm has both fields, so
+/// that all have the same weights.
+///
+/// # Errors
+/// `Kind::Input` where vectors are missing that the arm is made of.
+pub fn content(arm: Arm, data: &Data<'_>, seed: u64) -> Result<Content> {
+    let (split, items) = (data.split, data.split.train_counts().len());
+    let of = |vectors: &ItemVectors, what: &str| match vectors.len() == items {
+        true => Ok(vectors.clone()),
+        false => {
+            Err(Error::new(Kind::Input, format!("an arm wants {what}, which were not made")).with("arm", arm.code()))
+        }
+    };
+    let raw = match arm {
+        Arm::NoText => vec![None; items],
+        Arm::Random => {
+            let mut random = Random::new(seed, "random vectors");
+            let attributes = of(&data.attributes, "attributes")?;
+            let mut drawn = |v: Vec<f32>| v.iter().map(|_| random.normal() as f32).collect();
+            attributes.into_iter().map(|v| v.map(&mut drawn)).collect()
+        }
+        Arm::Attributes | Arm::Leak => of(&data.attributes, "attributes")?,
+        Arm::ZeroShot => of(&data.reasons, "reasons")?,
+        Arm::Shuffled => {
+            let mut vectors = of(&data.reasons, "reasons")?;
+            let mut dealt: Vec<Vec<f32>> = vectors.iter().flatten().cloned().collect();
+            Random::new(seed, "shuffled reasons").shuffle(&mut dealt);
+            vectors.iter_mut().filter(|v| v.is_some()).zip(dealt).for_each(|(v, other)| *v = Some(other));
+            vectors
+        }
+        Arm::Anonymous => of(&data.anonymous, "reasons without titles")?,
+    };
+    let vectors = whitened(&raw, split.train_counts())?;
+    let lines = split.timelines();
+    let latest: Vec<Vec<Option<u32>>> = (0..lines.users())
+        .map(|user| {
+            let items = lines.of(user).items;
+            let next = |item: &u32| (arm == Arm::Leak).then_some(*item);
+            items.iter().map(next).chain([None]).collect()
+        })
+        .collect();
+    let of_histories = match arm {
+        Arm::Leak => vectors.clone(),
+        _ => absent(items)?,
+    };
+    Ok(Content { items: Some(vectors), histories: Some(Histories::new(of_histories, &latest)?) })
+}
+
+fn absent(items: usize) -> Result<Vectors> {
+    Vectors::new(WIDTH, vec![0.0; items * WIDTH], vec![false; items])
+}
+
+/// Principal components, learned from items with training events alone.
+fn whitened(raw: &ItemVectors, train_counts: &[u32]) -> Result<Vectors> {
+    let fitted: Vec<&[f32]> =
+        raw.iter().zip(train_counts).filter(|(_, n)| **n > 0).filter_map(|(v, _)| v.as_deref()).collect();
+    if fitted.len() < 2 {
+        return absent(raw.len());
+    }
+    let whitening = Whitening::fit(&fitted, WIDTH)?;
+    let values: Vec<Vec<f32>> =
+        raw.par_iter().map(|v| v.as_ref().map_or_else(|| vec![0.0; WIDTH], |v| whitening.apply(v))).collect();
+    Vectors::new(WIDTH, values.concat(), raw.iter().map(Option::is_some).collect())
+}
+
+/// Trains with every learning rate and keeps what validates best.
+fn best<M: Model>(
+    evaluation: &Evaluation,
+    what: &str,
+    rates: &[f64],
+    plan: &Plan,
+    make: &dyn Fn() -> Result<M>,
+    train: &mut dyn FnMut(&mut M, &Plan) -> Result<Trained>,
+) -> Result<(M, Trained, f64)> {
+    let mut best: Option<(M, Trained, f64)> = None;
+    for rate in rates {
+        let checkpoint =
+            evaluation.checkpoints.as_ref().map(|folder| folder.join(format!("{what}-{rate}.safetensors")));
+        let mut model = make()?;
+        let trained = train(&mut model, &Plan { learning_rate: *rate, checkpoint, ..plan.clone() })?;
+        if best.as_ref().is_none_or(|(_, so_far, _)| trained.best_score > so_far.best_score) {
+            best = Some((model, trained, *rate));
+        }
+    }
+    best.ok_or_else(|| Error::new(Kind::Config, "an evaluation wants a learning rate or more"))
+}
+
+fn story(data: &Data<'_>, recommender: &str, arm: Arm, seed: u64, trained: &Trained, rate: f64) -> String {
+    format!(
+        "{} {recommender} {} seed {seed}: validation {:.4} in epoch {} of {}, rate {rate}, {:.0} s",
+        data.name,
+        arm.code(),
+        trained.best_score,
+        trained.best_epoch,
+        trained.epochs.len(),
+        trained.epochs.iter().map(|e| e.seconds).sum::<f64>(),
+    )
+}
+
+/// Which arms are compared: each with no text, and those whose difference says something of its own.
+fn pairs(arms: &[Arm]) -> Vec<(usize, usize)> {
+    let at = |arm: Arm| arms.iter().position(|a| *a == arm);
+    let against_nothing = arms.iter().filter(|a| **a != Arm::NoText).map(|a| (*a, Arm::NoText));
+    let others = [
+        (Arm::Attributes, Arm::Random),
+        (Arm::ZeroShot, Arm::Attributes),
+        (Arm::ZeroShot, Arm::Shuffled),
+        (Arm::ZeroShot, Arm::Anonymous),
+    ];
+    against_nothing.chain(others).filter_map(|(arm, other)| Some((at(arm)?, at(other)?))).collect()
+}
+
+/// Labels of a table's rows.
+struct Place<'a> {
+    data: &'a str,
+    recommender: &'a str,
+    target: &'a str,
+    metric: String,
+    tier: &'a str,
+}
+
+impl Place<'_> {
+    fn measurement(&self, arm: &str, cases: usize, by_seed: Vec<f64>, confidence: f64) -> Result<Measurement> {
+        let interval = over_seeds(&by_seed, confidence)?;
+        Ok(Measurement {
+            data: self.data.into(),
+            recommender: self.recommender.into(),
+            arm: arm.into(),
+            target: self.target.into(),
+            metric: self.metric.clone(),
+            tier: self.tier.into(),
+            cases: cases as u64,
+            by_seed,
+            interval,
+        })
+    }
+
+    /// A family of contrasts, corrected together.
+    fn contrasts(&self, arms: &[Arm], of_pair: &dyn Fn(usize, usize) -> Result<Contrast>) -> Result<Vec<Contrasted>> {
+        let pairs = pairs(arms);
+        let found: Vec<Contrast> = pairs.iter().map(|(arm, other)| of_pair(*arm, *other)).collect::<Result<_>>()?;
+        let corrected = holm(&found.iter().map(|c| c.p).collect::<Vec<f64>>());
+        let row = |((pair, contrast), p_holm): ((&(usize, usize), Contrast), f64)| Contrasted {
+            data: self.data.into(),
+            recommender: self.recommender.into(),
+            target: self.target.into(),
+            metric: self.metric.clone(),
+            tier: self.tier.into(),
+            arm: arms[pair.0].code().into(),
+            against: arms[pair.1].code().into(),
+            users: contrast.users,
+            contrast,
+            p_holm,
+        };
+        Ok(pairs.iter().zip(found).zip(corrected).map(row).collect())
+    }
+}
+
+/// Full ranking of the test part.
+struct Ranking<'a> {
+    data: &'a Data<'a>,
+    evaluation: &'a Evaluation,
+    tiers: Tiers,
+    cases: Vec<(Target, Vec<Case<'a>>)>,
+}
+
+/// A metric of one case.
+type OfCase = (&'static str, fn(&Ranked) -> f64);
+
+const OF_CASES: [OfCase; 3] =
+    [("ndcg@10", |r| r.ndcg(TOP)), ("recall@10", |r| r.recall(TOP)), ("mrr", Ranked::reciprocal_rank)];
+
+const TIERS: [(Tier, &str); 3] = [(Tier::Cold, "cold"), (Tier::Tail, "tail"), (Tier::Head, "head")];
+
+impl<'a> Ranking<'a> {
+    fn new(data: &'a Data<'a>, evaluation: &'a Evaluation) -> Result<Self> {
+        let tiers = Tiers::new(data.split.train_counts(), Tiers::HEAD);
+        let cases: Vec<_> =
+            evaluation.targets.iter().map(|target| (*target, data.split.cases(Part::Test, *target))).collect();
+        if cases.iter().any(|(_, cases)| cases.is_empty()) {
+            return Err(Error::new(Kind::Input, "no user of the test part has a history")
+                .with("data", data.name)
+                .hint("a longer log, or a smaller train_quantile"));
+        }
+        Ok(Ranking { data, evaluation, tiers, cases })
+    }
+
+    fn catalogue(&self) -> usize {
+        self.data.split.train_counts().len()
+    }
+
+    /// By target.
+    fn rank(&self, model: &mut dyn Scorer) -> Result<Vec<Vec<Ranked>>> {
+        let options = Options { top: TOP as usize, ..Options::default() };
+        self.cases.iter().map(|(_, cases)| rank_cases(model, cases, self.catalogue(), options)).collect()
+    }
+
+    /// `ranked` by seed, then target.
+    fn measure(
+        &self,
+        recommender: &str,
+        arm: &str,
+        ranked: &[Vec<Vec<Ranked>>],
+        into: &mut Vec<Measurement>,
+    ) -> Result<()> {
+        let confidence = self.evaluation.confidence;
+        for (t, (target, cases)) in self.cases.iter().enumerate() {
+            let place = |metric: &str, tier| Place {
+                data: self.data.name,
+                recommender,
+                target: target_name(*target),
+                metric: metric.into(),
+                tier,
+            };
+            let mut means = |tier: &'static str, by_seed: Vec<Means>| -> Result<()> {
+                let cases = by_seed.first().map_or(0, |m| m.cases);
+                let of: [(&str, fn(&Means) -> f64); 3] =
+                    [("ndcg@10", |m| m.ndcg[0].1), ("recall@10", |m| m.recall[0].1), ("mrr", |m| m.mrr)];
+                for (metric, of) in of.into_iter().filter(|_| cases > 0) {
+                    let by_seed = by_seed.iter().map(of).collect();
+                    into.push(place(metric, tier).measurement(arm, cases, by_seed, confidence)?);
+                }
+                Ok(())
+            };
+            means("all", ranked.iter().map(|s| Means::of(&s[t], &[TOP])).collect())?;
+            for (tier, name) in TIERS {
+                means(name, ranked.iter().map(|s| Means::of_tier(&s[t], &self.tiers, tier, &[TOP])).collect())?;
+            }
+            let counts = self.data.split.train_counts();
+            let lists =
+                |of_seed: &'_ [Vec<Ranked>]| -> Vec<Vec<u32>> { of_seed[t].iter().map(|r| r.top.clone()).collect() };
+            let of_lists: [(&str, &dyn Fn(&[Vec<Ranked>]) -> f64); 3] = [
+                ("coverage@10", &|s| coverage(lists(s).iter().map(Vec::as_slice), self.catalogue())),
+                ("gini@10", &|s| gini(lists(s).iter().map(Vec::as_slice), self.catalogue())),
+                ("popularity_lift@10", &|s| popularity_lift(&s[t], cases, counts)),
+            ];
+            for (metric, of) in of_lists {
+                let by_seed: Vec<f64> = ranked.iter().map(|s| of(s)).collect();
+                if by_seed.iter().all(|v| v.is_finite()) {
+                    into.push(place(metric, "all").measurement(arm, cases.len(), by_seed, confidence)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, training: &Training<sasrec::Config>, say: &mut dyn FnMut(String) -> Result<()>) -> Result<Found> {
+        let (data, evaluation) = (self.data, self.evaluation);
+        let learned = sequences(data.split);
+        let valid = data.split.cases(Part::Valid, Target::Successive);
+        let mut found = Found::default();
+        let mut by_arm = Vec::new();
+        for arm in &evaluation.arms {
+            let mut ranked = Vec::new();
+            for seed in 0..evaluation.seeds {
+                let content = Arc::new(content(*arm, data, seed)?);
+                let make = || {
+                    let content = Some(content.clone());
+                    SasRec::new(self.catalogue(), training.config.clone(), content, seed, &evaluation.device)
+                };
+                let mut train = |model: &mut SasRec, plan: &Plan| {
+                    crate::recommend::train::fit(model, &learned, &valid, self.catalogue(), plan)
+                };
+                let what = format!("{}-sasrec-{}-{seed}", data.name, arm.code());
+                let (mut model, trained, rate) =
+                    best(evaluation, &what, &training.learning_rates, &training.plan, &make, &mut train)?;
+                say(story(data, "SASRec", *arm, seed, &trained, rate))?;
+                ranked.push(self.rank(&mut model)?);
+            }
+            self.measure("sasrec", arm.code(), &ranked, &mut found.measurements)?;
+            by_arm.push(ranked);
+        }
+        found.contrasts = self.contrasts(&by_arm)?;
+        Ok(found)
+    }
+
+    /// `ranked` by arm, seed and target.
+    fn contrasts(&self, ranked: &[Vec<Vec<Vec<Ranked>>>]) -> Result<Vec<Contrasted>> {
+        let mut all = Vec::new();
+        for (t, (target, cases)) in self.cases.iter().enumerate() {
+            for (metric, of) in OF_CASES {
+                let tiers = [(None, "all")].into_iter().chain(TIERS.map(|(tier, name)| (Some(tier), name)));
+                for (tier, name) in tiers {
+                    let kept: Vec<usize> = (0..cases.len())
+                        .filter(|c| tier.is_none_or(|tier| self.tiers.of(cases[*c].target) == tier))
+                        .collect();
+                    if kept.is_empty() {
+                        continue;
+                    }
+                    let users: Vec<u32> = kept.iter().map(|c| cases[*c].user).collect();
+                    let place = Place {
+                        data: self.data.name,
+                        recommender: "sasrec",
+                        target: target_name(*target),
+                        metric: metric.into(),
+                        tier: name,
+                    };
+                    // A case's value is its mean over the seeds: what differs between seeds is averaged before users are drawn.
+                    let mean = |arm: usize, c: usize| {
+                        ranked[arm].iter().map(|s| of(&s[t][c])).sum::<f64>() / ranked[arm].len() as f64
+                    };
+                    all.extend(place.contrasts(&self.evaluation.arms, &|arm, other| {
+                        let differences: Vec<f64> = kept.iter().map(|c| mean(arm, *c) - mean(other, *c)).collect();
+                        paired_bootstrap(&differences, &users, self.evaluation.resamples, self.evaluation.confidence, 0)
+                    })?);
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Popularity and item-kNN, which have no seed.
+fn baselines(data: &Data<'_>, evaluation: &Evaluation) -> Result<Found> {
+    let mut found = Found::default();
+    if evaluation.sasrec.is_none() {
+        return Ok(found);
+    }
+    let ranking = Ranking::new(data, evaluation)?;
+    let (train, catalogue) = (data.split.train(), ranking.catalogue());
+    let ranked = ranking.rank(&mut Popularity::new(train, catalogue))?;
+    ranking.measure("popularity", "", &[ranked], &mut found.measurements)?;
+    let ranked = ranking.rank(&mut ItemNeighbours::new(train, catalogue, NEIGHBOURS))?;
+    ranking.measure("item_knn", "", &[ranked], &mut found.measurements)?;
+    Ok(found)
+}
+
+/// Cases with a rating, and whether it says yes.
+fn rated<'a>(split: &'a Split, part: Part, liked: f32) -> (Vec<Case<'a>>, Vec<bool>) {
+    let cases: Vec<Case<'a>> =
+        split.cases(part, Target::Successive).into_iter().filter(|c| c.rating.is_some()).collect();
+    let labels = cases.iter().map(|c| c.rating.is_some_and(|r| r >= liked)).collect();
+    (cases, labels)
+}
+
+fn probabilities(model: &Din, cases: &[Case<'_>]) -> Result<Vec<f64>> {
+    Ok(model.predict(cases)?.into_iter().map(f64::from).collect())
+}
+
+/// DIN, by whether users like what they meet: AUC and LogLoss over the test part.
+fn judging(
+    data: &Data<'_>,
+    evaluation: &Evaluation,
+    training: &Training<din::Config>,
+    say: &mut dyn FnMut(String) -> Result<()>,
+) -> Result<Found> {
+    let Labels::Rated { liked } = training.config.labels else {
+        return Err(Error::new(Kind::Config, "an evaluation of DIN wants ratings as labels"));
+    };
+    let split = data.split;
+    let ((valid, valid_labels), (test, labels)) = (rated(split, Part::Valid, liked), rated(split, Part::Test, liked));
+    if [&valid_labels, &labels].iter().any(|l| !l.contains(&true) || !l.contains(&false)) {
+        return Err(Error::new(Kind::Input, "DIN wants likes and dislikes in the validation and in the test part")
+            .with("data", data.name)
+            .with("like_threshold", liked)
+            .hint("leave DIN out, or choose another like_threshold"));
+    }
+    let learned = sequences(split);
+    let (mut found, mut by_arm) = (Found::default(), Vec::new());
+    for arm in &evaluation.arms {
+        let mut predicted = Vec::new();
+        for seed in 0..evaluation.seeds {
+            let content = Arc::new(content(*arm, data, seed)?);
+            let make = || {
+                let catalogue = split.train_counts().len();
+                Din::new(catalogue, training.config.clone(), Some(content.clone()), seed, &evaluation.device)
+            };
+            let mut train = |model: &mut Din, plan: &Plan| {
+                let mut judge =
+                    |model: &mut Din| Ok(auc(&probabilities(model, &valid)?, &valid_labels).unwrap_or(f64::NAN));
+                fit_by(model, &learned, &valid, plan, &mut judge)
+            };
+            let what = format!("{}-din-{}-{seed}", data.name, arm.code());
+            let (model, trained, rate) =
+                best(evaluation, &what, &training.learning_rates, &training.plan, &make, &mut train)?;
+            say(story(data, "DIN", *arm, seed, &trained, rate))?;
+            predicted.push(probabilities(&model, &test)?);
+        }
+        by_arm.push(predicted);
+    }
+    let place = |metric: &str| Place {
+        data: data.name,
+        recommender: "din",
+        target: target_name(Target::Successive),
+        metric: metric.into(),
+        tier: "all",
+    };
+    for (arm, predicted) in evaluation.arms.iter().zip(&by_arm) {
+        for (metric, of) in [("auc", auc as fn(&[f64], &[bool]) -> Option<f64>), ("log_loss", log_loss)] {
+            let by_seed = predicted.iter().filter_map(|p| of(p, &labels)).collect();
+            found.measurements.push(place(metric).measurement(
+                arm.code(),
+                test.len(),
+                by_seed,
+                evaluation.confidence,
+            )?);
+        }
+    }
+    let users: Vec<u32> = test.iter().map(|c| c.user).collect();
+    let (resamples, confidence) = (evaluation.resamples, evaluation.confidence);
+    found.contrasts.extend(place("auc").contrasts(&evaluation.arms, &|arm, other| {
+        let pairs: Vec<[&[f64]; 2]> =
+            by_arm[arm].iter().zip(&by_arm[other]).map(|(a, b)| [a.as_slice(), b.as_slice()]).collect();
+        paired_bootstrap_auc(&pairs, &labels, &users, resamples, confidence, 0)
+    })?);
+    // Of one case.
+    let loss = |p: f64, label: bool| log_loss(&[p], &[label]).unwrap_or(0.0);
+    found.contrasts.extend(place("log_loss").contrasts(&evaluation.arms, &|arm, other| {
+        let mean = |of: usize, c: usize| {
+            by_arm[of].iter().map(|p| loss(p[c], labels[c])).sum::<f64>() / by_arm[of].len() as f64
+        };
+        let differences: Vec<f64> = (0..test.len()).map(|c| mean(arm, c) - mean(other, c)).collect();
+        paired_bootstrap(&differences, &users, resamples, confidence, 0)
+    })?);
+    Ok(found)
+}
