@@ -86,6 +86,8 @@ pub mod recommend {
     pub mod metrics;
     pub mod text_metrics;
     pub mod statistics;
+    pub mod results;
+    pub mod results_text;
     pub mod simulate;
     pub mod random;
     pub mod parameters;
@@ -115,6 +117,7 @@ pub mod job {
     pub mod compact;
     pub mod scrub;
     pub mod forget;
+    pub mod evaluation_page;
 }
 
 pub mod cli;
