@@ -257,10 +257,15 @@ impl<'a> Section<'a> {
 
     fn by_tier(&self) -> Table {
         let headline = self.headline();
+        let cases = |tier: &str| distinct(self.of(headline, tier).iter().map(|m| m.cases));
         let columns: Vec<(&str, &str, String)> =
-            self.tiers().into_iter().map(|tier| (headline, tier, tier.to_owned())).collect();
+            self.tiers().into_iter().map(|tier| (headline, tier, format!("{tier} ({} cases)", cases(tier)))).collect();
         let caption = format!("{} by how often training met the asked item", metric_name(headline));
-        self.grid(&caption, &columns)
+        let mut table = self.grid(&caption, &columns);
+        // A number of cases for all tiers would say nothing of any.
+        table.header.pop();
+        table.rows.iter_mut().for_each(|row| _ = row.cells.pop());
+        table
     }
 
     /// The differences that the report shows: all metrics over all items, the headline metric by tier as well.
@@ -405,10 +410,10 @@ mod tests {
 
 **ndcg@10 by how often training met the asked item**
 
-| recommender | arm | tail | seeds | cases |
-|---|---|---|---|---|
-| SASRec | A0 | 0.0500 [0.0300, 0.0700] | 2 | 80 |
-| SASRec | A2 | 0.0600 [0.0400, 0.0800] | 2 | 80 |
+| recommender | arm | tail (80 cases) | seeds |
+|---|---|---|---|
+| SASRec | A0 | 0.0500 [0.0300, 0.0700] | 2 |
+| SASRec | A2 | 0.0600 [0.0400, 0.0800] | 2 |
 
 **Differences between arms, paired by user**
 
