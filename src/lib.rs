@@ -87,6 +87,8 @@ pub mod recommend {
     pub mod text_metrics;
     pub mod random;
     pub mod statistics;
+    pub mod results;
+    pub mod results_text;
     pub mod simulate;
     pub mod whitening;
     pub mod parameters;
@@ -120,6 +122,7 @@ pub mod job {
     pub mod compact;
     pub mod scrub;
     pub mod forget;
+    pub mod evaluation_page;
     pub mod evaluate;
 }
 

@@ -386,6 +386,8 @@ const BUILTIN: &[(&str, &str)] = builtins![
     "user_feature",
     "quarantine",
     "split",
+    "ablation_measurement",
+    "ablation_contrast",
 ];
 
 /// The physical types that `accept` may name.
