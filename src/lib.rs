@@ -32,9 +32,11 @@ pub mod table {
     pub mod input;
     pub mod lease;
     pub mod write;
+    pub mod row_group;
     pub mod filter;
     pub mod segment;
     pub mod partition;
+    pub mod as_of;
     pub mod quarantine;
     pub mod import;
     pub mod inspect;
@@ -118,6 +120,8 @@ pub mod job {
     pub mod compact;
     pub mod scrub;
     pub mod forget;
+    pub mod export;
+    pub mod feast;
 }
 
 pub mod cli;
