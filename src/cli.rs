@@ -28,6 +28,7 @@ Examples:
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22
   curec sql --job jobs/nightly.toml \"select reason from reason limit 5\"
   curec import movielens ml-100k --out input
+  curec export jobs/nightly.toml --out training
 
 Exit codes: 0 published or nothing to do; 1 refused to publish, a rerun does not help; 2 usage or configuration;
 75 temporary, progress is kept, run it again; 99 nothing to do (with --skip-exit-code).";

@@ -236,13 +236,14 @@ fn committed(file: &StagedFile) -> CommittedFile {
 
 /// What an earlier export has left in the folder.
 async fn free(out: &Location, overwrite: bool) -> Result<Vec<Location>> {
-    if out.head().await?.is_some() {
+    if out.local_path().is_some_and(|path| path.is_file()) {
         return Err(Error::new(Kind::Usage, "this is a file; an export needs a folder").with("out", out));
     }
     let mut before = Vec::new();
     for entry in out.list().await? {
         let name = entry.location.relative_to(out).unwrap_or_default();
-        if name.starts_with(&format!("{STAGING}/")) {
+        // Some tools make an empty object in place of a folder.
+        if name.is_empty() || name.starts_with(&format!("{STAGING}/")) {
             continue;
         }
         let is_ours =
@@ -495,7 +496,8 @@ impl Merge {
 
     /// Has a row group encoded on another thread; waits while as many are as may be.
     async fn submit(&mut self, group: Group) -> Result<()> {
-        let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_AT_ONCE);
+        // One more than threads, so that none waits while a finished one is written.
+        let at_once = std::thread::available_parallelism().map_or(2, |n| n.get() + 1).min(MAX_AT_ONCE);
         while self.running.len() >= at_once {
             self.write_next().await?;
         }

@@ -65,6 +65,7 @@ pub fn definition(job: &Job, entities: &[Entity]) -> Result<String> {
          from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType\n\
          from feast.types import {types}\n\
          {body}\n\
+         # The views have columns of the same names: retrieve them with full_feature_names=True.\n\
          content_features = FeatureService(name={service}, features=[{}])\n",
         views.join(", ")
     ))
