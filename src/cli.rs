@@ -16,7 +16,7 @@ use crate::config::{self, Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::job::lookback::{self, LookedBack};
 use crate::job::stop::Stop;
-use crate::job::{compact, evaluate, forget, plan, run, runs};
+use crate::job::{compact, evaluate, export, feast, forget, plan, run, runs};
 use crate::query::session::{Rows, Session};
 use crate::recommend::simulate;
 use crate::table::{import, inspect};
@@ -28,6 +28,7 @@ Examples:
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22
   curec sql --job jobs/nightly.toml \"select reason from reason limit 5\"
   curec import movielens ml-100k --out input
+  curec export jobs/nightly.toml --out training
 
 Exit codes: 0 published or nothing to do; 1 refused to publish, a rerun does not help; 2 usage or configuration;
 75 temporary, progress is kept, run it again; 99 nothing to do (with --skip-exit-code).";
@@ -70,6 +71,19 @@ enum Command {
   curec sql --job jobs/nightly.toml --format parquet --output out.parquet \"select * from item_feature\"\n\
   echo \"select generate('Name a colour.') as text\" | curec sql --job jobs/nightly.toml -")]
     Sql(SqlArgs),
+    /// Write what a ranker trains on: every event with the newest features that were true before or at its moment.
+    #[command(
+        before_help = "Examples:\n\
+  curec export jobs/nightly.toml --out training\n\
+  curec export jobs/nightly.toml --out s3://lake/training --from 2026-10-01 --to 2026-11-01 --features item\n\
+  curec export jobs/nightly.toml --feast > feature_repo/curec.py",
+        after_help = "Writes Parquet, sorted by event_timestamp, user_id and item_id: user_id, item_id, event, rating, \
+event_timestamp, and the columns of item_feature and user_feature under item_ and user_. An event has the newest feature \
+row whose event_timestamp is not after its own (a feature row for moment T is made from events before T). Where there is \
+none, item_missing is true, item_event_timestamp null and the embedding zeros; likewise for users.\n\n\
+The files are in place when _export.json is; it lists them. jobs/loaders/ranker_loader.py feeds them to PyTorch."
+    )]
+    Export(ExportArgs),
     /// Turn a public data set into the input tables.
     #[command(
         subcommand,
@@ -209,6 +223,56 @@ struct RunArgs {
     /// Also write the JSON summary to this file, for example /airflow/xcom/return.json.
     #[arg(long, value_name = "PATH")]
     summary: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ExportArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// The folder to write to: a path or an s3:// URL.
+    #[arg(long, value_name = "FOLDER", required_unless_present = "feast")]
+    out: Option<String>,
+    /// First day or moment (UTC) whose events are exported; all features before it count.
+    #[arg(long, value_name = "MOMENT")]
+    from: Option<String>,
+    /// First day or moment (UTC) whose events are not exported any more.
+    #[arg(long, value_name = "MOMENT")]
+    to: Option<String>,
+    /// Whose features.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Features::Item, Features::User])]
+    features: Vec<Features>,
+    /// Replace the export that is in the folder.
+    #[arg(long)]
+    overwrite: bool,
+    /// Print a Feast definition of the feature tables (Python) and export nothing.
+    #[arg(long, conflicts_with_all = ["out", "from", "to", "overwrite"])]
+    feast: bool,
+}
+
+/// Whose features are exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Features {
+    /// The item's.
+    Item,
+    /// The user's.
+    User,
+}
+
+impl ExportArgs {
+    fn execute(&self) -> Result<String> {
+        let job = self.job.load()?;
+        let entity = |features: &Features| match features {
+            Features::Item => export::Entity::Item,
+            Features::User => export::Entity::User,
+        };
+        let features: Vec<_> = self.features.iter().map(entity).collect();
+        let Some(out) = self.out.clone() else { return feast::definition(&job, &features) };
+        let moment = |flag, text: &Option<String>| text.as_ref().map(|t| config::parse_moment(flag, t)).transpose();
+        let (from, to) = (moment("--from", &self.from)?, moment("--to", &self.to)?);
+        let options = export::Options { out: out.clone(), from, to, features, overwrite: self.overwrite };
+        let done = block_on(export::export(&job, &options))?;
+        Ok(format!("{}\n", done.summary(&out)))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -457,6 +521,7 @@ impl SimulateArgs {
 
 /// Parses the process's arguments, runs the command and returns the exit code.
 pub fn main() -> u8 {
+    telemetry::bound_arenas();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -483,6 +548,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Run(args) => block_on(run_job(args, voice)),
         Command::Plan(args) => block_on(show_plan(args)),
         Command::Sql(args) => block_on(query(args)),
+        Command::Export(args) => print(&args.execute()?).map(|()| 0),
         Command::Import(command) => {
             let report = command.execute()?;
             if report.duplicates > 0 {

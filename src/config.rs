@@ -140,7 +140,11 @@ impl Interval {
     }
 }
 
-fn parse_moment(flag: &'static str, text: &str) -> Result<DateTime<Utc>> {
+/// Parses an ISO date or date-time, UTC where no offset is given; `flag` is what an error names.
+///
+/// # Errors
+/// [`Kind::Usage`] for anything else.
+pub fn parse_moment(flag: &'static str, text: &str) -> Result<DateTime<Utc>> {
     let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|d| d.and_hms_opt(0, 0, 0));
     let naive = date
         .or_else(|| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").ok())

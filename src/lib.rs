@@ -32,9 +32,11 @@ pub mod table {
     pub mod input;
     pub mod lease;
     pub mod write;
+    pub mod row_group;
     pub mod filter;
     pub mod segment;
     pub mod partition;
+    pub mod as_of;
     pub mod quarantine;
     pub mod import;
     pub mod inspect;
@@ -124,6 +126,8 @@ pub mod job {
     pub mod forget;
     pub mod evaluation_page;
     pub mod evaluate;
+    pub mod export;
+    pub mod feast;
 }
 
 pub mod cli;

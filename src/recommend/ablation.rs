@@ -379,10 +379,10 @@ impl<'a> Ranking<'a> {
             };
             let mut means = |tier: &'static str, by_seed: Vec<Means>| -> Result<()> {
                 let cases = by_seed.first().map_or(0, |m| m.cases);
-                let of: [(&str, fn(&Means) -> f64); 3] =
-                    [("ndcg@10", |m| m.ndcg[0].1), ("recall@10", |m| m.recall[0].1), ("mrr", |m| m.mrr)];
-                for (metric, of) in of.into_iter().filter(|_| cases > 0) {
-                    let by_seed = by_seed.iter().map(of).collect();
+                let by = |of: fn(&Means) -> f64| by_seed.iter().map(of).collect::<Vec<f64>>();
+                let named =
+                    [("ndcg@10", by(|m| m.ndcg[0].1)), ("recall@10", by(|m| m.recall[0].1)), ("mrr", by(|m| m.mrr))];
+                for (metric, by_seed) in named.into_iter().filter(|_| cases > 0) {
                     into.push(place(metric, tier).measurement(arm, cases, by_seed, confidence)?);
                 }
                 Ok(())
@@ -392,18 +392,16 @@ impl<'a> Ranking<'a> {
                 means(name, ranked.iter().map(|s| Means::of_tier(&s[t], &self.tiers, tier, &[TOP])).collect())?;
             }
             let counts = self.data.split.train_counts();
-            let lists =
-                |of_seed: &'_ [Vec<Ranked>]| -> Vec<Vec<u32>> { of_seed[t].iter().map(|r| r.top.clone()).collect() };
-            let of_lists: [(&str, &dyn Fn(&[Vec<Ranked>]) -> f64); 3] = [
-                ("coverage@10", &|s| coverage(lists(s).iter().map(Vec::as_slice), self.catalogue())),
-                ("gini@10", &|s| gini(lists(s).iter().map(Vec::as_slice), self.catalogue())),
-                ("popularity_lift@10", &|s| popularity_lift(&s[t], cases, counts)),
+            let of_lists = |of: &dyn Fn(&[&[u32]]) -> f64| -> Vec<f64> {
+                ranked.iter().map(|s| of(&s[t].iter().map(|r| r.top.as_slice()).collect::<Vec<_>>())).collect()
+            };
+            let named = [
+                ("coverage@10", of_lists(&|l| coverage(l.iter().copied(), self.catalogue()))),
+                ("gini@10", of_lists(&|l| gini(l.iter().copied(), self.catalogue()))),
+                ("popularity_lift@10", ranked.iter().map(|s| popularity_lift(&s[t], cases, counts)).collect()),
             ];
-            for (metric, of) in of_lists {
-                let by_seed: Vec<f64> = ranked.iter().map(|s| of(s)).collect();
-                if by_seed.iter().all(|v| v.is_finite()) {
-                    into.push(place(metric, "all").measurement(arm, cases.len(), by_seed, confidence)?);
-                }
+            for (metric, by_seed) in named.into_iter().filter(|(_, values)| values.iter().all(|v| v.is_finite())) {
+                into.push(place(metric, "all").measurement(arm, cases.len(), by_seed, confidence)?);
             }
         }
         Ok(())
@@ -552,7 +550,8 @@ fn judging(
     };
     for (arm, predicted) in evaluation.arms.iter().zip(&by_arm) {
         for (metric, of) in [("auc", auc as fn(&[f64], &[bool]) -> Option<f64>), ("log_loss", log_loss)] {
-            let by_seed = predicted.iter().filter_map(|p| of(p, &labels)).collect();
+            // Both kinds of labels are there: see above.
+            let by_seed = predicted.iter().map(|p| of(p, &labels).unwrap_or(f64::NAN)).collect();
             found.measurements.push(place(metric).measurement(
                 arm.code(),
                 test.len(),
@@ -578,4 +577,180 @@ fn judging(
         paired_bootstrap(&differences, &users, resamples, confidence, 0)
     })?);
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::recommend::data::{Event, Log};
+    use crate::recommend::split::temporal;
+
+    const ITEMS: usize = 24;
+
+    /// Users who walk through the items from one to the next; item 23 comes only at the end.
+    fn log() -> Log {
+        let ids = |n: usize| (0..n).map(|i| format!("{i:03}")).collect::<Vec<String>>();
+        let mut random = Random::new(3, "walks");
+        let mut events = Vec::new();
+        for user in 0..60_u32 {
+            let mut item = random.below(ITEMS - 1);
+            for step in 0..30_i64 {
+                let rating = Some(if (item + user as usize).is_multiple_of(2) { 5.0 } else { 2.0 });
+                events.push(Event { user, item: item as u32, rating, timestamp: 1_000_000 * step + i64::from(user) });
+                item = if random.below(10) == 0 { random.below(ITEMS - 1) } else { (item + 1) % (ITEMS - 1) };
+            }
+        }
+        events.push(Event { user: 0, item: 23, rating: Some(5.0), timestamp: 40_000_000 });
+        Log::new(ids(60), ids(ITEMS), events).unwrap()
+    }
+
+    fn vectors(name: &str) -> ItemVectors {
+        let mut random = Random::new(9, name);
+        (0..ITEMS).map(|i| (i != 5).then(|| (0..12).map(|_| random.normal() as f32).collect())).collect()
+    }
+
+    fn data<'a>(split: &'a Split) -> Data<'a> {
+        Data { name: "walks", split, attributes: vectors("a"), reasons: vectors("r"), anonymous: Vec::new() }
+    }
+
+    fn of_items(content: &Content) -> String {
+        format!("{:?}", content.items)
+    }
+
+    #[test]
+    fn arms_differ_in_what_they_say_they_differ() {
+        let split = temporal(&log(), 0.9, 0.9).unwrap();
+        let data = data(&split);
+        let arm = |arm, seed| of_items(&content(arm, &data, seed).unwrap());
+        assert!(!arm(Arm::NoText, 0).contains("true"), "no vector is there");
+        assert_eq!(arm(Arm::NoText, 0), arm(Arm::NoText, 1));
+        assert_eq!(arm(Arm::Attributes, 0), arm(Arm::Attributes, 1));
+        assert_ne!(arm(Arm::Random, 0), arm(Arm::Random, 1));
+        assert_ne!(arm(Arm::Shuffled, 0), arm(Arm::Shuffled, 1));
+        let distinct: std::collections::BTreeSet<String> =
+            [Arm::NoText, Arm::Random, Arm::Attributes, Arm::ZeroShot, Arm::Shuffled].map(|a| arm(a, 0)).into();
+        assert_eq!(distinct.len(), 5);
+        assert!(content(Arm::Anonymous, &data, 0).is_err(), "its vectors were not made");
+
+        // The same vectors, but for who has which.
+        let sorted = |arm| {
+            let mut raw: Vec<String> = match content(arm, &data, 0).unwrap().items {
+                Some(vectors) => (0..ITEMS).map(|i| format!("{:?}", vectors.row(i))).collect(),
+                None => Vec::new(),
+            };
+            raw.sort();
+            raw
+        };
+        assert_eq!(sorted(Arm::ZeroShot), sorted(Arm::Shuffled));
+
+        // Only the leak knows what comes next.
+        for arm in [Arm::NoText, Arm::Random, Arm::Attributes, Arm::ZeroShot, Arm::Shuffled] {
+            let histories = content(arm, &data, 0).unwrap().histories.unwrap();
+            assert!((0..60).all(|user| (0..30).all(|known| histories.latest(user, known).is_none())), "{arm:?}");
+        }
+        let told = content(Arm::Leak, &data, 0).unwrap().histories.unwrap();
+        let line = split.timelines().of(7);
+        let next: Vec<Option<u32>> = line.items.iter().map(|i| (*i != 5).then_some(*i)).collect();
+        assert_eq!((0..line.len()).map(|known| told.latest(7, known)).collect::<Vec<_>>(), next);
+        assert_eq!(told.latest(7, line.len()), None);
+    }
+
+    #[test]
+    fn what_was_not_trained_on_is_not_fitted_on() {
+        let split = temporal(&log(), 0.9, 0.9).unwrap();
+        assert_eq!(split.train_counts()[23], 0);
+        let (one, mut other) = (data(&split), data(&split));
+        other.attributes[23] = Some(vec![1e6; 12]);
+        let rows = |data: &Data<'_>| {
+            let items = content(Arm::Attributes, data, 0).unwrap().items.unwrap();
+            (0..ITEMS).map(|i| items.row(i).to_vec()).collect::<Vec<_>>()
+        };
+        let (one, other) = (rows(&one), rows(&other));
+        assert_eq!(one[..23], other[..23]);
+        assert_ne!(one[23], other[23]);
+    }
+
+    #[test]
+    fn the_yardstick_sees_a_leak_and_no_difference_where_there_is_none() {
+        let split = temporal(&log(), 0.8, 0.9).unwrap();
+        let data = data(&split);
+        let plan = Plan { epochs: 6, patience: 6, voice: crate::telemetry::Voice::Quiet, ..Plan::default() };
+        let folder = tempfile::tempdir().unwrap();
+        let evaluation = Evaluation {
+            arms: vec![Arm::NoText, Arm::Random, Arm::Leak],
+            seeds: 2,
+            targets: vec![Target::Successive],
+            resamples: 300,
+            confidence: 0.95,
+            sasrec: Some(Training {
+                config: sasrec::Config {
+                    hidden: 16,
+                    inner: 16,
+                    layers: 1,
+                    length: 8,
+                    dropout: 0.0,
+                    batch: 64,
+                    ..Default::default()
+                },
+                learning_rates: vec![3e-3],
+                plan: Plan { epochs: 12, ..plan.clone() },
+            }),
+            din: Some(Training {
+                config: din::Config {
+                    hidden: 8,
+                    length: 8,
+                    labels: Labels::Rated { liked: 4.0 },
+                    ..Default::default()
+                },
+                learning_rates: vec![3e-3],
+                plan,
+            }),
+            checkpoints: Some(folder.path().to_path_buf()),
+            device: ComputeDevice::cpu(),
+        };
+        let mut lines = Vec::new();
+        let mut say = |line: String| {
+            lines.push(line);
+            Ok(())
+        };
+        let found = evaluate(&data, &evaluation, &mut say).unwrap();
+        assert_eq!(lines.len(), 12, "three arms, two seeds, two recommenders");
+        let value = |recommender: &str, arm: &str, metric: &str| {
+            let of = |m: &&Measurement| {
+                (m.recommender.as_str(), m.arm.as_str(), m.metric.as_str(), m.tier.as_str())
+                    == (recommender, arm, metric, "all")
+            };
+            found.measurements.iter().find(of).unwrap().interval.mean
+        };
+        assert!(
+            value("sasrec", "A9", "ndcg@10") > value("sasrec", "A0", "ndcg@10") + 0.05,
+            "{:#?}",
+            found.measurements
+        );
+        assert!(value("sasrec", "A0", "ndcg@10") > value("popularity", "", "ndcg@10"));
+        let contrast = |recommender: &str, arm: &str, metric: &str| {
+            let of = |c: &&Contrasted| {
+                (c.recommender.as_str(), c.arm.as_str(), c.metric.as_str(), c.tier.as_str())
+                    == (recommender, arm, metric, "all")
+            };
+            found.contrasts.iter().find(of).unwrap().contrast.interval
+        };
+        let leak = contrast("sasrec", "A9", "ndcg@10");
+        assert!(leak.low > 0.0, "{leak:?}");
+        // The difference of the means is the mean of the differences.
+        let difference = value("sasrec", "A9", "ndcg@10") - value("sasrec", "A0", "ndcg@10");
+        assert!((leak.mean - difference).abs() < 1e-12);
+        let by_auc = value("din", "A1", "auc") - value("din", "A0", "auc");
+        assert!((contrast("din", "A1", "auc").mean - by_auc).abs() < 1e-12);
+        assert!(
+            (contrast("din", "A1", "log_loss").mean - value("din", "A1", "log_loss") + value("din", "A0", "log_loss"))
+                .abs()
+                < 1e-9
+        );
+
+        // Everything is there already: nothing is trained again, and nothing differs.
+        let again = evaluate(&data, &evaluation, &mut |_| Ok(())).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{found:?}"));
+    }
 }

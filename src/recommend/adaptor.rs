@@ -60,6 +60,11 @@ impl Vectors {
     pub fn width(&self) -> usize {
         self.width
     }
+
+    /// The values of one vector; all zero where it is missing.
+    pub fn row(&self, n: usize) -> &[f32] {
+        &self.values[n * self.width..(n + 1) * self.width]
+    }
 }
 
 /// Vectors of users' histories, and from when each may be used.

@@ -373,4 +373,37 @@ mod tests {
             assert_eq!(paired_bootstrap(&differences, &users, 10, 0.95, 0).unwrap_err().kind(), Kind::Internal);
         }
     }
+
+    #[test]
+    fn the_bootstrap_of_auc_draws_users_with_all_their_cases() {
+        use crate::recommend::metrics::auc;
+        let mut random = Random::new(5, "cases");
+        let users: Vec<u32> = (0..300).map(|_| 10 * random.below(40) as u32).collect();
+        let labels: Vec<bool> = (0..300).map(|_| random.below(3) == 0).collect();
+        // Rounded, so that there are ties.
+        let mut scores = |signal: f64| -> Vec<f64> {
+            labels.iter().map(|l| (4.0 * (random.normal() + signal * f64::from(u8::from(*l)))).round()).collect()
+        };
+        let (good, bad, other) = (scores(1.5), scores(0.0), scores(0.5));
+        let of = |s: &[f64]| auc(s, &labels).unwrap();
+        let draw = |pairs: &[[&[f64]; 2]]| paired_bootstrap_auc(pairs, &labels, &users, 2000, 0.95, 1).unwrap();
+        let clear = draw(&[[&good, &bad]]);
+        assert!((clear.interval.mean - (of(&good) - of(&bad))).abs() < 1e-12);
+        assert!(clear.interval.low > 0.0 && clear.p < 0.01 && clear.interval.low < clear.interval.mean, "{clear:?}");
+        let none = draw(&[[&bad, &bad]]);
+        assert_eq!((none.interval.mean, none.interval.low, none.interval.high, none.p), (0.0, 0.0, 0.0, 1.0));
+        let seeds = draw(&[[&good, &bad], [&other, &bad]]);
+        assert!((seeds.interval.mean - ((of(&good) + of(&other)) / 2.0 - of(&bad))).abs() < 1e-12);
+        // A draw is the AUC over the drawn users' cases: here by hand, with every user drawn twice but the first.
+        let place: Vec<usize> = users.iter().map(|u| *u as usize / 10).collect();
+        let weights: Vec<u32> = (0..40).map(|u| if u == 0 { 0 } else { 2 }).collect();
+        let kept: Vec<usize> = (0..300).filter(|i| place[*i] != 0).flat_map(|i| [i, i]).collect();
+        let by_hand = auc(
+            &kept.iter().map(|i| good[*i]).collect::<Vec<_>>(),
+            &kept.iter().map(|i| labels[*i]).collect::<Vec<_>>(),
+        );
+        let weighted = Ordered::new(&good, &labels, &place).auc(&weights).unwrap();
+        assert!((weighted - by_hand.unwrap()).abs() < 1e-12);
+        assert!(paired_bootstrap_auc(&[[&good, &bad]], &[true; 300], &users, 10, 0.95, 1).is_err());
+    }
 }

@@ -123,7 +123,7 @@ fn rotate(rows: &mut [Vec<f64>], p: usize, q: usize, c: f64, s: f64) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::needless_range_loop)]
     use super::*;
     use crate::recommend::random::Random;
 

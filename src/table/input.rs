@@ -271,7 +271,7 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
 
 /// The earliest value of a column of moments by the statistics of the file's row groups, microseconds since 1970 UTC;
 /// `None` where a row group does not say. A column without a time zone is read as UTC, as everywhere.
-fn earliest(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>, column: &str) -> Option<i64> {
+pub(crate) fn earliest(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>, column: &str) -> Option<i64> {
     let converter = StatisticsConverter::try_new(column, builder.schema(), builder.parquet_schema()).ok()?;
     if !matches!(converter.arrow_field().data_type(), DataType::Timestamp(..)) {
         return None;

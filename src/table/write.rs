@@ -154,11 +154,31 @@ impl Chunks {
 }
 
 /// Passes bytes on to the store and hashes them on the way.
-struct HashingWriter {
+pub(crate) struct HashingWriter {
     location: Location,
     inner: BufWriter,
     hasher: blake3::Hasher,
     bytes: u64,
+}
+
+impl HashingWriter {
+    /// A new object; it is there once the writer is completed.
+    pub(crate) fn new(location: Location) -> Self {
+        let inner = BufWriter::new(location.store(), location.path().clone());
+        HashingWriter { location, inner, hasher: blake3::Hasher::new(), bytes: 0 }
+    }
+
+    /// What was written, as the `number`th file of its table.
+    pub(crate) fn staged(self, number: usize, rows: u64) -> StagedFile {
+        let blake3 = self.hasher.finalize().to_hex().to_string();
+        let name = format!("part-{number:05}-{}.parquet", &blake3[..16]);
+        StagedFile { location: self.location, name, rows, bytes: self.bytes, blake3 }
+    }
+
+    /// Gives up what is not completed. What cannot be cancelled lies where it was staged.
+    pub(crate) async fn abort(mut self) {
+        let _ = self.inner.abort().await;
+    }
 }
 
 impl AsyncFileWriter for HashingWriter {
@@ -222,8 +242,7 @@ impl<'a> TableWriter<'a> {
     async fn write(&mut self, chunk: RecordBatch) -> Result<()> {
         if self.open.is_none() {
             let location = self.folder.child(&format!("part-{:05}.parquet", self.files.len()));
-            let inner = BufWriter::new(location.store(), location.path().clone());
-            let sink = HashingWriter { location: location.clone(), inner, hasher: blake3::Hasher::new(), bytes: 0 };
+            let sink = HashingWriter::new(location.clone());
             let properties = writer_properties(self.contract, &chunk.schema(), Some(self.stamp))?;
             let options = ArrowWriterOptions::new().with_properties(properties);
             let writer = AsyncArrowWriter::try_new_with_options(sink, chunk.schema(), options)
@@ -242,10 +261,7 @@ impl<'a> TableWriter<'a> {
     async fn close(&mut self) -> Result<()> {
         let Some(mut file) = self.open.take() else { return Ok(()) };
         file.writer.finish().await.map_err(|e| unwritable(&e, &file.location))?;
-        let sink = file.writer.into_inner();
-        let blake3 = sink.hasher.finalize().to_hex().to_string();
-        let name = format!("part-{:05}-{}.parquet", self.files.len(), &blake3[..16]);
-        self.files.push(StagedFile { location: file.location, name, rows: file.rows, bytes: sink.bytes, blake3 });
+        self.files.push(file.writer.into_inner().staged(self.files.len(), file.rows));
         Ok(())
     }
 
@@ -260,13 +276,14 @@ impl<'a> TableWriter<'a> {
     pub(crate) async fn abort(&mut self) {
         if let Some(file) = self.open.take() {
             // What cannot be cancelled lies under `_staging`, where `gc` finds it.
-            let _ = file.writer.into_inner().inner.abort().await;
+            file.writer.into_inner().abort().await;
         }
         let _ = remove_folder(&self.folder).await;
     }
 }
 
-fn unwritable(error: &ParquetError, at: &Location) -> Error {
+/// The error for a file that could not be written: the store's, the disk's or the encoder's.
+pub(crate) fn unwritable(error: &ParquetError, at: &Location) -> Error {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = next {
         if let Some(store) = cause.downcast_ref::<object_store::Error>() {

@@ -7,6 +7,7 @@ mod audits;
 mod bucket;
 #[path = "../common/mod.rs"]
 mod common;
+mod export;
 mod forget;
 mod kill;
 mod leak;

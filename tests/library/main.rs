@@ -7,10 +7,12 @@ mod bad_input;
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;
+mod export;
 mod held_out;
 mod parity_files;
 mod parity_model;
 mod point_in_time;
+mod ranker_loader;
 #[path = "../common/s3.rs"]
 mod s3;
 mod sql;
