@@ -713,8 +713,20 @@ fn movielens_under_the_temporal_split() {
         );
     };
     for seed in 0..setting("CUREC_SEEDS", 1) {
-        let plan = Plan { epochs: setting("CUREC_EPOCHS", 200), voice: Voice::JsonLines, ..Plan::default() };
-        let config = sasrec::Config { rows, ..sasrec::Config::default() };
+        let patience = setting("CUREC_PATIENCE", 10);
+        let plan = Plan { epochs: setting("CUREC_EPOCHS", 200), patience, voice: Voice::JsonLines, ..Plan::default() };
+        let dropout = setting("CUREC_DROPOUT_PERCENT", 50) as f64 / 100.0;
+        let config = sasrec::Config {
+            hidden: setting("CUREC_HIDDEN", 64),
+            inner: setting("CUREC_INNER", 256),
+            layers: setting("CUREC_LAYERS", 2),
+            length: setting("CUREC_LENGTH", 50),
+            batch: setting("CUREC_BATCH", 2048),
+            dropout,
+            attention_dropout: dropout,
+            rows,
+            ..sasrec::Config::default()
+        };
         let mut model = SasRec::new(catalogue, config, None, seed as u64, &device).unwrap();
         let trained = fit(&mut model, &data, &valid, catalogue, &plan).unwrap();
         say("SASRec", seed, &trained);

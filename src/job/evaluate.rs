@@ -225,9 +225,10 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &Stop) -> Result<Done> {
         results.facts.push((data.name.clone(), source.describe()));
         let vectors = source.vectors(&arms, voice, stop, &mut results.facts).await?;
         let (evaluation, stop) = (evaluation.clone(), stop.clone());
+        let liked = spec.din.as_ref().map_or(LIKED, |din| din.like_threshold);
         let found = tokio::task::spawn_blocking(move || {
             let [attributes, reasons, anonymous] = vectors;
-            let data = Data { name: &source.name, split: &source.split, attributes, reasons, anonymous };
+            let data = Data { name: &source.name, split: &source.split, liked, attributes, reasons, anonymous };
             ablation::evaluate(&data, &evaluation, &mut |line| {
                 tracing::info!("{line}");
                 stop.check()
@@ -242,6 +243,9 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &Stop) -> Result<Done> {
     let story = story(&results, &page);
     Ok(Done { results, page, story })
 }
+
+/// A rating of at least this is a like where no [din] says otherwise.
+const LIKED: f32 = 4.0;
 
 const NOTES: [&str; 6] = [
     "Every arm has the same recommender with the same weights in number and first values, the same batches and the same \

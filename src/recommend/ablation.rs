@@ -29,6 +29,8 @@ use crate::recommend::whitening::Whitening;
 const TOP: u32 = 10;
 /// Neighbours of the item-kNN baseline.
 const NEIGHBOURS: usize = 100;
+/// A leaked label among values of variance one.
+const LABEL: f32 = 3.0;
 /// Width of a vector on its way into the adaptor.
 const WIDTH: usize = 64;
 
@@ -45,7 +47,8 @@ pub enum Arm {
     ZeroShot,
     /// A7: those reasons, dealt out to other items.
     Shuffled,
-    /// A9: the answer itself, given with the question. Never a result: the proof that the yardstick sees a leak.
+    /// A9: the answer itself, given with the question: what comes next and whether it is liked. Never a result: the proof
+    /// that the yardstick sees a leak.
     Leak,
     /// A10: reasons written without the items' titles.
     Anonymous,
@@ -84,6 +87,8 @@ pub struct Data<'a> {
     pub name: &'a str,
     /// The log, cut in three.
     pub split: &'a Split,
+    /// A rating of at least this is a like; events without one are likes. For the leak, which tells it.
+    pub liked: f32,
     /// Of attributes and co-consumption.
     pub attributes: ItemVectors,
     /// Of accepted reasons; empty where no arm wants them.
@@ -185,30 +190,53 @@ pub fn content(arm: Arm, data: &Data<'_>, seed: u64) -> Result<Content> {
             attributes.into_iter().map(|v| v.map(&mut drawn)).collect()
         }
         Arm::Attributes | Arm::Leak => of(&data.attributes, "attributes")?,
-        Arm::ZeroShot => of(&data.reasons, "reasons")?,
-        Arm::Shuffled => {
-            let mut vectors = of(&data.reasons, "reasons")?;
-            let mut dealt: Vec<Vec<f32>> = vectors.iter().flatten().cloned().collect();
-            Random::new(seed, "shuffled reasons").shuffle(&mut dealt);
-            vectors.iter_mut().filter(|v| v.is_some()).zip(dealt).for_each(|(v, other)| *v = Some(other));
-            vectors
-        }
+        // The same reasons make the same vectors, whoever has them then.
+        Arm::ZeroShot | Arm::Shuffled => of(&data.reasons, "reasons")?,
         Arm::Anonymous => of(&data.anonymous, "reasons without titles")?,
     };
-    let vectors = whitened(&raw, split.train_counts())?;
+    let mut vectors = whitened(&raw, split.train_counts())?;
+    if arm == Arm::Shuffled {
+        vectors = dealt(&vectors, seed)?;
+    }
     let lines = split.timelines();
     let latest: Vec<Vec<Option<u32>>> = (0..lines.users())
         .map(|user| {
-            let items = lines.of(user).items;
-            let next = |item: &u32| (arm == Arm::Leak).then_some(*item);
-            items.iter().map(next).chain([None]).collect()
+            let line = lines.of(user);
+            let next = |(item, rating): (&u32, &Option<f32>)| {
+                let liked = rating.is_none_or(|r| r >= data.liked);
+                (arm == Arm::Leak).then_some(item + if liked { items as u32 } else { 0 })
+            };
+            line.items.iter().zip(line.ratings).map(next).chain([None]).collect()
         })
         .collect();
     let of_histories = match arm {
-        Arm::Leak => vectors.clone(),
+        Arm::Leak => answers(&vectors)?,
         _ => absent(items)?,
     };
     Ok(Content { items: Some(vectors), histories: Some(Histories::new(of_histories, &latest)?) })
+}
+
+/// The vectors that are there, dealt out anew among the items that have one.
+fn dealt(vectors: &Vectors, seed: u64) -> Result<Vectors> {
+    let owners: Vec<usize> = (0..vectors.len()).filter(|item| vectors.has(*item)).collect();
+    let mut givers = owners.clone();
+    Random::new(seed, "shuffled reasons").shuffle(&mut givers);
+    let mut from: Vec<usize> = (0..vectors.len()).collect();
+    owners.iter().zip(givers).for_each(|(owner, giver)| from[*owner] = giver);
+    let values = from.iter().flat_map(|item| vectors.row(*item)).copied().collect();
+    Vectors::new(WIDTH, values, (0..vectors.len()).map(|item| vectors.has(item)).collect())
+}
+
+/// What gives an answer away: the vector of every item, its last value telling a dislike; then the same for a like.
+fn answers(vectors: &Vectors) -> Result<Vectors> {
+    let rows = [-LABEL, LABEL].into_iter().flat_map(|label| {
+        (0..vectors.len()).map(move |item| {
+            let mut row = vectors.row(item).to_vec();
+            row[WIDTH - 1] = label;
+            row
+        })
+    });
+    Vectors::new(WIDTH, rows.flatten().collect(), vec![true; 2 * vectors.len()])
 }
 
 fn absent(items: usize) -> Result<Vectors> {
@@ -588,20 +616,20 @@ mod tests {
 
     const ITEMS: usize = 24;
 
-    /// Users who walk through the items from one to the next; item 23 comes only at the end.
+    /// Users who take items in no order at all, each once; item 23 comes only at the end.
     fn log() -> Log {
         let ids = |n: usize| (0..n).map(|i| format!("{i:03}")).collect::<Vec<String>>();
         let mut random = Random::new(3, "walks");
         let mut events = Vec::new();
         for user in 0..60_u32 {
-            let mut item = random.below(ITEMS - 1);
-            for step in 0..30_i64 {
-                let rating = Some(if (item + user as usize).is_multiple_of(2) { 5.0 } else { 2.0 });
-                events.push(Event { user, item: item as u32, rating, timestamp: 1_000_000 * step + i64::from(user) });
-                item = if random.below(10) == 0 { random.below(ITEMS - 1) } else { (item + 1) % (ITEMS - 1) };
+            let mut items: Vec<u32> = (0..ITEMS as u32 - 1).collect();
+            random.shuffle(&mut items);
+            for (step, item) in items.into_iter().take(18).enumerate() {
+                let rating = Some(if random.below(2) == 0 { 5.0 } else { 2.0 });
+                events.push(Event { user, item, rating, timestamp: 1_000_000 * step as i64 + i64::from(user) });
             }
         }
-        events.push(Event { user: 0, item: 23, rating: Some(5.0), timestamp: 40_000_000 });
+        events.push(Event { user: 0, item: 23, rating: Some(5.0), timestamp: 30_000_000 });
         Log::new(ids(60), ids(ITEMS), events).unwrap()
     }
 
@@ -611,7 +639,14 @@ mod tests {
     }
 
     fn data<'a>(split: &'a Split) -> Data<'a> {
-        Data { name: "walks", split, attributes: vectors("a"), reasons: vectors("r"), anonymous: Vec::new() }
+        Data {
+            name: "walks",
+            split,
+            liked: 4.0,
+            attributes: vectors("a"),
+            reasons: vectors("r"),
+            anonymous: Vec::new(),
+        }
     }
 
     fn of_items(content: &Content) -> String {
@@ -624,10 +659,11 @@ mod tests {
         let data = data(&split);
         let arm = |arm, seed| of_items(&content(arm, &data, seed).unwrap());
         assert!(!arm(Arm::NoText, 0).contains("true"), "no vector is there");
-        assert_eq!(arm(Arm::NoText, 0), arm(Arm::NoText, 1));
-        assert_eq!(arm(Arm::Attributes, 0), arm(Arm::Attributes, 1));
-        assert_ne!(arm(Arm::Random, 0), arm(Arm::Random, 1));
-        assert_ne!(arm(Arm::Shuffled, 0), arm(Arm::Shuffled, 1));
+        for (of, by_seed) in
+            [(Arm::NoText, false), (Arm::Attributes, false), (Arm::Random, true), (Arm::Shuffled, true)]
+        {
+            assert!((arm(of, 0) != arm(of, 1)) == by_seed, "{of:?}");
+        }
         let distinct: std::collections::BTreeSet<String> =
             [Arm::NoText, Arm::Random, Arm::Attributes, Arm::ZeroShot, Arm::Shuffled].map(|a| arm(a, 0)).into();
         assert_eq!(distinct.len(), 5);
@@ -642,17 +678,18 @@ mod tests {
             raw.sort();
             raw
         };
-        assert_eq!(sorted(Arm::ZeroShot), sorted(Arm::Shuffled));
+        assert!(sorted(Arm::ZeroShot) == sorted(Arm::Shuffled));
 
         // Only the leak knows what comes next.
         for arm in [Arm::NoText, Arm::Random, Arm::Attributes, Arm::ZeroShot, Arm::Shuffled] {
             let histories = content(arm, &data, 0).unwrap().histories.unwrap();
-            assert!((0..60).all(|user| (0..30).all(|known| histories.latest(user, known).is_none())), "{arm:?}");
+            assert!((0..60).all(|user| (0..18).all(|known| histories.latest(user, known).is_none())), "{arm:?}");
         }
         let told = content(Arm::Leak, &data, 0).unwrap().histories.unwrap();
         let line = split.timelines().of(7);
-        let next: Vec<Option<u32>> = line.items.iter().map(|i| (*i != 5).then_some(*i)).collect();
-        assert_eq!((0..line.len()).map(|known| told.latest(7, known)).collect::<Vec<_>>(), next);
+        let next =
+            line.items.iter().zip(line.ratings).map(|(i, r)| Some(i + if *r == Some(5.0) { ITEMS as u32 } else { 0 }));
+        assert_eq!((0..line.len()).map(|known| told.latest(7, known)).collect::<Vec<_>>(), next.collect::<Vec<_>>());
         assert_eq!(told.latest(7, line.len()), None);
     }
 
@@ -667,8 +704,7 @@ mod tests {
             (0..ITEMS).map(|i| items.row(i).to_vec()).collect::<Vec<_>>()
         };
         let (one, other) = (rows(&one), rows(&other));
-        assert_eq!(one[..23], other[..23]);
-        assert_ne!(one[23], other[23]);
+        assert!(one[..23] == other[..23] && one[23] != other[23]);
     }
 
     #[test]
@@ -737,7 +773,9 @@ mod tests {
             found.contrasts.iter().find(of).unwrap().contrast.interval
         };
         let leak = contrast("sasrec", "A9", "ndcg@10");
-        assert!(leak.low > 0.0, "{leak:?}");
+        assert!(leak.low > 0.0 && contrast("din", "A9", "auc").low > 0.0, "{leak:?}");
+        let nothing = contrast("sasrec", "A1", "ndcg@10");
+        assert!(nothing.low < 0.0 && nothing.high > 0.0, "{nothing:?}");
         // The difference of the means is the mean of the differences.
         let difference = value("sasrec", "A9", "ndcg@10") - value("sasrec", "A0", "ndcg@10");
         assert!((leak.mean - difference).abs() < 1e-12);
@@ -751,6 +789,6 @@ mod tests {
 
         // Everything is there already: nothing is trained again, and nothing differs.
         let again = evaluate(&data, &evaluation, &mut |_| Ok(())).unwrap();
-        assert_eq!(format!("{again:?}"), format!("{found:?}"));
+        assert!(format!("{again:?}") == format!("{found:?}"));
     }
 }

@@ -61,6 +61,11 @@ impl Vectors {
         self.width
     }
 
+    /// Whether a vector is there.
+    pub fn has(&self, n: usize) -> bool {
+        self.present[n]
+    }
+
     /// The values of one vector; all zero where it is missing.
     pub fn row(&self, n: usize) -> &[f32] {
         &self.values[n * self.width..(n + 1) * self.width]
