@@ -257,8 +257,9 @@ const NOTES: [&str; 6] = [
     "Items without an event before the cut have no vector in any arm. Users' histories have no vectors but in A9.",
     "Full ranking over the whole catalogue, items of the history left out, the target loses ties. DIN: whether a user \
      likes what the user met, by rating.",
-    "Intervals of arms are Student's t over seeds; those of differences are percentiles of a paired bootstrap over users, \
-     after averaging every case over the seeds. Holm corrects within a data set, recommender, target, metric and tier.",
+    "Intervals of arms are Student's t over trainings that differ in their seed; those of differences are percentiles of a \
+     paired bootstrap over users and trainings, so that the luck of seeds is in them. Holm corrects within a data set, \
+     recommender, target, metric and tier.",
     "A9 is given the answer with the question. It is never a result: where it does not jump, the yardstick is broken.",
 ];
 
@@ -300,7 +301,10 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
             "split".to_owned(),
             format!("global, at quantiles {} and {} of it", spec.split.train_quantile, spec.split.valid_quantile),
         ),
-        ("bootstrap".to_owned(), format!("{} resamples of users, {} intervals", spec.resamples, spec.confidence)),
+        (
+            "bootstrap".to_owned(),
+            format!("{} resamples of users and trainings, {} intervals", spec.resamples, spec.confidence),
+        ),
         ("device".to_owned(), spec.device.clone()),
     ];
     if let Some(s) = &spec.sasrec {

@@ -486,19 +486,30 @@ impl<'a> Ranking<'a> {
                         metric: metric.into(),
                         tier: name,
                     };
-                    // A case's value is its mean over the seeds: what differs between seeds is averaged before users are drawn.
-                    let mean = |arm: usize, c: usize| {
-                        ranked[arm].iter().map(|s| of(&s[t][c])).sum::<f64>() / ranked[arm].len() as f64
-                    };
+                    let (resamples, confidence) = (self.evaluation.resamples, self.evaluation.confidence);
                     all.extend(place.contrasts(&self.evaluation.arms, &|arm, other| {
-                        let differences: Vec<f64> = kept.iter().map(|c| mean(arm, *c) - mean(other, *c)).collect();
-                        paired_bootstrap(&differences, &users, self.evaluation.resamples, self.evaluation.confidence, 0)
+                        let of_seed = |(arm, other): (&Vec<Vec<Ranked>>, &Vec<Vec<Ranked>>)| {
+                            kept.iter().map(|c| of(&arm[t][*c]) - of(&other[t][*c])).collect::<Vec<f64>>()
+                        };
+                        bootstrap(ranked[arm].iter().zip(&ranked[other]).map(of_seed), &users, resamples, confidence)
                     })?);
                 }
             }
         }
         Ok(all)
     }
+}
+
+/// Differences by training, drawn anew together with users.
+fn bootstrap(
+    differences: impl Iterator<Item = Vec<f64>>,
+    users: &[u32],
+    resamples: usize,
+    confidence: f64,
+) -> Result<Contrast> {
+    let differences: Vec<Vec<f64>> = differences.collect();
+    let slices: Vec<&[f64]> = differences.iter().map(Vec::as_slice).collect();
+    paired_bootstrap(&slices, users, resamples, confidence, 0)
 }
 
 /// Popularity and item-kNN, which have no seed.
@@ -598,11 +609,10 @@ fn judging(
     // Of one case.
     let loss = |p: f64, label: bool| log_loss(&[p], &[label]).unwrap_or(0.0);
     found.contrasts.extend(place("log_loss").contrasts(&evaluation.arms, &|arm, other| {
-        let mean = |of: usize, c: usize| {
-            by_arm[of].iter().map(|p| loss(p[c], labels[c])).sum::<f64>() / by_arm[of].len() as f64
+        let of_seed = |(arm, other): (&Vec<f64>, &Vec<f64>)| {
+            (0..test.len()).map(|c| loss(arm[c], labels[c]) - loss(other[c], labels[c])).collect::<Vec<f64>>()
         };
-        let differences: Vec<f64> = (0..test.len()).map(|c| mean(arm, c) - mean(other, c)).collect();
-        paired_bootstrap(&differences, &users, resamples, confidence, 0)
+        bootstrap(by_arm[arm].iter().zip(&by_arm[other]).map(of_seed), &users, resamples, confidence)
     })?);
     Ok(found)
 }

@@ -419,7 +419,7 @@ mod tests {
         let base = ndcg(&mut popularity(split));
         let differences: Vec<f64> = ndcg(&mut model).iter().zip(base).map(|(a, b)| a - b).collect();
         let users: Vec<u32> = cases.iter().map(|c| c.user).collect();
-        paired_bootstrap(&differences, &users, 2000, 0.95, 1).unwrap()
+        paired_bootstrap(&[&differences], &users, 2000, 0.95, 1).unwrap()
     }
 
     async fn split(folder: &Path, options: Options) -> Split {

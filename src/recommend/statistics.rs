@@ -33,18 +33,14 @@ pub struct Contrast {
     pub users: usize,
 }
 
-/// A user's share of a paired comparison.
-#[derive(Debug, Clone, Copy, Default)]
-struct Cluster {
-    sum: f64,
-    cases: f64,
-}
-
-/// Mean of `differences` (arm minus baseline, one a case) with a user-clustered percentile bootstrap: users are drawn
-/// with replacement, each with all its cases, and the mean over cases is taken again (Cameron, Gelbach and Miller 2008,
-/// pairs cluster bootstrap). The interval runs between the `(1 - confidence) / 2` quantiles, interpolated as NumPy
-/// does. The p-value is twice the smaller share of resamples on one side of 0 (0 itself counted on both), with one
-/// added to both counts so that it is never 0 (Davison and Hinkley 1997), and at most 1.
+/// Mean of `differences` (arm minus baseline; one slice for every training, in it one a case) with a percentile bootstrap
+/// over users and trainings: users are drawn with replacement, each with all its cases, and so are trainings, each with
+/// the differences of all users, and the mean over cases is taken again (Cameron, Gelbach and Miller 2008, pairs cluster
+/// bootstrap; Owen 2007, pigeonhole bootstrap, for the two crossed). Without the latter two arms that do not differ would
+/// be told apart by the luck of their seeds. One training is as it is. The interval runs between the
+/// `(1 - confidence) / 2` quantiles, interpolated as NumPy does. The p-value is twice the smaller share of resamples on
+/// one side of 0 (0 itself counted on both), with one added to both counts so that it is never 0 (Davison and Hinkley
+/// 1997), and at most 1.
 ///
 /// `users` names the user of every case in any order. The same seed gives the same users in every call with the same
 /// number of them, so that several metrics are resampled alike.
@@ -53,34 +49,80 @@ struct Cluster {
 /// `Kind::Internal` for slices of different lengths, no case, differences that are not numbers, no resample, or a
 /// confidence outside (0, 1).
 pub fn paired_bootstrap(
-    differences: &[f64],
+    differences: &[&[f64]],
     users: &[u32],
     resamples: usize,
     confidence: f64,
     seed: u64,
 ) -> Result<Contrast> {
     let bad = |why: &str| Err(Error::new(Kind::Internal, format!("a bootstrap cannot be made: {why}")));
-    if differences.is_empty() || differences.len() != users.len() {
+    if differences.is_empty() || users.is_empty() || differences.iter().any(|d| d.len() != users.len()) {
         return bad("there are no cases, or not one user for every case");
     }
-    if !differences.iter().all(|d| d.is_finite()) {
+    if !differences.iter().all(|d| d.iter().all(|v| v.is_finite())) {
         return bad("a difference is not a number");
     }
     if resamples == 0 || !(confidence > 0.0 && confidence < 1.0) {
         return bad("resamples must be positive and the confidence between 0 and 1");
     }
-    let clusters = clusters(differences, users);
-    let mean = |sum: Cluster| sum.sum / sum.cases;
+    let clusters = Clusters::new(differences, users);
     let means = (0..resamples as u64)
         .into_par_iter()
         .map(|i| {
             let mut random = Random::numbered(seed, i);
-            let drawn = (0..clusters.len()).map(|_| clusters[random.below(clusters.len())]);
-            mean(drawn.fold(Cluster::default(), add))
+            let drawn: Vec<usize> = (0..clusters.users()).map(|_| random.below(clusters.users())).collect();
+            clusters.mean(drawn.into_iter(), &trainings(&mut random, differences.len()))
         })
         .collect();
-    let estimate = mean(clusters.iter().copied().fold(Cluster::default(), add));
-    Ok(percentiles(estimate, means, confidence, clusters.len()))
+    let estimate = clusters.mean(0..clusters.users(), &vec![1; differences.len()]);
+    Ok(percentiles(estimate, means, confidence, clusters.users()))
+}
+
+/// How often each of `n` trainings is drawn.
+fn trainings(random: &mut Random, n: usize) -> Vec<u32> {
+    let mut weights = vec![0; n];
+    match n {
+        1 => weights[0] = 1,
+        _ => (0..n).for_each(|_| weights[random.below(n)] += 1),
+    }
+    weights
+}
+
+/// Sums and counts by user.
+struct Clusters {
+    /// `[users, trainings]`.
+    sums: Vec<f64>,
+    cases: Vec<f64>,
+    trainings: usize,
+}
+
+impl Clusters {
+    fn new(differences: &[&[f64]], users: &[u32]) -> Self {
+        let mut order: Vec<usize> = (0..users.len()).collect();
+        // Stable, so that a user's sum does not depend on how the sort moves equal keys.
+        order.sort_by_key(|case| users[*case]);
+        let (mut sums, mut cases) = (Vec::new(), Vec::new());
+        for of_user in order.chunk_by(|a, b| users[*a] == users[*b]) {
+            sums.extend(differences.iter().map(|d| of_user.iter().map(|case| d[*case]).sum::<f64>()));
+            cases.push(of_user.len() as f64);
+        }
+        Clusters { sums, cases, trainings: differences.len() }
+    }
+
+    fn users(&self) -> usize {
+        self.cases.len()
+    }
+
+    /// Mean over the cases of the drawn users, every training as often as its weight, of which the sum is their number.
+    fn mean(&self, drawn: impl Iterator<Item = usize>, weights: &[u32]) -> f64 {
+        let (mut sum, mut cases) = (0.0, 0.0);
+        for user in drawn {
+            let row = &self.sums[user * self.trainings..(user + 1) * self.trainings];
+            sum += row.iter().zip(weights).map(|(s, w)| s * f64::from(*w)).sum::<f64>();
+            cases += self.cases[user];
+        }
+        sum / cases / self.trainings as f64
+    }
 }
 
 /// The interval and the p-value that resampled means give.
@@ -94,9 +136,9 @@ fn percentiles(estimate: f64, mut means: Vec<f64>, confidence: f64, users: usize
     Contrast { interval, p: (2.0 * side(below).min(side(above))).min(1.0), users }
 }
 
-/// The difference of two AUCs, arm minus baseline, with the intervals of [`paired_bootstrap`]: users are drawn, each with all
-/// its cases, and both AUCs are taken again over what was drawn. `scores` holds the arm's and the baseline's scores of every
-/// case, one pair of slices for every seed; the difference is the mean over seeds. A draw without positives or without
+/// The difference of two AUCs, arm minus baseline, with the intervals of [`paired_bootstrap`]: users and trainings are drawn,
+/// and both AUCs are taken again over what was drawn. `scores` holds the arm's and the baseline's scores of every case, one
+/// pair of slices for every training; the difference is the mean over trainings. A draw without positives or without
 /// negatives has no AUC and counts as no difference.
 ///
 /// # Errors
@@ -125,9 +167,10 @@ pub fn paired_bootstrap_auc(
     ids.dedup();
     let place: Vec<usize> = users.iter().map(|u| ids.partition_point(|id| id < u)).collect();
     let orders: Vec<[Ordered; 2]> = scores.iter().map(|pair| pair.map(|s| Ordered::new(s, labels, &place))).collect();
-    let difference = |weights: &[u32]| {
+    let difference = |weights: &[u32], trainings: &[u32]| {
         let of = |[arm, other]: &[Ordered; 2]| arm.auc(weights).zip(other.auc(weights)).map_or(0.0, |(a, b)| a - b);
-        orders.iter().map(of).sum::<f64>() / orders.len() as f64
+        let drawn = orders.iter().zip(trainings).filter(|(_, times)| **times > 0);
+        drawn.map(|(pair, times)| of(pair) * f64::from(*times)).sum::<f64>() / orders.len() as f64
     };
     let means = (0..resamples as u64)
         .into_par_iter()
@@ -135,10 +178,10 @@ pub fn paired_bootstrap_auc(
             let mut random = Random::numbered(seed, i);
             let mut weights = vec![0_u32; ids.len()];
             (0..ids.len()).for_each(|_| weights[random.below(ids.len())] += 1);
-            difference(&weights)
+            difference(&weights, &trainings(&mut random, orders.len()))
         })
         .collect();
-    Ok(percentiles(difference(&vec![1; ids.len()]), means, confidence, ids.len()))
+    Ok(percentiles(difference(&vec![1; ids.len()], &vec![1; orders.len()]), means, confidence, ids.len()))
 }
 
 /// Cases in ascending order of a score: user's place and label, and where a new score begins.
@@ -177,19 +220,6 @@ impl Ordered {
         wins += positives_here * (2 * below + negatives_here);
         (positives > 0 && negatives > 0).then(|| wins as f64 / (2.0 * positives as f64 * negatives as f64))
     }
-}
-
-fn add(a: Cluster, b: Cluster) -> Cluster {
-    Cluster { sum: a.sum + b.sum, cases: a.cases + b.cases }
-}
-
-/// Sums and counts a user, by user.
-fn clusters(differences: &[f64], users: &[u32]) -> Vec<Cluster> {
-    let mut rows: Vec<(u32, f64)> = users.iter().copied().zip(differences.iter().copied()).collect();
-    // Stable, so that a user's sum does not depend on how the sort moves equal keys.
-    rows.sort_by_key(|row| row.0);
-    let users = rows.chunk_by(|a, b| a.0 == b.0);
-    users.map(|rows| Cluster { sum: rows.iter().map(|r| r.1).sum(), cases: rows.len() as f64 }).collect()
 }
 
 /// The quantile of ascending values, interpolated between the two nearest (NumPy's and R's default, type 7).
@@ -323,7 +353,7 @@ mod tests {
         let given = &expected()["bootstrap"];
         let differences = numbers(&given["differences"]);
         let users: Vec<u32> = (0..differences.len() as u32).rev().collect();
-        let ours = paired_bootstrap(&differences, &users, 100_000, 0.95, 3).unwrap();
+        let ours = paired_bootstrap(&[&differences], &users, 100_000, 0.95, 3).unwrap();
         // Two generators: the ends scatter by about 0.0015.
         near(ours.interval.low, &given["scipy"]["low"], 0.006);
         near(ours.interval.high, &given["scipy"]["high"], 0.006);
@@ -336,7 +366,7 @@ mod tests {
         // Three users: sums 3, 0 and -1 over 3, 1 and 2 cases. All 27 draws by hand: of users (a, b, c) with
         // multiplicities summing to 3 the mean is (3a - c) / (3a + b + 2c).
         let (differences, users) = ([1.0, -0.5, 1.0, 0.0, 1.0, -0.5], [7, 2, 7, 4, 7, 2]);
-        let ours = paired_bootstrap(&differences, &users, 60_000, 0.8, 1).unwrap();
+        let ours = paired_bootstrap(&[&differences], &users, 60_000, 0.8, 1).unwrap();
         assert_eq!(ours.users, 3);
         let mut exact = Vec::new();
         for draw in 0..27 {
@@ -359,7 +389,7 @@ mod tests {
         let users: Vec<u32> = (0..500).map(|i| i % 31).collect();
         let run = |threads, seed| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| paired_bootstrap(&differences, &users, 999, 0.95, seed).unwrap())
+            pool.install(|| paired_bootstrap(&[&differences], &users, 999, 0.95, seed).unwrap())
         };
         assert_eq!(run(1, 5), run(3, 5));
         assert_ne!(run(1, 5), run(1, 6));
@@ -367,11 +397,23 @@ mod tests {
 
     #[test]
     fn no_difference_is_no_finding_and_nonsense_is_refused() {
-        let none = paired_bootstrap(&[0.0; 6], &[0, 1, 2, 0, 1, 2], 100, 0.95, 0).unwrap();
+        let none = paired_bootstrap(&[&[0.0; 6]], &[0, 1, 2, 0, 1, 2], 100, 0.95, 0).unwrap();
         assert_eq!((none.p, none.interval), (1.0, Interval { mean: 0.0, low: 0.0, high: 0.0 }));
         for (differences, users) in [(vec![], vec![]), (vec![1.0], vec![0, 1]), (vec![f64::NAN], vec![0])] {
-            assert_eq!(paired_bootstrap(&differences, &users, 10, 0.95, 0).unwrap_err().kind(), Kind::Internal);
+            assert_eq!(paired_bootstrap(&[&differences], &users, 10, 0.95, 0).unwrap_err().kind(), Kind::Internal);
         }
+    }
+
+    #[test]
+    fn the_luck_of_one_seed_is_no_difference() {
+        let users: Vec<u32> = (0..200).collect();
+        let (lucky, even, small) = (vec![1.0; 200], vec![0.0; 200], vec![0.2; 200]);
+        let draw = |by_seed: &[&[f64]]| paired_bootstrap(by_seed, &users, 4000, 0.95, 0).unwrap();
+        let luck = draw(&[&lucky, &even, &even, &even, &even]);
+        assert!((luck.interval.mean - 0.2).abs() < 1e-12 && luck.interval.low == 0.0 && luck.p > 0.3, "{luck:?}");
+        let same = draw(&[small.as_slice(); 5]);
+        assert!((same.interval.low - 0.2).abs() < 1e-12 && same.p < 0.001, "{same:?}");
+        assert!(paired_bootstrap(&[&small, &small[1..]], &users, 10, 0.95, 0).is_err());
     }
 
     #[test]
