@@ -342,7 +342,8 @@ impl Prepared {
 pub fn new_session(job: &Job) -> Result<Session> {
     let spill = &job.spec.resources.spill_dir;
     Session::new(SessionOptions {
-        memory_limit: job.memory_limit,
+        // The pool counts neither what is being decoded nor what is being written.
+        memory_limit: job.memory_limit / 4 * 3,
         spill_dir: (!spill.is_empty()).then(|| PathBuf::from(spill)),
         ..SessionOptions::default()
     })
