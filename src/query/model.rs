@@ -35,8 +35,8 @@ const BUILTIN: [(&str, &str); 11] = [
 /// Definitions over a whole log, whose joins are written so that the left side is the one to hold in memory.
 const JOINS_AS_WRITTEN: [&str; 5] = ["item_category", "item_pair", "item_taste", "opinion", "user_history"];
 
-/// Definitions that only join tables of wide rows.
-const SORTED_JOINS: [&str; 1] = ["item_audience"];
+/// Definitions that join wide rows, or more rows than there are events.
+const SORTED_JOINS: [&str; 2] = ["item_audience", "reason_prompt"];
 
 /// One table's definition.
 #[derive(Debug, Clone)]
