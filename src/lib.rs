@@ -104,6 +104,7 @@ pub mod recommend {
     pub mod transformer;
     pub mod sasrec;
     pub mod din;
+    pub mod arms;
     pub mod ablation;
 }
 

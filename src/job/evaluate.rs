@@ -25,7 +25,8 @@ use crate::job::stop::Stop;
 use crate::job::tables::locate;
 use crate::llm::device;
 use crate::query::session::{Param, Session};
-use crate::recommend::ablation::{self, Arm, Data, Evaluation, ItemVectors, Training, target_name};
+use crate::recommend::ablation::{self, Evaluation, Training, target_name};
+use crate::recommend::arms::{Arm, Data, ItemVectors};
 use crate::recommend::data::Log;
 use crate::recommend::din::{self, Labels};
 use crate::recommend::results::Results;
@@ -155,6 +156,13 @@ pub fn load(path: &Path) -> Result<Spec> {
     }
     if spec.sasrec.is_none() && spec.din.is_none() {
         return bad("there must be a [sasrec] or a [din]".into());
+    }
+    if spec.out.contains("://") {
+        return bad(format!("out: checkpoints need a folder of this machine, not {}", spec.out));
+    }
+    let rates = [spec.sasrec.as_ref().map(|s| &s.learning_rates), spec.din.as_ref().map(|d| &d.learning_rates)];
+    if rates.into_iter().flatten().any(|rates| rates.is_empty() || rates.iter().any(|r| r.is_nan() || *r <= 0.0)) {
+        return bad("learning_rates: name one or more, each above 0".into());
     }
     arms(&spec)?;
     targets(&spec)?;

@@ -13,6 +13,8 @@ use curec::table::input::{InputReport, check_input, open_input};
 use curec::table::store::Location;
 use parquet::arrow::ArrowWriter;
 
+use crate::common::shared;
+
 fn write(path: &Path, columns: &[(&str, ArrayRef)]) {
     let batch =
         RecordBatch::try_from_iter_with_nullable(columns.iter().map(|(n, a)| (*n, Arc::clone(a), true))).unwrap();
@@ -55,19 +57,6 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("interaction.parquet");
     (dir, file)
-}
-
-fn shared(relative: &str) -> Option<PathBuf> {
-    let root = match std::env::var_os("CUREC_SHARED") {
-        Some(root) => PathBuf::from(root),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-    };
-    let path = root.join(relative);
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: {relative} is not there (set CUREC_SHARED)");
-    None
 }
 
 #[tokio::test]

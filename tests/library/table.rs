@@ -25,21 +25,10 @@ use curec::table::write::Stamp;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Encoding;
 
+use crate::common::shared;
+
 const AS_OF: i64 = 893_116_800_000_000;
 const DT: &str = "1998-04-20";
-
-fn shared(relative: &str) -> Option<PathBuf> {
-    let root = match std::env::var_os("CUREC_SHARED") {
-        Some(root) => PathBuf::from(root),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-    };
-    let path = root.join(relative);
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: {relative} is not there (set CUREC_SHARED)");
-    None
-}
 
 fn stamp(fingerprint: &str) -> Stamp {
     let parts = BTreeMap::from([("model".to_owned(), "m1".to_owned())]);
