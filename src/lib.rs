@@ -64,6 +64,13 @@ pub mod llm {
     pub mod encoder;
 }
 
+/// What trains: weights, Adam, layers, one random generator. Knows nothing of what is learned.
+pub mod network {
+    pub mod random;
+    pub mod parameters;
+    pub mod layers;
+}
+
 /// Where tables and language models meet: prompts, batches, the engine, and the SQL functions over it.
 pub mod generate {
     pub mod prompt;
@@ -87,14 +94,11 @@ pub mod recommend {
     pub mod split;
     pub mod metrics;
     pub mod text_metrics;
-    pub mod random;
     pub mod statistics;
     pub mod results;
     pub mod results_text;
     pub mod simulate;
     pub mod whitening;
-    pub mod parameters;
-    pub mod layers;
     pub mod host;
     pub mod attention;
     pub mod objective;

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use burn::tensor::{Tensor, activation};
 
 use crate::error::{Error, Kind, Result};
-use crate::recommend::layers::{Linear, Pass};
-use crate::recommend::parameters::{Init, Parameters, Slot};
+use crate::network::layers::{Linear, Pass};
+use crate::network::parameters::{Init, Parameters, Slot};
 
 /// Vectors by number, some of which may be missing.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,8 +6,8 @@
 use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
+use crate::network::random::Random;
 use crate::recommend::adaptor::{Content, Histories, Vectors};
-use crate::recommend::random::Random;
 use crate::recommend::split::Split;
 use crate::recommend::whitening::Whitening;
 

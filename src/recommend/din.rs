@@ -16,11 +16,11 @@ use burn::tensor::{Tensor, activation};
 use crate::error::{Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::into_vec;
+use crate::network::layers::{Linear, Pass};
+use crate::network::parameters::{Init, Parameters, Slot};
+use crate::network::random::Random;
 use crate::recommend::adaptor::{Adaptor, AdaptorConfig, Content};
-use crate::recommend::layers::{Linear, Pass};
 use crate::recommend::metrics::Scorer;
-use crate::recommend::parameters::{Init, Parameters, Slot};
-use crate::recommend::random::Random;
 use crate::recommend::split::Case;
 use crate::recommend::train::{Model, Sequence, Step};
 

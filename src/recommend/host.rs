@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use crate::recommend::random::Random;
+use crate::network::random::Random;
 
 /// Rows of a block: one task, and one partial sum.
 const BLOCK: usize = 64;

@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use crate::error::{Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::{from_vec, into_vec};
+use crate::network::random::Random;
 use crate::recommend::host;
-use crate::recommend::random::Random;
 
 /// What a model of the next item is trained on.
 #[derive(Debug, Clone, Copy, PartialEq)]

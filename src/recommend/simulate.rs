@@ -36,7 +36,7 @@ use parquet::arrow::arrow_writer::ArrowWriter;
 use rayon::prelude::*;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::recommend::random::Random;
+use crate::network::random::Random;
 use crate::table::check::{Checker, conform};
 use crate::table::contract::Contract;
 use crate::table::write::writer_properties;

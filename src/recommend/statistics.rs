@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
-use crate::recommend::random::Random;
+use crate::network::random::Random;
 
 /// How often users are drawn anew, where nobody says otherwise.
 pub const RESAMPLES: usize = 10_000;

@@ -11,10 +11,10 @@ use std::time::Instant;
 use burn::tensor::Tensor;
 
 use crate::error::{Error, Kind, Result};
-use crate::recommend::layers::Pass;
+use crate::network::layers::Pass;
+use crate::network::parameters::{Parameters, Values};
+use crate::network::random::Random;
 use crate::recommend::metrics::{Options, Scorer, rank_cases};
-use crate::recommend::parameters::{Parameters, Values};
-use crate::recommend::random::Random;
 use crate::recommend::split::{Case, Split};
 use crate::telemetry::{Progress, Voice};
 

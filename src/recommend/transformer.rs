@@ -12,11 +12,11 @@ use burn::tensor::{Tensor, activation};
 use crate::error::Result;
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::{from_vec, into_vec};
+use crate::network::layers::{Linear, NORM_EPSILON, Norm, Pass};
+use crate::network::parameters::{Init, Parameters, Slot};
 use crate::recommend::attention::{Shape, attend, attend_backward};
 use crate::recommend::host::{self, Noise, Normed};
-use crate::recommend::layers::{Linear, NORM_EPSILON, Norm, Pass};
 use crate::recommend::objective::Judged;
-use crate::recommend::parameters::{Init, Parameters, Slot};
 
 /// Measures of a transformer.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -125,7 +125,7 @@ fn rotate(rows: &mut [Vec<f64>], p: usize, q: usize, c: f64, s: f64) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::needless_range_loop)]
     use super::*;
-    use crate::recommend::random::Random;
+    use crate::network::random::Random;
 
     #[test]
     fn eigenvectors_make_the_matrix_again() {

@@ -14,7 +14,7 @@ use arrow::array::{
 };
 use arrow::compute::{concat_batches, sort_to_indices, take};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-use curec::recommend::random::Random;
+use curec::network::random::Random;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::common::{self, World, expect_code, january};

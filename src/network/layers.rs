@@ -1,6 +1,6 @@
 //! What networks are made of: a pass, linear layers, norms, dropout, rows of tables.
 //!
-//! Knows tensors and weights; knows nothing of recommenders. Every linear layer takes `[n, width]`, so that it is one
+//! Knows tensors and weights; knows nothing of what they are for. Every linear layer takes `[n, width]`, so that it is one
 //! matrix product, whatever stands for the `n`.
 
 use burn::tensor::{Distribution, Int, Tensor, TensorData, module};
@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::from_vec;
-use crate::recommend::parameters::{Init, Leaves, Parameters, Slot};
-use crate::recommend::random::Random;
+use crate::network::parameters::{Init, Leaves, Parameters, Slot};
+use crate::network::random::Random;
 
 /// One pass of a model: its weights, and the randomness of training where it trains.
 pub struct Pass {

@@ -1,4 +1,4 @@
-//! The weights of a recommender: their names, how they begin, Adam's steps, and the files that hold them.
+//! Weights: their names, how they begin, Adam's steps, and the files that hold them.
 //!
 //! Knows tensors and safetensors. Knows nothing of what the weights are for. All weights are matrices; a bias is one row.
 //! A weight's first values depend on the seed and its own name only, so a model with an added part begins exactly as the
@@ -15,7 +15,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::{from_vec, into_vec};
-use crate::recommend::random::Random;
+use crate::network::random::Random;
 
 /// Which weight of its [`Parameters`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
