@@ -107,6 +107,8 @@ pub struct DataSpec {
     pub job: PathBuf,
     #[serde(default)]
     pub set: Vec<String>,
+    #[serde(default)]
+    pub aligned: Vec<String>,
 }
 
 /// An evaluation that ended well.
@@ -164,8 +166,14 @@ pub fn load(path: &Path) -> Result<Spec> {
     if rates.into_iter().flatten().any(|rates| rates.is_empty() || rates.iter().any(|r| r.is_nan() || *r <= 0.0)) {
         return bad("learning_rates: name one or more, each above 0".into());
     }
-    arms(&spec)?;
+    let arms = arms(&spec)?;
     targets(&spec)?;
+    if let Some(data) = spec.data.iter().find(|data| arms.contains(&Arm::Aligned) && data.aligned.is_empty()) {
+        return bad(format!(
+            "[[data]] {}: arm A4 needs `aligned`, the keys that name the adapter and its templates",
+            data.name
+        ));
+    }
     Ok(spec)
 }
 
@@ -235,8 +243,9 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &Stop) -> Result<Done> {
         let (evaluation, stop) = (evaluation.clone(), stop.clone());
         let liked = spec.din.as_ref().map_or(LIKED, |din| din.like_threshold);
         let found = tokio::task::spawn_blocking(move || {
-            let [attributes, reasons, anonymous] = vectors;
-            let data = Data { name: &source.name, split: &source.split, liked, attributes, reasons, anonymous };
+            let [attributes, reasons, aligned, anonymous] = vectors;
+            let Source { name, split, .. } = &source;
+            let data = Data { name, split, liked, attributes, reasons, aligned, anonymous };
             ablation::evaluate(&data, &evaluation, &mut |line| {
                 tracing::info!("{line}");
                 stop.check()
@@ -268,7 +277,8 @@ const NOTES: [&str; 6] = [
     "Intervals of arms are Student's t over trainings that differ in their seed; those of differences are percentiles of a \
      paired bootstrap over users and trainings, so that the luck of seeds is in them. Holm corrects within a data set, \
      recommender, target, metric and tier.",
-    "A9 is given the answer with the question. It is never a result: where it does not jump, the yardstick is broken.",
+    "A9 is given the answer with the question. It is never a result: where NDCG or AUC over all cases do not jump, the \
+     yardstick is broken.",
 ];
 
 fn sasrec_of(s: &SasRecSpec, voice: Voice) -> Training<sasrec::Config> {
@@ -347,6 +357,7 @@ struct Source {
     name: String,
     job: Job,
     overrides: Vec<String>,
+    aligned: Vec<String>,
     file: PathBuf,
     folder: PathBuf,
     log: Log,
@@ -370,7 +381,8 @@ impl Source {
         let split = temporal(&log, spec.split.train_quantile, spec.split.valid_quantile)
             .map_err(|e| e.with("data", &data.name))?;
         let interval = last_day_before(split.valid_from())?;
-        Ok(Source { name: data.name.clone(), job, overrides, file: data.job.clone(), folder, log, split, interval })
+        let (name, aligned, file) = (data.name.clone(), data.aligned.clone(), data.job.clone());
+        Ok(Source { name, job, overrides, aligned, file, folder, log, split, interval })
     }
 
     fn describe(&self) -> String {
@@ -388,15 +400,16 @@ impl Source {
         )
     }
 
-    /// Sentence vectors of attributes, reasons, and reasons without titles; empty where no arm wants them.
+    /// Sentence vectors of attributes, reasons, the aligned model's reasons, and reasons without titles; empty where no arm
+    /// wants them.
     async fn vectors(
         &self,
         arms: &[Arm],
         voice: Voice,
         stop: &Stop,
         facts: &mut Vec<(String, String)>,
-    ) -> Result<[ItemVectors; 3]> {
-        let mut found = [Vec::new(), Vec::new(), Vec::new()];
+    ) -> Result<[ItemVectors; 4]> {
+        let mut found = [const { Vec::new() }; 4];
         let note = |facts: &mut Vec<(String, String)>, what: &str, vectors: &ItemVectors| {
             let n = vectors.iter().flatten().count();
             facts.push((format!("{}, {what}", self.name), format!("{n} of {} items", vectors.len())));
@@ -411,14 +424,30 @@ impl Source {
                 note(facts, "accepted reasons (A3, A7)", &found[1]);
             }
         }
+        let other = |folder: &str, set: &[String]| -> Result<Job> {
+            let warehouse = self.folder.join(folder).join("warehouse");
+            let overrides = self.overrides.iter().chain(set).cloned();
+            let overrides: Vec<String> = overrides.chain([format!("warehouse={}", warehouse.display())]).collect();
+            Job::load(&self.file, &overrides)
+        };
+        if arms.contains(&Arm::Aligned) {
+            found[2] = self.reasons_of(&other("aligned", &self.aligned)?, voice, stop).await?;
+            note(facts, "accepted reasons of the aligned model (A4)", &found[2]);
+        }
         if arms.contains(&Arm::Anonymous) {
-            let job = self.anonymous().await?;
-            self.run(&job, voice, stop).await?;
-            let session = run::session_of(&job).await?;
-            found[2] = self.embed(&job, reasons(&session, self.interval).await?).await?;
-            note(facts, "accepted reasons without titles (A10)", &found[2]);
+            let items = self.anonymous().await?;
+            let job = other("anonymous", &[format!("input.item={}", items.display())])?;
+            found[3] = self.reasons_of(&job, voice, stop).await?;
+            note(facts, "accepted reasons without titles (A10)", &found[3]);
         }
         Ok(found)
+    }
+
+    /// Runs a job and embeds the reasons it accepted.
+    async fn reasons_of(&self, job: &Job, voice: Voice, stop: &Stop) -> Result<ItemVectors> {
+        self.run(job, voice, stop).await?;
+        let session = run::session_of(job).await?;
+        self.embed(job, reasons(&session, self.interval).await?).await
     }
 
     async fn run(&self, job: &Job, voice: Voice, stop: &Stop) -> Result<()> {
@@ -426,8 +455,8 @@ impl Source {
         run::run(job, self.interval, options, stop.clone()).await.map(|_| ()).map_err(|e| e.with("data", &self.name))
     }
 
-    /// The job over items whose titles say nothing.
-    async fn anonymous(&self) -> Result<Job> {
+    /// A file of the items under titles that say nothing.
+    async fn anonymous(&self) -> Result<PathBuf> {
         let folder = self.folder.join("anonymous");
         make_folder(&folder)?;
         let session = run::session_of(&self.job).await?;
@@ -449,10 +478,7 @@ impl Source {
         }
         let path = folder.join("item.parquet");
         write_local(&path, &renamed)?;
-        let mut overrides = self.overrides.clone();
-        overrides.push(format!("input.item={}", path.display()));
-        overrides.push(format!("warehouse={}", folder.join("warehouse").display()));
-        Job::load(&self.file, &overrides)
+        Ok(path)
     }
 
     /// The texts' vectors, in the order of the catalogue.

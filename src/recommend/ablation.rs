@@ -137,6 +137,8 @@ fn pairs(arms: &[Arm]) -> Vec<(usize, usize)> {
     let others = [
         (Arm::Attributes, Arm::Random),
         (Arm::ZeroShot, Arm::Attributes),
+        (Arm::Aligned, Arm::Attributes),
+        (Arm::Aligned, Arm::ZeroShot),
         (Arm::ZeroShot, Arm::Shuffled),
         (Arm::ZeroShot, Arm::Anonymous),
     ];

@@ -27,7 +27,9 @@ pub enum Arm {
     Attributes,
     /// A3: the language model's accepted reasons, as it comes.
     ZeroShot,
-    /// A7: those reasons, dealt out to other items.
+    /// A4: accepted reasons of the aligned model.
+    Aligned,
+    /// A7: the reasons of A3, dealt out to other items.
     Shuffled,
     /// A9: the answer itself, given with the question: what comes next and whether it is liked. Never a result: the proof
     /// that the yardstick sees a leak.
@@ -38,8 +40,16 @@ pub enum Arm {
 
 impl Arm {
     /// All of them, in order.
-    pub const ALL: [Arm; 7] =
-        [Arm::NoText, Arm::Random, Arm::Attributes, Arm::ZeroShot, Arm::Shuffled, Arm::Leak, Arm::Anonymous];
+    pub const ALL: [Arm; 8] = [
+        Arm::NoText,
+        Arm::Random,
+        Arm::Attributes,
+        Arm::ZeroShot,
+        Arm::Aligned,
+        Arm::Shuffled,
+        Arm::Leak,
+        Arm::Anonymous,
+    ];
 
     /// Its name in tables.
     pub fn code(self) -> &'static str {
@@ -48,13 +58,14 @@ impl Arm {
             Arm::Random => "A1",
             Arm::Attributes => "A2",
             Arm::ZeroShot => "A3",
+            Arm::Aligned => "A4",
             Arm::Shuffled => "A7",
             Arm::Leak => "A9",
             Arm::Anonymous => "A10",
         }
     }
 
-    /// Whether it needs the language model's reasons.
+    /// Whether it needs the reasons of the language model as it comes.
     pub fn wants_reasons(self) -> bool {
         matches!(self, Arm::ZeroShot | Arm::Shuffled)
     }
@@ -75,6 +86,8 @@ pub struct Data<'a> {
     pub attributes: ItemVectors,
     /// Of accepted reasons; empty where no arm wants them.
     pub reasons: ItemVectors,
+    /// Of accepted reasons of the aligned model; empty where no arm wants them.
+    pub aligned: ItemVectors,
     /// Of accepted reasons without titles; empty where no arm wants them.
     pub anonymous: ItemVectors,
 }
@@ -103,6 +116,7 @@ pub fn content(arm: Arm, data: &Data<'_>, seed: u64) -> Result<Content> {
         Arm::Attributes | Arm::Leak => of(&data.attributes, "attributes")?,
         // The same reasons make the same vectors, whoever has them then.
         Arm::ZeroShot | Arm::Shuffled => of(&data.reasons, "reasons")?,
+        Arm::Aligned => of(&data.aligned, "reasons of an aligned model")?,
         Arm::Anonymous => of(&data.anonymous, "reasons without titles")?,
     };
     let mut vectors = whitened(&raw, split.train_counts())?;
@@ -205,6 +219,7 @@ pub(crate) mod tests {
             liked: 4.0,
             attributes: vectors("a"),
             reasons: vectors("r"),
+            aligned: vectors("l"),
             anonymous: Vec::new(),
         }
     }
@@ -219,14 +234,20 @@ pub(crate) mod tests {
         let data = data(&split);
         let arm = |arm, seed| of_items(&content(arm, &data, seed).unwrap());
         assert!(!arm(Arm::NoText, 0).contains("true"), "no vector is there");
-        for (of, by_seed) in
-            [(Arm::NoText, false), (Arm::Attributes, false), (Arm::Random, true), (Arm::Shuffled, true)]
-        {
+        for (of, by_seed) in [
+            (Arm::NoText, false),
+            (Arm::Attributes, false),
+            (Arm::Aligned, false),
+            (Arm::Random, true),
+            (Arm::Shuffled, true),
+        ] {
             assert!((arm(of, 0) != arm(of, 1)) == by_seed, "{of:?}");
         }
         let distinct: std::collections::BTreeSet<String> =
-            [Arm::NoText, Arm::Random, Arm::Attributes, Arm::ZeroShot, Arm::Shuffled].map(|a| arm(a, 0)).into();
-        assert_eq!(distinct.len(), 5);
+            [Arm::NoText, Arm::Random, Arm::Attributes, Arm::ZeroShot, Arm::Aligned, Arm::Shuffled]
+                .map(|a| arm(a, 0))
+                .into();
+        assert_eq!(distinct.len(), 6);
         assert!(content(Arm::Anonymous, &data, 0).is_err(), "its vectors were not made");
 
         // The same vectors, but for who has which.

@@ -308,13 +308,17 @@ impl<'a> Section<'a> {
     }
 }
 
-/// A contrast's verdict; of the leak it says whether the yardstick saw it.
+/// A contrast's verdict; of the leak it says whether the yardstick saw it. What must see it are the two measures of order
+/// over all cases: cold items have no vectors to leak through, and who is told the answers in training becomes too sure
+/// of itself, which costs log-loss.
 fn verdict(c: &Contrasted) -> String {
+    let must_see = c.tier == "all" && (c.metric == "auc" || c.metric.starts_with("ndcg"));
     let better = if lower_is_better(&c.metric) { "lower" } else { "higher" };
     match (c.arm == LEAK, c.verdict()) {
         (false, said) => said.into(),
         (true, said) if said == better => format!("{said} (no result: the leak is seen)"),
-        (true, said) => format!("{said} (no result: THE LEAK IS NOT SEEN)"),
+        (true, said) if must_see => format!("{said} (no result: THE LEAK IS NOT SEEN)"),
+        (true, said) => format!("{said} (no result)"),
     }
 }
 
@@ -439,8 +443,12 @@ mod tests {
         assert!(found.markdown().contains("THE LEAK IS NOT SEEN"));
         found.contrasts = vec![contrasted("A9", "A0", (0.1, 0.05, 0.2), 0.001)];
         assert!(!found.markdown().contains("NOT SEEN"));
+        found.contrasts = vec![contrasted("A9", "A0", (0.0, -0.1, 0.1), 0.9)];
+        found.contrasts[0].tier = "cold".into();
+        assert!(!found.markdown().contains("NOT SEEN"), "nothing leaks through items without vectors");
         found.contrasts[0].metric = "log_loss".into();
-        assert!(found.markdown().contains("THE LEAK IS NOT SEEN"), "a leak lowers the loss");
+        found.contrasts[0].tier = "all".into();
+        assert!(!found.markdown().contains("NOT SEEN"), "who knows the answers is too sure of itself");
     }
 
     #[test]
