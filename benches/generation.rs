@@ -42,7 +42,7 @@ fn main() {
     let device = device::open(&name).unwrap();
     let started = Instant::now();
     let files = ModelFiles::open(&path).unwrap();
-    let mut model = CausalLm::load(&files, &device, rows, prompt + new).unwrap();
+    let mut model = CausalLm::load(&files, None, &device, rows, prompt + new).unwrap();
     model.set_threads(threads).unwrap();
     let load = started.elapsed().as_secs_f64();
 

@@ -64,7 +64,7 @@ HistorySpec {
 });
 section!(/// `[model]`
 ModelSpec {
-    generator: String, encoder: String, cache_dir: String, device: String, threads: usize, slots: usize, max_step_tokens: usize,
+    generator: String, adapter: String, encoder: String, cache_dir: String, device: String, threads: usize, slots: usize, max_step_tokens: usize,
     max_positions: usize,
 });
 section!(/// `[prompt]`

@@ -56,6 +56,7 @@ pub mod llm {
     pub mod tokenizer;
     pub mod gguf;
     pub mod weights;
+    pub mod adapter;
     pub mod kernels;
     pub mod kv_cache;
     pub mod ops;

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Answer, Batcher, BatcherOptions, Completion, Detokenize, Request, RowError};
+use crate::llm::adapter::Adapter;
 use crate::llm::chat::ChatTemplate;
 use crate::llm::decoder::{CausalLm, Decoder};
 use crate::llm::device;
@@ -83,12 +84,12 @@ enum Model {
 
 impl Engine {
     /// An engine for the model at `model_path` (a GGUF file or a Hugging Face directory) on `device` (`auto`, `cpu`,
-    /// `wgpu`, `cuda:0` ...). Reads headers and the tokenizer only; the weights are loaded by [`Engine::load_blocking`] or with
-    /// the first rows.
+    /// `wgpu`, `cuda:0` ...), with the adapter in the folder `adapter`, where there is one. Reads headers and the tokenizer only;
+    /// the weights are loaded by [`Engine::load_blocking`] or with the first rows.
     ///
     /// # Errors
     /// `Kind::Model` where the files or the tokenizer are missing, broken or not supported.
-    pub fn start(model_path: &Path, device: &str, options: EngineOptions) -> Result<Engine> {
+    pub fn start(model_path: &Path, adapter: Option<&Path>, device: &str, options: EngineOptions) -> Result<Engine> {
         let files = Arc::new(ModelFiles::open(model_path)?);
         let tokenizer = Arc::new(files.tokenizer()?);
         let chat_template = files.chat_template().ok();
@@ -96,10 +97,12 @@ impl Engine {
         let eos_ids = files.config().eos_ids.clone();
         let load: Load = {
             let (files, device) = (files.clone(), device.to_owned());
+            let adapter = adapter.map(Path::to_owned);
             Box::new(move |slots| {
                 let device = device::open(&device)?;
+                let adapter = adapter.as_deref().map(|dir| Adapter::read(dir, files.config())).transpose()?;
                 tracing::debug!(device = device.name, slots, positions, "loading the model");
-                Ok(Box::new(CausalLm::load(&files, &device, slots, positions)?) as Box<dyn Decoder>)
+                Ok(Box::new(CausalLm::load(&files, adapter.as_ref(), &device, slots, positions)?) as Box<dyn Decoder>)
             })
         };
         let worker = Worker::spawn(load, tokenizer.clone(), eos_ids, &options)?;

@@ -15,6 +15,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Completion, Request, RowError};
 use crate::generate::engine::{Engine, EngineOptions};
 use crate::generate::prompt::{self, Fingerprint, PromptTemplate};
+use crate::llm::adapter::Adapter;
 use crate::llm::chat::ChatTemplate;
 use crate::llm::device;
 use crate::llm::encoder::{EncoderFiles, SentenceEncoder};
@@ -95,6 +96,8 @@ impl Place {
 /// The models of one job. Share it in an `Arc`.
 pub struct Models {
     generator_place: Place,
+    /// None: the model as it comes.
+    adapter_place: Option<Place>,
     encoder_place: Place,
     device: String,
     options: EngineOptions,
@@ -118,6 +121,10 @@ impl Models {
         ]);
         Ok(Arc::new(Models {
             generator_place: Place::new(job, "model.generator", &model.generator)?,
+            adapter_place: match model.adapter.as_str() {
+                "" => None,
+                text => Some(Place::new(job, "model.adapter", text)?),
+            },
             encoder_place: Place::new(job, "model.encoder", &model.encoder)?,
             device: model.device.clone(),
             options: EngineOptions {
@@ -148,6 +155,9 @@ impl Models {
     /// [`Kind::Model`] where there is none; the store's.
     pub async fn fetch(&self) -> Result<()> {
         self.generator_place.fetch().await?;
+        if let Some(adapter) = &self.adapter_place {
+            adapter.fetch().await?;
+        }
         self.encoder_place.fetch().await.map(|_| ())
     }
 
@@ -170,13 +180,17 @@ impl Models {
         if let Some(generator) = self.generator.get() {
             return Ok(generator);
         }
-        let files = ModelFiles::open(self.generator_place.path()?)?;
+        let files = self.generator_files()?;
+        let adapter = match self.adapter_path()? {
+            Some(dir) => Adapter::digest(dir)?,
+            None => String::new(),
+        };
         let opened = Generator {
             tokenizer: files.tokenizer()?,
             chat: files.chat_template()?,
             fingerprint: Fingerprint {
                 model: files.digest()?,
-                adapter: String::new(),
+                adapter,
                 sampling: self.sampling,
                 max_new_tokens: self.max_new_tokens,
                 stop: STOP.iter().map(|s| s.to_string()).collect(),
@@ -184,6 +198,15 @@ impl Models {
             },
         };
         Ok(self.generator.get_or_init(|| opened))
+    }
+
+    /// The generator's files, without the adapter; reads headers alone.
+    pub fn generator_files(&self) -> Result<ModelFiles> {
+        ModelFiles::open(self.generator_place.path()?)
+    }
+
+    fn adapter_path(&self) -> Result<Option<&Path>> {
+        self.adapter_place.as_ref().map(Place::path).transpose()
     }
 
     /// Dimension and digest of the encoder; reads no weights.
@@ -201,7 +224,12 @@ impl Models {
         if let Some(engine) = slot.as_ref() {
             return Ok(engine.clone());
         }
-        let engine = Arc::new(Engine::start(self.generator_place.path()?, &self.device, self.options.clone())?);
+        let engine = Arc::new(Engine::start(
+            self.generator_place.path()?,
+            self.adapter_path()?,
+            &self.device,
+            self.options.clone(),
+        )?);
         // A device or model that does not open is the run's error, not one of every row.
         engine.load_blocking()?;
         *slot = Some(engine.clone());

@@ -141,6 +141,14 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
+    /// The model as tables and manifests name it: its digest, and the adapter's where there is one.
+    pub fn model_name(&self) -> String {
+        match self.adapter.as_str() {
+            "" => self.model.clone(),
+            adapter => format!("{}+{adapter}", self.model),
+        }
+    }
+
     /// The hasher that every prompt's key starts from.
     fn base(&self) -> blake3::Hasher {
         let mut h = blake3::Hasher::new();

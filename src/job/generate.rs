@@ -75,7 +75,7 @@ pub async fn generate(
     usage: &mut Usage,
 ) -> Result<()> {
     let started = Instant::now();
-    let digest = models.generator()?.fingerprint.model.clone();
+    let digest = models.generator()?.fingerprint.model_name();
     let mut writer = Writer { sink, digest, waiting: Vec::new(), since: started, shared_until: started };
     let mut in_flight: SelectAll<Pin<Box<dyn Stream<Item = Answer> + Send>>> = SelectAll::new();
     let mut exhausted = false;

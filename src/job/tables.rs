@@ -220,7 +220,7 @@ impl Prepared {
                     add(&format!("template {kind}"), digest.to_string());
                 }
                 let print = &self.models.generator()?.fingerprint;
-                add("generator", print.model.clone());
+                add("generator", print.model_name());
                 add("settings [sampling]", print.prompt_key(&[]));
             }
             // Which prompts are too long depends on it.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::llm::adapter::Adapter;
 use crate::llm::device::ComputeDevice;
 use crate::llm::kernels::{Heads, Span};
 use crate::llm::kv_cache::KvCache;
@@ -91,13 +92,27 @@ struct Layer {
 }
 
 impl CausalLm {
-    /// Loads a model onto a device, with a cache of `slots` times `positions` (at most what the model can do).
+    /// Loads a model onto a device, with a cache of `slots` times `positions` (at most what the model can do). An adapter is
+    /// added to the weights: what runs is as fast as without.
     ///
     /// # Errors
     ///
     /// [`Kind::Model`] where a tensor is missing or has another shape than the configuration says.
-    pub fn load(files: &ModelFiles, device: &ComputeDevice, slots: usize, positions: usize) -> Result<Self> {
-        Self::from_tensors(files.config(), |name| files.tensor(name), device, slots, positions)
+    pub fn load(
+        files: &ModelFiles,
+        adapter: Option<&Adapter>,
+        device: &ComputeDevice,
+        slots: usize,
+        positions: usize,
+    ) -> Result<Self> {
+        let tensor = |name: &str| {
+            let tensor = files.tensor(name)?;
+            Ok(match adapter {
+                Some(adapter) => adapter.merge(name, tensor),
+                None => tensor,
+            })
+        };
+        Self::from_tensors(files.config(), tensor, device, slots, positions)
     }
 
     /// The same from any source of tensors, by their Hugging Face names.

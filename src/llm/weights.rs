@@ -425,14 +425,27 @@ impl TensorFiles {
                 .hint("only safetensors and GGUF weights can be read, not pytorch_model.bin"));
         };
 
+        Self::open_all(names.into_iter().map(|name| dir.join(name)))
+    }
+
+    /// Maps one safetensors file.
+    pub(crate) fn open_file(path: &Path) -> Result<TensorFiles> {
+        Self::open_all([path.to_owned()])
+    }
+
+    fn open_all(paths: impl IntoIterator<Item = PathBuf>) -> Result<TensorFiles> {
         let mut files = TensorFiles { shards: Vec::new(), tensors: HashMap::new() };
-        for name in names {
-            let path = dir.join(name);
+        for path in paths {
             let map = map_file(&path)?;
             files.add(&map).map_err(|e| e.with("file", path.display()))?;
             files.shards.push(Shard { path, map });
         }
         Ok(files)
+    }
+
+    /// The names of all tensors.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
     /// Adds the directory of the file whose bytes these are, as the next shard.

@@ -73,10 +73,10 @@ fn reference(decoder: &mut CausalLm, eos: &[u32], request: &Request) -> (Vec<u32
 fn batches_say_what_the_model_alone_says() {
     for name in MODELS {
         let files = ModelFiles::open(&model(name)).unwrap();
-        let mut alone = CausalLm::load(&files, &device::open("cpu").unwrap(), 1, POSITIONS).unwrap();
+        let mut alone = CausalLm::load(&files, None, &device::open("cpu").unwrap(), 1, POSITIONS).unwrap();
         let mut expected = BTreeMap::new();
         for (slots, budget) in [(1, 8), (3, 5), (16, 256)] {
-            let engine = Engine::start(&model(name), "cpu", options(slots, budget)).unwrap();
+            let engine = Engine::start(&model(name), None, "cpu", options(slots, budget)).unwrap();
             let requests = requests(&engine);
             for (id, answer) in run(&engine, requests.clone()) {
                 let request = &requests[id as usize];
@@ -100,7 +100,7 @@ fn batches_say_what_the_model_alone_says() {
 
 #[test]
 fn scoring_an_answer_gives_the_probability_it_was_written_with() {
-    let engine = Engine::start(&model("tiny-qwen3"), "cpu", options(4, 32)).unwrap();
+    let engine = Engine::start(&model("tiny-qwen3"), None, "cpu", options(4, 32)).unwrap();
     let requests = requests(&engine);
     let written = run(&engine, requests.clone());
     let to_score = requests.into_iter().filter_map(|request| {
@@ -118,7 +118,7 @@ fn scoring_an_answer_gives_the_probability_it_was_written_with() {
 
 #[test]
 fn the_model_is_read_when_it_is_needed() {
-    let engine = Engine::start(&model("tiny-qwen3"), "cpu", options(2, 16)).unwrap();
+    let engine = Engine::start(&model("tiny-qwen3"), None, "cpu", options(2, 16)).unwrap();
     assert_eq!(engine.usage().busy_seconds, 0.0);
     assert_eq!(engine.digest().unwrap().len(), 32);
     assert!(engine.chat_template().is_ok());
@@ -128,9 +128,9 @@ fn the_model_is_read_when_it_is_needed() {
 
 #[test]
 fn what_cannot_be_loaded_is_an_error_before_any_row() {
-    let error = Engine::start(&model("no-such-model"), "cpu", options(2, 16)).unwrap_err();
+    let error = Engine::start(&model("no-such-model"), None, "cpu", options(2, 16)).unwrap_err();
     assert_eq!(error.kind(), Kind::Model);
-    let engine = Engine::start(&model("tiny-qwen3"), "abacus", options(2, 16)).unwrap();
+    let engine = Engine::start(&model("tiny-qwen3"), None, "abacus", options(2, 16)).unwrap();
     let error = engine.load_blocking().unwrap_err();
     assert_eq!(error.kind(), Kind::Config);
     assert!(engine.submit_blocking(Vec::new()).is_err());

@@ -88,7 +88,7 @@ fn tiny_models() -> Vec<(PathBuf, Value)> {
 
 fn check_tiny(path: &Path, expected: &Value, device: &ComputeDevice) {
     let files = ModelFiles::open(path).unwrap();
-    let mut model = CausalLm::load(&files, device, 3, 128).unwrap();
+    let mut model = CausalLm::load(&files, None, device, 3, 128).unwrap();
     let name = path.file_name().unwrap().to_string_lossy().into_owned();
     for (i, prompt) in expected["prompts"].as_array().unwrap().iter().enumerate() {
         let tokens = ids(&prompt["ids"]);
@@ -145,7 +145,7 @@ fn smollm2(device: &ComputeDevice, slots: usize) -> Result<(CausalLm, Value, Pat
     }
     let cases: Value = serde_json::from_slice(&std::fs::read(goldens.join("smollm2_goldens.json")).unwrap()).unwrap();
     let files = ModelFiles::open(&model).unwrap();
-    Ok((CausalLm::load(&files, device, slots, 256).unwrap(), cases, goldens.join("smollm2_logits.safetensors")))
+    Ok((CausalLm::load(&files, None, device, slots, 256).unwrap(), cases, goldens.join("smollm2_logits.safetensors")))
 }
 
 #[test]
