@@ -89,6 +89,15 @@ pub mod reward {
 
 pub mod feature;
 
+/// How the language model learns: a differentiable decoder with low-rank adapters, packing, losses, the loops.
+pub mod learn {
+    pub mod packing;
+    pub mod objective;
+    pub mod decoder;
+    pub mod optimise;
+    pub mod align;
+}
+
 /// Recommenders that read the features, and the yardstick: splits, metrics, statistics, logs with known structure.
 pub mod recommend {
     pub mod data;

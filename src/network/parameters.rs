@@ -30,6 +30,8 @@ pub enum Init {
     Normal(f32),
     /// Uniform in ±√(6 / (rows + columns)) (Glorot and Bengio 2010).
     Glorot,
+    /// Uniform in ± this.
+    Uniform(f32),
 }
 
 /// A named set of weights and the optimizer's memory of each.
@@ -58,6 +60,49 @@ impl Leaves {
     }
 }
 
+/// The gradients of several backward passes, added up, in the order of the slots. Weights that no loss reached have none.
+#[derive(Default)]
+pub struct Accumulated(Vec<Option<Tensor<2>>>);
+
+impl Accumulated {
+    /// Adds what a pass over `leaves` found.
+    pub fn add(&mut self, leaves: Leaves, mut gradients: Gradients) {
+        self.0.resize(leaves.0.len(), None);
+        for (sum, leaf) in self.0.iter_mut().zip(leaves.0) {
+            let Some(gradient) = leaf.grad_remove(&mut gradients) else { continue };
+            let gradient = gradient.inner();
+            *sum = Some(match sum.take() {
+                Some(sum) => sum + gradient,
+                None => gradient,
+            });
+        }
+    }
+
+    /// A weight's gradient so far.
+    pub fn at(&self, slot: Slot) -> Option<Tensor<2>> {
+        self.0.get(slot.0).cloned().flatten()
+    }
+
+    /// The Euclidean norm over all weights.
+    ///
+    /// # Errors
+    /// `Kind::Temporary` where the device fails.
+    pub fn norm(&self) -> Result<f64> {
+        let mut sum = 0.0;
+        for gradient in self.0.iter().flatten() {
+            sum += into_vec(gradient.clone())?.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>();
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// Multiplies all of them.
+    pub fn scale(&mut self, factor: f64) {
+        for gradient in self.0.iter_mut() {
+            *gradient = gradient.take().map(|g| g.mul_scalar(factor));
+        }
+    }
+}
+
 /// Values that can be put back: see [`Parameters::values`].
 #[derive(Clone)]
 pub struct Values(Vec<Tensor<2>>);
@@ -73,13 +118,13 @@ impl Parameters {
     pub fn add(&mut self, name: &str, shape: [usize; 2], init: Init) -> Slot {
         let mut random = Random::new(self.seed, name);
         let n = shape[0] * shape[1];
+        let mut uniform =
+            |bound: f64| (0..n).map(|_| ((2.0 * random.uniform() - 1.0) * bound) as f32).collect::<Vec<f32>>();
         let values = match init {
             Init::Constant(value) => vec![value; n],
             Init::Normal(deviation) => (0..n).map(|_| random.normal() as f32 * deviation).collect(),
-            Init::Glorot => {
-                let bound = (6.0 / (shape[0] + shape[1]).max(1) as f64).sqrt();
-                (0..n).map(|_| ((2.0 * random.uniform() - 1.0) * bound) as f32).collect()
-            }
+            Init::Glorot => uniform((6.0 / (shape[0] + shape[1]).max(1) as f64).sqrt()),
+            Init::Uniform(bound) => uniform(f64::from(bound)),
         };
         let value = from_vec(values, shape, &self.device);
         self.entries.push(Entry { name: name.to_owned(), value, state: None });
@@ -112,11 +157,17 @@ impl Parameters {
     }
 
     /// One step of Adam. Weights that the loss did not reach stay as they are.
-    pub fn step(&mut self, leaves: Leaves, mut gradients: Gradients, learning_rate: f64) {
-        for (entry, leaf) in self.entries.iter_mut().zip(leaves.0) {
-            let Some(gradient) = leaf.grad_remove(&mut gradients) else { continue };
-            let (value, state) =
-                self.adam.step(learning_rate, entry.value.clone(), gradient.inner(), entry.state.take());
+    pub fn step(&mut self, leaves: Leaves, gradients: Gradients, learning_rate: f64) {
+        let mut accumulated = Accumulated::default();
+        accumulated.add(leaves, gradients);
+        self.step_by(accumulated, learning_rate);
+    }
+
+    /// One step of Adam by gradients of one or more passes. Weights without one stay as they are.
+    pub fn step_by(&mut self, gradients: Accumulated, learning_rate: f64) {
+        for (entry, gradient) in self.entries.iter_mut().zip(gradients.0) {
+            let Some(gradient) = gradient else { continue };
+            let (value, state) = self.adam.step(learning_rate, entry.value.clone(), gradient, entry.state.take());
             (entry.value, entry.state) = (value, state);
         }
     }
