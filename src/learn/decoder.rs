@@ -17,38 +17,13 @@ use burn::tensor::{Int, Tensor, activation};
 
 use crate::error::{Error, Kind, Result};
 use crate::learn::packing::Batch;
+use crate::llm::adapter::{Adapter, AdapterShape, TARGETS};
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::from_vec;
 use crate::llm::weights::{DecoderConfig, HostTensor, ModelFiles};
 use crate::network::layers::Pass;
 use crate::network::parameters::{Init, Parameters, Slot};
 use crate::network::random::Random;
-
-/// The linear layers that can have an adapter.
-pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-
-/// What an adapter looks like.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AdapterShape {
-    /// Width of the bottleneck.
-    pub rank: usize,
-    /// The adapter's output is multiplied by `alpha / rank`.
-    pub alpha: f64,
-    /// Dropout of the adapter's input while it trains.
-    pub dropout: f64,
-    /// Which of [`TARGETS`], in every layer.
-    pub targets: Vec<String>,
-}
-
-/// A trained adapter in host memory: A `[rank, in]` and B `[out, rank]` by the module's Hugging Face name, such as
-/// `model.layers.0.self_attn.q_proj`.
-#[derive(Debug, Clone)]
-pub struct Adapter {
-    /// What it looks like.
-    pub shape: AdapterShape,
-    /// A and B of every module.
-    pub tensors: BTreeMap<String, (HostTensor, HostTensor)>,
-}
 
 /// A decoder of the Llama family with an adapter that trains.
 pub struct TrainableLm {
