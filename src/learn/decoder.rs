@@ -93,7 +93,12 @@ struct Group {
     tokens: Option<Tensor<1, Int>>,
     /// `[1, 1, length, 1, length]`: zero where a query may look, very negative elsewhere.
     mask: Tensor<5>,
+    /// `[1, 1, length, 1]`.
+    ones: Tensor<4>,
 }
+
+/// Targets whose logits are in memory at a time.
+const JUDGED_AT_ONCE: usize = 256;
 
 /// A sequence joins a group whose longest is at most so much longer: padding costs attention only.
 const GROUP_SLACK: f64 = 1.25;
@@ -285,15 +290,37 @@ impl TrainableLm {
             let up = layer.up.forward(pass, normed, with);
             x = x + layer.down.forward(pass, activation::silu(gate) * up, with);
         }
-        let x = self.rms_norm(x, &self.norm);
-        let n = batch.targets.len();
-        // The target's logit by its own row: taken out of all logits, its gradient would be another matrix of their size.
-        let of_targets = self.head.clone().select(0, pass.indices(&batch.targets));
-        let of_targets = (x.clone() * of_targets).sum_dim(1);
-        let logits = x.matmul(self.head.clone().transpose());
-        let largest = logits.clone().inner().max_dim(1);
-        let total = (logits - largest.clone()).exp().sum_dim(1).log() + largest;
-        Ok((of_targets - total).reshape([n]))
+        Ok(self.judge(pass, self.rms_norm(x, &self.norm), &batch.targets))
+    }
+
+    /// The log-probabilities of targets by the normed hidden states `x` that predict them.
+    ///
+    /// With respect to a hidden state, the logarithm has the gradient `W[target] − Σ p W`, and the second part can be had
+    /// going forwards. So nothing as wide as the vocabulary is differentiated or kept: what is tracked is the product with
+    /// that gradient, moved to the right value.
+    fn judge(&self, pass: &Pass, x: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+        let n = targets.len();
+        let of_targets = self.head.clone().select(0, pass.indices(targets));
+        let hidden = x.clone().inner();
+        let (mut totals, mut expected) = (Vec::new(), Vec::new());
+        for first in (0..n).step_by(JUDGED_AT_ONCE) {
+            let part = hidden.clone().narrow(0, first, JUDGED_AT_ONCE.min(n - first));
+            let logits = part.matmul(self.head.clone().transpose());
+            let largest = logits.clone().max_dim(1);
+            let odds = (logits - largest.clone()).exp();
+            let sum = odds.clone().sum_dim(1);
+            if x.is_tracked() {
+                expected.push(odds.matmul(self.head.clone()) / sum.clone());
+            }
+            totals.push(sum.log() + largest);
+        }
+        let logprobs = (hidden * of_targets.clone()).sum_dim(1) - Tensor::cat(totals, 0);
+        if !x.is_tracked() {
+            return logprobs.reshape([n]);
+        }
+        let product = (x * (of_targets - Tensor::cat(expected, 0))).sum_dim(1);
+        let shift = logprobs - product.clone().inner();
+        (product + shift).reshape([n])
     }
 
     fn check(&self, batch: &Batch) -> Result<()> {
@@ -379,8 +406,11 @@ impl TrainableLm {
             let k = of(&k).reshape([s, n, kv, width]).permute([0, 2, 3, 1]);
             let v = of(&v).reshape([s, n, kv, width]).permute([0, 2, 1, 3]);
             let scores = q.matmul(k).reshape([s, kv, n, shared, n]) + group.mask.clone();
-            let weights = activation::softmax(scores, 4).reshape([s, kv, n * shared, n]);
-            let seen = weights.matmul(v).reshape([s, kv, n, shared, width]);
+            let largest = scores.clone().inner().max_dim(4);
+            let odds = (scores - largest).exp().reshape([s, kv, n * shared, n]);
+            // Divided after the product, which is narrower; summed by a product, whose gradient is one pass and not two.
+            let total = odds.clone().matmul(group.ones.clone());
+            let seen = (odds.matmul(v) * total.recip()).reshape([s, kv, n, shared, width]);
             results.push(seen.permute([0, 2, 1, 3, 4]).reshape([s * n, heads * width]));
         }
         let seen = match results.len() {
@@ -454,6 +484,7 @@ fn groups(pass: &Pass, lengths: &[usize]) -> (Vec<Group>, Option<Tensor<1, Int>>
             length,
             tokens: (!is_all).then(|| pass.indices(&taken)),
             mask: pass.constant(mask, [1, 1, length, 1, length]),
+            ones: pass.constant(vec![1.0; length], [1, 1, length, 1]),
         });
     }
     let is_in_order = results == tokens && order.iter().copied().eq(0..tokens as u32);

@@ -8,6 +8,7 @@ mod bad_input;
 mod common;
 mod engine;
 mod export;
+mod gradients;
 mod held_out;
 mod parity_files;
 mod parity_model;
