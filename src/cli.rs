@@ -16,7 +16,7 @@ use crate::config::{self, Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::job::lookback::{self, LookedBack};
 use crate::job::stop::Stop;
-use crate::job::{compact, evaluate, export, feast, forget, plan, run, runs};
+use crate::job::{compact, evaluate, export, feast, forget, learn, plan, run, runs};
 use crate::query::session::{Rows, Session};
 use crate::recommend::simulate;
 use crate::table::{import, inspect};
@@ -154,6 +154,18 @@ and copies made elsewhere."
 
 #[derive(Debug, Subcommand)]
 enum LearnCommand {
+    /// Teach the language model to answer out of its evidence: a LoRA adapter for the nightly job.
+    #[command(
+        before_help = "Example:\n  curec learn align jobs/weekly.toml --interval-start 1998-03-01 --interval-end 1998-03-20",
+        after_help = "Prints one JSON line. Examples, adapter, curve and record go to the folder `out` of the file. Killed, run it \
+again: it goes on from its checkpoint to the same adapter."
+    )]
+    Align {
+        /// The weekly file, such as jobs/weekly.toml.
+        file: PathBuf,
+        #[command(flatten)]
+        interval: IntervalArgs,
+    },
     /// Train recommenders with and without content features and tell what the features are worth.
     #[command(
         before_help = "Example:\n  curec learn evaluate jobs/ablation.toml",
@@ -559,6 +571,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             }
             print(&file_lines(&report.files)).map(|()| 0)
         }
+        Command::Learn(LearnCommand::Align { file, interval }) => block_on(learn_align(file, interval, voice)),
         Command::Learn(LearnCommand::Evaluate { file }) => block_on(learn_evaluate(file, voice)),
         Command::Simulate(args) => print(&file_lines(&args.execute()?)).map(|()| 0),
         Command::Inspect { path, rows } => print(&format!("{}\n", inspect::inspect(&path, rows)?)).map(|()| 0),
@@ -696,6 +709,19 @@ async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
         0 if nothing_to_do && args.skip_exit_code => 99,
         code => code,
     })
+}
+
+async fn learn_align(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+    let (spec, interval) = (learn::load(&file)?, interval.parse()?);
+    let stop = Stop::default();
+    watch_signals(stop.clone());
+    let done = learn::align(&spec, interval, voice, &stop).await?;
+    let mut line = serde_json::json!({ "status": "aligned", "name": spec.name });
+    let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of the training".into())?;
+    if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {
+        line.extend(done);
+    }
+    print(&format!("{line}\n")).map(|()| 0)
 }
 
 async fn learn_evaluate(file: PathBuf, voice: Voice) -> Result<u8> {

@@ -1,0 +1,326 @@
+//! `curec learn align`: from an interval's examples to an adapter, and how good its answers are.
+//!
+//! Knows the weekly file, jobs, tokenizer and engine; leaves examples to sql/alignment_example.sql and training to
+//! [`crate::learn::align`]. Everything is kept in the file's folder `out`: a training that was killed goes on where it was.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
+
+use crate::columns::text;
+use crate::config::{self, Interval, Job};
+use crate::error::{Context, Error, Kind, Result};
+use crate::generate::batcher::{Completion, RowError};
+use crate::generate::models::Models;
+use crate::job::stop::Stop;
+use crate::job::tables::{self, prepare};
+use crate::learn::align::{self, Surroundings};
+use crate::learn::decoder::TrainableLm;
+use crate::learn::packing::Example;
+use crate::llm::adapter::{Adapter, AdapterShape, Precision};
+use crate::llm::device;
+use crate::query::model::Model;
+use crate::query::session::Param;
+use crate::recommend::text_metrics::{bleu, distinct, tokens};
+use crate::reward::checks;
+use crate::table::write::write_local;
+use crate::telemetry::Voice;
+
+/// The weekly file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)] // every key is documented in jobs/weekly.toml
+pub struct Spec {
+    pub name: String,
+    pub job: PathBuf,
+    #[serde(default)]
+    pub set: Vec<String>,
+    pub out: String,
+    pub device: String,
+    pub examples: ExamplesSpec,
+    pub align: AlignSpec,
+}
+
+/// `[examples]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct ExamplesSpec {
+    pub max: usize,
+    pub measured: usize,
+}
+
+/// `[align]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct AlignSpec {
+    pub rank: usize,
+    pub alpha: f64,
+    pub dropout: f64,
+    pub targets: Vec<String>,
+    pub learning_rate: f64,
+    pub warmup: f64,
+    pub epochs: usize,
+    pub max_steps: usize,
+    pub batch_tokens: usize,
+    pub micro_batch_tokens: usize,
+    pub clip: f64,
+    pub validate_every: usize,
+    pub patience: usize,
+    pub checkpoint_every: usize,
+    pub seed: u64,
+}
+
+/// What answers to held-out questions look like. Whether they are grounded is for the nightly job's checks to say.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Measures {
+    /// Questions asked; users and items that trained nothing.
+    pub questions: usize,
+    /// Share of answers that are a whole sentence.
+    pub finished: f64,
+    /// BLEU-4 of the answers against the templates' own, times 100: how well the templates were learned, no more.
+    pub bleu4: f64,
+    /// Different word pairs over all of them.
+    pub distinct2: f64,
+}
+
+/// An alignment that ended well.
+#[derive(Debug, Clone, Serialize)]
+pub struct Done {
+    /// The adapter's folder, in PEFT's format.
+    pub adapter: PathBuf,
+    /// Its digest.
+    pub digest: String,
+    /// Examples that trained.
+    pub examples: usize,
+    /// Tokens of an epoch.
+    pub tokens: usize,
+    /// Steps of Adam.
+    pub steps: usize,
+    /// The step whose weights were kept.
+    pub best_step: usize,
+    /// Mean −log p of held-out answers before.
+    pub loss_before: Option<f64>,
+    /// And after.
+    pub loss_after: Option<f64>,
+    /// Tokens that passed through the model in a second of training.
+    pub tokens_per_second: f64,
+    /// The model as it comes.
+    pub before: Measures,
+    /// With the adapter.
+    pub after: Measures,
+}
+
+/// Reads a weekly file.
+///
+/// # Errors
+/// `Kind::Config`.
+pub fn load(path: &Path) -> Result<Spec> {
+    let in_file = |e: Error| e.with("file", path.display());
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        in_file(Error::new(Kind::Config, "cannot read the weekly file")).hint("jobs/weekly.toml is one").source(e)
+    })?;
+    let mut spec: Spec = toml::from_str(&text).map_err(|e| {
+        in_file(Error::new(Kind::Config, format!("the weekly file is wrong: {}", e.to_string().trim_end())))
+            .hint("jobs/weekly.toml has every key with its meaning")
+    })?;
+    let env = config::environment();
+    for text in [&mut spec.out, &mut spec.device] {
+        *text = config::expand_text(text, &env)
+            .map_err(|name| Error::new(Kind::Config, format!("the variable {name} is not set and has no default")))
+            .map_err(in_file)?;
+    }
+    let a = &spec.align;
+    let share = |x: f64| (0.0..1.0).contains(&x);
+    let problem = match &spec {
+        s if s.out.contains("://") => Some(format!("out: checkpoints need a folder of this machine, not {}", s.out)),
+        s if s.examples.max == 0 => Some("[examples] max must be positive".to_owned()),
+        _ if !(a.learning_rate.is_finite() && a.learning_rate > 0.0) => {
+            Some("[align] learning_rate must be above 0".into())
+        }
+        _ if !share(a.warmup) || !share(a.dropout) => Some("[align] warmup and dropout must be in [0, 1)".into()),
+        _ if a.epochs == 0 || a.batch_tokens == 0 || a.micro_batch_tokens == 0 => {
+            Some("[align] epochs, batch_tokens and micro_batch_tokens must be positive".into())
+        }
+        _ => None,
+    };
+    match problem {
+        Some(what) => Err(in_file(Error::new(Kind::Config, what))),
+        None => Ok(spec),
+    }
+}
+
+/// Makes the interval's examples, trains an adapter on them, and asks it what it was not trained on.
+///
+/// # Errors
+/// What the job's inputs, the model and the disk say; `Kind::Interrupted` after a signal, with a checkpoint kept.
+pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -> Result<Done> {
+    let out = PathBuf::from(&spec.out);
+    std::fs::create_dir_all(&out)
+        .map_err(|e| Error::new(Kind::Config, "cannot make the folder").with("folder", out.display()).source(e))?;
+    let mut overrides = spec.set.clone();
+    overrides.push(format!("warehouse={}", out.join("warehouse").display()));
+    let job = Job::load(&spec.job, &overrides)?;
+    let rows = examples(&job, interval, spec.examples.max).await?;
+    write_local(&out.join("alignment_example.parquet"), &rows)?;
+    stop.check()?;
+
+    let models = Models::new(&job)?;
+    models.fetch().await?;
+    let questions = Arc::new(questions(&rows)?);
+    let held_out = measured(&questions, spec.examples.measured);
+    let before = measure(&models, &held_out).await?;
+    models.stop_engine();
+
+    let adapter = out.join("adapter");
+    let (of_training, taught, folder, stopped) = (spec.clone(), questions.clone(), out.clone(), stop.clone());
+    let trained = tokio::task::spawn_blocking(move || train(&of_training, &models, &taught, &folder, voice, &stopped))
+        .await
+        .context(Kind::Internal, || "training was interrupted".into())??;
+
+    overrides.push(format!("model.adapter={}", adapter.display()));
+    let models = Models::new(&Job::load(&spec.job, &overrides)?)?;
+    models.fetch().await?;
+    let after = measure(&models, &held_out).await?;
+    let (curve, account) = (&trained.curve, &trained.account);
+    let trained_on: Vec<_> = curve.iter().filter(|r| r.step > 0).collect();
+    let seconds: f64 = trained_on.iter().map(|r| r.tokens as f64 / r.tokens_per_second).sum();
+    let done = Done {
+        digest: Adapter::digest(&adapter)?,
+        adapter,
+        examples: account.examples,
+        tokens: account.tokens,
+        steps: trained_on.len(),
+        best_step: trained.best_step,
+        loss_before: curve.first().and_then(|r| r.validation_loss),
+        loss_after: trained.best_loss,
+        tokens_per_second: trained_on.iter().map(|r| r.tokens as f64).sum::<f64>() / seconds.max(1e-9),
+        before,
+        after,
+    };
+    let text = serde_json::to_string_pretty(&done).context(Kind::Internal, || "the record of the training".into())?;
+    std::fs::write(out.join("align.json"), text + "\n")
+        .context(Kind::Temporary, || format!("cannot write into `{}`", out.display()))?;
+    Ok(done)
+}
+
+fn train(
+    spec: &Spec,
+    models: &Arc<Models>,
+    questions: &[Question],
+    out: &Path,
+    voice: Voice,
+    stop: &Stop,
+) -> Result<align::Aligned> {
+    let files = models.generator_files()?;
+    let end = *files.config().eos_ids.first().ok_or_else(|| {
+        Error::new(Kind::Model, "the model names no token that ends an answer")
+            .hint("set eos_token_id in its configuration")
+    })?;
+    let generator = models.generator()?;
+    let (mut train, mut valid) = (Vec::new(), Vec::new());
+    for question in questions {
+        let prompt = generator.tokenize(&question.prompt, &question.stem)?;
+        let mut answer = generator.tokenizer.encode_text(&question.answer)?;
+        answer.push(end);
+        let into = if question.is_held_out { &mut valid } else { &mut train };
+        into.push(Example { prompt, answer, weights: Vec::new() });
+    }
+    let a = &spec.align;
+    let shape = AdapterShape { rank: a.rank, alpha: a.alpha, dropout: a.dropout, targets: a.targets.clone() };
+    let mut lm = TrainableLm::load(&files, &shape, a.seed, &device::open(&spec.device)?)?;
+    let config = align::Config {
+        learning_rate: a.learning_rate,
+        warmup: a.warmup,
+        epochs: a.epochs,
+        max_steps: a.max_steps,
+        batch_tokens: a.batch_tokens,
+        micro_batch_tokens: a.micro_batch_tokens,
+        clip: a.clip,
+        validate_every: a.validate_every,
+        patience: a.patience,
+        checkpoint_every: a.checkpoint_every,
+        seed: a.seed,
+    };
+    let around = Surroundings {
+        checkpoint: Some(out.join("align.safetensors")),
+        curve: Some(out.join("align.jsonl")),
+        model: &generator.fingerprint.model,
+        voice,
+        stop: &|| stop.is_requested(),
+    };
+    let trained = align::align(&mut lm, &train, &valid, &config, &around)?;
+    lm.adapter()?.write(&out.join("adapter"), &files.path().display().to_string(), Precision::F16)?;
+    Ok(trained)
+}
+
+/// What the evidence at the interval's end gives to learn; nothing is published.
+async fn examples(job: &Job, interval: Interval, most: usize) -> Result<Vec<RecordBatch>> {
+    let prepared = prepare(job, interval).await?;
+    let session = tables::session(&prepared).await?;
+    tables::make_prompts(&prepared, &session).await?;
+    let folder = Some(job.spec.project.sql.as_str()).filter(|folder| !folder.is_empty());
+    let model = Model::find("alignment_example", folder.map(Path::new))?;
+    let mut params = tables::params(&prepared)?;
+    params.push(("max_examples", Param::Int(most as i64)));
+    let contract = &prepared.contracts["alignment_example"];
+    let rows: Vec<RecordBatch> = model.run(&session, contract, &params).await?.try_collect().await?;
+    match rows.iter().any(|batch| batch.num_rows() > 0) {
+        true => Ok(rows),
+        false => Err(Error::new(Kind::Input, "the evidence gives no example to learn from")
+            .with("interval", interval.dt())
+            .hint("choose an interval with events before its end, and look at min_support and the active days")),
+    }
+}
+
+/// A question with the answer that was taught, or would have been.
+struct Question {
+    is_held_out: bool,
+    prompt: String,
+    stem: String,
+    answer: String,
+}
+
+fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
+    let mut found = Vec::new();
+    for batch in rows {
+        let [part, prompt, stem, answer] =
+            ["part", "prompt_text", "answer_stem", "answer_text"].map(|name| text(batch, name));
+        let (part, prompt, stem, answer) = (part?, prompt?, stem?, answer?);
+        found.extend((0..batch.num_rows()).map(|row| Question {
+            is_held_out: part.value(row) == "valid",
+            prompt: prompt.value(row).to_owned(),
+            stem: stem.value(row).to_owned(),
+            answer: answer.value(row).to_owned(),
+        }));
+    }
+    Ok(found)
+}
+
+/// At most so many of the held-out ones, evenly over all kinds, by which they are sorted.
+fn measured(questions: &[Question], most: usize) -> Vec<&Question> {
+    let held_out: Vec<&Question> = questions.iter().filter(|q| q.is_held_out).collect();
+    let step = held_out.len().div_ceil(most.max(1)).max(1);
+    held_out.into_iter().step_by(step).collect()
+}
+
+async fn measure(models: &Arc<Models>, questions: &[&Question]) -> Result<Measures> {
+    let requests: Result<Vec<_>> =
+        questions.iter().enumerate().map(|(i, q)| models.request(i as u64, &q.prompt, &q.stem)).collect();
+    let answers = models.run(requests?).await?;
+    let said = |answer: &std::result::Result<Completion, RowError>| answer.as_ref().map_or("", |a| &a.text).to_owned();
+    let said: Vec<String> = answers.iter().map(said).collect();
+    let words = |text: &str| tokens(text).into_iter().map(str::to_owned).collect::<Vec<String>>();
+    let pairs: Vec<_> = said.iter().zip(questions).map(|(said, q)| (words(said), words(&q.answer))).collect();
+    let finished = said.iter().filter(|text| !text.trim().is_empty() && checks::is_finished(text)).count();
+    Ok(Measures {
+        questions: questions.len(),
+        finished: finished as f64 / questions.len().max(1) as f64,
+        bleu4: bleu(&pairs, 4),
+        distinct2: distinct(&pairs.into_iter().map(|(said, _)| said).collect::<Vec<_>>(), 2),
+    })
+}
