@@ -139,7 +139,6 @@ pub mod job {
     pub mod compact;
     pub mod scrub;
     pub mod forget;
-    pub mod learn;
     pub mod evaluation_page;
     pub mod evaluate;
     pub mod export;

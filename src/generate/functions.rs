@@ -1,4 +1,4 @@
-//! The language model as SQL functions: `render_prompt`, `render_stem`, `render_answer`, `prompt_key`, `generate`, `score`, `embed`.
+//! The language model as SQL functions: `render_prompt`, `render_stem`, `prompt_key`, `generate`, `score`, `embed`.
 //!
 //! Knows DataFusion's function traits and [`Models`]. The functions that need weights are asynchronous: they hand their
 //! rows to the engine's thread and wait, so that no model work happens on a worker of the query engine.
@@ -32,7 +32,6 @@ pub fn all(models: &Arc<Models>) -> Vec<ScalarUDF> {
     vec![
         sync(What::RenderPrompt),
         sync(What::RenderStem),
-        sync(What::RenderAnswer),
         sync(What::PromptKey),
         with_model(What::Generate),
         with_model(What::Score),
@@ -44,7 +43,6 @@ pub fn all(models: &Arc<Models>) -> Vec<ScalarUDF> {
 enum What {
     RenderPrompt,
     RenderStem,
-    RenderAnswer,
     PromptKey,
     Generate,
     Score,
@@ -56,7 +54,6 @@ impl What {
         match self {
             What::RenderPrompt => "render_prompt",
             What::RenderStem => "render_stem",
-            What::RenderAnswer => "render_answer",
             What::PromptKey => "prompt_key",
             What::Generate => "generate",
             What::Score => "score",
@@ -67,7 +64,6 @@ impl What {
     fn signature(self) -> Signature {
         let arities: &[usize] = match self {
             What::RenderPrompt | What::RenderStem => &[7],
-            What::RenderAnswer => &[8],
             What::PromptKey | What::Generate => &[1, 2],
             What::Score => &[2],
             What::Embed => &[1],
@@ -132,8 +128,7 @@ impl Function {
         Ok(DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), width as i32))
     }
 
-    /// A text of each row's evidence.
-    fn render(&self, args: &[ArrayRef], of: impl Fn(usize, &Evidence) -> Result<String>) -> DfResult<ArrayRef> {
+    fn render(&self, args: &[ArrayRef], pick: fn((String, String)) -> String) -> DfResult<ArrayRef> {
         let [kind, subject, verdict] = [texts(&args[0])?, texts(&args[1])?, texts(&args[2])?];
         let [liked, disliked] = [lists(&args[3])?, lists(&args[4])?];
         let [related, attributes] = [lists(&args[5])?, lists(&args[6])?];
@@ -148,20 +143,10 @@ impl Function {
                     related: related[i].clone(),
                     attributes: attributes[i].clone(),
                 };
-                of(i, &evidence)
+                Ok(pick(self.models.template(&evidence.kind)?.render(&evidence)?))
             })
             .collect();
         Ok(Arc::new(StringArray::from_iter_values(rows.map_err(external)?)))
-    }
-
-    fn render_question(&self, args: &[ArrayRef], pick: fn((String, String)) -> String) -> DfResult<ArrayRef> {
-        self.render(args, |_, evidence| Ok(pick(self.models.template(&evidence.kind)?.render(evidence)?)))
-    }
-
-    fn render_answer(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
-        let picks = cast(&args[7], &DataType::Int64)?;
-        let picks = picks.as_primitive::<arrow::datatypes::Int64Type>();
-        self.render(args, |i, evidence| self.models.answers().render(evidence, picks.value(i)))
     }
 
     fn prompt_keys(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
@@ -270,9 +255,8 @@ impl ScalarUDFImpl for Function {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
         let arrays = arrays(&args)?;
         let work = || match self.what {
-            What::RenderPrompt => self.render_question(&arrays, |(prompt, _)| prompt),
-            What::RenderStem => self.render_question(&arrays, |(_, stem)| stem),
-            What::RenderAnswer => self.render_answer(&arrays),
+            What::RenderPrompt => self.render(&arrays, |(prompt, _)| prompt),
+            What::RenderStem => self.render(&arrays, |(_, stem)| stem),
             What::PromptKey => self.prompt_keys(&arrays),
             _ => Err(DataFusionError::Internal(format!("{} is asynchronous", self.what.name()))),
         };

@@ -14,7 +14,7 @@ use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Completion, Request, RowError};
 use crate::generate::engine::{Engine, EngineOptions};
-use crate::generate::prompt::{self, AnswerTemplate, Fingerprint, PromptTemplate};
+use crate::generate::prompt::{self, Fingerprint, PromptTemplate};
 use crate::llm::adapter::Adapter;
 use crate::llm::chat::ChatTemplate;
 use crate::llm::device;
@@ -105,7 +105,6 @@ pub struct Models {
     max_new_tokens: usize,
     seed: u64,
     templates: HashMap<&'static str, PromptTemplate>,
-    answers: AnswerTemplate,
     generator: OnceLock<Generator>,
     encoder_files: OnceLock<EncoderFiles>,
     engine: Mutex<Option<Arc<Engine>>>,
@@ -143,7 +142,6 @@ impl Models {
             max_new_tokens: sampling.max_new_tokens,
             seed: sampling.seed,
             templates,
-            answers: AnswerTemplate::builtin()?,
             generator: OnceLock::new(),
             encoder_files: OnceLock::new(),
             engine: Mutex::new(None),
@@ -168,11 +166,6 @@ impl Models {
         self.templates
             .get(kind)
             .ok_or_else(|| Error::new(Kind::Config, "there is no prompt template for this kind").with("kind", kind))
-    }
-
-    /// The template of what a model is taught to say.
-    pub fn answers(&self) -> &AnswerTemplate {
-        &self.answers
     }
 
     /// Digests of the templates by kind.

@@ -105,37 +105,6 @@ impl PromptTemplate {
     }
 }
 
-/// What a model is taught to say: answers out of evidence, in a few phrasings.
-#[derive(Debug)]
-pub struct AnswerTemplate(Environment<'static>);
-
-impl AnswerTemplate {
-    /// The built-in one.
-    ///
-    /// # Errors
-    /// [`Kind::Internal`] where it is broken.
-    pub fn builtin() -> Result<AnswerTemplate> {
-        let mut env = Environment::new();
-        env.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-        env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        env.add_template("answer", include_str!("../../jobs/templates/answer.j2"))
-            .context(Kind::Internal, || "the template of answers is broken".into())?;
-        Ok(AnswerTemplate(env))
-    }
-
-    /// How the answer to a question about the evidence goes on from its stem, in the phrasing `pick`; empty where the
-    /// evidence holds nothing to say.
-    pub fn render(&self, evidence: &Evidence, pick: i64) -> Result<String> {
-        let broken = || "the template of answers cannot be rendered".to_owned();
-        let Evidence { kind, subject, verdict, liked, disliked, related, attributes } = evidence;
-        let values = context! { kind, subject, verdict, liked, disliked, related, attributes, pick };
-        let text = self.0.get_template("answer").and_then(|t| t.render(values)).context(Kind::Internal, broken)?;
-        // The stem ends in a word; what separates the answer from it belongs to the answer.
-        let words: Vec<&str> = text.split_whitespace().collect();
-        Ok(if words.is_empty() { String::new() } else { format!(" {}", words.join(" ")) })
-    }
-}
-
 /// Whether a text says nothing: white space, control characters and invisible marks only.
 pub fn is_blank(text: &str) -> bool {
     let is_mark =

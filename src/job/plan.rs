@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 
 use crate::columns::{at, text};
@@ -90,7 +91,19 @@ async fn plan_one(prepared: &Prepared, full: bool) -> Result<Plan> {
 /// Makes evidence and prompts in memory and counts what has no answer yet.
 async fn estimate(prepared: &Prepared) -> Result<Work> {
     let session = tables::session(prepared).await?;
-    tables::make_prompts(prepared, &session).await?;
+    let params = tables::params(prepared)?;
+    for table in ["user_history", "item_audience", "reason_prompt"] {
+        for name in prepared.unpublished(table) {
+            if !session.has_table(name) {
+                prepared.make_unpublished(&session, name).await?;
+            }
+        }
+        let contract = &prepared.contracts[table];
+        let rows: Vec<RecordBatch> = prepared.sql[table].run(&session, contract, &params).await?.try_collect().await?;
+        // As the SQL made them: only staging holds them against the contract's nulls.
+        let schema = rows.first().map_or_else(|| contract.arrow_schema(None), |batch| batch.schema());
+        session.register_batches(table, schema, rows)?;
+    }
     tables::register_responses(&session, &prepared.root, &prepared.contracts["response"]).await?;
     let prompts = tables::count(&session, "select 1 as one from reason_prompt").await?;
     let distinct = tables::count(&session, tables::ASKED).await?;

@@ -7,9 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use chrono::NaiveDate;
-use futures::TryStreamExt;
 
 use crate::columns::{floats, integers};
 use crate::config::{Interval, Job};
@@ -359,24 +357,6 @@ pub async fn session(prepared: &Prepared) -> Result<Session> {
         session.register_files(name, &prepared.contracts[name], &files_of(input)).await?;
     }
     Ok(session)
-}
-
-/// Makes evidence and prompts in memory and registers them; nothing is written.
-pub async fn make_prompts(prepared: &Prepared, session: &Session) -> Result<()> {
-    let params = params(prepared)?;
-    for table in ["user_history", "item_audience", "reason_prompt"] {
-        for name in prepared.unpublished(table) {
-            if !session.has_table(name) {
-                prepared.make_unpublished(session, name).await?;
-            }
-        }
-        let contract = &prepared.contracts[table];
-        let rows: Vec<RecordBatch> = prepared.sql[table].run(session, contract, &params).await?.try_collect().await?;
-        // As the SQL made them: only staging holds them against the contract's nulls.
-        let schema = rows.first().map_or_else(|| contract.arrow_schema(None), |batch| batch.schema());
-        session.register_batches(table, schema, rows)?;
-    }
-    Ok(())
 }
 
 /// An input's files with what their paths tell.

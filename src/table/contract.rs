@@ -385,7 +385,6 @@ const BUILTIN: &[(&str, &str)] = builtins![
     "item_feature",
     "user_feature",
     "quarantine",
-    "alignment_example",
     "split",
     "ablation_measurement",
     "ablation_contrast",

@@ -21,8 +21,7 @@ pub(crate) fn session(threads: usize, batch_size: usize) -> Session {
         vec![text.clone(), text.clone(), text.clone(), list.clone(), list.clone(), list.clone(), list.clone()];
     for (name, tag, arguments) in [
         ("render_prompt", "prompt", evidence.clone()),
-        ("render_stem", "stem", evidence.clone()),
-        ("render_answer", "answer", [evidence, vec![DataType::Int64]].concat()),
+        ("render_stem", "stem", evidence),
         ("prompt_key", "key", vec![text.clone(), text.clone()]),
     ] {
         let join = move |arguments: &[ColumnarValue]| {
