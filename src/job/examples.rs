@@ -38,7 +38,8 @@ impl Default for Size {
 /// Rows of `alignment_example`, sorted by `example_id`: evidence from before the interval, labels from the interval. With
 /// `out`, they are written to that Parquet file as well.
 ///
-/// Who and what counts as active is told by the interval's start; limits on users and items are the job's.
+/// Every user and item with an event before the interval counts, whatever the job's limits: who is active in the interval
+/// may have paused before it.
 ///
 /// # Errors
 /// As [`prepare`] and [`Model::run`]; [`Kind::Input`] when there is not one example.
@@ -47,7 +48,14 @@ pub async fn examples(job: &Job, interval: Interval, size: Size, out: Option<&Pa
     let session = tables::session(&prepared).await?;
     // Evidence is what a run knows that ends where the interval begins; the session holds the interval's events too.
     let before = Interval { start: interval.start - Duration::days(1), end: interval.start };
-    let params = tables::params(&prepared.at(before))?;
+    let mut params = tables::params(&prepared.at(before))?;
+    for (name, value) in &mut params {
+        match *name {
+            "user_active_days" | "item_active_days" => *value = Param::Int(110_000),
+            "max_users" | "max_items" => *value = Param::Int(0),
+            _ => {}
+        }
+    }
     for name in BEFORE {
         let contract = &prepared.contracts[name];
         let rows = prepared.sql[name].run(&session, contract, &params).await?;
