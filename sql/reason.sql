@@ -1,7 +1,9 @@
 -- The language model's answer for every prompt: reason_prompt joined to the response store.
 --
 -- Of several responses to one prompt the latest without an error counts, else the latest error; ties are broken by the
--- response's own columns. A prompt that nobody has answered yet has the error `not_generated`.
+-- response's own columns. A prompt that nobody has answered yet has the error `not_generated`. Where the stem begins the
+-- answer format of an aligned model the reason is its inner text, and an answer that breaks the format has the error
+-- `bad_format`; else the reason is stem and answer as they are.
 with answered as (
     select
         r.prompt_key,
@@ -32,11 +34,12 @@ select
     cast(p.item_id as varchar) as item_id,
     p.as_of,
     cast(p.prompt_key as varchar) as prompt_key,
-    case when a.error is null and a.text is not null then concat(p.answer_stem, a.text) end as reason,
+    case when a.error is null and a.text is not null then reason_text(p.answer_stem, a.text) end as reason,
     cast(case
         when a.prompt_key is null then 'not_generated'
         when a.error is not null then a.error
         when a.text is null then 'no_text'
+        when reason_text(p.answer_stem, a.text) is null then 'bad_format'
     end as varchar) as error,
     cast(a.finish as varchar) as finish,
     cast(a.logprob_sum as double) as logprob_sum,

@@ -16,7 +16,7 @@ use crate::config::{self, Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::job::lookback::{self, LookedBack};
 use crate::job::stop::Stop;
-use crate::job::{compact, evaluate, export, feast, forget, learn, plan, run, runs};
+use crate::job::{compact, evaluate, examples, export, feast, forget, learn, plan, run, runs};
 use crate::query::session::{Rows, Session};
 use crate::recommend::simulate;
 use crate::table::{import, inspect};
@@ -175,6 +175,24 @@ it again: finished trainings and texts are kept."
     Evaluate {
         /// The evaluation's file, such as jobs/ablation.toml.
         file: PathBuf,
+    },
+    /// Write the questions and answers that a language model is aligned with.
+    #[command(
+        before_help = "Example:\n  curec learn examples jobs/nightly.toml --interval-start 2026-11-01 \\\n    \
+        --interval-end 2026-11-22 --out examples.parquet",
+        after_help = "Evidence is from before the interval, labels are from the interval. Publishes nothing."
+    )]
+    Examples {
+        #[command(flatten)]
+        job: JobArgs,
+        #[command(flatten)]
+        interval: IntervalArgs,
+        /// The Parquet file to write.
+        #[arg(long, value_name = "PATH")]
+        out: PathBuf,
+        /// Examples in all, at most.
+        #[arg(long, default_value_t = examples::Size::default().max_examples)]
+        max_examples: u64,
     },
 }
 
@@ -573,6 +591,12 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         }
         Command::Learn(LearnCommand::Align { file, interval }) => block_on(learn_align(file, interval, voice)),
         Command::Learn(LearnCommand::Evaluate { file }) => block_on(learn_evaluate(file, voice)),
+        Command::Learn(LearnCommand::Examples { job, interval, out, max_examples }) => {
+            let size = examples::Size { max_examples, ..examples::Size::default() };
+            let rows = block_on(examples::examples(&job.load()?, interval.parse()?, size, Some(&out)))?;
+            let n: usize = rows.iter().map(|batch| batch.num_rows()).sum();
+            print(&format!("{n} examples in {}\n", out.display())).map(|()| 0)
+        }
         Command::Simulate(args) => print(&file_lines(&args.execute()?)).map(|()| 0),
         Command::Inspect { path, rows } => print(&format!("{}\n", inspect::inspect(&path, rows)?)).map(|()| 0),
         Command::Config => print(config::DEFAULTS).map(|()| 0),

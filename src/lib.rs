@@ -74,7 +74,9 @@ pub mod network {
 
 /// Where tables and language models meet: prompts, batches, the engine, and the SQL functions over it.
 pub mod generate {
+    pub mod format;
     pub mod prompt;
+    pub mod answers;
     pub mod batcher;
     pub mod engine;
     pub mod models;
@@ -141,6 +143,8 @@ pub mod job {
     pub mod forget;
     pub mod evaluation_page;
     pub mod evaluate;
+    pub mod examples;
+    pub mod learn;
     pub mod export;
     pub mod feast;
 }

@@ -1,4 +1,5 @@
-//! The language model as SQL functions: `render_prompt`, `render_stem`, `prompt_key`, `generate`, `score`, `embed`.
+//! The language model as SQL functions: `render_prompt`, `render_stem`, `prompt_key`, `generate`, `score`, `embed`; and the ones over the
+//! answer format, which need no model: `reason_text`, `example_prompt`, `example_answer`.
 //!
 //! Knows DataFusion's function traits and [`Models`]. The functions that need weights are asynchronous: they hand their
 //! rows to the engine's thread and wait, so that no model work happens on a worker of the query engine.
@@ -13,12 +14,14 @@ use async_trait::async_trait;
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::logical_expr::async_udf::{AsyncScalarUDF, AsyncScalarUDFImpl};
 use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility,
+    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility, create_udf,
 };
 use rayon::prelude::*;
 
 use crate::columns::{as_text_lists, at};
 use crate::error::{Error, Result};
+use crate::generate::answers::Examples;
+use crate::generate::format;
 use crate::generate::models::Models;
 use crate::generate::prompt::Evidence;
 
@@ -29,13 +32,67 @@ pub fn all(models: &Arc<Models>) -> Vec<ScalarUDF> {
         let function = Function { what, models: models.clone(), signature: what.signature() };
         AsyncScalarUDF::new(Arc::new(function)).into_scalar_udf()
     };
-    vec![
+    let mut all = vec![
         sync(What::RenderPrompt),
         sync(What::RenderStem),
         sync(What::PromptKey),
         with_model(What::Generate),
         with_model(What::Score),
         with_model(What::Embed),
+    ];
+    all.extend(without_model());
+    all
+}
+
+/// The functions that need neither a job nor a model.
+///
+/// `reason_text(stem, text)` is the reason in an answer, null where its format is broken.
+/// `example_prompt(task, subject, verdict, liked, disliked, related, attributes, extra)` and `example_answer(the same,
+/// key)` are a question and its answer after `<think>`.
+pub fn without_model() -> Vec<ScalarUDF> {
+    let text = DataType::Utf8;
+    let list = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
+    let lists = std::iter::repeat_n(list, 5);
+    let evidence: Vec<DataType> = [text.clone(), text.clone(), text.clone()].into_iter().chain(lists).collect();
+    let keyed: Vec<DataType> = evidence.iter().cloned().chain([text.clone()]).collect();
+    let reason_text = |args: &[ColumnarValue]| {
+        let args = ColumnarValue::values_to_arrays(args)?;
+        let (stem, text) = (texts(&args[0])?, texts(&args[1])?);
+        let reason = |i| format::reason_text(at(&stem, i).unwrap_or_default(), at(&text, i)?);
+        Ok(ColumnarValue::Array(Arc::new((0..text.len()).map(reason).collect::<StringArray>())))
+    };
+    let example = |args: &[ColumnarValue]| {
+        let args = ColumnarValue::values_to_arrays(args)?;
+        let [task, subject, verdict] = [texts(&args[0])?, texts(&args[1])?, texts(&args[2])?];
+        let [liked, disliked, related] = [lists_of(&args[3])?, lists_of(&args[4])?, lists_of(&args[5])?];
+        let [attributes, extra] = [lists_of(&args[6])?, lists_of(&args[7])?];
+        let key = args.get(8).map(texts).transpose()?;
+        let examples = Examples::new().map_err(external)?;
+        let rows: Result<Vec<String>> = (0..task.len())
+            .map(|i| {
+                let evidence = Evidence {
+                    kind: at(&task, i).unwrap_or_default().to_string(),
+                    subject: at(&subject, i).map(str::to_string),
+                    verdict: at(&verdict, i).unwrap_or_default().to_string(),
+                    liked: liked[i].clone(),
+                    disliked: disliked[i].clone(),
+                    related: related[i].clone(),
+                    attributes: attributes[i].clone(),
+                    extra: extra[i].clone(),
+                };
+                match &key {
+                    Some(key) => examples.answer(&evidence, at(key, i).unwrap_or_default()),
+                    None => examples.question(&evidence),
+                }
+            })
+            .collect();
+        Ok(ColumnarValue::Array(Arc::new(StringArray::from_iter_values(rows.map_err(external)?)) as ArrayRef))
+    };
+    let pure = Volatility::Immutable;
+    vec![
+        create_udf("reason_text", vec![text.clone(), text.clone()], text.clone(), pure, Arc::new(reason_text)),
+        create_udf("example_prompt", evidence, text.clone(), pure, Arc::new(example)),
+        create_udf("example_answer", keyed, text, pure, Arc::new(example)),
     ]
 }
 
@@ -114,7 +171,7 @@ fn texts(array: &ArrayRef) -> DfResult<StringArray> {
     Ok(cast(array, &DataType::Utf8)?.as_string::<i32>().clone())
 }
 
-fn lists(array: &ArrayRef) -> DfResult<Vec<Vec<String>>> {
+fn lists_of(array: &ArrayRef) -> DfResult<Vec<Vec<String>>> {
     if array.data_type() == &DataType::Null {
         return Ok(vec![Vec::new(); array.len()]);
     }
@@ -130,8 +187,8 @@ impl Function {
 
     fn render(&self, args: &[ArrayRef], pick: fn((String, String)) -> String) -> DfResult<ArrayRef> {
         let [kind, subject, verdict] = [texts(&args[0])?, texts(&args[1])?, texts(&args[2])?];
-        let [liked, disliked] = [lists(&args[3])?, lists(&args[4])?];
-        let [related, attributes] = [lists(&args[5])?, lists(&args[6])?];
+        let [liked, disliked] = [lists_of(&args[3])?, lists_of(&args[4])?];
+        let [related, attributes] = [lists_of(&args[5])?, lists_of(&args[6])?];
         let rows: Result<Vec<String>> = (0..kind.len())
             .map(|i| {
                 let evidence = Evidence {
@@ -142,6 +199,7 @@ impl Function {
                     disliked: disliked[i].clone(),
                     related: related[i].clone(),
                     attributes: attributes[i].clone(),
+                    extra: Vec::new(),
                 };
                 Ok(pick(self.models.template(&evidence.kind)?.render(&evidence)?))
             })

@@ -8,6 +8,7 @@ use std::path::Path;
 use minijinja::{Environment, context};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::generate::format;
 use crate::llm::chat::{ChatTemplate, Message, OwnedPiece};
 use crate::llm::sampler::Sampling;
 use crate::llm::tokenizer::{Piece, Tokenizer};
@@ -29,6 +30,8 @@ pub struct Evidence {
     pub related: Vec<String>,
     /// Attributes such as genres.
     pub attributes: Vec<String>,
+    /// What only examples have: the items to choose from, or a bad reason and its mistake.
+    pub extra: Vec<String>,
 }
 
 /// A template file: a section `=== user`, the question, and a section `=== assistant`, the stem with which the answer
@@ -40,24 +43,30 @@ pub struct PromptTemplate {
 }
 
 impl PromptTemplate {
-    /// Loads a built-in template (`item`, `history`) or a file.
+    /// Loads a built-in template (`item`, `history`; `aligned-item` and its like for an aligned model) or a file.
     ///
     /// # Errors
     /// [`Kind::Config`] naming the file and, for mistakes in it, the line.
     pub fn load(name: &str) -> Result<PromptTemplate> {
-        match name {
-            "item" => Self::parse(include_str!("../../jobs/templates/item.j2"), "built-in template `item`"),
-            "history" => Self::parse(include_str!("../../jobs/templates/history.j2"), "built-in template `history`"),
+        let text = match name {
+            "item" => include_str!("../../jobs/templates/item.j2"),
+            "history" => include_str!("../../jobs/templates/history.j2"),
+            "aligned-item" => include_str!("../../jobs/templates/aligned_item.j2"),
+            "aligned-history" => include_str!("../../jobs/templates/aligned_history.j2"),
+            "aligned-pair" => include_str!("../../jobs/templates/aligned_pair.j2"),
+            "aligned-choose" => include_str!("../../jobs/templates/aligned_choose.j2"),
+            "aligned-rewrite" => include_str!("../../jobs/templates/aligned_rewrite.j2"),
             path => {
                 let text = std::fs::read_to_string(Path::new(path)).map_err(|e| {
                     Error::new(Kind::Config, "cannot read the prompt template")
                         .with("file", path)
-                        .hint("name a built-in template (item, history) or a file in [prompt]")
+                        .hint("name a built-in template (item, history, aligned-item, aligned-history) or a file in [prompt]")
                         .source(e)
                 })?;
-                Self::parse(&text, path)
+                return Self::parse(&text, path);
             }
-        }
+        };
+        Self::parse(text, &format!("built-in template `{name}`"))
     }
 
     /// Parses a template; `origin` names it in errors.
@@ -74,6 +83,7 @@ impl PromptTemplate {
         env.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
         // A prompt is plain text: nothing in it is escaped, and nothing in the data is ever read as a template.
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        env.add_filter("untag", |text: String| format::clean(&text));
         for (name, source) in [("user", user), ("assistant", stem)] {
             env.add_template_owned(name, source.trim_end().to_string()).map_err(|e| {
                 let line = e.line().unwrap_or(1) + text[..text.find(source).unwrap_or(0)].lines().count();
@@ -95,9 +105,9 @@ impl PromptTemplate {
     pub fn render(&self, evidence: &Evidence) -> Result<(String, String)> {
         let render = |name: &str| -> Result<String> {
             let template = self.env.get_template(name).context(Kind::Internal, || "a template went missing".into())?;
-            let Evidence { kind, subject, verdict, liked, disliked, related, attributes } = evidence;
+            let Evidence { kind, subject, verdict, liked, disliked, related, attributes, extra } = evidence;
             let text = template
-                .render(context! { kind, subject, verdict, liked, disliked, related, attributes })
+                .render(context! { kind, subject, verdict, liked, disliked, related, attributes, extra })
                 .context(Kind::Config, || format!("the prompt template cannot render its section `{name}`"))?;
             Ok(text.trim().to_string())
         };

@@ -1,32 +1,29 @@
 //! `curec learn align`: from an interval's examples to an adapter, and how good its answers are.
 //!
-//! Knows the weekly file, jobs, tokenizer and engine; leaves examples to sql/alignment_example.sql and training to
+//! Knows the weekly file, jobs, tokenizer and engine; leaves examples to [`crate::job::examples`] and training to
 //! [`crate::learn::align`]. Everything is kept in the file's folder `out`: a training that was killed goes on where it was.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
-use crate::columns::text;
+use crate::columns::{at, text, text_lists};
 use crate::config::{self, Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Completion, RowError};
+use crate::generate::format;
 use crate::generate::models::Models;
+use crate::job::examples::{self, Size};
 use crate::job::stop::Stop;
-use crate::job::tables::{self, prepare};
 use crate::learn::align::{self, Surroundings};
 use crate::learn::decoder::TrainableLm;
 use crate::learn::packing::Example;
 use crate::llm::adapter::{Adapter, AdapterShape, Precision};
 use crate::llm::device;
-use crate::query::model::Model;
-use crate::query::session::Param;
 use crate::recommend::text_metrics::{bleu, distinct, tokens};
-use crate::reward::checks;
-use crate::table::write::write_local;
+use crate::reward::checks::{self, Vocabulary};
 use crate::telemetry::Voice;
 
 /// The weekly file.
@@ -49,7 +46,8 @@ pub struct Spec {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct ExamplesSpec {
-    pub max: usize,
+    pub max: u64,
+    pub pairs_per_user: u64,
     pub measured: usize,
 }
 
@@ -75,13 +73,19 @@ pub struct AlignSpec {
     pub seed: u64,
 }
 
-/// What answers to held-out questions look like. Whether they are grounded is for the nightly job's checks to say.
+/// How good answers to held-out questions are: the exit measures of alignment.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Measures {
     /// Questions asked; users and items that trained nothing.
     pub questions: usize,
-    /// Share of answers that are a whole sentence.
-    pub finished: f64,
+    /// Share of answers in the format that was taught.
+    pub format: f64,
+    /// Share of those whose reasons name nothing but their evidence.
+    pub grounded: f64,
+    /// Questions that ask for a verdict.
+    pub verdicts: usize,
+    /// Share of those whose verdict is the outcome; half of the outcomes of pairs are likes.
+    pub right: f64,
     /// BLEU-4 of the answers against the templates' own, times 100: how well the templates were learned, no more.
     pub bleu4: f64,
     /// Different word pairs over all of them.
@@ -165,15 +169,18 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
     let mut overrides = spec.set.clone();
     overrides.push(format!("warehouse={}", out.join("warehouse").display()));
     let job = Job::load(&spec.job, &overrides)?;
-    let rows = examples(&job, interval, spec.examples.max).await?;
-    write_local(&out.join("alignment_example.parquet"), &rows)?;
+    let size = Size { max_examples: spec.examples.max, pairs_per_user: spec.examples.pairs_per_user };
+    let rows = examples::examples(&job, interval, size, Some(&out.join("alignment_example.parquet"))).await?;
     stop.check()?;
 
     let models = Models::new(&job)?;
     models.fetch().await?;
     let questions = Arc::new(questions(&rows)?);
     let held_out = measured(&questions, spec.examples.measured);
-    let before = measure(&models, &held_out).await?;
+    let attributes: Vec<Vec<String>> =
+        rows.iter().map(|b| text_lists(b, "attributes")).collect::<Result<Vec<_>>>()?.concat();
+    let vocabulary = Vocabulary::new(attributes.iter().flatten().map(String::as_str));
+    let before = measure(&models, &held_out, &vocabulary).await?;
     models.stop_engine();
 
     let adapter = out.join("adapter");
@@ -185,7 +192,7 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
     overrides.push(format!("model.adapter={}", adapter.display()));
     let models = Models::new(&Job::load(&spec.job, &overrides)?)?;
     models.fetch().await?;
-    let after = measure(&models, &held_out).await?;
+    let after = measure(&models, &held_out, &vocabulary).await?;
     let (curve, account) = (&trained.curve, &trained.account);
     let trained_on: Vec<_> = curve.iter().filter(|r| r.step > 0).collect();
     let seconds: f64 = trained_on.iter().map(|r| r.tokens as f64 / r.tokens_per_second).sum();
@@ -258,31 +265,14 @@ fn train(
     Ok(trained)
 }
 
-/// What the evidence at the interval's end gives to learn; nothing is published.
-async fn examples(job: &Job, interval: Interval, most: usize) -> Result<Vec<RecordBatch>> {
-    let prepared = prepare(job, interval).await?;
-    let session = tables::session(&prepared).await?;
-    tables::make_prompts(&prepared, &session).await?;
-    let folder = Some(job.spec.project.sql.as_str()).filter(|folder| !folder.is_empty());
-    let model = Model::find("alignment_example", folder.map(Path::new))?;
-    let mut params = tables::params(&prepared)?;
-    params.push(("max_examples", Param::Int(most as i64)));
-    let contract = &prepared.contracts["alignment_example"];
-    let rows: Vec<RecordBatch> = model.run(&session, contract, &params).await?.try_collect().await?;
-    match rows.iter().any(|batch| batch.num_rows() > 0) {
-        true => Ok(rows),
-        false => Err(Error::new(Kind::Input, "the evidence gives no example to learn from")
-            .with("interval", interval.dt())
-            .hint("choose an interval with events before its end, and look at min_support and the active days")),
-    }
-}
-
 /// A question with the answer that was taught, or would have been.
 struct Question {
     is_held_out: bool,
     prompt: String,
     stem: String,
     answer: String,
+    /// Everything that the answer may name.
+    evidence: Vec<String>,
 }
 
 fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
@@ -291,11 +281,23 @@ fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
         let [part, prompt, stem, answer] =
             ["part", "prompt_text", "answer_stem", "answer_text"].map(|name| text(batch, name));
         let (part, prompt, stem, answer) = (part?, prompt?, stem?, answer?);
-        found.extend((0..batch.num_rows()).map(|row| Question {
-            is_held_out: part.value(row) == "valid",
-            prompt: prompt.value(row).to_owned(),
-            stem: stem.value(row).to_owned(),
-            answer: answer.value(row).to_owned(),
+        let subject = text(batch, "subject")?;
+        let lists: Vec<Vec<Vec<String>>> = ["liked", "disliked", "related", "attributes", "extra"]
+            .into_iter()
+            .map(|name| text_lists(batch, name))
+            .collect::<Result<_>>()?;
+        found.extend((0..batch.num_rows()).map(|row| {
+            Question {
+                is_held_out: part.value(row) == "valid",
+                prompt: prompt.value(row).to_owned(),
+                stem: stem.value(row).to_owned(),
+                answer: answer.value(row).to_owned(),
+                evidence: lists
+                    .iter()
+                    .flat_map(|list| list[row].iter().cloned())
+                    .chain(at(&subject, row).map(str::to_owned))
+                    .collect(),
+            }
         }));
     }
     Ok(found)
@@ -308,7 +310,7 @@ fn measured(questions: &[Question], most: usize) -> Vec<&Question> {
     held_out.into_iter().step_by(step).collect()
 }
 
-async fn measure(models: &Arc<Models>, questions: &[&Question]) -> Result<Measures> {
+async fn measure(models: &Arc<Models>, questions: &[&Question], vocabulary: &Vocabulary) -> Result<Measures> {
     let requests: Result<Vec<_>> =
         questions.iter().enumerate().map(|(i, q)| models.request(i as u64, &q.prompt, &q.stem)).collect();
     let answers = models.run(requests?).await?;
@@ -316,10 +318,27 @@ async fn measure(models: &Arc<Models>, questions: &[&Question]) -> Result<Measur
     let said: Vec<String> = answers.iter().map(said).collect();
     let words = |text: &str| tokens(text).into_iter().map(str::to_owned).collect::<Vec<String>>();
     let pairs: Vec<_> = said.iter().zip(questions).map(|(said, q)| (words(said), words(&q.answer))).collect();
-    let finished = said.iter().filter(|text| !text.trim().is_empty() && checks::is_finished(text)).count();
+    let (mut formed, mut grounded, mut verdicts, mut right) = (0, 0, 0, 0);
+    for (said, question) in said.iter().zip(questions) {
+        let [said, taught] = [said, &question.answer].map(|text| format!("{}{text}", question.stem));
+        let (said, taught) = (format::parse(&said).ok(), format::parse(&taught).ok());
+        if let Some(answer) = &said {
+            formed += 1;
+            let evidence: Vec<&str> = question.evidence.iter().map(String::as_str).collect();
+            grounded += usize::from(checks::grounding(answer.reason, &evidence, vocabulary) >= 1.0);
+        }
+        if let Some(outcome) = taught.and_then(|t| t.verdict) {
+            verdicts += 1;
+            right += usize::from(said.and_then(|a| a.verdict) == Some(outcome));
+        }
+    }
+    let share = |n: usize, of: usize| n as f64 / of.max(1) as f64;
     Ok(Measures {
         questions: questions.len(),
-        finished: finished as f64 / questions.len().max(1) as f64,
+        format: share(formed, questions.len()),
+        grounded: share(grounded, formed),
+        verdicts,
+        right: share(right, verdicts),
         bleu4: bleu(&pairs, 4),
         distinct2: distinct(&pairs.into_iter().map(|(said, _)| said).collect::<Vec<_>>(), 2),
     })

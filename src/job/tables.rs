@@ -272,7 +272,8 @@ impl Prepared {
         let Some(record) = commit_record(&self.root, "reason", &self.interval.dt()).await? else { return Ok(0) };
         let session = new_session(&self.job)?;
         session.register_files("reason", &self.contracts["reason"], &files_in(&self.root, &record)?).await?;
-        count(&session, "select distinct prompt_key from reason where error <> 'not_generated'").await
+        count(&session, "select distinct prompt_key from reason where error not in ('not_generated', 'bad_format')")
+            .await
     }
 
     /// Compares every table with its partition. `force` builds all; `retry_failed` builds `reason` where a prompt has
@@ -478,7 +479,7 @@ pub async fn usage_all(session: &Session, response: &Contract) -> Result<UsageAl
 
 /// Reasons with their evidence, for scoring. All keys are compared alike, null with null: a key compared otherwise would
 /// become a filter, and the join quadratic.
-pub const SCORED: &str = "select r.kind, r.user_id, r.item_id, r.as_of, r.prompt_key, r.reason, r.finish, \
+pub const SCORED: &str = "select r.kind, r.user_id, r.item_id, r.as_of, r.prompt_key, r.reason, r.error, r.finish, \
      r.logprob_sum, r.completion_tokens, p.subject, p.verdict, p.liked, p.disliked, p.related, p.attributes \
      from reason as r join reason_prompt as p on (p.kind is not distinct from r.kind) and (p.user_id is not distinct from r.user_id) \
      and (p.item_id is not distinct from r.item_id) \

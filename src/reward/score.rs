@@ -37,6 +37,8 @@ pub struct Score {
 pub struct Scored<'a> {
     /// The reason, stem included; `None` where generation failed.
     pub reason: Option<&'a str>,
+    /// Why there is no reason.
+    pub error: Option<&'a str>,
     /// How generation ended.
     pub finish: Option<&'a str>,
     /// Sum of log-likelihoods of the generated tokens.
@@ -56,7 +58,11 @@ pub struct Scored<'a> {
 /// Scores one reason.
 pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Score {
     // Nothing was asked where there was nothing to lean on.
-    let refusal = if row.evidence.is_empty() { "no_evidence" } else { "error" };
+    let refusal = match row.error {
+        _ if row.evidence.is_empty() => "no_evidence",
+        Some("bad_format") => "bad_format",
+        _ => "error",
+    };
     let none = Score {
         mean_logprob: None,
         grounding: None,
@@ -116,7 +122,7 @@ pub fn score_batch(
     vocabulary: &Vocabulary,
 ) -> Result<RecordBatch> {
     let (reason, finish, verdict) = (text(batch, "reason")?, text(batch, "finish")?, text(batch, "verdict")?);
-    let subject = text(batch, "subject")?;
+    let (subject, error) = (text(batch, "subject")?, text(batch, "error")?);
     let (logprob_sum, tokens) = (floats(batch, "logprob_sum")?, integers(batch, "completion_tokens")?);
     let lists = ["liked", "disliked", "related", "attributes"].map(|name| text_lists(batch, name));
     let [liked, disliked, related, attributes] = lists;
@@ -129,6 +135,7 @@ pub fn score_batch(
             );
             let row = Scored {
                 reason: at(&reason, i),
+                error: at(&error, i),
                 finish: at(&finish, i),
                 logprob_sum: logprob_sum.is_valid(i).then(|| logprob_sum.value(i)),
                 completion_tokens: tokens.value(i),
@@ -184,6 +191,7 @@ mod tests {
     fn row(reason: &str) -> Scored<'_> {
         Scored {
             reason: Some(reason),
+            error: None,
             finish: Some("stop"),
             logprob_sum: Some(-10.0),
             completion_tokens: 10,
@@ -201,6 +209,7 @@ mod tests {
         assert_eq!(refusal(&row("People like Heat because it is a crime story.")), None);
         assert_eq!(refusal(&Scored::default()), Some("no_evidence"));
         assert_eq!(refusal(&Scored { reason: None, ..row("") }), Some("error"));
+        assert_eq!(refusal(&Scored { reason: None, error: Some("bad_format"), ..row("") }), Some("bad_format"));
         assert_eq!(refusal(&row("People like Heat because it is")), Some("unfinished"));
         assert_eq!(refusal(&row("It is so.")), Some("too_short"));
         assert_eq!(refusal(&row("People like Heat because it is a comedy.")), Some("ungrounded"));

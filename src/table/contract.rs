@@ -388,6 +388,7 @@ const BUILTIN: &[(&str, &str)] = builtins![
     "split",
     "ablation_measurement",
     "ablation_contrast",
+    "alignment_example",
 ];
 
 /// The physical types that `accept` may name.

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use curec::generate::functions;
 use curec::query::model::Model;
 use curec::query::session::{Param, Session, SessionOptions};
 use curec::table::contract::Contract;
 use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use futures::TryStreamExt;
 
-/// A session with `threads` partitions, small batches, and the stand-ins.
+/// A session with `threads` partitions, small batches, the stand-ins, and the functions that need no model.
 pub(crate) fn session(threads: usize, batch_size: usize) -> Session {
     let options = SessionOptions { threads, batch_size, memory_limit: 256 << 20, ..SessionOptions::default() };
     let session = Session::new(options).unwrap();
+    functions::without_model().into_iter().for_each(|f| session.register_function(f));
     let text = DataType::Utf8;
     let list = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
     let evidence =

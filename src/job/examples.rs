@@ -1,0 +1,85 @@
+//! `curec learn examples`: the questions and answers that a language model is aligned with, for a job and an interval.
+//!
+//! Knows jobs, table definitions and where rows go. Nothing is published: the tables are made as of the interval's start,
+//! in a session of their own, and only the interval's events tell the labels.
+
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+use chrono::Duration;
+use futures::TryStreamExt;
+
+use crate::config::{Interval, Job};
+use crate::error::{Error, Kind, Result};
+use crate::job::tables::{self, contract_of, prepare};
+use crate::query::model::Model;
+use crate::query::session::Param;
+use crate::table::write::write_local;
+
+/// Tables that examples are made from, in the order in which they are made.
+const BEFORE: [&str; 7] =
+    ["opinion", "user_history", "item_taste", "item_pair", "item_category", "item_audience", "reason_prompt"];
+
+/// How many examples, at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// In all; half of them pairs (see `sql/alignment_example.sql`).
+    pub max_examples: u64,
+    /// Pairs of each label and user.
+    pub pairs_per_user: u64,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Size { max_examples: 12_000, pairs_per_user: 8 }
+    }
+}
+
+/// Rows of `alignment_example`, sorted by `example_id`: evidence from before the interval, labels from the interval. With
+/// `out`, they are written to that Parquet file as well.
+///
+/// Every user and item with an event before the interval counts, whatever the job's limits: who is active in the interval
+/// may have paused before it.
+///
+/// # Errors
+/// As [`prepare`] and [`Model::run`]; [`Kind::Input`] when there is not one example.
+pub async fn examples(job: &Job, interval: Interval, size: Size, out: Option<&Path>) -> Result<Vec<RecordBatch>> {
+    let prepared = prepare(job, interval).await?;
+    let session = tables::session(&prepared).await?;
+    // Evidence is what a run knows that ends where the interval begins; the session holds the interval's events too.
+    let before = Interval { start: interval.start - Duration::days(1), end: interval.start };
+    let mut params = tables::params(&prepared.at(before))?;
+    for (name, value) in &mut params {
+        match *name {
+            "user_active_days" | "item_active_days" => *value = Param::Int(110_000),
+            "max_users" | "max_items" => *value = Param::Int(0),
+            _ => {}
+        }
+    }
+    for name in BEFORE {
+        let contract = &prepared.contracts[name];
+        let rows = prepared.sql[name].run(&session, contract, &params).await?;
+        session.register_aside(name, contract, rows).await?;
+    }
+    let contract = contract_of(job, "alignment_example")?;
+    let sql = (!job.spec.project.sql.is_empty()).then(|| Path::new(&job.spec.project.sql));
+    let model = Model::find(contract.name.as_str(), sql)?;
+    let whole = |n: u64| Param::Int(i64::try_from(n).unwrap_or(i64::MAX / 100));
+    let params = [
+        ("interval_start", Param::Timestamp(interval.start.timestamp_micros())),
+        ("interval_end", Param::Timestamp(interval.end.timestamp_micros())),
+        ("like_threshold", Param::Float(job.spec.history.like_threshold)),
+        ("pairs_per_user", whole(size.pairs_per_user)),
+        ("max_examples", whole(size.max_examples.min(1 << 40))),
+    ];
+    let rows: Vec<RecordBatch> = model.run(&session, &contract, &params).await?.try_collect().await?;
+    if rows.iter().all(|batch| batch.num_rows() == 0) {
+        return Err(Error::new(Kind::Input, "there is nothing to make examples of")
+            .with("interval", format!("{}/{}", interval.start.to_rfc3339(), interval.end.to_rfc3339()))
+            .hint("the interval needs rated events, and enough events before it"));
+    }
+    if let Some(out) = out {
+        write_local(out, &rows)?;
+    }
+    Ok(rows)
+}
