@@ -83,11 +83,11 @@ fn judge(examples: &[&RewardExample<'_>], epochs: usize, seed: u64) -> Judge {
     Judge::train(examples, &attributes(), &config(), &plan(epochs), None, seed, &device).unwrap()
 }
 
-fn gates(reasons: Reasons) -> Gates {
+fn gates(reasons: Reasons, epochs: usize) -> Gates {
     let world = world(200, 6, reasons);
     let examples = world.examples();
     let examples: Vec<&RewardExample<'_>> = examples.iter().collect();
-    judge(&examples, 30, 1).gates(&examples, 500).unwrap()
+    judge(&examples, epochs, 1).gates(&examples, 500).unwrap()
 }
 
 /// Twelve hundred examples place AUC within about 0.03.
@@ -103,7 +103,7 @@ fn logits(judged: &[Vec<Judged>]) -> Vec<u32> {
 
 #[test]
 fn reasons_that_tell_something_pass_the_gates() {
-    let gates = gates(Reasons::Anchored);
+    let gates = gates(Reasons::Anchored, 60);
     assert!(gates.auc > 0.8 && gates.gain.low > 0.1, "{gates:?}");
     assert!(gates.difference.interval.low > 0.2, "{gates:?}");
     gates.check(LIMITS).unwrap();
@@ -111,7 +111,7 @@ fn reasons_that_tell_something_pass_the_gates() {
 
 #[test]
 fn noise_fails_the_gate_of_gain() {
-    let gates = gates(Reasons::Noise);
+    let gates = gates(Reasons::Noise, 10);
     let error = gates.check(LIMITS).unwrap_err();
     assert_eq!((error.kind(), error.kind().exit_code()), (Kind::Audit, 1));
     assert!(error.context().iter().any(|(key, _)| *key == "gain"), "{}", error.explain());
@@ -119,7 +119,7 @@ fn noise_fails_the_gate_of_gain() {
 
 #[test]
 fn reasons_that_spell_out_the_label_fail_the_probe() {
-    let gates = gates(Reasons::Verbatim);
+    let gates = gates(Reasons::Verbatim, 10);
     assert!(gates.probe.low > 0.9, "{gates:?}");
     let error = gates.check(LIMITS).unwrap_err();
     assert!(error.message().contains("probe") && error.explain().contains("verdicts"), "{}", error.explain());
