@@ -72,6 +72,8 @@ pub mod network {
     pub mod layers;
 }
 
+pub mod statistics;
+
 /// Where tables and language models meet: prompts, batches, the engine, and the SQL functions over it.
 pub mod generate {
     pub mod format;
@@ -87,6 +89,8 @@ pub mod generate {
 pub mod reward {
     pub mod checks;
     pub mod score;
+    pub mod model;
+    pub mod train;
 }
 
 pub mod feature;
@@ -100,13 +104,12 @@ pub mod learn {
     pub mod align;
 }
 
-/// Recommenders that read the features, and the yardstick: splits, metrics, statistics, logs with known structure.
+/// Recommenders that read the features, and the yardstick: splits, metrics, logs with known structure.
 pub mod recommend {
     pub mod data;
     pub mod split;
     pub mod metrics;
     pub mod text_metrics;
-    pub mod statistics;
     pub mod results;
     pub mod results_text;
     pub mod simulate;

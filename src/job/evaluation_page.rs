@@ -11,7 +11,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::error::{Context, Error, Kind, Result};
 use crate::recommend::results::{LEAK, Measurement, Results, known};
 use crate::recommend::results_text::{Row, Section, Table, arm_name, interval, metric_name, recommender_name};
-use crate::recommend::statistics::Interval;
+use crate::statistics::Interval;
 
 const RESULT: RGBColor = RGBColor(60, 110, 160);
 const BASELINE: RGBColor = RGBColor(140, 140, 140);

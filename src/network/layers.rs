@@ -3,7 +3,7 @@
 //! Knows tensors and weights; knows nothing of what they are for. Every linear layer takes `[n, width]`, so that it is one
 //! matrix product, whatever stands for the `n`.
 
-use burn::tensor::{Distribution, Int, Tensor, TensorData, module};
+use burn::tensor::{Distribution, Int, Tensor, TensorData, activation, module};
 use rayon::prelude::*;
 
 use crate::llm::device::ComputeDevice;
@@ -104,6 +104,22 @@ impl Linear {
     /// `[n, inputs]` to `[n, outputs]`.
     pub fn forward(&self, pass: &Pass, x: Tensor<2>) -> Tensor<2> {
         x.matmul(pass.leaves.at(self.weight)) + pass.leaves.at(self.bias)
+    }
+}
+
+/// `x` above zero, `a · x` below, with an `a` for every channel that begins at 0.25.
+#[derive(Debug, Clone, Copy)]
+pub struct Prelu(Slot);
+
+impl Prelu {
+    /// Adds the slopes `name`, `[1, width]`.
+    pub fn new(parameters: &mut Parameters, name: &str, width: usize) -> Self {
+        Prelu(parameters.add(name, [1, width], Init::Constant(0.25)))
+    }
+
+    /// `[n, width]` to `[n, width]`.
+    pub fn forward(&self, pass: &Pass, x: Tensor<2>) -> Tensor<2> {
+        activation::relu(x.clone()) - activation::relu(-x) * pass.leaves.at(self.0)
     }
 }
 

@@ -41,6 +41,7 @@ pub struct Parameters {
     device: ComputeDevice,
     seed: u64,
     adam: Adam,
+    decay: f64,
 }
 
 #[derive(Clone)]
@@ -111,7 +112,13 @@ impl Parameters {
     /// None yet. Adam with β = (0.9, 0.999) and ε = 1e-8, as PyTorch's default.
     pub fn new(seed: u64, device: &ComputeDevice) -> Self {
         let adam = AdamConfig::new().with_epsilon(1e-8).build();
-        Parameters { entries: Vec::new(), device: device.clone(), seed, adam }
+        Parameters { entries: Vec::new(), device: device.clone(), seed, adam, decay: 0.0 }
+    }
+
+    /// Lets every step take `learning_rate · decay` of a weight away before Adam moves it: AdamW (Loshchilov and Hutter
+    /// 2019). None at first.
+    pub fn set_weight_decay(&mut self, decay: f64) {
+        self.decay = decay;
     }
 
     /// Adds a weight `[rows, columns]`.
@@ -167,7 +174,11 @@ impl Parameters {
     pub fn step_by(&mut self, gradients: Accumulated, learning_rate: f64) {
         for (entry, gradient) in self.entries.iter_mut().zip(gradients.0) {
             let Some(gradient) = gradient else { continue };
-            let (value, state) = self.adam.step(learning_rate, entry.value.clone(), gradient, entry.state.take());
+            let value = match self.decay {
+                0.0 => entry.value.clone(),
+                decay => entry.value.clone() * (1.0 - learning_rate * decay),
+            };
+            let (value, state) = self.adam.step(learning_rate, value, gradient, entry.state.take());
             (entry.value, entry.state) = (value, state);
         }
     }

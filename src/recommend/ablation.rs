@@ -13,13 +13,13 @@ use crate::recommend::arms::{Arm, Data, content};
 use crate::recommend::baseline::{ItemNeighbours, Popularity};
 use crate::recommend::din::{self, Din, Labels};
 use crate::recommend::metrics::{
-    Means, Options, Ranked, Scorer, Tier, Tiers, auc, coverage, gini, log_loss, popularity_lift, rank_cases,
+    Means, Options, Ranked, Scorer, Tier, Tiers, coverage, gini, log_loss, popularity_lift, rank_cases,
 };
 use crate::recommend::results::{Contrasted, Measurement};
 use crate::recommend::sasrec::{self, SasRec};
 use crate::recommend::split::{Case, Part, Split, Target};
-use crate::recommend::statistics::{Contrast, holm, over_seeds, paired_bootstrap, paired_bootstrap_auc};
 use crate::recommend::train::{Model, Plan, Trained, fit_by, sequences};
+use crate::statistics::{Contrast, auc, holm, over_seeds, paired_bootstrap, paired_bootstrap_auc};
 
 /// Lists of recommended items have so many.
 const TOP: u32 = 10;

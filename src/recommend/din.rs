@@ -16,7 +16,7 @@ use burn::tensor::{Tensor, activation};
 use crate::error::{Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::into_vec;
-use crate::network::layers::{Linear, Pass};
+use crate::network::layers::{Linear, Pass, Prelu};
 use crate::network::parameters::{Init, Parameters, Slot};
 use crate::network::random::Random;
 use crate::recommend::adaptor::{Adaptor, AdaptorConfig, Content};
@@ -72,20 +72,6 @@ impl Default for Config {
             batch: 256,
             adaptor: AdaptorConfig::default(),
         }
-    }
-}
-
-/// `x` above zero, `a · x` below, with an `a` for every channel that begins at 0.25.
-#[derive(Debug, Clone, Copy)]
-struct Prelu(Slot);
-
-impl Prelu {
-    fn new(parameters: &mut Parameters, name: &str, width: usize) -> Self {
-        Prelu(parameters.add(name, [1, width], Init::Constant(0.25)))
-    }
-
-    fn forward(&self, pass: &Pass, x: Tensor<2>) -> Tensor<2> {
-        activation::relu(x.clone()) - activation::relu(-x) * pass.leaves.at(self.0)
     }
 }
 

@@ -4,8 +4,7 @@
 //!
 //! **Ties.** The target loses every tie: its rank is one more than the number of other candidates whose score is at
 //! least as high, so that a model that scores everything alike earns nothing. Lists of recommended items break ties by
-//! the smaller dense id. A score that is not a number counts as minus infinity. [`auc`] counts a tie as a half, as
-//! scikit-learn does.
+//! the smaller dense id. A score that is not a number counts as minus infinity.
 //!
 //! **Masks.** With [`Options::mask_seen`] the items of the history are no candidates; the target always is one, also
 //! where the user had it before.
@@ -241,26 +240,6 @@ pub fn popularity_lift(ranked: &[Ranked], cases: &[Case<'_>], train_counts: &[u3
     if histories == 0.0 { f64::NAN } else { (lists - histories) / histories }
 }
 
-/// Area under the ROC curve: how often a positive scores above a negative, a tie counted as a half.
-/// `None` where one of the classes is empty. Scores must be numbers; of slices of different lengths the shorter counts.
-pub fn auc(scores: &[f64], labels: &[bool]) -> Option<f64> {
-    let mut pairs: Vec<(f64, bool)> = scores.iter().map(|s| s + 0.0).zip(labels.iter().copied()).collect();
-    pairs.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-    let positives = pairs.iter().filter(|p| p.1).count() as f64;
-    let negatives = pairs.len() as f64 - positives;
-    if positives == 0.0 || negatives == 0.0 {
-        return None;
-    }
-    let (mut below, mut wins) = (0.0, 0.0);
-    for tied in pairs.chunk_by(|a, b| a.0 == b.0) {
-        let here = tied.iter().filter(|p| p.1).count() as f64;
-        let others = tied.len() as f64 - here;
-        wins += here * (below + others / 2.0);
-        below += others;
-    }
-    Some(wins / (positives * negatives))
-}
-
 /// Mean of `-ln p` of what was true. Probabilities are kept away from 0 and 1 by the smallest step of an `f64`, as
 /// scikit-learn does; `None` without cases.
 pub fn log_loss(probabilities: &[f64], labels: &[bool]) -> Option<f64> {
@@ -276,6 +255,7 @@ pub fn log_loss(probabilities: &[f64], labels: &[bool]) -> Option<f64> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+    use crate::statistics::auc;
     use serde_json::Value;
 
     /// tests/fixtures/metrics/make.py says which packages computed what.

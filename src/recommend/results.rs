@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, Float64Builder, Int64Array, ListBuilder, RecordBatch, StringArray};
 
 use crate::error::{Context, Kind, Result};
-use crate::recommend::statistics::{Contrast, Interval};
+use crate::statistics::{Contrast, Interval};
 use crate::table::contract::Contract;
 
 /// Below this corrected p-value a difference is spoken of.

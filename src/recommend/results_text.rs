@@ -5,7 +5,7 @@
 //! it can neither break a table nor become markup.
 
 use crate::recommend::results::{Contrasted, LEAK, Measurement, Results, arm_order, arm_text, known, lower_is_better};
-use crate::recommend::statistics::Interval;
+use crate::statistics::Interval;
 
 /// How well the held-out events were foreseen; other metrics than these and [`OF_LISTS`] stand behind them.
 const OF_CASES: [&str; 5] = ["ndcg@10", "recall@10", "mrr", "auc", "log_loss"];

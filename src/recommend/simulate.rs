@@ -352,7 +352,7 @@ mod tests {
     use crate::recommend::data::Log;
     use crate::recommend::metrics::{self, Scorer, rank_cases};
     use crate::recommend::split::{Case, Part, Split, Target, temporal};
-    use crate::recommend::statistics::{Contrast, paired_bootstrap};
+    use crate::statistics::{Contrast, paired_bootstrap};
     use crate::table::store::Location;
 
     const SMALL: Options = Options {

@@ -14,6 +14,7 @@ mod parity_files;
 mod parity_model;
 mod point_in_time;
 mod ranker_loader;
+mod reward;
 #[path = "../common/s3.rs"]
 mod s3;
 mod sql;

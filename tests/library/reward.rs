@@ -1,0 +1,189 @@
+//! The reward model: it finds what reasons tell, its gates close where they should, it repeats, resumes and keeps to folds.
+
+use std::sync::Arc;
+
+use curec::error::Kind;
+use curec::llm::device::ComputeDevice;
+use curec::network::random::Random;
+use curec::reward::model::{Attributes, Config, Judged, Past, RewardExample, RewardModel};
+use curec::reward::train::{Gates, Judge, Limits, Plan, fit};
+
+const ITEMS: usize = 12;
+const WIDTH: usize = 6;
+
+/// What a reason's first value is.
+#[derive(Clone, Copy, PartialEq)]
+enum Reasons {
+    /// The label, turned around for users who disliked all that they had: with the history it tells the label, alone nothing.
+    Anchored,
+    /// Noise.
+    Noise,
+    /// The label itself.
+    Verbatim,
+}
+
+/// User, item, reason, corrupted reason, label.
+type Row = (u32, u32, Vec<f32>, Vec<f32>, bool);
+
+struct World {
+    histories: Vec<Vec<Past>>,
+    rows: Vec<Row>,
+}
+
+fn world(users: u32, each: usize, reasons: Reasons) -> World {
+    let mut random = Random::new(11, "world");
+    let mut histories = Vec::new();
+    let mut rows = Vec::new();
+    for user in 0..users {
+        let likes = random.below(2) == 0;
+        let past = |random: &mut Random, time| Past { item: random.below(ITEMS) as u32, liked: likes, time };
+        histories.push((0..4).map(|time| past(&mut random, time)).collect());
+        for _ in 0..each {
+            let (item, label) = (random.below(ITEMS) as u32, random.below(2) == 0);
+            let mut z: Vec<f32> = (0..WIDTH).map(|_| 0.5 * random.normal() as f32).collect();
+            let corrupted: Vec<f32> = (0..WIDTH).map(|_| 0.5 * random.normal() as f32).collect();
+            let sign = |yes: bool| if yes { 1.0 } else { -1.0 };
+            match reasons {
+                Reasons::Anchored => z[0] = sign(label) * sign(likes),
+                Reasons::Noise => {}
+                Reasons::Verbatim => z[0] = sign(label),
+            }
+            rows.push((user, item, z, corrupted, label));
+        }
+    }
+    World { histories, rows }
+}
+
+impl World {
+    fn examples(&self) -> Vec<RewardExample<'_>> {
+        self.rows
+            .iter()
+            .map(|(user, item, z, corrupted, label)| {
+                let history = &self.histories[*user as usize];
+                RewardExample::new((*user, *item), history, vec![z], vec![corrupted], *label, 100).unwrap()
+            })
+            .collect()
+    }
+}
+
+fn attributes() -> Arc<Attributes> {
+    Arc::new(Attributes::new((0..ITEMS as u32).map(|i| vec![i % 3]).collect(), 3).unwrap())
+}
+
+fn config() -> Config {
+    Config { reason: WIDTH, projection: 16, hidden: 8, attention: [8, 4], network: [16, 8], length: 4 }
+}
+
+fn plan(epochs: usize) -> Plan {
+    Plan { epochs, patience: 100, learning_rate: 5e-3, batch: 64, folds: 2, ..Plan::default() }
+}
+
+fn judge(examples: &[&RewardExample<'_>], epochs: usize, seed: u64) -> Judge {
+    let device = ComputeDevice::cpu();
+    Judge::train(examples, &attributes(), &config(), &plan(epochs), None, seed, &device).unwrap()
+}
+
+fn gates(reasons: Reasons, epochs: usize) -> Gates {
+    let world = world(200, 6, reasons);
+    let examples = world.examples();
+    let examples: Vec<&RewardExample<'_>> = examples.iter().collect();
+    judge(&examples, epochs, 1).gates(&examples, 500).unwrap()
+}
+
+/// Twelve hundred examples place AUC within about 0.03.
+const LIMITS: Limits = Limits { shuffled: 0.06, probe: 0.65 };
+
+fn own<'a>(examples: &[&RewardExample<'a>]) -> Vec<Vec<Option<&'a [f32]>>> {
+    examples.iter().map(|e| e.reasons().iter().copied().map(Some).collect()).collect()
+}
+
+fn logits(judged: &[Vec<Judged>]) -> Vec<u32> {
+    judged.iter().flatten().flat_map(|j| [j.logit.to_bits(), j.without.to_bits()]).collect()
+}
+
+#[test]
+fn reasons_that_tell_something_pass_the_gates() {
+    let gates = gates(Reasons::Anchored, 60);
+    assert!(gates.auc > 0.8 && gates.gain.low > 0.1, "{gates:?}");
+    assert!(gates.difference.interval.low > 0.2, "{gates:?}");
+    gates.check(LIMITS).unwrap();
+}
+
+#[test]
+fn noise_fails_the_gate_of_gain() {
+    let gates = gates(Reasons::Noise, 10);
+    let error = gates.check(LIMITS).unwrap_err();
+    assert_eq!((error.kind(), error.kind().exit_code()), (Kind::Audit, 1));
+    assert!(error.context().iter().any(|(key, _)| *key == "gain"), "{}", error.explain());
+}
+
+#[test]
+fn reasons_that_spell_out_the_label_fail_the_probe() {
+    let gates = gates(Reasons::Verbatim, 10);
+    assert!(gates.probe.low > 0.9, "{gates:?}");
+    let error = gates.check(LIMITS).unwrap_err();
+    assert!(error.message().contains("probe") && error.explain().contains("verdicts"), "{}", error.explain());
+}
+
+#[test]
+fn a_resumed_training_is_the_uninterrupted_one_bit_for_bit() {
+    let world = world(40, 4, Reasons::Anchored);
+    let examples = world.examples();
+    let examples: Vec<&RewardExample<'_>> = examples.iter().collect();
+    let (valid, train) = examples.split_at(30);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("reward.safetensors");
+    let device = ComputeDevice::cpu();
+    let model = || RewardModel::new(attributes(), config(), 7, &device).unwrap();
+    let run = |epochs, checkpoint| {
+        let mut model = model();
+        let trained = fit(&mut model, train, valid, &plan(epochs), checkpoint).unwrap();
+        (trained, logits(&model.judge(&examples, &own(&examples)).unwrap()))
+    };
+    let whole = run(5, None);
+    run(2, Some(file.as_path()));
+    assert_eq!(run(5, Some(file.as_path())), whole);
+    assert_eq!(run(5, None), whole, "the same seed gives the same bits");
+    let mut other = model();
+    let error = fit(&mut other, &train[1..], valid, &plan(5), Some(&file)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Config, "a checkpoint of other examples is refused");
+}
+
+#[test]
+fn a_users_labels_do_not_reach_the_model_that_judges_the_user() {
+    let before = world(40, 4, Reasons::Anchored);
+    let examples = before.examples();
+    let examples: Vec<&RewardExample<'_>> = examples.iter().collect();
+    let first = judge(&examples, 2, 3);
+    let mut after = world(40, 4, Reasons::Anchored);
+    after.rows.iter_mut().filter(|row| first.fold(row.0) == 0).for_each(|row| row.4 = !row.4);
+    let changed = after.examples();
+    let changed: Vec<&RewardExample<'_>> = changed.iter().collect();
+    let second = judge(&changed, 2, 3);
+    let scores = |judge: &Judge| judge.judge(&examples, &own(&examples)).unwrap();
+    let (a, b) = (scores(&first), scores(&second));
+    let of_fold = |judged: &[Vec<Judged>], fold: usize| -> Vec<u32> {
+        let rows = examples.iter().zip(judged).filter(|(e, _)| first.fold(e.user()) == fold);
+        rows.flat_map(|(_, j)| logits(std::slice::from_ref(j))).collect()
+    };
+    assert!(!of_fold(&a, 0).is_empty() && !of_fold(&a, 1).is_empty());
+    assert_eq!(of_fold(&a, 0), of_fold(&b, 0), "their own model never saw these labels");
+    assert_ne!(of_fold(&a, 1), of_fold(&b, 1), "the other model did");
+    let judge_of_another_seed = judge(&examples, 2, 4);
+    assert!((0..40).any(|user| judge_of_another_seed.fold(user) != first.fold(user)));
+}
+
+#[test]
+fn too_few_folds_and_labels_all_alike_are_refused() {
+    let mut world = world(10, 2, Reasons::Noise);
+    world.rows.iter_mut().for_each(|row| row.4 = true);
+    let examples = world.examples();
+    let examples: Vec<&RewardExample<'_>> = examples.iter().collect();
+    let train = |folds| {
+        let plan = Plan { folds, ..plan(1) };
+        let device = ComputeDevice::cpu();
+        Judge::train(&examples, &attributes(), &config(), &plan, None, 1, &device).map(|_| ()).unwrap_err().kind()
+    };
+    assert_eq!(train(1), Kind::Config);
+    assert_eq!(train(2), Kind::Input);
+}
