@@ -7,6 +7,7 @@ mod bad_input;
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;
+mod examples;
 mod export;
 mod held_out;
 mod parity_files;
