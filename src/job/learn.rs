@@ -20,7 +20,7 @@ use crate::job::stop::Stop;
 use crate::learn::align::{self, Surroundings};
 use crate::learn::decoder::TrainableLm;
 use crate::learn::packing::Example;
-use crate::llm::adapter::{Adapter, AdapterShape, Precision};
+use crate::llm::adapter::{Adapter, AdapterShape, Precision, TARGETS};
 use crate::llm::device;
 use crate::recommend::text_metrics::{bleu, distinct, tokens};
 use crate::reward::checks::{self, Vocabulary};
@@ -147,6 +147,12 @@ pub fn load(path: &Path) -> Result<Spec> {
             Some("[align] learning_rate must be above 0".into())
         }
         _ if !share(a.warmup) || !share(a.dropout) => Some("[align] warmup and dropout must be in [0, 1)".into()),
+        _ if a.rank == 0 || !(a.alpha.is_finite() && a.alpha > 0.0) => {
+            Some("[align] rank and alpha must be above 0".into())
+        }
+        _ if a.targets.is_empty() || a.targets.iter().any(|t| !TARGETS.contains(&t.as_str())) => {
+            Some(format!("[align] targets: name one or more of {}, not {:?}", TARGETS.join(", "), a.targets))
+        }
         _ if a.epochs == 0 || a.batch_tokens == 0 || a.micro_batch_tokens == 0 => {
             Some("[align] epochs, batch_tokens and micro_batch_tokens must be positive".into())
         }

@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 
 /// A session with `threads` partitions, small batches, the stand-ins, and the functions that need no model.
 pub(crate) fn session(threads: usize, batch_size: usize) -> Session {
-    let options = SessionOptions { threads, batch_size, memory_limit: 256 << 20, ..SessionOptions::default() };
+    let options = SessionOptions { threads, batch_size, memory_limit: 1 << 30, ..SessionOptions::default() };
     let session = Session::new(options).unwrap();
     functions::without_model().into_iter().for_each(|f| session.register_function(f));
     let text = DataType::Utf8;
