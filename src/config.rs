@@ -93,7 +93,7 @@ StoreSpec { timeout_seconds: f64, connect_seconds: f64, max_retries: usize, retr
 section!(/// `[price]`
 PriceSpec { prompt_tokens_million: f64, completion_tokens_million: f64 });
 section!(/// `[project]`
-ProjectSpec { sql: String, schemas: String });
+ProjectSpec { sql: String, schemas: String, registry: String });
 
 /// A half-open interval `[start, end)` of event time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,8 +246,7 @@ impl Job {
         let memory_limit = spec.as_ref().map_or(0, |s| validate(s, &mut problems));
         match spec {
             Some(spec) if problems.list.is_empty() => {
-                let of_stores = |name: &str| name.starts_with("AWS_") || name == "CUREC_FAIL_POINT";
-                let aws = env.iter().filter(|(k, _)| of_stores(k)).map(|(k, v)| (k.clone(), v.clone())).collect();
+                let aws = of_stores(env);
                 let cache_dir = cache_dir(&spec.model.cache_dir, env);
                 Ok(Job { spec, origin: origin.to_string(), memory_limit, settings, aws, cache_dir })
             }
@@ -264,6 +263,16 @@ impl Job {
 /// The process's environment.
 pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+}
+
+/// The variables of the process's environment that stores are opened with.
+pub fn store_variables() -> BTreeMap<String, String> {
+    of_stores(&environment())
+}
+
+fn of_stores(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let belongs = |name: &str| name.starts_with("AWS_") || name == "CUREC_FAIL_POINT";
+    env.iter().filter(|(name, _)| belongs(name)).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 /// `[model] cache_dir`, or the user's own cache.
@@ -531,6 +540,9 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
         if let Some((scheme, _)) = value.split_once("://") {
             p.add(key, format!("must be a path on this machine, not a {scheme}:// URL; copy it here first"));
         }
+    }
+    if s.model.adapter.starts_with("registry:") && s.project.registry.is_empty() {
+        p.add("model.adapter", "names what a registry has promoted, but project.registry is not set");
     }
     if s.check.min_words > s.check.max_words {
         p.add("check.min_words", "must not be larger than check.max_words");

@@ -57,6 +57,7 @@ pub mod llm {
     pub mod gguf;
     pub mod weights;
     pub mod adapter;
+    pub mod merged;
     pub mod kernels;
     pub mod kv_cache;
     pub mod ops;
@@ -81,6 +82,7 @@ pub mod generate {
     pub mod answers;
     pub mod batcher;
     pub mod engine;
+    pub mod registry;
     pub mod models;
     pub mod functions;
 }

@@ -15,6 +15,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Completion, Request, RowError};
 use crate::generate::engine::{Engine, EngineOptions};
 use crate::generate::prompt::{self, Fingerprint, PromptTemplate};
+use crate::generate::registry::{self, Card, Registry};
 use crate::llm::adapter::Adapter;
 use crate::llm::chat::ChatTemplate;
 use crate::llm::device;
@@ -48,27 +49,39 @@ impl Generator {
 /// Where a model is, and where it lies on this machine once that is known.
 struct Place {
     key: &'static str,
-    source: Location,
+    source: Source,
     cache: PathBuf,
     path: OnceLock<PathBuf>,
+    /// Of what a registry has promoted.
+    card: OnceLock<Card>,
+}
+
+enum Source {
+    At(Location),
+    /// What is promoted under a name when it is first asked for; a run keeps to it.
+    Promoted(Registry, String),
 }
 
 impl Place {
     fn new(job: &Job, key: &'static str, text: &str) -> Result<Place> {
+        let (path, card, cache) = (OnceLock::new(), OnceLock::new(), job.cache_dir.clone());
+        if let Some(name) = text.strip_prefix(registry::SCHEME) {
+            let source = Source::Promoted(Registry::of(job)?, name.to_owned());
+            return Ok(Place { key, source, cache, path, card });
+        }
         let source = Location::parse_with(text, &StoreOptions::of(job)).map_err(|e| e.with("key", key))?;
-        let path = OnceLock::new();
         if let Some(local) = source.local_path() {
             // As it was written: messages name what a person knows.
             path.get_or_init(|| if text.contains("://") { local } else { PathBuf::from(text) });
         }
-        Ok(Place { key, source, cache: job.cache_dir.clone(), path })
+        Ok(Place { key, source: Source::At(source), cache, path, card })
     }
 
     async fn fetch(&self) -> Result<&Path> {
         let path = match self.path.get() {
             Some(path) => path,
             None => {
-                let fetched = fetch(&self.source, &self.cache).await.map_err(|e| e.with("key", self.key))?;
+                let fetched = self.bring().await.map_err(|e| e.with("key", self.key))?;
                 self.path.get_or_init(|| fetched)
             }
         };
@@ -78,6 +91,28 @@ impl Place {
                 .with("path", path.display())
                 .hint("name a Hugging Face directory or a GGUF file; ci/fetch.sh gets the quickstart's models")),
         }
+    }
+
+    async fn bring(&self) -> Result<PathBuf> {
+        let (registry, name) = match &self.source {
+            Source::At(source) => return fetch(source, &self.cache).await,
+            Source::Promoted(registry, name) => (registry, name),
+        };
+        // Asked for twice at once, what was promoted first counts.
+        let card = match self.card.get() {
+            Some(card) => card,
+            None => {
+                let card = registry.promoted(name).await?;
+                self.card.get_or_init(|| card)
+            }
+        };
+        let (at, version) = (registry.adapter(card), &card.version);
+        let path = fetch(&at, &self.cache).await?;
+        if Adapter::digest(&path)? != card.adapter {
+            return Err(registry::damaged(&at));
+        }
+        tracing::info!(name, version, "the promoted adapter");
+        Ok(path)
     }
 
     /// The path; waits for a model that nobody has fetched yet, as an ad-hoc query may come upon one.
@@ -91,6 +126,14 @@ impl Place {
             None => Err(Error::new(Kind::Internal, "a model was used before it was fetched").with("key", self.key)),
         }
     }
+}
+
+/// The generator of a job as it comes, fetched to this machine.
+///
+/// # Errors
+/// [`Kind::Model`] where there is none; the store's.
+pub async fn base(job: &Job) -> Result<ModelFiles> {
+    ModelFiles::open(Place::new(job, "model.generator", &job.spec.model.generator)?.fetch().await?)
 }
 
 /// The models of one job. Share it in an `Arc`.
@@ -185,6 +228,16 @@ impl Models {
             Some(dir) => Adapter::digest(dir)?,
             None => String::new(),
         };
+        let promoted = self.adapter_place.as_ref().and_then(|place| place.card.get());
+        if let Some(card) = promoted.filter(|card| files.digest().is_ok_and(|digest| digest != card.base_model)) {
+            let (name, version, trained_on) = (&card.name, &card.version, &card.base_model);
+            tracing::warn!(
+                name,
+                version,
+                trained_on,
+                "the adapter was trained on other weights than [model] generator"
+            );
+        }
         let opened = Generator {
             tokenizer: files.tokenizer()?,
             chat: files.chat_template()?,

@@ -20,6 +20,8 @@ pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_pr
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// The files of an adapter.
+pub const FILES: [&str; 2] = [CONFIG, WEIGHTS];
 /// Begins the name of every tensor.
 const PREFIX: &str = "base_model.model.";
 
@@ -75,6 +77,7 @@ impl Adapter {
         }
         let files = TensorFiles::open_file(&file).map_err(in_dir)?;
         let tensors = tensors_of(&files, model, shape.rank).map_err(in_dir)?;
+        all_there(&config, model, &tensors).map_err(in_dir)?;
         let targets: BTreeSet<&str> = tensors.keys().filter_map(|name| name.rsplit('.').next()).collect();
         shape.targets = TARGETS.iter().filter(|t| targets.contains(*t)).map(|t| (*t).to_owned()).collect();
         Ok(Adapter { shape, tensors })
@@ -139,7 +142,7 @@ impl Adapter {
     /// [`Kind::Model`] where one cannot be read.
     pub fn digest(dir: &Path) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
-        for name in [CONFIG, WEIGHTS] {
+        for name in FILES {
             let path = dir.join(name);
             let bytes = std::fs::read(&path).map_err(|e| {
                 Error::new(Kind::Model, "cannot read the adapter").with("file", path.display()).source(e)
@@ -195,10 +198,22 @@ fn shape_of(config: &Value) -> Result<AdapterShape> {
         "lora_bias",
         "trainable_token_indices",
         "target_parameters",
+        "layer_replication",
+        "alora_invocation_tokens",
+        "arrow_config",
+        "kasa_config",
+        "monteclora_config",
+        "velora_config",
+        "use_qalora",
+        "use_bdlora",
     ] {
         if is_set(key) {
             return Err(refused(&format!("{key} = {}", config[key])));
         }
+    }
+    // The others, such as PiSSA, take what they begin with out of the model's own weights.
+    if config["init_lora_weights"].as_str().is_some_and(|how| !["gaussian", "eva", "orthogonal"].contains(&how)) {
+        return Err(refused(&format!("init_lora_weights = {}", config["init_lora_weights"])));
     }
     let number = |key: &'static str| {
         config[key].as_f64().filter(|n| n.is_finite() && *n > 0.0).ok_or_else(|| {
@@ -261,6 +276,29 @@ fn tensors_of(
         _ => Err(Error::new(Kind::Model, "the adapter lacks one of a layer's two tensors").with("layer", module)),
     };
     halves.into_iter().map(whole).collect()
+}
+
+/// Refuses an adapter without tensors for what its configuration lists; patterns are taken at the tensors' word.
+fn all_there(
+    config: &Value,
+    model: &DecoderConfig,
+    tensors: &BTreeMap<String, (HostTensor, HostTensor)>,
+) -> Result<()> {
+    if !config["exclude_modules"].is_null() {
+        return Ok(());
+    }
+    let listed = config["target_modules"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let listed: Vec<&str> = listed.filter(|target| TARGETS.contains(target)).collect();
+    for (name, _) in model.tensors() {
+        let Some(module) = name.strip_suffix(".weight") else { continue };
+        let is_listed = module.rsplit('.').next().is_some_and(|last| listed.contains(&last));
+        if is_listed && !tensors.contains_key(module) {
+            return Err(Error::new(Kind::Model, "the adapter lacks a layer that its configuration lists")
+                .with("layer", module)
+                .hint("copy the adapter again; its weights belong to another configuration or model"));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -355,6 +393,8 @@ mod tests {
             ("\"LORA\"", "\"IA3\"", "IA3"),
             ("\"bias\": \"none\"", "\"bias\": \"all\"", "bias"),
             ("\"fan_in_fan_out\": false", "\"modules_to_save\": [\"lm_head\"]", "modules_to_save"),
+            ("\"bias\": \"none\"", "\"init_lora_weights\": \"pissa\"", "pissa"),
+            ("\"use_dora\": false", "\"layer_replication\": [[0, 1]]", "layer_replication"),
             ("\"r\": 3", "\"r\": 2", "not made for this model"),
             ("\"r\": 3", "\"r\": 0", "r is no positive number"),
             ("\"r\": 3", "\"r\": 2.5", "no rank"),
@@ -377,6 +417,8 @@ mod tests {
         assert!(Adapter::read(dir.path(), &wider).unwrap_err().to_string().contains("not made for this model"));
         let shallower = DecoderConfig { layers: 1, ..model() };
         assert!(Adapter::read(dir.path(), &shallower).is_err());
+        let deeper = DecoderConfig { layers: 3, ..model() };
+        assert!(Adapter::read(dir.path(), &deeper).unwrap_err().to_string().contains("lacks a layer"));
         let mut broken = adapter();
         broken.tensors.values_mut().next().unwrap().0.data[0] = f32::NAN;
         broken.write(dir.path(), "", Precision::F32).unwrap();

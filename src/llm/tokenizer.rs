@@ -311,6 +311,36 @@ impl Tokenizer {
         out
     }
 
+    /// The tokenizer as a tokenizer.json for the Hugging Face library, added tokens among its vocabulary. What frames a
+    /// text ([`Tokenizer::frame`]) is not in it.
+    ///
+    /// # Errors
+    /// `Kind::Internal` where the tokenizer library fails.
+    pub fn to_json(&self) -> Result<serde_json::Value> {
+        let text = self.inner.to_string(false).map_err(internal)?;
+        let mut json: serde_json::Value = serde_json::from_str(&text).map_err(|e| internal(e.into()))?;
+        let mut added: Vec<&AddedToken> = self.added.tokens.iter().collect();
+        added.sort_by_key(|token| token.id);
+        for token in &added {
+            if let Some(vocabulary) = json["model"]["vocab"].as_object_mut() {
+                vocabulary.insert(token.content.clone(), token.id.into());
+            }
+        }
+        let entry = |token: &&AddedToken| {
+            serde_json::json!({
+                "id": token.id,
+                "content": token.content,
+                "single_word": token.single_word,
+                "lstrip": token.strip_left,
+                "rstrip": token.strip_right,
+                "normalized": false,
+                "special": token.special,
+            })
+        };
+        json["added_tokens"] = added.iter().map(entry).collect();
+        Ok(json)
+    }
+
     /// BLAKE3 of everything that decides the ids, 32 hex digits.
     pub fn digest(&self) -> &str {
         &self.digest

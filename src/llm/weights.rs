@@ -206,6 +206,18 @@ impl ModelFiles {
         &self.config
     }
 
+    /// The folder of a model that is one in Hugging Face's layout.
+    pub fn directory(&self) -> Option<&Path> {
+        matches!(self.source, Source::Directory(_)).then_some(self.path.as_path())
+    }
+
+    /// The text of a special token as a GGUF file names it, such as `bos` or `eos`.
+    pub(crate) fn gguf_token(&self, role: &str) -> Option<&str> {
+        let Source::Gguf(gguf) = &self.source else { return None };
+        let id = gguf.u32(&format!("tokenizer.ggml.{role}_token_id"))?;
+        gguf.strs("tokenizer.ggml.tokens")?.get(id as usize).map(String::as_str)
+    }
+
     fn check_tensors(&self) -> Result<()> {
         let mut wrong = Vec::new();
         for (name, expected) in self.config.tensors() {

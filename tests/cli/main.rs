@@ -12,6 +12,7 @@ mod export;
 mod forget;
 mod kill;
 mod leak;
+mod models;
 #[path = "../common/night.rs"]
 mod night;
 mod pipeline;

@@ -3,6 +3,7 @@
 //! One program for all of them, since every test program costs a minute to build.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod adapter;
 mod bad_input;
 #[path = "../common/mod.rs"]
 mod common;
