@@ -18,7 +18,7 @@ use crate::generate::models;
 use crate::generate::registry::{self, Registry, Trained};
 use crate::job::lookback::{self, LookedBack};
 use crate::job::stop::Stop;
-use crate::job::{compact, evaluate, examples, export, feast, forget, learn, plan, run, runs};
+use crate::job::{align, compact, evaluate, examples, export, feast, forget, plan, run, runs, weekly};
 use crate::llm::adapter::Precision;
 use crate::llm::weights::ModelFiles;
 use crate::query::session::{Rows, Session};
@@ -940,10 +940,10 @@ async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
 }
 
 async fn learn_align(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
-    let (spec, interval) = (learn::load(&file)?, interval.parse()?);
+    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
     let stop = Stop::default();
     watch_signals(stop.clone());
-    let done = learn::align(&spec, interval, voice, &stop).await?;
+    let done = align::align(&spec, interval, voice, &stop).await?;
     let mut line = serde_json::json!({ "status": "aligned", "name": spec.name });
     let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of the training".into())?;
     if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {

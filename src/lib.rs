@@ -149,7 +149,8 @@ pub mod job {
     pub mod evaluation_page;
     pub mod evaluate;
     pub mod examples;
-    pub mod learn;
+    pub mod weekly;
+    pub mod align;
     pub mod export;
     pub mod feast;
 }

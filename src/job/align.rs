@@ -1,77 +1,31 @@
 //! `curec learn align`: from an interval's examples to an adapter, and how good its answers are.
 //!
-//! Knows the weekly file, jobs, tokenizer and engine; leaves examples to [`crate::job::examples`] and training to
+//! Knows jobs, tokenizer and engine; leaves examples to [`crate::job::examples`] and training to
 //! [`crate::learn::align`]. Everything is kept in the file's folder `out`: a training that was killed goes on where it was.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::columns::{at, text, text_lists};
-use crate::config::{self, Interval, Job};
+use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Completion, RowError};
 use crate::generate::format;
 use crate::generate::models::Models;
 use crate::job::examples::{self, Size};
 use crate::job::stop::Stop;
+use crate::job::weekly::Spec;
 use crate::learn::align::{self, Surroundings};
 use crate::learn::decoder::TrainableLm;
 use crate::learn::packing::Example;
-use crate::llm::adapter::{Adapter, AdapterShape, Precision, TARGETS};
+use crate::llm::adapter::{Adapter, AdapterShape, Precision};
 use crate::llm::device;
 use crate::recommend::text_metrics::{bleu, distinct, tokens};
 use crate::reward::checks::{self, Vocabulary};
 use crate::telemetry::Voice;
-
-/// The weekly file.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)] // every key is documented in jobs/weekly.toml
-pub struct Spec {
-    pub name: String,
-    pub job: PathBuf,
-    #[serde(default)]
-    pub set: Vec<String>,
-    pub out: String,
-    pub device: String,
-    pub examples: ExamplesSpec,
-    pub align: AlignSpec,
-}
-
-/// `[examples]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
-pub struct ExamplesSpec {
-    pub max: u64,
-    pub pairs_per_user: u64,
-    pub measured: usize,
-}
-
-/// `[align]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
-pub struct AlignSpec {
-    pub rank: usize,
-    pub alpha: f64,
-    pub dropout: f64,
-    pub targets: Vec<String>,
-    pub learning_rate: f64,
-    pub warmup: f64,
-    pub epochs: usize,
-    pub max_steps: usize,
-    pub batch_tokens: usize,
-    pub micro_batch_tokens: usize,
-    pub clip: f64,
-    pub validate_every: usize,
-    pub patience: usize,
-    pub checkpoint_every: usize,
-    pub seed: u64,
-}
 
 /// How good answers to held-out questions are: the exit measures of alignment.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -117,51 +71,6 @@ pub struct Done {
     pub before: Measures,
     /// With the adapter.
     pub after: Measures,
-}
-
-/// Reads a weekly file.
-///
-/// # Errors
-/// `Kind::Config`.
-pub fn load(path: &Path) -> Result<Spec> {
-    let in_file = |e: Error| e.with("file", path.display());
-    let text = std::fs::read_to_string(path).map_err(|e| {
-        in_file(Error::new(Kind::Config, "cannot read the weekly file")).hint("jobs/weekly.toml is one").source(e)
-    })?;
-    let mut spec: Spec = toml::from_str(&text).map_err(|e| {
-        in_file(Error::new(Kind::Config, format!("the weekly file is wrong: {}", e.to_string().trim_end())))
-            .hint("jobs/weekly.toml has every key with its meaning")
-    })?;
-    let env = config::environment();
-    for text in [&mut spec.out, &mut spec.device] {
-        *text = config::expand_text(text, &env)
-            .map_err(|name| Error::new(Kind::Config, format!("the variable {name} is not set and has no default")))
-            .map_err(in_file)?;
-    }
-    let a = &spec.align;
-    let share = |x: f64| (0.0..1.0).contains(&x);
-    let problem = match &spec {
-        s if s.out.contains("://") => Some(format!("out: checkpoints need a folder of this machine, not {}", s.out)),
-        s if s.examples.max == 0 => Some("[examples] max must be positive".to_owned()),
-        _ if !(a.learning_rate.is_finite() && a.learning_rate > 0.0) => {
-            Some("[align] learning_rate must be above 0".into())
-        }
-        _ if !share(a.warmup) || !share(a.dropout) => Some("[align] warmup and dropout must be in [0, 1)".into()),
-        _ if a.rank == 0 || !(a.alpha.is_finite() && a.alpha > 0.0) => {
-            Some("[align] rank and alpha must be above 0".into())
-        }
-        _ if a.targets.is_empty() || a.targets.iter().any(|t| !TARGETS.contains(&t.as_str())) => {
-            Some(format!("[align] targets: name one or more of {}, not {:?}", TARGETS.join(", "), a.targets))
-        }
-        _ if a.epochs == 0 || a.batch_tokens == 0 || a.micro_batch_tokens == 0 => {
-            Some("[align] epochs, batch_tokens and micro_batch_tokens must be positive".into())
-        }
-        _ => None,
-    };
-    match problem {
-        Some(what) => Err(in_file(Error::new(Kind::Config, what))),
-        None => Ok(spec),
-    }
 }
 
 /// Makes the interval's examples, trains an adapter on them, and asks it what it was not trained on.
