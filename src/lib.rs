@@ -105,6 +105,9 @@ pub mod learn {
     pub mod decoder;
     pub mod optimise;
     pub mod align;
+    pub mod worth;
+    pub mod rollout;
+    pub mod reinforce;
 }
 
 /// Recommenders that read the features, and the yardstick: splits, metrics, logs with known structure.
@@ -152,6 +155,7 @@ pub mod job {
     pub mod examples;
     pub mod weekly;
     pub mod align;
+    pub mod reinforce;
     pub mod export;
     pub mod feast;
 }
