@@ -152,6 +152,7 @@ pub mod job {
     pub mod examples;
     pub mod weekly;
     pub mod align;
+    pub mod reward;
     pub mod export;
     pub mod feast;
 }
