@@ -155,6 +155,7 @@ pub mod job {
     pub mod examples;
     pub mod weekly;
     pub mod align;
+    pub mod reward;
     pub mod reinforce;
     pub mod export;
     pub mod feast;

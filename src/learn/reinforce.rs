@@ -543,9 +543,7 @@ fn units(prompt: &Prompt, group: &[Sampled], worth: &[Worth], config: &Config) -
 
 fn anchors(prompts: &[&Prompt], config: &Config) -> Vec<Example> {
     let anchored = prompts.iter().filter(|p| config.anchor > 0.0 && !p.taught.is_empty());
-    anchored
-        .map(|p| Example { prompt: p.tokens.clone(), answer: p.taught.clone(), weights: Vec::new() })
-        .collect()
+    anchored.map(|p| Example { prompt: p.tokens.clone(), answer: p.taught.clone(), weights: Vec::new() }).collect()
 }
 
 /// The gradient of one step.
@@ -583,8 +581,7 @@ fn gradient(
         };
         let loss = match (config.method, reference) {
             (Method::Dpo, Some(reference)) => {
-                let pairs: Vec<_> =
-                    batch.spans.chunks_exact(2).map(|two| (two[0].clone(), two[1].clone())).collect();
+                let pairs: Vec<_> = batch.spans.chunks_exact(2).map(|two| (two[0].clone(), two[1].clone())).collect();
                 objective::dpo(logprobs, reference, &pairs, config.dpo_beta, units.len())
             }
             (Method::Grpo, reference) => {
@@ -843,9 +840,8 @@ mod tests {
 
     #[test]
     fn prompts_are_drawn_in_balance_and_all_of_them_are_asked() {
-        let train: Vec<Prompt> = (0..60)
-            .map(|i| Prompt { number: i, label: i % 10 == 0, tercile: i % 3, ..Prompt::default() })
-            .collect();
+        let train: Vec<Prompt> =
+            (0..60).map(|i| Prompt { number: i, label: i % 10 == 0, tercile: i % 3, ..Prompt::default() }).collect();
         let train: Vec<&Prompt> = train.iter().collect();
         let round = draw(&train, 12, 7, 0);
         assert_eq!(round.iter().filter(|p| p.label).count(), 6);

@@ -235,7 +235,10 @@ mod tests {
     #[test]
     fn a_rising_reward_and_a_falling_judge_are_told_apart_from_all_else() {
         let checks = |pairs: &[(f64, f64)]| -> Vec<Check> {
-            pairs.iter().map(|(reward, second)| Check { reward: *reward, second: *second, ..Check::default() }).collect()
+            pairs
+                .iter()
+                .map(|(reward, second)| Check { reward: *reward, second: *second, ..Check::default() })
+                .collect()
         };
         assert!(diverged(&checks(&[(0.1, 0.30), (0.2, 0.20), (0.3, 0.10), (0.4, 0.05)])));
         assert!(diverged(&checks(&[(0.0, 0.9), (-0.5, 0.30), (-0.4, 0.20), (-0.4, 0.10), (-0.3, 0.05)])));

@@ -171,10 +171,8 @@ impl Adapter {
             let rows = b1.chunks(first.max(1)).zip(b2.chunks(second.max(1)));
             let b = rows.flat_map(|(b1, b2)| b1.iter().copied().chain(b2.iter().map(move |v| v * ratio))).collect();
             let rank = first + second;
-            let pair = (
-                HostTensor { shape: vec![rank, inputs], data: a },
-                HostTensor { shape: vec![outputs, rank], data: b },
-            );
+            let pair =
+                (HostTensor { shape: vec![rank, inputs], data: a }, HostTensor { shape: vec![outputs, rank], data: b });
             Some((name.clone(), pair))
         };
         let is_target = |t: &&str| [self, other].iter().any(|adapter| adapter.shape.targets.iter().any(|own| own == t));
@@ -386,7 +384,8 @@ mod tests {
     fn adapters_side_by_side_add_what_both_add() {
         let first = adapter();
         let mut second = adapter();
-        second.shape = AdapterShape { rank: 2, alpha: 1.0, dropout: 0.0, targets: vec!["k_proj".into(), "q_proj".into()] };
+        second.shape =
+            AdapterShape { rank: 2, alpha: 1.0, dropout: 0.0, targets: vec!["k_proj".into(), "q_proj".into()] };
         second.tensors = (0..2)
             .flat_map(|i| {
                 let name = |part: &str| format!("model.layers.{i}.self_attn.{part}");
