@@ -342,7 +342,8 @@ impl Work<'_> {
         };
         let cases: Vec<Case<'_>> = of_questions.iter().zip(histories.iter().map(Vec::as_slice)).map(case).collect();
         let mut gains = vec![[0.0; 2]; answers.len()];
-        for (which, judge) in judges.iter().enumerate() {
+        // Where nothing passed the gate there is nothing to judge.
+        for (which, judge) in judges.iter().enumerate().filter(|_| !cases.is_empty()) {
             for (members, found) in of_questions.values().zip(judge.gains(&cases)?) {
                 members.iter().zip(found).for_each(|(i, gain)| gains[*i][which] = gain);
             }

@@ -459,7 +459,7 @@ fn learn_round(
                 return Err(interrupted());
             }
             let units: Vec<&Unit> = units.iter().flatten().collect();
-            let anchors = anchors(asked, config);
+            let anchors = anchors(asked, config, lm.config().max_positions);
             if units.is_empty() && anchors.is_empty() {
                 continue;
             }
@@ -541,9 +541,13 @@ fn units(prompt: &Prompt, group: &[Sampled], worth: &[Worth], config: &Config) -
     }
 }
 
-fn anchors(prompts: &[&Prompt], config: &Config) -> Vec<Example> {
+/// The taught answers that the model can read.
+fn anchors(prompts: &[&Prompt], config: &Config, longest: usize) -> Vec<Example> {
     let anchored = prompts.iter().filter(|p| config.anchor > 0.0 && !p.taught.is_empty());
-    anchored.map(|p| Example { prompt: p.tokens.clone(), answer: p.taught.clone(), weights: Vec::new() }).collect()
+    anchored
+        .map(|p| Example { prompt: p.tokens.clone(), answer: p.taught.clone(), weights: Vec::new() })
+        .filter(|example| example.tokens() <= longest)
+        .collect()
 }
 
 /// The gradient of one step.

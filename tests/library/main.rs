@@ -16,6 +16,7 @@ mod parity_files;
 mod parity_model;
 mod point_in_time;
 mod ranker_loader;
+mod reinforce;
 mod reward;
 mod reward_texts;
 #[path = "../common/s3.rs"]
