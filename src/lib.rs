@@ -101,6 +101,9 @@ pub mod feature;
 pub mod learn {
     pub mod packing;
     pub mod objective;
+    pub mod kernels;
+    pub mod host;
+    pub mod generic;
     pub mod decoder;
     pub mod optimise;
     pub mod align;
