@@ -93,6 +93,7 @@ pub mod reward {
     pub mod score;
     pub mod model;
     pub mod train;
+    pub mod saved;
 }
 
 pub mod feature;
@@ -154,6 +155,7 @@ pub mod job {
     pub mod examples;
     pub mod weekly;
     pub mod align;
+    pub mod reward;
     pub mod export;
     pub mod feast;
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, activation};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
@@ -18,7 +19,7 @@ use crate::llm::ops::into_vec;
 use crate::network::layers::{Linear, Pass};
 use crate::network::parameters::{Init, Parameters, Values};
 use crate::network::random::Random;
-use crate::reward::model::{Attributes, Batch, Config, Judged, RewardExample, RewardModel};
+use crate::reward::model::{Attributes, Batch, Config, Judged, Past, RewardExample, RewardModel};
 use crate::statistics::{Contrast, Interval, auc, paired_bootstrap, paired_bootstrap_auc};
 
 /// How long, how fast and on what to learn.
@@ -36,6 +37,9 @@ pub struct Plan {
     pub batch: usize,
     /// How often the null stands for a reason, so that f_0 is calibrated.
     pub null_dropout: f64,
+    /// How often item 0 stands for an item, of histories too, so that it is one that nothing is known of; 0 where item 0
+    /// is an item as any other.
+    pub unknown: f64,
     /// l_s, weight of the margin against wrong reasons.
     pub margin_weight: f64,
     /// m, in nats.
@@ -57,6 +61,7 @@ impl Default for Plan {
             weight_decay: 1e-5,
             batch: 512,
             null_dropout: 0.3,
+            unknown: 0.0,
             margin_weight: 0.5,
             margin: 0.1,
             anchor_weight: 0.1,
@@ -67,7 +72,7 @@ impl Default for Plan {
 }
 
 /// What an epoch brought: both mean over examples.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Epoch {
     /// The whole loss.
     pub loss: f64,
@@ -76,7 +81,7 @@ pub struct Epoch {
 }
 
 /// A finished training. The model holds the best weights.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trained {
     /// All epochs, the first first.
     pub epochs: Vec<Epoch>,
@@ -129,7 +134,18 @@ fn loss(
         places.extend([if is_kept { row as u32 } else { null }, null, (n + row) as u32]);
     }
     texts.extend(wrong);
+    let mut hidden = Vec::new();
+    if plan.unknown > 0.0 {
+        let mut hide = |item: u32| if random.unit() < plan.unknown { 0 } else { item };
+        for example in chosen.iter().map(|at| examples[*at]) {
+            let history = example.history().iter().map(|past| Past { item: hide(past.item), ..*past });
+            hidden.push((history.collect::<Vec<Past>>(), hide(example.item())));
+        }
+    }
     let chosen: Vec<&RewardExample<'_>> = chosen.iter().map(|at| examples[*at]).collect();
+    let hidden: Vec<RewardExample<'_>> =
+        chosen.iter().zip(&hidden).map(|(example, (history, item))| example.of_items(*item, history)).collect();
+    let chosen = if hidden.is_empty() { chosen } else { hidden.iter().collect() };
     let labels = chosen.iter().map(|e| f32::from(e.label())).collect();
     let (labels, kept) = (pass.constant(labels, [n, 1]), pass.constant(kept, [n, 1]));
     let logits = model.logits(pass, &Batch { examples: chosen, texts, places });
@@ -297,6 +313,14 @@ fn resume(model: &mut RewardModel, checkpoint: Option<&Path>, purpose: &str) -> 
     }
 }
 
+/// What a training of a judge touches besides its models.
+pub struct Around<'a> {
+    /// Holds a checkpoint for every fold.
+    pub directory: Option<&'a Path>,
+    /// Asked before every fold: an error ends the training, with the folds before kept in `directory`.
+    pub go_on: &'a dyn Fn() -> Result<()>,
+}
+
 /// One model for every fold of users, which learned from the users of the other folds.
 pub struct Judge {
     models: Vec<RewardModel>,
@@ -304,7 +328,7 @@ pub struct Judge {
     seed: u64,
 }
 
-/// The fold of a user.
+/// The fold of a user: users' numbers need not be dense.
 fn fold_of(user: u32, folds: usize, seed: u64) -> usize {
     Random::new(seed, "folds").child(u64::from(user)).below(folds)
 }
@@ -324,6 +348,23 @@ impl Judge {
         seed: u64,
         device: &ComputeDevice,
     ) -> Result<Self> {
+        Self::train_in(examples, attributes, config, plan, &Around { directory, go_on: &|| Ok(()) }, seed, device)
+    }
+
+    /// As [`Judge::train`], and may be asked to stop.
+    ///
+    /// # Errors
+    /// As [`Judge::train`]; what `around.go_on` says.
+    pub fn train_in(
+        examples: &[&RewardExample<'_>],
+        attributes: &Arc<Attributes>,
+        config: &Config,
+        plan: &Plan,
+        around: &Around<'_>,
+        seed: u64,
+        device: &ComputeDevice,
+    ) -> Result<Self> {
+        let directory = around.directory;
         if plan.folds < 2 {
             return Err(Error::new(
                 Kind::Config,
@@ -338,6 +379,7 @@ impl Judge {
         }
         let (mut models, mut trained) = (Vec::new(), Vec::new());
         for fold in 0..plan.folds {
+            (around.go_on)()?;
             let validates = |user: u32| {
                 Random::new(seed, "validation").child(fold as u64).child(u64::from(user)).unit() < plan.validation
             };
@@ -354,12 +396,38 @@ impl Judge {
         Ok(Judge { models, trained, seed })
     }
 
+    /// A judge of one model for every fold, as [`Judge::models`] gave them to a judge of this seed.
+    ///
+    /// # Errors
+    /// `Kind::Config` for fewer than two.
+    pub fn of(models: Vec<RewardModel>, seed: u64) -> Result<Self> {
+        if models.len() < 2 {
+            return Err(Error::new(Kind::Config, "a judge has two folds or more").with("folds", models.len()));
+        }
+        Ok(Judge { models, trained: Vec::new(), seed })
+    }
+
+    /// The folds' models.
+    pub fn models(&self) -> &[RewardModel] {
+        &self.models
+    }
+
+    /// The seed, which decides the folds.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The models' sizes.
+    pub fn config(&self) -> Option<&Config> {
+        self.models.first().map(RewardModel::config)
+    }
+
     /// The fold of a user, whose model has not learned from this user.
     pub fn fold(&self, user: u32) -> usize {
         fold_of(user, self.models.len(), self.seed)
     }
 
-    /// How the folds' trainings went.
+    /// How the folds' trainings went; empty for a judge that was read.
     pub fn trained(&self) -> &[Trained] {
         &self.trained
     }
@@ -488,16 +556,18 @@ pub struct Limits {
     pub shuffled: f64,
     /// The highest AUC of the probe.
     pub probe: f64,
+    /// Whether AUC with the reasons must be above that without.
+    pub needs_gain: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { shuffled: 0.002, probe: 0.65 }
+        Limits { shuffled: 0.002, probe: 0.65, needs_gain: true }
     }
 }
 
 /// Whether a judge may reward reasons: all out of fold, with 95 % bootstrap intervals over users.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Gates {
     /// AUC of f(z).
     pub auc: f64,
@@ -523,7 +593,7 @@ impl Gates {
         let gates = [
             (
                 "gain",
-                self.difference.interval.low > 0.0,
+                !limits.needs_gain || self.difference.interval.low > 0.0,
                 shown(self.difference.interval),
                 "reasons tell no more of the labels than history and item do: check that the vectors belong to their \
                  pairs, write better reasons, or give more examples",
