@@ -89,11 +89,10 @@ surplus as (
             event_timestamp,
             liked,
             row_number() over (partition by user_id, liked order by event_timestamp desc, item_id) as place,
-            count(*) filter (where liked) over (partition by user_id) as n_likes,
-            count(*) filter (where not liked) over (partition by user_id) as n_dislikes
+            sum(case when liked then 1 else -1 end) over (partition by user_id) as n_surplus
         from outcome
     )
-    where liked and place <= n_likes - n_dislikes
+    where liked and place <= n_surplus
 ),
 popular as (
     select item_id, row_number() over (order by n, item_id) as place

@@ -22,7 +22,7 @@ use crate::generate::models::Models;
 use crate::job::audit::{audit_table, check_inputs, count_unknown_items, look_for_events, note, refused};
 use crate::job::correct::{self, Corrector};
 use crate::job::generate::{Sink, generate};
-use crate::job::manifest::{Manifest, StageRecord, TableRecord};
+use crate::job::manifest::{Manifest, StageRecord, TableRecord, Usage};
 use crate::job::publish::{out_of_grace, publish, renew};
 use crate::job::record::{
     begin, close, describe, failed_story, leave, look, story, table_record, vocabulary, write_run,
@@ -457,9 +457,17 @@ impl Build {
             let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total: waiting };
             let progress = Progress::begin(self.options.voice, "rewrite", waiting, "new tokens");
             let pending = session.sql(correct::PENDING, &[]).await?.stream().await?;
-            let usage = &mut self.manifest.usage;
-            let outcome = generate(pending, &self.prepared.models, &sink, &self.stop, &progress, usage).await;
+            // Counted apart: what fails here is none of the budget's business.
+            let mut usage = Usage::default();
+            let outcome = generate(pending, &self.prepared.models, &sink, &self.stop, &progress, &mut usage).await;
             progress.finish();
+            let whole = &mut self.manifest.usage;
+            whole.generated += usage.generated;
+            whole.prompt_tokens += usage.prompt_tokens;
+            whole.cached_tokens += usage.cached_tokens;
+            whole.completion_tokens += usage.completion_tokens;
+            whole.seconds += usage.seconds;
+            self.manifest.corrections.get_or_insert_default().failed = usage.failed;
             outcome?;
             tables::register_responses(session, &root, contract).await?;
             if !self.plans.iter().any(|p| p.table == "reason" && p.is_build()) {
