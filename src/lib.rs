@@ -91,6 +91,7 @@ pub mod generate {
 pub mod reward {
     pub mod checks;
     pub mod score;
+    pub mod choose;
     pub mod model;
     pub mod train;
     pub mod saved;
@@ -140,6 +141,7 @@ pub mod job {
     pub mod stop;
     pub mod tables;
     pub mod generate;
+    pub mod correct;
     pub mod plan;
     pub mod record;
     pub mod audit;

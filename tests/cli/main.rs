@@ -8,6 +8,7 @@ mod audits;
 mod bucket;
 #[path = "../common/mod.rs"]
 mod common;
+mod correct;
 mod export;
 mod forget;
 mod kill;
