@@ -597,7 +597,8 @@ impl Registry {
         new_folder(out, |dir| {
             if card.reward_files().next().is_some() {
                 let reward = dir.join(REWARD);
-                std::fs::create_dir(&reward).context(Kind::Temporary, || format!("cannot make {}", reward.display()))?;
+                std::fs::create_dir(&reward)
+                    .context(Kind::Temporary, || format!("cannot make {}", reward.display()))?;
             }
             for (file, bytes) in &files {
                 std::fs::write(dir.join(file), bytes).context(Kind::Temporary, || format!("cannot write {file}"))?;

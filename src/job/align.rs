@@ -94,7 +94,7 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
     let questions = Arc::new(questions(&rows)?);
     let held_out = measured(&questions, spec.examples.measured);
     let vocabulary = vocabulary(&rows)?;
-    let before = measure(&models, &held_out, &vocabulary).await?;
+    let before = stop.or(measure(&models, &held_out, &vocabulary)).await?;
     models.stop_engine();
 
     let adapter = out.join("adapter");
@@ -106,7 +106,7 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
     overrides.push(format!("model.adapter={}", adapter.display()));
     let models = Models::new(&Job::load(&spec.job, &overrides)?)?;
     models.fetch().await?;
-    let after = measure(&models, &held_out, &vocabulary).await?;
+    let after = stop.or(measure(&models, &held_out, &vocabulary)).await?;
     let (curve, account) = (&trained.curve, &trained.account);
     let trained_on: Vec<_> = curve.iter().filter(|r| r.step > 0).collect();
     let seconds: f64 = trained_on.iter().map(|r| r.tokens as f64 / r.tokens_per_second).sum();

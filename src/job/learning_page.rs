@@ -17,8 +17,17 @@ const SIZE: (f64, f64) = (460.0, 210.0);
 const ROOM: (f64, f64, f64, f64) = (58.0, 12.0, 12.0, 26.0);
 
 /// What is no measure of a step, but counts or dates it.
-const NO_CURVE: [&str; 9] =
-    ["step", "epoch", "round", "tokens", "targets", "tokens_per_second", "seconds", "learning_rate", "learning_seconds"];
+const NO_CURVE: [&str; 9] = [
+    "step",
+    "epoch",
+    "round",
+    "tokens",
+    "targets",
+    "tokens_per_second",
+    "seconds",
+    "learning_rate",
+    "learning_seconds",
+];
 
 /// Writes `report.html` into a weekly run's folder, whole or not at all.
 ///
@@ -40,7 +49,7 @@ fn page(out: &Path) -> Result<String> {
         .context(Kind::Internal, || "the page's template is broken".into())?;
     let weekly = json(&out.join("weekly.json"));
     let steps = list(&weekly["steps"]);
-    let rows: Vec<_> = steps.iter().map(|step| {
+    let rows = steps.iter().map(|step| {
         let state = match (step["finished"].as_bool(), step["refused"].as_str()) {
             (_, Some(why)) => format!("refused: {why}"),
             (Some(true), None) => "done".to_owned(),
@@ -49,8 +58,7 @@ fn page(out: &Path) -> Result<String> {
         vec![words(&step["stage"]), state, words(&step["seconds"]), words(&step["started"])]
     });
     let mut tables = Vec::new();
-    let rows: Vec<Vec<String>> = rows;
-    tables.push(table("Stages", &["stage", "state", "seconds", "begun"], rows));
+    tables.push(table("Stages", &["stage", "state", "seconds", "begun"], rows.collect()));
     let gate = steps.iter().find(|step| step["stage"] == "gate").map_or(Value::Null, |step| step["result"].clone());
     let checks = list(&gate["checks"]).iter().map(|check| {
         let holds = if check["holds"] == true { "holds" } else { "does not hold" };
@@ -64,7 +72,11 @@ fn page(out: &Path) -> Result<String> {
 
     let mut figures = Vec::new();
     let aligned = lines(&out.join("align.jsonl"));
-    figures.push(figure("Alignment: loss (−log p of a token)", &[("training", "loss"), ("held out", "validation_loss")], &aligned));
+    figures.push(figure(
+        "Alignment: loss (−log p of a token)",
+        &[("training", "loss"), ("held out", "validation_loss")],
+        &aligned,
+    ));
     figures.push(figure("Alignment: norm of the gradient", &[("norm", "gradient_norm")], &aligned));
     for (method, path) in reinforced(out) {
         let rows = lines(&path);
@@ -73,14 +85,14 @@ fn page(out: &Path) -> Result<String> {
             figures.push(figure(&title, &[(key.as_str(), key.as_str())], &rows));
         }
     }
-    let (tables, figures): (Vec<_>, Vec<_>) = (
-        tables.into_iter().flatten().collect(),
-        figures.into_iter().flatten().collect(),
-    );
+    let (tables, figures): (Vec<_>, Vec<_>) =
+        (tables.into_iter().flatten().collect(), figures.into_iter().flatten().collect());
     let name = weekly["name"].as_str().unwrap_or("alignment");
     let interval = list(&weekly["interval"]).iter().map(words).collect::<Vec<_>>().join(" to before ");
     env.get_template("learning")
-        .and_then(|t| t.render(context! { name, interval, in_use => words(&weekly["in_use"]["version"]), tables, figures }))
+        .and_then(|t| {
+            t.render(context! { name, interval, in_use => words(&weekly["in_use"]["version"]), tables, figures })
+        })
         .context(Kind::Internal, || "the page cannot be rendered".into())
 }
 
@@ -123,6 +135,7 @@ fn short(value: f64) -> String {
 
 /// A table, where it has rows.
 fn table(caption: &str, header: &[&str], rows: Vec<Vec<String>>) -> Option<minijinja::Value> {
+    let header: Vec<String> = header.iter().map(|name| (*name).to_owned()).collect();
     (!rows.is_empty()).then(|| context! { caption, header, rows })
 }
 
@@ -241,7 +254,7 @@ fn figure(caption: &str, series: &[(&str, &str)], rows: &[Value]) -> Option<mini
                 let _ = write!(path, "{:.1},{:.1} ", across(*x), up(*y));
             }
             let last = points.last().copied().unwrap_or_default();
-            context! { name, points => path.trim_end(), x => pixel(across(last.0)), y => pixel(up(last.1)) }
+            context! { name => *name, points => path.trim_end(), x => pixel(across(last.0)), y => pixel(up(last.1)) }
         })
         .collect();
     let told: Vec<String> = drawn
@@ -343,7 +356,11 @@ mod tests {
         let interval = json!({"mean": 0.02, "low": -0.01, "high": 0.05});
         let ndcg = json!([{"data": "ml", "target": "last", "difference": interval}]);
         let judged = json!({"candidate": interval, "in_use": interval, "difference": interval});
-        put(dir.path(), "evaluate.json", &json!({"candidate": {"format": 0.5}, "in_use": {"format": 0.4}, "judged": judged, "ndcg": ndcg}));
+        put(
+            dir.path(),
+            "evaluate.json",
+            &json!({"candidate": {"format": 0.5}, "in_use": {"format": 0.4}, "judged": judged, "ndcg": ndcg}),
+        );
         put(dir.path(), "reward.json", &json!({"gates": {"gain": interval, "auc": 0.75}, "seconds": 3}));
         let rows = [json!({"step": 1, "reward": 0.1, "kl": 0.0}), json!({"step": 2, "reward": 0.3, "kl": 0.5})];
         std::fs::write(dir.path().join("reinforce-grpo.jsonl"), rows.map(|r| r.to_string()).join("\n")).unwrap();

@@ -24,6 +24,10 @@ pub struct Spec {
     pub device: String,
     pub examples: ExamplesSpec,
     pub align: AlignSpec,
+    #[serde(default)]
+    pub reward: RewardSpec,
+    #[serde(default)]
+    pub reinforce: ReinforceSpec,
     pub gate: Option<GateSpec>,
     pub registry: Option<RegistrySpec>,
 }
@@ -57,6 +61,23 @@ pub struct AlignSpec {
     pub validate_every: usize,
     pub patience: usize,
     pub checkpoint_every: usize,
+    pub seed: u64,
+}
+
+/// `[reward]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct RewardSpec {
+    pub seed: u64,
+}
+
+/// `[reinforce]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct ReinforceSpec {
+    pub method: String,
     pub seed: u64,
 }
 
@@ -109,13 +130,8 @@ impl Spec {
             Error::new(Kind::Config, "cannot lock the folder `out`").with("file", path.display()).source(e)
         };
         // Not truncated when opened: what stands there names the holder.
-        let mut file = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
+        let mut file =
+            std::fs::File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
@@ -144,7 +160,10 @@ impl Spec {
             Error::new(Kind::Config, format!("the weekly file has no [{section}]"))
                 .hint("the whole run needs [gate] and [registry]; jobs/weekly.toml has every key with its meaning")
         };
-        Ok((self.gate.as_ref().ok_or_else(|| missing("gate"))?, self.registry.as_ref().ok_or_else(|| missing("registry"))?))
+        Ok((
+            self.gate.as_ref().ok_or_else(|| missing("gate"))?,
+            self.registry.as_ref().ok_or_else(|| missing("registry"))?,
+        ))
     }
 }
 
@@ -153,7 +172,9 @@ fn problem_of_gate(spec: &Spec) -> Option<String> {
     let share = |x: f64| (0.0..=1.0).contains(&x);
     let margin = |x: f64| x.is_finite() && x >= 0.0;
     match &spec.gate {
-        Some(g) if !share(g.format) || !share(g.grounded) => Some("[gate] format and grounded must be in [0, 1]".into()),
+        Some(g) if !share(g.format) || !share(g.grounded) => {
+            Some("[gate] format and grounded must be in [0, 1]".into())
+        }
         Some(g) if ![g.distinct2_margin, g.gain_margin, g.ndcg_margin].into_iter().all(margin) => {
             Some("[gate] distinct2_margin, gain_margin and ndcg_margin must be 0 or more".into())
         }
