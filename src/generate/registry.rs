@@ -440,6 +440,7 @@ impl Registry {
     /// # Errors
     /// `Kind::Input` where it is damaged; the store's.
     pub async fn promotions(&self, name: &str) -> Result<Promotions> {
+        check_name(name)?;
         let at = self.root.child(name).child(PROMOTED);
         match at.get().await? {
             Some(bytes) => parse(&bytes, &at),

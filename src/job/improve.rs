@@ -113,6 +113,8 @@ pub async fn improve(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop)
     }
     let job = gate::with_adapter(spec, &out, None)?;
     let opened = Registry::of(&job)?;
+    // A name that cannot be one is told of now.
+    opened.promotions(&registry.name).await?;
     let mut run = Run {
         // The adapter in use has no part in the learning, whatever the job names.
         spec: Spec { set: spec.set.iter().cloned().chain(["model.adapter=".to_owned()]).collect(), ..spec.clone() },
@@ -166,14 +168,14 @@ impl Run {
         let adapter = out.join("adapter");
         let work = async {
             let done = align::align(&spec, interval, voice, &stop).await?;
-            Ok(Ended { output: done.digest.clone(), result: value(&done)?, refused: None })
+            Ok(Ended { output: done.digest, result: json!({"record": "align.json"}), refused: None })
         };
         let aligned = self.stage("align", from, work).await?.output;
 
         let from = digest(&[&data, &format!("{:?}", spec.reward), &aligned]);
         let work = async {
-            let done = reward::reward(&spec, interval, voice, &stop).await?;
-            Ok(Ended { output: judges(&out)?, result: value(&done)?, refused: None })
+            reward::reward(&spec, interval, voice, &stop).await?;
+            Ok(Ended { output: judges(&out)?, result: json!({"record": "reward.json"}), refused: None })
         };
         let judged = self.stage("reward", from, work).await?.output;
 
@@ -421,7 +423,7 @@ fn metrics(out: &Path, method: &str, found: &Compared, in_use: Option<&str>) -> 
     let told = json!({
         "method": method,
         "align": align,
-        "reward": reward["gates"],
+        "reward": { "judge": reward["judge"]["gates"], "second": reward["second"]["gates"] },
         "candidate": found.candidate,
         "in_use": { "version": in_use, "measures": found.in_use },
         "judge": match &found.judged { Some(judged) => value(judged)?, None => not_asked("there is no second judge") },

@@ -68,7 +68,7 @@ fn page(out: &Path) -> Result<String> {
     let (align, evaluated) = (json(&out.join("align.json")), json(&out.join("evaluate.json")));
     tables.push(measures(&align, &evaluated));
     tables.push(differences(&evaluated));
-    tables.extend(judges(&json(&out.join("reward.json"))));
+    tables.push(judges(&json(&out.join("reward.json"))));
 
     let mut figures = Vec::new();
     let aligned = lines(&out.join("align.jsonl"));
@@ -78,6 +78,16 @@ fn page(out: &Path) -> Result<String> {
         &aligned,
     ));
     figures.push(figure("Alignment: norm of the gradient", &[("norm", "gradient_norm")], &aligned));
+    let reward = json(&out.join("reward.json"));
+    for (judge, name) in [("judge", "Reward model"), ("second", "Second judge")] {
+        let (rows, folds) = by_epoch(&reward[judge]);
+        let series: Vec<(&str, &str)> = folds.iter().map(|fold| (fold.as_str(), fold.as_str())).collect();
+        figures.push(figure(
+            &format!("{name}: loss on held-out users, a line for each fold, by epoch"),
+            &series,
+            &rows,
+        ));
+    }
     for (method, path) in reinforced(out) {
         let rows = lines(&path);
         for key in curves(&rows) {
@@ -184,12 +194,25 @@ fn differences(evaluated: &Value) -> Option<minijinja::Value> {
     table("Candidate and version in use", &["", "mean and 95 % interval"], rows)
 }
 
-/// The reward models' gates: every object of the record that holds estimates.
-fn judges(reward: &Value) -> Vec<Option<minijinja::Value>> {
+/// What is known of the reward models, their gates among it.
+fn judges(reward: &Value) -> Option<minijinja::Value> {
     let mut found = Vec::new();
     gather(reward, "", &mut found);
-    let rows = found.into_iter().map(|(name, text)| vec![name, text]).collect();
-    vec![table("Reward model", &["", "found"], rows)]
+    table("Reward model", &["", "found"], found.into_iter().map(|(name, text)| vec![name, text]).collect())
+}
+
+/// The validation losses of a judge's folds: a row for each epoch, and the folds' keys in it.
+fn by_epoch(judge: &Value) -> (Vec<Value>, Vec<String>) {
+    let folds = list(&judge["folds"]);
+    let keys: Vec<String> = (1..=folds.len()).map(|fold| format!("fold {fold}")).collect();
+    let epochs = folds.iter().map(|fold| list(&fold["epochs"]).len()).max().unwrap_or(0);
+    let row = |epoch: usize| {
+        let of = |fold: &Value| list(&fold["epochs"]).get(epoch).map_or(Value::Null, |e| e["validation"].clone());
+        let mut row: Map<String, Value> = keys.iter().cloned().zip(folds.iter().map(of)).collect();
+        row.insert("step".to_owned(), (epoch + 1).into());
+        Value::Object(row)
+    };
+    ((0..epochs).map(row).collect(), keys)
 }
 
 /// Numbers and estimates of a record by their path in it; what counts or dates it is left out.

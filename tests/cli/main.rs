@@ -25,3 +25,4 @@ mod s3;
 mod same_bytes;
 mod schedule;
 mod stopped;
+mod weekly;
