@@ -19,7 +19,7 @@ use crate::generate::registry::{self, Registry, Trained};
 use crate::job::lookback::{self, LookedBack};
 use crate::job::stop::Stop;
 use crate::job::{
-    align, compact, evaluate, examples, export, feast, forget, improve, learning_page, plan, run, runs, weekly,
+    align, compact, evaluate, examples, export, feast, forget, improve, learning_page, plan, reward, run, runs, weekly,
 };
 use crate::llm::adapter::Precision;
 use crate::llm::weights::ModelFiles;
@@ -180,6 +180,18 @@ enum LearnCommand {
 again: it goes on from its checkpoint to the same adapter."
     )]
     Align {
+        /// The weekly file, such as jobs/weekly.toml.
+        file: PathBuf,
+        #[command(flatten)]
+        interval: IntervalArgs,
+    },
+    /// Train the judges that say what a reason is worth, and measure whether they may.
+    #[command(
+        before_help = "Example:\n  curec learn reward jobs/weekly.toml --interval-start 1998-03-01 --interval-end 1998-03-20",
+        after_help = "Prints one JSON line. Judges, examples, answers and the record reward.json go to the folder `out` of the file. \
+Where a gate fails, all is written and the exit code is 1. Killed, run it again: it goes on to the same bytes."
+    )]
+    Reward {
         /// The weekly file, such as jobs/weekly.toml.
         file: PathBuf,
         #[command(flatten)]
@@ -811,6 +823,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         }
         Command::Learn(LearnCommand::Align { file, interval }) => block_on(learn_align(file, interval, voice)),
         Command::Learn(LearnCommand::Weekly { file, interval }) => block_on(learn_weekly(file, interval, voice)),
+        Command::Learn(LearnCommand::Reward { file, interval }) => block_on(learn_reward(file, interval, voice)),
         Command::Learn(LearnCommand::Evaluate { file }) => block_on(learn_evaluate(file, voice)),
         Command::Learn(LearnCommand::Examples { job, interval, out, max_examples }) => {
             let size = examples::Size { max_examples, ..examples::Size::default() };
@@ -986,6 +999,28 @@ async fn learn_weekly(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Re
     let printed = print(&format!("{line}\n"));
     outcome?;
     printed.map(|()| 0)
+}
+
+async fn learn_reward(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
+    let stop = Stop::default();
+    watch_signals(stop.clone());
+    let _hold = spec.hold()?;
+    let outcome = reward::reward(&spec, interval, voice, &stop).await;
+    // A judge that fails its gates has a page too.
+    learning_page::write(&spec.folder()?)?;
+    let done = outcome?;
+    let line = serde_json::json!({
+        "status": "rewarded",
+        "name": spec.name,
+        "examples": done.examples,
+        "texts": done.texts,
+        "gain": done.judge.gates.gain,
+        "judge": done.judge.digest,
+        "second": done.second.digest,
+        "record": PathBuf::from(&spec.out).join("reward.json"),
+    });
+    print(&format!("{line}\n")).map(|()| 0)
 }
 
 async fn learn_evaluate(file: PathBuf, voice: Voice) -> Result<u8> {

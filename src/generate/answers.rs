@@ -38,6 +38,7 @@ impl Examples {
         for (name, text) in [
             ("think", include_str!("../../jobs/templates/answer_think.j2")),
             ("reason", include_str!("../../jobs/templates/answer_reason.j2")),
+            ("evidence", include_str!("../../jobs/templates/answer_evidence.j2")),
         ] {
             answers.add_template(name, text).context(Kind::Config, || format!("the answers' {name} is not valid"))?;
         }
@@ -61,6 +62,21 @@ impl Examples {
     /// # Errors
     /// [`Kind::Config`] for a template that cannot be rendered.
     pub fn answer(&self, evidence: &Evidence, key: &str) -> Result<String> {
+        let render = |name| self.render(name, evidence, key);
+        let verdict = matches!(evidence.kind.as_str(), "pair" | "choose").then_some(evidence.verdict == "like");
+        Ok(format::render(&render("think")?, &render("reason")?, verdict))
+    }
+
+    /// What the evidence says of a user and an item, as a reason that takes no side: `evidence.verdict` is not read, so that
+    /// nobody can tell the outcome from its words. `key` chooses the phrasing.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for a template that cannot be rendered.
+    pub fn blind_reason(&self, evidence: &Evidence, key: &str) -> Result<String> {
+        Ok(format::clean(&self.render("evidence", evidence, key)?).trim().to_owned())
+    }
+
+    fn render(&self, name: &str, evidence: &Evidence, key: &str) -> Result<String> {
         let many = |texts: &[String]| texts.iter().map(|t| format::clean(t)).collect::<Vec<_>>();
         let v = blake3::hash(key.as_bytes()).as_bytes()[0];
         let evidence_of = context! {
@@ -74,13 +90,8 @@ impl Examples {
             extra => many(&evidence.extra),
             v,
         };
-        let render = |name: &str| {
-            let template = self.answers.get_template(name);
-            let text = template.and_then(|t| t.render(&evidence_of));
-            text.context(Kind::Config, || format!("the answers' {name} cannot be rendered"))
-        };
-        let verdict = matches!(evidence.kind.as_str(), "pair" | "choose").then_some(evidence.verdict == "like");
-        Ok(format::render(&render("think")?, &render("reason")?, verdict))
+        let text = self.answers.get_template(name).and_then(|t| t.render(&evidence_of));
+        text.context(Kind::Config, || format!("the answers' {name} cannot be rendered"))
     }
 }
 
@@ -140,6 +151,21 @@ mod tests {
         let examples = Examples::new().unwrap();
         let of = |verdict: &str| Evidence { verdict: verdict.into(), ..shapes("pair")[15].clone() };
         assert_eq!(examples.question(&of("like")).unwrap(), examples.question(&of("dislike")).unwrap());
+    }
+
+    #[test]
+    fn a_blind_reason_does_not_read_the_verdict() {
+        let examples = Examples::new().unwrap();
+        for evidence in shapes("pair") {
+            for key in ["a", "b", "c"] {
+                let of = |verdict: &str| {
+                    examples.blind_reason(&Evidence { verdict: verdict.into(), ..evidence.clone() }, key).unwrap()
+                };
+                let text = of("like");
+                assert!(text == of("dislike") && text == of("mixed"), "{text}");
+                assert!(text.starts_with("Xenon (1999) ") && text.ends_with('.') && !text.contains("  "), "{text}");
+            }
+        }
     }
 
     #[test]

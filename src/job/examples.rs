@@ -14,7 +14,7 @@ use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::job::tables::{self, contract_of, prepare};
 use crate::query::model::Model;
-use crate::query::session::Param;
+use crate::query::session::{Param, Session};
 use crate::table::write::write_local;
 
 /// Rows that [`examples`] wrote.
@@ -31,6 +31,32 @@ pub fn read(path: &Path) -> Result<Vec<RecordBatch>> {
 /// Tables that examples are made from, in the order in which they are made.
 const BEFORE: [&str; 7] =
     ["opinion", "user_history", "item_taste", "item_pair", "item_category", "item_audience", "reason_prompt"];
+
+/// A session with the inputs up to the interval's end, and `tables` as of its start, made in this order. Every user and item
+/// with an event before the interval counts, whatever the job's limits.
+///
+/// # Errors
+/// As [`prepare`] and [`Model::run`].
+pub(crate) async fn evidence(job: &Job, interval: Interval, tables: &[&'static str]) -> Result<Session> {
+    let prepared = prepare(job, interval).await?;
+    let session = tables::session(&prepared).await?;
+    // Evidence is what a run knows that ends where the interval begins; the session holds the interval's events too.
+    let before = Interval { start: interval.start - Duration::days(1), end: interval.start };
+    let mut params = tables::params(&prepared.at(before))?;
+    for (name, value) in &mut params {
+        match *name {
+            "user_active_days" | "item_active_days" => *value = Param::Int(110_000),
+            "max_users" | "max_items" => *value = Param::Int(0),
+            _ => {}
+        }
+    }
+    for name in tables {
+        let contract = &prepared.contracts[*name];
+        let rows = prepared.sql[*name].run(&session, contract, &params).await?;
+        session.register_aside(name, contract, rows).await?;
+    }
+    Ok(session)
+}
 
 /// How many examples, at most.
 #[derive(Debug, Clone, Copy)]
@@ -56,23 +82,7 @@ impl Default for Size {
 /// # Errors
 /// As [`prepare`] and [`Model::run`]; [`Kind::Input`] when there is not one example.
 pub async fn examples(job: &Job, interval: Interval, size: Size, out: Option<&Path>) -> Result<Vec<RecordBatch>> {
-    let prepared = prepare(job, interval).await?;
-    let session = tables::session(&prepared).await?;
-    // Evidence is what a run knows that ends where the interval begins; the session holds the interval's events too.
-    let before = Interval { start: interval.start - Duration::days(1), end: interval.start };
-    let mut params = tables::params(&prepared.at(before))?;
-    for (name, value) in &mut params {
-        match *name {
-            "user_active_days" | "item_active_days" => *value = Param::Int(110_000),
-            "max_users" | "max_items" => *value = Param::Int(0),
-            _ => {}
-        }
-    }
-    for name in BEFORE {
-        let contract = &prepared.contracts[name];
-        let rows = prepared.sql[name].run(&session, contract, &params).await?;
-        session.register_aside(name, contract, rows).await?;
-    }
+    let session = evidence(job, interval, &BEFORE).await?;
     let contract = contract_of(job, "alignment_example")?;
     let sql = (!job.spec.project.sql.is_empty()).then(|| Path::new(&job.spec.project.sql));
     let model = Model::find(contract.name.as_str(), sql)?;

@@ -34,7 +34,8 @@ const NONE: &str = "none";
 /// What a stage leaves, by the beginnings of names: it is removed before the stage is made anew from something else.
 const LEAVES: [(&str, &[&str]); 6] = [
     ("align", &["adapter/", "align.", "alignment_example."]),
-    ("reward", &["reward/", "reward.", "reward-", "reward_"]),
+    // Its checkpoints and answers know themselves what they belong to; answers are paid for once.
+    ("reward", &["reward.json"]),
     ("reinforce", &["adapter-", "reinforce-", "reinforce.", "reinforce/"]),
     ("evaluate", &["evaluate.", "evaluation/"]),
     ("gate", &[]),
@@ -436,7 +437,7 @@ fn metrics(out: &Path, method: &str, found: &Compared, in_use: Option<&str>) -> 
 }
 
 fn seeds(spec: &Spec) -> Vec<u64> {
-    vec![spec.align.seed, spec.reward.seed, spec.reinforce.seed]
+    vec![spec.align.seed, spec.reward.seed, spec.reward.second_seed, spec.reinforce.seed]
 }
 
 fn refusal(name: &str, version: &str, checks: &[Check]) -> String {

@@ -65,11 +65,70 @@ pub struct AlignSpec {
 }
 
 /// `[reward]`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 #[allow(missing_docs)]
 pub struct RewardSpec {
+    pub max_examples: u64,
+    pub rows_per_user: u64,
+    pub generated: usize,
+    pub epochs: usize,
+    pub patience: usize,
+    pub learning_rate: f64,
+    pub batch: usize,
+    pub hidden: usize,
+    pub folds: usize,
+    pub unknown: f64,
+    pub resamples: usize,
+    pub shuffled: f64,
+    pub probe: f64,
+    pub needs_gain: bool,
     pub seed: u64,
+    pub second_seed: u64,
+}
+
+impl Default for RewardSpec {
+    /// As jobs/weekly.toml has it: a weekly file from before this section stays one.
+    fn default() -> Self {
+        RewardSpec {
+            max_examples: 6000,
+            rows_per_user: 20,
+            generated: 96,
+            epochs: 8,
+            patience: 2,
+            learning_rate: 1e-3,
+            batch: 256,
+            hidden: 32,
+            folds: 4,
+            unknown: 0.02,
+            resamples: 1000,
+            shuffled: 0.002,
+            probe: 0.65,
+            needs_gain: true,
+            seed: 0,
+            second_seed: 1,
+        }
+    }
+}
+
+impl RewardSpec {
+    fn problem(&self) -> Option<&'static str> {
+        let sizes = [self.epochs, self.patience, self.batch, self.hidden, self.resamples];
+        match self {
+            _ if sizes.contains(&0) => Some("[reward] epochs, patience, batch, hidden and resamples must be positive"),
+            r if r.max_examples == 0 || r.rows_per_user == 0 => {
+                Some("[reward] max_examples and rows_per_user must be positive")
+            }
+            r if !(r.learning_rate.is_finite() && r.learning_rate > 0.0) => {
+                Some("[reward] learning_rate must be above 0")
+            }
+            r if r.folds < 2 => Some("[reward] folds: a judge judges users it did not learn from, so two or more"),
+            r if !(0.0..1.0).contains(&r.unknown) => Some("[reward] unknown must be in [0, 1)"),
+            r if !(r.shuffled > 0.0 && r.probe > 0.0) => Some("[reward] shuffled and probe must be above 0"),
+            r if r.seed == r.second_seed => Some("[reward] second_seed: the second judge needs a seed of its own"),
+            _ => None,
+        }
+    }
 }
 
 /// `[reinforce]`
@@ -227,7 +286,7 @@ pub fn load(path: &Path) -> Result<Spec> {
         _ if a.epochs == 0 || a.batch_tokens == 0 || a.micro_batch_tokens == 0 => {
             Some("[align] epochs, batch_tokens and micro_batch_tokens must be positive".into())
         }
-        s => problem_of_gate(s),
+        s => s.reward.problem().map(str::to_owned).or_else(|| problem_of_gate(s)),
     };
     match problem {
         Some(what) => Err(in_file(Error::new(Kind::Config, what))),

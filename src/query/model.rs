@@ -18,7 +18,7 @@ use crate::table::check::cast_batch;
 use crate::table::contract::Contract;
 
 /// The definitions inside the binary, by table.
-const BUILTIN: [(&str, &str); 12] = [
+const BUILTIN: [(&str, &str); 13] = [
     ("alignment_example", include_str!("../../sql/alignment_example.sql")),
     ("item_audience", include_str!("../../sql/item_audience.sql")),
     ("item_category", include_str!("../../sql/item_category.sql")),
@@ -28,6 +28,7 @@ const BUILTIN: [(&str, &str); 12] = [
     ("opinion", include_str!("../../sql/opinion.sql")),
     ("reason", include_str!("../../sql/reason.sql")),
     ("reason_prompt", include_str!("../../sql/reason_prompt.sql")),
+    ("reward_example", include_str!("../../sql/reward_example.sql")),
     ("split", include_str!("../../sql/split.sql")),
     ("user_feature", include_str!("../../sql/user_feature.sql")),
     ("user_history", include_str!("../../sql/user_history.sql")),

@@ -313,6 +313,14 @@ fn resume(model: &mut RewardModel, checkpoint: Option<&Path>, purpose: &str) -> 
     }
 }
 
+/// What a training of a judge touches besides its models.
+pub struct Around<'a> {
+    /// Holds a checkpoint for every fold.
+    pub directory: Option<&'a Path>,
+    /// Asked before every fold: an error ends the training, with the folds before kept in `directory`.
+    pub go_on: &'a dyn Fn() -> Result<()>,
+}
+
 /// One model for every fold of users, which learned from the users of the other folds.
 pub struct Judge {
     models: Vec<RewardModel>,
@@ -340,6 +348,23 @@ impl Judge {
         seed: u64,
         device: &ComputeDevice,
     ) -> Result<Self> {
+        Self::train_in(examples, attributes, config, plan, &Around { directory, go_on: &|| Ok(()) }, seed, device)
+    }
+
+    /// As [`Judge::train`], and may be asked to stop.
+    ///
+    /// # Errors
+    /// As [`Judge::train`]; what `around.go_on` says.
+    pub fn train_in(
+        examples: &[&RewardExample<'_>],
+        attributes: &Arc<Attributes>,
+        config: &Config,
+        plan: &Plan,
+        around: &Around<'_>,
+        seed: u64,
+        device: &ComputeDevice,
+    ) -> Result<Self> {
+        let directory = around.directory;
         if plan.folds < 2 {
             return Err(Error::new(
                 Kind::Config,
@@ -354,6 +379,7 @@ impl Judge {
         }
         let (mut models, mut trained) = (Vec::new(), Vec::new());
         for fold in 0..plan.folds {
+            (around.go_on)()?;
             let validates = |user: u32| {
                 Random::new(seed, "validation").child(fold as u64).child(u64::from(user)).unit() < plan.validation
             };
@@ -530,11 +556,13 @@ pub struct Limits {
     pub shuffled: f64,
     /// The highest AUC of the probe.
     pub probe: f64,
+    /// Whether AUC with the reasons must be above that without.
+    pub needs_gain: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { shuffled: 0.002, probe: 0.65 }
+        Limits { shuffled: 0.002, probe: 0.65, needs_gain: true }
     }
 }
 
@@ -565,7 +593,7 @@ impl Gates {
         let gates = [
             (
                 "gain",
-                self.difference.interval.low > 0.0,
+                !limits.needs_gain || self.difference.interval.low > 0.0,
                 shown(self.difference.interval),
                 "reasons tell no more of the labels than history and item do: check that the vectors belong to their \
                  pairs, write better reasons, or give more examples",

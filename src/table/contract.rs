@@ -389,6 +389,7 @@ const BUILTIN: &[(&str, &str)] = builtins![
     "ablation_measurement",
     "ablation_contrast",
     "alignment_example",
+    "reward_example",
 ];
 
 /// The physical types that `accept` may name.
