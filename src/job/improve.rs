@@ -15,6 +15,7 @@ use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::registry::{Check, Parts, Registry, Trained};
 use crate::job::gate::{self, Compared, Rivals};
+use crate::job::reinforce::Method;
 use crate::job::stop::Stop;
 use crate::job::tables::prepare;
 use crate::job::weekly::{GateSpec, Spec};
@@ -112,6 +113,9 @@ pub async fn improve(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop)
     if !gate.evaluation.is_empty() {
         gate::evaluation(Path::new(&gate.evaluation))?;
     }
+    if spec.reinforce.method != NONE {
+        method_of(&spec.reinforce.method)?;
+    }
     let job = gate::with_adapter(spec, &out, None)?;
     let opened = Registry::of(&job)?;
     // A name that cannot be one is told of now.
@@ -134,6 +138,10 @@ pub async fn improve(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop)
     let mut done = outcome?;
     done.report = page?;
     Ok(done)
+}
+
+fn method_of(name: &str) -> Result<Method> {
+    name.parse().map_err(|why| Error::new(Kind::Config, format!("[reinforce] method: {why}, or {NONE}")))
 }
 
 /// How a stage ended.
@@ -186,7 +194,10 @@ impl Run {
         let work = async {
             let result = match method.as_str() {
                 NONE => json!({"method": NONE}),
-                method => value(&reinforce::reinforce(&spec, interval, method.parse()?, voice, &stop).await?)?,
+                method => {
+                    reinforce::reinforce(&spec, interval, method_of(method)?, voice, &stop).await?;
+                    json!({"record": format!("reinforce-{method}.json")})
+                }
             };
             Ok(Ended { output: Adapter::digest(&candidate)?, result, refused: None })
         };

@@ -17,17 +17,21 @@ const SIZE: (f64, f64) = (460.0, 210.0);
 const ROOM: (f64, f64, f64, f64) = (58.0, 12.0, 12.0, 26.0);
 
 /// What is no measure of a step, but counts or dates it.
-const NO_CURVE: [&str; 9] = [
+const NO_CURVE: [&str; 11] = [
     "step",
+    "steps",
     "epoch",
     "round",
     "tokens",
+    "prompt_tokens",
+    "cached_tokens",
     "targets",
     "tokens_per_second",
     "seconds",
     "learning_rate",
-    "learning_seconds",
 ];
+/// The reward and what watches it: where they part, the reward is being played.
+const WATCHED: [&str; 2] = ["gain", "second"];
 
 /// Writes `report.html` into a weekly run's folder, whole or not at all.
 ///
@@ -89,10 +93,16 @@ fn page(out: &Path) -> Result<String> {
         ));
     }
     for (method, path) in reinforced(out) {
-        let rows = lines(&path);
-        for key in curves(&rows) {
-            let title = format!("Reinforcement ({method}): {}", key.replace('_', " "));
-            figures.push(figure(&title, &[(key.as_str(), key.as_str())], &rows));
+        let all = lines(&path);
+        for (kind, of) in [("round", "answers that were learned from"), ("check", "held-out questions")] {
+            let rows: Vec<Value> =
+                all.iter().filter(|row| row["kind"].as_str().unwrap_or("round") == kind).cloned().collect();
+            let title = |what: &str| format!("Reinforcement ({method}), {of}: {what}");
+            let watched = [("judge", WATCHED[0]), ("second judge", WATCHED[1])];
+            figures.push(figure(&title("gain, nats"), &watched, &rows));
+            for key in curves(&rows).into_iter().filter(|key| !WATCHED.contains(&key.as_str())) {
+                figures.push(figure(&title(&key.replace('_', " ")), &[(key.as_str(), key.as_str())], &rows));
+            }
         }
     }
     let (tables, figures): (Vec<_>, Vec<_>) =
@@ -255,7 +265,7 @@ fn curves(rows: &[Value]) -> Vec<String> {
 /// A drawing of some of the rows' numbers over their step; none where there is nothing to draw.
 fn figure(caption: &str, series: &[(&str, &str)], rows: &[Value]) -> Option<minijinja::Value> {
     let of = |key: &str| -> Vec<(f64, f64)> {
-        let step = |row: &Value, i: usize| row["step"].as_f64().unwrap_or(i as f64);
+        let step = |row: &Value, i: usize| row["step"].as_f64().or(row["round"].as_f64()).unwrap_or(i as f64);
         let points = rows.iter().enumerate().filter_map(|(i, row)| Some((step(row, i), row[key].as_f64()?)));
         points.filter(|(x, y)| x.is_finite() && y.is_finite()).collect()
     };
@@ -385,7 +395,11 @@ mod tests {
             &json!({"candidate": {"format": 0.5}, "in_use": {"format": 0.4}, "judged": judged, "ndcg": ndcg}),
         );
         put(dir.path(), "reward.json", &json!({"gates": {"gain": interval, "auc": 0.75}, "seconds": 3}));
-        let rows = [json!({"step": 1, "reward": 0.1, "kl": 0.0}), json!({"step": 2, "reward": 0.3, "kl": 0.5})];
+        let rows = [
+            json!({"kind": "check", "round": 0, "kl": 0.25}),
+            json!({"round": 1, "reward": 0.1, "kl": 0.0, "gain": 0.1}),
+            json!({"round": 2, "reward": 0.3, "kl": 0.5, "gain": 0.2, "second": 0.1}),
+        ];
         std::fs::write(dir.path().join("reinforce-grpo.jsonl"), rows.map(|r| r.to_string()).join("\n")).unwrap();
         let page = page(dir.path()).unwrap();
         for says in [
@@ -395,12 +409,17 @@ mod tests {
             "0.02 [-0.01, 0.05]",
             "NDCG@10 less that in use, ml, last",
             "<td>gates: auc</td><td>0.75</td>",
-            "Reinforcement (grpo): kl",
+            "Reinforcement (grpo), answers that were learned from: kl",
             "reward from 0.1 to 0.3",
         ] {
             assert!(page.contains(says), "{says}: {page}");
         }
-        assert_eq!(page.matches("<svg").count(), 4);
+        assert!(page.contains("judge from 0.1 to 0.2; second judge from 0.1 to 0.1"), "{page}");
+        assert_eq!(
+            page.matches("<svg").count(),
+            6,
+            "two of the alignment, the watched pair, reward and kl, held-out kl"
+        );
         assert!(!page.contains("seconds</td>"), "what took how long is no gate");
     }
 
