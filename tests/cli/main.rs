@@ -18,6 +18,7 @@ mod night;
 mod pipeline;
 mod refusals;
 mod response;
+mod reward;
 mod runs;
 mod runs_at_once;
 #[path = "../common/s3.rs"]

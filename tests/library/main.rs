@@ -17,6 +17,7 @@ mod parity_model;
 mod point_in_time;
 mod ranker_loader;
 mod reward;
+mod reward_texts;
 #[path = "../common/s3.rs"]
 mod s3;
 mod sql;

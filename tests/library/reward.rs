@@ -1,11 +1,13 @@
 //! The reward model: it finds what reasons tell, its gates close where they should, it repeats, resumes and keeps to folds.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use curec::error::Kind;
 use curec::llm::device::ComputeDevice;
 use curec::network::random::Random;
 use curec::reward::model::{Attributes, Config, Judged, Past, RewardExample, RewardModel};
+use curec::reward::saved::{Case, Catalogue, PastEvent, SavedJudge, UNKNOWN, digest, user_number};
 use curec::reward::train::{Gates, Judge, Limits, Plan, fit};
 
 const ITEMS: usize = 12;
@@ -186,4 +188,142 @@ fn too_few_folds_and_labels_all_alike_are_refused() {
     };
     assert_eq!(train(1), Kind::Config);
     assert_eq!(train(2), Kind::Input);
+}
+
+/// A judge of named users and items, in memory and in a folder, and the gains that it gave in memory.
+struct Kept {
+    folder: tempfile::TempDir,
+    world: World,
+    gains: Vec<f64>,
+}
+
+fn user_name(user: u32) -> String {
+    format!("user {user}")
+}
+
+fn item_name(item: u32) -> String {
+    format!("item {item}")
+}
+
+fn keep() -> Kept {
+    let world = world(40, 4, Reasons::Anchored);
+    let items: BTreeMap<String, Vec<String>> =
+        (0..ITEMS as u32).map(|i| (item_name(i), vec![format!("kind {}", i % 3)])).collect();
+    let catalogue = Catalogue::new(&items).unwrap();
+    let past = |p: &Past| Past { item: catalogue.number(&item_name(p.item)), ..*p };
+    let histories: Vec<Vec<Past>> = world.histories.iter().map(|h| h.iter().map(past).collect()).collect();
+    let example = |(user, item, z, corrupted, label): &'_ Row| -> (u32, u32, Vec<f32>, Vec<f32>, bool) {
+        (*user, catalogue.number(&item_name(*item)), z.clone(), corrupted.clone(), *label)
+    };
+    let rows: Vec<Row> = world.rows.iter().map(example).collect();
+    let examples: Vec<RewardExample<'_>> = rows
+        .iter()
+        .map(|(user, item, z, corrupted, label)| {
+            let who = (user_number(&user_name(*user)), *item);
+            RewardExample::new(who, &histories[*user as usize], vec![z], vec![corrupted], *label, 100).unwrap()
+        })
+        .collect();
+    let examples: Vec<&RewardExample<'_>> = examples.iter().collect();
+    let plan = Plan { unknown: 0.1, ..plan(3) };
+    let device = ComputeDevice::cpu();
+    let judge = Judge::train(&examples, catalogue.attributes(), &config(), &plan, None, 5, &device).unwrap();
+    let gains = judge.judge(&examples, &own(&examples)).unwrap();
+    let gains = gains.iter().map(|judged| f64::from(judged[0].gain)).collect();
+    let gates = judge.gates(&examples, 50).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    SavedJudge::new(judge, catalogue.clone(), "encoder's digest", gates).write(&folder.path().join("judge")).unwrap();
+    drop(examples);
+    Kept { folder, world, gains }
+}
+
+impl Kept {
+    fn read(&self) -> curec::error::Result<SavedJudge> {
+        SavedJudge::read(&self.folder.path().join("judge"), &ComputeDevice::cpu())
+    }
+
+    /// Gains of all rows, of which `named` names the items.
+    fn gains_of(&self, judge: &SavedJudge, named: impl Fn(u32) -> String) -> Vec<f64> {
+        let names: Vec<String> = (0..ITEMS as u32).map(named).collect();
+        let users: Vec<String> = (0..self.world.histories.len() as u32).map(user_name).collect();
+        let event = |p: &Past| PastEvent { item_id: &names[p.item as usize], liked: p.liked, time: p.time };
+        let histories: Vec<Vec<PastEvent<'_>>> =
+            self.world.histories.iter().map(|h| h.iter().map(event).collect()).collect();
+        let case = |(user, item, z, _, label): &'_ Row| -> (usize, usize, Vec<f32>, bool) {
+            (*user as usize, *item as usize, z.clone(), *label)
+        };
+        let rows: Vec<_> = self.world.rows.iter().map(case).collect();
+        let cases: Vec<Case<'_>> = rows
+            .iter()
+            .map(|(user, item, z, label)| Case {
+                user_id: &users[*user],
+                item_id: &names[*item],
+                history: &histories[*user],
+                label: *label,
+                time: 100,
+                texts: vec![z.as_slice()],
+            })
+            .collect();
+        judge.gains(&cases).unwrap().into_iter().map(|gains| gains[0]).collect()
+    }
+}
+
+#[test]
+fn a_judge_that_was_read_judges_as_the_one_that_was_written() {
+    let kept = keep();
+    let judge = kept.read().unwrap();
+    assert_eq!(kept.gains_of(&judge, item_name), kept.gains);
+    assert!(kept.gains.iter().any(|gain| *gain != 0.0));
+    assert_eq!(judge.encoder(), "encoder's digest");
+    assert_eq!(judge.catalogue().len(), ITEMS);
+    let before = digest(&kept.folder.path().join("judge")).unwrap();
+    judge.write(&kept.folder.path().join("judge")).unwrap();
+    assert_eq!(digest(&kept.folder.path().join("judge")).unwrap(), before, "the same weights have the same digest");
+    std::fs::create_dir_all(kept.folder.path().join("mine/own")).unwrap();
+    assert_eq!(judge.write(&kept.folder.path().join("mine")).unwrap_err().kind(), Kind::Usage);
+    assert!(kept.folder.path().join("mine/own").exists());
+}
+
+#[test]
+fn items_that_a_judge_does_not_know_are_one_item() {
+    let kept = keep();
+    let judge = kept.read().unwrap();
+    assert_eq!(judge.catalogue().number("nobody's"), UNKNOWN);
+    let strange = kept.gains_of(&judge, |_| "nobody's".into());
+    assert_eq!(strange, kept.gains_of(&judge, |item| format!("other {item}")));
+    assert!(strange.iter().all(|gain| gain.is_finite()) && strange != kept.gains);
+    let none = Case { user_id: "u", item_id: "i", history: &[], label: true, time: 1, texts: Vec::new() };
+    assert_eq!(judge.gains(std::slice::from_ref(&none)).unwrap(), [Vec::<f64>::new()]);
+    let z = [0.0; WIDTH];
+    let late = [PastEvent { item_id: "i", liked: true, time: 1 }];
+    let late = Case { history: &late, texts: vec![&z], ..none };
+    assert_eq!(judge.gains(&[late]).unwrap_err().kind(), Kind::Input, "a history ends before its case");
+}
+
+#[test]
+fn a_judge_that_was_changed_on_disk_is_refused() {
+    for (file, change) in [("fold-1.safetensors", "bytes"), ("fold-0.safetensors", "gone"), ("judge.json", "item 3")] {
+        let kept = keep();
+        let path = kept.folder.path().join("judge").join(file);
+        let mut bytes = std::fs::read(&path).unwrap();
+        match change {
+            "gone" => std::fs::remove_file(&path).unwrap(),
+            "bytes" => {
+                let last = bytes.len() - 1;
+                bytes[last] ^= 1;
+                std::fs::write(&path, bytes).unwrap();
+            }
+            name => {
+                let text = String::from_utf8(bytes).unwrap();
+                assert!(text.contains(name));
+                std::fs::write(&path, text.replace(name, "item 333")).unwrap();
+            }
+        }
+        let error = kept.read().map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Model, "{file}");
+        assert!(
+            error.explain().contains("curec learn reward") && error.explain().contains(file),
+            "{}",
+            error.explain()
+        );
+    }
 }
