@@ -158,6 +158,10 @@ pub mod job {
     pub mod weekly;
     pub mod align;
     pub mod reward;
+    pub mod reinforce;
+    pub mod gate;
+    pub mod learning_page;
+    pub mod improve;
     pub mod export;
     pub mod feast;
 }

@@ -55,6 +55,9 @@ pub struct Spec {
     pub sasrec: Option<SasRecSpec>,
     pub din: Option<DinSpec>,
     pub data: Vec<DataSpec>,
+    /// What its page says besides, from whoever runs it.
+    #[serde(skip)]
+    pub facts: Vec<(String, String)>,
 }
 
 /// `[split]`
@@ -325,6 +328,7 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
         ),
         ("device".to_owned(), spec.device.clone()),
     ];
+    facts.extend(spec.facts.iter().cloned());
     if let Some(s) = &spec.sasrec {
         let budget = budget(&s.learning_rates, s.epochs, s.patience);
         facts.push((

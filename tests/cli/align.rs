@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::common::{World, expect_code, stderr, summary, write_items};
+use crate::night::signal;
 
 /// Short titles: the tiny model knows nearly one token a letter and has 256 positions.
 fn world() -> World {
@@ -82,6 +83,33 @@ fn a_killed_alignment_goes_on_to_the_same_adapter_and_a_night_runs_with_it() {
     let digest = done["digest"].as_str().unwrap();
     assert_eq!(name(1), format!("{}+{digest}", name(0)));
     assert_eq!(answers[0]["n"], answers[1]["n"]);
+}
+
+#[test]
+fn a_signal_keeps_a_checkpoint_and_the_same_command_goes_on() {
+    let world = world();
+    let file = weekly(&world, "whole", 12);
+    expect_code(&world.curec(&arguments(&file)), 0);
+    assert!(std::fs::read_to_string(world.path("whole/report.html")).unwrap().contains("<polyline"));
+    let file = weekly(&world, "stopped", 12);
+    let checkpoint = world.path("stopped/align.safetensors");
+    let child = world.command(&arguments(&file)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    while !checkpoint.exists() && begun.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    signal(&child, "-TERM");
+    let out = child.wait_with_output().unwrap();
+    expect_code(&out, 75);
+    assert!(stderr(&out).contains("run the same command again"), "{}", stderr(&out));
+    assert!(!world.path("stopped/align.json").exists(), "it was stopped too late to prove anything");
+    let out = world.curec(&arguments(&file));
+    expect_code(&out, 0);
+    assert!(stderr(&out).contains("training goes on"), "{}", stderr(&out));
+    for file in ["adapter_model.safetensors", "adapter_config.json"] {
+        let of = |out: &str| bytes(&world.path(out).join("adapter").join(file));
+        assert!(of("whole") == of("stopped"), "{file}");
+    }
 }
 
 #[test]

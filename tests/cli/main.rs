@@ -27,3 +27,4 @@ mod s3;
 mod same_bytes;
 mod schedule;
 mod stopped;
+mod weekly;
