@@ -126,6 +126,7 @@ pub mod recommend {
     pub mod sasrec;
     pub mod din;
     pub mod arms;
+    pub mod agreement;
     pub mod ablation;
 }
 
@@ -147,6 +148,7 @@ pub mod job {
     pub mod scrub;
     pub mod forget;
     pub mod evaluation_page;
+    pub mod evaluation_text;
     pub mod evaluate;
     pub mod examples;
     pub mod weekly;
