@@ -93,6 +93,7 @@ pub mod reward {
     pub mod score;
     pub mod model;
     pub mod train;
+    pub mod saved;
 }
 
 pub mod feature;

@@ -4,6 +4,7 @@
 //! bits on any number of threads.
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::network::random::Random;
@@ -12,7 +13,7 @@ use crate::network::random::Random;
 pub const RESAMPLES: usize = 10_000;
 
 /// An estimate with its interval.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The estimate.
     pub mean: f64,
@@ -23,7 +24,7 @@ pub struct Interval {
 }
 
 /// A paired difference over users.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Contrast {
     /// Mean difference over cases and its percentile interval.
     pub interval: Interval,

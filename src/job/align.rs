@@ -6,10 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use serde::Serialize;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::DataType;
+use serde::{Deserialize, Serialize};
 
-use crate::columns::{at, text, text_lists};
+use crate::columns::{at, column, integers, text, text_lists};
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Completion, RowError};
@@ -28,7 +29,7 @@ use crate::reward::checks::{self, Vocabulary};
 use crate::telemetry::Voice;
 
 /// How good answers to held-out questions are: the exit measures of alignment.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measures {
     /// Questions asked; users and items that trained nothing.
     pub questions: usize,
@@ -92,9 +93,7 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
     models.fetch().await?;
     let questions = Arc::new(questions(&rows)?);
     let held_out = measured(&questions, spec.examples.measured);
-    let attributes: Vec<Vec<String>> =
-        rows.iter().map(|b| text_lists(b, "attributes")).collect::<Result<Vec<_>>>()?.concat();
-    let vocabulary = Vocabulary::new(attributes.iter().flatten().map(String::as_str));
+    let vocabulary = vocabulary(&rows)?;
     let before = measure(&models, &held_out, &vocabulary).await?;
     models.stop_engine();
 
@@ -181,22 +180,51 @@ fn train(
 }
 
 /// A question with the answer that was taught, or would have been.
-struct Question {
-    is_held_out: bool,
-    prompt: String,
-    stem: String,
-    answer: String,
+pub(crate) struct Question {
+    pub(crate) is_held_out: bool,
+    pub(crate) prompt: String,
+    pub(crate) stem: String,
+    pub(crate) answer: String,
     /// Everything that the answer may name.
     evidence: Vec<String>,
+    /// Of questions about a user and an item.
+    pub(crate) asked: Option<Asked>,
 }
 
-fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
+/// Of whom and what a question is about that has an outcome.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Asked {
+    pub(crate) user: String,
+    pub(crate) item: String,
+    /// Whether the user liked the item.
+    pub(crate) label: bool,
+    /// The moment, in microseconds since 1970; what is known is from before it.
+    pub(crate) time: i64,
+}
+
+/// What reasons may name besides titles.
+pub(crate) fn vocabulary(rows: &[RecordBatch]) -> Result<Vocabulary> {
+    let attributes: Vec<Vec<String>> =
+        rows.iter().map(|b| text_lists(b, "attributes")).collect::<Result<Vec<_>>>()?.concat();
+    Ok(Vocabulary::new(attributes.iter().flatten().map(String::as_str)))
+}
+
+/// Rows of `alignment_example` as questions.
+pub(crate) fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
     let mut found = Vec::new();
     for batch in rows {
         let [part, prompt, stem, answer] =
             ["part", "prompt_text", "answer_stem", "answer_text"].map(|name| text(batch, name));
         let (part, prompt, stem, answer) = (part?, prompt?, stem?, answer?);
         let subject = text(batch, "subject")?;
+        let (task, users, items) = (text(batch, "task")?, text(batch, "user_id")?, text(batch, "item_id")?);
+        let labels = column(batch, "label", &DataType::Boolean)?.as_boolean().clone();
+        let times = integers(batch, "as_of")?;
+        let asked = |row: usize| -> Option<Asked> {
+            let of_pair = task.value(row) == "pair" && labels.is_valid(row);
+            let (user, item) = (at(&users, row)?.to_owned(), at(&items, row)?.to_owned());
+            of_pair.then(|| Asked { user, item, label: labels.value(row), time: times.value(row) })
+        };
         let lists: Vec<Vec<Vec<String>>> = ["liked", "disliked", "related", "attributes", "extra"]
             .into_iter()
             .map(|name| text_lists(batch, name))
@@ -212,6 +240,7 @@ fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
                     .flat_map(|list| list[row].iter().cloned())
                     .chain(at(&subject, row).map(str::to_owned))
                     .collect(),
+                asked: asked(row),
             }
         }));
     }
@@ -219,23 +248,32 @@ fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
 }
 
 /// At most so many of the held-out ones, evenly over all kinds, by which they are sorted.
-fn measured(questions: &[Question], most: usize) -> Vec<&Question> {
+pub(crate) fn measured(questions: &[Question], most: usize) -> Vec<&Question> {
     let held_out: Vec<&Question> = questions.iter().filter(|q| q.is_held_out).collect();
     let step = held_out.len().div_ceil(most.max(1)).max(1);
     held_out.into_iter().step_by(step).collect()
 }
 
 async fn measure(models: &Arc<Models>, questions: &[&Question], vocabulary: &Vocabulary) -> Result<Measures> {
+    Ok(measures(questions, &answers(models, questions).await?, vocabulary))
+}
+
+/// What the model writes after each question's stem; nothing where it fails.
+pub(crate) async fn answers(models: &Arc<Models>, questions: &[&Question]) -> Result<Vec<String>> {
     let requests: Result<Vec<_>> =
         questions.iter().enumerate().map(|(i, q)| models.request(i as u64, &q.prompt, &q.stem)).collect();
     let answers = models.run(requests?).await?;
     let said = |answer: &std::result::Result<Completion, RowError>| answer.as_ref().map_or("", |a| &a.text).to_owned();
-    let said: Vec<String> = answers.iter().map(said).collect();
+    Ok(answers.iter().map(said).collect())
+}
+
+/// How good answers are.
+pub(crate) fn measures(questions: &[&Question], said: &[String], vocabulary: &Vocabulary) -> Measures {
     let words = |text: &str| tokens(text).into_iter().map(str::to_owned).collect::<Vec<String>>();
     let pairs: Vec<_> = said.iter().zip(questions).map(|(said, q)| (words(said), words(&q.answer))).collect();
     let (mut formed, mut grounded, mut verdicts, mut right) = (0, 0, 0, 0);
     for (said, question) in said.iter().zip(questions) {
-        let [said, taught] = [said, &question.answer].map(|text| format!("{}{text}", question.stem));
+        let [said, taught] = [said.as_str(), &question.answer].map(|text| format!("{}{text}", question.stem));
         let (said, taught) = (format::parse(&said).ok(), format::parse(&taught).ok());
         if let Some(answer) = &said {
             formed += 1;
@@ -248,7 +286,7 @@ async fn measure(models: &Arc<Models>, questions: &[&Question], vocabulary: &Voc
         }
     }
     let share = |n: usize, of: usize| n as f64 / of.max(1) as f64;
-    Ok(Measures {
+    Measures {
         questions: questions.len(),
         format: share(formed, questions.len()),
         grounded: share(grounded, formed),
@@ -256,5 +294,5 @@ async fn measure(models: &Arc<Models>, questions: &[&Question], vocabulary: &Voc
         right: share(right, verdicts),
         bleu4: bleu(&pairs, 4),
         distinct2: distinct(&pairs.into_iter().map(|(said, _)| said).collect::<Vec<_>>(), 2),
-    })
+    }
 }

@@ -16,6 +16,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, activation};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
@@ -75,7 +76,15 @@ impl<'a> RewardExample<'a> {
         Ok(RewardExample { user, item, history, reasons, corrupted, label, time })
     }
 
-    /// Dense id of the user.
+    /// The same with other items; `history` has the times of the old one.
+    pub(crate) fn of_items<'b>(&'b self, item: u32, history: &'b [Past]) -> RewardExample<'b>
+    where
+        'a: 'b,
+    {
+        RewardExample { item, history, ..self.clone() }
+    }
+
+    /// Number of the user.
     pub fn user(&self) -> u32 {
         self.user
     }
@@ -130,6 +139,11 @@ impl Attributes {
         Ok(Attributes { of_items, kinds })
     }
 
+    /// Those of an item; none where there is no such item.
+    pub fn of(&self, item: u32) -> &[u32] {
+        self.of_items.get(item as usize).map_or(&[], Vec::as_slice)
+    }
+
     /// Number of items.
     pub fn items(&self) -> usize {
         self.of_items.len()
@@ -137,7 +151,7 @@ impl Attributes {
 }
 
 /// Sizes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// Width of a reason's vector.
     pub reason: usize,

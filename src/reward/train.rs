@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, activation};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
@@ -18,7 +19,7 @@ use crate::llm::ops::into_vec;
 use crate::network::layers::{Linear, Pass};
 use crate::network::parameters::{Init, Parameters, Values};
 use crate::network::random::Random;
-use crate::reward::model::{Attributes, Batch, Config, Judged, RewardExample, RewardModel};
+use crate::reward::model::{Attributes, Batch, Config, Judged, Past, RewardExample, RewardModel};
 use crate::statistics::{Contrast, Interval, auc, paired_bootstrap, paired_bootstrap_auc};
 
 /// How long, how fast and on what to learn.
@@ -36,6 +37,9 @@ pub struct Plan {
     pub batch: usize,
     /// How often the null stands for a reason, so that f_0 is calibrated.
     pub null_dropout: f64,
+    /// How often item 0 stands for an item, of histories too, so that it is one that nothing is known of; 0 where item 0
+    /// is an item as any other.
+    pub unknown: f64,
     /// l_s, weight of the margin against wrong reasons.
     pub margin_weight: f64,
     /// m, in nats.
@@ -57,6 +61,7 @@ impl Default for Plan {
             weight_decay: 1e-5,
             batch: 512,
             null_dropout: 0.3,
+            unknown: 0.0,
             margin_weight: 0.5,
             margin: 0.1,
             anchor_weight: 0.1,
@@ -67,7 +72,7 @@ impl Default for Plan {
 }
 
 /// What an epoch brought: both mean over examples.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Epoch {
     /// The whole loss.
     pub loss: f64,
@@ -76,7 +81,7 @@ pub struct Epoch {
 }
 
 /// A finished training. The model holds the best weights.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trained {
     /// All epochs, the first first.
     pub epochs: Vec<Epoch>,
@@ -129,7 +134,18 @@ fn loss(
         places.extend([if is_kept { row as u32 } else { null }, null, (n + row) as u32]);
     }
     texts.extend(wrong);
+    let mut hidden = Vec::new();
+    if plan.unknown > 0.0 {
+        let mut hide = |item: u32| if random.unit() < plan.unknown { 0 } else { item };
+        for example in chosen.iter().map(|at| examples[*at]) {
+            let history = example.history().iter().map(|past| Past { item: hide(past.item), ..*past });
+            hidden.push((history.collect::<Vec<Past>>(), hide(example.item())));
+        }
+    }
     let chosen: Vec<&RewardExample<'_>> = chosen.iter().map(|at| examples[*at]).collect();
+    let hidden: Vec<RewardExample<'_>> =
+        chosen.iter().zip(&hidden).map(|(example, (history, item))| example.of_items(*item, history)).collect();
+    let chosen = if hidden.is_empty() { chosen } else { hidden.iter().collect() };
     let labels = chosen.iter().map(|e| f32::from(e.label())).collect();
     let (labels, kept) = (pass.constant(labels, [n, 1]), pass.constant(kept, [n, 1]));
     let logits = model.logits(pass, &Batch { examples: chosen, texts, places });
@@ -304,7 +320,7 @@ pub struct Judge {
     seed: u64,
 }
 
-/// The fold of a user.
+/// The fold of a user: users' numbers need not be dense.
 fn fold_of(user: u32, folds: usize, seed: u64) -> usize {
     Random::new(seed, "folds").child(u64::from(user)).below(folds)
 }
@@ -354,12 +370,38 @@ impl Judge {
         Ok(Judge { models, trained, seed })
     }
 
+    /// A judge of one model for every fold, as [`Judge::models`] gave them to a judge of this seed.
+    ///
+    /// # Errors
+    /// `Kind::Config` for fewer than two.
+    pub fn of(models: Vec<RewardModel>, seed: u64) -> Result<Self> {
+        if models.len() < 2 {
+            return Err(Error::new(Kind::Config, "a judge has two folds or more").with("folds", models.len()));
+        }
+        Ok(Judge { models, trained: Vec::new(), seed })
+    }
+
+    /// The folds' models.
+    pub fn models(&self) -> &[RewardModel] {
+        &self.models
+    }
+
+    /// The seed, which decides the folds.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The models' sizes.
+    pub fn config(&self) -> Option<&Config> {
+        self.models.first().map(RewardModel::config)
+    }
+
     /// The fold of a user, whose model has not learned from this user.
     pub fn fold(&self, user: u32) -> usize {
         fold_of(user, self.models.len(), self.seed)
     }
 
-    /// How the folds' trainings went.
+    /// How the folds' trainings went; empty for a judge that was read.
     pub fn trained(&self) -> &[Trained] {
         &self.trained
     }
@@ -497,7 +539,7 @@ impl Default for Limits {
 }
 
 /// Whether a judge may reward reasons: all out of fold, with 95 % bootstrap intervals over users.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Gates {
     /// AUC of f(z).
     pub auc: f64,
