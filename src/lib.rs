@@ -153,6 +153,7 @@ pub mod job {
     pub mod evaluate;
     pub mod examples;
     pub mod weekly;
+    pub mod teacher;
     pub mod align;
     pub mod export;
     pub mod feast;

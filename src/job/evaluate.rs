@@ -687,3 +687,41 @@ fn make_folder(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path)
         .map_err(|e| Error::new(Kind::Config, "cannot make the folder").with("folder", path.display()).source(e))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    fn loaded(arms: &str, of_data: &str) -> Result<Spec> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.toml");
+        let text = format!(
+            "name = \"x\"\nout = \"work\"\narms = {arms}\nseeds = 1\ntargets = [\"last\"]\nresamples = 10\n\
+             confidence = 0.95\ndevice = \"cpu\"\n[split]\ntrain_quantile = 0.9\nvalid_quantile = 0.9\n\
+             [din]\nhidden = 8\nlength = 5\ndropout = 0.0\nbatch = 8\nlike_threshold = 4.0\nepochs = 1\npatience = 1\n\
+             learning_rates = [0.001]\n[[data]]\nname = \"d\"\njob = \"job.toml\"\n{of_data}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        load(&path)
+    }
+
+    #[test]
+    fn arms_of_other_models_say_which() {
+        let text = |arm: &str| format!("[[data.text]]\narm = \"{arm}\"\nset = [\"model.adapter=x\"]");
+        let arms = "[\"A0\", \"A4\", \"A4b\", \"A5\"]";
+        let spec = loaded(arms, &format!("aligned = [\"model.adapter=y\"]\n{}", text("A5"))).unwrap();
+        let named: Vec<(&str, &str)> = spec.data[0].text.iter().map(|t| (t.arm.as_str(), t.set[0].as_str())).collect();
+        assert_eq!(named, [("A5", "model.adapter=x"), ("A4", "model.adapter=y")]);
+        for (of_data, says) in [
+            (text("A5"), "arm A4 needs"),
+            (format!("aligned = [\"a=b\"]\n{0}\n{0}", text("A5")), "arm A5 needs"),
+            (format!("aligned = [\"a=b\"]\n{}\n{}", text("A5"), text("A3")), "A3"),
+            (format!("{}\n{}\n[[data.text]]\narm = \"A6\"\nset = []", text("A4"), text("A5")), "A6"),
+        ] {
+            let told = loaded(arms, &of_data).unwrap_err().to_string();
+            assert!(told.contains(says), "{told}");
+        }
+        assert!(loaded("[\"A0\", \"A3\"]", "").is_ok());
+    }
+}

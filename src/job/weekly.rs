@@ -58,6 +58,14 @@ pub struct AlignSpec {
     pub patience: usize,
     pub checkpoint_every: usize,
     pub seed: u64,
+    #[serde(default = "validated")]
+    pub validated: usize,
+    #[serde(default)]
+    pub teacher: String,
+}
+
+fn validated() -> usize {
+    400
 }
 
 /// `[gate]`
@@ -109,13 +117,8 @@ impl Spec {
             Error::new(Kind::Config, "cannot lock the folder `out`").with("file", path.display()).source(e)
         };
         // Not truncated when opened: what stands there names the holder.
-        let mut file = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
+        let mut file =
+            std::fs::File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
@@ -144,7 +147,10 @@ impl Spec {
             Error::new(Kind::Config, format!("the weekly file has no [{section}]"))
                 .hint("the whole run needs [gate] and [registry]; jobs/weekly.toml has every key with its meaning")
         };
-        Ok((self.gate.as_ref().ok_or_else(|| missing("gate"))?, self.registry.as_ref().ok_or_else(|| missing("registry"))?))
+        Ok((
+            self.gate.as_ref().ok_or_else(|| missing("gate"))?,
+            self.registry.as_ref().ok_or_else(|| missing("registry"))?,
+        ))
     }
 }
 
@@ -153,7 +159,9 @@ fn problem_of_gate(spec: &Spec) -> Option<String> {
     let share = |x: f64| (0.0..=1.0).contains(&x);
     let margin = |x: f64| x.is_finite() && x >= 0.0;
     match &spec.gate {
-        Some(g) if !share(g.format) || !share(g.grounded) => Some("[gate] format and grounded must be in [0, 1]".into()),
+        Some(g) if !share(g.format) || !share(g.grounded) => {
+            Some("[gate] format and grounded must be in [0, 1]".into())
+        }
         Some(g) if ![g.distinct2_margin, g.gain_margin, g.ndcg_margin].into_iter().all(margin) => {
             Some("[gate] distinct2_margin, gain_margin and ndcg_margin must be 0 or more".into())
         }
@@ -183,7 +191,7 @@ pub fn load(path: &Path) -> Result<Spec> {
     })?;
     let env = config::environment();
     let evaluation = spec.gate.as_mut().map(|g| &mut g.evaluation);
-    for text in [&mut spec.out, &mut spec.device].into_iter().chain(evaluation) {
+    for text in [&mut spec.out, &mut spec.device, &mut spec.align.teacher].into_iter().chain(evaluation) {
         *text = config::expand_text(text, &env)
             .map_err(|name| Error::new(Kind::Config, format!("the variable {name} is not set and has no default")))
             .map_err(in_file)?;
@@ -203,6 +211,7 @@ pub fn load(path: &Path) -> Result<Spec> {
         _ if a.targets.is_empty() || a.targets.iter().any(|t| !TARGETS.contains(&t.as_str())) => {
             Some(format!("[align] targets: name one or more of {}, not {:?}", TARGETS.join(", "), a.targets))
         }
+        _ if a.validated == 0 => Some("[align] validated must be positive".into()),
         _ if a.epochs == 0 || a.batch_tokens == 0 || a.micro_batch_tokens == 0 => {
             Some("[align] epochs, batch_tokens and micro_batch_tokens must be positive".into())
         }
