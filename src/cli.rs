@@ -979,7 +979,9 @@ async fn learn_align(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Res
     learning_page::write(&spec.folder()?)?;
     let mut line = serde_json::json!({ "status": "aligned", "name": spec.name });
     let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of the training".into())?;
-    if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {
+    if let (Some(line), serde_json::Value::Object(mut done)) = (line.as_object_mut(), done) {
+        // They are for reading, in align.json.
+        done.remove("samples");
         line.extend(done);
     }
     print(&format!("{line}\n")).map(|()| 0)

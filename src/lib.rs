@@ -131,6 +131,7 @@ pub mod recommend {
     pub mod sasrec;
     pub mod din;
     pub mod arms;
+    pub mod agreement;
     pub mod ablation;
 }
 
@@ -153,9 +154,11 @@ pub mod job {
     pub mod scrub;
     pub mod forget;
     pub mod evaluation_page;
+    pub mod evaluation_text;
     pub mod evaluate;
     pub mod examples;
     pub mod weekly;
+    pub mod teacher;
     pub mod align;
     pub mod reward;
     pub mod reinforce;

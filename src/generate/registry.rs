@@ -55,6 +55,43 @@ pub struct Trained {
     pub seeds: Vec<u64>,
     /// The gate; holds when it has conditions and all of them hold.
     pub gate: Vec<Check>,
+    /// What it answers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Sample>,
+}
+
+/// A question that trained nothing, and what the model answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    /// What is asked, such as `pair`.
+    pub task: String,
+    /// The prompt.
+    pub question: String,
+    /// The answer, its stem included.
+    pub answer: String,
+}
+
+/// Text of the data as a Markdown quotation that shows it as it is: every line is one, no markup, no HTML, no link.
+fn quoted(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.trim().lines() {
+        // Two spaces keep the end of a line.
+        out += if out.is_empty() { "> " } else { "  \n> " };
+        let mut is_number = true;
+        for c in line.trim().chars() {
+            match c {
+                c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => out.push(' '),
+                // A number with one of these begins a list.
+                '.' | ')' if is_number => out.extend(['\\', c]),
+                '.' | ')' | ',' | ';' | '\'' | '"' | '?' | '%' | '/' => out.push(c),
+                c if c.is_ascii_punctuation() => out.extend(['\\', c]),
+                c => out.push(c),
+            }
+            is_number &= c.is_ascii_digit();
+        }
+    }
+    out
 }
 
 impl Trained {
@@ -66,7 +103,7 @@ impl Trained {
         let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(Kind::Usage, "cannot read what is told of the training")
                 .with("file", path.display())
-                .hint("it may hold interval, metrics, seeds and gate; `curec models add --help` tells their form")
+                .hint("it may hold interval, metrics, seeds, gate and samples; `curec models add --help` tells their form")
                 .source(e)
         };
         let bytes = std::fs::read(path).map_err(|e| failed(e.into()))?;
@@ -154,6 +191,14 @@ impl Card {
         }
         let metrics = serde_json::to_string_pretty(&trained.metrics).unwrap_or_default();
         let _ = write!(text, "\n## Measures\n\n```json\n{metrics}\n```\n");
+        if !trained.samples.is_empty() {
+            let _ = writeln!(text, "\n## Samples\n\nHeld-out questions and what the model answers, as they came.");
+        }
+        for (i, Sample { task, question, answer }) in trained.samples.iter().enumerate() {
+            let task: String = task.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+            let (question, answer) = (quoted(question), quoted(answer));
+            let _ = write!(text, "\n### {}. {task}\n\n{question}\n\nAnswer:\n\n{answer}\n", i + 1);
+        }
         text
     }
 }
@@ -720,6 +765,32 @@ mod tests {
         // No targets are listed: only one layer has tensors.
         let shape = AdapterShape { rank: 1, alpha: 1.0, dropout: 0.0, targets: Vec::new() };
         Adapter { shape, tensors }.write(dir, "tiny-qwen3", Precision::F32).unwrap();
+    }
+
+    #[test]
+    fn samples_are_shown_as_they_are() {
+        let evil = "# Title\n1. <script>x</script> [l](http://e) `f` *g*\r\n\n- end";
+        let sample = Sample { task: "pa#ir".into(), question: evil.into(), answer: evil.into() };
+        let trained = Trained { samples: vec![sample.clone(), sample], ..Trained::default() };
+        let card = Card {
+            name: "x".into(),
+            version: "0001-ab".into(),
+            created: DateTime::UNIX_EPOCH,
+            base_model: "b".into(),
+            adapter: "a".into(),
+            encoder: None,
+            trained,
+            files: BTreeMap::new(),
+        };
+        let text = card.readme();
+        assert!(!text.contains("<script") && !text.contains("](") && !text.contains("http://"), "{text}");
+        let headings: Vec<&str> = text.lines().filter(|l| l.starts_with('#')).collect();
+        assert_eq!(headings[headings.len() - 3..], ["## Samples", "### 1. pair", "### 2. pair"]);
+        assert!(text.contains("> \\# Title  \n> 1\\. \\<script\\>"), "{text}");
+        assert!(text.contains("\n> \\- end"), "{text}");
+        let back: Trained = serde_json::from_str(&serde_json::to_string(&card.trained).unwrap()).unwrap();
+        assert_eq!(back, card.trained);
+        assert!(!serde_json::to_string(&Trained::default()).unwrap().contains("samples"), "old cards keep their bytes");
     }
 
     fn passed(holds: bool) -> Trained {

@@ -15,7 +15,7 @@ use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::format;
 use crate::generate::models::Models;
-use crate::generate::registry::Check;
+use crate::generate::registry::{Check, Sample};
 use crate::job::align::{self, Asked, Measures, Question};
 use crate::job::evaluate;
 use crate::job::examples;
@@ -79,6 +79,9 @@ pub struct Compared {
     pub judged: Option<Judged>,
     /// None where no evaluation is named.
     pub ndcg: Option<Vec<Ndcg>>,
+    /// Some of the questions and what the candidate answers.
+    #[serde(default)]
+    pub samples: Vec<Sample>,
 }
 
 /// Compares the two; everything that an evaluation keeps goes into `work`.
@@ -95,7 +98,9 @@ pub async fn compare(
 ) -> Result<Compared> {
     let out = spec.folder()?;
     let rows = examples::read(&out.join("alignment_example.parquet"))?;
-    let (questions, vocabulary) = (align::questions(&rows)?, align::vocabulary(&rows)?);
+    let titles = align::titles(&with_adapter(spec, &out, None)?).await?;
+    let vocabulary = align::vocabulary(&rows)?.with_titles(titles.iter().map(String::as_str));
+    let questions = align::questions(&rows)?;
     let asked = align::measured(&questions, gate.questions);
     if asked.is_empty() {
         return Err(Error::new(Kind::Input, "no question is held out: there is nothing to compare by")
@@ -120,7 +125,8 @@ pub async fn compare(
         "" => None,
         file => Some(downstream(&evaluation(Path::new(file))?, gate, rivals, work, voice, stop).await?),
     };
-    Ok(Compared { in_use_name: rivals.in_use_name.clone(), candidate, in_use, judged, ndcg })
+    let samples = align::samples(&asked, &said[0]);
+    Ok(Compared { in_use_name: rivals.in_use_name.clone(), candidate, in_use, judged, ndcg, samples })
 }
 
 /// The weekly file's job with an adapter, or with the model as it comes.
@@ -341,6 +347,7 @@ mod tests {
                 difference: interval(gain),
             }),
             ndcg: Some(vec![Ndcg { data: "ml".into(), target: "last".into(), difference: interval(ndcg) }]),
+            samples: Vec::new(),
         }
     }
 

@@ -231,6 +231,7 @@ impl Run {
                 metrics: metrics(&out, &method, &compared, before.as_deref())?,
                 seeds: seeds(&spec),
                 gate: checks.clone(),
+                samples: compared.samples.clone(),
             };
             let reward = out.join("reward/judge");
             let encoder = SavedJudge::read(&reward, &device::open(&spec.device)?)?.encoder().to_owned();

@@ -62,6 +62,14 @@ pub struct AlignSpec {
     pub patience: usize,
     pub checkpoint_every: usize,
     pub seed: u64,
+    #[serde(default = "validated")]
+    pub validated: usize,
+    #[serde(default)]
+    pub teacher: String,
+}
+
+fn validated() -> usize {
+    400
 }
 
 /// `[reward]`
@@ -263,7 +271,7 @@ pub fn load(path: &Path) -> Result<Spec> {
     })?;
     let env = config::environment();
     let evaluation = spec.gate.as_mut().map(|g| &mut g.evaluation);
-    for text in [&mut spec.out, &mut spec.device].into_iter().chain(evaluation) {
+    for text in [&mut spec.out, &mut spec.device, &mut spec.align.teacher].into_iter().chain(evaluation) {
         *text = config::expand_text(text, &env)
             .map_err(|name| Error::new(Kind::Config, format!("the variable {name} is not set and has no default")))
             .map_err(in_file)?;
@@ -283,6 +291,7 @@ pub fn load(path: &Path) -> Result<Spec> {
         _ if a.targets.is_empty() || a.targets.iter().any(|t| !TARGETS.contains(&t.as_str())) => {
             Some(format!("[align] targets: name one or more of {}, not {:?}", TARGETS.join(", "), a.targets))
         }
+        _ if a.validated == 0 => Some("[align] validated must be positive".into()),
         _ if a.epochs == 0 || a.batch_tokens == 0 || a.micro_batch_tokens == 0 => {
             Some("[align] epochs, batch_tokens and micro_batch_tokens must be positive".into())
         }

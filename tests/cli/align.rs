@@ -51,6 +51,12 @@ fn a_killed_alignment_goes_on_to_the_same_adapter_and_a_night_runs_with_it() {
         assert!(world.path("whole").join(file).exists(), "{file}");
     }
     assert!(world.path("whole/alignment_example.parquet").exists());
+    let record: serde_json::Value = serde_json::from_slice(&bytes(&world.path("whole/align.json"))).unwrap();
+    let samples = record["samples"].as_array().unwrap();
+    assert_eq!(samples.len(), 4, "all that is measured, where it is less than twenty");
+    assert!(samples.iter().all(|s| s["answer"].as_str().unwrap().starts_with("<think>")), "{samples:?}");
+    assert!(done.get("samples").is_none() && record["teacher"].is_null());
+    assert!(record["after"]["foreign_titles"].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)), "{record}");
 
     let file = weekly(&world, "killed", 12);
     let checkpoint = world.path("killed/align.safetensors");
@@ -122,6 +128,8 @@ fn what_cannot_be_aligned_is_refused_with_what_to_do() {
         ("learning_rate = 0.01", "learning_rate = -1.0", "learning_rate"),
         ("\"q_proj\"", "\"lm_head\"", "lm_head"),
         ("seed = 3", "sead = 3", "sead"),
+        ("seed = 3", "seed = 3\nvalidated = 0", "validated"),
+        ("seed = 3", "seed = 3\nteacher = \"nowhere.parquet\"", "teacher"),
         ("out = \"work\"", "out = \"s3://bucket/work\"", "folder of this machine"),
     ] {
         assert!(text.contains(from), "{from}");
