@@ -19,8 +19,10 @@ use crate::generate::registry::{self, Registry, Trained};
 use crate::job::lookback::{self, LookedBack};
 use crate::job::stop::Stop;
 use crate::job::{
-    align, compact, evaluate, examples, export, feast, forget, improve, learning_page, plan, reward, run, runs, weekly,
+    align, compact, evaluate, examples, export, feast, forget, improve, learning_page, plan, reinforce, reward, run,
+    runs, weekly,
 };
+use crate::learn::reinforce::Method;
 use crate::llm::adapter::Precision;
 use crate::llm::weights::ModelFiles;
 use crate::query::session::{Rows, Session};
@@ -209,6 +211,22 @@ registry where it came to that: `curec models show`); 75 interrupted, or another
     Weekly {
         /// The weekly file, such as jobs/weekly.toml.
         file: PathBuf,
+        #[command(flatten)]
+        interval: IntervalArgs,
+    },
+    /// Learn from what the language model's own answers are worth to the judges of `learn reward`.
+    #[command(
+        before_help = "Example:\n  curec learn reinforce jobs/weekly.toml --method best-of-n --interval-start 1998-03-01 \
+--interval-end 1998-03-20",
+        after_help = "Prints one JSON line. Adapter, curve and record go to the folder `out` of the file. Killed, run it \
+again: it goes on after the last finished round to the same adapter."
+    )]
+    Reinforce {
+        /// The weekly file, such as jobs/weekly.toml.
+        file: PathBuf,
+        /// What is learned: best-of-n, weighted, grpo or dpo.
+        #[arg(long, default_value_t = Method::BestOfN)]
+        method: Method,
         #[command(flatten)]
         interval: IntervalArgs,
     },
@@ -824,6 +842,9 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Learn(LearnCommand::Align { file, interval }) => block_on(learn_align(file, interval, voice)),
         Command::Learn(LearnCommand::Weekly { file, interval }) => block_on(learn_weekly(file, interval, voice)),
         Command::Learn(LearnCommand::Reward { file, interval }) => block_on(learn_reward(file, interval, voice)),
+        Command::Learn(LearnCommand::Reinforce { file, method, interval }) => {
+            block_on(learn_reinforce(file, method, interval, voice))
+        }
         Command::Learn(LearnCommand::Evaluate { file }) => block_on(learn_evaluate(file, voice)),
         Command::Learn(LearnCommand::Examples { job, interval, out, max_examples }) => {
             let size = examples::Size { max_examples, ..examples::Size::default() };
@@ -1022,6 +1043,21 @@ async fn learn_reward(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Re
         "second": done.second.digest,
         "record": PathBuf::from(&spec.out).join("reward.json"),
     });
+    print(&format!("{line}\n")).map(|()| 0)
+}
+
+async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
+    let stop = Stop::default();
+    watch_signals(stop.clone());
+    let _hold = spec.hold()?;
+    let done = reinforce::reinforce(&spec, interval, method, voice, &stop).await?;
+    learning_page::write(&spec.folder()?)?;
+    let mut line = serde_json::json!({ "status": "reinforced", "name": spec.name });
+    let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of it".into())?;
+    if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {
+        line.extend(done);
+    }
     print(&format!("{line}\n")).map(|()| 0)
 }
 

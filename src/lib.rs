@@ -109,6 +109,9 @@ pub mod learn {
     pub mod decoder;
     pub mod optimise;
     pub mod align;
+    pub mod worth;
+    pub mod rollout;
+    pub mod reinforce;
 }
 
 /// Recommenders that read the features, and the yardstick: splits, metrics, logs with known structure.

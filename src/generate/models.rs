@@ -258,6 +258,16 @@ impl Models {
         self.adapter_place.as_ref().map(Place::path).transpose()
     }
 
+    /// How the engine uses its device.
+    pub fn engine_options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    /// The device as the job names it.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
     /// Dimension and digest of the encoder; reads no weights.
     pub fn encoder_files(&self) -> Result<&EncoderFiles> {
         if let Some(files) = self.encoder_files.get() {

@@ -140,12 +140,108 @@ impl RewardSpec {
 }
 
 /// `[reinforce]`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 #[allow(missing_docs)]
 pub struct ReinforceSpec {
     pub method: String,
+    pub from: String,
+    pub rank: usize,
+    pub alpha: f64,
+    pub rounds: usize,
+    pub prompts: usize,
+    pub answers: usize,
+    pub temperature: f32,
+    pub top_p: f32,
+    pub step_prompts: usize,
+    pub epochs: usize,
+    pub learning_rate: f64,
+    pub warmup: f64,
+    pub clip: f64,
+    pub micro_batch_tokens: usize,
+    pub max_words: usize,
+    pub forbidden: Vec<String>,
+    pub min_gain: f64,
+    pub min_deviation: f64,
+    pub lambda: f64,
+    pub most_weight: f64,
+    pub ratio_clip: f64,
+    pub kl: f64,
+    pub dpo_beta: f64,
+    pub anchor: f64,
+    pub checked: usize,
+    pub check_every: usize,
+    pub patience: usize,
     pub seed: u64,
+}
+
+impl Default for ReinforceSpec {
+    /// As jobs/weekly.toml has it.
+    fn default() -> Self {
+        ReinforceSpec {
+            method: "best-of-n".into(),
+            from: "adapter".into(),
+            rank: 8,
+            alpha: 16.0,
+            rounds: 6,
+            prompts: 32,
+            answers: 4,
+            temperature: 1.0,
+            top_p: 0.95,
+            step_prompts: 16,
+            epochs: 1,
+            learning_rate: 1e-4,
+            warmup: 0.05,
+            clip: 0.3,
+            micro_batch_tokens: 512,
+            max_words: 48,
+            forbidden: ["rating", "rated", "stars", "verdict"].map(str::to_owned).to_vec(),
+            min_gain: 0.0,
+            min_deviation: 0.02,
+            lambda: 0.4,
+            most_weight: 5.0,
+            ratio_clip: 0.2,
+            kl: 0.04,
+            dpo_beta: 0.1,
+            anchor: 0.05,
+            checked: 48,
+            check_every: 2,
+            patience: 3,
+            seed: 0,
+        }
+    }
+}
+
+impl ReinforceSpec {
+    fn problem(&self) -> Option<&'static str> {
+        let sizes = [self.rank, self.rounds, self.prompts, self.step_prompts, self.epochs, self.micro_batch_tokens];
+        let above_zero =
+            [self.alpha, self.learning_rate, self.lambda, self.most_weight, self.ratio_clip, self.dpo_beta];
+        let from_zero = [self.clip, self.kl, self.anchor, self.min_deviation];
+        match self {
+            r if r.from.is_empty() || r.from.contains(['/', '\\']) || r.from.starts_with('.') => {
+                Some("[reinforce] from: name a folder that stands in `out`")
+            }
+            _ if sizes.contains(&0) => {
+                Some("[reinforce] rank, rounds, prompts, step_prompts, epochs and micro_batch_tokens must be positive")
+            }
+            r if r.answers < 2 => Some("[reinforce] answers: one alone is neither better nor worse, so two or more"),
+            r if r.max_words == 0 || r.checked == 0 => Some("[reinforce] max_words and checked must be positive"),
+            _ if above_zero.iter().any(|x| !(x.is_finite() && *x > 0.0)) => {
+                Some("[reinforce] alpha, learning_rate, lambda, most_weight, ratio_clip and dpo_beta must be above 0")
+            }
+            _ if from_zero.iter().any(|x| !(x.is_finite() && *x >= 0.0)) => {
+                Some("[reinforce] clip, kl, anchor and min_deviation must not be below 0")
+            }
+            r if !r.min_gain.is_finite() || !(0.0..1.0).contains(&r.warmup) => {
+                Some("[reinforce] min_gain must be a number and warmup in [0, 1)")
+            }
+            r if !(r.temperature.is_finite() && r.temperature > 0.0 && r.top_p > 0.0 && r.top_p <= 1.0) => {
+                Some("[reinforce] temperature must be above 0 and top_p in (0, 1]: greedy answers are all alike")
+            }
+            _ => None,
+        }
+    }
 }
 
 /// `[gate]`
@@ -295,7 +391,7 @@ pub fn load(path: &Path) -> Result<Spec> {
         _ if a.epochs == 0 || a.batch_tokens == 0 || a.micro_batch_tokens == 0 => {
             Some("[align] epochs, batch_tokens and micro_batch_tokens must be positive".into())
         }
-        s => s.reward.problem().map(str::to_owned).or_else(|| problem_of_gate(s)),
+        s => s.reward.problem().or_else(|| s.reinforce.problem()).map(str::to_owned).or_else(|| problem_of_gate(s)),
     };
     match problem {
         Some(what) => Err(in_file(Error::new(Kind::Config, what))),

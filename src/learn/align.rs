@@ -312,7 +312,7 @@ fn weights_of(pass: &Pass, batch: &Batch, total: f64) -> burn::tensor::Tensor<1>
 }
 
 /// Tells whether two trainings begin with the same adapter.
-fn begun_at(lm: &TrainableLm) -> Result<String> {
+pub(crate) fn begun_at(lm: &TrainableLm) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let names: Vec<String> = lm.parameters().names().map(str::to_owned).collect();
     for name in names {

@@ -152,6 +152,39 @@ impl Adapter {
         Ok(hasher.finalize().to_hex()[..32].to_owned())
     }
 
+    /// One adapter that adds what both add: their ranks side by side, `[A₁; A₂]` and `[B₁, B₂]`. This one's values stay as
+    /// they are; the other's B is scaled by what its own scale is to this one's. Where one has no such layer, zeros stand.
+    pub fn beside(&self, other: &Adapter) -> Adapter {
+        let (first, second) = (self.shape.rank, other.shape.rank);
+        let scale = |shape: &AdapterShape| shape.alpha / shape.rank as f64;
+        let ratio = (scale(&other.shape) / scale(&self.shape)) as f32;
+        let modules: BTreeSet<&String> = self.tensors.keys().chain(other.tensors.keys()).collect();
+        let joined = |name: &String| {
+            let (ours, theirs) = (self.tensors.get(name), other.tensors.get(name));
+            let (a, b) = ours.or(theirs)?;
+            let (inputs, outputs) = (*a.shape.get(1)?, *b.shape.first()?);
+            let zeros = |rank: usize| (vec![0.0; rank * inputs], vec![0.0; outputs * rank]);
+            let values = |(a, b): &(HostTensor, HostTensor)| (a.data.clone(), b.data.clone());
+            let (mut a, b1) = ours.map_or_else(|| zeros(first), values);
+            let (a2, b2) = theirs.map_or_else(|| zeros(second), values);
+            a.extend(a2);
+            let rows = b1.chunks(first.max(1)).zip(b2.chunks(second.max(1)));
+            let b = rows.flat_map(|(b1, b2)| b1.iter().copied().chain(b2.iter().map(move |v| v * ratio))).collect();
+            let rank = first + second;
+            let pair =
+                (HostTensor { shape: vec![rank, inputs], data: a }, HostTensor { shape: vec![outputs, rank], data: b });
+            Some((name.clone(), pair))
+        };
+        let is_target = |t: &&str| [self, other].iter().any(|adapter| adapter.shape.targets.iter().any(|own| own == t));
+        let shape = AdapterShape {
+            rank: first + second,
+            alpha: scale(&self.shape) * (first + second) as f64,
+            dropout: self.shape.dropout,
+            targets: TARGETS.iter().filter(|t| is_target(t)).map(|t| (*t).to_owned()).collect(),
+        };
+        Adapter { shape, tensors: modules.into_iter().filter_map(joined).collect() }
+    }
+
     /// The weight `name` `[out, in]` with the adapter added, `W + alpha / rank · B · A`; any other tensor as it is.
     pub fn merge(&self, name: &str, mut tensor: HostTensor) -> HostTensor {
         let Some((a, b)) = name.strip_suffix(".weight").and_then(|module| self.tensors.get(module)) else {
@@ -345,6 +378,39 @@ mod tests {
             ]
         });
         Adapter { shape, tensors: tensors.collect() }
+    }
+
+    #[test]
+    fn adapters_side_by_side_add_what_both_add() {
+        let first = adapter();
+        let mut second = adapter();
+        second.shape =
+            AdapterShape { rank: 2, alpha: 1.0, dropout: 0.0, targets: vec!["k_proj".into(), "q_proj".into()] };
+        second.tensors = (0..2)
+            .flat_map(|i| {
+                let name = |part: &str| format!("model.layers.{i}.self_attn.{part}");
+                [
+                    (name("k_proj"), (tensor(2, 8, 0.7), tensor(4, 2, 1.5 + i as f32))),
+                    (name("q_proj"), (tensor(2, 8, 0.9), tensor(8, 2, 2.5))),
+                ]
+            })
+            .collect();
+        let both = first.beside(&second);
+        assert_eq!(both.shape.rank, 5);
+        assert_eq!(both.shape.targets, ["q_proj", "k_proj", "down_proj"]);
+        assert_eq!(both.tensors.len(), 6);
+        for (name, shape) in model().tensors() {
+            let [rows, columns] = shape[..] else { continue };
+            let weight = tensor(rows, columns, 3.0);
+            let want = second.merge(&name, first.merge(&name, weight.clone()));
+            let got = both.merge(&name, weight);
+            let off = want.data.iter().zip(&got.data).map(|(w, g)| (w - g).abs()).fold(0f32, f32::max);
+            assert!(off < 1e-5, "{name}: {off}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        both.write(dir.path(), "base", Precision::F32).unwrap();
+        let read = Adapter::read(dir.path(), &model()).unwrap();
+        assert_eq!((read.shape.rank, read.shape.alpha, read.tensors.len()), (5, both.shape.alpha, 6));
     }
 
     fn written() -> tempfile::TempDir {
