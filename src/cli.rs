@@ -19,7 +19,8 @@ use crate::generate::registry::{self, Registry, Trained};
 use crate::job::lookback::{self, LookedBack};
 use crate::job::stop::Stop;
 use crate::job::{
-    align, compact, evaluate, examples, export, feast, forget, plan, reinforce, reward, run, runs, weekly,
+    align, compact, evaluate, examples, export, feast, forget, improve, learning_page, plan, reinforce, reward, run,
+    runs, weekly,
 };
 use crate::learn::reinforce::Method;
 use crate::llm::adapter::Precision;
@@ -193,6 +194,21 @@ again: it goes on from its checkpoint to the same adapter."
 Where a gate fails, all is written and the exit code is 1. Killed, run it again: it goes on to the same bytes."
     )]
     Reward {
+        /// The weekly file, such as jobs/weekly.toml.
+        file: PathBuf,
+        #[command(flatten)]
+        interval: IntervalArgs,
+    },
+    /// The whole weekly run: align, reward, reinforce, evaluate, gate, promote.
+    #[command(
+        before_help = "Example:\n  curec learn weekly jobs/weekly.toml --interval-start 1998-03-01 --interval-end 1998-03-20",
+        after_help = "Prints one JSON line. Everything goes to the folder `out` of the file: weekly.json is the record of the \
+stages, report.html the page. Killed, run it again: stages that are done are not done again, and the one that was under way \
+goes on. Another interval or changed keys redo what depends on them.\n\n\
+Exit codes: 0 the new version is in use; 1 the reward model or the gate refuses, nothing is promoted (the version is in the \
+registry where it came to that: `curec models show`); 75 interrupted, or another process works in the folder."
+    )]
+    Weekly {
         /// The weekly file, such as jobs/weekly.toml.
         file: PathBuf,
         #[command(flatten)]
@@ -824,6 +840,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             print(&file_lines(&report.files)).map(|()| 0)
         }
         Command::Learn(LearnCommand::Align { file, interval }) => block_on(learn_align(file, interval, voice)),
+        Command::Learn(LearnCommand::Weekly { file, interval }) => block_on(learn_weekly(file, interval, voice)),
         Command::Learn(LearnCommand::Reward { file, interval }) => block_on(learn_reward(file, interval, voice)),
         Command::Learn(LearnCommand::Reinforce { file, method, interval }) => {
             block_on(learn_reinforce(file, method, interval, voice))
@@ -978,20 +995,44 @@ async fn learn_align(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Res
     let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
     let stop = Stop::default();
     watch_signals(stop.clone());
+    let _hold = spec.hold()?;
     let done = align::align(&spec, interval, voice, &stop).await?;
+    learning_page::write(&spec.folder()?)?;
     let mut line = serde_json::json!({ "status": "aligned", "name": spec.name });
     let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of the training".into())?;
-    if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {
+    if let (Some(line), serde_json::Value::Object(mut done)) = (line.as_object_mut(), done) {
+        // They are for reading, in align.json.
+        done.remove("samples");
         line.extend(done);
     }
     print(&format!("{line}\n")).map(|()| 0)
+}
+
+async fn learn_weekly(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
+    let stop = Stop::default();
+    watch_signals(stop.clone());
+    let outcome = improve::improve(&spec, interval, voice, &stop).await;
+    let mut line = match &outcome {
+        Ok(done) => serde_json::to_value(done).context(Kind::Internal, || "the run's record".into())?,
+        Err(e) => serde_json::json!({ "error": e.to_string(), "rerun_helps": e.kind().rerun_helps() }),
+    };
+    line["status"] = outcome.as_ref().map_or_else(|e| e.kind().name(), |_| "promoted").into();
+    line["name"] = spec.name.clone().into();
+    let printed = print(&format!("{line}\n"));
+    outcome?;
+    printed.map(|()| 0)
 }
 
 async fn learn_reward(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
     let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
     let stop = Stop::default();
     watch_signals(stop.clone());
-    let done = reward::reward(&spec, interval, voice, &stop).await?;
+    let _hold = spec.hold()?;
+    let outcome = reward::reward(&spec, interval, voice, &stop).await;
+    // A judge that fails its gates has a page too.
+    learning_page::write(&spec.folder()?)?;
+    let done = outcome?;
     let line = serde_json::json!({
         "status": "rewarded",
         "name": spec.name,
@@ -1009,7 +1050,9 @@ async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, 
     let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
     let stop = Stop::default();
     watch_signals(stop.clone());
+    let _hold = spec.hold()?;
     let done = reinforce::reinforce(&spec, interval, method, voice, &stop).await?;
+    learning_page::write(&spec.folder()?)?;
     let mut line = serde_json::json!({ "status": "reinforced", "name": spec.name });
     let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of it".into())?;
     if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {

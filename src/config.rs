@@ -33,6 +33,7 @@ pub struct JobSpec {
     pub prompt: PromptSpec,
     pub sampling: SamplingSpec,
     pub check: CheckSpec,
+    pub correct: CorrectSpec,
     pub budget: BudgetSpec,
     pub response: ResponseSpec,
     pub audit: AuditSpec,
@@ -77,6 +78,11 @@ section!(/// `[check]`
 CheckSpec {
     min_mean_logprob: f64, min_grounding: f64, max_repetition: f64, min_words: usize, max_words: usize,
     min_language: f64, language: String, require_finished: bool,
+});
+section!(/// `[correct]`
+CorrectSpec {
+    judge: String, template: String, days: u64, rewrites: usize, max_outcomes: i64, keep_gain: f64,
+    min_improvement: f64, edit_weight: f64,
 });
 section!(/// `[budget]`
 BudgetSpec { max_failed_fraction: f64, max_failed_rows: u64 });
@@ -506,6 +512,12 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
         ("check.min_grounding", s.check.min_grounding, 0.0, 1.0),
         ("check.max_repetition", s.check.max_repetition, 0.0, 1.0),
         ("check.min_language", s.check.min_language, 0.0, 1.0),
+        ("correct.days", s.correct.days as f64, 1.0, MAX_LOOKBACK_DAYS as f64),
+        ("correct.rewrites", s.correct.rewrites as f64, 0.0, 64.0),
+        ("correct.max_outcomes", s.correct.max_outcomes as f64, 1.0, 1000.0),
+        ("correct.keep_gain", s.correct.keep_gain, -1e9, 1e9),
+        ("correct.min_improvement", s.correct.min_improvement, 0.0, 1e9),
+        ("correct.edit_weight", s.correct.edit_weight, 0.0, 1e9),
         ("budget.max_failed_fraction", s.budget.max_failed_fraction, 0.0, 1.0),
         ("response.flush_rows", s.response.flush_rows as f64, 1.0, 1e9),
         ("response.flush_seconds", s.response.flush_seconds, 0.01, 3600.0),
@@ -531,6 +543,8 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
     for (key, value) in [
         ("prompt.item", &s.prompt.item),
         ("prompt.history", &s.prompt.history),
+        ("correct.judge", &s.correct.judge),
+        ("correct.template", &s.correct.template),
         ("project.sql", &s.project.sql),
         ("project.schemas", &s.project.schemas),
         ("model.cache_dir", &s.model.cache_dir),

@@ -91,6 +91,7 @@ pub mod generate {
 pub mod reward {
     pub mod checks;
     pub mod score;
+    pub mod choose;
     pub mod model;
     pub mod train;
     pub mod saved;
@@ -102,6 +103,9 @@ pub mod feature;
 pub mod learn {
     pub mod packing;
     pub mod objective;
+    pub mod kernels;
+    pub mod host;
+    pub mod generic;
     pub mod decoder;
     pub mod optimise;
     pub mod align;
@@ -130,6 +134,7 @@ pub mod recommend {
     pub mod sasrec;
     pub mod din;
     pub mod arms;
+    pub mod agreement;
     pub mod ablation;
 }
 
@@ -140,6 +145,7 @@ pub mod job {
     pub mod stop;
     pub mod tables;
     pub mod generate;
+    pub mod correct;
     pub mod plan;
     pub mod record;
     pub mod audit;
@@ -151,12 +157,17 @@ pub mod job {
     pub mod scrub;
     pub mod forget;
     pub mod evaluation_page;
+    pub mod evaluation_text;
     pub mod evaluate;
     pub mod examples;
     pub mod weekly;
+    pub mod teacher;
     pub mod align;
     pub mod reward;
     pub mod reinforce;
+    pub mod gate;
+    pub mod learning_page;
+    pub mod improve;
     pub mod export;
     pub mod feast;
 }

@@ -157,6 +157,30 @@ pub fn auc(scores: &[f64], labels: &[bool]) -> Option<f64> {
     Some(wins / (positives * negatives))
 }
 
+/// Spearman's rank correlation, ties at their mean rank; `None` for fewer than two pairs or where one side is constant.
+/// Values must be numbers; of slices of different lengths the shorter counts.
+pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
+    let n = a.len().min(b.len());
+    let (a, b) = (ranks(&a[..n]), ranks(&b[..n]));
+    let middle = (n as f64 - 1.0) / 2.0;
+    let product = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| (x - middle) * (y - middle)).sum::<f64>();
+    let scale = (product(&a, &a) * product(&b, &b)).sqrt();
+    (n > 1 && scale > 0.0).then(|| product(&a, &b) / scale)
+}
+
+/// The place of every value, from 0, ties at the mean of theirs.
+fn ranks(values: &[f64]) -> Vec<f64> {
+    // Adding zero makes one zero of two.
+    let mut order: Vec<(f64, usize)> = values.iter().enumerate().map(|(i, v)| (v + 0.0, i)).collect();
+    order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+    let (mut ranks, mut below) = (vec![0.0; values.len()], 0);
+    for tied in order.chunk_by(|a, b| a.0 == b.0) {
+        tied.iter().for_each(|(_, i)| ranks[*i] = below as f64 + (tied.len() as f64 - 1.0) / 2.0);
+        below += tied.len();
+    }
+    ranks
+}
+
 /// The difference of two AUCs, arm minus baseline, with the intervals of [`paired_bootstrap`]: users and trainings are drawn,
 /// and both AUCs are taken again over what was drawn. `scores` holds the arm's and the baseline's scores of every case, one
 /// pair of slices for every training; the difference is the mean over trainings. A draw without positives or without
@@ -335,6 +359,18 @@ mod tests {
     fn near(ours: f64, theirs: &Value, tolerance: f64) {
         let theirs = theirs.as_f64().unwrap();
         assert!((ours - theirs).abs() < tolerance, "{ours} is not {theirs}");
+    }
+
+    #[test]
+    fn spearman_is_pearson_of_ranks() {
+        assert_eq!(spearman(&[1.0, 2.0, 30.0], &[0.1, 0.2, 0.25]), Some(1.0));
+        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]), Some(-1.0));
+        // scipy.stats.spearmanr([1, 2, 2, 4], [1, 3, 2, 4]) is 0.9486832980505138.
+        assert!(
+            (spearman(&[1.0, 2.0, 2.0, 4.0], &[1.0, 3.0, 2.0, 4.0]).unwrap() - 0.948_683_298_050_513_8).abs() < 1e-12
+        );
+        assert_eq!(spearman(&[0.0, -0.0], &[1.0, 2.0]), None, "a constant has no order");
+        assert_eq!(spearman(&[1.0], &[1.0]), None);
     }
 
     #[test]

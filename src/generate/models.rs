@@ -106,11 +106,7 @@ impl Place {
                 self.card.get_or_init(|| card)
             }
         };
-        let (at, version) = (registry.adapter(card), &card.version);
-        let path = fetch(&at, &self.cache).await?;
-        if Adapter::digest(&path)? != card.adapter {
-            return Err(registry::damaged(&at));
-        }
+        let (path, version) = (registry.fetch_adapter(card, &self.cache).await?, &card.version);
         tracing::info!(name, version, "the promoted adapter");
         Ok(path)
     }

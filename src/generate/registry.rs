@@ -1,12 +1,13 @@
 //! Versions of adapters, and which one is in use.
 //!
-//! A registry is a folder here or on S3: `<name>/<version>/` holds `adapter/` in PEFT's format, `card.json` and README.md
-//! and never changes; a version is whole when its card is there, which is written last. `<name>/promoted.json` is the
-//! history of promotions, changed by conditional puts. Knows nothing of how adapters come about.
+//! A registry is a folder here or on S3: `<name>/<version>/` holds `adapter/` in PEFT's format, `reward/` where it has a
+//! reward model, `card.json` and README.md, and never changes; a version is whole when its card is there, which is written
+//! last. `<name>/promoted.json` is the history of promotions, changed by conditional puts. Knows nothing of how adapters
+//! and reward models come about.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use chrono::{DateTime, SubsecRound, Utc};
@@ -19,11 +20,14 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::llm::adapter::{Adapter, FILES, Precision};
 use crate::llm::merged::{self, new_folder};
 use crate::llm::weights::ModelFiles;
+use crate::table::fetch::fetch;
 use crate::table::store::{Location, StoreOptions};
 
 const CARD: &str = "card.json";
 const README: &str = "README.md";
 const PROMOTED: &str = "promoted.json";
+/// The folder of a version that holds its reward model.
+const REWARD: &str = "reward";
 
 /// How `[model] adapter` names what is promoted here: `registry:<name>`.
 pub const SCHEME: &str = "registry:";
@@ -51,6 +55,43 @@ pub struct Trained {
     pub seeds: Vec<u64>,
     /// The gate; holds when it has conditions and all of them hold.
     pub gate: Vec<Check>,
+    /// What it answers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Sample>,
+}
+
+/// A question that trained nothing, and what the model answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    /// What is asked, such as `pair`.
+    pub task: String,
+    /// The prompt.
+    pub question: String,
+    /// The answer, its stem included.
+    pub answer: String,
+}
+
+/// Text of the data as a Markdown quotation that shows it as it is: every line is one, no markup, no HTML, no link.
+fn quoted(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.trim().lines() {
+        // Two spaces keep the end of a line.
+        out += if out.is_empty() { "> " } else { "  \n> " };
+        let mut is_number = true;
+        for c in line.trim().chars() {
+            match c {
+                c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => out.push(' '),
+                // A number with one of these begins a list.
+                '.' | ')' if is_number => out.extend(['\\', c]),
+                '.' | ')' | ',' | ';' | '\'' | '"' | '?' | '%' | '/' => out.push(c),
+                c if c.is_ascii_punctuation() => out.extend(['\\', c]),
+                c => out.push(c),
+            }
+            is_number &= c.is_ascii_digit();
+        }
+    }
+    out
 }
 
 impl Trained {
@@ -62,12 +103,23 @@ impl Trained {
         let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(Kind::Usage, "cannot read what is told of the training")
                 .with("file", path.display())
-                .hint("it may hold interval, metrics, seeds and gate; `curec models add --help` tells their form")
+                .hint("it may hold interval, metrics, seeds, gate and samples; `curec models add --help` tells their form")
                 .source(e)
         };
         let bytes = std::fs::read(path).map_err(|e| failed(e.into()))?;
         serde_json::from_slice(&bytes).map_err(|e| failed(e.into()))
     }
+}
+
+/// What a version is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    /// The adapter's folder, in PEFT's format.
+    pub adapter: &'a Path,
+    /// The folder of the reward model that goes with it.
+    pub reward: Option<&'a Path>,
+    /// Digest of the sentence encoder whose vectors the reward model reads.
+    pub encoder: Option<&'a str>,
 }
 
 /// What is known of a version.
@@ -83,6 +135,9 @@ pub struct Card {
     pub base_model: String,
     /// Digest of the adapter, as fingerprints and manifests have it.
     pub adapter: String,
+    /// Digest of the sentence encoder that its reward model reads, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<String>,
     /// How it came about.
     pub trained: Trained,
     /// BLAKE3 of every file, by its path in the version.
@@ -93,6 +148,12 @@ impl Card {
     /// Whether the gate was asked and all of it holds.
     pub fn gate_holds(&self) -> bool {
         !self.trained.gate.is_empty() && self.trained.gate.iter().all(|check| check.holds)
+    }
+
+    /// The files of its reward model, by their path in the version; none where it has none.
+    fn reward_files(&self) -> impl Iterator<Item = (&str, &str)> {
+        let inside = |file: &str| file.strip_prefix(REWARD).is_some_and(|rest| rest.starts_with('/'));
+        self.files.iter().filter(move |(file, _)| inside(file)).map(|(file, digest)| (file.as_str(), digest.as_str()))
     }
 
     /// The card as indented JSON.
@@ -112,6 +173,10 @@ impl Card {
              `{base_model}` |\n| adapter (digest) | `{adapter}` |\n"
         );
         // Writing to a String cannot fail.
+        if self.reward_files().next().is_some() {
+            let encoder = self.encoder.as_deref().unwrap_or("not told");
+            let _ = writeln!(text, "| reward model | `{REWARD}/`, reads vectors of the encoder `{encoder}` |");
+        }
         if let Some([start, end]) = &trained.interval {
             let _ = writeln!(text, "| data | from {start} to before {end} |");
         }
@@ -126,6 +191,14 @@ impl Card {
         }
         let metrics = serde_json::to_string_pretty(&trained.metrics).unwrap_or_default();
         let _ = write!(text, "\n## Measures\n\n```json\n{metrics}\n```\n");
+        if !trained.samples.is_empty() {
+            let _ = writeln!(text, "\n## Samples\n\nHeld-out questions and what the model answers, as they came.");
+        }
+        for (i, Sample { task, question, answer }) in trained.samples.iter().enumerate() {
+            let task: String = task.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+            let (question, answer) = (quoted(question), quoted(answer));
+            let _ = write!(text, "\n### {}. {task}\n\n{question}\n\nAnswer:\n\n{answer}\n", i + 1);
+        }
         text
     }
 }
@@ -247,11 +320,10 @@ impl Registry {
         }
     }
 
-    /// Adds the adapter in the folder `dir` as a version of `name`; one that is there already, with equal files and an equal
-    /// story, is found again. Killed, do it again.
+    /// Adds the adapter in the folder `dir` alone; see [`Registry::add_parts`].
     ///
     /// # Errors
-    /// `Kind::Usage` for an impossible name; `Kind::Model` where the adapter does not fit its base; the store's.
+    /// As [`Registry::add_parts`].
     pub async fn add(
         &self,
         name: &str,
@@ -260,12 +332,33 @@ impl Registry {
         trained: Trained,
         now: DateTime<Utc>,
     ) -> Result<Card> {
+        self.add_parts(name, Parts { adapter: dir, reward: None, encoder: None }, base, trained, now).await
+    }
+
+    /// Adds an adapter, and the reward model that goes with it, as a version of `name`; one that is there already, with
+    /// equal files and an equal story, is found again. Killed, do it again.
+    ///
+    /// # Errors
+    /// `Kind::Usage` for an impossible name; `Kind::Model` where the adapter does not fit its base, or a file cannot be read;
+    /// the store's.
+    pub async fn add_parts(
+        &self,
+        name: &str,
+        parts: Parts<'_>,
+        base: &ModelFiles,
+        trained: Trained,
+        now: DateTime<Utc>,
+    ) -> Result<Card> {
         check_name(name)?;
+        let dir = parts.adapter;
         Adapter::read(dir, base.config())?;
         let mut bytes = Vec::new();
         for file in FILES {
             let read = std::fs::read(dir.join(file)).context(Kind::Model, || format!("cannot read {file}"))?;
             bytes.push((format!("adapter/{file}"), Bytes::from(read)));
+        }
+        if let Some(reward) = parts.reward {
+            bytes.extend(files_of_reward(reward)?);
         }
         let digest = |b: &Bytes| blake3::hash(b).to_hex().to_string();
         let mut card = Card {
@@ -274,6 +367,7 @@ impl Registry {
             created: DateTime::UNIX_EPOCH,
             base_model: base.digest()?,
             adapter: Adapter::digest(dir)?,
+            encoder: parts.encoder.map(str::to_owned),
             trained,
             files: bytes.iter().map(|(file, b)| (file.clone(), digest(b))).collect(),
         };
@@ -391,6 +485,7 @@ impl Registry {
     /// # Errors
     /// `Kind::Input` where it is damaged; the store's.
     pub async fn promotions(&self, name: &str) -> Result<Promotions> {
+        check_name(name)?;
         let at = self.root.child(name).child(PROMOTED);
         match at.get().await? {
             Some(bytes) => parse(&bytes, &at),
@@ -415,6 +510,44 @@ impl Registry {
     /// Where the adapter of a version lies, in PEFT's format.
     pub fn adapter(&self, card: &Card) -> Location {
         self.root.child(&card.name).child(&card.version).child("adapter")
+    }
+
+    /// The folder with a version's adapter, brought to this machine and held against its card.
+    ///
+    /// # Errors
+    /// `Kind::Model` where the files are not the card's; as [`fetch`].
+    pub async fn fetch_adapter(&self, card: &Card, cache: &Path) -> Result<PathBuf> {
+        let at = self.adapter(card);
+        let path = fetch(&at, cache).await?;
+        match Adapter::digest(&path)? == card.adapter {
+            true => Ok(path),
+            false => Err(damaged(&at)),
+        }
+    }
+
+    /// Where the reward model of a version lies, if it has one.
+    pub fn judge(&self, card: &Card) -> Option<Location> {
+        let at = self.root.child(&card.name).child(&card.version).child(REWARD);
+        card.reward_files().next().map(|_| at)
+    }
+
+    /// The folder with a version's reward model, brought to this machine and held against its card.
+    ///
+    /// # Errors
+    /// `Kind::Config` where the version has none; `Kind::Model` where the files are not the card's; as [`fetch`].
+    pub async fn fetch_judge(&self, card: &Card, cache: &Path) -> Result<PathBuf> {
+        let Some(at) = self.judge(card) else {
+            return Err(Error::new(Kind::Config, format!("{} {} has no reward model", card.name, card.version))
+                .hint("`curec learn weekly` adds versions with one; name the folder of a reward model instead"));
+        };
+        let path = fetch(&at, cache).await?;
+        for (file, wanted) in card.reward_files() {
+            let read = std::fs::read(path.join(file.trim_start_matches(REWARD).trim_start_matches('/')));
+            if read.map_or(true, |bytes| blake3::hash(&bytes).to_hex().as_str() != wanted) {
+                return Err(damaged(&at).with("of", file));
+            }
+        }
+        Ok(path)
     }
 
     /// Brings a version into use; one that is in use stays so.
@@ -490,23 +623,29 @@ impl Registry {
         }
     }
 
-    /// Copies a version's adapter, card and README into a folder that does not exist yet, holding its files against their
-    /// digests.
+    /// Copies a version's adapter, card and README, and its reward model into `reward/`, into a folder that does not exist
+    /// yet, holding its files against their digests.
     ///
     /// # Errors
     /// `Kind::Input` for damaged files; `Kind::Usage` where the folder holds something; the store's and the disk's.
     pub async fn export(&self, card: &Card, out: &Path) -> Result<()> {
         let version = self.root.child(&card.name).child(&card.version);
         let mut files = vec![(CARD.to_owned(), Bytes::from(card.json()?)), (README.to_owned(), card.readme().into())];
-        for file in FILES {
-            let (path, at) = (format!("adapter/{file}"), version.child("adapter").child(file));
+        let adapter = FILES.map(|file| format!("adapter/{file}"));
+        for path in adapter.iter().map(String::as_str).chain(card.reward_files().map(|(path, _)| path)) {
+            let at = version.child(path);
             let bytes = at.get().await?.unwrap_or_default();
-            if card.files.get(&path).map(String::as_str) != Some(blake3::hash(&bytes).to_hex().as_str()) {
+            if card.files.get(path).map(String::as_str) != Some(blake3::hash(&bytes).to_hex().as_str()) {
                 return Err(damaged(&at));
             }
-            files.push((file.to_owned(), bytes));
+            files.push((path.trim_start_matches("adapter/").to_owned(), bytes));
         }
         new_folder(out, |dir| {
+            if card.reward_files().next().is_some() {
+                let reward = dir.join(REWARD);
+                std::fs::create_dir(&reward)
+                    .context(Kind::Temporary, || format!("cannot make {}", reward.display()))?;
+            }
             for (file, bytes) in &files {
                 std::fs::write(dir.join(file), bytes).context(Kind::Temporary, || format!("cannot write {file}"))?;
             }
@@ -539,9 +678,41 @@ impl Registry {
     }
 }
 
-/// The error for an adapter whose files are not those that its card names.
-pub(crate) fn damaged(at: &Location) -> Error {
-    Error::new(Kind::Model, "the adapter's files are not those that its card names")
+/// The folder of a reward model that a job names: a path, a URL, or `registry:<name>` for that of the version in use.
+///
+/// # Errors
+/// `Kind::Config` where the job has no registry, nothing is promoted, or what is has no reward model; as [`fetch`].
+pub async fn judge(job: &Job, text: &str) -> Result<PathBuf> {
+    match text.strip_prefix(SCHEME) {
+        Some(name) => {
+            let registry = Registry::of(job)?;
+            registry.fetch_judge(&registry.promoted(name).await?, &job.cache_dir).await
+        }
+        None => fetch(&Location::parse_with(text, &StoreOptions::of(job))?, &job.cache_dir).await,
+    }
+}
+
+/// The files of a reward model's folder, under their paths in a version, by name.
+fn files_of_reward(dir: &Path) -> Result<Vec<(String, Bytes)>> {
+    let failed = || format!("cannot read the reward model in `{}`", dir.display());
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).context(Kind::Model, failed)? {
+        let path = entry.context(Kind::Model, failed)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_file() && !name.starts_with('.') {
+            found.push((format!("{REWARD}/{name}"), Bytes::from(std::fs::read(&path).context(Kind::Model, failed)?)));
+        }
+    }
+    found.sort();
+    match found.is_empty() {
+        true => Err(Error::new(Kind::Model, "the reward model's folder is empty").with("folder", dir.display())),
+        false => Ok(found),
+    }
+}
+
+/// The error for a version whose files are not those that its card names.
+fn damaged(at: &Location) -> Error {
+    Error::new(Kind::Model, "the version's files are not those that its card names")
         .with("file", at)
         .hint("versions never change: restore it, or promote another")
 }
@@ -594,6 +765,32 @@ mod tests {
         // No targets are listed: only one layer has tensors.
         let shape = AdapterShape { rank: 1, alpha: 1.0, dropout: 0.0, targets: Vec::new() };
         Adapter { shape, tensors }.write(dir, "tiny-qwen3", Precision::F32).unwrap();
+    }
+
+    #[test]
+    fn samples_are_shown_as_they_are() {
+        let evil = "# Title\n1. <script>x</script> [l](http://e) `f` *g*\r\n\n- end";
+        let sample = Sample { task: "pa#ir".into(), question: evil.into(), answer: evil.into() };
+        let trained = Trained { samples: vec![sample.clone(), sample], ..Trained::default() };
+        let card = Card {
+            name: "x".into(),
+            version: "0001-ab".into(),
+            created: DateTime::UNIX_EPOCH,
+            base_model: "b".into(),
+            adapter: "a".into(),
+            encoder: None,
+            trained,
+            files: BTreeMap::new(),
+        };
+        let text = card.readme();
+        assert!(!text.contains("<script") && !text.contains("](") && !text.contains("http://"), "{text}");
+        let headings: Vec<&str> = text.lines().filter(|l| l.starts_with('#')).collect();
+        assert_eq!(headings[headings.len() - 3..], ["## Samples", "### 1. pair", "### 2. pair"]);
+        assert!(text.contains("> \\# Title  \n> 1\\. \\<script\\>"), "{text}");
+        assert!(text.contains("\n> \\- end"), "{text}");
+        let back: Trained = serde_json::from_str(&serde_json::to_string(&card.trained).unwrap()).unwrap();
+        assert_eq!(back, card.trained);
+        assert!(!serde_json::to_string(&Trained::default()).unwrap().contains("samples"), "old cards keep their bytes");
     }
 
     fn passed(holds: bool) -> Trained {
@@ -684,9 +881,46 @@ mod tests {
         registry.export(&card, &out).await.unwrap();
         assert_eq!(Adapter::digest(&out).unwrap(), card.adapter);
         assert_eq!(registry.export(&card, &out).await.unwrap_err().kind(), Kind::Usage);
+        assert!(!out.join(REWARD).exists() && registry.judge(&card).is_none());
         registry.adapter(&card).child(FILES[1]).put(Bytes::from_static(b"else")).await.unwrap();
         let e = registry.export(&card, &dir.path().join("other")).await.unwrap_err();
         assert!(e.to_string().contains("not those that its card names"), "{e}");
         assert!(!dir.path().join("other").exists());
+    }
+
+    #[tokio::test]
+    async fn a_version_holds_the_reward_model_that_goes_with_it() {
+        let (dir, base) = (tempfile::tempdir().unwrap(), base());
+        let (folder, reward) = (dir.path().join("adapter"), dir.path().join("judge"));
+        adapter(&folder, 1.0);
+        std::fs::create_dir(&reward).unwrap();
+        for (file, text) in [("judge.json", "{}"), ("fold-0.safetensors", "weights"), (".part", "half")] {
+            std::fs::write(reward.join(file), text).unwrap();
+        }
+        for url in [dir.path().join("registry").display().to_string(), "memory://registry-reward".to_owned()] {
+            let registry = Registry::open(&url, &StoreOptions::default()).unwrap();
+            let parts = Parts { adapter: &folder, reward: Some(&reward), encoder: Some("e5") };
+            let card = registry.add_parts("writer", parts, &base, passed(true), at(1)).await.unwrap();
+            let alone = registry.add("writer", &folder, &base, passed(true), at(1)).await.unwrap();
+            assert_ne!(alone.version, card.version);
+            assert_eq!(card.encoder.as_deref(), Some("e5"));
+            assert!(card.readme().contains("encoder `e5`") && !alone.readme().contains("encoder"));
+            assert!(!alone.json().unwrap().contains("encoder"), "cards of before are as they were");
+            assert_eq!(registry.find("writer", &card.version).await.unwrap(), card);
+
+            let name = if url.starts_with("memory") { "a" } else { "b" };
+            let (cache, out) = (dir.path().join(format!("cache-{name}")), dir.path().join(format!("out-{name}")));
+            let there = registry.fetch_judge(&card, &cache).await.unwrap();
+            assert_eq!(std::fs::read_to_string(there.join("fold-0.safetensors")).unwrap(), "weights");
+            assert_eq!(registry.fetch_judge(&alone, &cache).await.unwrap_err().kind(), Kind::Config);
+            assert_eq!(Adapter::digest(&registry.fetch_adapter(&card, &cache).await.unwrap()).unwrap(), card.adapter);
+            registry.export(&card, &out).await.unwrap();
+            assert_eq!(std::fs::read_to_string(out.join("reward/judge.json")).unwrap(), "{}");
+            assert!(!out.join("reward/.part").exists());
+
+            registry.judge(&card).unwrap().child("judge.json").put(Bytes::from_static(b"[]")).await.unwrap();
+            let e = registry.fetch_judge(&card, &cache).await.unwrap_err();
+            assert!(e.to_string().contains("not those that its card names"), "{e}");
+        }
     }
 }

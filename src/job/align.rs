@@ -6,17 +6,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use serde::Serialize;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::DataType;
+use serde::{Deserialize, Serialize};
 
-use crate::columns::{at, text, text_lists};
+use crate::columns::{at, column, integers, text, text_lists};
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Completion, RowError};
 use crate::generate::format;
 use crate::generate::models::Models;
+use crate::generate::registry::Sample;
 use crate::job::examples::{self, Size};
+use crate::job::run;
 use crate::job::stop::Stop;
+use crate::job::teacher::{self, Account, Taught};
 use crate::job::weekly::Spec;
 use crate::learn::align::{self, Surroundings};
 use crate::learn::decoder::TrainableLm;
@@ -28,7 +32,7 @@ use crate::reward::checks::{self, Vocabulary};
 use crate::telemetry::Voice;
 
 /// How good answers to held-out questions are: the exit measures of alignment.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measures {
     /// Questions asked; users and items that trained nothing.
     pub questions: usize,
@@ -42,9 +46,18 @@ pub struct Measures {
     pub right: f64,
     /// BLEU-4 of the answers against the templates' own, times 100: how well the templates were learned, no more.
     pub bleu4: f64,
-    /// Different word pairs over all of them.
+    /// Different word pairs over all of them; before and after over as many answers.
     pub distinct2: f64,
+    /// Share of the answers that name a title of the catalogue that does not stand in their question; none where titles are
+    /// not known.
+    #[serde(default)]
+    pub foreign_titles: Option<f64>,
 }
+
+/// So many answers stand in the record.
+const SAMPLES: usize = 20;
+/// In this order.
+const TASKS: [&str; 5] = ["pair", "item", "history", "choose", "rewrite"];
 
 /// An alignment that ended well.
 #[derive(Debug, Clone, Serialize)]
@@ -71,6 +84,10 @@ pub struct Done {
     pub before: Measures,
     /// With the adapter.
     pub after: Measures,
+    /// What became of a teacher's answers, where there was one.
+    pub teacher: Option<Account>,
+    /// Held-out questions and what the model with the adapter answers, evenly over tasks.
+    pub samples: Vec<Sample>,
 }
 
 /// Makes the interval's examples, trains an adapter on them, and asks it what it was not trained on.
@@ -90,12 +107,21 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
 
     let models = Models::new(&job)?;
     models.fetch().await?;
-    let questions = Arc::new(questions(&rows)?);
+    let vocabulary = vocabulary(&rows)?.with_titles(titles(&job).await?.iter().map(String::as_str));
+    let mut questions = questions(&rows)?;
+    let teacher = match spec.align.teacher.as_str() {
+        "" => None,
+        path => {
+            let (answers, given) = teacher::read(Path::new(path))?;
+            let train = questions.iter_mut().filter(|q| !q.is_held_out);
+            let account = teacher::teach(train.map(taught), &answers, given, &vocabulary);
+            tracing::info!(given, taken = account.taken, "a teacher's answers");
+            Some(account)
+        }
+    };
+    let questions = Arc::new(questions);
     let held_out = measured(&questions, spec.examples.measured);
-    let attributes: Vec<Vec<String>> =
-        rows.iter().map(|b| text_lists(b, "attributes")).collect::<Result<Vec<_>>>()?.concat();
-    let vocabulary = Vocabulary::new(attributes.iter().flatten().map(String::as_str));
-    let before = measure(&models, &held_out, &vocabulary).await?;
+    let before = stop.or(measure(&models, &held_out, &vocabulary)).await?;
     models.stop_engine();
 
     let adapter = out.join("adapter");
@@ -107,7 +133,8 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
     overrides.push(format!("model.adapter={}", adapter.display()));
     let models = Models::new(&Job::load(&spec.job, &overrides)?)?;
     models.fetch().await?;
-    let after = measure(&models, &held_out, &vocabulary).await?;
+    let said = stop.or(answers(&models, &held_out)).await?;
+    let after = measures(&held_out, &said, &vocabulary);
     let (curve, account) = (&trained.curve, &trained.account);
     let trained_on: Vec<_> = curve.iter().filter(|r| r.step > 0).collect();
     let seconds: f64 = trained_on.iter().map(|r| r.tokens as f64 / r.tokens_per_second).sum();
@@ -123,6 +150,8 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
         tokens_per_second: trained_on.iter().map(|r| r.tokens as f64).sum::<f64>() / seconds.max(1e-9),
         before,
         after,
+        teacher,
+        samples: samples(&held_out, &said),
     };
     let text = serde_json::to_string_pretty(&done).context(Kind::Internal, || "the record of the training".into())?;
     std::fs::write(out.join("align.json"), text + "\n")
@@ -153,6 +182,8 @@ fn train(
         into.push(Example { prompt, answer, weights: Vec::new() });
     }
     let a = &spec.align;
+    let step = valid.len().div_ceil(a.validated.max(1)).max(1);
+    let valid: Vec<Example> = valid.into_iter().step_by(step).collect();
     let shape = AdapterShape { rank: a.rank, alpha: a.alpha, dropout: a.dropout, targets: a.targets.clone() };
     let mut lm = TrainableLm::load(&files, &shape, a.seed, &device::open(&spec.device)?)?;
     let config = align::Config {
@@ -176,33 +207,68 @@ fn train(
         stop: &|| stop.is_requested(),
     };
     let trained = align::align(&mut lm, &train, &valid, &config, &around)?;
-    lm.adapter()?.write(&out.join("adapter"), &files.path().display().to_string(), Precision::F16)?;
+    // Its name alone: where it lies here is nobody's business elsewhere.
+    let base = files.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    lm.adapter()?.write(&out.join("adapter"), &base, Precision::F16)?;
     Ok(trained)
 }
 
 /// A question with the answer that was taught, or would have been.
-struct Question {
-    is_held_out: bool,
-    prompt: String,
-    stem: String,
-    answer: String,
+pub(crate) struct Question {
+    pub(crate) id: String,
+    pub(crate) task: String,
+    pub(crate) is_held_out: bool,
+    pub(crate) prompt: String,
+    pub(crate) stem: String,
+    pub(crate) answer: String,
     /// Everything that the answer may name.
-    evidence: Vec<String>,
+    pub(crate) evidence: Vec<String>,
+    /// Of questions about a user and an item.
+    pub(crate) asked: Option<Asked>,
 }
 
-fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
+/// Of whom and what a question is about that has an outcome.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Asked {
+    pub(crate) user: String,
+    pub(crate) item: String,
+    /// Whether the user liked the item.
+    pub(crate) label: bool,
+    /// The moment, in microseconds since 1970; what is known is from before it.
+    pub(crate) time: i64,
+}
+
+/// What reasons may name besides titles.
+pub(crate) fn vocabulary(rows: &[RecordBatch]) -> Result<Vocabulary> {
+    let attributes: Vec<Vec<String>> =
+        rows.iter().map(|b| text_lists(b, "attributes")).collect::<Result<Vec<_>>>()?.concat();
+    Ok(Vocabulary::new(attributes.iter().flatten().map(String::as_str)))
+}
+
+/// Rows of `alignment_example` as questions.
+pub(crate) fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
     let mut found = Vec::new();
     for batch in rows {
         let [part, prompt, stem, answer] =
             ["part", "prompt_text", "answer_stem", "answer_text"].map(|name| text(batch, name));
         let (part, prompt, stem, answer) = (part?, prompt?, stem?, answer?);
-        let subject = text(batch, "subject")?;
+        let (ids, subject) = (text(batch, "example_id")?, text(batch, "subject")?);
+        let (task, users, items) = (text(batch, "task")?, text(batch, "user_id")?, text(batch, "item_id")?);
+        let labels = column(batch, "label", &DataType::Boolean)?.as_boolean().clone();
+        let times = integers(batch, "as_of")?;
+        let asked = |row: usize| -> Option<Asked> {
+            let of_pair = task.value(row) == "pair" && labels.is_valid(row);
+            let (user, item) = (at(&users, row)?.to_owned(), at(&items, row)?.to_owned());
+            of_pair.then(|| Asked { user, item, label: labels.value(row), time: times.value(row) })
+        };
         let lists: Vec<Vec<Vec<String>>> = ["liked", "disliked", "related", "attributes", "extra"]
             .into_iter()
             .map(|name| text_lists(batch, name))
             .collect::<Result<_>>()?;
         found.extend((0..batch.num_rows()).map(|row| {
             Question {
+                id: ids.value(row).to_owned(),
+                task: task.value(row).to_owned(),
                 is_held_out: part.value(row) == "valid",
                 prompt: prompt.value(row).to_owned(),
                 stem: stem.value(row).to_owned(),
@@ -212,6 +278,7 @@ fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
                     .flat_map(|list| list[row].iter().cloned())
                     .chain(at(&subject, row).map(str::to_owned))
                     .collect(),
+                asked: asked(row),
             }
         }));
     }
@@ -219,23 +286,68 @@ fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
 }
 
 /// At most so many of the held-out ones, evenly over all kinds, by which they are sorted.
-fn measured(questions: &[Question], most: usize) -> Vec<&Question> {
+pub(crate) fn measured(questions: &[Question], most: usize) -> Vec<&Question> {
     let held_out: Vec<&Question> = questions.iter().filter(|q| q.is_held_out).collect();
     let step = held_out.len().div_ceil(most.max(1)).max(1);
     held_out.into_iter().step_by(step).collect()
 }
 
+fn taught(question: &mut Question) -> Taught<'_> {
+    let Question { id, stem, evidence, answer, .. } = question;
+    Taught { id, stem, evidence, answer }
+}
+
+/// The catalogue's titles; none where the job has no items.
+pub(crate) async fn titles(job: &Job) -> Result<Vec<String>> {
+    if job.spec.input.item.is_empty() {
+        return Ok(Vec::new());
+    }
+    let session = run::session_of(job).await?;
+    let rows = session.sql("select distinct title from item where title is not null", &[]).await?.collect().await?;
+    let mut found = Vec::new();
+    for batch in &rows {
+        found.extend(text(batch, "title")?.iter().flatten().map(str::to_owned));
+    }
+    Ok(found)
+}
+
+/// Evenly over tasks, each task's first ones first, as far as there are so many.
+pub(crate) fn samples(questions: &[&Question], said: &[String]) -> Vec<Sample> {
+    let of_task = |task: &str| (0..questions.len()).filter(|i| questions[*i].task == task).collect::<Vec<usize>>();
+    let by_task = TASKS.map(of_task);
+    let rounds = (0..questions.len()).flat_map(|round| by_task.iter().filter_map(move |of| of.get(round).copied()));
+    let mut chosen: Vec<usize> = rounds.take(SAMPLES).collect();
+    let place = |i: &usize| (TASKS.iter().position(|task| *task == questions[*i].task), *i);
+    chosen.sort_by_key(place);
+    let sample = |i: usize| Sample {
+        task: questions[i].task.clone(),
+        question: questions[i].prompt.clone(),
+        answer: format!("{}{}", questions[i].stem, said[i]),
+    };
+    chosen.into_iter().map(sample).collect()
+}
+
 async fn measure(models: &Arc<Models>, questions: &[&Question], vocabulary: &Vocabulary) -> Result<Measures> {
+    Ok(measures(questions, &answers(models, questions).await?, vocabulary))
+}
+
+/// What the model writes after each question's stem; nothing where it fails.
+pub(crate) async fn answers(models: &Arc<Models>, questions: &[&Question]) -> Result<Vec<String>> {
     let requests: Result<Vec<_>> =
         questions.iter().enumerate().map(|(i, q)| models.request(i as u64, &q.prompt, &q.stem)).collect();
     let answers = models.run(requests?).await?;
     let said = |answer: &std::result::Result<Completion, RowError>| answer.as_ref().map_or("", |a| &a.text).to_owned();
-    let said: Vec<String> = answers.iter().map(said).collect();
+    Ok(answers.iter().map(said).collect())
+}
+
+/// How good answers are.
+pub(crate) fn measures(questions: &[&Question], said: &[String], vocabulary: &Vocabulary) -> Measures {
     let words = |text: &str| tokens(text).into_iter().map(str::to_owned).collect::<Vec<String>>();
     let pairs: Vec<_> = said.iter().zip(questions).map(|(said, q)| (words(said), words(&q.answer))).collect();
-    let (mut formed, mut grounded, mut verdicts, mut right) = (0, 0, 0, 0);
+    let (mut formed, mut grounded, mut verdicts, mut right, mut foreign) = (0, 0, 0, 0, 0);
     for (said, question) in said.iter().zip(questions) {
-        let [said, taught] = [said, &question.answer].map(|text| format!("{}{text}", question.stem));
+        foreign += usize::from(!vocabulary.foreign_titles(said, &question.prompt).is_empty());
+        let [said, taught] = [said.as_str(), &question.answer].map(|text| format!("{}{text}", question.stem));
         let (said, taught) = (format::parse(&said).ok(), format::parse(&taught).ok());
         if let Some(answer) = &said {
             formed += 1;
@@ -248,13 +360,58 @@ async fn measure(models: &Arc<Models>, questions: &[&Question], vocabulary: &Voc
         }
     }
     let share = |n: usize, of: usize| n as f64 / of.max(1) as f64;
-    Ok(Measures {
+    Measures {
         questions: questions.len(),
         format: share(formed, questions.len()),
         grounded: share(grounded, formed),
         verdicts,
         right: share(right, verdicts),
+        foreign_titles: vocabulary.knows_titles().then(|| share(foreign, questions.len())),
         bleu4: bleu(&pairs, 4),
         distinct2: distinct(&pairs.into_iter().map(|(said, _)| said).collect::<Vec<_>>(), 2),
-    })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    fn question(task: &str, n: usize) -> Question {
+        Question {
+            id: format!("{task}{n}"),
+            task: task.into(),
+            is_held_out: true,
+            prompt: format!("About Alpha, {task} {n}"),
+            stem: "<think>".into(),
+            answer: String::new(),
+            evidence: vec!["Alpha".into()],
+            asked: None,
+        }
+    }
+
+    #[test]
+    fn samples_are_even_over_tasks_and_in_order() {
+        let mut all: Vec<Question> = (0..30).map(|n| question("pair", n)).collect();
+        all.extend((0..3).map(|n| question("rewrite", n)));
+        all.insert(4, question("item", 0));
+        let questions: Vec<&Question> = all.iter().collect();
+        let said: Vec<String> = all.iter().map(|q| format!("{} said", q.id)).collect();
+        let found = samples(&questions, &said);
+        let count = |task: &str| found.iter().filter(|s| s.task == task).count();
+        assert_eq!((found.len(), count("pair"), count("item"), count("rewrite")), (20, 16, 1, 3));
+        assert_eq!(found[0].answer, "<think>pair0 said");
+        assert_eq!(found.iter().map(|s| s.task.as_str()).collect::<Vec<_>>()[15..18], ["pair", "item", "rewrite"]);
+        assert!(samples(&[], &[]).is_empty());
+    }
+
+    #[test]
+    fn titles_of_the_catalogue_that_were_not_asked_about_are_counted() {
+        let all = [question("pair", 0), question("pair", 1)];
+        let questions: Vec<&Question> = all.iter().collect();
+        let said = ["they like Alpha".to_owned(), "they like Omega Point (1999)".to_owned()];
+        let vocabulary = Vocabulary::new([]).with_titles(["Alpha", "Omega Point (1999)"]);
+        assert_eq!(measures(&questions, &said, &vocabulary).foreign_titles, Some(0.5));
+        assert_eq!(measures(&questions, &said, &Vocabulary::new([])).foreign_titles, None);
+    }
 }

@@ -5,7 +5,7 @@
 //! nothing that is asked for later can stand in them. Everything is kept in the evaluation's folder: an evaluation that
 //! was killed goes on where it was.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::config::{self, Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::models::Models;
 use crate::job::evaluation_page;
+use crate::job::evaluation_text::{self, References};
 use crate::job::record::now;
 use crate::job::run::{self, Options};
 use crate::job::stop::Stop;
@@ -29,7 +30,7 @@ use crate::recommend::ablation::{self, Evaluation, Training, target_name};
 use crate::recommend::arms::{Arm, Data, ItemVectors};
 use crate::recommend::data::Log;
 use crate::recommend::din::{self, Labels};
-use crate::recommend::results::Results;
+use crate::recommend::results::{Measurement, Results};
 use crate::recommend::sasrec;
 use crate::recommend::split::{Split, Target, temporal};
 use crate::recommend::train::Plan;
@@ -55,6 +56,9 @@ pub struct Spec {
     pub sasrec: Option<SasRecSpec>,
     pub din: Option<DinSpec>,
     pub data: Vec<DataSpec>,
+    /// What its page says besides, from whoever runs it.
+    #[serde(skip)]
+    pub facts: Vec<(String, String)>,
 }
 
 /// `[split]`
@@ -109,6 +113,17 @@ pub struct DataSpec {
     pub set: Vec<String>,
     #[serde(default)]
     pub aligned: Vec<String>,
+    #[serde(default)]
+    pub text: Vec<TextSpec>,
+}
+
+/// `[[data.text]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct TextSpec {
+    pub arm: String,
+    pub set: Vec<String>,
 }
 
 /// An evaluation that ended well.
@@ -168,11 +183,26 @@ pub fn load(path: &Path) -> Result<Spec> {
     }
     let arms = arms(&spec)?;
     targets(&spec)?;
-    if let Some(data) = spec.data.iter().find(|data| arms.contains(&Arm::Aligned) && data.aligned.is_empty()) {
-        return bad(format!(
-            "[[data]] {}: arm A4 needs `aligned`, the keys that name the adapter and its templates",
-            data.name
-        ));
+    for data in &mut spec.data {
+        if !data.aligned.is_empty() {
+            data.text.push(TextSpec { arm: Arm::Aligned.code().into(), set: std::mem::take(&mut data.aligned) });
+        }
+        let named = |arm: &str| data.text.iter().filter(|text| text.arm == arm).count();
+        if let Some(arm) = arms.iter().find(|arm| arm.wants_keys() && named(arm.code()) != 1) {
+            return bad(format!(
+                "[[data]] {0}: arm {1} needs one `[[data.text]]` with arm = \"{1}\" and set = [the keys that name the \
+                 adapter and its templates]",
+                data.name,
+                arm.code()
+            ));
+        }
+        let known = |arm: &str| Arm::ALL.iter().any(|one| one.wants_keys() && one.code() == arm);
+        if let Some(text) = data.text.iter().find(|text| !known(&text.arm) || text.set.is_empty()) {
+            return bad(format!(
+                "[[data.text]] of {}: arm {:?} is none of A4, A5a, A5 and A6, or its `set` is empty",
+                data.name, text.arm
+            ));
+        }
     }
     Ok(spec)
 }
@@ -239,13 +269,12 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &Stop) -> Result<Done> {
         stop.check()?;
         let source = Source::open(spec, data, &work).await?;
         results.facts.push((data.name.clone(), source.describe()));
-        let vectors = source.vectors(&arms, voice, stop, &mut results.facts).await?;
+        let vectors = source.vectors(&arms, voice, stop, &mut results).await?;
         let (evaluation, stop) = (evaluation.clone(), stop.clone());
         let liked = spec.din.as_ref().map_or(LIKED, |din| din.like_threshold);
         let found = tokio::task::spawn_blocking(move || {
-            let [attributes, reasons, aligned, anonymous] = vectors;
             let Source { name, split, .. } = &source;
-            let data = Data { name, split, liked, attributes, reasons, aligned, anonymous };
+            let data = Data { name, split, liked, texts: vectors, arms: &evaluation.arms };
             ablation::evaluate(&data, &evaluation, &mut |line| {
                 tracing::info!("{line}");
                 stop.check()
@@ -264,7 +293,7 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &Stop) -> Result<Done> {
 /// A rating of at least this is a like where no [din] says otherwise.
 const LIKED: f32 = 4.0;
 
-const NOTES: [&str; 6] = [
+const NOTES: [&str; 8] = [
     "Every arm has the same recommender with the same weights in number and first values, the same batches and the same \
      search; it differs in the vectors of its items alone. An item without a vector gets exactly zero from the adaptor.",
     "Vectors: texts of the nightly pipeline as of the last midnight before the first held-out event, through the sentence \
@@ -279,6 +308,13 @@ const NOTES: [&str; 6] = [
      recommender, target, metric and tier.",
     "A9 is given the answer with the question. It is never a result: where NDCG or AUC over all cases do not jump, the \
      yardstick is broken.",
+    "The texts themselves: grounding and format are over all answers, the rest over the texts that an arm encodes. \
+     References of BLEU and ROUGE-L are the sentences of the item's own reviews in the held-out period (3 to 60 words, at \
+     most 256): corpus BLEU of many references, lower case, words alone; ROUGE-L's best F1. They are higher than those of \
+     papers with one reference a text, and not comparable with them; `shuffled` holds the same texts against another \
+     item's references.",
+    "agreement is a proxy of human agreement, no more: the mean over users of Spearman's correlation between the cosine of \
+     an item's text with the texts of the user's likes and the scores of A0, which knows no texts; 0 is chance.",
 ];
 
 fn sasrec_of(s: &SasRecSpec, voice: Voice) -> Training<sasrec::Config> {
@@ -325,6 +361,7 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
         ),
         ("device".to_owned(), spec.device.clone()),
     ];
+    facts.extend(spec.facts.iter().cloned());
     if let Some(s) = &spec.sasrec {
         let budget = budget(&s.learning_rates, s.epochs, s.patience);
         facts.push((
@@ -357,7 +394,7 @@ struct Source {
     name: String,
     job: Job,
     overrides: Vec<String>,
-    aligned: Vec<String>,
+    texts: Vec<TextSpec>,
     file: PathBuf,
     folder: PathBuf,
     log: Log,
@@ -381,8 +418,8 @@ impl Source {
         let split = temporal(&log, spec.split.train_quantile, spec.split.valid_quantile)
             .map_err(|e| e.with("data", &data.name))?;
         let interval = last_day_before(split.valid_from())?;
-        let (name, aligned, file) = (data.name.clone(), data.aligned.clone(), data.job.clone());
-        Ok(Source { name, job, overrides, aligned, file, folder, log, split, interval })
+        let (name, texts, file) = (data.name.clone(), data.text.clone(), data.job.clone());
+        Ok(Source { name, job, overrides, texts, file, folder, log, split, interval })
     }
 
     fn describe(&self) -> String {
@@ -400,54 +437,90 @@ impl Source {
         )
     }
 
-    /// Sentence vectors of attributes, reasons, the aligned model's reasons, and reasons without titles; empty where no arm
-    /// wants them.
+    /// Sentence vectors of the texts of all arms that have some; what the texts are like goes into `results`.
     async fn vectors(
         &self,
         arms: &[Arm],
         voice: Voice,
         stop: &Stop,
-        facts: &mut Vec<(String, String)>,
-    ) -> Result<[ItemVectors; 4]> {
-        let mut found = [const { Vec::new() }; 4];
-        let note = |facts: &mut Vec<(String, String)>, what: &str, vectors: &ItemVectors| {
+        results: &mut Results,
+    ) -> Result<BTreeMap<Arm, ItemVectors>> {
+        let mut wanted: Vec<Arm> = arms.iter().filter_map(|arm| arm.texts_of(arms)).collect();
+        wanted.sort();
+        wanted.dedup();
+        let mut found = BTreeMap::new();
+        if wanted.is_empty() {
+            return Ok(found);
+        }
+        // The others' evidence is this job's, whoever makes texts of it.
+        self.run(&self.job, voice, stop).await?;
+        let session = run::session_of(&self.job).await?;
+        let references = match self.job.spec.input.review.as_str() {
+            "" => None,
+            _ => Some(evaluation_text::references(&session, self.split.valid_from()).await?),
+        };
+        for arm in wanted {
+            stop.check()?;
+            let job = self.job_of(arm).await?;
+            let other;
+            let session = match &job {
+                None => &session,
+                Some(job) => {
+                    self.run(job, voice, stop).await?;
+                    other = run::session_of(job).await?;
+                    &other
+                }
+            };
+            let texts = match arm {
+                Arm::Attributes => attributes(session, self.interval).await?,
+                Arm::Templates => evaluation_text::templates(session, self.interval).await?,
+                _ => reasons(session, self.interval).await?,
+            };
+            results.measurements.extend(self.measure(arm, &texts, session, references.as_ref()).await?);
+            let vectors = self.embed(job.as_ref().unwrap_or(&self.job), texts).await?;
+            let users: Vec<&str> = arms.iter().filter(|a| a.texts_of(arms) == Some(arm)).map(|a| a.code()).collect();
             let n = vectors.iter().flatten().count();
-            facts.push((format!("{}, {what}", self.name), format!("{n} of {} items", vectors.len())));
-        };
-        if arms.iter().any(|arm| *arm != Arm::NoText) {
-            self.run(&self.job, voice, stop).await?;
-            let session = run::session_of(&self.job).await?;
-            found[0] = self.embed(&self.job, attributes(&session, self.interval).await?).await?;
-            note(facts, "attributes (A1, A2, A9)", &found[0]);
-            if arms.iter().any(|arm| arm.wants_reasons()) {
-                found[1] = self.embed(&self.job, reasons(&session, self.interval).await?).await?;
-                note(facts, "accepted reasons (A3, A7)", &found[1]);
-            }
-        }
-        let other = |folder: &str, set: &[String]| -> Result<Job> {
-            let warehouse = self.folder.join(folder).join("warehouse");
-            let overrides = self.overrides.iter().chain(set).cloned();
-            let overrides: Vec<String> = overrides.chain([format!("warehouse={}", warehouse.display())]).collect();
-            Job::load(&self.file, &overrides)
-        };
-        if arms.contains(&Arm::Aligned) {
-            found[2] = self.reasons_of(&other("aligned", &self.aligned)?, voice, stop).await?;
-            note(facts, "accepted reasons of the aligned model (A4)", &found[2]);
-        }
-        if arms.contains(&Arm::Anonymous) {
-            let items = self.anonymous().await?;
-            let job = other("anonymous", &[format!("input.item={}", items.display())])?;
-            found[3] = self.reasons_of(&job, voice, stop).await?;
-            note(facts, "accepted reasons without titles (A10)", &found[3]);
+            results.facts.push((
+                format!("{}, {} ({})", self.name, what_of(arm), users.join(", ")),
+                format!("{n} of {} items", vectors.len()),
+            ));
+            found.insert(arm, vectors);
         }
         Ok(found)
     }
 
-    /// Runs a job and embeds the reasons it accepted.
-    async fn reasons_of(&self, job: &Job, voice: Voice, stop: &Stop) -> Result<ItemVectors> {
-        self.run(job, voice, stop).await?;
-        let session = run::session_of(job).await?;
-        self.embed(job, reasons(&session, self.interval).await?).await
+    /// What an arm's texts are like.
+    async fn measure(
+        &self,
+        arm: Arm,
+        texts: &[(String, String)],
+        session: &Session,
+        references: Option<&References>,
+    ) -> Result<Vec<Measurement>> {
+        let asked = evaluation_text::asked(session, self.interval).await?;
+        let is_generated = !matches!(arm, Arm::Attributes | Arm::Templates);
+        Ok(evaluation_text::measure(&self.name, arm, texts, &asked, is_generated, references))
+    }
+
+    /// The job that makes an arm's texts, where it is not the evaluation's own.
+    async fn job_of(&self, arm: Arm) -> Result<Option<Job>> {
+        let (folder, set) = match arm {
+            Arm::Anonymous => {
+                ("anonymous".to_owned(), vec![format!("input.item={}", self.anonymous().await?.display())])
+            }
+            // The name that its warehouse had before there were others.
+            Arm::Aligned => ("aligned".to_owned(), self.set_of(arm)),
+            arm if arm.wants_keys() => (arm.code().to_owned(), self.set_of(arm)),
+            _ => return Ok(None),
+        };
+        let warehouse = self.folder.join(folder).join("warehouse");
+        let overrides = self.overrides.iter().cloned().chain(set);
+        let overrides: Vec<String> = overrides.chain([format!("warehouse={}", warehouse.display())]).collect();
+        Job::load(&self.file, &overrides).map(Some)
+    }
+
+    fn set_of(&self, arm: Arm) -> Vec<String> {
+        self.texts.iter().filter(|text| text.arm == arm.code()).flat_map(|text| text.set.clone()).collect()
     }
 
     async fn run(&self, job: &Job, voice: Voice, stop: &Stop) -> Result<()> {
@@ -493,6 +566,21 @@ impl Source {
         .await
         .context(Kind::Internal, || "embedding was interrupted".into())??;
         Ok(self.log.items().iter().map(|item| vectors.get(item).cloned()).collect())
+    }
+}
+
+/// An arm's texts, for people.
+fn what_of(arm: Arm) -> &'static str {
+    match arm {
+        Arm::Attributes => "attributes",
+        Arm::ZeroShot => "accepted reasons",
+        Arm::Aligned => "accepted reasons of the aligned model",
+        Arm::Templates => "the templates' reasons",
+        Arm::BestOf => "accepted reasons of the model aligned with the best of several",
+        Arm::Reinforced => "accepted reasons of the reinforced model",
+        Arm::Corrected => "accepted reasons after correction",
+        Arm::Anonymous => "accepted reasons without titles",
+        Arm::NoText | Arm::Random | Arm::Shuffled | Arm::Leak => "texts of another arm",
     }
 }
 
@@ -602,4 +690,42 @@ fn story(results: &Results, page: &Path) -> String {
 fn make_folder(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path)
         .map_err(|e| Error::new(Kind::Config, "cannot make the folder").with("folder", path.display()).source(e))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    fn loaded(arms: &str, of_data: &str) -> Result<Spec> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.toml");
+        let text = format!(
+            "name = \"x\"\nout = \"work\"\narms = {arms}\nseeds = 1\ntargets = [\"last\"]\nresamples = 10\n\
+             confidence = 0.95\ndevice = \"cpu\"\n[split]\ntrain_quantile = 0.9\nvalid_quantile = 0.9\n\
+             [din]\nhidden = 8\nlength = 5\ndropout = 0.0\nbatch = 8\nlike_threshold = 4.0\nepochs = 1\npatience = 1\n\
+             learning_rates = [0.001]\n[[data]]\nname = \"d\"\njob = \"job.toml\"\n{of_data}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        load(&path)
+    }
+
+    #[test]
+    fn arms_of_other_models_say_which() {
+        let text = |arm: &str| format!("[[data.text]]\narm = \"{arm}\"\nset = [\"model.adapter=x\"]");
+        let arms = "[\"A0\", \"A4\", \"A4b\", \"A5\"]";
+        let spec = loaded(arms, &format!("aligned = [\"model.adapter=y\"]\n{}", text("A5"))).unwrap();
+        let named: Vec<(&str, &str)> = spec.data[0].text.iter().map(|t| (t.arm.as_str(), t.set[0].as_str())).collect();
+        assert_eq!(named, [("A5", "model.adapter=x"), ("A4", "model.adapter=y")]);
+        for (of_data, says) in [
+            (text("A5"), "arm A4 needs"),
+            (format!("aligned = [\"a=b\"]\n{0}\n{0}", text("A5")), "arm A5 needs"),
+            (format!("aligned = [\"a=b\"]\n{}\n{}", text("A5"), text("A3")), "A3"),
+            (format!("{}\n{}\n[[data.text]]\narm = \"A6\"\nset = []", text("A4"), text("A5")), "A6"),
+        ] {
+            let told = loaded(arms, &of_data).unwrap_err().to_string();
+            assert!(told.contains(says), "{told}");
+        }
+        assert!(loaded("[\"A0\", \"A3\"]", "").is_ok());
+    }
 }

@@ -8,13 +8,25 @@ use std::path::Path;
 use arrow::array::RecordBatch;
 use chrono::Duration;
 use futures::TryStreamExt;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::config::{Interval, Job};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::job::tables::{self, contract_of, prepare};
 use crate::query::model::Model;
 use crate::query::session::{Param, Session};
 use crate::table::write::write_local;
+
+/// Rows that [`examples`] wrote.
+///
+/// # Errors
+/// [`Kind::Input`] where there is no such file, or it is damaged.
+pub fn read(path: &Path) -> Result<Vec<RecordBatch>> {
+    let failed = || format!("cannot read the examples in `{}`", path.display());
+    let file = std::fs::File::open(path).context(Kind::Input, failed)?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|b| b.build()).context(Kind::Input, failed)?;
+    reader.collect::<std::result::Result<_, _>>().context(Kind::Input, failed)
+}
 
 /// Tables that examples are made from, in the order in which they are made.
 const BEFORE: [&str; 7] =

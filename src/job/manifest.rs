@@ -68,6 +68,9 @@ pub struct Manifest {
     pub failed_prompts: u64,
     /// Reasons and what became of them.
     pub reasons: Reasons,
+    /// Reasons of earlier runs that were corrected; absent where none are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrections: Option<Corrections>,
     /// Audits that failed, warnings included.
     pub audits: Vec<AuditRecord>,
     /// Requests to remote stores and how many of them were made again, up to this manifest.
@@ -210,6 +213,19 @@ impl Reasons {
     pub fn acceptance(&self) -> f64 {
         self.accepted.values().sum::<u64>() as f64 / self.total().max(1) as f64
     }
+}
+
+/// What became of reasons of earlier runs once their outcomes were known.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Corrections {
+    /// Reasons judged, by what became of them: `kept`, `rewritten`, `template`, `dropped`.
+    pub by_fate: BTreeMap<String, u64>,
+    /// Mean gain of the reasons as they were, in nats, by what became of them.
+    pub gain_before: BTreeMap<String, f64>,
+    /// The same of what stands in their place, over the outcomes that chose it: later outcomes tell what it is worth.
+    pub gain_after: BTreeMap<String, f64>,
+    /// Rewrites that failed, by code; they count against no budget.
+    pub failed: BTreeMap<String, u64>,
 }
 
 /// A failed audit.

@@ -13,6 +13,7 @@ use futures::TryStreamExt;
 use crate::columns::{at, floats, integers, text, text_lists};
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
+use crate::job::correct;
 use crate::job::manifest::{self, InputRecord, Manifest, TableRecord};
 use crate::job::report::{self, Details, Sample};
 use crate::job::tables::{self, Prepared, TablePlan, locate};
@@ -102,6 +103,21 @@ pub(super) async fn look(
             match at(&refusal, i) {
                 Some(code) => *reasons.refused.entry(code.to_string()).or_default() += n,
                 None => *reasons.accepted.entry(kind.value(i).to_string()).or_default() += n,
+            }
+        }
+    }
+    if session.has_table("reason_correction") {
+        let corrections = manifest.corrections.get_or_insert_default();
+        for batch in session.sql(correct::TALLY, &[]).await?.collect().await? {
+            let (fate, n) = (text(&batch, "correction")?, integers(&batch, "n")?);
+            let (before, after) = (floats(&batch, "gain_before")?, floats(&batch, "gain_after")?);
+            for i in 0..batch.num_rows() {
+                let fate = fate.value(i).to_string();
+                corrections.by_fate.insert(fate.clone(), n.value(i) as u64);
+                corrections.gain_before.insert(fate.clone(), before.value(i));
+                if after.is_valid(i) {
+                    corrections.gain_after.insert(fate, after.value(i));
+                }
             }
         }
     }

@@ -20,8 +20,9 @@ use crate::feature::Pooler;
 use crate::generate::functions;
 use crate::generate::models::Models;
 use crate::job::audit::{audit_table, check_inputs, count_unknown_items, look_for_events, note, refused};
+use crate::job::correct::{self, Corrector};
 use crate::job::generate::{Sink, generate};
-use crate::job::manifest::{Manifest, StageRecord, TableRecord};
+use crate::job::manifest::{Manifest, StageRecord, TableRecord, Usage};
 use crate::job::publish::{out_of_grace, publish, renew};
 use crate::job::record::{
     begin, close, describe, failed_story, leave, look, story, table_record, vocabulary, write_run,
@@ -98,6 +99,7 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
         manifest: manifest.clone(),
         details: Details::default(),
         staged: Vec::new(),
+        corrector: None,
     };
     let (finished, is_finished) = tokio::sync::oneshot::channel();
     let keep_alive = tokio::spawn(renew(lease.clone(), stop.clone(), is_finished));
@@ -241,6 +243,7 @@ struct Build {
     /// Digest of each table's files, staged or kept, for what is made from it.
     content: BTreeMap<String, String>,
     is_publishing: Arc<AtomicBool>,
+    corrector: Option<Arc<Corrector>>,
 }
 
 impl Build {
@@ -258,6 +261,9 @@ impl Build {
             if !plan.is_build() {
                 self.keep(&session, plan).await?;
             } else {
+                if tables::CORRECTION.contains(&plan.table.as_str()) {
+                    self.prepare_correction(&session, plan, lease).await?;
+                }
                 if plan.table == "reason" {
                     self.generate(&session, lease).await?;
                 }
@@ -266,7 +272,10 @@ impl Build {
                 }
                 self.make_unpublished(&session, &plan.table).await?;
                 let started = Instant::now();
-                let rows = self.make(&session, plan).await?;
+                let rows = match plan.table == "user_feature" && self.prepared.is_correcting() {
+                    true => self.make_with_corrections(&session, plan).await?,
+                    false => self.make(&session, plan).await?,
+                };
                 self.stage(&plan.table, started, rows);
                 let later = plans[i + 1..].iter().filter(|p| p.is_build()).map(|p| p.table.as_str());
                 self.prepared.drop_unpublished(&session, later)?;
@@ -323,6 +332,12 @@ impl Build {
         };
         let rows = match self.prepared.sql.get(table) {
             Some(model) => model.run(session, contract, &tables::params(&self.prepared)?).await?,
+            None if table == "correction_prompt" => {
+                correct::prompts(self.corrector(session).await?, session, contract).await?
+            }
+            None if table == "reason_correction" => {
+                correct::corrections(self.corrector(session).await?, session, contract).await?
+            }
             None => self.score(session).await?,
         };
         let staged = match self.publisher.stage(contract, &dt, &stamp, rows).await {
@@ -359,7 +374,9 @@ impl Build {
     fn parts_of(&self, plan: &TablePlan) -> BTreeMap<String, String> {
         let mut parts = plan.parts.clone();
         for table in tables::upstream(&plan.table) {
-            parts.insert(tables::rows_of(table), self.content.get(*table).cloned().unwrap_or_default());
+            if let Some(content) = self.content.get(*table) {
+                parts.insert(tables::rows_of(table), content.clone());
+            }
         }
         parts
     }
@@ -392,15 +409,84 @@ impl Build {
             let outcome = generate(pending, &self.prepared.models, &sink, &self.stop, &progress, usage).await;
             progress.finish();
             outcome?;
-            // The weights are not needed any more tonight; the encoder's come next.
-            let models = self.prepared.models.clone();
-            tokio::task::spawn_blocking(move || models.stop_engine())
-                .await
-                .context(Kind::Internal, || "the engine did not stop".into())?;
             tables::register_responses(session, &root, contract).await?;
         }
+        self.stop_engine().await?;
         self.stage("generate", started, waiting);
         Ok(())
+    }
+
+    /// The weights are not needed any more tonight; the encoder's come next.
+    async fn stop_engine(&self) -> Result<()> {
+        let models = self.prepared.models.clone();
+        tokio::task::spawn_blocking(move || models.stop_engine())
+            .await
+            .context(Kind::Internal, || "the engine did not stop".into())
+    }
+
+    /// The judge, read once.
+    async fn corrector(&mut self, session: &Session) -> Result<Arc<Corrector>> {
+        if let Some(corrector) = &self.corrector {
+            return Ok(corrector.clone());
+        }
+        let (prepared, vocabulary) = (self.prepared.clone(), vocabulary(session).await?);
+        let opened = tokio::task::spawn_blocking(move || Corrector::open(&prepared, vocabulary))
+            .await
+            .context(Kind::Internal, || "reading the judge was interrupted".into())??;
+        Ok(self.corrector.insert(Arc::new(opened)).clone())
+    }
+
+    /// What a table of the correct stage is made from: reasons of earlier days, and answers to its prompts.
+    async fn prepare_correction(&mut self, session: &Session, plan: &TablePlan, lease: &Lease) -> Result<()> {
+        if !session.has_table("earlier_reason") {
+            let expected = plan.parts.get(tables::EARLIER).map(String::as_str).unwrap_or_default();
+            correct::register_earlier(&self.prepared, session, expected).await?;
+        }
+        if plan.table != "reason_correction" {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let root = self.prepared.root.clone();
+        let contract = &self.prepared.contracts["response"];
+        tables::register_responses(session, &root, contract).await?;
+        let waiting = tables::count(session, correct::PENDING).await?;
+        if waiting > 0 {
+            let interval = self.prepared.interval;
+            let (response, budget, run_id) =
+                (&self.prepared.job.spec.response, &correct::BUDGET, &self.manifest.run_id);
+            let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total: waiting };
+            let progress = Progress::begin(self.options.voice, "rewrite", waiting, "new tokens");
+            let pending = session.sql(correct::PENDING, &[]).await?.stream().await?;
+            // Counted apart: what fails here is none of the budget's business.
+            let mut usage = Usage::default();
+            let outcome = generate(pending, &self.prepared.models, &sink, &self.stop, &progress, &mut usage).await;
+            progress.finish();
+            let whole = &mut self.manifest.usage;
+            whole.generated += usage.generated;
+            whole.prompt_tokens += usage.prompt_tokens;
+            whole.cached_tokens += usage.cached_tokens;
+            whole.completion_tokens += usage.completion_tokens;
+            whole.seconds += usage.seconds;
+            self.manifest.corrections.get_or_insert_default().failed = usage.failed;
+            outcome?;
+            tables::register_responses(session, &root, contract).await?;
+            if !self.plans.iter().any(|p| p.table == "reason" && p.is_build()) {
+                self.stop_engine().await?;
+            }
+        }
+        self.stage("rewrite", started, waiting);
+        Ok(())
+    }
+
+    /// As [`Build::make`], with corrected reasons among the users' scores.
+    async fn make_with_corrections(&mut self, session: &Session, plan: &TablePlan) -> Result<u64> {
+        const ASIDE: &str = "reason_score_alone";
+        session.register_alias(ASIDE, "reason_score").await?;
+        session.register_view("reason_score", correct::SCORES, &[]).await?;
+        let rows = self.make(session, plan).await;
+        session.register_alias("reason_score", ASIDE).await?;
+        session.deregister(ASIDE)?;
+        rows
     }
 
     /// Rows of `reason_score`.
@@ -427,7 +513,11 @@ impl Build {
         let kind = if table == "item_feature" { "item" } else { "history" };
         let started = Instant::now();
         let width = self.prepared.models.encoder_files()?.dimension();
-        let mut rows = session.sql(&tables::accepted(kind), &[]).await?.stream().await?;
+        let query = match kind == "history" && self.prepared.is_correcting() {
+            true => correct::ACCEPTED.to_string(),
+            false => tables::accepted(kind),
+        };
+        let mut rows = session.sql(&query, &[]).await?.stream().await?;
         let mut pooler = Pooler::new(kind, width);
         let mut n = 0;
         while let Some(batch) = rows.try_next().await? {

@@ -34,6 +34,17 @@ impl Stop {
         }
     }
 
+    /// What the work gives, or an error where it is asked while the work goes on, which is given up then.
+    ///
+    /// # Errors
+    /// The work's; `Kind::Interrupted`.
+    pub async fn or<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            () = self.requested() => self.check().and_then(|()| Err(Error::new(Kind::Internal, "stopped by nobody"))),
+        }
+    }
+
     /// An error where it was asked.
     pub fn check(&self) -> Result<()> {
         if !self.is_requested() {

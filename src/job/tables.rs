@@ -10,24 +10,44 @@ use std::sync::Arc;
 use chrono::NaiveDate;
 
 use crate::columns::{floats, integers};
-use crate::config::{Interval, Job};
+use crate::config::{CorrectSpec, Interval, Job};
 use crate::error::{Error, Result};
 use crate::generate::functions;
 use crate::generate::models::Models;
+use crate::generate::prompt::PromptTemplate;
 use crate::job::manifest::UsageAll;
 use crate::query::model::Model;
 use crate::query::session::{Param, Session, SessionOptions, TableFile};
+use crate::reward::saved;
 use crate::table::contract::{self, Contract};
 use crate::table::input::{InputFile, InputTable, open_input};
 use crate::table::partition::{CommitRecord, commit_record, missing_file, partition, segments};
 use crate::table::store::{Location, StoreOptions};
 
 /// The derived tables in the order in which they are made.
-pub const TABLES: [&str; 7] =
-    ["user_history", "item_audience", "reason_prompt", "reason", "reason_score", "item_feature", "user_feature"];
+pub const TABLES: [&str; 9] = [
+    "user_history",
+    "item_audience",
+    "reason_prompt",
+    "correction_prompt",
+    "reason_correction",
+    "reason",
+    "reason_score",
+    "item_feature",
+    "user_feature",
+];
+
+/// Those of them that are made only where `[correct] judge` is set.
+pub const CORRECTION: [&str; 2] = ["correction_prompt", "reason_correction"];
 
 /// Tables that a run makes for the ones above and does not publish, in the order in which they are made.
-const UNPUBLISHED: [&str; 4] = ["opinion", "item_taste", "item_pair", "item_category"];
+const UNPUBLISHED: [&str; 5] = ["opinion", "item_taste", "item_pair", "item_category", "correction_case"];
+
+/// A user's latest events that a judge is shown; it looks at the end of what it is shown.
+const PAST_EVENTS: i64 = 100;
+
+/// The part that tells which earlier days corrections lean on.
+pub const EARLIER: &str = "earlier reasons";
 
 /// Changes whenever the Rust code that fills a table changes what it writes.
 const METHOD: &str = "1";
@@ -51,6 +71,14 @@ pub struct Prepared {
     pub models: Arc<Models>,
     /// The input tables with all their files.
     found: BTreeMap<String, InputTable>,
+}
+
+/// What was published before an interval and corrections of it lean on.
+pub struct Earlier {
+    /// Of `reason` and `reason_prompt`, oldest first.
+    pub records: Vec<CommitRecord>,
+    /// Digest of their fingerprints: forgetting a user does not change it.
+    pub digest: String,
 }
 
 /// What happens to one table.
@@ -82,7 +110,8 @@ pub fn upstream(table: &str) -> &'static [&'static str] {
         "reason" => &["reason_prompt"],
         "reason_score" => &["reason", "reason_prompt"],
         "item_feature" => &["item_audience", "reason_score"],
-        "user_feature" => &["user_history", "reason_score"],
+        "reason_correction" => &["correction_prompt"],
+        "user_feature" => &["user_history", "reason_score", "reason_correction"],
         _ => &[],
     }
 }
@@ -131,7 +160,7 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     }
     Contract::check_references(&contract::builtin_names().filter_map(|n| contracts.get(n)).collect::<Vec<_>>())?;
     let mut sql = BTreeMap::new();
-    for table in TABLES.iter().chain(&UNPUBLISHED).filter(|t| **t != "reason_score") {
+    for table in TABLES.iter().chain(&UNPUBLISHED).filter(|t| **t != "reason_score" && !CORRECTION.contains(t)) {
         sql.insert(table.to_string(), Model::find(table, folder(&job.spec.project.sql))?);
     }
     let models = Models::new(job)?;
@@ -188,8 +217,48 @@ impl Prepared {
         Ok(false)
     }
 
+    /// The tables that a run of this job makes, in order.
+    pub fn tables(&self) -> impl Iterator<Item = &'static str> {
+        let is_correcting = self.is_correcting();
+        TABLES.into_iter().filter(move |table| is_correcting || !CORRECTION.contains(table))
+    }
+
+    /// Whether reasons of earlier runs are corrected.
+    pub fn is_correcting(&self) -> bool {
+        !self.job.spec.correct.judge.is_empty()
+    }
+
+    /// What was published for intervals that ended before this one began, `[correct] days` back.
+    ///
+    /// # Errors
+    /// As [`commit_record`].
+    pub async fn earlier(&self) -> Result<Earlier> {
+        let (mut records, mut hasher) = (Vec::new(), blake3::Hasher::new());
+        for back in (1..=self.job.spec.correct.days).rev() {
+            let Some(day) = self.interval.start.date_naive().checked_sub_days(chrono::Days::new(back)) else {
+                continue;
+            };
+            let dt = day.format("%Y-%m-%d").to_string();
+            for table in ["reason", "reason_prompt"] {
+                let Some(record) = commit_record(&self.root, table, &dt).await? else { continue };
+                let interval = record.parts.get("interval").and_then(|text| text.split_once('/'));
+                let interval = interval.and_then(|(start, end)| Interval::parse(start, end).ok());
+                if interval.is_some_and(|interval| interval.end <= self.interval.start) {
+                    hasher.update(format!("{table} {dt} {};", record.fingerprint).as_bytes());
+                    records.push(record);
+                }
+            }
+        }
+        Ok(Earlier { records, digest: hasher.finalize().to_hex()[..32].to_string() })
+    }
+
     /// What `table` is made from, by part; `fingerprints` holds those of the tables before it.
-    fn parts(&self, table: &str, fingerprints: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+    fn parts(
+        &self,
+        table: &str,
+        fingerprints: &BTreeMap<String, String>,
+        earlier: &str,
+    ) -> Result<BTreeMap<String, String>> {
         let spec = &self.job.spec;
         let mut parts = BTreeMap::from([
             ("contract".to_string(), self.contracts[table].digest().to_string()),
@@ -226,18 +295,44 @@ impl Prepared {
             // Which prompts are too long depends on it.
             "reason" => add("settings [model] max_positions", spec.model.max_positions.to_string()),
             "reason_score" => add("settings [check]", digest_of(&spec.check)),
+            "correction_prompt" | "reason_correction" => {
+                for name in ["interaction", "item"] {
+                    if let Some(input) = self.inputs.get(name) {
+                        add(&format!("input {name}"), input.digest());
+                    }
+                }
+                let print = &self.models.generator()?.fingerprint;
+                add("generator", print.model_name());
+                add("settings [sampling]", print.prompt_key(&[]));
+                add("settings [model] max_positions", spec.model.max_positions.to_string());
+                add("settings [check]", digest_of(&spec.check));
+                add("settings [history] like_threshold", spec.history.like_threshold.to_string());
+                // Where the judge lies does not matter.
+                let correct = CorrectSpec { judge: String::new(), template: String::new(), ..spec.correct.clone() };
+                add("settings [correct]", digest_of(&correct));
+                add("template rewrite", PromptTemplate::load(&spec.correct.template)?.digest().to_string());
+                add("judge", saved::digest(Path::new(&spec.correct.judge))?);
+                add("encoder", self.models.encoder_files()?.digest().to_string());
+                add(EARLIER, earlier.to_string());
+            }
             "item_feature" | "user_feature" => add("encoder", self.models.encoder_files()?.digest().to_string()),
             _ => {}
         }
         for name in upstream(table) {
-            add(&format!("table {name}"), fingerprints.get(*name).cloned().unwrap_or_default());
+            // A table that this job does not make is no part.
+            if let Some(fingerprint) = fingerprints.get(*name) {
+                add(&format!("table {name}"), fingerprint.clone());
+            }
         }
         Ok(parts)
     }
 
     /// The unpublished tables that `table` is made from, directly or not, in the order in which they are made.
     pub fn unpublished(&self, table: &str) -> Vec<&'static str> {
-        let reads = |table: &str, name: &str| self.sql.get(table).is_some_and(|m| m.tables().contains(name));
+        let reads = |table: &str, name: &str| match self.sql.get(table) {
+            Some(model) => model.tables().contains(name),
+            None => CORRECTION.contains(&table) && name == "correction_case",
+        };
         let mut found: Vec<&'static str> = Vec::new();
         for name in UNPUBLISHED.into_iter().rev() {
             if reads(table, name) || found.iter().any(|f| reads(f, name)) {
@@ -284,8 +379,12 @@ impl Prepared {
         let mut contents: BTreeMap<&str, String> = BTreeMap::new();
         let retry_failed = retry_failed && self.failed_prompts().await? > 0;
         let mut plans: Vec<TablePlan> = Vec::new();
-        for table in TABLES {
-            let parts = self.parts(table, &fingerprints)?;
+        let earlier = match self.is_correcting() {
+            true => self.earlier().await?.digest,
+            false => String::new(),
+        };
+        for table in self.tables() {
+            let parts = self.parts(table, &fingerprints, &earlier)?;
             let mut hasher = blake3::Hasher::new();
             for (name, value) in &parts {
                 hasher.update(format!("{}:{name}={}:{value};", name.len(), value.len()).as_bytes());
@@ -397,6 +496,8 @@ pub fn params(prepared: &Prepared) -> Result<Vec<(&'static str, Param)>> {
         ("item_active_days", days(history.item_active_days)),
         ("max_users", Param::Int(history.max_users)),
         ("max_items", Param::Int(history.max_items)),
+        ("past_events", Param::Int(PAST_EVENTS)),
+        ("max_outcomes", Param::Int(prepared.job.spec.correct.max_outcomes)),
         ("zero_embedding", Param::ZeroVector(prepared.models.encoder_files()?.dimension())),
     ])
 }

@@ -2,6 +2,7 @@
 //!
 //! Knows its keys and what they may hold; the steps themselves are in the modules after this one.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -27,6 +28,8 @@ pub struct Spec {
     pub reward: RewardSpec,
     #[serde(default)]
     pub reinforce: ReinforceSpec,
+    pub gate: Option<GateSpec>,
+    pub registry: Option<RegistrySpec>,
 }
 
 /// `[examples]`
@@ -59,6 +62,14 @@ pub struct AlignSpec {
     pub patience: usize,
     pub checkpoint_every: usize,
     pub seed: u64,
+    #[serde(default = "validated")]
+    pub validated: usize,
+    #[serde(default)]
+    pub teacher: String,
+}
+
+fn validated() -> usize {
+    400
 }
 
 /// `[reward]`
@@ -133,6 +144,7 @@ impl RewardSpec {
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs)]
 pub struct ReinforceSpec {
+    pub method: String,
     pub from: String,
     pub rank: usize,
     pub alpha: f64,
@@ -167,6 +179,7 @@ impl Default for ReinforceSpec {
     /// As jobs/weekly.toml has it.
     fn default() -> Self {
         ReinforceSpec {
+            method: "best-of-n".into(),
             from: "adapter".into(),
             rank: 8,
             alpha: 16.0,
@@ -231,6 +244,114 @@ impl ReinforceSpec {
     }
 }
 
+/// `[gate]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct GateSpec {
+    pub questions: usize,
+    pub format: f64,
+    pub grounded: f64,
+    pub distinct2_margin: f64,
+    pub gain_margin: f64,
+    pub evaluation: String,
+    pub adapted: Vec<String>,
+    pub ndcg_margin: f64,
+}
+
+/// `[registry]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct RegistrySpec {
+    pub name: String,
+}
+
+/// The right to work in a weekly file's folder; given back when it is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub struct Hold(#[allow(dead_code)] std::fs::File);
+
+impl Spec {
+    /// The folder `out`, made where it is not there.
+    ///
+    /// # Errors
+    /// `Kind::Config` where it cannot be made.
+    pub fn folder(&self) -> Result<PathBuf> {
+        let out = PathBuf::from(&self.out);
+        let failed = |e| Error::new(Kind::Config, "cannot make the folder").with("folder", out.display()).source(e);
+        std::fs::create_dir_all(&out).map_err(failed)?;
+        Ok(out)
+    }
+
+    /// Takes the folder `out` for this process alone: two that learn in one folder would mix what they keep there.
+    ///
+    /// # Errors
+    /// `Kind::Busy` naming the holder; `Kind::Config` where the folder cannot be written.
+    pub fn hold(&self) -> Result<Hold> {
+        let path = self.folder()?.join("lock");
+        let failed = |e: std::io::Error| {
+            Error::new(Kind::Config, "cannot lock the folder `out`").with("file", path.display()).source(e)
+        };
+        // Not truncated when opened: what stands there names the holder.
+        let mut file =
+            std::fs::File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let holder = std::fs::read_to_string(&path).unwrap_or_default();
+                return Err(Error::new(Kind::Busy, "another process learns in this folder")
+                    .with("folder", &self.out)
+                    .with("holder", holder.trim())
+                    .hint("wait for it, or name another `out`; the lock goes with its process"));
+            }
+            Err(std::fs::TryLockError::Error(e)) => return Err(failed(e)),
+        }
+        let write = |file: &mut std::fs::File| -> std::io::Result<()> {
+            file.set_len(0)?;
+            writeln!(file, "process {}", std::process::id())
+        };
+        write(&mut file).map_err(failed)?;
+        Ok(Hold(file))
+    }
+
+    /// `[gate]` and `[registry]`, which the whole run needs.
+    ///
+    /// # Errors
+    /// `Kind::Config` where one is not there.
+    pub fn gate(&self) -> Result<(&GateSpec, &RegistrySpec)> {
+        let missing = |section| {
+            Error::new(Kind::Config, format!("the weekly file has no [{section}]"))
+                .hint("the whole run needs [gate] and [registry]; jobs/weekly.toml has every key with its meaning")
+        };
+        Ok((
+            self.gate.as_ref().ok_or_else(|| missing("gate"))?,
+            self.registry.as_ref().ok_or_else(|| missing("registry"))?,
+        ))
+    }
+}
+
+/// What is wrong with `[gate]` and `[registry]`.
+fn problem_of_gate(spec: &Spec) -> Option<String> {
+    let share = |x: f64| (0.0..=1.0).contains(&x);
+    let margin = |x: f64| x.is_finite() && x >= 0.0;
+    match &spec.gate {
+        Some(g) if !share(g.format) || !share(g.grounded) => {
+            Some("[gate] format and grounded must be in [0, 1]".into())
+        }
+        Some(g) if ![g.distinct2_margin, g.gain_margin, g.ndcg_margin].into_iter().all(margin) => {
+            Some("[gate] distinct2_margin, gain_margin and ndcg_margin must be 0 or more".into())
+        }
+        Some(g) if g.questions == 0 => Some("[gate] questions must be positive".into()),
+        Some(g) if g.adapted.iter().any(|pair| !pair.contains('=')) => {
+            Some("[gate] adapted: write each as key=value".into())
+        }
+        _ => match &spec.registry {
+            Some(r) if r.name.is_empty() => Some("[registry] name must not be empty".into()),
+            _ => None,
+        },
+    }
+}
+
 /// Reads a weekly file.
 ///
 /// # Errors
@@ -245,7 +366,8 @@ pub fn load(path: &Path) -> Result<Spec> {
             .hint("jobs/weekly.toml has every key with its meaning")
     })?;
     let env = config::environment();
-    for text in [&mut spec.out, &mut spec.device] {
+    let evaluation = spec.gate.as_mut().map(|g| &mut g.evaluation);
+    for text in [&mut spec.out, &mut spec.device, &mut spec.align.teacher].into_iter().chain(evaluation) {
         *text = config::expand_text(text, &env)
             .map_err(|name| Error::new(Kind::Config, format!("the variable {name} is not set and has no default")))
             .map_err(in_file)?;
@@ -265,10 +387,11 @@ pub fn load(path: &Path) -> Result<Spec> {
         _ if a.targets.is_empty() || a.targets.iter().any(|t| !TARGETS.contains(&t.as_str())) => {
             Some(format!("[align] targets: name one or more of {}, not {:?}", TARGETS.join(", "), a.targets))
         }
+        _ if a.validated == 0 => Some("[align] validated must be positive".into()),
         _ if a.epochs == 0 || a.batch_tokens == 0 || a.micro_batch_tokens == 0 => {
             Some("[align] epochs, batch_tokens and micro_batch_tokens must be positive".into())
         }
-        s => s.reward.problem().or_else(|| s.reinforce.problem()).map(str::to_owned),
+        s => s.reward.problem().or_else(|| s.reinforce.problem()).map(str::to_owned).or_else(|| problem_of_gate(s)),
     };
     match problem {
         Some(what) => Err(in_file(Error::new(Kind::Config, what))),

@@ -61,7 +61,7 @@ impl Accumulation {
                 .hint("lower the learning rate, or cut gradients to a smaller norm"));
         }
         self.loss += f64::from(value);
-        self.gradients.add(pass.leaves, loss.backward());
+        self.gradients.merge(pass.gradients(loss)?);
         Ok(())
     }
 

@@ -53,7 +53,7 @@ impl Isa {
     }
 
     /// Most rows of one register tile.
-    const fn tile_rows(self) -> usize {
+    pub(crate) const fn tile_rows(self) -> usize {
         match self {
             Isa::Avx512 => 12,
             Isa::Avx2 => 6,
@@ -63,16 +63,16 @@ impl Isa {
 }
 
 /// The widest panel of any instruction set.
-const MAX_PANEL: usize = 32;
+pub(crate) const MAX_PANEL: usize = 32;
 /// How far ahead weights are fetched, in values: one page.
 #[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 1024;
 /// The highest tile of any instruction set.
-const MAX_TILE_ROWS: usize = 12;
+pub(crate) const MAX_TILE_ROWS: usize = 12;
 
 /// A pointer that tasks may share; each task writes a part of its own.
 #[derive(Clone, Copy)]
-struct Shared(*mut f32);
+pub(crate) struct Shared(pub(crate) *mut f32);
 // SAFETY: the functions below hand disjoint parts to their tasks, and wait for all of them.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
@@ -82,7 +82,7 @@ impl Shared {
     /// # Safety
     /// `offset` must be inside the slice that the pointer was made from.
     #[inline(always)]
-    unsafe fn at(self, offset: usize) -> *mut f32 {
+    pub(crate) unsafe fn at(self, offset: usize) -> *mut f32 {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(offset) }
     }
@@ -97,7 +97,8 @@ impl Shared {
 /// # Safety
 /// `a` must hold `MR` rows of `k` values at a stride of `lda`, `b` `k` rows of a panel at a stride of `ldb`, `c` `MR` rows
 /// of a panel at a stride of `ldc`; the processor must have the instruction set.
-type Tile = unsafe fn(k: usize, a: *const f32, lda: usize, b: *const f32, ldb: usize, c: *mut f32, ldc: usize);
+pub(crate) type Tile =
+    unsafe fn(k: usize, a: *const f32, lda: usize, b: *const f32, ldb: usize, c: *mut f32, ldc: usize);
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,fma")]
@@ -205,7 +206,7 @@ unsafe fn tile_portable<const MR: usize>(
 
 /// The tile of `rows` rows, at most [`Isa::tile_rows`].
 #[inline]
-fn tile(isa: Isa, rows: usize) -> Tile {
+pub(crate) fn tile(isa: Isa, rows: usize) -> Tile {
     macro_rules! by_rows {
         ($f:ident, $($n:literal)*) => {{
             const TILES: &[Tile] = &[$($f::<$n>),*];
@@ -223,7 +224,7 @@ fn tile(isa: Isa, rows: usize) -> Tile {
 
 /// Cuts `rows` into tiles of nearly equal height, none above `most`; calls `f(first, height)`.
 #[inline]
-fn for_tiles(rows: usize, most: usize, mut f: impl FnMut(usize, usize)) {
+pub(crate) fn for_tiles(rows: usize, most: usize, mut f: impl FnMut(usize, usize)) {
     let count = rows.div_ceil(most);
     let mut first = 0;
     for i in 0..count {
@@ -273,6 +274,29 @@ impl Packed {
             }
         });
         Packed { isa, inputs, outputs: rows.len(), panels }
+    }
+
+    /// Packs the transpose of a matrix `[inputs, outputs]`.
+    ///
+    /// # Panics
+    /// Where the matrix is not `inputs` whole rows.
+    pub fn transposed(isa: Isa, inputs: usize, matrix: &[f32]) -> Self {
+        let nr = isa.panel();
+        assert!(inputs > 0 && matrix.len().is_multiple_of(inputs), "a matrix must be whole rows");
+        let outputs = matrix.len() / inputs;
+        let mut panels = vec![0f32; outputs.div_ceil(nr) * nr * inputs];
+        panels.par_chunks_mut(nr * inputs).enumerate().for_each(|(p, panel)| {
+            let columns = nr.min(outputs - p * nr);
+            for (line, row) in panel.chunks_exact_mut(nr).zip(matrix.chunks_exact(outputs)) {
+                line[..columns].copy_from_slice(&row[p * nr..][..columns]);
+            }
+        });
+        Packed { isa, inputs, outputs, panels }
+    }
+
+    /// The instructions that it was packed for.
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// Width of the input.
@@ -367,7 +391,7 @@ const WORTH_A_TASK: usize = 16 * 1024;
 macro_rules! per_isa {
     ($name:ident, $body:ident, ($($arg:ident: $ty:ty),*) $(-> $out:ty)?) => {
         #[inline]
-        fn $name(isa: Isa, $($arg: $ty),*) $(-> $out)? {
+        pub(crate) fn $name(isa: Isa, $($arg: $ty),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,fma")]
             fn avx512($($arg: $ty),*) $(-> $out)? {
@@ -391,15 +415,17 @@ macro_rules! per_isa {
     };
 }
 
+pub(crate) use per_isa;
+
 /// `a · b + c`, in one rounding where the processor can.
 #[inline(always)]
-fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// e to the power of `x`, to about two units in the last place; NaN stays NaN.
 #[inline(always)]
-fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     // Comparisons this way round let NaN through.
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 88.0 { 88.0 } else { x };
@@ -641,7 +667,7 @@ impl Rope {
     }
 
     #[inline(always)]
-    fn turn(&self, head: &mut [f32], position: usize) {
+    pub(crate) fn turn(&self, head: &mut [f32], position: usize) {
         let cos = &self.cos[position * self.half..][..self.half];
         let sin = &self.sin[position * self.half..][..self.half];
         let (a, b) = head.split_at_mut(self.half);
@@ -649,6 +675,19 @@ impl Rope {
             let (x, y) = (*a, *b);
             *a = x * cos - y * sin;
             *b = y * cos + x * sin;
+        }
+    }
+
+    /// The other way round: what turning gives back, too.
+    #[inline(always)]
+    pub(crate) fn turn_back(&self, head: &mut [f32], position: usize) {
+        let cos = &self.cos[position * self.half..][..self.half];
+        let sin = &self.sin[position * self.half..][..self.half];
+        let (a, b) = head.split_at_mut(self.half);
+        for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+            let (x, y) = (*a, *b);
+            *a = x * cos + y * sin;
+            *b = y * cos - x * sin;
         }
     }
 }

@@ -6,9 +6,10 @@
 use burn::tensor::{Distribution, Int, Tensor, TensorData, activation, module};
 use rayon::prelude::*;
 
+use crate::error::Result;
 use crate::llm::device::ComputeDevice;
-use crate::llm::ops::from_vec;
-use crate::network::parameters::{Init, Leaves, Parameters, Slot};
+use crate::llm::ops::{from_vec, into_vec};
+use crate::network::parameters::{Accumulated, Init, Leaves, Parameters, Slot};
 use crate::network::random::Random;
 
 /// One pass of a model: its weights, and the randomness of training where it trains.
@@ -17,17 +18,57 @@ pub struct Pass {
     pub leaves: Leaves,
     device: ComputeDevice,
     random: Option<Random>,
+    outside: Vec<Outside>,
+}
+
+/// What leads from the gradient of values to those of weights.
+type Back = Box<dyn FnOnce(Vec<f32>) -> Vec<(Slot, Vec<f32>)>>;
+
+/// Values that were computed by hand.
+struct Outside {
+    values: Tensor<1>,
+    back: Back,
 }
 
 impl Pass {
     /// A pass that is differentiated, with dropout.
     pub fn training(parameters: &Parameters, random: Random) -> Self {
-        Pass { leaves: parameters.leaves(), device: parameters.device().clone(), random: Some(random) }
+        Pass {
+            leaves: parameters.leaves(),
+            device: parameters.device().clone(),
+            random: Some(random),
+            outside: Vec::new(),
+        }
     }
 
     /// A pass without gradients and without randomness.
     pub fn scoring(parameters: &Parameters) -> Self {
-        Pass { leaves: parameters.constants(), device: parameters.device().clone(), random: None }
+        Pass { leaves: parameters.constants(), device: parameters.device().clone(), random: None, outside: Vec::new() }
+    }
+
+    /// Values that were computed by hand from the weights, to go on with; `back` turns their gradient into those of weights.
+    pub fn outside(&mut self, values: Vec<f32>, back: Back) -> Tensor<1> {
+        let n = values.len();
+        let values = from_vec(values, [n], &self.device).autodiff().require_grad();
+        self.outside.push(Outside { values: values.clone(), back });
+        values
+    }
+
+    /// Differentiates a loss by the weights.
+    ///
+    /// # Errors
+    /// `Kind::Temporary` where the device fails.
+    pub fn gradients(self, loss: Tensor<1>) -> Result<Accumulated> {
+        let mut gradients = loss.backward();
+        let mut found = Accumulated::default();
+        for Outside { values, back } in self.outside {
+            let Some(gradient) = values.grad_remove(&mut gradients) else { continue };
+            for (slot, values) in back(into_vec(gradient.inner())?) {
+                found.add_values(&self.leaves, slot, values, &self.device);
+            }
+        }
+        found.add(self.leaves, gradients);
+        Ok(found)
     }
 
     /// Where the pass runs.

@@ -79,6 +79,28 @@ impl Accumulated {
         }
     }
 
+    /// Adds a weight's gradient, row by row.
+    pub fn add_values(&mut self, leaves: &Leaves, slot: Slot, values: Vec<f32>, device: &ComputeDevice) {
+        self.0.resize(leaves.0.len(), None);
+        let gradient = from_vec(values, leaves.0[slot.0].dims(), device);
+        let sum = &mut self.0[slot.0];
+        *sum = Some(match sum.take() {
+            Some(sum) => sum + gradient,
+            None => gradient,
+        });
+    }
+
+    /// Adds all of another one.
+    pub fn merge(&mut self, other: Accumulated) {
+        self.0.resize(self.0.len().max(other.0.len()), None);
+        for (sum, gradient) in self.0.iter_mut().zip(other.0) {
+            *sum = match (sum.take(), gradient) {
+                (Some(sum), Some(gradient)) => Some(sum + gradient),
+                (sum, gradient) => sum.or(gradient),
+            };
+        }
+    }
+
     /// A weight's gradient so far.
     pub fn at(&self, slot: Slot) -> Option<Tensor<2>> {
         self.0.get(slot.0).cloned().flatten()

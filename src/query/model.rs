@@ -18,8 +18,9 @@ use crate::table::check::cast_batch;
 use crate::table::contract::Contract;
 
 /// The definitions inside the binary, by table.
-const BUILTIN: [(&str, &str); 13] = [
+const BUILTIN: [(&str, &str); 14] = [
     ("alignment_example", include_str!("../../sql/alignment_example.sql")),
+    ("correction_case", include_str!("../../sql/correction_case.sql")),
     ("item_audience", include_str!("../../sql/item_audience.sql")),
     ("item_category", include_str!("../../sql/item_category.sql")),
     ("item_feature", include_str!("../../sql/item_feature.sql")),

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
+use crate::recommend::agreement::Agreement;
 use crate::recommend::arms::{Arm, Data, content};
 use crate::recommend::baseline::{ItemNeighbours, Popularity};
 use crate::recommend::din::{self, Din, Labels};
 use crate::recommend::metrics::{
     Means, Options, Ranked, Scorer, Tier, Tiers, coverage, gini, log_loss, popularity_lift, rank_cases,
 };
-use crate::recommend::results::{Contrasted, Measurement};
+use crate::recommend::results::{Contrasted, Measurement, TEXT};
 use crate::recommend::sasrec::{self, SasRec};
 use crate::recommend::split::{Case, Part, Split, Target};
 use crate::recommend::train::{Model, Plan, Trained, fit_by, sequences};
@@ -139,7 +140,11 @@ fn pairs(arms: &[Arm]) -> Vec<(usize, usize)> {
         (Arm::ZeroShot, Arm::Attributes),
         (Arm::Aligned, Arm::Attributes),
         (Arm::Aligned, Arm::ZeroShot),
-        (Arm::ZeroShot, Arm::Shuffled),
+        (Arm::Templates, Arm::Aligned),
+        (Arm::BestOf, Arm::Aligned),
+        (Arm::Reinforced, Arm::BestOf),
+        (Arm::Corrected, Arm::Reinforced),
+        (if arms.contains(&Arm::Corrected) { Arm::Corrected } else { Arm::ZeroShot }, Arm::Shuffled),
         (Arm::ZeroShot, Arm::Anonymous),
     ];
     against_nothing.chain(others).filter_map(|(arm, other)| Some((at(arm)?, at(other)?))).collect()
@@ -283,6 +288,9 @@ impl<'a> Ranking<'a> {
         let valid = data.split.cases(Part::Valid, Target::Successive);
         let mut found = Found::default();
         let mut by_arm = Vec::new();
+        let agreement = Agreement::new(data);
+        // By seed, then by arm with texts.
+        let mut agreed = Vec::new();
         for arm in &evaluation.arms {
             let mut ranked = Vec::new();
             for seed in 0..evaluation.seeds {
@@ -299,9 +307,21 @@ impl<'a> Ranking<'a> {
                     best(evaluation, &what, &training.learning_rates, &training.plan, &make, &mut train)?;
                 say(story(data, "SASRec", *arm, seed, &trained, rate))?;
                 ranked.push(self.rank(&mut model)?);
+                if *arm == Arm::NoText {
+                    agreed.push(agreement.with(&mut model)?);
+                }
             }
             self.measure("sasrec", arm.code(), &ranked, &mut found.measurements)?;
             by_arm.push(ranked);
+        }
+        for (at, arm) in data.texts.keys().enumerate() {
+            let by_seed: Vec<(f64, usize)> = agreed.iter().map(|by_arm| by_arm[at]).collect();
+            let place =
+                Place { data: data.name, recommender: TEXT, target: TEXT, metric: "agreement".into(), tier: "all" };
+            if let Some((_, cases)) = by_seed.first().filter(|(_, cases)| *cases > 0) {
+                let means = by_seed.iter().map(|(mean, _)| *mean).collect();
+                found.measurements.push(place.measurement(arm.code(), *cases, means, evaluation.confidence)?);
+            }
         }
         found.contrasts = self.contrasts(&by_arm)?;
         Ok(found)
@@ -467,6 +487,19 @@ mod tests {
     use crate::recommend::split::temporal;
 
     #[test]
+    fn stages_are_compared_in_their_order() {
+        let named = |arms: &[Arm]| -> Vec<String> {
+            pairs(arms).iter().map(|(a, b)| format!("{}-{}", arms[*a].code(), arms[*b].code())).collect()
+        };
+        let all = named(&Arm::ALL);
+        for pair in ["A3-A2", "A4-A3", "A4b-A4", "A5a-A4", "A5-A5a", "A6-A5", "A6-A7"] {
+            assert!(all.contains(&pair.to_owned()), "{pair}: {all:?}");
+        }
+        assert!(!all.contains(&"A3-A7".to_owned()), "A7 has the texts of A6 here");
+        assert_eq!(named(&[Arm::NoText, Arm::ZeroShot, Arm::Shuffled]), ["A3-A0", "A7-A0", "A3-A7"]);
+    }
+
+    #[test]
     fn the_yardstick_sees_a_leak_and_no_difference_where_there_is_none() {
         let split = temporal(&log(), 0.8, 0.9).unwrap();
         let data = data(&split);
@@ -545,6 +578,9 @@ mod tests {
                 .abs()
                 < 1e-9
         );
+
+        let agreed = value(TEXT, "A2", "agreement");
+        assert!(agreed.abs() < 0.3, "texts that say nothing agree with nobody: {agreed}");
 
         // Everything is there already: nothing is trained again, and nothing differs.
         let again = evaluate(&data, &evaluation, &mut |_| Ok(())).unwrap();

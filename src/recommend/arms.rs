@@ -3,6 +3,8 @@
 //! Knows splits and vectors by item; knows nothing of recommenders, or of how a vector was made. Arms differ in their
 //! vectors alone: every one has both fields, so that all models have the same weights.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
@@ -29,7 +31,15 @@ pub enum Arm {
     ZeroShot,
     /// A4: accepted reasons of the aligned model.
     Aligned,
-    /// A7: the reasons of A3, dealt out to other items.
+    /// A4b: the templates' own reasons, which the aligned model is taught.
+    Templates,
+    /// A5a: accepted reasons of a model aligned with the best of several answers.
+    BestOf,
+    /// A5: accepted reasons of the reinforced model.
+    Reinforced,
+    /// A6: accepted reasons after correction.
+    Corrected,
+    /// A7: the reasons of A6, or of A3 where A6 is not run, dealt out to other items.
     Shuffled,
     /// A9: the answer itself, given with the question: what comes next and whether it is liked. Never a result: the proof
     /// that the yardstick sees a leak.
@@ -40,12 +50,16 @@ pub enum Arm {
 
 impl Arm {
     /// All of them, in order.
-    pub const ALL: [Arm; 8] = [
+    pub const ALL: [Arm; 12] = [
         Arm::NoText,
         Arm::Random,
         Arm::Attributes,
         Arm::ZeroShot,
         Arm::Aligned,
+        Arm::Templates,
+        Arm::BestOf,
+        Arm::Reinforced,
+        Arm::Corrected,
         Arm::Shuffled,
         Arm::Leak,
         Arm::Anonymous,
@@ -59,15 +73,30 @@ impl Arm {
             Arm::Attributes => "A2",
             Arm::ZeroShot => "A3",
             Arm::Aligned => "A4",
+            Arm::Templates => "A4b",
+            Arm::BestOf => "A5a",
+            Arm::Reinforced => "A5",
+            Arm::Corrected => "A6",
             Arm::Shuffled => "A7",
             Arm::Leak => "A9",
             Arm::Anonymous => "A10",
         }
     }
 
-    /// Whether it needs the reasons of the language model as it comes.
-    pub fn wants_reasons(self) -> bool {
-        matches!(self, Arm::ZeroShot | Arm::Shuffled)
+    /// Whether its texts are those of the nightly job with other keys, which someone has to name.
+    pub fn wants_keys(self) -> bool {
+        matches!(self, Arm::Aligned | Arm::BestOf | Arm::Reinforced | Arm::Corrected)
+    }
+
+    /// The arm whose texts it has, where `arms` are run; nothing where it has none.
+    pub fn texts_of(self, arms: &[Arm]) -> Option<Arm> {
+        match self {
+            Arm::NoText => None,
+            Arm::Random | Arm::Leak => Some(Arm::Attributes),
+            Arm::Shuffled if arms.contains(&Arm::Corrected) => Some(Arm::Corrected),
+            Arm::Shuffled => Some(Arm::ZeroShot),
+            other => Some(other),
+        }
     }
 }
 
@@ -82,14 +111,10 @@ pub struct Data<'a> {
     pub split: &'a Split,
     /// A rating of at least this is a like; events without one are likes. For the leak, which tells it.
     pub liked: f32,
-    /// Of attributes and co-consumption.
-    pub attributes: ItemVectors,
-    /// Of accepted reasons; empty where no arm wants them.
-    pub reasons: ItemVectors,
-    /// Of accepted reasons of the aligned model; empty where no arm wants them.
-    pub aligned: ItemVectors,
-    /// Of accepted reasons without titles; empty where no arm wants them.
-    pub anonymous: ItemVectors,
+    /// Of the texts of every arm that has texts of its own ([`Arm::texts_of`]).
+    pub texts: BTreeMap<Arm, ItemVectors>,
+    /// The arms that are run: they decide whose texts are shuffled.
+    pub arms: &'a [Arm],
 }
 
 /// What a recommender is told in an arm: vectors of items, and of histories in the leak alone. Every arm has both fields, so
@@ -99,26 +124,18 @@ pub struct Data<'a> {
 /// `Kind::Input` where vectors are missing that the arm is made of.
 pub fn content(arm: Arm, data: &Data<'_>, seed: u64) -> Result<Content> {
     let (split, items) = (data.split, data.split.train_counts().len());
-    let of = |vectors: &ItemVectors, what: &str| match vectors.len() == items {
-        true => Ok(vectors.clone()),
-        false => {
-            Err(Error::new(Kind::Input, format!("an arm wants {what}, which were not made")).with("arm", arm.code()))
-        }
+    let mut raw = match arm.texts_of(data.arms) {
+        None => vec![None; items],
+        Some(of) => data.texts.get(&of).filter(|vectors| vectors.len() == items).cloned().ok_or_else(|| {
+            Error::new(Kind::Input, "an arm wants texts that were not made")
+                .with("arm", arm.code())
+                .with("texts", of.code())
+        })?,
     };
-    let raw = match arm {
-        Arm::NoText => vec![None; items],
-        Arm::Random => {
-            let mut random = Random::new(seed, "random vectors");
-            let attributes = of(&data.attributes, "attributes")?;
-            let mut drawn = |v: Vec<f32>| v.iter().map(|_| random.normal() as f32).collect();
-            attributes.into_iter().map(|v| v.map(&mut drawn)).collect()
-        }
-        Arm::Attributes | Arm::Leak => of(&data.attributes, "attributes")?,
-        // The same reasons make the same vectors, whoever has them then.
-        Arm::ZeroShot | Arm::Shuffled => of(&data.reasons, "reasons")?,
-        Arm::Aligned => of(&data.aligned, "reasons of an aligned model")?,
-        Arm::Anonymous => of(&data.anonymous, "reasons without titles")?,
-    };
+    if arm == Arm::Random {
+        let mut random = Random::new(seed, "random vectors");
+        raw.iter_mut().flatten().flatten().for_each(|value| *value = random.normal() as f32);
+    }
     let mut vectors = whitened(&raw, split.train_counts())?;
     if arm == Arm::Shuffled {
         vectors = dealt(&vectors, seed)?;
@@ -217,10 +234,10 @@ pub(crate) mod tests {
             name: "walks",
             split,
             liked: 4.0,
-            attributes: vectors("a"),
-            reasons: vectors("r"),
-            aligned: vectors("l"),
-            anonymous: Vec::new(),
+            texts: [(Arm::Attributes, "a"), (Arm::ZeroShot, "r"), (Arm::Aligned, "l")]
+                .map(|(arm, name)| (arm, vectors(name)))
+                .into(),
+            arms: &[],
         }
     }
 
@@ -261,6 +278,13 @@ pub(crate) mod tests {
         };
         assert!(sorted(Arm::ZeroShot) == sorted(Arm::Shuffled));
 
+        // Shuffled are the last stage's texts.
+        let mut with_last = super::tests::data(&split);
+        with_last.texts.insert(Arm::Corrected, vectors("c"));
+        with_last.arms = &Arm::ALL;
+        let of = |arm| of_items(&content(arm, &with_last, 0).unwrap());
+        assert!(of(Arm::Shuffled) != arm(Arm::Shuffled, 0) && of(Arm::ZeroShot) == arm(Arm::ZeroShot, 0));
+
         // Only the leak knows what comes next.
         for arm in [Arm::NoText, Arm::Random, Arm::Attributes, Arm::ZeroShot, Arm::Shuffled] {
             let histories = content(arm, &data, 0).unwrap().histories.unwrap();
@@ -279,7 +303,7 @@ pub(crate) mod tests {
         let split = temporal(&log(), 0.9, 0.9).unwrap();
         assert_eq!(split.train_counts()[23], 0);
         let (one, mut other) = (data(&split), data(&split));
-        other.attributes[23] = Some(vec![1e6; 12]);
+        other.texts.get_mut(&Arm::Attributes).unwrap()[23] = Some(vec![1e6; 12]);
         let rows = |data: &Data<'_>| {
             let items = content(Arm::Attributes, data, 0).unwrap().items.unwrap();
             (0..ITEMS).map(|i| items.row(i).to_vec()).collect::<Vec<_>>()

@@ -17,6 +17,9 @@ pub const ALPHA: f64 = 0.05;
 /// The arm that is given the answer with the question.
 pub const LEAK: &str = "A9";
 
+/// Recommender and target of measures of the texts themselves.
+pub const TEXT: &str = "text";
+
 /// All that an evaluation found.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Results {
@@ -39,13 +42,13 @@ pub struct Results {
 pub struct Measurement {
     /// Data set.
     pub data: String,
-    /// `sasrec`, `din`, `popularity` or `item_knn`.
+    /// `sasrec`, `din`, `popularity` or `item_knn`; [`TEXT`] for the texts themselves.
     pub recommender: String,
     /// `A0`, `A1` and so on; empty for baselines.
     pub arm: String,
-    /// `last`, `first` or `successive`.
+    /// `last`, `first` or `successive`; [`TEXT`] for the texts themselves.
     pub target: String,
-    /// Such as `ndcg@10`, `auc` or `coverage@10`.
+    /// Such as `ndcg@10`, `auc`, `coverage@10` or `rouge_l`.
     pub metric: String,
     /// `all`, `cold`, `tail` or `head`.
     pub tier: String,
@@ -113,7 +116,11 @@ pub fn arm_text(arm: &str) -> &'static str {
         "A2" => "attributes and co-consumption as text, no language model",
         "A3" => "reasons of the language model as it comes (zero-shot)",
         "A4" => "reasons of the aligned model",
-        "A7" => "the reasons of A3, shuffled among the items",
+        "A4b" => "the templates' own reasons, which the aligned model is taught",
+        "A5a" => "reasons of a model aligned with the best of several answers",
+        "A5" => "reasons of the reinforced model",
+        "A6" => "reasons after chronological correction",
+        "A7" => "the reasons of A6, where it is not run of A3, shuffled among the items",
         LEAK => "deliberate leak: the answer with the question; never a result, the proof that leaks are seen",
         "A10" => "reasons written without the items' titles (anonymised)",
         "" => "a baseline without content",
@@ -303,7 +310,7 @@ mod tests {
         let mut arms = ["x", "A10", "A4b", "A9", "A4", "", "A0", "A"];
         arms.sort_by_key(|arm| arm_order(arm));
         assert_eq!(arms[..6], ["", "A0", "A4", "A4b", "A9", "A10"]);
-        for arm in ["A0", "A1", "A2", "A3", "A7", "A9", "A10"] {
+        for arm in ["A0", "A1", "A2", "A3", "A4", "A4b", "A5a", "A5", "A6", "A7", "A9", "A10"] {
             assert_ne!(arm_text(arm), arm_text("?"), "{arm}");
         }
         assert!(arm_text("A9").contains("never a result"));

@@ -4,13 +4,30 @@
 //! smaller ones to two digits, so that only 0 prints as 0; what is unknown prints as a dash. Text from data is data:
 //! it can neither break a table nor become markup.
 
-use crate::recommend::results::{Contrasted, LEAK, Measurement, Results, arm_order, arm_text, known, lower_is_better};
+use crate::recommend::results::{
+    Contrasted, LEAK, Measurement, Results, TEXT, arm_order, arm_text, known, lower_is_better,
+};
 use crate::statistics::Interval;
 
 /// How well the held-out events were foreseen; other metrics than these and [`OF_LISTS`] stand behind them.
 const OF_CASES: [&str; 5] = ["ndcg@10", "recall@10", "mrr", "auc", "log_loss"];
 /// What the lists look like.
 const OF_LISTS: [&str; 3] = ["coverage@10", "gini@10", "popularity_lift@10"];
+/// What the texts are like: see `job::evaluation_text` and `recommend::agreement`.
+const OF_TEXTS: [&str; 12] = [
+    "agreement",
+    "texts",
+    "format",
+    "grounding",
+    "distinct_2",
+    "unique",
+    "bleu_1",
+    "bleu_4",
+    "bleu_4_shuffled",
+    "rouge_l",
+    "rouge_l_shuffled",
+    "references",
+];
 const TIERS: [&str; 4] = ["all", "cold", "tail", "head"];
 
 /// A table of plain text; nothing in it is escaped.
@@ -75,6 +92,7 @@ pub fn recommender_name(recommender: &str) -> &str {
         "din" => "DIN",
         "popularity" => "popularity",
         "item_knn" => "item-kNN",
+        TEXT => "–",
         other => other,
     }
 }
@@ -172,6 +190,9 @@ fn section<'a, 'b>(
 impl<'a> Section<'a> {
     /// Its heading.
     pub fn title(&self) -> String {
+        if self.target == TEXT {
+            return format!("{}: the texts themselves", self.data);
+        }
         let question = if self.likes { "DIN, likes and dislikes" } else { "SASRec, full ranking" };
         format!("{}: {question}, target {}", self.data, self.target)
     }
@@ -187,7 +208,8 @@ impl<'a> Section<'a> {
     fn metrics(&self) -> Vec<&'a str> {
         let of = self.measurements.iter().map(|m| m.metric.as_str());
         let mut metrics: Vec<&str> = of.chain(self.contrasts.iter().map(|c| c.metric.as_str())).collect();
-        let order = |m: &str| OF_CASES.iter().chain(&OF_LISTS).position(|k| *k == m).unwrap_or(usize::MAX);
+        let order =
+            |m: &str| OF_CASES.iter().chain(&OF_LISTS).chain(&OF_TEXTS).position(|k| *k == m).unwrap_or(usize::MAX);
         metrics.sort_by_key(|m| (order(m), *m));
         metrics.dedup();
         metrics
@@ -211,8 +233,12 @@ impl<'a> Section<'a> {
     pub fn tables(&self) -> Vec<Table> {
         let (of_lists, of_cases): (Vec<&str>, Vec<&str>) =
             self.metrics().into_iter().partition(|m| OF_LISTS.contains(m));
+        let of_cases_caption = match self.target {
+            TEXT => "What the texts are like, whoever ranks with them",
+            _ => "How well held-out events are foreseen: mean over seeds [interval]",
+        };
         let tables = [
-            self.arms("How well held-out events are foreseen: mean over seeds [interval]", &of_cases),
+            self.arms(of_cases_caption, &of_cases),
             self.arms("What the lists of ten look like: mean over seeds [interval]", &of_lists),
             self.by_tier(),
             self.differences(),

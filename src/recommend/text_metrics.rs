@@ -3,7 +3,8 @@
 //! Knows text only. Grounding in evidence is in `reward::checks`.
 //!
 //! BLEU, distinct-n and USR work on tokens as the caller cut them ([`tokens`]: at white space, as PETER's tokenised
-//! output); ROUGE-L cuts its text itself, as the package rouge-score does. Every hypothesis has exactly one reference.
+//! output); ROUGE-L cuts its text itself, as the package rouge-score does. A hypothesis has one reference, but in
+//! [`bleu_of_many`], where it has several.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,13 +20,31 @@ pub fn tokens(text: &str) -> Vec<&str> {
 /// length)` for a corpus that is shorter than its references. PETER cuts both texts at its maximal length first; that
 /// is the caller's choice.
 pub fn bleu<T: AsRef<str>>(pairs: &[(Vec<T>, Vec<T>)], order: usize) -> f64 {
+    pooled(pairs.iter().map(|(hypothesis, reference)| (hypothesis, std::slice::from_ref(reference))), order)
+}
+
+/// The same where hypotheses have several references, as Papineni et al. 2002 have it: an n-gram counts at most as often
+/// as in the reference that has most of it, and the reference whose length is nearest (of two the shorter) is the one
+/// that the brevity penalty looks at. More references, more points: comparable only over the same references. A
+/// hypothesis without references does not count.
+pub fn bleu_of_many<T: AsRef<str>>(pairs: &[(Vec<T>, Vec<Vec<T>>)], order: usize) -> f64 {
+    pooled(pairs.iter().map(|(hypothesis, references)| (hypothesis, references.as_slice())), order)
+}
+
+fn pooled<'a, T: AsRef<str> + 'a>(pairs: impl Iterator<Item = (&'a Vec<T>, &'a [Vec<T>])>, order: usize) -> f64 {
     let (mut matches, mut totals) = (vec![0_usize; order], vec![0_usize; order]);
     let (mut hypothesis_length, mut reference_length) = (0_usize, 0_usize);
-    for (hypothesis, reference) in pairs {
+    for (hypothesis, references) in pairs {
+        let nearest = |length: &usize| (length.abs_diff(hypothesis.len()), *length);
+        let Some(length) = references.iter().map(Vec::len).min_by_key(nearest) else { continue };
         hypothesis_length += hypothesis.len();
-        reference_length += reference.len();
+        reference_length += length;
         for n in 1..=order {
-            let in_reference = counts(reference, n);
+            let mut in_reference: HashMap<Vec<&str>, usize> = HashMap::new();
+            for (gram, count) in references.iter().flat_map(|reference| counts(reference, n)) {
+                let most = in_reference.entry(gram).or_default();
+                *most = count.max(*most);
+            }
             for (gram, count) in counts(hypothesis, n) {
                 matches[n - 1] += count.min(in_reference.get(&gram).copied().unwrap_or(0));
                 totals[n - 1] += count;
@@ -82,6 +101,24 @@ fn longest_common(a: &[&str], b: &[&str]) -> usize {
     row[b.len()]
 }
 
+/// The sentences of a text: cut after `.`, `!` and `?` before white space, and at line breaks; trimmed, none empty. An
+/// abbreviation ends a sentence, too.
+pub fn sentences(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let (mut from, mut ended) = (0, false);
+        for (at, c) in line.char_indices() {
+            if ended && c.is_whitespace() {
+                found.push(&line[from..at]);
+                from = at;
+            }
+            ended = matches!(c, '.' | '!' | '?') || (ended && matches!(c, '"' | '\'' | ')'));
+        }
+        found.push(&line[from..]);
+    }
+    found.into_iter().map(str::trim).filter(|s| !s.is_empty()).collect()
+}
+
 /// Share of the corpus's n-grams that are distinct (Li et al. 2016); 0 where there is none. `n` is at least 1.
 pub fn distinct<T: AsRef<str>>(texts: &[Vec<T>], n: usize) -> f64 {
     let n = n.max(1);
@@ -129,6 +166,30 @@ mod tests {
             near(distinct(&hypotheses, n), &expected["definition"][format!("distinct_{n}")]);
         }
         near(unique_sentences(&hypotheses), &expected["definition"]["usr"]);
+    }
+
+    #[test]
+    fn one_of_many_references_is_as_good_as_the_only_one() {
+        let case = |references: &[&'static str]| {
+            vec![(tokens("the cat sat on the mat"), references.iter().map(|r| tokens(r)).collect::<Vec<_>>())]
+        };
+        assert!((bleu_of_many(&case(&["the cat sat on the mat"]), 4) - 100.0).abs() < 1e-9);
+        assert!((bleu_of_many(&case(&["no", "the cat sat on the mat", "a dog"]), 4) - 100.0).abs() < 1e-9);
+        let one = [(tokens("the cat sat on the mat"), tokens("a cat sat on the mat today"))];
+        let same = bleu_of_many(&case(&["a cat sat on the mat today"]), 4);
+        assert!((bleu(&one, 4) - same).abs() < 1e-12 && same < 100.0);
+        // Both halves of the text are found, each in a reference of its own; "the" stands at most once in each.
+        assert!((bleu_of_many(&case(&["the cat sat", "on a mat"]), 1) - 100.0 * 5.0 / 6.0).abs() < 1e-9);
+        // The nearest length counts: five and seven are as near, and the shorter costs nothing.
+        assert!((bleu_of_many(&case(&["the cat sat on mat the mat", "the cat sat on mat"]), 1) - 100.0).abs() < 1e-9);
+        assert_eq!(bleu_of_many(&case(&[]), 4), 0.0);
+    }
+
+    #[test]
+    fn sentences_end_where_they_end() {
+        let text = "One. Two!  \"Three?\" Four 4.5 is\nfive\n\n";
+        assert_eq!(sentences(text), ["One.", "Two!", "\"Three?\"", "Four 4.5 is", "five"]);
+        assert!(sentences(" \n ").is_empty());
     }
 
     #[test]

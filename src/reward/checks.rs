@@ -114,6 +114,9 @@ pub fn normalise(text: &str) -> String {
 pub struct Vocabulary {
     attributes: HashSet<String>,
     longest: usize,
+    /// Titles without punctuation and year, and the words of the longest.
+    titles: HashSet<String>,
+    longest_title: usize,
 }
 
 impl Vocabulary {
@@ -122,7 +125,54 @@ impl Vocabulary {
         // One- and two-letter values match everywhere and say nothing.
         let attributes: HashSet<String> = attributes.into_iter().map(normalise).filter(|a| a.len() > 2).collect();
         let longest = attributes.iter().map(|a| a.split(' ').count()).max().unwrap_or(0);
-        Vocabulary { attributes, longest }
+        Vocabulary { attributes, longest, ..Vocabulary::default() }
+    }
+
+    /// With the catalogue's titles. One that is a single common word of English, or an attribute, tells nothing and is left
+    /// out.
+    #[must_use]
+    pub fn with_titles<'a>(mut self, titles: impl IntoIterator<Item = &'a str>) -> Self {
+        let says_something = |title: &String| {
+            let is_word = COMMON_ENGLISH.binary_search(&title.as_str()).is_ok() || NOT_NAMES.contains(&title.as_str());
+            title.len() > 2 && !is_word && !self.attributes.contains(title)
+        };
+        let titles: HashSet<String> =
+            titles.into_iter().map(|title| normalise(without_year(title))).filter(says_something).collect();
+        self.longest_title = titles.iter().map(|title| title.split(' ').count()).max().unwrap_or(0);
+        self.titles = titles;
+        self
+    }
+
+    /// Whether titles are known.
+    pub fn knows_titles(&self) -> bool {
+        !self.titles.is_empty()
+    }
+
+    /// Titles of the catalogue that `text` names and `shown` does not hold, normalised. The longest title that begins at a
+    /// word counts, and is a name only where its first and its last word begin with a capital letter or a digit: "the game" is
+    /// none.
+    pub fn foreign_titles(&self, text: &str, shown: &str) -> Vec<String> {
+        let shown = format!(" {} ", normalise(shown));
+        // As `words` cuts them, with what the cutting loses: whether they begin like names.
+        let words: Vec<(String, bool)> = text
+            .split(|c: char| !(c.is_alphanumeric() || c == '\'' || c == '-'))
+            .filter_map(|raw| {
+                let raw = raw.trim_matches(['\'', '-']);
+                let is_name = raw.chars().next()?;
+                Some((raw.to_lowercase().replace('\'', ""), is_name.is_uppercase() || is_name.is_numeric()))
+            })
+            .collect();
+        let (mut found, mut from) = (Vec::new(), 0);
+        while from < words.len() {
+            let longest = (1..=self.longest_title.min(words.len() - from)).rev().find_map(|n| {
+                let run = &words[from..from + n];
+                let title = run.iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>().join(" ");
+                (run[0].1 && run[n - 1].1 && self.titles.contains(&title)).then_some((title, n))
+            });
+            from += longest.as_ref().map_or(1, |(_, n)| *n);
+            found.extend(longest.map(|(title, _)| title).filter(|title| !shown.contains(&format!(" {title} "))));
+        }
+        found
     }
 
     /// Attributes that `text` mentions; a plural counts.
@@ -337,6 +387,25 @@ mod tests {
             "sentences begin with capitals"
         );
         assert_eq!(grounding("They like it. Die Hard is better.", EVIDENCE, &v), 0.0);
+    }
+
+    #[test]
+    fn titles_that_were_not_shown_are_foreign() {
+        let v = Vocabulary::new(["Drama"]).with_titles([
+            "Alien (1979)",
+            "Alien 3 (1992)",
+            "It (1990)",
+            "Game, The (1997)",
+            "Drama",
+            "Schindler's List (1993)",
+        ]);
+        let shown = "The user likes Alien 3 (1992).";
+        let foreign = |text: &str| v.foreign_titles(text, shown);
+        assert!(foreign("They like Alien 3 (1992) and drama. It is the game. Drama").is_empty());
+        assert_eq!(foreign("They like Schindler's List and Game, The (1997)."), ["schindlers list", "game the"]);
+        assert_eq!(v.foreign_titles("They like Alien.", "They like Aliens."), ["alien"]);
+        assert!(foreign("They like Alien.").is_empty(), "its words stand there");
+        assert!(!Vocabulary::new(["Drama"]).knows_titles() && v.knows_titles());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::common::{World, expect_code, stderr, summary, write_items};
+use crate::night::signal;
 
 /// Short titles: the tiny model knows nearly one token a letter and has 256 positions.
 fn world() -> World {
@@ -50,6 +51,12 @@ fn a_killed_alignment_goes_on_to_the_same_adapter_and_a_night_runs_with_it() {
         assert!(world.path("whole").join(file).exists(), "{file}");
     }
     assert!(world.path("whole/alignment_example.parquet").exists());
+    let record: serde_json::Value = serde_json::from_slice(&bytes(&world.path("whole/align.json"))).unwrap();
+    let samples = record["samples"].as_array().unwrap();
+    assert_eq!(samples.len(), 4, "all that is measured, where it is less than twenty");
+    assert!(samples.iter().all(|s| s["answer"].as_str().unwrap().starts_with("<think>")), "{samples:?}");
+    assert!(done.get("samples").is_none() && record["teacher"].is_null());
+    assert!(record["after"]["foreign_titles"].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)), "{record}");
 
     let file = weekly(&world, "killed", 12);
     let checkpoint = world.path("killed/align.safetensors");
@@ -85,6 +92,33 @@ fn a_killed_alignment_goes_on_to_the_same_adapter_and_a_night_runs_with_it() {
 }
 
 #[test]
+fn a_signal_keeps_a_checkpoint_and_the_same_command_goes_on() {
+    let world = world();
+    let file = weekly(&world, "whole", 12);
+    expect_code(&world.curec(&arguments(&file)), 0);
+    assert!(std::fs::read_to_string(world.path("whole/report.html")).unwrap().contains("<polyline"));
+    let file = weekly(&world, "stopped", 12);
+    let checkpoint = world.path("stopped/align.safetensors");
+    let child = world.command(&arguments(&file)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    while !checkpoint.exists() && begun.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    signal(&child, "-TERM");
+    let out = child.wait_with_output().unwrap();
+    expect_code(&out, 75);
+    assert!(stderr(&out).contains("run the same command again"), "{}", stderr(&out));
+    assert!(!world.path("stopped/align.json").exists(), "it was stopped too late to prove anything");
+    let out = world.curec(&arguments(&file));
+    expect_code(&out, 0);
+    assert!(stderr(&out).contains("training goes on"), "{}", stderr(&out));
+    for file in ["adapter_model.safetensors", "adapter_config.json"] {
+        let of = |out: &str| bytes(&world.path(out).join("adapter").join(file));
+        assert!(of("whole") == of("stopped"), "{file}");
+    }
+}
+
+#[test]
 fn what_cannot_be_aligned_is_refused_with_what_to_do() {
     let world = world();
     let file = weekly(&world, "work", 1);
@@ -94,6 +128,8 @@ fn what_cannot_be_aligned_is_refused_with_what_to_do() {
         ("learning_rate = 0.01", "learning_rate = -1.0", "learning_rate"),
         ("\"q_proj\"", "\"lm_head\"", "lm_head"),
         ("seed = 3", "sead = 3", "sead"),
+        ("seed = 3", "seed = 3\nvalidated = 0", "validated"),
+        ("seed = 3", "seed = 3\nteacher = \"nowhere.parquet\"", "teacher"),
         ("out = \"work\"", "out = \"s3://bucket/work\"", "folder of this machine"),
     ] {
         assert!(text.contains(from), "{from}");

@@ -8,6 +8,7 @@ mod audits;
 mod bucket;
 #[path = "../common/mod.rs"]
 mod common;
+mod correct;
 mod export;
 mod forget;
 mod kill;
@@ -27,3 +28,4 @@ mod s3;
 mod same_bytes;
 mod schedule;
 mod stopped;
+mod weekly;

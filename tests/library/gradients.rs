@@ -88,8 +88,12 @@ fn shape(rank: usize, alpha: f64) -> AdapterShape {
 }
 
 fn begin(model: &str, shape: &AdapterShape) -> TrainableLm {
+    begin_on(model, shape, &ComputeDevice::cpu())
+}
+
+fn begin_on(model: &str, shape: &AdapterShape, device: &ComputeDevice) -> TrainableLm {
     let files = ModelFiles::open(&fixtures().join("models").join(model)).unwrap();
-    TrainableLm::load(&files, shape, 11, &ComputeDevice::cpu()).unwrap()
+    TrainableLm::load(&files, shape, 11, device).unwrap()
 }
 
 fn assert_number(what: &str, got: f64, want: f64) {
@@ -143,6 +147,45 @@ fn supervised_loss_and_gradients_are_pytorchs() {
         assert_number(&format!("{model} validation"), loss, golden.loss("sft"));
         let stepped = accumulation.step(lm.parameters_mut(), 1e-3, 1.0).unwrap();
         assert_number(&format!("{model} sft"), stepped.loss, golden.loss("sft"));
+    }
+}
+
+/// The generic operations are what other devices run; the kernels draw the same dropout.
+#[test]
+fn the_kernels_gradients_are_those_of_the_generic_operations() {
+    let examples: Vec<Example> = [(70, 30), (3, 5), (41, 1)]
+        .iter()
+        .map(|(prompt, answer)| Example {
+            prompt: (0..*prompt).map(|i| (i * 7 + prompt) % 250).collect(),
+            answer: (0..*answer).map(|i| (i * 11 + 3) % 250).collect(),
+            weights: (0..*answer).map(|i| i as f32 - 1.5).collect(),
+        })
+        .collect();
+    let some = ["k_proj", "v_proj", "o_proj", "up_proj"].map(str::to_owned).to_vec();
+    for model in MODELS {
+        for (dropout, targets) in
+            [(0.0, TARGETS.map(str::to_owned).to_vec()), (0.2, shape(1, 1.0).targets), (0.1, some.clone())]
+        {
+            let shape = AdapterShape { dropout, targets, ..shape(3, 7.0) };
+            let [host, generic] = [ComputeDevice::cpu(), ComputeDevice::cpu_reference()].map(|device| {
+                let mut lm = begin_on(model, &shape, &device);
+                for (name, _) in names(&lm).iter().filter(|(name, _)| name.ends_with("lora_B")) {
+                    let slot = lm.parameters().slot(name).unwrap();
+                    let n = lm.parameters().read(slot).unwrap().len();
+                    let mut random = Random::new(5, name);
+                    lm.parameters_mut().write(slot, (0..n).map(|_| 0.3 * random.normal() as f32).collect()).unwrap();
+                }
+                let step = sft(&lm, &[examples.iter().collect(), vec![&examples[1]]]);
+                names(&lm)
+                    .into_iter()
+                    .map(|(name, _)| (gradient(&lm, step.gradients(), &name), name))
+                    .collect::<Vec<_>>()
+            });
+            assert_eq!(host.len(), 2 * shape.targets.len() * 2, "{model}");
+            for ((host, name), (generic, _)) in host.iter().zip(&generic) {
+                assert_close(&format!("{model} {dropout} {name}"), host, generic);
+            }
+        }
     }
 }
 

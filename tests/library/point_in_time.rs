@@ -14,7 +14,7 @@ use proptest::prelude::*;
 /// 2024-01-10 00:00 UTC.
 const T: i64 = 1_704_844_800_000_000;
 const HOUR: i64 = 3_600_000_000;
-const TABLES: [&str; 3] = ["user_history", "item_audience", "reason_prompt"];
+const TABLES: [&str; 4] = ["user_history", "item_audience", "reason_prompt", "correction_case"];
 
 #[derive(Debug, Clone, PartialEq)]
 struct Event {
@@ -35,7 +35,7 @@ fn events(hours: std::ops::Range<i64>, n: std::ops::Range<usize>) -> impl Strate
     prop::collection::vec(event, n)
 }
 
-/// The rows of all three tables, each value as its exact bits.
+/// The rows of all tables, each value as its exact bits.
 fn tables(log: &[Event], threads: usize, batch_size: usize) -> Vec<Vec<Vec<u8>>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -66,8 +66,26 @@ fn tables(log: &[Event], threads: usize, batch_size: usize) -> Vec<Vec<Vec<u8>>>
         .unwrap();
         session.register_batches("interaction", interaction.schema(), vec![interaction]).unwrap();
         session.register_batches("item", item.schema(), vec![item]).unwrap();
+        // Every user had a reason two days before t.
+        let reasons = format!(
+            "select 'history' as kind, user_id, \
+               arrow_cast({}, 'Timestamp(Microsecond, Some(\"UTC\"))') as as_of, 'k' as prompt_key, 'So.' as reason, \
+               'stop' as finish, -1.0 as logprob_sum, cast(2 as bigint) as completion_tokens, \
+               cast(null as varchar) as subject, 'like' as verdict, make_array('Title 1') as liked, \
+               cast(make_array() as varchar[]) as disliked, cast(make_array() as varchar[]) as related, \
+               make_array('c1') as attributes \
+             from (select column1 as user_id from (values ('u0'), ('u1'), ('u2'), ('u3'), ('u4'), ('u5'), ('u6'), ('new')))",
+            T - 48 * HOUR
+        );
+        for name in ["earlier_reason", "earlier_prompt"] {
+            session.register_view(name, &reasons, &[]).await.unwrap();
+        }
         let params = [
             ("as_of", Param::Timestamp(T)),
+            ("interval_start", Param::Timestamp(T - 48 * HOUR)),
+            ("interval_end", Param::Timestamp(T)),
+            ("past_events", Param::Int(5)),
+            ("max_outcomes", Param::Int(4)),
             ("user_active_days", Param::Int(2)),
             ("item_active_days", Param::Int(3)),
             ("max_users", Param::Int(5)),

@@ -1,4 +1,4 @@
-"""jobs/nightly.cron and jobs/nightly_dag.py: the cron line's own command is run, with a stub in curec's place.
+"""jobs/*.cron and jobs/nightly_dag.py: each cron line's own command is run, with a stub in curec's place.
 
 Needs no Airflow: the DAG file is compiled, read as a syntax tree, and its operator is run against small stand-ins for
 the four Airflow names that it uses. Where Airflow 3 is installed, the file is imported for real as well.
@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CRON = ROOT / "jobs/nightly.cron"
+WEEKLY = ROOT / "jobs/weekly.cron"
 DAG = ROOT / "jobs/nightly_dag.py"
 
 STUB = """#!/bin/sh
@@ -32,10 +33,10 @@ exit "${STUB_CODE:-0}"
 """
 
 
-def cron_parts():
-    """The variables of the crontab and the one command line, with cron's own treatment of per cent signs."""
+def cron_parts(crontab):
+    """The variables of a crontab and its one command line, with cron's own treatment of per cent signs."""
     variables, commands = {}, []
-    for line in CRON.read_text(encoding="utf-8").splitlines():
+    for line in crontab.read_text(encoding="utf-8").splitlines():
         if not line.strip() or line.startswith("#"):
             continue
         if m := re.fullmatch(r"([A-Z_]+)=(.*)", line):
@@ -49,6 +50,8 @@ def cron_parts():
 
 @unittest.skipUnless(sys.platform == "linux", "flock and GNU date")
 class Cron(unittest.TestCase):
+    crontab, prefix = CRON, "NIGHTLY"
+
     def setUp(self):
         scratch = tempfile.TemporaryDirectory()
         self.addCleanup(scratch.cleanup)
@@ -57,7 +60,7 @@ class Cron(unittest.TestCase):
         stub = self.folder / "bin/curec"
         stub.write_text(STUB, encoding="utf-8")
         stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
-        self.variables, _, self.command, _ = cron_parts()
+        self.variables, _, self.command, _ = cron_parts(self.crontab)
         self.calls = self.folder / "calls"
         self.log = self.folder / "nightly.log"
         self.done = self.folder / "done"
@@ -68,10 +71,10 @@ class Cron(unittest.TestCase):
             **self.variables,
             "PATH": f"{self.folder / 'bin'}:{self.variables['PATH']}",
             "HOME": str(self.folder),
-            "NIGHTLY_DIR": str(ROOT),
-            "NIGHTLY_LOG": str(self.log),
-            "NIGHTLY_LOCK": str(self.folder / "lock"),
-            "NIGHTLY_DONE": str(self.done),
+            f"{self.prefix}_DIR": str(ROOT),
+            f"{self.prefix}_LOG": str(self.log),
+            f"{self.prefix}_LOCK": str(self.folder / "lock"),
+            f"{self.prefix}_DONE": str(self.done),
             "STUB_CALLS": str(self.calls),
             **extra,
         }
@@ -86,21 +89,21 @@ class Cron(unittest.TestCase):
         return process.returncode
 
     def test_one_line_within_crons_limit(self):
-        _, schedule, _, commands = cron_parts()
+        _, schedule, _, commands = cron_parts(self.crontab)
         self.assertEqual(len(commands), 1)
         self.assertEqual(len(schedule), 5)
         self.assertLess(len(commands[0]), 999)
 
-    def test_the_interval_is_yesterday(self):
+    def expected(self, day):
+        """The command line for a run on that day."""
+        return f"run jobs/nightly.toml --interval-start {day - datetime.timedelta(days=1)} --interval-end {day}"
+
+    def test_the_interval_ends_today(self):
         before = datetime.datetime.now(datetime.timezone.utc).date()
         self.assertEqual(self.run_line(), 0)
         after = datetime.datetime.now(datetime.timezone.utc).date()
         [call] = self.calls.read_text().splitlines()
-        expected = [
-            f"{ROOT} run jobs/nightly.toml --interval-start {day - datetime.timedelta(days=1)} --interval-end {day}"
-            for day in (before, after)
-        ]
-        self.assertIn(call, expected)
+        self.assertIn(call, [f"{ROOT} {self.expected(day)}" for day in (before, after)])
 
     def test_both_streams_and_the_exit_code_are_logged(self):
         self.run_line()
@@ -135,6 +138,16 @@ class Cron(unittest.TestCase):
             self.assertEqual(self.run_line(STUB_CODE=code), int(code))
             self.run_line()
             self.assertEqual(len(self.calls.read_text().splitlines()), 1)
+
+
+class Weekly(Cron):
+    """The same for the weekly run's line."""
+
+    crontab, prefix = WEEKLY, "WEEKLY"
+
+    def expected(self, day):
+        start = day - datetime.timedelta(days=28)
+        return f"learn weekly jobs/weekly.toml --interval-start {start} --interval-end {day}"
 
 
 class FailException(Exception):

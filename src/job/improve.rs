@@ -1,0 +1,499 @@
+//! `curec learn weekly`: align, reward, reinforce, evaluate, gate, promote.
+//!
+//! Knows the order of the stages, what each is made from, and the record of what is done (`weekly.json`): a run with the same
+//! file and interval goes on at the stage that is not done, and what changed redoes what depends on it, and only that. What
+//! the stages do is in the modules before this one.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use chrono::Utc;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::config::{Interval, Job};
+use crate::error::{Context, Error, Kind, Result};
+use crate::generate::registry::{Check, Parts, Registry, Trained};
+use crate::job::gate::{self, Compared, Rivals};
+use crate::job::stop::Stop;
+use crate::job::tables::prepare;
+use crate::job::weekly::{GateSpec, Spec};
+use crate::job::{align, learning_page, record, reinforce, reward};
+use crate::learn::reinforce::Method;
+use crate::llm::adapter::Adapter;
+use crate::llm::device;
+use crate::reward::saved::{self, SavedJudge};
+use crate::telemetry::Voice;
+
+/// The record of a run, in the weekly file's folder.
+const RECORD: &str = "weekly.json";
+/// What the comparison found.
+const COMPARED: &str = "evaluate.json";
+/// `[reinforce] method` that goes from the reward model to the comparison at once.
+const NONE: &str = "none";
+
+/// What a stage leaves, by the beginnings of names: it is removed before the stage is made anew from something else.
+const LEAVES: [(&str, &[&str]); 6] = [
+    ("align", &["adapter/", "align.", "alignment_example."]),
+    // Its checkpoints and answers know themselves what they belong to; answers are paid for once.
+    ("reward", &["reward.json"]),
+    ("reinforce", &["adapter-", "reinforce-", "reinforce.", "reinforce/"]),
+    ("evaluate", &["evaluate.", "evaluation/"]),
+    ("gate", &[]),
+    ("promote", &[]),
+];
+
+/// A stage of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Its name.
+    pub stage: String,
+    /// Digest of what it is made from.
+    pub from: String,
+    /// Whether it came to its end, in a refusal too.
+    pub finished: bool,
+    /// Why the run ends here, where it does.
+    pub refused: Option<String>,
+    /// What it left, as those after it know it: a digest, or a version.
+    pub output: String,
+    /// What it found, for people.
+    pub result: Value,
+    /// When it began, RFC 3339.
+    pub started: String,
+    /// How long it took after it was last begun.
+    pub seconds: f64,
+}
+
+/// What was in use when the comparison began.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct InUse {
+    /// Digest of all else that the comparison is made from.
+    from: String,
+    /// None: the model as it comes.
+    version: Option<String>,
+}
+
+/// `weekly.json`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Record {
+    name: String,
+    interval: Vec<String>,
+    #[serde(default)]
+    in_use: InUse,
+    steps: Vec<Step>,
+}
+
+/// A run that ended well.
+#[derive(Debug, Clone, Serialize)]
+pub struct Done {
+    /// The name in the registry.
+    pub model: String,
+    /// The version that is in use now.
+    pub version: String,
+    /// The one that was in use before; none: the model as it comes.
+    pub before: Option<String>,
+    /// Stages that this run did, the others were done.
+    pub did: Vec<String>,
+    /// The gate's conditions.
+    pub gate: Vec<Check>,
+    /// The page for people.
+    pub report: PathBuf,
+}
+
+/// Runs what is not done of the stages and brings what they make into use, if the gate holds.
+///
+/// # Errors
+/// `Kind::Audit` where the reward model or the gate refuses, with nothing promoted; `Kind::Busy` where another process works
+/// in the folder; `Kind::Interrupted` after a signal, with everything kept; what the stages say.
+pub async fn improve(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -> Result<Done> {
+    let (gate, registry) = spec.gate()?;
+    let _hold = spec.hold()?;
+    let out = spec.folder()?;
+    // Before hours are spent, not after.
+    if !gate.evaluation.is_empty() {
+        gate::evaluation(Path::new(&gate.evaluation))?;
+    }
+    if spec.reinforce.method != NONE {
+        method_of(&spec.reinforce.method)?;
+    }
+    let job = gate::with_adapter(spec, &out, None)?;
+    let opened = Registry::of(&job)?;
+    // A name that cannot be one is told of now.
+    opened.promotions(&registry.name).await?;
+    let mut run = Run {
+        // The adapter in use has no part in the learning, whatever the job names.
+        spec: Spec { set: spec.set.iter().cloned().chain(["model.adapter=".to_owned()]).collect(), ..spec.clone() },
+        record: read(&out)?,
+        out: out.clone(),
+        interval,
+        registry: opened,
+        name: registry.name.clone(),
+        voice,
+        stop: stop.clone(),
+        did: Vec::new(),
+    };
+    let outcome = run.all(&job, gate).await;
+    // Its page is no reason to forget what the run says.
+    let page = learning_page::write(&out);
+    let mut done = outcome?;
+    done.report = page?;
+    Ok(done)
+}
+
+fn method_of(name: &str) -> Result<Method> {
+    name.parse().map_err(|why| Error::new(Kind::Config, format!("[reinforce] method: {why}, or {NONE}")))
+}
+
+/// How a stage ended.
+struct Ended {
+    output: String,
+    result: Value,
+    refused: Option<String>,
+}
+
+struct Run {
+    spec: Spec,
+    record: Record,
+    out: PathBuf,
+    interval: Interval,
+    registry: Registry,
+    /// In the registry.
+    name: String,
+    voice: Voice,
+    stop: Stop,
+    did: Vec<String>,
+}
+
+impl Run {
+    async fn all(&mut self, job: &Job, gate: &GateSpec) -> Result<Done> {
+        let days = [self.interval.start, self.interval.end].map(|moment| moment.format("%Y-%m-%d").to_string());
+        (self.record.name, self.record.interval) = (self.spec.name.clone(), days.to_vec());
+        let data = data(job, self.interval).await?;
+        let (spec, interval, voice, stop, out) =
+            (self.spec.clone(), self.interval, self.voice, self.stop.clone(), self.out.clone());
+        let sections = (&spec.examples, &spec.align, &spec.device);
+
+        let from = digest(&[&data, &format!("{sections:?}")]);
+        let adapter = out.join("adapter");
+        let work = async {
+            let done = align::align(&spec, interval, voice, &stop).await?;
+            Ok(Ended { output: done.digest, result: json!({"record": "align.json"}), refused: None })
+        };
+        let aligned = self.stage("align", from, work).await?.output;
+
+        let from = digest(&[&data, &format!("{:?}", spec.reward), &aligned]);
+        let work = async {
+            reward::reward(&spec, interval, voice, &stop).await?;
+            Ok(Ended { output: judges(&out)?, result: json!({"record": "reward.json"}), refused: None })
+        };
+        let judged = self.stage("reward", from, work).await?.output;
+
+        let method = spec.reinforce.method.clone();
+        let candidate = if method == NONE { adapter } else { out.join(format!("adapter-{method}")) };
+        let from = digest(&[&data, &format!("{:?}", spec.reinforce), &aligned, &judged]);
+        let work = async {
+            let result = match method.as_str() {
+                NONE => json!({"method": NONE}),
+                method => {
+                    reinforce::reinforce(&spec, interval, method_of(method)?, voice, &stop).await?;
+                    json!({"record": format!("reinforce-{method}.json")})
+                }
+            };
+            Ok(Ended { output: Adapter::digest(&candidate)?, result, refused: None })
+        };
+        let reinforced = self.stage("reinforce", from, work).await?.output;
+
+        let evaluation = match gate.evaluation.as_str() {
+            "" => String::new(),
+            file => std::fs::read_to_string(file).context(Kind::Config, || format!("cannot read `{file}`"))?,
+        };
+        let asked = format!("{} {:?}", gate.questions, gate.adapted);
+        let from = digest(&[&data, &asked, &evaluation, &reinforced, &judged]);
+        let before = self.in_use(&from).await?;
+        let from = digest(&[&from, before.as_deref().unwrap_or_default()]);
+        let rivals = self.rivals(job, &candidate, before.as_deref()).await?;
+        let work = async {
+            let found = gate::compare(&spec, gate, &rivals, &out.join("evaluation"), voice, &stop).await?;
+            put(&out.join(COMPARED), &found)?;
+            Ok(Ended { output: file_digest(&out.join(COMPARED))?, result: Value::Null, refused: None })
+        };
+        let evaluated = self.stage("evaluate", from, work).await?.output;
+
+        // Read back, so that a run that was killed here tells the registry the same as one that was not, to the bit.
+        let compared: Compared = get(&out.join(COMPARED))?;
+        let checks = gate::checks(gate, &compared);
+        let from = digest(&[&format!("{gate:?} {}", self.name), &evaluated, &reinforced, &judged]);
+        let (registry, name) = (self.registry.clone(), self.name.clone());
+        let work = async {
+            let models = crate::generate::models::base(job).await?;
+            let trained = Trained {
+                interval: Some(days.clone()),
+                metrics: metrics(&out, &method, &compared, before.as_deref())?,
+                seeds: seeds(&spec),
+                gate: checks.clone(),
+                samples: compared.samples.clone(),
+            };
+            let reward = out.join("reward/judge");
+            let encoder = SavedJudge::read(&reward, &device::open(&spec.device)?)?.encoder().to_owned();
+            let parts = Parts { adapter: &candidate, reward: Some(&reward), encoder: Some(&encoder) };
+            let card = registry.add_parts(&name, parts, &models, trained, Utc::now()).await?;
+            let refused = (!card.gate_holds()).then(|| refusal(&name, &card.version, &checks));
+            Ok(Ended { output: card.version, result: json!({"checks": checks}), refused })
+        };
+        let version = self.stage("gate", from, work).await?.output;
+
+        let from = digest(&[&version]);
+        let work = async {
+            let why = format!("weekly run over {} to before {}", days[0], days[1]);
+            let card = registry.promote(&name, &version, &why, false, Utc::now()).await?;
+            Ok(Ended { output: card.version, result: Value::Null, refused: None })
+        };
+        self.stage("promote", from, work).await?;
+        let (did, report) = (std::mem::take(&mut self.did), PathBuf::new());
+        Ok(Done { model: self.name.clone(), version, before, did, gate: checks, report })
+    }
+
+    /// Does a stage, unless it is done: made from the same, and what it left is still there.
+    async fn stage(
+        &mut self,
+        name: &'static str,
+        from: String,
+        work: impl Future<Output = Result<Ended>>,
+    ) -> Result<Step> {
+        let known = self.record.steps.iter().find(|step| step.stage == name).cloned();
+        let is_same = known.as_ref().filter(|step| step.from == from);
+        if let Some(step) = is_same.filter(|step| step.finished && self.is_left(step)) {
+            tracing::info!(stage = name, "done before");
+            return self.verdict(step.clone());
+        }
+        self.stop.check()?;
+        if is_same.is_none_or(|step| step.finished) {
+            // What an earlier version of it kept would belong to another training. A stage that nobody has begun here goes on
+            // with what a command of its own has left, if it is of this training.
+            if known.is_some() {
+                self.clean(name)?;
+            }
+            self.record.steps.retain(|step| step.stage != name && !matches!(step.stage.as_str(), "gate" | "promote"));
+        } else {
+            self.record.steps.retain(|step| step.stage != name);
+        }
+        let mut step = Step {
+            stage: name.to_owned(),
+            from,
+            finished: false,
+            refused: None,
+            output: String::new(),
+            result: Value::Null,
+            started: record::now(),
+            seconds: 0.0,
+        };
+        self.keep(&step)?;
+        tracing::info!(stage = name, "begun");
+        let began = Instant::now();
+        let ended = match work.await {
+            Err(e) if e.kind() == Kind::Audit => {
+                Ended { output: String::new(), result: Value::Null, refused: Some(e.explain()) }
+            }
+            ended => ended?,
+        };
+        (step.output, step.result, step.refused) = (ended.output, ended.result, ended.refused);
+        (step.finished, step.seconds) = (true, began.elapsed().as_secs_f64());
+        self.keep(&step)?;
+        self.did.push(name.to_owned());
+        self.verdict(step)
+    }
+
+    fn verdict(&self, step: Step) -> Result<Step> {
+        match &step.refused {
+            None => Ok(step),
+            Some(why) => Err(Error::new(
+                Kind::Audit,
+                format!("the stage {} refuses, nothing is promoted: {why}", step.stage),
+            )
+            .with("report", self.out.join("report.html").display())
+            .hint(format!(
+                "look at the report, and at `curec models show {} latest` where there is a new version; change what it \
+                     says and run again, or promote with `curec models promote --force`",
+                self.name
+            ))),
+        }
+    }
+
+    /// Whether what a finished stage left is there, as it was.
+    fn is_left(&self, step: &Step) -> bool {
+        let is = |now: Result<String>| now.is_ok_and(|now| now == step.output);
+        let method = &self.spec.reinforce.method;
+        match step.stage.as_str() {
+            _ if step.refused.is_some() => true,
+            "align" => {
+                is(Adapter::digest(&self.out.join("adapter"))) && self.out.join("alignment_example.parquet").exists()
+            }
+            "reward" => is(judges(&self.out)),
+            "reinforce" if method != NONE => is(Adapter::digest(&self.out.join(format!("adapter-{method}")))),
+            "evaluate" => is(file_digest(&self.out.join(COMPARED))),
+            _ => true,
+        }
+    }
+
+    /// Removes what a stage left.
+    fn clean(&self, stage: &str) -> Result<()> {
+        let failed = || format!("cannot remove what the stage {stage} left in `{}`", self.out.display());
+        let Some((_, leaves)) = LEAVES.iter().find(|(name, _)| *name == stage) else { return Ok(()) };
+        for entry in std::fs::read_dir(&self.out).context(Kind::Temporary, failed)? {
+            let path = entry.context(Kind::Temporary, failed)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = if path.is_dir() { name + "/" } else { name };
+            if leaves.iter().any(|leaf| name.starts_with(leaf)) {
+                let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+                removed.context(Kind::Temporary, failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a step into the record, in the order of the stages.
+    fn keep(&mut self, step: &Step) -> Result<()> {
+        let place = |name: &str| LEAVES.iter().position(|(stage, _)| *stage == name);
+        self.record.steps.retain(|other| other.stage != step.stage);
+        self.record.steps.push(step.clone());
+        self.record.steps.sort_by_key(|step| place(&step.stage));
+        put(&self.out.join(RECORD), &self.record)
+    }
+
+    /// The version to compare with: the one in use. Once this candidate has been judged it stays the one of then: promoted, the
+    /// candidate is not compared with itself.
+    async fn in_use(&mut self, from: &str) -> Result<Option<String>> {
+        let now = self.registry.promotions(&self.name).await?.current().map(str::to_owned);
+        let step = |name: &str| self.record.steps.iter().find(|step| step.stage == name && step.finished);
+        let is_judged = step("promote").is_some()
+            || step("gate").is_some_and(|gate| gate.refused.is_some() || Some(&gate.output) == now.as_ref());
+        let before = &self.record.in_use;
+        if !(before.from == from && is_judged) {
+            self.record.in_use = InUse { from: from.to_owned(), version: now };
+        }
+        Ok(self.record.in_use.version.clone())
+    }
+
+    async fn rivals(&self, job: &Job, candidate: &Path, in_use: Option<&str>) -> Result<Rivals> {
+        let (in_use, in_use_name) = match in_use {
+            None => (None, "the model as it comes".to_owned()),
+            Some(version) => {
+                let card = self.registry.find(&self.name, version).await?;
+                (Some(self.registry.fetch_adapter(&card, &job.cache_dir).await?), format!("{} {version}", self.name))
+            }
+        };
+        Ok(Rivals { candidate: candidate.to_path_buf(), in_use, in_use_name })
+    }
+}
+
+/// Sections of a job that have no say in what is learned, or only by what is digested itself.
+const NO_SAY: [&str; 12] = [
+    "name",
+    "warehouse",
+    "input.",
+    "interval.",
+    "model.",
+    "budget.",
+    "response.",
+    "audit.",
+    "resources.",
+    "publish.",
+    "store.",
+    "price.",
+];
+
+/// Digest of everything that all stages are made from: curec, inputs, models, table definitions, settings, interval.
+async fn data(job: &Job, interval: Interval) -> Result<String> {
+    let prepared = prepare(job, interval).await?;
+    let inputs: Vec<_> = prepared.inputs.iter().map(|(name, input)| (name, input.digest())).collect();
+    let sql: Vec<_> = prepared.sql.iter().map(|(name, model)| (name, model.digest())).collect();
+    let settings: Vec<_> = job
+        .settings
+        .iter()
+        .filter(|(key, _)| !NO_SAY.iter().any(|no| key.starts_with(no)) && key.as_str() != "project.registry")
+        .collect();
+    let of_models = &prepared.models;
+    let models =
+        (&of_models.generator()?.fingerprint.model, of_models.encoder_files()?.digest(), of_models.template_digests());
+    let days = (interval.start.to_rfc3339(), interval.end.to_rfc3339());
+    let version = env!("CARGO_PKG_VERSION");
+    Ok(digest(&[&format!("{version} {days:?} {inputs:?} {sql:?} {settings:?} {models:?}")]))
+}
+
+/// Digest of both judges.
+fn judges(out: &Path) -> Result<String> {
+    Ok(digest(&[&saved::digest(&out.join("reward/judge"))?, &saved::digest(&out.join("reward/second"))?]))
+}
+
+/// What the card tells: nothing that depends on the clock, or the same run would be another version.
+fn metrics(out: &Path, method: &str, found: &Compared, in_use: Option<&str>) -> Result<serde_json::Map<String, Value>> {
+    let align: Value = get(&out.join("align.json"))?;
+    let of_align = ["examples", "tokens", "steps", "best_step", "loss_before", "loss_after"];
+    let align: serde_json::Map<String, Value> =
+        of_align.iter().map(|key| ((*key).to_owned(), align[*key].clone())).collect();
+    let reward: Value = get(&out.join("reward.json"))?;
+    let not_asked = |why: &str| Value::from(format!("not asked: {why}"));
+    let told = json!({
+        "method": method,
+        "align": align,
+        "reward": { "judge": reward["judge"]["gates"], "second": reward["second"]["gates"] },
+        "candidate": found.candidate,
+        "in_use": { "version": in_use, "measures": found.in_use },
+        "judge": match &found.judged { Some(judged) => value(judged)?, None => not_asked("there is no second judge") },
+        "ndcg": match &found.ndcg { Some(ndcg) => value(ndcg)?, None => not_asked("[gate] evaluation is empty") },
+    });
+    match told {
+        Value::Object(told) => Ok(told),
+        _ => Err(Error::new(Kind::Internal, "measures are no object")),
+    }
+}
+
+fn seeds(spec: &Spec) -> Vec<u64> {
+    vec![spec.align.seed, spec.reward.seed, spec.reward.second_seed, spec.reinforce.seed]
+}
+
+fn refusal(name: &str, version: &str, checks: &[Check]) -> String {
+    let failed: Vec<String> =
+        checks.iter().filter(|c| !c.holds).map(|c| format!("{} (found {:.4})", c.what, c.value)).collect();
+    format!("{name} {version} is not promoted, its gate does not hold: {}", failed.join("; "))
+}
+
+/// Texts with their lengths, so that no two lists give the same bytes.
+fn digest(parts: &[&str]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+    }
+    hasher.finalize().to_hex()[..32].to_owned()
+}
+
+fn file_digest(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).context(Kind::Temporary, || format!("cannot read `{}`", path.display()))?;
+    Ok(blake3::hash(&bytes).to_hex()[..32].to_owned())
+}
+
+fn value(of: &impl Serialize) -> Result<Value> {
+    serde_json::to_value(of).context(Kind::Internal, || "a stage's record".into())
+}
+
+/// Writes a file whole or not at all.
+fn put(path: &Path, what: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(what).context(Kind::Internal, || "a stage's record".into())?;
+    let partial = path.with_extension("json.partial");
+    std::fs::write(&partial, text + "\n")
+        .and_then(|()| std::fs::rename(&partial, path))
+        .context(Kind::Temporary, || format!("cannot write `{}`", path.display()))
+}
+
+fn get<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let failed = || format!("cannot read `{}`", path.display());
+    let bytes = std::fs::read(path).context(Kind::Temporary, failed)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Error::new(Kind::Config, failed()).hint("remove the file: its stage is then done again").source(e))
+}
+
+/// The record of the runs before; empty where there is none.
+fn read(out: &Path) -> Result<Record> {
+    let path = out.join(RECORD);
+    if path.exists() { get(&path) } else { Ok(Record::default()) }
+}
