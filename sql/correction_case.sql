@@ -43,7 +43,7 @@ known as (
         i.event,
         i.rating,
         i.event_timestamp,
-        coalesce(i.rating >= $like_threshold, true) as liked
+        (i.rating >= $like_threshold) is not false as liked
     from interaction as i
     left semi join forecast as f on f.user_id = i.user_id
     where i.event_timestamp < $interval_end
@@ -58,10 +58,8 @@ fresh as (
         m.user_id,
         m.item_id,
         m.first_timestamp as event_timestamp,
-        coalesce(
-            first_value(k.rating order by k.event_timestamp desc, k.event desc nulls last, k.rating desc)
-                filter (where k.rating is not null) >= $like_threshold,
-            true) as liked
+        (first_value(k.rating order by k.event_timestamp desc, k.event desc nulls last, k.rating desc)
+            filter (where k.rating is not null) >= $like_threshold) is not false as liked
     from met as m
     join known as k on k.user_id = m.user_id and k.item_id = m.item_id
     where m.first_timestamp >= $interval_start

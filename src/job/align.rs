@@ -100,6 +100,8 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
         .map_err(|e| Error::new(Kind::Config, "cannot make the folder").with("folder", out.display()).source(e))?;
     let mut overrides = spec.set.clone();
     overrides.push(format!("warehouse={}", out.join("warehouse").display()));
+    // The model as it comes, whatever the job uses.
+    overrides.push("model.adapter=".to_owned());
     let job = Job::load(&spec.job, &overrides)?;
     let size = Size { max_examples: spec.examples.max, pairs_per_user: spec.examples.pairs_per_user };
     let rows = examples::examples(&job, interval, size, Some(&out.join("alignment_example.parquet"))).await?;
@@ -207,9 +209,7 @@ fn train(
         stop: &|| stop.is_requested(),
     };
     let trained = align::align(&mut lm, &train, &valid, &config, &around)?;
-    // Its name alone: where it lies here is nobody's business elsewhere.
-    let base = files.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-    lm.adapter()?.write(&out.join("adapter"), &base, Precision::F16)?;
+    lm.adapter()?.write(&out.join("adapter"), &files.name(), Precision::F16)?;
     Ok(trained)
 }
 

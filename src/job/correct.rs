@@ -325,6 +325,7 @@ impl Corrector {
     pub fn open(prepared: &Prepared, vocabulary: Vocabulary) -> Result<Corrector> {
         let spec = prepared.job.spec.correct.clone();
         let judge = SavedJudge::read(spec.judge.as_ref(), &device::open(&prepared.job.spec.model.device)?)?;
+        judge.check().map_err(|e| e.with("correct.judge", &spec.judge))?;
         let encoder = prepared.models.encoder_files()?.digest();
         if judge.encoder() != encoder {
             return Err(Error::new(Kind::Config, "the judge reads vectors of another sentence encoder than the job's")

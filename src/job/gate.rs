@@ -1,7 +1,7 @@
 //! The gate: what a candidate is worth beside the version in use, and whether it may take its place.
 //!
-//! Both answer the same held-out questions. Format, grounding and diversity are counted; a judge that took no part in the
-//! learning tells what their reasons are worth; and, where an evaluation is named, recommenders tell whether the candidate's
+//! Both answer the same held-out questions. Format, grounding and diversity are counted; the second judge,
+//! which rewarded nothing but chose when reinforcement ends, tells what their reasons are worth; and, where an evaluation is named, recommenders tell whether the candidate's
 //! reasons serve them as well. Knows adapters by their folders and settings by the weekly file; knows nothing of how a
 //! candidate came about, or of registries but the form of their conditions.
 

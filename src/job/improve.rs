@@ -173,7 +173,11 @@ impl Run {
             (self.spec.clone(), self.interval, self.voice, self.stop.clone(), self.out.clone());
         let sections = (&spec.examples, &spec.align, &spec.device);
 
-        let from = digest(&[&data, &format!("{sections:?}")]);
+        let teacher = match spec.align.teacher.as_str() {
+            "" => String::new(),
+            path => file_digest(Path::new(path)).map_err(|e| e.with("key", "align.teacher"))?,
+        };
+        let from = digest(&[&data, &format!("{sections:?}"), &teacher]);
         let adapter = out.join("adapter");
         let work = async {
             let done = align::align(&spec, interval, voice, &stop).await?;
@@ -273,7 +277,9 @@ impl Run {
             if known.is_some() {
                 self.clean(name)?;
             }
-            self.record.steps.retain(|step| step.stage != name && !matches!(step.stage.as_str(), "gate" | "promote"));
+            // What it is made for is not decided any more, either.
+            let later = if name == "promote" { [""; 2] } else { ["gate", "promote"] };
+            self.record.steps.retain(|step| step.stage != name && !later.contains(&step.stage.as_str()));
         } else {
             self.record.steps.retain(|step| step.stage != name);
         }

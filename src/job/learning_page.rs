@@ -319,7 +319,7 @@ impl Axis {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
         // Where everything stands at one value there still is an axis.
         let width = if high > low { high - low } else { low.abs().max(1.0) };
-        let rough = width / 4.0;
+        let rough = width / 5.0;
         let unit = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|n| n * unit).find(|step| *step >= rough).unwrap_or(rough);
         let high = if high > low { high } else { low + step };

@@ -94,6 +94,8 @@ pub async fn reinforce(spec: &Spec, interval: Interval, method: Method, voice: V
     }
     let mut overrides = spec.set.clone();
     overrides.push(format!("warehouse={}", out.join("warehouse").display()));
+    // The model as it comes, whatever the job uses.
+    overrides.push("model.adapter=".to_owned());
     let job = Job::load(&spec.job, &overrides)?;
     let pairs = out.join("alignment_example.parquet");
     let mut rows = if pairs.exists() { read(&pairs)? } else { Vec::new() };
@@ -215,6 +217,7 @@ impl Work<'_> {
         let judges = ["judge", "second"].map(|name| SavedJudge::read(&out.join("reward").join(name), &compute));
         let [judge, second] = judges;
         let judges = [judge?, second?];
+        judges.iter().try_for_each(SavedJudge::check)?;
         let encoder = models.encoder_files()?.digest();
         if let Some(other) = judges.iter().map(SavedJudge::encoder).find(|digest| *digest != encoder) {
             return Err(Error::new(Kind::Config, "the judges read another encoder's vectors")
@@ -265,8 +268,10 @@ impl Work<'_> {
         let digests = ["judge", "second"].map(|name| saved::digest(&out.join("reward").join(name)));
         let [of_judge, of_second] = digests;
         let model = format!(
-            "{} + {}, judges {} {}, {prices:?}, forbidden {:?}",
+            "{} {} {:?} + {}, judges {} {}, {prices:?}, forbidden {:?}",
             generator.fingerprint.model,
+            generator.fingerprint.max_new_tokens,
+            generator.fingerprint.stop,
             Adapter::digest(&out.join(&r.from))?,
             of_judge?,
             of_second?,
@@ -281,7 +286,7 @@ impl Work<'_> {
         };
         let learned = reinforce::reinforce(&mut lm, &sampler, (&train, &held_out), &worths, &config, &around)?;
         let both = begun.beside(&lm.adapter()?);
-        both.write(&out.join(format!("adapter-{method}")), &files.path().display().to_string(), Precision::F16)?;
+        both.write(&out.join(format!("adapter-{method}")), &files.name(), Precision::F16)?;
         Ok(Ran { learned, prompts: train.len(), held_out: held_out.len() })
     }
 

@@ -6,7 +6,7 @@
 //! adapter, and what is said of somebody else. Knows jobs, models and files; leaves learning to [`crate::reward::train`].
 //! Everything is kept in the file's folder `out`: killed, it goes on where it was, and no answer is paid for twice.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -148,6 +148,8 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Stop)
         .map_err(|e| Error::new(Kind::Config, "cannot make the folder").with("folder", out.display()).source(e))?;
     let mut overrides = spec.set.clone();
     overrides.push(format!("warehouse={}", out.join("warehouse").display()));
+    // The model as it comes, whatever the job uses.
+    overrides.push("model.adapter=".to_owned());
     let job = Job::load(&spec.job, &overrides)?;
     let (rows, catalogue) = rows(&job, interval, of, &out.join("reward_example.parquet")).await?;
     let asked: Vec<Asked> = rows.iter().map(asked).collect::<Result<Vec<_>>>()?.concat();
@@ -167,16 +169,20 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Stop)
     let adapter = out.join("adapter");
     let adapter = adapter.join("adapter_config.json").exists().then_some(adapter);
     let with = adapter.as_ref().map(|dir| dir.display().to_string());
+    let taught = taught_users(&out.join("alignment_example.parquet"))?;
     for (kind, adapter) in [("zero_shot", Some(String::new())), ("sft", with)] {
         let Some(adapter) = adapter else { continue };
         let job = Job::load(&spec.job, &[overrides.as_slice(), &[format!("model.adapter={adapter}")]].concat())?;
-        // Ids are digests, so the first ones are a fair sample.
-        let few: Vec<&Asked> = asked.iter().take(of.generated).collect();
-        let answers = answers(&job, &few, &mut kept, stop).await?;
+        // Ids are digests, so the first ones are a fair sample. The adapter has learned verdicts of some users: what it writes
+        // of them may tell their outcomes.
+        let is_blind = |i: &usize| kind != "sft" || !taught.contains(&asked[*i].user_id);
+        let few: Vec<usize> = (0..asked.len()).filter(is_blind).take(of.generated).collect();
+        let of_few: Vec<&Asked> = few.iter().map(|i| &asked[*i]).collect();
+        let answers = answers(&job, &of_few, &mut kept, stop).await?;
         broken.insert(kind.to_owned(), answers.iter().flatten().filter(|a| format::parse(a).is_err()).count());
         let told: Vec<Option<String>> = answers.iter().map(|a| a.as_deref().and_then(reason_of)).collect();
         texts.insert(kind.to_owned(), told.iter().flatten().count());
-        told.into_iter().zip(&mut reasons).for_each(|(reason, of)| of.extend(reason));
+        few.iter().zip(told).for_each(|(i, reason)| reasons[*i].extend(reason));
     }
 
     let models = Models::new(&job)?;
@@ -220,6 +226,18 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Stop)
         judge.gates.check(limits(of)).map_err(|e| e.with("of", name).with("record", record.display()))?;
     }
     Ok(done)
+}
+
+/// Users whose verdicts the alignment beside it has learned.
+fn taught_users(path: &Path) -> Result<HashSet<String>> {
+    let mut found = HashSet::new();
+    for batch in if path.exists() { examples::read(path)? } else { Vec::new() } {
+        let (part, user) = (text(&batch, "part")?, text(&batch, "user_id")?);
+        found.extend(
+            (0..batch.num_rows()).filter(|i| part.value(*i) == "train").filter_map(|i| at(&user, i)).map(str::to_owned),
+        );
+    }
+    Ok(found)
 }
 
 fn limits(of: &RewardSpec) -> Limits {
@@ -484,8 +502,9 @@ fn train(
         let gates = judge.gates(&rows, of.resamples)?;
         let folds = judge.trained().to_vec();
         let at = folder.join(name);
-        SavedJudge::new(judge, catalogue.clone(), encoder, gates).write(&at)?;
-        let (digest, passed) = (saved::digest(&at)?, gates.check(limits(of)).is_ok());
+        let passed = gates.check(limits(of)).is_ok();
+        SavedJudge::new(judge, catalogue.clone(), encoder, gates, passed).write(&at)?;
+        let digest = saved::digest(&at)?;
         Ok(JudgeRecord { seed, digest, gates, passed, folds })
     };
     Ok([one("judge", of.seed)?, one("second", of.second_seed)?])
@@ -504,7 +523,7 @@ fn checkpoints(folder: &Path, spec: &Spec, cases: &Cases, encoder: &str) -> Resu
     let failed = || format!("cannot make the folder `{}`", own.display());
     std::fs::create_dir_all(&own).context(Kind::Temporary, failed)?;
     for entry in std::fs::read_dir(folder).context(Kind::Temporary, failed)?.flatten() {
-        if entry.path() != own {
+        if entry.path() != own && entry.path().is_dir() {
             std::fs::remove_dir_all(entry.path()).context(Kind::Temporary, failed)?;
         }
     }

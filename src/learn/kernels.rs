@@ -212,6 +212,9 @@ fn head_rows(rows: &[f32], stride: usize, first: usize, width: usize, padded: us
 
 impl Attention<'_> {
     fn tasks(&self) -> Vec<(Range<usize>, usize)> {
+        // Every task writes rows and heads of its own.
+        let is_apart = self.sequences.windows(2).all(|w| w[0].end <= w[1].start);
+        assert!(is_apart && self.heads.queries.is_multiple_of(self.heads.keys), "sequences must not overlap");
         self.sequences.iter().flat_map(|rows| (0..self.heads.keys).map(move |head| (rows.clone(), head))).collect()
     }
 
@@ -258,6 +261,7 @@ impl Attention<'_> {
         let Heads { queries, keys, width } = self.heads;
         let (row, out_row, shared) = (self.heads.row(), queries * width, queries / keys);
         let isa = self.isa;
+        assert!(dy.len() * row == qkv.len() * out_row && seen.len() == dy.len(), "rows must fit");
         let mut out = vec![0f32; qkv.len()];
         let target = Shared(out.as_mut_ptr());
         self.tasks().into_par_iter().for_each(|(rows, head)| {

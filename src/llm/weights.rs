@@ -201,6 +201,11 @@ impl ModelFiles {
         &self.path
     }
 
+    /// The file's or folder's name alone: what may be told elsewhere.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// What the decoder looks like.
     pub fn config(&self) -> &DecoderConfig {
         &self.config

@@ -95,6 +95,7 @@ pub struct SavedJudge {
     catalogue: Catalogue,
     encoder: String,
     gates: Gates,
+    passed: bool,
 }
 
 /// One past event of a case. An item that the judge does not know is [`UNKNOWN`].
@@ -138,6 +139,7 @@ struct About {
     /// Digests of the folds' files.
     folds: Vec<String>,
     gates: Gates,
+    passed: bool,
     attributes: Vec<String>,
     items: Vec<String>,
     attributes_of_items: Vec<Vec<u32>>,
@@ -199,9 +201,27 @@ pub fn digest(dir: &Path) -> Result<String> {
 }
 
 impl SavedJudge {
-    /// A judge that was trained with the catalogue's numbers and attributes on vectors of `encoder`, a digest.
-    pub fn new(judge: Judge, catalogue: Catalogue, encoder: &str, gates: Gates) -> Self {
-        SavedJudge { judge, catalogue, encoder: encoder.to_owned(), gates }
+    /// A judge that was trained with the catalogue's numbers and attributes on vectors of `encoder`, a digest; what was
+    /// measured of it, and whether that was enough.
+    pub fn new(judge: Judge, catalogue: Catalogue, encoder: &str, gates: Gates, passed: bool) -> Self {
+        SavedJudge { judge, catalogue, encoder: encoder.to_owned(), gates, passed }
+    }
+
+    /// Lets the judge judge where it passed its gates.
+    ///
+    /// # Errors
+    /// `Kind::Audit` where it did not.
+    pub fn check(&self) -> Result<()> {
+        match self.passed {
+            true => Ok(()),
+            false => {
+                Err(Error::new(Kind::Audit, "the judge did not pass its gates: what it says of reasons tells nothing")
+                    .with("gain", format!("{:.4}", self.gates.difference.interval.mean))
+                    .with("shuffled", format!("{:.4}", self.gates.shuffled.interval.mean))
+                    .with("probe", format!("{:.4}", self.gates.probe.mean))
+                    .hint("train a better one with `curec learn reward`; its report tells which gate failed"))
+            }
+        }
     }
 
     /// Writes it into a folder; a judge that is there is replaced. The folder stands whole or not at all.
@@ -211,7 +231,8 @@ impl SavedJudge {
     pub fn write(&self, dir: &Path) -> Result<()> {
         let failed = || format!("cannot write the judge `{}`", dir.display());
         let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let fresh = dir.with_file_name(format!(".{name}.new-{}", std::process::id()));
+        let beside = |what: &str| dir.with_file_name(format!(".{name}.{what}-{}", std::process::id()));
+        let (fresh, aside) = (beside("new"), beside("old"));
         let of = |item: u32| self.catalogue.attributes.of(item).to_vec();
         new_folder(&fresh, |at| {
             let mut folds = Vec::new();
@@ -228,6 +249,7 @@ impl SavedJudge {
                 config: self.judge.config().cloned().unwrap_or_default(),
                 folds,
                 gates: self.gates,
+                passed: self.passed,
                 attributes: self.catalogue.names.clone(),
                 items: self.catalogue.items.clone(),
                 attributes_of_items: (1..=self.catalogue.len() as u32).map(of).collect(),
@@ -237,8 +259,10 @@ impl SavedJudge {
             std::fs::write(at.join(ABOUT), text + "\n").context(Kind::Temporary, failed)
         })?;
         let put = || -> Result<()> {
+            // Moved as a whole: a kill while its files go one by one would leave a folder that is no judge's.
             if dir.join(ABOUT).exists() {
-                std::fs::remove_dir_all(dir).context(Kind::Temporary, failed)?;
+                let _ = std::fs::remove_dir_all(&aside);
+                std::fs::rename(dir, &aside).context(Kind::Temporary, failed)?;
             }
             std::fs::rename(&fresh, dir).map_err(|e| {
                 let is_full = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
@@ -248,6 +272,7 @@ impl SavedJudge {
             })
         };
         let done = put();
+        let _ = std::fs::remove_dir_all(&aside);
         if done.is_err() {
             // Its own error is the one to tell.
             let _ = std::fs::remove_dir_all(&fresh);
@@ -274,7 +299,7 @@ impl SavedJudge {
             models.push(model);
         }
         let judge = Judge::of(models, about.seed)?;
-        Ok(SavedJudge { judge, catalogue, encoder: about.encoder, gates: about.gates })
+        Ok(SavedJudge { judge, catalogue, encoder: about.encoder, gates: about.gates, passed: about.passed })
     }
 
     /// Digest of the encoder whose vectors it reads.

@@ -35,7 +35,7 @@ fn write_judge(world: &World) {
     let none = Interval { mean: 0.0, low: 0.0, high: 0.0 };
     let contrast = Contrast { interval: none, p: 1.0, users: 1 };
     let gates = Gates { auc: 0.5, auc_without: 0.5, difference: contrast, shuffled: contrast, probe: none, gain: none };
-    SavedJudge::new(judge, catalogue, encoder.digest(), gates).write(&world.path("judge")).unwrap();
+    SavedJudge::new(judge, catalogue, encoder.digest(), gates, true).write(&world.path("judge")).unwrap();
 }
 
 /// A world with a judge, and a job that corrects whatever gains by it.

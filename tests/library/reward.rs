@@ -231,7 +231,9 @@ fn keep() -> Kept {
     let gains = gains.iter().map(|judged| f64::from(judged[0].gain)).collect();
     let gates = judge.gates(&examples, 50).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    SavedJudge::new(judge, catalogue.clone(), "encoder's digest", gates).write(&folder.path().join("judge")).unwrap();
+    SavedJudge::new(judge, catalogue.clone(), "encoder's digest", gates, true)
+        .write(&folder.path().join("judge"))
+        .unwrap();
     drop(examples);
     Kept { folder, world, gains }
 }
