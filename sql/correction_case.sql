@@ -36,6 +36,7 @@ forecast as (
         group by user_id
     ) as i on i.user_id = n.user_id
 ),
+-- nullif changes nothing: without it DataFusion's plans disagree whether `liked` may be null.
 known as (
     select
         i.user_id,
@@ -43,7 +44,7 @@ known as (
         i.event,
         i.rating,
         i.event_timestamp,
-        (i.rating >= $like_threshold) is not false as liked
+        nullif(coalesce(i.rating >= $like_threshold, true), cast(null as boolean)) as liked
     from interaction as i
     left semi join forecast as f on f.user_id = i.user_id
     where i.event_timestamp < $interval_end
@@ -58,8 +59,12 @@ fresh as (
         m.user_id,
         m.item_id,
         m.first_timestamp as event_timestamp,
-        (first_value(k.rating order by k.event_timestamp desc, k.event desc nulls last, k.rating desc)
-            filter (where k.rating is not null) >= $like_threshold) is not false as liked
+        nullif(
+            coalesce(
+                first_value(k.rating order by k.event_timestamp desc, k.event desc nulls last, k.rating desc)
+                    filter (where k.rating is not null) >= $like_threshold,
+                true),
+            cast(null as boolean)) as liked
     from met as m
     join known as k on k.user_id = m.user_id and k.item_id = m.item_id
     where m.first_timestamp >= $interval_start
