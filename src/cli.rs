@@ -22,6 +22,7 @@ use crate::job::{
     align, compact, evaluate, examples, export, feast, forget, improve, learning_page, plan, reinforce, reward, run,
     runs, weekly,
 };
+use crate::keepers::keep;
 use crate::learn::reinforce::Method;
 use crate::llm::adapter::Precision;
 use crate::llm::weights::ModelFiles;
@@ -924,7 +925,7 @@ fn output_error(e: std::io::Error) -> Error {
 
 /// Asks the run to drain on the first SIGINT or SIGTERM and ends the process on the second.
 fn watch_signals(stop: Stop) {
-    tokio::spawn(async move {
+    keep(async move {
         use tokio::signal::unix::{SignalKind, signal};
         let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
         else {

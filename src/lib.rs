@@ -17,6 +17,7 @@ pub mod error;
 pub mod columns;
 pub mod config;
 pub mod telemetry;
+pub mod keepers;
 
 /// Tables on object stores: contracts, URLs, importers, the publisher.
 pub mod table {

@@ -30,6 +30,7 @@ use crate::job::record::{
 use crate::job::report::Details;
 use crate::job::stop::Stop;
 use crate::job::tables::{self, PENDING, Prepared, TablePlan, locate, prepare};
+use crate::keepers::keep;
 use crate::query::session::{BatchStream, Session, TableFile};
 use crate::reward::score::score_batch;
 use crate::table::finding::Findings;
@@ -102,13 +103,15 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: Stop) ->
         corrector: None,
     };
     let (finished, is_finished) = tokio::sync::oneshot::channel();
-    let keep_alive = tokio::spawn(renew(lease.clone(), stop.clone(), is_finished));
+    let keep_alive = keep(renew(lease.clone(), stop.clone(), is_finished));
+    let mut time_is_up = keep(out_of_grace(stop, grace, is_publishing));
     // Whoever finds what a killed run has paid for finds the run.
     leave(job, &manifest).await;
     let mut result = tokio::select! {
         result = build.everything(&lease) => result,
-        error = out_of_grace(stop, grace, is_publishing) => Err(error),
+        error = &mut time_is_up => Err(error.unwrap_or_else(|_| Error::new(Kind::Internal, "the grace time's keeper died"))),
     };
+    time_is_up.abort();
     // Not aborted: half a renewal would be in the way of giving the lease back.
     drop(finished);
     keep_alive.await.context(Kind::Internal, || "the lease's keeper died".into())?;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::keepers::keep;
 use crate::table::store::{Location, Version};
 
 /// The format of commit records and leases that this code writes and reads.
@@ -272,7 +273,7 @@ impl Held {
         let leases = Arc::new(leases);
         let (finished, mut is_finished) = tokio::sync::oneshot::channel();
         let kept = Arc::clone(&leases);
-        let keeper = tokio::spawn(async move {
+        let keeper = keep(async move {
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(ttl / 3) => {}
