@@ -129,6 +129,7 @@ pub mod recommend {
     pub mod attention;
     pub mod objective;
     pub mod adaptor;
+    pub mod histories;
     pub mod baseline;
     pub mod train;
     pub mod transformer;
@@ -159,6 +160,8 @@ pub mod job {
     pub mod forget;
     pub mod evaluation_page;
     pub mod evaluation_text;
+    pub mod arm_text;
+    pub mod evaluation_histories;
     pub mod evaluate;
     pub mod examples;
     pub mod weekly;

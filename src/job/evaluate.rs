@@ -2,22 +2,23 @@
 //!
 //! Knows the evaluation's file, jobs and their tables; leaves training and statistics to [`crate::recommend::ablation`].
 //! The vectors come from the nightly pipeline itself, run for the last midnight before the first held-out event, so
-//! nothing that is asked for later can stand in them. Everything is kept in the evaluation's folder: an evaluation that
+//! nothing that is asked for later can stand in them; those of histories from nights in training as well, each seen by later
+//! events alone. Everything is kept in the evaluation's folder: an evaluation that
 //! was killed goes on where it was.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use chrono::{DateTime, Days, NaiveTime, Utc};
-use futures::TryStreamExt;
 use serde::Deserialize;
 
-use crate::columns;
 use crate::config::{self, Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::models::Models;
+use crate::job::arm_text::{self, About};
+use crate::job::evaluation_histories::{self, HistoriesSpec, Nights};
 use crate::job::evaluation_page;
 use crate::job::evaluation_text::{self, References};
 use crate::job::record::now;
@@ -25,11 +26,12 @@ use crate::job::run::{self, Options};
 use crate::job::stop::Stop;
 use crate::job::tables::locate;
 use crate::llm::device;
-use crate::query::session::{Param, Session};
+use crate::query::session::Session;
 use crate::recommend::ablation::{self, Evaluation, Training, target_name};
 use crate::recommend::arms::{Arm, Data, ItemVectors};
 use crate::recommend::data::Log;
 use crate::recommend::din::{self, Labels};
+use crate::recommend::histories::HistoryVectors;
 use crate::recommend::results::{Measurement, Results};
 use crate::recommend::sasrec;
 use crate::recommend::split::{Split, Target, temporal};
@@ -53,6 +55,7 @@ pub struct Spec {
     pub confidence: f64,
     pub device: String,
     pub split: SplitSpec,
+    pub histories: Option<HistoriesSpec>,
     pub sasrec: Option<SasRecSpec>,
     pub din: Option<DinSpec>,
     pub data: Vec<DataSpec>,
@@ -181,6 +184,9 @@ pub fn load(path: &Path) -> Result<Spec> {
     if rates.into_iter().flatten().any(|rates| rates.is_empty() || rates.iter().any(|r| r.is_nan() || *r <= 0.0)) {
         return bad("learning_rates: name one or more, each above 0".into());
     }
+    if spec.histories.as_ref().is_some_and(|h| h.blocks == 0 || h.blocks > 1000) {
+        return bad("[histories] blocks: between 1 and 1000".into());
+    }
     let arms = arms(&spec)?;
     targets(&spec)?;
     for data in &mut spec.data {
@@ -263,18 +269,22 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &Stop) -> Result<Done> {
         facts: facts(spec),
         measurements: Vec::new(),
         contrasts: Vec::new(),
-        notes: NOTES.iter().map(|note| (*note).to_owned()).collect(),
+        notes: notes(spec),
     };
     for data in &spec.data {
         stop.check()?;
         let source = Source::open(spec, data, &work).await?;
         results.facts.push((data.name.clone(), source.describe()));
         let vectors = source.vectors(&arms, voice, stop, &mut results).await?;
+        let histories = match &spec.histories {
+            Some(of) => source.histories(of, &arms, voice, stop, &mut results).await?,
+            None => BTreeMap::new(),
+        };
         let (evaluation, stop) = (evaluation.clone(), stop.clone());
         let liked = spec.din.as_ref().map_or(LIKED, |din| din.like_threshold);
         let found = tokio::task::spawn_blocking(move || {
             let Source { name, split, .. } = &source;
-            let data = Data { name, split, liked, texts: vectors, arms: &evaluation.arms };
+            let data = Data { name, split, liked, texts: vectors, histories, arms: &evaluation.arms };
             ablation::evaluate(&data, &evaluation, &mut |line| {
                 tracing::info!("{line}");
                 stop.check()
@@ -293,14 +303,32 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &Stop) -> Result<Done> {
 /// A rating of at least this is a like where no [din] says otherwise.
 const LIKED: f32 = 4.0;
 
-const NOTES: [&str; 8] = [
+/// What is said of items and of histories, where these have no vectors.
+const ALONE: [&str; 2] = [
     "Every arm has the same recommender with the same weights in number and first values, the same batches and the same \
      search; it differs in the vectors of its items alone. An item without a vector gets exactly zero from the adaptor.",
+    "Items without an event before the cut have no vector in any arm. Users' histories have no vectors but in A9.",
+];
+
+/// The same where histories have vectors.
+const WITH_HISTORIES: [&str; 2] = [
+    "Every arm has the same recommender with the same weights in number and first values, the same batches and the same \
+     search; it differs in the vectors of its items and its users' histories alone. What has no vector gets exactly zero from \
+     the adaptor.",
+    "Items without an event before the cut have no vector in any arm. Users' histories are described at several midnights of \
+     the training period and at the last one before the first held-out event, from events before that midnight, by nights \
+     of the arm's own job that are run in the order of time; an event sees its user's newest description as of a moment \
+     that is not after it, and a user without one has no vector. Their whitening is their own. Histories of A6 are those of \
+     its nights after correction: what is said anew and what the outcomes of a block made of the reason before it, from \
+     the block's end on; the reasons of its items are not corrected. Its judge is not trained here: it must know nothing of \
+     held-out events. A7 gives histories to other users of the same midnight. A9 is given the answer instead.",
+];
+
+const NOTES: [&str; 6] = [
     "Vectors: texts of the nightly pipeline as of the last midnight before the first held-out event, through the sentence \
      encoder and a whitening to 64 values that is fitted on items with training events. A2 is the evidence that the \
      prompts hold (title, attributes, co-consumed titles by PMI), written down without a language model; A3 the accepted \
      reasons that a language model made of the same evidence.",
-    "Items without an event before the cut have no vector in any arm. Users' histories have no vectors but in A9.",
     "Full ranking over the whole catalogue, items of the history left out, the target loses ties. DIN: whether a user \
      likes what the user met, by rating.",
     "Intervals of arms are Student's t over trainings that differ in their seed; those of differences are percentiles of a \
@@ -316,6 +344,12 @@ const NOTES: [&str; 8] = [
     "agreement is a proxy of human agreement, no more: the mean over users of Spearman's correlation between the cosine of \
      an item's text with the texts of the user's likes and the scores of A0, which knows no texts; 0 is chance.",
 ];
+
+fn notes(spec: &Spec) -> Vec<String> {
+    let [first, third] = if spec.histories.is_some() { WITH_HISTORIES } else { ALONE };
+    let [second, others @ ..] = NOTES;
+    [first, second, third].into_iter().chain(others).map(str::to_owned).collect()
+}
 
 fn sasrec_of(s: &SasRecSpec, voice: Voice) -> Training<sasrec::Config> {
     let config = sasrec::Config {
@@ -445,15 +479,13 @@ impl Source {
         stop: &Stop,
         results: &mut Results,
     ) -> Result<BTreeMap<Arm, ItemVectors>> {
-        let mut wanted: Vec<Arm> = arms.iter().filter_map(|arm| arm.texts_of(arms)).collect();
-        wanted.sort();
-        wanted.dedup();
+        let wanted = wanted(arms);
         let mut found = BTreeMap::new();
         if wanted.is_empty() {
             return Ok(found);
         }
         // The others' evidence is this job's, whoever makes texts of it.
-        self.run(&self.job, voice, stop).await?;
+        self.run(&self.job, self.interval, voice, stop).await?;
         let session = run::session_of(&self.job).await?;
         let references = match self.job.spec.input.review.as_str() {
             "" => None,
@@ -466,25 +498,66 @@ impl Source {
             let session = match &job {
                 None => &session,
                 Some(job) => {
-                    self.run(job, voice, stop).await?;
+                    self.run(job, self.interval, voice, stop).await?;
                     other = run::session_of(job).await?;
                     &other
                 }
             };
-            let texts = match arm {
-                Arm::Attributes => attributes(session, self.interval).await?,
-                Arm::Templates => evaluation_text::templates(session, self.interval).await?,
-                _ => reasons(session, self.interval).await?,
-            };
+            let texts = arm_text::texts(session, arm, About::Items, self.interval).await?;
             results.measurements.extend(self.measure(arm, &texts, session, references.as_ref()).await?);
             let vectors = self.embed(job.as_ref().unwrap_or(&self.job), texts).await?;
-            let users: Vec<&str> = arms.iter().filter(|a| a.texts_of(arms) == Some(arm)).map(|a| a.code()).collect();
             let n = vectors.iter().flatten().count();
             results.facts.push((
-                format!("{}, {} ({})", self.name, what_of(arm), users.join(", ")),
+                format!("{}, {} ({})", self.name, what_of(arm), users_of(arm, arms)),
                 format!("{n} of {} items", vectors.len()),
             ));
             found.insert(arm, vectors);
+        }
+        Ok(found)
+    }
+
+    /// Vectors of users' histories by arm with texts, from nights of the arm's job; who has some goes into `results`.
+    async fn histories(
+        &self,
+        spec: &HistoriesSpec,
+        arms: &[Arm],
+        voice: Voice,
+        stop: &Stop,
+        results: &mut Results,
+    ) -> Result<BTreeMap<Arm, HistoryVectors>> {
+        let nights = Nights::new(spec, &self.split, self.interval.end, &self.folder)?;
+        results.facts.push((format!("{}, histories as of", self.name), nights.describe()));
+        let mut found = BTreeMap::new();
+        for arm in wanted(arms) {
+            let (folder, overrides) = match self.keys_of(arm).await? {
+                Some((folder, overrides)) => (folder, overrides),
+                None => (self.folder.clone(), self.overrides.clone()),
+            };
+            let warehouse = nights.warehouse(&folder);
+            let mut job = None;
+            for interval in nights.intervals() {
+                stop.check()?;
+                let keys: Vec<String> = overrides.iter().cloned().chain(nights.keys(*interval, &warehouse)).collect();
+                let night = Job::load(&self.file, &keys)?;
+                self.run(&night, *interval, voice, stop).await?;
+                job = Some(night);
+            }
+            let Some(job) = job else { continue };
+            let session = run::session_of(&job).await?;
+            let mut texts = Vec::new();
+            for interval in nights.intervals() {
+                let told = arm_text::texts(&session, arm, About::Histories, *interval).await?;
+                texts.push((interval.end.timestamp_micros(), told));
+            }
+            let told = evaluation_histories::vectors(&job, &self.log, texts).await?;
+            let of = format!("{}, histories: {} ({})", self.name, what_of(arm), users_of(arm, arms));
+            results.facts.push((of, evaluation_histories::coverage(&told, &self.split)));
+            if arm == Arm::Corrected
+                && let Some(corrections) = evaluation_histories::corrections(&session).await?
+            {
+                results.facts.push((format!("{}, corrections (A6)", self.name), corrections));
+            }
+            found.insert(arm, told);
         }
         Ok(found)
     }
@@ -504,6 +577,14 @@ impl Source {
 
     /// The job that makes an arm's texts, where it is not the evaluation's own.
     async fn job_of(&self, arm: Arm) -> Result<Option<Job>> {
+        match self.keys_of(arm).await? {
+            Some((_, overrides)) => Job::load(&self.file, &overrides).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// That job's folder and keys.
+    async fn keys_of(&self, arm: Arm) -> Result<Option<(PathBuf, Vec<String>)>> {
         let (folder, set) = match arm {
             Arm::Anonymous => {
                 ("anonymous".to_owned(), vec![format!("input.item={}", self.anonymous().await?.display())])
@@ -513,19 +594,19 @@ impl Source {
             arm if arm.wants_keys() => (arm.code().to_owned(), self.set_of(arm)),
             _ => return Ok(None),
         };
-        let warehouse = self.folder.join(folder).join("warehouse");
+        let folder = self.folder.join(folder);
         let overrides = self.overrides.iter().cloned().chain(set);
-        let overrides: Vec<String> = overrides.chain([format!("warehouse={}", warehouse.display())]).collect();
-        Job::load(&self.file, &overrides).map(Some)
+        let overrides = overrides.chain([format!("warehouse={}", folder.join("warehouse").display())]).collect();
+        Ok(Some((folder, overrides)))
     }
 
     fn set_of(&self, arm: Arm) -> Vec<String> {
         self.texts.iter().filter(|text| text.arm == arm.code()).flat_map(|text| text.set.clone()).collect()
     }
 
-    async fn run(&self, job: &Job, voice: Voice, stop: &Stop) -> Result<()> {
+    async fn run(&self, job: &Job, interval: Interval, voice: Voice, stop: &Stop) -> Result<()> {
         let options = Options { full: false, retry_failed: false, allow_empty: true, voice };
-        run::run(job, self.interval, options, stop.clone()).await.map(|_| ()).map_err(|e| e.with("data", &self.name))
+        run::run(job, interval, options, stop.clone()).await.map(|_| ()).map_err(|e| e.with("data", &self.name))
     }
 
     /// A file of the items under titles that say nothing.
@@ -569,6 +650,20 @@ impl Source {
     }
 }
 
+/// The arms that have texts of their own, where `arms` are run.
+fn wanted(arms: &[Arm]) -> Vec<Arm> {
+    let mut wanted: Vec<Arm> = arms.iter().filter_map(|arm| arm.texts_of(arms)).collect();
+    wanted.sort();
+    wanted.dedup();
+    wanted
+}
+
+/// The arms that have the texts of one.
+fn users_of(arm: Arm, arms: &[Arm]) -> String {
+    let users: Vec<&str> = arms.iter().filter(|a| a.texts_of(arms) == Some(arm)).map(|a| a.code()).collect();
+    users.join(", ")
+}
+
 /// An arm's texts, for people.
 fn what_of(arm: Arm) -> &'static str {
     match arm {
@@ -592,57 +687,6 @@ fn last_day_before(micros: i64) -> Result<Interval> {
         Some((start, end)) => Ok(Interval { start, end }),
         None => Err(Error::new(Kind::Input, "the split's cut lies outside the calendar").with("microseconds", micros)),
     }
-}
-
-/// Item and text of the evidence that prompts hold.
-async fn attributes(session: &Session, interval: Interval) -> Result<Vec<(String, String)>> {
-    let sql = "select item_id, subject, attributes, liked, related, disliked from reason_prompt \
-               where kind = 'item' and dt = $dt order by item_id";
-    let mut rows = session.sql(sql, &[("dt", Param::Text(interval.dt()))]).await?.stream().await?;
-    let mut texts = Vec::new();
-    while let Some(batch) = rows.try_next().await? {
-        let (items, subjects) = (columns::text(&batch, "item_id")?, columns::text(&batch, "subject")?);
-        let lists: Vec<(&str, ListArray)> = [
-            ("", "attributes"),
-            ("People who like it like", "liked"),
-            ("and", "related"),
-            ("People who dislike it like", "disliked"),
-        ]
-        .into_iter()
-        .map(|(lead, column)| {
-            let list = batch.column_by_name(column).and_then(|c| c.as_list_opt::<i32>()).cloned();
-            list.map(|l| (lead, l))
-                .ok_or_else(|| Error::new(Kind::Internal, "a prompt's evidence is no list").with("column", column))
-        })
-        .collect::<Result<_>>()?;
-        for row in 0..batch.num_rows() {
-            let mut text = if subjects.is_valid(row) { format!("{}. ", subjects.value(row)) } else { String::new() };
-            for (lead, list) in &lists {
-                let values = list.value(row);
-                let names: Vec<&str> =
-                    values.as_string_opt::<i32>().into_iter().flat_map(|v| v.iter().flatten()).collect();
-                if !names.is_empty() {
-                    text += format!("{lead} {}. ", names.join(", ")).trim_start();
-                }
-            }
-            texts.push((items.value(row).to_owned(), text.trim_end().to_owned()));
-        }
-    }
-    Ok(texts)
-}
-
-/// Item and text of the reasons that were accepted.
-async fn reasons(session: &Session, interval: Interval) -> Result<Vec<(String, String)>> {
-    let sql = "select r.item_id, r.reason from reason as r \
-               join reason_score as s on s.kind = r.kind and s.item_id = r.item_id and s.dt = r.dt \
-               where r.kind = 'item' and r.dt = $dt and s.accepted order by r.item_id";
-    let mut rows = session.sql(sql, &[("dt", Param::Text(interval.dt()))]).await?.stream().await?;
-    let mut texts = Vec::new();
-    while let Some(batch) = rows.try_next().await? {
-        let (items, reasons) = (columns::text(&batch, "item_id")?, columns::text(&batch, "reason")?);
-        texts.extend((0..batch.num_rows()).map(|row| (items.value(row).to_owned(), reasons.value(row).to_owned())));
-    }
-    Ok(texts)
 }
 
 /// Tables, markdown and page, each whole or not at all.
@@ -727,5 +771,22 @@ mod tests {
             assert!(told.contains(says), "{told}");
         }
         assert!(loaded("[\"A0\", \"A3\"]", "").is_ok());
+    }
+
+    #[test]
+    fn notes_say_of_histories_what_is_true() {
+        let section = |keys: &str| loaded("[\"A0\"]", &format!("[histories]\n{keys}"));
+        let (without, with) = (loaded("[\"A0\"]", "").unwrap(), section("blocks = 3\nmax_users = 0").unwrap());
+        let says = |spec: &Spec| notes(spec).iter().any(|note| note.contains("have no vectors but in A9"));
+        assert_eq!((says(&without), says(&with)), (true, false));
+        assert_eq!((notes(&without).len(), notes(&with).len()), (8, 8));
+        for (keys, says) in [
+            ("blocks = 0\nmax_users = 1", "between 1"),
+            ("blocks = 3", "max_users"),
+            ("blocks = 3\nmax_users = -1", "-1"),
+        ] {
+            let told = section(keys).unwrap_err().to_string();
+            assert!(told.contains(says), "{told}");
+        }
     }
 }

@@ -87,27 +87,6 @@ pub async fn asked(session: &Session, interval: Interval) -> Result<Vec<Asked>> 
     Ok(found)
 }
 
-/// The reasons that the templates write of the same evidence: what an aligned model is taught.
-///
-/// # Errors
-/// What the query says.
-pub async fn templates(session: &Session, interval: Interval) -> Result<Vec<(String, String)>> {
-    let sql = "select item_id, reason_text('<think>', example_answer('item', cast(subject as varchar), \
-               cast(verdict as varchar), cast(liked as varchar[]), cast(disliked as varchar[]), \
-               cast(related as varchar[]), cast(attributes as varchar[]), cast(make_array() as varchar[]), \
-               concat('template ', item_id))) as reason \
-               from reason_prompt where kind = 'item' and dt = $dt and subject is not null \
-               and cardinality(liked) + cardinality(disliked) + cardinality(attributes) > 0 order by item_id";
-    let mut rows = session.sql(sql, &[("dt", Param::Text(interval.dt()))]).await?.stream().await?;
-    let mut texts = Vec::new();
-    while let Some(batch) = rows.try_next().await? {
-        let (items, reasons) = (columns::text(&batch, "item_id")?, columns::text(&batch, "reason")?);
-        let row = |row| Some((items.value(row).to_owned(), at(&reasons, row)?.to_owned()));
-        texts.extend((0..batch.num_rows()).filter_map(row));
-    }
-    Ok(texts)
-}
-
 /// Sentences of reviews written at `from` (microseconds since 1970) or later.
 ///
 /// # Errors

@@ -1,8 +1,8 @@
 //! The ablation: the same recommenders with other content features, and what tells them apart.
 //!
-//! Knows splits, vectors by item, recommenders and statistics; knows nothing of tables, texts or of how a vector was made.
-//! An arm differs from another in its vectors alone: the same weights in number and first values, the same batches, the
-//! same epochs at most, the same search. Where an arm has no vector, the adaptor adds exactly zero.
+//! Knows splits, vectors of items and histories, recommenders and statistics; knows nothing of tables, texts or of how a
+//! vector was made. An arm differs from another in its vectors alone: the same weights in number and first values, the same
+//! batches, the same epochs at most, the same search. Where an arm has no vector, the adaptor adds exactly zero.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -117,6 +117,12 @@ fn best<M: Model>(
         }
     }
     best.ok_or_else(|| Error::new(Kind::Config, "an evaluation wants a learning rate or more"))
+}
+
+/// An arm in the names of checkpoints. With vectors of histories it is another training than without.
+fn told_name(data: &Data<'_>, arm: Arm) -> String {
+    let suffix = if data.histories_of(arm).is_some() { "-histories" } else { "" };
+    format!("{}{suffix}", arm.code())
 }
 
 fn story(data: &Data<'_>, recommender: &str, arm: Arm, seed: u64, trained: &Trained, rate: f64) -> String {
@@ -302,7 +308,7 @@ impl<'a> Ranking<'a> {
                 let mut train = |model: &mut SasRec, plan: &Plan| {
                     crate::recommend::train::fit(model, &learned, &valid, self.catalogue(), plan)
                 };
-                let what = format!("{}-sasrec-{}-{seed}", data.name, arm.code());
+                let what = format!("{}-sasrec-{}-{seed}", data.name, told_name(data, *arm));
                 let (mut model, trained, rate) =
                     best(evaluation, &what, &training.learning_rates, &training.plan, &make, &mut train)?;
                 say(story(data, "SASRec", *arm, seed, &trained, rate))?;
@@ -434,7 +440,7 @@ fn judging(
                     |model: &mut Din| Ok(auc(&probabilities(model, &valid)?, &valid_labels).unwrap_or(f64::NAN));
                 fit_by(model, &learned, &valid, plan, &mut judge)
             };
-            let what = format!("{}-din-{}-{seed}", data.name, arm.code());
+            let what = format!("{}-din-{}-{seed}", data.name, told_name(data, *arm));
             let (model, trained, rate) =
                 best(evaluation, &what, &training.learning_rates, &training.plan, &make, &mut train)?;
             say(story(data, "DIN", *arm, seed, &trained, rate))?;

@@ -1,7 +1,10 @@
-//! The arms of the ablation: what a recommender is told about items in each.
+//! The arms of the ablation: what a recommender is told about items and users in each.
 //!
-//! Knows splits and vectors by item; knows nothing of recommenders, or of how a vector was made. Arms differ in their
-//! vectors alone: every one has both fields, so that all models have the same weights.
+//! Knows splits, vectors by item and vectors of histories; knows nothing of recommenders, or of how a vector was made. Arms
+//! differ in their vectors alone: every one has both fields, so that all models have the same weights.
+//!
+//! Histories have a whitening of their own: they speak of users in other words than items are spoken of, and where items
+//! hardly differ a shared one would make much of that.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +13,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Kind, Result};
 use crate::network::random::Random;
 use crate::recommend::adaptor::{Content, Histories, Vectors};
+use crate::recommend::histories::HistoryVectors;
 use crate::recommend::split::Split;
 use crate::recommend::whitening::Whitening;
 
@@ -37,9 +41,9 @@ pub enum Arm {
     BestOf,
     /// A5: accepted reasons of the reinforced model.
     Reinforced,
-    /// A6: accepted reasons after correction.
+    /// A6: accepted reasons after correction. Nights correct what they say of histories.
     Corrected,
-    /// A7: the reasons of A6, or of A3 where A6 is not run, dealt out to other items.
+    /// A7: the reasons of A6, or of A3 where A6 is not run, dealt out to other items and users.
     Shuffled,
     /// A9: the answer itself, given with the question: what comes next and whether it is liked. Never a result: the proof
     /// that the yardstick sees a leak.
@@ -113,12 +117,22 @@ pub struct Data<'a> {
     pub liked: f32,
     /// Of the texts of every arm that has texts of its own ([`Arm::texts_of`]).
     pub texts: BTreeMap<Arm, ItemVectors>,
+    /// Of what those arms say of histories, where they are asked to.
+    pub histories: BTreeMap<Arm, HistoryVectors>,
     /// The arms that are run: they decide whose texts are shuffled.
     pub arms: &'a [Arm],
 }
 
-/// What a recommender is told in an arm: vectors of items, and of histories in the leak alone. Every arm has both fields, so
-/// that all have the same weights.
+impl Data<'_> {
+    /// What an arm says of histories, if anything. The leak gives the answer instead.
+    pub fn histories_of(&self, arm: Arm) -> Option<&HistoryVectors> {
+        let of = arm.texts_of(self.arms).filter(|_| arm != Arm::Leak)?;
+        self.histories.get(&of).filter(|told| !told.is_empty())
+    }
+}
+
+/// What a recommender is told in an arm: vectors of items, and of histories where there are some. Every arm has both fields,
+/// so that all have the same weights.
 ///
 /// # Errors
 /// `Kind::Input` where vectors are missing that the arm is made of.
@@ -133,29 +147,48 @@ pub fn content(arm: Arm, data: &Data<'_>, seed: u64) -> Result<Content> {
         })?,
     };
     if arm == Arm::Random {
-        let mut random = Random::new(seed, "random vectors");
-        raw.iter_mut().flatten().flatten().for_each(|value| *value = random.normal() as f32);
+        draw(&mut raw, seed, "random vectors");
     }
-    let mut vectors = whitened(&raw, split.train_counts())?;
+    let mut vectors = whitened(&raw, &|item| split.train_counts()[item] > 0)?;
     if arm == Arm::Shuffled {
         vectors = dealt(&vectors, seed)?;
     }
     let lines = split.timelines();
-    let latest: Vec<Vec<Option<u32>>> = (0..lines.users())
-        .map(|user| {
-            let line = lines.of(user);
+    let histories = match data.histories_of(arm) {
+        _ if arm == Arm::Leak => {
             let next = |(item, rating): (&u32, &Option<f32>)| {
                 let liked = rating.is_none_or(|r| r >= data.liked);
-                (arm == Arm::Leak).then_some(item + if liked { items as u32 } else { 0 })
+                Some(item + if liked { items as u32 } else { 0 })
             };
-            line.items.iter().zip(line.ratings).map(next).chain([None]).collect()
-        })
-        .collect();
-    let of_histories = match arm {
-        Arm::Leak => answers(&vectors)?,
-        _ => absent(items)?,
+            let latest: Vec<Vec<Option<u32>>> = (0..lines.users())
+                .map(|user| lines.of(user))
+                .map(|line| line.items.iter().zip(line.ratings).map(next).chain([None]).collect())
+                .collect();
+            Histories::new(answers(&vectors)?, &latest)?
+        }
+        Some(told) => Histories::new(of_histories(arm, told, split, seed)?, &told.by_known(lines))?,
+        None => Histories::new(absent(items)?, &HistoryVectors::default().by_known(lines))?,
     };
-    Ok(Content { items: Some(vectors), histories: Some(Histories::new(of_histories, &latest)?) })
+    Ok(Content { items: Some(vectors), histories: Some(histories) })
+}
+
+/// The vectors of histories as an arm has them.
+fn of_histories(arm: Arm, told: &HistoryVectors, split: &Split, seed: u64) -> Result<Vectors> {
+    let mut raw: Vec<Option<Vec<f32>>> = told.vectors().iter().cloned().map(Some).collect();
+    if arm == Arm::Random {
+        draw(&mut raw, seed, "random histories");
+    }
+    let vectors = whitened(&raw, &|at| told.keys()[at].1 <= split.valid_from())?;
+    match arm {
+        Arm::Shuffled => dealt_at_once(&vectors, told.keys(), seed),
+        _ => Ok(vectors),
+    }
+}
+
+/// Random vectors in the place of those that are there.
+fn draw(raw: &mut [Option<Vec<f32>>], seed: u64, name: &str) {
+    let mut random = Random::new(seed, name);
+    raw.iter_mut().flatten().flatten().for_each(|value| *value = random.normal() as f32);
 }
 
 /// The vectors that are there, dealt out anew among the items that have one.
@@ -165,8 +198,28 @@ fn dealt(vectors: &Vectors, seed: u64) -> Result<Vectors> {
     Random::new(seed, "shuffled reasons").shuffle(&mut givers);
     let mut from: Vec<usize> = (0..vectors.len()).collect();
     owners.iter().zip(givers).for_each(|(owner, giver)| from[*owner] = giver);
-    let values = from.iter().flat_map(|item| vectors.row(*item)).copied().collect();
-    Vectors::new(WIDTH, values, (0..vectors.len()).map(|item| vectors.has(item)).collect())
+    taken(vectors, &from)
+}
+
+/// Vectors of histories, each given to the next user of a random round over those of the same moment: nobody keeps their own
+/// where there is another, and nobody hears of anything that came later.
+fn dealt_at_once(vectors: &Vectors, keys: &[(u32, i64)], seed: u64) -> Result<Vectors> {
+    let mut rounds: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+    keys.iter().enumerate().for_each(|(at, (_, moment))| rounds.entry(*moment).or_default().push(at));
+    let mut random = Random::new(seed, "shuffled histories");
+    let mut from: Vec<usize> = (0..vectors.len()).collect();
+    for mut round in rounds.into_values() {
+        random.shuffle(&mut round);
+        let next = round.iter().cycle().skip(1);
+        round.iter().zip(next).for_each(|(owner, giver)| from[*owner] = *giver);
+    }
+    taken(vectors, &from)
+}
+
+/// Each with the values of the one that `from` names for it.
+fn taken(vectors: &Vectors, from: &[usize]) -> Result<Vectors> {
+    let values = from.iter().flat_map(|at| vectors.row(*at)).copied().collect();
+    Vectors::new(WIDTH, values, (0..vectors.len()).map(|at| vectors.has(at)).collect())
 }
 
 /// What gives an answer away: the vector of every item, its last value telling a dislike; then the same for a like.
@@ -185,10 +238,10 @@ fn absent(items: usize) -> Result<Vectors> {
     Vectors::new(WIDTH, vec![0.0; items * WIDTH], vec![false; items])
 }
 
-/// Principal components, learned from items with training events alone.
-fn whitened(raw: &ItemVectors, train_counts: &[u32]) -> Result<Vectors> {
+/// Principal components, learned from those that `is_fitted` says may be learned from: of training alone.
+fn whitened(raw: &[Option<Vec<f32>>], is_fitted: &dyn Fn(usize) -> bool) -> Result<Vectors> {
     let fitted: Vec<&[f32]> =
-        raw.iter().zip(train_counts).filter(|(_, n)| **n > 0).filter_map(|(v, _)| v.as_deref()).collect();
+        raw.iter().enumerate().filter(|(at, _)| is_fitted(*at)).filter_map(|(_, v)| v.as_deref()).collect();
     if fitted.len() < 2 {
         return absent(raw.len());
     }
@@ -237,6 +290,7 @@ pub(crate) mod tests {
             texts: [(Arm::Attributes, "a"), (Arm::ZeroShot, "r"), (Arm::Aligned, "l")]
                 .map(|(arm, name)| (arm, vectors(name)))
                 .into(),
+            histories: BTreeMap::new(),
             arms: &[],
         }
     }
@@ -310,5 +364,82 @@ pub(crate) mod tests {
         };
         let (one, other) = (rows(&one), rows(&other));
         assert!(one[..23] == other[..23] && one[23] != other[23]);
+    }
+    /// A vector for even users as of two moments of training, for user 2 as of the later alone.
+    fn told(name: &str) -> HistoryVectors {
+        let mut random = Random::new(4, name);
+        let keys = (0..60).step_by(2).flat_map(|user| [(user, 5_000_000), (user, 10_000_000)]);
+        let mut vector = |key| (key, (0..12).map(|_| random.normal() as f32).collect());
+        keys.filter(|key| *key != (2, 5_000_000)).map(&mut vector).collect::<BTreeMap<(u32, i64), Vec<f32>>>().into()
+    }
+
+    #[test]
+    fn histories_are_told_to_the_arms_that_have_texts_and_to_no_event_before_them() {
+        let split = temporal(&log(), 0.9, 0.9).unwrap();
+        let alone = data(&split);
+        let mut with = data(&split);
+        with.histories = [(Arm::Attributes, told("a")), (Arm::ZeroShot, told("r"))].into();
+        // What has no texts of histories is what it was, to the digest.
+        for arm in [Arm::NoText, Arm::Leak, Arm::Aligned] {
+            assert!(with.histories_of(arm).is_none());
+            let digest = |data: &Data<'_>| content(arm, data, 0).unwrap().digest();
+            assert_eq!(digest(&with), digest(&alone), "{arm:?}");
+        }
+        let of = |arm, seed| content(arm, &with, seed).unwrap();
+        for (arm, by_seed) in
+            [(Arm::Attributes, false), (Arm::ZeroShot, false), (Arm::Random, true), (Arm::Shuffled, true)]
+        {
+            assert!(of_items(&of(arm, 0)) == of_items(&content(arm, &alone, 0).unwrap()), "{arm:?}: other items");
+            let histories = |seed| of(arm, seed).histories.unwrap();
+            assert!((histories(0) != histories(1)) == by_seed, "{arm:?}");
+            let histories = histories(0);
+            let lines = split.timelines();
+            for user in 0..60 {
+                // An event a second.
+                let seen: Vec<Option<u32>> = (0..=lines.of(user).len()).map(|n| histories.latest(user, n)).collect();
+                let at = |moment| with.histories[&Arm::Attributes].latest(user, moment);
+                let (early, late) = (at(5_000_000), at(10_000_000));
+                assert_eq!((early.is_some(), late.is_some()), (user % 2 == 0 && user != 2, user % 2 == 0), "{user}");
+                assert!(
+                    seen[..5].iter().all(Option::is_none) && seen[5..10].iter().all(|s| *s == early),
+                    "{arm:?} {user}"
+                );
+                assert!(seen[10..].iter().all(|s| *s == late), "{arm:?} {user}: {seen:?}");
+            }
+        }
+        assert!(of(Arm::Random, 0).digest() != of(Arm::Attributes, 0).digest());
+    }
+
+    #[test]
+    fn shuffled_histories_are_other_users_of_the_same_moment() {
+        let split = temporal(&log(), 0.9, 0.9).unwrap();
+        let told = told("r");
+        let of = |arm| of_histories(arm, &told, &split, 3).unwrap();
+        let (own, shuffled) = (of(Arm::ZeroShot), of(Arm::Shuffled));
+        for moment in [5_000_000, 10_000_000] {
+            let at: Vec<usize> = (0..own.len()).filter(|at| told.keys()[*at].1 == moment).collect();
+            let sorted = |vectors: &Vectors| {
+                let mut rows: Vec<String> = at.iter().map(|at| format!("{:?}", vectors.row(*at))).collect();
+                rows.sort();
+                rows
+            };
+            assert!(at.len() > 20 && sorted(&own) == sorted(&shuffled));
+            assert!(at.iter().all(|at| own.row(*at) != shuffled.row(*at)), "someone kept their own");
+        }
+    }
+
+    #[test]
+    fn histories_of_the_held_out_part_are_not_fitted_on() {
+        let split = temporal(&log(), 0.5, 0.9).unwrap();
+        let held_out = split.valid_from() + 1;
+        let with = |value: f32| {
+            let mut found: BTreeMap<(u32, i64), Vec<f32>> =
+                told("a").keys().iter().copied().zip(told("a").vectors().iter().cloned()).collect();
+            found.insert((59, held_out), vec![value; 12]);
+            of_histories(Arm::Attributes, &found.into(), &split, 0).unwrap()
+        };
+        let (one, other) = (with(0.0), with(1e6));
+        let last = one.len() - 1;
+        assert!((0..last).all(|at| one.row(at) == other.row(at)) && one.row(last) != other.row(last));
     }
 }

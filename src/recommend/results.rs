@@ -119,8 +119,10 @@ pub fn arm_text(arm: &str) -> &'static str {
         "A4b" => "the templates' own reasons, which the aligned model is taught",
         "A5a" => "reasons of a model aligned with the best of several answers",
         "A5" => "reasons of the reinforced model",
-        "A6" => "reasons after chronological correction",
-        "A7" => "the reasons of A6, where it is not run of A3, shuffled among the items",
+        "A6" => "reasons after chronological correction, of histories",
+        "A7" => {
+            "the reasons of A6, where it is not run of A3, shuffled among the items, and among the users of a moment"
+        }
         LEAK => "deliberate leak: the answer with the question; never a result, the proof that leaks are seen",
         "A10" => "reasons written without the items' titles (anonymised)",
         "" => "a baseline without content",
