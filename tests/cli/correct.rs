@@ -39,7 +39,7 @@ fn write_judge(world: &World) {
 }
 
 /// A world with a judge, and a job that corrects whatever gains by it.
-fn world() -> World {
+pub(crate) fn world() -> World {
     let world = World::new();
     write_judge(&world);
     let template = "=== user\n{{ extra | join(' ') }}\n=== assistant\nThe user likes\n";

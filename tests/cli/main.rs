@@ -9,6 +9,7 @@ mod bucket;
 #[path = "../common/mod.rs"]
 mod common;
 mod correct;
+mod evaluate;
 mod export;
 mod forget;
 mod kill;

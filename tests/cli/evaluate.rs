@@ -1,0 +1,124 @@
+//! `curec learn evaluate` on tiny models: vectors of items alone, then of users' histories as well, corrected night after
+//! night, from the same folder.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::common::{World, expect_code, stderr, stdout, summary};
+use crate::correct;
+
+/// An evaluation's file with its work in `evaluation`. The job's judge corrects in A6 alone.
+fn evaluation(world: &World, arms: &str, histories: &str) -> String {
+    let judge = world.path("judge").display().to_string();
+    let text = format!(
+        "name = \"tiny\"\nout = \"evaluation\"\narms = {arms}\nseeds = 1\ntargets = [\"last\"]\nresamples = 50\n\
+         confidence = 0.95\ndevice = \"cpu\"\n[split]\ntrain_quantile = 0.8\nvalid_quantile = 0.8\n{histories}\
+         [sasrec]\nhidden = 8\ninner = 8\nlayers = 1\nheads = 1\nlength = 10\ndropout = 0.1\nbatch = 64\nepochs = 2\n\
+         patience = 1\nlearning_rates = [0.01]\n\
+         [din]\nhidden = 4\nlength = 5\ndropout = 0.0\nbatch = 64\nlike_threshold = 4.0\nepochs = 1\npatience = 1\n\
+         learning_rates = [0.01]\n\
+         [[data]]\nname = \"logs\"\njob = \"job.toml\"\nset = [\"correct.judge=\"]\n\
+         [[data.text]]\narm = \"A6\"\nset = [\"correct.judge={judge}\"]\n"
+    );
+    std::fs::write(world.path("evaluation.toml"), text).unwrap();
+    let out = world.curec(&["learn", "evaluate", "evaluation.toml"]);
+    expect_code(&out, 0);
+    assert_eq!(summary(&out)["status"], "evaluated");
+    std::fs::read_to_string(world.path("evaluation/ABLATION.md")).unwrap()
+}
+
+/// Checkpoints by name.
+fn checkpoints(world: &World) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(world.path("evaluation/work")).unwrap().map(|e| e.unwrap().path());
+    files
+        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+        .map(|path| (path.file_name().unwrap().to_string_lossy().to_string(), std::fs::read(&path).unwrap()))
+        .collect()
+}
+
+/// The numbers of the fact that begins with `what`.
+fn fact(page: &str, what: &str) -> Vec<u64> {
+    let begins = format!("- **{what}");
+    let line = page.lines().find(|line| line.starts_with(&begins)).unwrap_or_else(|| panic!("{what}: {page}"));
+    let (_, said) = line.split_once("**: ").unwrap();
+    said.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect()
+}
+
+/// The warehouse of the nights that describe histories, in an arm's folder.
+fn nights(world: &World, folder: &str) -> PathBuf {
+    let folder = world.path("evaluation/work/logs").join(folder);
+    let mut found = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path());
+    let is_theirs = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("histories-");
+    found.find(is_theirs).unwrap_or_else(|| panic!("no nights in {}", folder.display())).join("warehouse")
+}
+
+fn count(world: &World, folder: &str, query: &str) -> i64 {
+    let warehouse = format!("warehouse={}", nights(world, folder).display());
+    let out = world.curec(&["sql", "--job", "job.toml", "--set", &warehouse, "--format", "json", query]);
+    assert!(out.status.success(), "{query}\n{}", stderr(&out));
+    let row: Value = serde_json::from_str(stdout(&out).lines().next().unwrap()).unwrap();
+    row["n"].as_i64().unwrap()
+}
+
+#[test]
+fn histories_are_described_block_by_block_and_what_has_none_goes_on_as_it_was() {
+    const ARMS: &str = "[\"A0\", \"A1\", \"A2\", \"A3\", \"A4b\", \"A6\", \"A7\", \"A9\"]";
+    let world = correct::world();
+    let page = evaluation(&world, "[\"A0\", \"A2\", \"A9\"]", "");
+    assert!(page.contains("histories have no vectors but in A9") && !page.contains("histories as of"), "{page}");
+    let alone = checkpoints(&world);
+    assert_eq!(alone.len(), 6);
+
+    let page = evaluation(&world, ARMS, "[histories]\nblocks = 3\nmax_users = 20\n");
+    assert!(!page.contains("histories have no vectors but in A9"), "{page}");
+    let with = checkpoints(&world);
+    assert!(alone.iter().all(|(name, bytes)| with[name] == *bytes), "a training without histories was done again");
+    let new: Vec<&String> = with.keys().filter(|name| !alone.contains_key(*name)).collect();
+    assert!(new.len() == 12 && new.iter().all(|name| name.contains("-histories-")), "{new:?}");
+
+    let mut told = Vec::new();
+    for what in [
+        "attributes (A1, A2)",
+        "accepted reasons (A3)",
+        "the templates' reasons (A4b)",
+        "accepted reasons after correction (A6, A7)",
+    ] {
+        let numbers = fact(&page, &format!("logs, histories: {what}"));
+        let [users, moments, seen, train, tested, test] = numbers[..] else { panic!("{what}: {numbers:?}") };
+        assert!((10..=24).contains(&users) && moments == 3, "{what}: {numbers:?}");
+        assert!(seen > 20 && seen < train && tested > 10 && tested <= test, "{what}: {numbers:?}");
+        told.push(users);
+    }
+    assert!(told[3] >= told[1], "correction takes no reason away that was accepted: {told:?}");
+
+    // Nights: a description as of three moments, from the day before the first on, and one question for all items.
+    for folder in ["", "A6"] {
+        let n = |query| count(&world, folder, query);
+        assert_eq!(n("select count(distinct as_of) as n from reason where kind = 'history'"), 3);
+        assert_eq!(n("select count(distinct prompt_key) as n from reason where kind = 'item'"), 1);
+        assert!(
+            n("select max(n) as n from (select count(*) as n from reason where kind = 'history' group by dt)") <= 20
+        );
+        assert!(n("select count(*) as n from reason_prompt where kind = 'history' and cardinality(related) > 0") > 0);
+    }
+    assert_eq!(count(&world, "", "select count(*) as n from reason_correction"), 0);
+    let corrected = fact(&page, "logs, corrections (A6)");
+    assert!(corrected[0] > 0, "nothing was corrected: {corrected:?}");
+    assert_eq!(corrected[1] as i64, count(&world, "A6", "select count(*) as n from reason_correction"));
+
+    // The same again, paid for and learned already.
+    let read = |name: &str| std::fs::read(world.path("evaluation").join(name)).unwrap();
+    let tables = || ["measurement.parquet", "contrast.parquet"].map(read);
+    let answers = || ["", "A6"].map(|folder| count(&world, folder, "select count(*) as n from response"));
+    let before = (tables(), answers(), facts(&page));
+    let page = evaluation(&world, ARMS, "[histories]\nblocks = 3\nmax_users = 20\n");
+    assert!((tables(), answers(), facts(&page)) == before, "the second time it was something else");
+    assert!(checkpoints(&world) == with);
+}
+
+/// What a page says was run.
+fn facts(page: &str) -> Vec<String> {
+    page.lines().filter(|line| line.starts_with("- **logs")).map(str::to_owned).collect()
+}
