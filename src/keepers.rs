@@ -22,6 +22,8 @@ pub fn keep<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::time::Duration;
 
     use super::keep;

@@ -151,7 +151,7 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Stop)
     // The model as it comes, whatever the job uses.
     overrides.push("model.adapter=".to_owned());
     let job = Job::load(&spec.job, &overrides)?;
-    let (rows, catalogue) = rows(&job, interval, of, &out.join("reward_example.parquet")).await?;
+    let (rows, catalogue, titles) = rows(&job, interval, of, &out.join("reward_example.parquet")).await?;
     let asked: Vec<Asked> = rows.iter().map(asked).collect::<Result<Vec<_>>>()?.concat();
     let mut outcomes = Vec::with_capacity(asked.len());
     for batch in &rows {
@@ -191,10 +191,12 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Stop)
     let corrupted = blind.into_iter().map(|b| b.corrupted).collect();
     let cases = Cases { asked, outcomes, reasons, corrupted };
     let (all, stopped, encoder_of) = (spec.clone(), stop.clone(), encoder.clone());
-    let of_training = catalogue.clone();
+    let items = catalogue.len();
     let trained = tokio::task::spawn_blocking(move || {
-        let vectors = encode(&models, &cases, &stopped)?;
-        let judges = train(&all, &cases, &vectors, &of_training, &encoder_of, &stopped)?;
+        let vectors = encode(&models, cases.texts(), &stopped)?;
+        let catalogue =
+            with_titles(catalogue, &titles, encode(&models, titles.values().map(String::as_str), &stopped)?)?;
+        let judges = train(&all, &cases, &vectors, &catalogue, &encoder_of, &stopped)?;
         Ok::<_, Error>((judges, cases.outcomes))
     });
     let ([judge, second], outcomes) = trained.await.context(Kind::Internal, || "training was interrupted".into())??;
@@ -206,7 +208,7 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Stop)
         examples: outcomes.len(),
         liked: outcomes.iter().filter(|o| o.label).count(),
         sampled: outcomes.iter().filter(|o| o.sampled).count(),
-        items: catalogue.len(),
+        items,
         texts,
         broken,
         encoder,
@@ -244,8 +246,11 @@ fn limits(of: &RewardSpec) -> Limits {
     Limits { shuffled: of.shuffled, probe: of.probe, needs_gain: of.needs_gain }
 }
 
-/// Rows of `reward_example`, which are written to `out` as well, and the items that are known when the interval begins.
-async fn rows(job: &Job, interval: Interval, of: &RewardSpec, out: &Path) -> Result<(Vec<RecordBatch>, Catalogue)> {
+/// Rows of `reward_example`, the items that are known when the interval begins, and the titles of those that have one.
+type Rows = (Vec<RecordBatch>, Catalogue, BTreeMap<String, String>);
+
+/// Rows, items and titles; the rows are written to `out` as well.
+async fn rows(job: &Job, interval: Interval, of: &RewardSpec, out: &Path) -> Result<Rows> {
     let session = examples::evidence(job, interval, &BEFORE).await?;
     let contract = contract_of(job, "reward_example")?;
     let sql = (!job.spec.project.sql.is_empty()).then(|| Path::new(&job.spec.project.sql));
@@ -265,13 +270,15 @@ async fn rows(job: &Job, interval: Interval, of: &RewardSpec, out: &Path) -> Res
             .hint("the interval needs users who meet new items, and enough events before it"));
     }
     write_local(out, &rows)?;
-    let mut items = BTreeMap::new();
-    for batch in session.sql("select item_id, categories from item_audience", &[]).await?.collect().await? {
-        let ids = text(&batch, "item_id")?;
+    let (mut items, mut titles) = (BTreeMap::new(), BTreeMap::new());
+    for batch in session.sql("select item_id, categories, title from item_audience", &[]).await?.collect().await? {
+        let [ids, names] = [text(&batch, "item_id")?, text(&batch, "title")?];
         let categories = text_lists(&batch, "categories")?;
         items.extend(ids.iter().flatten().map(str::to_owned).zip(categories));
+        let titled = ids.iter().flatten().zip(names.iter());
+        titles.extend(titled.filter_map(|(id, title)| Some((id.to_owned(), title?.to_owned()))));
     }
-    Ok((rows, Catalogue::new(&items)?))
+    Ok((rows, Catalogue::new(&items)?, titles))
 }
 
 /// The questions of a batch of `reward_example`; neither labels nor what follows from them is read.
@@ -437,11 +444,26 @@ struct Cases {
     corrupted: Vec<Option<String>>,
 }
 
-/// Vectors of all texts.
-fn encode(models: &Models, cases: &Cases, stop: &Stop) -> Result<HashMap<String, Vec<f32>>> {
-    let texts: BTreeSet<&str> =
-        cases.reasons.iter().flatten().chain(cases.corrupted.iter().flatten()).map(String::as_str).collect();
-    let texts: Vec<&str> = texts.into_iter().collect();
+impl Cases {
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        self.reasons.iter().flatten().chain(self.corrupted.iter().flatten()).map(String::as_str)
+    }
+}
+
+/// The catalogue with its titles' vectors.
+fn with_titles(
+    catalogue: Catalogue,
+    titles: &BTreeMap<String, String>,
+    vectors: HashMap<String, Vec<f32>>,
+) -> Result<Catalogue> {
+    let Some(width) = vectors.values().next().map(Vec::len) else { return Ok(catalogue) };
+    let of = |(item, title): (&String, &String)| Some((item.clone(), vectors.get(title)?.clone()));
+    catalogue.with_titles(width, &titles.iter().filter_map(of).collect())
+}
+
+/// Vectors of texts.
+fn encode<'a>(models: &Models, texts: impl Iterator<Item = &'a str>, stop: &Stop) -> Result<HashMap<String, Vec<f32>>> {
+    let texts: Vec<&str> = texts.collect::<BTreeSet<&str>>().into_iter().collect();
     let mut vectors = HashMap::with_capacity(texts.len());
     for texts in texts.chunks(TEXTS) {
         stop.check()?;
@@ -493,7 +515,7 @@ fn train(
     let reason = vectors.values().next().map_or(0, Vec::len);
     let config = Config { reason, hidden: of.hidden, ..Config::default() };
     let device = device::open(&spec.device)?;
-    let checkpoints = checkpoints(&folder.join("checkpoints"), spec, cases, encoder)?;
+    let checkpoints = checkpoints(&folder.join("checkpoints"), spec, cases, catalogue, encoder)?;
     let one = |name: &str, seed: u64| -> Result<JudgeRecord> {
         let directory = checkpoints.join(name);
         let around = Around { directory: Some(&directory), go_on: &|| stop.check() };
@@ -511,14 +533,14 @@ fn train(
 }
 
 /// The folder of this training's checkpoints; those of others go.
-fn checkpoints(folder: &Path, spec: &Spec, cases: &Cases, encoder: &str) -> Result<PathBuf> {
+fn checkpoints(folder: &Path, spec: &Spec, cases: &Cases, catalogue: &Catalogue, encoder: &str) -> Result<PathBuf> {
     let mut hasher = blake3::Hasher::new();
     let mut field = |text: &str| _ = hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
-    field(&format!("{:?} {encoder}", spec.reward));
+    field(&format!("{:?} {encoder} {}", spec.reward, catalogue.attributes().digest()));
     for (asked, outcome) in cases.asked.iter().zip(&cases.outcomes) {
         field(&format!("{} {} {} {:?}", asked.example_id, outcome.label, outcome.time, outcome.history));
     }
-    cases.reasons.iter().flatten().chain(cases.corrupted.iter().flatten()).for_each(|text| field(text));
+    cases.texts().for_each(field);
     let own = folder.join(&hasher.finalize().to_hex()[..16]);
     let failed = || format!("cannot make the folder `{}`", own.display());
     std::fs::create_dir_all(&own).context(Kind::Temporary, failed)?;

@@ -1,12 +1,15 @@
 //! The reward model: how much a reason tells of a label beyond what the user's history and the item tell.
 //!
-//! Shaped as DIN (Zhou et al. 2018, arXiv 1706.06978): a history of `s_j = E[i_j] + A a_{i_j} + e_{y_j}` is attended to
+//! Shaped as DIN (Zhou et al. 2018, arXiv 1706.06978): a history of `s_j = e_{i_j} + A a_{i_j} + e_{y_j}` is attended to
 //! twice, once by the item and once by the reason, so that a reason that is not anchored in the history retrieves nothing:
 //!
 //! ```text
-//! h_z = Norm(MLP(g(z)))    v_1 = attend(E[i], s)    v_2 = attend(W h_z, s)
-//! f(u, i, z) = MLP([v_1, v_2, E[i], h_z, v_1 * E[i], v_2 * h_z]) + b_i
+//! e_i = E[i] + T g(title of i)    h_z = Norm(MLP(g(z)))    v_1 = attend(e_i, s)    v_2 = attend(W h_z, s)
+//! f(u, i, z) = MLP([v_1, v_2, e_i, h_z, v_1 * e_i, v_2 * h_z, e_i * h_z]) + b_i
 //! ```
+//!
+//! The titles' vectors and the last product let it see whether a reason is about this item and this history at all, which
+//! item ids alone cannot tell: without them a reason about somebody else moved the judgement.
 //!
 //! f_0 is `f` with a learned null in the place of h_z. The information gain of a reason is
 //! `log p(y | f(z)) − log p(y | f_0)`: what item, popularity and user tell cancels out.
@@ -120,11 +123,13 @@ impl<'a> RewardExample<'a> {
     }
 }
 
-/// Categorical attributes of every item, such as genres.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is known of every item: categorical attributes, such as genres, and maybe the vector of its title.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Attributes {
     of_items: Vec<Vec<u32>>,
     kinds: usize,
+    titles: Vec<f32>,
+    width: usize,
 }
 
 impl Attributes {
@@ -136,7 +141,40 @@ impl Attributes {
         if let Some(item) = of_items.iter().position(|of| of.iter().any(|a| *a as usize >= kinds)) {
             return Err(Error::new(Kind::Input, "an item has an attribute that does not exist").with("item", item));
         }
-        Ok(Attributes { of_items, kinds })
+        Ok(Attributes { of_items, kinds, titles: Vec::new(), width: 0 })
+    }
+
+    /// The same with the vectors of the items' titles, `[items, width]`; zero where an item has none.
+    ///
+    /// # Errors
+    /// `Kind::Input` where there is not one vector for every item, or a value is no number.
+    pub fn with_titles(self, width: usize, titles: Vec<f32>) -> Result<Self> {
+        if width == 0 || titles.len() != width * self.of_items.len() || titles.iter().any(|v| !v.is_finite()) {
+            return Err(Error::new(Kind::Input, "the titles' vectors do not fit the items, or hold what is no number")
+                .with("width", width)
+                .with("values", titles.len())
+                .with("items", self.of_items.len()));
+        }
+        Ok(Attributes { titles, width, ..self })
+    }
+
+    /// The vectors of the items' titles, `[items, width]`; empty where there are none.
+    pub fn titles(&self) -> &[f32] {
+        &self.titles
+    }
+
+    /// Values of a title's vector; 0 where there are none.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Tells whether two are the same: blake3, 32 hex digits.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        // Numbers of values stand before them, so that no two give the same bytes.
+        hasher.update(format!("{} {} {:?}", self.kinds, self.width, self.of_items).as_bytes());
+        self.titles.iter().for_each(|v| _ = hasher.update(&v.to_le_bytes()));
+        hasher.finalize().to_hex()[..32].to_string()
     }
 
     /// Those of an item; none where there is no such item.
@@ -224,6 +262,7 @@ pub struct RewardModel {
     parameters: Parameters,
     items: Slot,
     bias: Slot,
+    title: Option<Slot>,
     attribute: Slot,
     outcome: Slot,
     null: Slot,
@@ -274,6 +313,7 @@ impl RewardModel {
         Ok(RewardModel {
             items: p.add("item_embedding", [attributes.items(), d], small),
             bias: p.add("item_bias", [attributes.items(), 1], Init::Constant(0.0)),
+            title: (attributes.width > 0).then(|| p.add("title", [attributes.width, d], Init::Glorot)),
             // One kind at least, so that the table is never empty.
             attribute: p.add("attribute_embedding", [attributes.kinds.max(1), d], small),
             outcome: p.add("outcome_embedding", [2, d], small),
@@ -287,7 +327,7 @@ impl RewardModel {
             by_item: Attend::new(&mut p, "attention.item", d, attention),
             by_reason: Attend::new(&mut p, "attention.reason", d, attention),
             network: [
-                Linear::new(&mut p, "network.0", 6 * d, network[0], Init::Glorot),
+                Linear::new(&mut p, "network.0", 7 * d, network[0], Init::Glorot),
                 Linear::new(&mut p, "network.1", network[0], network[1], Init::Glorot),
             ],
             slopes: [
@@ -348,7 +388,7 @@ impl RewardModel {
         let each = batch.places.len() / n;
         let candidates: Vec<u32> = batch.examples.iter().map(|e| e.item).collect();
         let candidates = pass.indices(&candidates);
-        let table = pass.leaves.at(self.items);
+        let table = self.table(pass);
         let items = table.clone().select(0, candidates.clone());
         let bias = pass.leaves.at(self.bias).select(0, candidates);
 
@@ -370,12 +410,20 @@ impl RewardModel {
             x.reshape([n, 1, width]).repeat_dim(1, each).reshape([n * each, width])
         };
         let (by_item, items, bias) = (repeat(by_item), repeat(items), repeat(bias));
-        let products = [by_item.clone() * items.clone(), by_reason.clone() * h.clone()];
-        let [of_item, of_reason] = products;
-        let all = Tensor::cat(vec![by_item, by_reason, items, h, of_item, of_reason], 1);
+        let of_item = by_item.clone() * items.clone();
+        let [of_reason, of_both] = [by_reason.clone() * h.clone(), items.clone() * h.clone()];
+        let all = Tensor::cat(vec![by_item, by_reason, items, h, of_item, of_reason, of_both], 1);
         let first = self.slopes[0].forward(pass, self.network[0].forward(pass, all));
         let second = self.slopes[1].forward(pass, self.network[1].forward(pass, first));
         (self.logit.forward(pass, second) + bias).reshape([n, each])
+    }
+
+    /// `e` of every item, `[items, d]`.
+    fn table(&self, pass: &Pass) -> Tensor<2> {
+        let items = pass.leaves.at(self.items);
+        let Some(title) = self.title else { return items };
+        let titles = pass.constant(self.attributes.titles.clone(), [self.attributes.items(), self.attributes.width]);
+        items + titles.matmul(pass.leaves.at(title))
     }
 
     /// `s` of every example, `[n · length, d]`, and which of it is there.
@@ -543,6 +591,30 @@ mod tests {
         let mut bare = model.clone();
         bare.attributes = Arc::new(Attributes::new(vec![vec![]; 4], 3).unwrap());
         assert_ne!(of(&model, &base), of(&bare, &base));
+    }
+
+    #[test]
+    fn titles_of_the_item_and_of_the_history_count() {
+        let z = vectors(1);
+        let of = |titles: Vec<f32>| {
+            let attributes = Attributes::new(vec![vec![]; 4], 1).unwrap().with_titles(2, titles).unwrap();
+            let config = model().config().clone();
+            let model = RewardModel::new(Arc::new(attributes), config, 3, &ComputeDevice::cpu()).unwrap();
+            let history = [past(0, true, 1)];
+            let example = RewardExample::new((0, 2), &history, vec![&z[0]], vec![], true, 9).unwrap();
+            model.judge(&[&example], &[vec![Some(&z[0])]]).unwrap()[0][0].logit
+        };
+        let base = of(vec![0.5; 8]);
+        for (at, counts) in [(0, true), (4, true), (6, false)] {
+            let mut titles = vec![0.5; 8];
+            titles[at] = -2.0;
+            assert_eq!(of(titles) != base, counts, "value {at}");
+        }
+        let bare = Attributes::new(vec![vec![]; 4], 1).unwrap();
+        for odd in [vec![0.5; 7], vec![f32::NAN; 8]] {
+            assert_eq!(bare.clone().with_titles(2, odd).unwrap_err().kind(), Kind::Input);
+        }
+        assert_ne!(bare.digest(), bare.clone().with_titles(2, vec![0.0; 8]).unwrap().digest());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! judge.json               encoder, seed, sizes, item ids, attributes, gates, and the digests of the others
+//! titles.safetensors       the vectors of the items' titles, where the judge knows them
 //! fold-<k>.safetensors     the model of fold k, which judges that fold's users and learned from the others
 //! ```
 //!
@@ -14,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -66,6 +69,18 @@ impl Catalogue {
         let numbers = items.iter().cloned().zip(UNKNOWN + 1..).collect();
         let attributes = std::iter::once(Vec::new()).chain(of_items).collect();
         Ok(Catalogue { attributes: Arc::new(Attributes::new(attributes, names.len())?), items, names, numbers })
+    }
+
+    /// The same with the vectors of the items' titles, all of one `width`; an item that is not named has none.
+    ///
+    /// # Errors
+    /// `Kind::Input` for a vector of another width, or with values that are no numbers.
+    pub fn with_titles(self, width: usize, titles: &HashMap<String, Vec<f32>>) -> Result<Catalogue> {
+        let none = vec![0.0; width];
+        let of = |item: &String| titles.get(item).unwrap_or(&none).iter().copied();
+        let values = none.iter().copied().chain(self.items.iter().flat_map(of)).collect();
+        let attributes = Arc::unwrap_or_clone(self.attributes).with_titles(width, values)?;
+        Ok(Catalogue { attributes: Arc::new(attributes), ..self })
     }
 
     /// The number of an item, [`UNKNOWN`] where there is none.
@@ -138,6 +153,8 @@ struct About {
     config: Config,
     /// Digests of the folds' files.
     folds: Vec<String>,
+    /// Digest of the titles' file, where there is one.
+    titles: Option<String>,
     gates: Gates,
     passed: bool,
     attributes: Vec<String>,
@@ -145,8 +162,11 @@ struct About {
     attributes_of_items: Vec<Vec<u32>>,
 }
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const ABOUT: &str = "judge.json";
+const TITLES: &str = "titles.safetensors";
+/// The tensor in it.
+const TITLE: &str = "title";
 
 fn file_of(fold: usize) -> String {
     format!("fold-{fold}.safetensors")
@@ -159,8 +179,9 @@ fn digest_of(bytes: &[u8]) -> String {
 impl About {
     /// Gates are no part of it: their numbers may not survive being read.
     fn digest(&self) -> Result<String> {
-        let About { format, encoder, seed, config, folds, attributes, items, attributes_of_items, .. } = self;
-        let all = serde_json::to_vec(&(format, encoder, seed, config, folds, attributes, items, attributes_of_items));
+        let About { format, encoder, seed, config, folds, titles, attributes, items, attributes_of_items, .. } = self;
+        let all = (format, encoder, seed, config, folds, titles, attributes, items, attributes_of_items);
+        let all = serde_json::to_vec(&all);
         Ok(digest_of(&all.context(Kind::Internal, || "a judge's description".into())?))
     }
 
@@ -184,6 +205,34 @@ impl About {
         }
         Ok(about)
     }
+}
+
+/// Writes the titles' vectors, where there are some, and gives the file's digest.
+fn write_titles(attributes: &Attributes, path: &Path) -> Result<Option<String>> {
+    if attributes.width() == 0 {
+        return Ok(None);
+    }
+    let failed = || format!("cannot write `{}`", path.display());
+    let bytes: Vec<u8> = attributes.titles().iter().flat_map(|v| v.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, vec![attributes.items(), attributes.width()], &bytes);
+    let view = view.context(Kind::Internal, failed)?;
+    let bytes = safetensors::serialize([(TITLE, view)], None).context(Kind::Internal, failed)?;
+    std::fs::write(path, &bytes).context(Kind::Temporary, failed)?;
+    Ok(Some(digest_of(&bytes)))
+}
+
+/// Width and values of what [`write_titles`] wrote.
+fn read_titles(path: &Path, digest: &str) -> Result<(usize, Vec<f32>)> {
+    let bytes = std::fs::read(path).map_err(|e| broken("the judge's titles are missing", path).source(e))?;
+    if digest_of(&bytes) != digest {
+        return Err(broken("the judge's titles are not what was written", path));
+    }
+    let cannot = |e| broken("the judge's titles cannot be read", path).source(e);
+    let file = SafeTensors::deserialize(&bytes).map_err(cannot)?;
+    let titles = file.tensor(TITLE).map_err(cannot)?;
+    let width = titles.shape().get(1).copied().unwrap_or_default();
+    let value = |v: &[u8]| v.try_into().map_or(f32::NAN, f32::from_le_bytes);
+    Ok((width, titles.data().chunks_exact(4).map(value).collect()))
 }
 
 fn broken(what: &str, path: &Path) -> Error {
@@ -241,6 +290,7 @@ impl SavedJudge {
                 model.parameters().save(&path, HashMap::new())?;
                 folds.push(digest_of(&std::fs::read(&path).context(Kind::Temporary, failed)?));
             }
+            let titles = write_titles(self.catalogue.attributes(), &at.join(TITLES))?;
             let mut about = About {
                 format: FORMAT,
                 digest: String::new(),
@@ -248,6 +298,7 @@ impl SavedJudge {
                 seed: self.judge.seed(),
                 config: self.judge.config().cloned().unwrap_or_default(),
                 folds,
+                titles,
                 gates: self.gates,
                 passed: self.passed,
                 attributes: self.catalogue.names.clone(),
@@ -286,7 +337,12 @@ impl SavedJudge {
     /// `Kind::Model` where there is none, a file is missing, or one is not what was written.
     pub fn read(dir: &Path, device: &ComputeDevice) -> Result<SavedJudge> {
         let about = About::read(dir)?;
-        let catalogue = Catalogue::of(about.items, about.attributes, about.attributes_of_items)?;
+        let mut catalogue = Catalogue::of(about.items, about.attributes, about.attributes_of_items)?;
+        if let Some(digest) = &about.titles {
+            let (width, titles) = read_titles(&dir.join(TITLES), digest)?;
+            let attributes = Arc::unwrap_or_clone(catalogue.attributes).with_titles(width, titles)?;
+            catalogue.attributes = Arc::new(attributes);
+        }
         let mut models = Vec::new();
         for (fold, digest) in about.folds.iter().enumerate() {
             let path = dir.join(file_of(fold));

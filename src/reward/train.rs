@@ -64,7 +64,7 @@ impl Default for Plan {
             unknown: 0.0,
             margin_weight: 0.5,
             margin: 0.1,
-            anchor_weight: 0.1,
+            anchor_weight: 1.0,
             folds: 5,
             validation: 0.1,
         }
@@ -109,9 +109,10 @@ fn cross_entropy(logits: Tensor<2>, labels: Tensor<2>) -> Tensor<2> {
     softplus - logits * labels
 }
 
-/// The loss of some of the examples: `BCE(y, f(z)) + BCE(y, f_0) + l_s · max(0, m − (Δ(z) − Δ(w))) + l_0 · (f(w) − sg f_0)²`,
+/// The loss of some of the examples: `BCE(y, f(z)) + BCE(y, f_0) + l_s · max(0, m − (Δ(z) − sg Δ(w))) + l_0 · (f(w) − sg f_0)²`,
 /// where w is a corrupted reason of the example as often as another's, if it has one. There is no margin where the null
-/// stands for z: there is nothing that could be better than w.
+/// stands for z: there is nothing that could be better than w. Only z is pushed by the margin: a w that is pushed too learns to
+/// mislead, and others' reasons then move AUC, which the gates forbid.
 fn loss(
     model: &RewardModel,
     pass: &mut Pass,
@@ -153,7 +154,7 @@ fn loss(
     let of = |logits: &Tensor<2>| cross_entropy(logits.clone(), labels.clone());
     let entropy = of(&with);
     // Δ(z) − Δ(w): what f_0 tells is in both.
-    let margin = activation::relu(entropy.clone() - of(&wrong) + plan.margin) * kept;
+    let margin = activation::relu(entropy.clone() - of(&wrong).detach() + plan.margin) * kept;
     let anchor = (wrong - without.clone().detach()).powi_scalar(2);
     (entropy + of(&without) + margin * plan.margin_weight + anchor * plan.anchor_weight).mean()
 }
@@ -255,7 +256,7 @@ fn validate(model: &RewardModel, valid: &[&RewardExample<'_>]) -> Result<f64> {
 fn purpose(model: &RewardModel, train: &[&RewardExample<'_>], valid: &[&RewardExample<'_>], plan: &Plan) -> String {
     let mut hasher = blake3::Hasher::new();
     // Lengths stand before what they count, so that no two data sets give the same bytes.
-    hasher.update(format!("{:?}", model.attributes()).as_bytes());
+    hasher.update(model.attributes().digest().as_bytes());
     for examples in [train, valid] {
         hasher.update(&(examples.len() as u64).to_le_bytes());
         for e in examples {

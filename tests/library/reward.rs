@@ -209,7 +209,10 @@ fn keep() -> Kept {
     let world = world(40, 4, Reasons::Anchored);
     let items: BTreeMap<String, Vec<String>> =
         (0..ITEMS as u32).map(|i| (item_name(i), vec![format!("kind {}", i % 3)])).collect();
-    let catalogue = Catalogue::new(&items).unwrap();
+    // Of some items no title is known.
+    let title = |i: u32| (item_name(i), vec![i as f32 / ITEMS as f32, 1.0, -0.5]);
+    let titles = (0..ITEMS as u32).filter(|i| i % 4 != 0).map(title).collect();
+    let catalogue = Catalogue::new(&items).unwrap().with_titles(3, &titles).unwrap();
     let past = |p: &Past| Past { item: catalogue.number(&item_name(p.item)), ..*p };
     let histories: Vec<Vec<Past>> = world.histories.iter().map(|h| h.iter().map(past).collect()).collect();
     let example = |(user, item, z, corrupted, label): &'_ Row| -> (u32, u32, Vec<f32>, Vec<f32>, bool) {
@@ -303,7 +306,14 @@ fn items_that_a_judge_does_not_know_are_one_item() {
 
 #[test]
 fn a_judge_that_was_changed_on_disk_is_refused() {
-    for (file, change) in [("fold-1.safetensors", "bytes"), ("fold-0.safetensors", "gone"), ("judge.json", "item 3")] {
+    let changes = [
+        ("fold-1.safetensors", "bytes"),
+        ("fold-0.safetensors", "gone"),
+        ("titles.safetensors", "bytes"),
+        ("titles.safetensors", "gone"),
+        ("judge.json", "item 3"),
+    ];
+    for (file, change) in changes {
         let kept = keep();
         let path = kept.folder.path().join("judge").join(file);
         let mut bytes = std::fs::read(&path).unwrap();
