@@ -1,6 +1,11 @@
 -- What a reward model learns from: users and items that they first met in [$interval_start, $interval_end), what became of
 -- it, and what a reason may lean on. opinion, user_history and item_audience are those as of $interval_start.
 --
+-- Evidence about items is as of $interval_start, and so is that about users who have a row in user_history. A newcomer, who
+-- has none, but meets items enough in the interval, has a cut of their own, as in KAR (arXiv:2306.10933): what the user did
+-- up to that moment is the evidence, made by the rules of opinion and user_history, and examples are strictly later. Where
+-- the cut lies follows from the times of a user's events alone.
+--
 --   label     the latest rating of the interval is $like_threshold or more, or there is none; false as well where `sampled`
 --   sampled   the user never met the item: it is the nearest in popularity to one that the user liked, at that one's
 --             time. There are as many of a user as likes lack dislikes, so that a gain is more than optimism.
@@ -36,6 +41,31 @@ event_within as (
     where event_timestamp >= $interval_start and event_timestamp < $interval_end
     group by user_id, item_id
 ),
+-- The first half of a newcomer's items, five at least, and all others that were met at the moment of its last one.
+newcomer as (
+    select user_id, max(event_timestamp) as cut
+    from (
+        select
+            e.user_id,
+            e.event_timestamp,
+            cast(row_number() over (partition by e.user_id order by e.event_timestamp, e.item_id) as bigint) as place,
+            count(*) over (partition by e.user_id) as n
+        from event_within as e
+        left anti join user_history as h on h.user_id = e.user_id
+    )
+    where 2 * place <= n + 1
+    group by user_id
+    having count(*) >= 5
+),
+-- After which moment what a user meets is asked about.
+known as (
+    select
+        user_id,
+        arrow_cast(cast($interval_start as bigint) - 1, 'Timestamp(Microsecond, Some("UTC"))') as cut
+    from user_history
+    union all
+    select user_id, cut from newcomer
+),
 met as (
     select user_id, item_id from opinion
     union
@@ -44,9 +74,10 @@ met as (
 seen as (
     select e.user_id, e.item_id, e.event_timestamp, coalesce(e.rating >= $like_threshold, true) as label
     from event_within as e
+    join known as k on k.user_id = e.user_id
     left anti join opinion as o on o.user_id = e.user_id and o.item_id = e.item_id
     left semi join audience as a on a.item_id = e.item_id
-    left semi join user_history as h on h.user_id = e.user_id
+    where e.event_timestamp > k.cut
 ),
 drawn as (
     select
@@ -55,20 +86,18 @@ drawn as (
         event_timestamp,
         label,
         row_number() over (
-            partition by user_id, label order by md5(concat('reward ', user_id, ' ', item_id)), item_id) as place
+            partition by user_id, label order by md5(concat('reward ', user_id, ' ', item_id)), item_id) as place,
+        sum(case when label then 0 else 1 end) over (partition by user_id) as n_dislikes
     from seen
 ),
 asked as (
-    select user_id, item_id, event_timestamp, label, place from drawn where place <= $rows_per_user
+    select user_id, item_id, event_timestamp, label, place, n_dislikes from drawn where place <= $rows_per_user
 ),
 -- Likes for which there is no dislike, and for each the nearest item that the user never met.
 lonely as (
-    select a.user_id, a.item_id, a.event_timestamp
-    from asked as a
-    left join (
-        select user_id, count(*) as n from asked where not label group by user_id
-    ) as d on d.user_id = a.user_id
-    where a.label and a.place > coalesce(d.n, 0)
+    select user_id, item_id, event_timestamp
+    from asked
+    where label and place > n_dislikes
 ),
 placed as (
     select item_id, row_number() over (order by n_users, item_id) as place from audience
@@ -146,10 +175,96 @@ past as (
     where recency <= 20
     group by example_id
 ),
+titled as (
+    select
+        item_id,
+        categories,
+        -- White space, control characters and marks that turn the writing direction become one space.
+        nullif(trim(substr(trim(
+            regexp_replace(title, '[\s\p{Cc}\p{Z}\x{202A}-\x{202E}\x{2066}-\x{2069}\x{FEFF}]+', ' ', 'g')),
+            1, $title_chars)), '') as title
+    from item
+),
+-- What newcomers thought, at the cut, of the 30 items that they met last (as many as KAR shows).
+own as (
+    select
+        s.user_id,
+        s.item_id,
+        s.event_timestamp,
+        s.rating,
+        s.rating is null or s.rating >= $like_threshold as liked,
+        s.recency,
+        cast(i.title as varchar) as title,
+        i.categories
+    from (
+        select
+            *,
+            row_number() over (partition by user_id order by event_timestamp desc, item_id desc) as recency
+        from (
+            select
+                e.user_id,
+                e.item_id,
+                max(e.event_timestamp) as event_timestamp,
+                first_value(e.rating order by e.event_timestamp desc, e.event desc nulls last, e.rating desc)
+                    filter (where e.rating is not null) as rating
+            from newcomer as n
+            join interaction as e on e.user_id = n.user_id
+            where e.event_timestamp >= $interval_start and e.event_timestamp <= n.cut
+            group by e.user_id, e.item_id
+        )
+    ) as s
+    left join titled as i on i.item_id = s.item_id
+    where s.recency <= 30
+),
+-- Likes the latest first, dislikes the worst first.
+own_titles as (
+    select
+        user_id,
+        array_distinct(array_agg(title order by place) filter (where liked)) as liked_titles,
+        array_distinct(array_agg(title order by place) filter (where not liked)) as disliked_titles
+    from (
+        select
+            user_id,
+            title,
+            liked,
+            row_number() over (partition by user_id order by case when liked then 0 else rating end, recency) as place
+        from own
+        where title is not null
+    )
+    group by user_id
+),
+own_categories as (
+    select user_id, array_agg(category order by place) as top_categories
+    from (
+        select user_id, category, row_number() over (partition by user_id order by n desc, category) as place
+        from (
+            select user_id, category, count(*) as n
+            from (select user_id, unnest(array_distinct(categories)) as category from own where liked)
+            where category is not null and trim(category) <> ''
+            group by user_id, category
+        )
+    )
+    where place <= 5
+    group by user_id
+),
+profile as (
+    select user_id, liked_titles, disliked_titles, top_categories from user_history
+    union all
+    select
+        n.user_id,
+        coalesce(t.liked_titles, cast(make_array() as varchar[])) as liked_titles,
+        coalesce(t.disliked_titles, cast(make_array() as varchar[])) as disliked_titles,
+        coalesce(c.top_categories, cast(make_array() as varchar[])) as top_categories
+    from newcomer as n
+    left join own_titles as t on t.user_id = n.user_id
+    left join own_categories as c on c.user_id = n.user_id
+),
 recent as (
     select user_id, seen['item_id'] as item_id, seen['title'] as title, seen['liked'] as liked,
         seen['event_timestamp'] as event_timestamp
     from (select user_id, unnest(recent) as seen from user_history)
+    union all
+    select user_id, item_id, title, liked, event_timestamp from own
 ),
 going as (
     select
@@ -189,7 +304,7 @@ evidence as (
             1, 3) as shared
     from chosen as c
     join audience as i on i.item_id = c.item_id
-    join user_history as h on h.user_id = c.user_id
+    join profile as h on h.user_id = c.user_id
     left join going as g on g.example_id = c.example_id
 ),
 typed as (

@@ -260,6 +260,7 @@ async fn rows(job: &Job, interval: Interval, of: &RewardSpec, out: &Path) -> Res
         ("interval_start", Param::Timestamp(interval.start.timestamp_micros())),
         ("interval_end", Param::Timestamp(interval.end.timestamp_micros())),
         ("like_threshold", Param::Float(job.spec.history.like_threshold)),
+        ("title_chars", Param::Int(job.spec.history.title_chars)),
         ("rows_per_user", whole(of.rows_per_user)),
         ("max_examples", whole(of.max_examples)),
     ];

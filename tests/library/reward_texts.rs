@@ -1,4 +1,7 @@
-//! What rewards are learned from: whatever becomes of a week, the texts about it are the same, and histories end before it.
+//! What rewards are learned from: whatever becomes of a week, the texts about it are the same, and histories end before it;
+//! of a newcomer, whatever becomes of what follows the cut.
+
+use std::collections::BTreeSet;
 
 use curec::columns::{column, text};
 use curec::job::reward::{Asked, asked, blind_texts};
@@ -15,8 +18,40 @@ use crate::sql_support::{run, session};
 
 const DAY: i64 = 86_400_000_000;
 
-/// The rows over a simulated log, of which `rating` says what the ratings of the interval are.
-async fn rows(folder: &std::path::Path, rating: &str, rows_per_user: i64) -> (Session, Vec<RecordBatch>) {
+/// A simulated log, of which `rating` says what the ratings of the interval are.
+fn rated(rating: &str) -> String {
+    format!(
+        "select * replace (cast(case when event_timestamp >= $interval_start then {rating} else rating end as float) \
+         as rating) from log"
+    )
+}
+
+/// A simulated log in which every third user does everything in the interval, in the same order. What they say of the second
+/// half of their items, which they meet at moments of their own, becomes `late`.
+fn with_newcomers(late: &str) -> String {
+    format!(
+        "select user_id, item_id, event,
+            cast(case when is_new and 2 * place > n + 1 then {late} else rating end as float) as rating,
+            event_timestamp
+        from (
+            select
+                *,
+                cast(row_number() over (partition by user_id order by event_timestamp, item_id) as bigint) as place,
+                count(*) over (partition by user_id) as n
+            from (
+                select user_id, item_id, event, rating, is_new,
+                    case when is_new then arrow_cast(
+                            cast($interval_start as bigint) + (cast(event_timestamp as bigint) - {START}) * 3 / 10,
+                            'Timestamp(Microsecond, Some(\"UTC\"))')
+                        else event_timestamp end as event_timestamp
+                from (select *, substr(md5(user_id), 1, 1) < '5' as is_new from log)
+            )
+        )"
+    )
+}
+
+/// The rows over the log that the query `log` makes.
+async fn rows(folder: &std::path::Path, log: &str, rows_per_user: i64) -> (Session, Vec<RecordBatch>) {
     let session = session(2, 64);
     for (table, name) in [("interaction", "log"), ("item", "item")] {
         let files = [Location::parse(folder.join(format!("{table}.parquet")).to_str().unwrap()).unwrap().into()];
@@ -39,11 +74,7 @@ async fn rows(folder: &std::path::Path, rating: &str, rows_per_user: i64) -> (Se
         ("rows_per_user", Param::Int(rows_per_user)),
         ("max_examples", Param::Int(100_000)),
     ];
-    let log = format!(
-        "select * replace (cast(case when event_timestamp >= $interval_start then {rating} else rating end as float) \
-         as rating) from log"
-    );
-    let log = session.sql(&log, &params).await.unwrap().collect().await.unwrap();
+    let log = session.sql(log, &params).await.unwrap().collect().await.unwrap();
     session.register_batches("interaction", log[0].schema(), log).unwrap();
     for table in ["user_history", "item_audience"] {
         run(&session, table, &params).await.unwrap();
@@ -83,9 +114,9 @@ fn log() -> tempfile::TempDir {
 #[tokio::test]
 async fn flipping_every_label_leaves_every_text_as_it_is() {
     let folder = log();
-    let (before, labels) = met(&rows(folder.path(), "rating", 1000).await.1);
+    let (before, labels) = met(&rows(folder.path(), &rated("rating"), 1000).await.1);
     // Four and more become three and less, and the other way round.
-    let (after, flipped) = met(&rows(folder.path(), "7 - rating", 1000).await.1);
+    let (after, flipped) = met(&rows(folder.path(), &rated("7 - rating"), 1000).await.1);
     assert!(before.len() > 200 && labels.contains(&true) && labels.contains(&false));
     assert!(labels.iter().zip(&flipped).all(|(a, b)| a != b));
     assert_eq!(before, after, "questions and evidence");
@@ -101,7 +132,7 @@ async fn flipping_every_label_leaves_every_text_as_it_is() {
 async fn likes_without_dislikes_are_given_items_never_met_and_histories_end_before() {
     let folder = log();
     // Nothing but likes, as of a log without ratings.
-    let (session, rows) = rows(folder.path(), "cast(null as float)", 10).await;
+    let (session, rows) = rows(folder.path(), &rated("cast(null as float)"), 10).await;
     let contract = Contract::builtin("reward_example").unwrap();
     let audited = audit(&session, &contract, "reward_example", &[], None).await.unwrap();
     assert!(audited.passed(), "{audited}");
@@ -123,4 +154,74 @@ async fn likes_without_dislikes_are_given_items_never_met_and_histories_end_befo
     assert!(
         rows.iter().all(|batch| text(batch, "prompt_text").unwrap().iter().flatten().all(|p| !p.contains("verdict")))
     );
+}
+
+/// The events of all histories of what was met, and whether they were liked.
+async fn histories(session: &Session) -> (Vec<String>, Vec<String>) {
+    let events =
+        "select concat(example_id, ' ', past['item_id'], ' ', cast(past['event_timestamp'] as varchar)) as event,
+            cast(past['liked'] as varchar) as liked
+        from (select example_id, unnest(history) as past from reward_example where not sampled)
+        order by event";
+    let (mut seen, mut liked) = (Vec::new(), Vec::new());
+    for batch in session.sql(events, &[]).await.unwrap().collect().await.unwrap() {
+        seen.extend(text(&batch, "event").unwrap().iter().flatten().map(str::to_owned));
+        liked.extend(text(&batch, "liked").unwrap().iter().flatten().map(str::to_owned));
+    }
+    (seen, liked)
+}
+
+#[tokio::test]
+async fn what_newcomers_say_after_their_cut_changes_no_text() {
+    let folder = log();
+    let (session, first) = rows(folder.path(), &with_newcomers("rating"), 1000).await;
+    let before = met(&first);
+    // Items of those whose events were moved into the interval: of the first half or not.
+    let halves = "select e.user_id, e.item_id, i.title,
+            case when 2 * cast(row_number() over (
+                    partition by e.user_id order by e.event_timestamp, e.item_id) as bigint)
+                <= count(*) over (partition by e.user_id) + 1 then 'early' else 'late' end as half
+        from interaction as e
+        join log as l on l.user_id = e.user_id and l.item_id = e.item_id
+        join item as i on i.item_id = e.item_id
+        where l.event_timestamp <> e.event_timestamp";
+    let (mut newcomers, mut early, mut late) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for batch in session.sql(halves, &[]).await.unwrap().collect().await.unwrap() {
+        let [users, items, titles, halves] = ["user_id", "item_id", "title", "half"].map(|n| text(&batch, n).unwrap());
+        for i in 0..batch.num_rows() {
+            let user = users.value(i).to_owned();
+            newcomers.insert(user.clone());
+            match halves.value(i) {
+                "early" => early.insert((user, titles.value(i).to_owned())),
+                _ => late.insert((user, items.value(i).to_owned())),
+            };
+        }
+    }
+    let is_new = |asked: &Asked| newcomers.contains(&asked.user_id);
+    let of_newcomers: Vec<&Asked> = before.0.iter().filter(|asked| is_new(asked)).collect();
+    assert!(of_newcomers.len() > 100 && of_newcomers.len() < before.0.len(), "{}", of_newcomers.len());
+    for asked in &of_newcomers {
+        assert!(late.contains(&(asked.user_id.clone(), asked.item_id.clone())), "{asked:?} was met before the cut");
+        let e = &asked.evidence;
+        for title in e.liked.iter().chain(&e.disliked).chain(&e.related) {
+            assert!(
+                early.contains(&(asked.user_id.clone(), title.clone())),
+                "{title} is not from before the cut: {e:?}"
+            );
+        }
+    }
+    assert!(of_newcomers.iter().any(|asked| !asked.evidence.related.is_empty()), "nothing goes with anything");
+
+    let (other, second) = rows(folder.path(), &with_newcomers("7 - rating"), 1000).await;
+    let after = met(&second);
+    assert_eq!(before.0, after.0, "questions and evidence");
+    assert_eq!(blind_texts(&before.0).unwrap(), blind_texts(&after.0).unwrap());
+    for (asked, (label, flipped)) in before.0.iter().zip(before.1.iter().zip(&after.1)) {
+        assert_eq!(label != flipped, is_new(asked), "{asked:?}");
+    }
+
+    let (seen, liked) = histories(&session).await;
+    let (seen_after, liked_after) = histories(&other).await;
+    assert_eq!(seen, seen_after, "what histories are of");
+    assert_ne!(liked, liked_after, "later examples know what became of earlier ones");
 }
