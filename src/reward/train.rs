@@ -64,7 +64,7 @@ impl Default for Plan {
             unknown: 0.0,
             margin_weight: 0.5,
             margin: 0.1,
-            anchor_weight: 1.0,
+            anchor_weight: 3.0,
             folds: 5,
             validation: 0.1,
         }
@@ -460,21 +460,21 @@ impl Judge {
         let mut asked = own_reasons(examples);
         for (row, asked) in asked.iter_mut().enumerate() {
             let own = asked.len();
-            asked.extend((0..own).map(|_| Some(others_reason(examples, row, &mut random))));
+            asked.extend((0..own * OTHERS).map(|_| Some(others_reason(examples, row, &mut random))));
         }
         let judged = self.judge(examples, &asked)?;
         let (mut with, mut without, mut shuffled, mut gains) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut labels, mut users) = (Vec::new(), Vec::new());
         for (example, judged) in examples.iter().zip(&judged) {
-            let (own, others) = judged.split_at(judged.len() / 2);
-            for (own, other) in own.iter().zip(others) {
+            let (own, others) = judged.split_at(judged.len() / (1 + OTHERS));
+            for own in own {
                 with.push(f64::from(own.logit));
                 without.push(f64::from(own.without));
-                shuffled.push(f64::from(other.logit));
                 gains.push(f64::from(own.gain));
                 labels.push(example.label());
                 users.push(example.user());
             }
+            shuffled.extend(others.iter().map(|other| f64::from(other.logit)));
         }
         let of = |scores: &[f64]| {
             auc(scores, &labels).ok_or_else(|| Error::new(Kind::Input, "all examples have the same label"))
@@ -487,7 +487,10 @@ impl Judge {
             auc: auc_with,
             auc_without,
             difference: contrast(&with, &without)?,
-            shuffled: contrast(&shuffled, &without)?,
+            shuffled: {
+                let (without, labels, users) = (each(&without), each(&labels), each(&users));
+                paired_bootstrap_auc(&[[&shuffled, &without]], &labels, &users, resamples, CONFIDENCE, self.seed)?
+            },
             // Against a constant, whose AUC is a half.
             probe: Interval { mean: probe.mean + 0.5, low: probe.low + 0.5, high: probe.high + 0.5 },
             gain: paired_bootstrap(&[&gains], &users, resamples, CONFIDENCE, self.seed)?.interval,
@@ -547,6 +550,13 @@ impl Judge {
     }
 }
 
+/// Every value as often as others' reasons are drawn for it.
+fn each<T: Copy>(values: &[T]) -> Vec<T> {
+    values.iter().flat_map(|value| [*value; OTHERS]).collect()
+}
+
+/// Others' reasons that are drawn for every reason: which ones is noise in AUC.
+const OTHERS: usize = 4;
 const CONFIDENCE: f64 = 0.95;
 const PROBE_EPOCHS: u64 = 10;
 
