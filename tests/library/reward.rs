@@ -106,7 +106,8 @@ fn logits(judged: &[Vec<Judged>]) -> Vec<u32> {
 #[test]
 fn reasons_that_tell_something_pass_the_gates() {
     let gates = gates(Reasons::Anchored, 60);
-    assert!(gates.auc > 0.8 && gates.gain.low > 0.1, "{gates:?}");
+    // In this world others' reasons cannot be told from own ones, so a judge that must not be misled says little of either.
+    assert!(gates.auc > 0.8 && gates.gain.low > 0.03, "{gates:?}");
     assert!(gates.difference.interval.low > 0.2, "{gates:?}");
     gates.check(LIMITS).unwrap();
 }
