@@ -508,7 +508,7 @@ impl Source {
             let vectors = self.embed(job.as_ref().unwrap_or(&self.job), texts).await?;
             let n = vectors.iter().flatten().count();
             results.facts.push((
-                format!("{}, {} ({})", self.name, what_of(arm), users_of(arm, arms)),
+                format!("{}, {} ({})", self.name, what_of(arm), users_of(arms, |a| a.texts_of(arms) == Some(arm))),
                 format!("{n} of {} items", vectors.len()),
             ));
             found.insert(arm, vectors);
@@ -550,7 +550,8 @@ impl Source {
                 texts.push((interval.end.timestamp_micros(), told));
             }
             let told = evaluation_histories::vectors(&job, &self.log, texts).await?;
-            let of = format!("{}, histories: {} ({})", self.name, what_of(arm), users_of(arm, arms));
+            let users = users_of(arms, |a| a.histories_of(arms) == Some(arm));
+            let of = format!("{}, histories: {} ({users})", self.name, what_of(arm));
             results.facts.push((of, evaluation_histories::coverage(&told, &self.split)));
             if arm == Arm::Corrected
                 && let Some(corrections) = evaluation_histories::corrections(&session).await?
@@ -659,9 +660,8 @@ fn wanted(arms: &[Arm]) -> Vec<Arm> {
 }
 
 /// The arms that have the texts of one.
-fn users_of(arm: Arm, arms: &[Arm]) -> String {
-    let users: Vec<&str> = arms.iter().filter(|a| a.texts_of(arms) == Some(arm)).map(|a| a.code()).collect();
-    users.join(", ")
+fn users_of(arms: &[Arm], uses: impl Fn(Arm) -> bool) -> String {
+    arms.iter().copied().filter(|arm| uses(*arm)).map(Arm::code).collect::<Vec<_>>().join(", ")
 }
 
 /// An arm's texts, for people.

@@ -102,6 +102,11 @@ impl Arm {
             other => Some(other),
         }
     }
+
+    /// The arm whose texts of histories it has, where `arms` are run. The leak gives the answer instead.
+    pub fn histories_of(self, arms: &[Arm]) -> Option<Arm> {
+        self.texts_of(arms).filter(|_| self != Arm::Leak)
+    }
 }
 
 /// The sentence vector of every item of the catalogue, where there is a text.
@@ -124,10 +129,9 @@ pub struct Data<'a> {
 }
 
 impl Data<'_> {
-    /// What an arm says of histories, if anything. The leak gives the answer instead.
+    /// What an arm says of histories, if anything.
     pub fn histories_of(&self, arm: Arm) -> Option<&HistoryVectors> {
-        let of = arm.texts_of(self.arms).filter(|_| arm != Arm::Leak)?;
-        self.histories.get(&of).filter(|told| !told.is_empty())
+        self.histories.get(&arm.histories_of(self.arms)?).filter(|told| !told.is_empty())
     }
 }
 
