@@ -168,6 +168,7 @@ pub mod job {
     pub mod teacher;
     pub mod align;
     pub mod reward;
+    pub mod negatives;
     pub mod reinforce;
     pub mod gate;
     pub mod learning_page;

@@ -3,9 +3,11 @@
 //! Prompts are the pairs of `alignment_example` whose history stands in `reward_example`: what an answer is worth needs the
 //! outcome and what the user did before. Items' and histories' questions are no prompts: no single outcome tells what their
 //! reasons are worth. The judge that rewards is `reward/judge` of the folder `out`, the one that watches `reward/second`;
-//! both judge out of fold. Knows jobs, files and models; leaves learning to [`crate::learn::reinforce`].
+//! both judge out of fold. The first also ranks a prompt's item among [`Negatives`], whose scores without a reason are the
+//! same for all answers. Knows jobs, files and models; leaves learning to [`crate::learn::reinforce`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::models::Models;
 use crate::job::examples::{self, Size};
+use crate::job::negatives::Negatives;
 use crate::job::stop::Stop;
 use crate::job::weekly::Spec;
 use crate::learn::align::Surroundings;
@@ -31,7 +34,7 @@ use crate::llm::adapter::{Adapter, AdapterShape, Precision};
 use crate::llm::device;
 use crate::llm::sampler::Sampling;
 use crate::reward::checks::Vocabulary;
-use crate::reward::saved::{self, Case, PastEvent, SavedJudge};
+use crate::reward::saved::{self, Case, PastEvent, SavedJudge, UNKNOWN};
 use crate::telemetry::Voice;
 
 /// A reinforcement that ended well: `reinforce-<method>.json`.
@@ -117,6 +120,12 @@ pub async fn reinforce(spec: &Spec, interval: Interval, method: Method, voice: V
     }
     stop.check()?;
     let (questions, without_history) = questions(&rows, &histories(&outcomes)?)?;
+    let users: BTreeSet<&str> = questions.iter().map(|q| q.user_id.as_str()).collect();
+    let negatives = match spec.reinforce.rank_weight > 0.0 {
+        true => Some(Negatives::read(&job, interval, &users).await?),
+        false => None,
+    };
+    stop.check()?;
     let attributes: Vec<String> = rows
         .iter()
         .map(|batch| text_lists(batch, "attributes"))
@@ -130,7 +139,15 @@ pub async fn reinforce(spec: &Spec, interval: Interval, method: Method, voice: V
     models.fetch().await?;
     let (of, folder, stopped) = (spec.clone(), out.clone(), stop.clone());
     let work = move || {
-        let it = Work { spec: &of, out: &folder, models: &models, questions: &questions, vocabulary: &vocabulary };
+        let it = Work {
+            spec: &of,
+            out: &folder,
+            models: &models,
+            questions: &questions,
+            vocabulary: &vocabulary,
+            negatives: negatives.as_ref(),
+            scored: RefCell::default(),
+        };
         it.run(method, voice, &stopped)
     };
     let ran = tokio::task::spawn_blocking(work);
@@ -201,6 +218,10 @@ struct Work<'a> {
     models: &'a Arc<Models>,
     questions: &'a [Question],
     vocabulary: &'a Vocabulary,
+    /// `None`: ranks count nothing.
+    negatives: Option<&'a Negatives>,
+    /// By question, see [`Work::scores`].
+    scored: RefCell<HashMap<usize, Vec<f64>>>,
 }
 
 /// What it came to.
@@ -262,20 +283,21 @@ impl Work<'_> {
             check_sampling: generator.fingerprint.sampling,
             seed: r.seed,
         };
-        let prices = Prices { max_words: r.max_words, ..Prices::default() };
+        let prices = Prices { max_words: r.max_words, rank: r.rank_weight, ..Prices::default() };
         let worths = |answers: &[(&Prompt, &Sampled)]| self.worths(&judges, &prices, answers);
         // Other judges, other rewards: their digests belong to what a checkpoint is for.
         let digests = ["judge", "second"].map(|name| saved::digest(&out.join("reward").join(name)));
         let [of_judge, of_second] = digests;
         let model = format!(
-            "{} {} {:?} + {}, judges {} {}, {prices:?}, forbidden {:?}",
+            "{} {} {:?} + {}, judges {} {}, {prices:?}, forbidden {:?}, negatives {:?}",
             generator.fingerprint.model,
             generator.fingerprint.max_new_tokens,
             generator.fingerprint.stop,
             Adapter::digest(&out.join(&r.from))?,
             of_judge?,
             of_second?,
-            r.forbidden
+            r.forbidden,
+            self.negatives.map(Negatives::digest)
         );
         let around = Surroundings {
             checkpoint: Some(out.join(format!("reinforce-{method}.safetensors"))),
@@ -307,7 +329,7 @@ impl Work<'_> {
         Ok((train, held_out.into_iter().step_by(step).collect()))
     }
 
-    /// What answers are worth: the gate, the reason's vector, both judges' gains, the price list.
+    /// What answers are worth: the gate, the reason's vector, both judges' gains, ranks, the price list.
     fn worths(&self, judges: &[SavedJudge; 2], prices: &Prices, answers: &[(&Prompt, &Sampled)]) -> Result<Vec<Worth>> {
         let question = |prompt: &Prompt| {
             let found = self.questions.get(prompt.number);
@@ -346,19 +368,29 @@ impl Work<'_> {
             Case { user_id: &q.user_id, item_id: &q.item_id, history, label: q.label, time: q.past.time, texts }
         };
         let cases: Vec<Case<'_>> = of_questions.iter().zip(histories.iter().map(Vec::as_slice)).map(case).collect();
-        let mut gains = vec![[0.0; 2]; answers.len()];
         // Where nothing passed the gate there is nothing to judge.
-        for (which, judge) in judges.iter().enumerate().filter(|_| !cases.is_empty()) {
-            for (members, found) in of_questions.values().zip(judge.gains(&cases)?) {
-                members.iter().zip(found).for_each(|(i, gain)| gains[*i][which] = gain);
+        let mut found = vec![[0.0; 3]; answers.len()];
+        let [judge, second] = judges;
+        let (judged, watched) = match cases.is_empty() {
+            true => (Vec::new(), Vec::new()),
+            false => (judge.judged(&cases)?, second.gains(&cases)?),
+        };
+        let by_both = judged.into_iter().zip(watched);
+        for (((number, members), case), (judged, watched)) in of_questions.iter().zip(&cases).zip(by_both) {
+            let scores = self.scores(judge, *number, case)?;
+            for ((i, judged), second) in members.iter().zip(judged).zip(watched) {
+                let with = f64::from(judged.logit);
+                let of = |(own, others): (&f64, &[f64])| worth::rank_gain(with, *own, others, case.label);
+                found[*i] = [f64::from(judged.gain), scores.split_first().map_or(0.0, of), second];
             }
         }
         let worth = |(i, (prompt, _)): (usize, &(&Prompt, &Sampled))| {
-            let (passed, [gain, second]) = (passed[i].as_ref(), gains[i]);
+            let (passed, [gain, rank, second]) = (passed[i].as_ref(), found[i]);
             let verdict = passed.and_then(|p| p.verdict);
             Worth {
-                reward: worth::reward(passed, gain, prices),
+                reward: worth::reward(passed, gain, rank, prices),
                 gain,
+                rank,
                 second,
                 passed: passed.is_some(),
                 grounded: passed.is_some_and(|p| p.ungrounded <= 0.0),
@@ -367,6 +399,22 @@ impl Work<'_> {
             }
         };
         Ok(answers.iter().enumerate().map(worth).collect())
+    }
+
+    /// f_0 of a question's item and, after it, of its negatives; nothing where ranks count nothing. A question is scored once,
+    /// and alone: what is computed beside it may move the last bits, and a reinforcement that was killed and goes on meets
+    /// questions in another company.
+    fn scores(&self, judge: &SavedJudge, number: usize, case: &Case<'_>) -> Result<Vec<f64>> {
+        let Some(negatives) = self.negatives else { return Ok(Vec::new()) };
+        if let Some(scores) = self.scored.borrow().get(&number) {
+            return Ok(scores.clone());
+        }
+        let is_known = |item: &str| judge.catalogue().number(item) != UNKNOWN;
+        let mut items = vec![case.item_id];
+        items.extend(negatives.near(case.user_id, case.item_id, is_known));
+        let scores = judge.without(case, &items)?;
+        self.scored.borrow_mut().insert(number, scores.clone());
+        Ok(scores)
     }
 }
 

@@ -160,6 +160,7 @@ pub struct ReinforceSpec {
     pub clip: f64,
     pub micro_batch_tokens: usize,
     pub max_words: usize,
+    pub rank_weight: f64,
     pub forbidden: Vec<String>,
     pub min_gain: f64,
     pub min_deviation: f64,
@@ -195,6 +196,7 @@ impl Default for ReinforceSpec {
             clip: 0.3,
             micro_batch_tokens: 512,
             max_words: 48,
+            rank_weight: 0.05,
             forbidden: ["rating", "rated", "stars", "verdict"].map(str::to_owned).to_vec(),
             min_gain: 0.0,
             min_deviation: 0.02,
@@ -217,7 +219,7 @@ impl ReinforceSpec {
         let sizes = [self.rank, self.rounds, self.prompts, self.step_prompts, self.epochs, self.micro_batch_tokens];
         let above_zero =
             [self.alpha, self.learning_rate, self.lambda, self.most_weight, self.ratio_clip, self.dpo_beta];
-        let from_zero = [self.clip, self.kl, self.anchor, self.min_deviation];
+        let from_zero = [self.clip, self.kl, self.anchor, self.min_deviation, self.rank_weight];
         match self {
             r if r.from.is_empty() || r.from.contains(['/', '\\']) || r.from.starts_with('.') => {
                 Some("[reinforce] from: name a folder that stands in `out`")
@@ -231,7 +233,7 @@ impl ReinforceSpec {
                 Some("[reinforce] alpha, learning_rate, lambda, most_weight, ratio_clip and dpo_beta must be above 0")
             }
             _ if from_zero.iter().any(|x| !(x.is_finite() && *x >= 0.0)) => {
-                Some("[reinforce] clip, kl, anchor and min_deviation must not be below 0")
+                Some("[reinforce] clip, kl, anchor, min_deviation and rank_weight must not be below 0")
             }
             r if !r.min_gain.is_finite() || !(0.0..1.0).contains(&r.warmup) => {
                 Some("[reinforce] min_gain must be a number and warmup in [0, 1)")

@@ -187,6 +187,9 @@ pub struct Round {
     pub deviation: f64,
     /// Mean gain, nats.
     pub gain: f64,
+    /// Mean change of reciprocal ranks, with the sign that it is rewarded by.
+    #[serde(default)]
+    pub rank: f64,
     /// Mean gain by the second judge.
     pub second: f64,
     /// Mean tokens of an answer.
@@ -486,6 +489,7 @@ fn learn_round(
         reward: mean(worth.iter().map(|w| w.reward)),
         deviation: mean(of_groups.iter().map(|group| deviation(group))),
         gain: mean(worth.iter().map(|w| w.gain)),
+        rank: mean(worth.iter().map(|w| w.rank)),
         second: mean(worth.iter().map(|w| w.second)),
         length: mean(answers.iter().map(|(_, a)| a.tokens.len() as f64)),
         format: share(worth.iter().map(|w| w.passed)),
@@ -681,6 +685,7 @@ fn check(
         // Compared again after they were written and read: nine places survive that.
         reward: nine(mean(worth.iter().map(|w| w.reward))),
         gain: mean(worth.iter().map(|w| w.gain)),
+        rank: mean(worth.iter().map(|w| w.rank)),
         second: nine(mean(worth.iter().map(|w| w.second))),
         kl: mean(divergences),
         length: mean(answers.iter().map(|(_, a)| a.tokens.len() as f64)),

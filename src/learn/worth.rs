@@ -13,6 +13,8 @@ use crate::reward::checks::{self, Vocabulary};
 pub struct Prices {
     /// Of the information gain, clipped to one nat either way.
     pub gain: f64,
+    /// Of the change of the item's reciprocal rank, see [`rank_gain`].
+    pub rank: f64,
     /// Of the share of mentions that the evidence does not hold.
     pub ungrounded: f64,
     /// Of the share of words beyond the longest reason, at most all of them.
@@ -27,7 +29,7 @@ pub struct Prices {
 
 impl Default for Prices {
     fn default() -> Self {
-        Prices { gain: 1.0, ungrounded: 0.2, overlong: 0.1, repetition: 0.2, floor: -1.0, max_words: 48 }
+        Prices { gain: 1.0, rank: 0.05, ungrounded: 0.2, overlong: 0.1, repetition: 0.2, floor: -1.0, max_words: 48 }
     }
 }
 
@@ -97,10 +99,30 @@ pub fn gate(text: &str, asked: &Asked<'_>, prices: &Prices, vocabulary: &Vocabul
     })
 }
 
-/// `w_i clip(gain, −1, 1) − w_u ungrounded − w_o overlong − w_r repetition`; the floor for what did not pass the gate.
-pub fn reward(passed: Option<&Passed>, gain: f64, prices: &Prices) -> f64 {
+/// Items that an item is ranked among; fewer where there are no more.
+pub const NEGATIVES: usize = 50;
+
+/// The place of a score among others, from 1; what scores the same stands before it, so that nothing is won by a tie.
+pub fn rank(score: f64, others: &[f64]) -> usize {
+    1 + others.iter().filter(|other| **other >= score).count()
+}
+
+/// What a reason does to the reciprocal rank of its item among `others`, which are scored without one:
+/// `1 / rank(with) − 1 / rank(without)`, between -1 and 1, and 0 where there are no others.
+///
+/// Where the user did not like the item it counts the other way round. Taken as it is, it would pay for praise whatever came
+/// of it: as the information gain does, it must reward what is true of the outcome.
+pub fn rank_gain(with: f64, without: f64, others: &[f64], liked: bool) -> f64 {
+    let reciprocal = |score| 1.0 / rank(score, others) as f64;
+    let (with, without) = (reciprocal(with), reciprocal(without));
+    if liked { with - without } else { without - with }
+}
+
+/// `w_i clip(gain, −1, 1) + w_k rank − w_u ungrounded − w_o overlong − w_r repetition`, where `rank` is a [`rank_gain`]; the
+/// floor for what did not pass the gate.
+pub fn reward(passed: Option<&Passed>, gain: f64, rank: f64, prices: &Prices) -> f64 {
     let Some(passed) = passed else { return prices.floor };
-    prices.gain * gain.clamp(-1.0, 1.0)
+    prices.gain * gain.clamp(-1.0, 1.0) + prices.rank * rank
         - prices.ungrounded * passed.ungrounded
         - prices.overlong * passed.overlong
         - prices.repetition * passed.repetition
@@ -113,7 +135,9 @@ pub struct Worth {
     pub reward: f64,
     /// Information gain by the judge that rewards, nats; 0 of what did not pass.
     pub gain: f64,
-    /// The same by the second judge, which rewards nothing.
+    /// What it does to the rank of its item by that judge, see [`rank_gain`]; 0 where that is not asked for.
+    pub rank: f64,
+    /// The gain by the second judge, which rewards nothing.
     pub second: f64,
     /// Whether it passed the gate.
     pub passed: bool,
@@ -134,6 +158,9 @@ pub struct Check {
     pub reward: f64,
     /// Mean gain by that judge, nats.
     pub gain: f64,
+    /// Mean change of reciprocal ranks by that judge, with the sign that it is rewarded by.
+    #[serde(default)]
+    pub rank: f64,
     /// Mean gain by the second judge over the same answers.
     pub second: f64,
     /// Mean divergence from the reference over the answers' tokens, by the low-variance estimate, nats.
@@ -219,17 +246,42 @@ mod tests {
             repetition,
         };
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} instead of {b}");
-        close(reward(None, 0.9, &prices), -1.0);
-        close(reward(Some(&passed(0.0, 0.0, 0.0)), 0.3, &prices), 0.3);
-        close(reward(Some(&passed(0.0, 0.0, 0.0)), 7.0, &prices), 1.0);
-        close(reward(Some(&passed(0.0, 0.0, 0.0)), -7.0, &prices), -1.0);
-        close(reward(Some(&passed(0.5, 1.0, 0.25)), 0.4, &prices), 0.4 - 0.1 - 0.1 - 0.05);
+        close(reward(None, 0.9, 1.0, &prices), -1.0);
+        close(reward(Some(&passed(0.0, 0.0, 0.0)), 0.3, 0.0, &prices), 0.3);
+        close(reward(Some(&passed(0.0, 0.0, 0.0)), 0.3, -0.5, &prices), 0.275);
+        close(reward(Some(&passed(0.0, 0.0, 0.0)), 0.3, -0.5, &Prices { rank: 0.0, ..Prices::default() }), 0.3);
+        close(reward(Some(&passed(0.0, 0.0, 0.0)), 7.0, 0.0, &prices), 1.0);
+        close(reward(Some(&passed(0.0, 0.0, 0.0)), -7.0, 0.0, &prices), -1.0);
+        close(reward(Some(&passed(0.5, 1.0, 0.25)), 0.4, 0.0, &prices), 0.4 - 0.1 - 0.1 - 0.05);
         // Half of "Ronin (1998), drama" is invented, and every word beyond ten costs.
         let found = judged(&answer("The user likes Ronin (1998) and drama.")).unwrap();
         close(found.ungrounded, 0.5);
         let long = judged(&answer(&["so they say"; 5].join(" "))).unwrap();
         close(long.overlong, 0.5);
         assert!(long.repetition > 0.5);
+    }
+
+    #[test]
+    fn a_tie_ranks_last_and_nobody_ranks_first_among_none() {
+        let others = [0.3, 0.5, 0.5, 0.9];
+        for (score, expected) in [(1.0, 1), (0.9, 2), (0.6, 2), (0.5, 4), (0.4, 4), (0.3, 5), (-1.0, 5)] {
+            assert_eq!(rank(score, &others), expected, "{score}");
+        }
+        assert_eq!(rank(0.0, &[]), 1);
+    }
+
+    #[test]
+    fn to_lift_an_item_is_worth_something_if_it_was_liked_and_costs_if_it_was_not() {
+        let others = [0.3, 0.5, 0.5, 0.9];
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} instead of {b}");
+        // From the fourth place to the second.
+        close(rank_gain(0.6, 0.4, &others, true), 0.25);
+        close(rank_gain(0.6, 0.4, &others, false), -0.25);
+        close(rank_gain(0.4, 0.6, &others, true), -0.25);
+        close(rank_gain(0.4, 0.6, &others, false), 0.25);
+        // Past nobody, and among nobody.
+        close(rank_gain(0.8, 0.6, &others, true), 0.0);
+        close(rank_gain(0.8, 0.6, &[], false), 0.0);
     }
 
     #[test]

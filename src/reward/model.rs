@@ -58,13 +58,26 @@ impl<'a> RewardExample<'a> {
     /// `Kind::Input` where an event of the history is not strictly before `time` (rule R1: a reward may not look ahead) or
     /// out of order, or there is no reason.
     pub fn new(
-        (user, item): (u32, u32),
+        who: (u32, u32),
         history: &'a [Past],
         reasons: Vec<&'a [f32]>,
         corrupted: Vec<&'a [f32]>,
         label: bool,
         time: i64,
     ) -> Result<Self> {
+        let bare = Self::bare(who, history, label, time)?;
+        if reasons.is_empty() {
+            return Err(Error::new(Kind::Input, "an example has no reason")
+                .with("user", bare.user)
+                .with("item", bare.item)
+                .with("time", time)
+                .hint("leave out pairs that no reason was written for"));
+        }
+        Ok(RewardExample { reasons, corrupted, ..bare })
+    }
+
+    /// As [`RewardExample::new`], without a reason: it may be judged and is nothing to learn from.
+    pub(crate) fn bare((user, item): (u32, u32), history: &'a [Past], label: bool, time: i64) -> Result<Self> {
         let bad = |why: &str| Error::new(Kind::Input, why).with("user", user).with("item", item).with("time", time);
         if history.iter().any(|past| past.time >= time) {
             return Err(bad("an example's history holds an event that is not before it")
@@ -73,10 +86,7 @@ impl<'a> RewardExample<'a> {
         if !history.is_sorted_by_key(|past| past.time) {
             return Err(bad("an example's history is not in time order"));
         }
-        if reasons.is_empty() {
-            return Err(bad("an example has no reason").hint("leave out pairs that no reason was written for"));
-        }
-        Ok(RewardExample { user, item, history, reasons, corrupted, label, time })
+        Ok(RewardExample { user, item, history, reasons: Vec::new(), corrupted: Vec::new(), label, time })
     }
 
     /// The same with other items; `history` has the times of the old one.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
 use crate::llm::merged::new_folder;
-use crate::reward::model::{Attributes, Config, Past, RewardExample, RewardModel};
+use crate::reward::model::{Attributes, Config, Judged, Past, RewardExample, RewardModel};
 use crate::reward::train::{Gates, Judge};
 
 /// The number of an item that a judge does not know.
@@ -377,18 +377,21 @@ impl SavedJudge {
     /// the model of the fold that the user belongs to, which learned from other folds' users only.
     ///
     /// # Errors
+    /// As [`SavedJudge::judged`].
+    pub fn gains(&self, cases: &[Case<'_>]) -> Result<Vec<Vec<f64>>> {
+        let gains = |of: Vec<Judged>| of.iter().map(|j| f64::from(j.gain)).collect();
+        Ok(self.judged(cases)?.into_iter().map(gains).collect())
+    }
+
+    /// As [`SavedJudge::gains`], with the logits that the gains come from.
+    ///
+    /// # Errors
     /// `Kind::Input` where a history is not strictly before its case or out of order, or a vector has another width or a
     /// value that is no number; `Kind::Temporary` where the device fails.
-    pub fn gains(&self, cases: &[Case<'_>]) -> Result<Vec<Vec<f64>>> {
-        let number = |event: &PastEvent<'_>| Past {
-            item: self.catalogue.number(event.item_id),
-            liked: event.liked,
-            time: event.time,
-        };
+    pub fn judged(&self, cases: &[Case<'_>]) -> Result<Vec<Vec<Judged>>> {
         // A case without texts needs no judgement.
         let asked: Vec<usize> = (0..cases.len()).filter(|at| !cases[*at].texts.is_empty()).collect();
-        let histories: Vec<Vec<Past>> =
-            asked.iter().map(|at| cases[*at].history.iter().map(number).collect()).collect();
+        let histories: Vec<Vec<Past>> = asked.iter().map(|at| self.past(cases[*at].history)).collect();
         let mut examples = Vec::with_capacity(asked.len());
         for (case, history) in asked.iter().map(|at| &cases[*at]).zip(&histories) {
             let who = (user_number(case.user_id), self.catalogue.number(case.item_id));
@@ -398,11 +401,35 @@ impl SavedJudge {
         let examples: Vec<&RewardExample<'_>> = examples.iter().collect();
         let texts: Vec<Vec<Option<&[f32]>>> =
             examples.iter().map(|e| e.reasons().iter().copied().map(Some).collect()).collect();
-        let judged = self.judge.judge(&examples, &texts)?;
-        let mut gains = vec![Vec::new(); cases.len()];
-        for (at, judged) in asked.into_iter().zip(judged) {
-            gains[at] = judged.iter().map(|j| f64::from(j.gain)).collect();
-        }
-        Ok(gains)
+        let mut all = vec![Vec::new(); cases.len()];
+        asked.into_iter().zip(self.judge.judge(&examples, &texts)?).for_each(|(at, judged)| all[at] = judged);
+        Ok(all)
+    }
+
+    /// f_0 of items for the user of a case, at its time and with its history, by the model of the user's fold; neither the
+    /// case's own item nor its texts are looked at. It depends on nothing but case and items.
+    ///
+    /// # Errors
+    /// `Kind::Input` where the history is not strictly before the case or out of order; `Kind::Temporary` where the device
+    /// fails.
+    pub fn without(&self, case: &Case<'_>, items: &[&str]) -> Result<Vec<f64>> {
+        let (user, history) = (user_number(case.user_id), self.past(case.history));
+        let example = |item: &&str| {
+            let example = RewardExample::bare((user, self.catalogue.number(item)), &history, case.label, case.time);
+            example.map_err(|e| e.with("user_id", case.user_id).with("item_id", *item))
+        };
+        let examples: Vec<RewardExample<'_>> = items.iter().map(example).collect::<Result<_>>()?;
+        let examples: Vec<&RewardExample<'_>> = examples.iter().collect();
+        let judged = self.judge.judge(&examples, &vec![vec![None]; items.len()])?;
+        Ok(judged.iter().flatten().map(|j| f64::from(j.without)).collect())
+    }
+
+    fn past(&self, history: &[PastEvent<'_>]) -> Vec<Past> {
+        let number = |event: &PastEvent<'_>| Past {
+            item: self.catalogue.number(event.item_id),
+            liked: event.liked,
+            time: event.time,
+        };
+        history.iter().map(number).collect()
     }
 }

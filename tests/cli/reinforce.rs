@@ -60,6 +60,12 @@ fn a_killed_reinforcement_goes_on_to_the_same_adapter_and_a_night_runs_with_it()
     for file in ["reinforce-best-of-n.json", "reinforce-best-of-n.jsonl"] {
         assert!(world.path("whole").join(file).exists(), "{file}");
     }
+    let curve = std::fs::read_to_string(world.path("whole/reinforce-best-of-n.jsonl")).unwrap();
+    for line in curve.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let rank = line["rank"].as_f64().unwrap();
+        assert!((-1.0..=1.0).contains(&rank), "{line}");
+    }
     // One adapter: two of alignment's ranks and three of reinforcement's.
     let config = std::fs::read(world.path("whole/adapter-best-of-n/adapter_config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
@@ -98,6 +104,7 @@ fn what_cannot_be_reinforced_is_refused_with_what_to_do() {
         ("rounds = 40", "rounds = 0", "rounds"),
         ("rank = 3", "rank = 3\nfrom = \"../other\"", "from"),
         ("rank = 3", "rank = 3\ntemperature = 0.0", "temperature"),
+        ("anchor = 0.5", "anchor = 0.5\nrank_weight = -0.1", "rank_weight"),
         ("anchor = 0.5", "ancor = 0.5", "ancor"),
     ] {
         assert!(text.contains(from), "{from}");

@@ -60,7 +60,7 @@ fn prompts(sampler: &Sampler) -> (Vec<Prompt>, Vec<Prompt>) {
 fn worth_of(answer: &Sampled) -> Worth {
     let Some(token) = answer.tokens.first() else { return Worth::default() };
     let reward = f64::from(token % 7) / 6.0;
-    Worth { reward, gain: reward, second: reward, passed: true, grounded: true, verdict: None, is_right: true }
+    Worth { reward, gain: reward, second: reward, passed: true, grounded: true, is_right: true, ..Worth::default() }
 }
 
 fn worths(answers: &[(&Prompt, &Sampled)]) -> Result<Vec<Worth>> {

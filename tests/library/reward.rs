@@ -269,7 +269,16 @@ impl Kept {
                 texts: vec![z.as_slice()],
             })
             .collect();
-        judge.gains(&cases).unwrap().into_iter().map(|gains| gains[0]).collect()
+        let gains: Vec<f64> = judge.gains(&cases).unwrap().into_iter().map(|gains| gains[0]).collect();
+        let judged = judge.judged(&cases).unwrap();
+        for ((case, judged), gain) in cases.iter().zip(&judged).zip(&gains).take(20) {
+            assert_eq!(f64::from(judged[0].gain), *gain);
+            let scores = judge.without(case, &[case.item_id, "nobody's"]).unwrap();
+            assert!((scores[0] - f64::from(judged[0].without)).abs() < 1e-4, "f_0 needs no text");
+            let strange = judge.without(case, &["somebody's"]).unwrap();
+            assert!((scores[1] - strange[0]).abs() < 1e-4, "unknown items are one item");
+        }
+        gains
     }
 }
 
