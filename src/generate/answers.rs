@@ -56,8 +56,10 @@ impl Examples {
         Ok(template.render(evidence)?.0)
     }
 
-    /// What it is to answer after [`format::STEM`]. `key` chooses the phrasing: equal keys, equal words. Tasks `pair` and
-    /// `choose` end in a verdict, which is yes where `evidence.verdict` is `like`.
+    /// What it is to answer after [`format::STEM`]. The reason's phrasing follows from what the question shows, the notes' from
+    /// `key` too: equal evidence and keys, equal words. Were the reason's phrasing drawn, a model that takes the likeliest
+    /// word would learn to use one for all. Tasks `pair` and `choose` end in a verdict, which is yes where
+    /// `evidence.verdict` is `like`.
     ///
     /// # Errors
     /// [`Kind::Config`] for a template that cannot be rendered.
@@ -78,7 +80,10 @@ impl Examples {
 
     fn render(&self, name: &str, evidence: &Evidence, key: &str) -> Result<String> {
         let many = |texts: &[String]| texts.iter().map(|t| format::clean(t)).collect::<Vec<_>>();
-        let v = blake3::hash(key.as_bytes()).as_bytes()[0];
+        let choice = |text: &str| blake3::hash(text.as_bytes()).as_bytes()[0];
+        let about = evidence.subject.as_ref().or(evidence.liked.first()).map_or("", String::as_str);
+        // Of a title with its year a digit, which is a token of its own: what a small model can learn to look at.
+        let last = about.chars().rev().find(char::is_ascii_alphanumeric).map_or(0, |c| c as u8);
         let evidence_of = context! {
             kind => &evidence.kind,
             subject => evidence.subject.as_deref().map(format::clean),
@@ -88,7 +93,9 @@ impl Examples {
             related => many(&evidence.related),
             attributes => many(&evidence.attributes),
             extra => many(&evidence.extra),
-            v,
+            v => choice(key),
+            a => last,
+            b => choice(&evidence.attributes[..evidence.attributes.len().min(2)].join(", ")),
         };
         let text = self.answers.get_template(name).and_then(|t| t.render(&evidence_of));
         text.context(Kind::Config, || format!("the answers' {name} cannot be rendered"))
@@ -135,7 +142,14 @@ mod tests {
         for (task, _) in TASKS {
             for evidence in shapes(task) {
                 assert!(!examples.question(&evidence).unwrap().contains("{{"));
-                for key in ["a", "b", "c", "d", "e", "f"] {
+                // Every phrasing of the reason, by what the question shows.
+                let shown = (0..24).map(|n| Evidence {
+                    subject: Some(format!("Xenon {n}")),
+                    attributes: if evidence.attributes.is_empty() { vec![] } else { vec![format!("Drama {n}")] },
+                    extra: some(&["Vesta", &format!("Xenon {n}"), "Ceres", "Juno"]),
+                    ..evidence.clone()
+                });
+                for (key, evidence) in ["a", "b", "c", "d", "e", "f"].iter().cycle().zip(shown) {
                     let answer = examples.answer(&evidence, key).unwrap();
                     let whole = format!("{}{answer}", format::STEM);
                     let parts = format::parse(&whole).unwrap_or_else(|e| panic!("{e}: {whole} {evidence:?}"));

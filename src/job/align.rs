@@ -46,7 +46,7 @@ pub struct Measures {
     pub right: f64,
     /// BLEU-4 of the answers against the templates' own, times 100: how well the templates were learned, no more.
     pub bleu4: f64,
-    /// Different word pairs over all of them; before and after over as many answers.
+    /// Different word pairs over all of them in the reasons; before and after over as many answers.
     pub distinct2: f64,
     /// Share of the answers that name a title of the catalogue that does not stand in their question; none where titles are
     /// not known.
@@ -344,11 +344,15 @@ pub(crate) async fn answers(models: &Arc<Models>, questions: &[&Question]) -> Re
 pub(crate) fn measures(questions: &[&Question], said: &[String], vocabulary: &Vocabulary) -> Measures {
     let words = |text: &str| tokens(text).into_iter().map(str::to_owned).collect::<Vec<String>>();
     let pairs: Vec<_> = said.iter().zip(questions).map(|(said, q)| (words(said), words(&q.answer))).collect();
+    let mut reasons = Vec::with_capacity(said.len());
     let (mut formed, mut grounded, mut verdicts, mut right, mut foreign) = (0, 0, 0, 0, 0);
     for (said, question) in said.iter().zip(questions) {
         foreign += usize::from(!vocabulary.foreign_titles(said, &question.prompt).is_empty());
-        let [said, taught] = [said.as_str(), &question.answer].map(|text| format!("{}{text}", question.stem));
+        let whole = said.as_str();
+        let [said, taught] = [whole, &question.answer].map(|text| format!("{}{text}", question.stem));
         let (said, taught) = (format::parse(&said).ok(), format::parse(&taught).ok());
+        // Tags, notes and verdicts are the format's; of an answer that broke it everything is read as the reason.
+        reasons.push(words(said.as_ref().map_or(&*format::clean(whole), |answer| answer.reason)));
         if let Some(answer) = &said {
             formed += 1;
             let evidence: Vec<&str> = question.evidence.iter().map(String::as_str).collect();
@@ -368,7 +372,7 @@ pub(crate) fn measures(questions: &[&Question], said: &[String], vocabulary: &Vo
         right: share(right, verdicts),
         foreign_titles: vocabulary.knows_titles().then(|| share(foreign, questions.len())),
         bleu4: bleu(&pairs, 4),
-        distinct2: distinct(&pairs.into_iter().map(|(said, _)| said).collect::<Vec<_>>(), 2),
+        distinct2: distinct(&reasons, 2),
     }
 }
 
