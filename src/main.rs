@@ -1,5 +1,5 @@
 //! Parse, run, turn the outcome into the exit code; nothing else.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::from(curec::cli::main())
+    std::process::ExitCode::from(curec::cli::commands::main())
 }

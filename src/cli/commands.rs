@@ -1,34 +1,24 @@
-//! The command line: flags, what is printed, exit codes.
+//! The command line: flags, help, exit codes.
 //!
-//! Data goes to standard output, everything else to standard error. Knows every other module; nothing knows it.
+//! Data goes to standard output, everything else to standard error. Knows every other module; nothing but the binary knows it.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use futures::TryStreamExt;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, Interval, Job};
+use crate::cli::arguments::{IntervalArgs, JobArgs, block_on, watch_signals};
+use crate::cli::learn::LearnCommand;
+use crate::cli::models::ModelsCommand;
+use crate::cli::output::{Format, file_lines, print, write_rows};
+use crate::config::{self, Job};
 use crate::error::{Context, Error, Kind, Result};
-use crate::generate::models;
-use crate::generate::registry::{self, Registry, Trained};
 use crate::job::lookback::{self, LookedBack};
 use crate::job::stop::Stop;
-use crate::job::{
-    align, compact, evaluate, examples, export, feast, forget, improve, learning_page, plan, reinforce, reward, run,
-    runs, weekly,
-};
-use crate::keepers::keep;
-use crate::learn::reinforce::Method;
-use crate::llm::adapter::Precision;
-use crate::llm::weights::ModelFiles;
-use crate::query::session::{Rows, Session};
+use crate::job::{compact, export, feast, forget, plan, run, runs};
+use crate::query::session::Session;
 use crate::recommend::simulate;
-use crate::table::store::StoreOptions;
 use crate::table::{import, inspect};
 use crate::telemetry::{self, Voice};
 
@@ -103,7 +93,7 @@ The files are in place when _export.json is; it lists them. jobs/loaders/ranker_
   curec import jsonl Gift_Cards_5.json --metadata meta_Gift_Cards.json --out input"
     )]
     Import(ImportCommand),
-    /// What the weekly jobs do: so far, measure what features are worth.
+    /// Improve the model: align, judge, reinforce, gate and promote it; and measure what features are worth.
     #[command(subcommand)]
     Learn(LearnCommand),
     /// Write input tables from a known preference structure, to test recommenders and how they are measured.
@@ -172,124 +162,6 @@ and copies made elsewhere."
         /// The shell.
         shell: clap_complete::Shell,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum LearnCommand {
-    /// Teach the language model to answer out of its evidence: a LoRA adapter for the nightly job.
-    #[command(
-        before_help = "Example:\n  curec learn align jobs/weekly.toml --interval-start 1998-03-01 --interval-end 1998-03-20",
-        after_help = "Prints one JSON line. Examples, adapter, curve and record go to the folder `out` of the file. Killed, run it \
-again: it goes on from its checkpoint to the same adapter."
-    )]
-    Align {
-        /// The weekly file, such as jobs/weekly.toml.
-        file: PathBuf,
-        #[command(flatten)]
-        interval: IntervalArgs,
-    },
-    /// Train the judges that say what a reason is worth, and measure whether they may.
-    #[command(
-        before_help = "Example:\n  curec learn reward jobs/weekly.toml --interval-start 1998-03-01 --interval-end 1998-03-20",
-        after_help = "Prints one JSON line. Judges, examples, answers and the record reward.json go to the folder `out` of the file. \
-Where a gate fails, all is written and the exit code is 1. Killed, run it again: it goes on to the same bytes."
-    )]
-    Reward {
-        /// The weekly file, such as jobs/weekly.toml.
-        file: PathBuf,
-        #[command(flatten)]
-        interval: IntervalArgs,
-    },
-    /// The whole weekly run: align, reward, reinforce, evaluate, gate, promote.
-    #[command(
-        before_help = "Example:\n  curec learn weekly jobs/weekly.toml --interval-start 1998-03-01 --interval-end 1998-03-20",
-        after_help = "Prints one JSON line. Everything goes to the folder `out` of the file: weekly.json is the record of the \
-stages, report.html the page. Killed, run it again: stages that are done are not done again, and the one that was under way \
-goes on. Another interval or changed keys redo what depends on them.\n\n\
-Exit codes: 0 the new version is in use; 1 the reward model or the gate refuses, nothing is promoted (the version is in the \
-registry where it came to that: `curec models show`); 75 interrupted, or another process works in the folder."
-    )]
-    Weekly {
-        /// The weekly file, such as jobs/weekly.toml.
-        file: PathBuf,
-        #[command(flatten)]
-        interval: IntervalArgs,
-    },
-    /// Learn from what the language model's own answers are worth to the judges of `learn reward`.
-    #[command(
-        before_help = "Example:\n  curec learn reinforce jobs/weekly.toml --method best-of-n --interval-start 1998-03-01 \
---interval-end 1998-03-20",
-        after_help = "Prints one JSON line. Adapter, curve and record go to the folder `out` of the file. Killed, run it \
-again: it goes on after the last finished round to the same adapter."
-    )]
-    Reinforce {
-        /// The weekly file, such as jobs/weekly.toml.
-        file: PathBuf,
-        /// What is learned: best-of-n, weighted, grpo or dpo.
-        #[arg(long, default_value_t = Method::BestOfN)]
-        method: Method,
-        #[command(flatten)]
-        interval: IntervalArgs,
-    },
-    /// Train recommenders with and without content features and tell what the features are worth.
-    #[command(
-        before_help = "Example:\n  curec learn evaluate jobs/ablation.toml",
-        after_help = "Prints one JSON line. Tables, ABLATION.md and a page go to the folder `out` of the file. Killed, run \
-it again: finished trainings and texts are kept."
-    )]
-    Evaluate {
-        /// The evaluation's file, such as jobs/ablation.toml.
-        file: PathBuf,
-    },
-    /// Write the questions and answers that a language model is aligned with.
-    #[command(
-        before_help = "Example:\n  curec learn examples jobs/nightly.toml --interval-start 2026-11-01 \\\n    \
-        --interval-end 2026-11-22 --out examples.parquet",
-        after_help = "Evidence is from before the interval, labels are from the interval. Publishes nothing."
-    )]
-    Examples {
-        #[command(flatten)]
-        job: JobArgs,
-        #[command(flatten)]
-        interval: IntervalArgs,
-        /// The Parquet file to write.
-        #[arg(long, value_name = "PATH")]
-        out: PathBuf,
-        /// Examples in all, at most.
-        #[arg(long, default_value_t = examples::Size::default().max_examples)]
-        max_examples: u64,
-    },
-}
-
-#[derive(Debug, Args)]
-struct JobArgs {
-    /// The job file.
-    job: PathBuf,
-    /// Override a key of the job file, for example `--set model.device=wgpu`.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    overrides: Vec<String>,
-}
-
-impl JobArgs {
-    fn load(&self) -> Result<Job> {
-        Job::load(&self.job, &self.overrides)
-    }
-}
-
-#[derive(Debug, Args)]
-struct IntervalArgs {
-    /// First day or moment of the interval (UTC).
-    #[arg(long)]
-    interval_start: String,
-    /// First day or moment after the interval (UTC).
-    #[arg(long)]
-    interval_end: String,
-}
-
-impl IntervalArgs {
-    fn parse(&self) -> Result<Interval> {
-        Interval::parse(&self.interval_start, &self.interval_end)
-    }
 }
 
 #[derive(Debug, Args)]
@@ -436,19 +308,6 @@ struct SqlArgs {
     output: Option<PathBuf>,
 }
 
-/// How a result is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people.
-    Table,
-    /// One JSON object a line.
-    Json,
-    /// With a header line.
-    Csv,
-    /// A Parquet file; not for a terminal.
-    Parquet,
-}
-
 #[derive(Debug, Subcommand)]
 enum ImportCommand {
     /// RecBole's atomic files of a MovieLens set: *.inter and *.item.
@@ -554,192 +413,6 @@ impl RunsCommand {
     }
 }
 
-#[derive(Debug, Args)]
-struct RegistryArgs {
-    /// The registry, a folder or s3:// URL, instead of the job's [project] registry.
-    #[arg(long, value_name = "URL", required_unless_present = "job")]
-    registry: Option<String>,
-    /// A job file: for its registry, its store and its language model.
-    #[arg(long, value_name = "PATH")]
-    job: Option<PathBuf>,
-    /// Override a key of the job file.
-    #[arg(long = "set", value_name = "KEY=VALUE", requires = "job")]
-    overrides: Vec<String>,
-}
-
-impl RegistryArgs {
-    fn job(&self) -> Result<Option<Job>> {
-        self.job.as_ref().map(|path| Job::load(path, &self.overrides)).transpose()
-    }
-
-    fn open(&self) -> Result<Registry> {
-        match (self.job()?, &self.registry) {
-            (Some(job), None) => Registry::of(&job),
-            (Some(job), Some(url)) => Registry::open(url, &StoreOptions::of(&job)),
-            (None, Some(url)) => {
-                Registry::open(url, &StoreOptions { vars: config::store_variables(), ..StoreOptions::default() })
-            }
-            (None, None) => Err(Error::new(Kind::Usage, "no registry is named").hint("pass --registry or --job")),
-        }
-    }
-
-    /// The language model that adapters are for.
-    async fn base(&self, given: Option<&PathBuf>) -> Result<ModelFiles> {
-        match (given, self.job()?) {
-            (Some(path), _) => ModelFiles::open(path),
-            (None, Some(job)) => models::base(&job).await,
-            (None, None) => Err(Error::new(Kind::Usage, "the language model is not named")
-                .hint("pass --model, or --job for the job's own")),
-        }
-    }
-}
-
-#[derive(Debug, Subcommand)]
-enum ModelsCommand {
-    /// Add an adapter in PEFT's format as the next version of a name; prints the version.
-    #[command(before_help = "Example:\n  curec models add writer --adapter weekly/adapter --job jobs/nightly.toml")]
-    Add {
-        /// The name.
-        name: String,
-        /// The adapter's folder.
-        #[arg(long, value_name = "FOLDER")]
-        adapter: PathBuf,
-        /// The language model that it is for, instead of the job's.
-        #[arg(long, value_name = "PATH")]
-        model: Option<PathBuf>,
-        /// A JSON file with any of `interval` ([first day, first day after]), `metrics` (an object), `seeds` (a list) and
-        /// `gate` (a list of {"what", "value", "holds"}), for the card.
-        #[arg(long, value_name = "PATH")]
-        about: Option<PathBuf>,
-        #[command(flatten)]
-        registry: RegistryArgs,
-    },
-    /// List versions.
-    #[command(before_help = "Example:\n  curec models list --job jobs/nightly.toml")]
-    List {
-        /// Of this name alone.
-        name: Option<String>,
-        /// Print one JSON object a line.
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        registry: RegistryArgs,
-    },
-    /// Print a version's card and the name's history of promotions, as JSON.
-    #[command(before_help = "Example:\n  curec models show writer promoted --job jobs/nightly.toml")]
-    Show {
-        /// The name.
-        name: String,
-        /// The version: its number, the beginning of its id, `latest` or `promoted`.
-        #[arg(default_value = "latest")]
-        version: String,
-        #[command(flatten)]
-        registry: RegistryArgs,
-    },
-    /// Bring a version into use. Refused with 1 where its card has no gate that holds.
-    #[command(before_help = "Example:\n  curec models promote writer latest --job jobs/nightly.toml")]
-    Promote {
-        /// The name.
-        name: String,
-        /// The version: its number, the beginning of its id, or `latest`.
-        version: String,
-        /// Promote it whatever the gate says; the history tells.
-        #[arg(long)]
-        force: bool,
-        /// Why, for the history.
-        #[arg(long, default_value = "")]
-        why: String,
-        #[command(flatten)]
-        registry: RegistryArgs,
-    },
-    /// Bring the version into use again that was before the one in use.
-    #[command(
-        before_help = "Example:\n  curec models rollback writer --job jobs/nightly.toml --why 'worse on Mondays'"
-    )]
-    Rollback {
-        /// The name.
-        name: String,
-        /// Why, for the history.
-        #[arg(long, default_value = "")]
-        why: String,
-        #[command(flatten)]
-        registry: RegistryArgs,
-    },
-    /// Copy an adapter out of the registry, or the whole model with it.
-    #[command(before_help = "Examples:\n\
-  curec models export writer --out adapter --job jobs/nightly.toml\n\
-  curec models export writer latest --merged --f16 --out model --model SmolLM2-135M-Instruct --registry registry")]
-    Export {
-        /// The name.
-        name: String,
-        /// The version: its number, the beginning of its id, `latest` or `promoted`.
-        #[arg(default_value = "promoted")]
-        version: String,
-        /// The folder to make.
-        #[arg(long, value_name = "FOLDER")]
-        out: PathBuf,
-        /// Write a Hugging Face directory of the language model with the adapter merged.
-        #[arg(long)]
-        merged: bool,
-        /// The language model, instead of the job's.
-        #[arg(long, value_name = "PATH", requires = "merged")]
-        model: Option<PathBuf>,
-        /// With 16 bits instead of 32.
-        #[arg(long, requires = "merged")]
-        f16: bool,
-        #[command(flatten)]
-        registry: RegistryArgs,
-    },
-}
-
-impl ModelsCommand {
-    async fn execute(&self) -> Result<String> {
-        let now = chrono::Utc::now();
-        match self {
-            ModelsCommand::Add { name, adapter, model, about, registry } => {
-                let trained = about.as_ref().map_or_else(|| Ok(Trained::default()), |path| Trained::read(path))?;
-                let base = registry.base(model.as_ref()).await?;
-                let card = registry.open()?.add(name, adapter, &base, trained, now).await?;
-                Ok(format!("{name} {}\n", card.version))
-            }
-            ModelsCommand::List { name, json, registry } => {
-                let found = registry.open()?.list(name.as_deref()).await?;
-                if *json { registry::list_json(&found) } else { Ok(registry::list_text(&found)) }
-            }
-            ModelsCommand::Show { name, version, registry } => {
-                let registry = registry.open()?;
-                let (card, promotions) = (registry.find(name, version).await?, registry.promotions(name).await?);
-                let shown = serde_json::json!({ "card": card, "promoted": promotions.current(), "history": promotions.history });
-                Ok(format!("{shown:#}\n"))
-            }
-            ModelsCommand::Promote { name, version, force, why, registry } => {
-                let card = registry.open()?.promote(name, version, why, *force, now).await?;
-                Ok(format!("{name} {} is promoted\n", card.version))
-            }
-            ModelsCommand::Rollback { name, why, registry } => {
-                let card = registry.open()?.rollback(name, why, now).await?;
-                Ok(format!("{name} {} is promoted again\n", card.version))
-            }
-            ModelsCommand::Export { name, version, out, merged: false, registry, .. } => {
-                let registry = registry.open()?;
-                let card = registry.find(name, version).await?;
-                registry.export(&card, out).await?;
-                Ok(format!("{name} {} in {}\n", card.version, out.display()))
-            }
-            ModelsCommand::Export { name, version, out, model, f16, registry: args, .. } => {
-                let registry = args.open()?;
-                let card = registry.find(name, version).await?;
-                let base = args.base(model.as_ref()).await?;
-                let precision = if *f16 { Precision::F16 } else { Precision::F32 };
-                for lack in registry.export_merged(&card, &base, out, precision).await? {
-                    tracing::warn!("{lack}");
-                }
-                Ok(format!("{name} {} and its model in {}\n", card.version, out.display()))
-            }
-        }
-    }
-}
-
 impl ImportCommand {
     fn execute(&self) -> Result<import::ImportReport> {
         match self {
@@ -840,19 +513,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             }
             print(&file_lines(&report.files)).map(|()| 0)
         }
-        Command::Learn(LearnCommand::Align { file, interval }) => block_on(learn_align(file, interval, voice)),
-        Command::Learn(LearnCommand::Weekly { file, interval }) => block_on(learn_weekly(file, interval, voice)),
-        Command::Learn(LearnCommand::Reward { file, interval }) => block_on(learn_reward(file, interval, voice)),
-        Command::Learn(LearnCommand::Reinforce { file, method, interval }) => {
-            block_on(learn_reinforce(file, method, interval, voice))
-        }
-        Command::Learn(LearnCommand::Evaluate { file }) => block_on(learn_evaluate(file, voice)),
-        Command::Learn(LearnCommand::Examples { job, interval, out, max_examples }) => {
-            let size = examples::Size { max_examples, ..examples::Size::default() };
-            let rows = block_on(examples::examples(&job.load()?, interval.parse()?, size, Some(&out)))?;
-            let n: usize = rows.iter().map(|batch| batch.num_rows()).sum();
-            print(&format!("{n} examples in {}\n", out.display())).map(|()| 0)
-        }
+        Command::Learn(command) => command.execute(voice),
         Command::Simulate(args) => print(&file_lines(&args.execute()?)).map(|()| 0),
         Command::Inspect { path, rows } => print(&format!("{}\n", inspect::inspect(&path, rows)?)).map(|()| 0),
         Command::Config => print(config::DEFAULTS).map(|()| 0),
@@ -894,55 +555,6 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             print(&String::from_utf8_lossy(&script)).map(|()| 0)
         }
     }
-}
-
-/// A line for every file written.
-fn file_lines(files: &[(PathBuf, u64)]) -> String {
-    files.iter().map(|(file, rows)| format!("{}  {rows} rows\n", file.display())).collect()
-}
-
-fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context(Kind::Internal, || "the asynchronous runtime does not start".into())?;
-    let result = runtime.block_on(work);
-    // Work that was given up, such as loading a model, must not keep the process from ending.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    result
-}
-
-/// Writes data to standard output; a reader that has gone away is no error of ours.
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(output_error)
-}
-
-fn output_error(e: std::io::Error) -> Error {
-    let kind = if e.kind() == std::io::ErrorKind::BrokenPipe { Kind::BrokenPipe } else { Kind::Temporary };
-    Error::new(kind, "cannot write the output").source(e)
-}
-
-/// Asks the run to drain on the first SIGINT or SIGTERM and ends the process on the second.
-fn watch_signals(stop: Stop) {
-    keep(async move {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
-            return;
-        };
-        for round in 0.. {
-            let code = tokio::select! {
-                _ = interrupt.recv() => 130,
-                _ = terminate.recv() => 143,
-            };
-            if round > 0 {
-                std::process::exit(code);
-            }
-            tracing::warn!("stopping: finished rows are kept; a second signal stops at once");
-            stop.request();
-        }
-    });
 }
 
 async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
@@ -992,95 +604,6 @@ async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
     })
 }
 
-async fn learn_align(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
-    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
-    let stop = Stop::default();
-    watch_signals(stop.clone());
-    let _hold = spec.hold()?;
-    let done = align::align(&spec, interval, voice, &stop).await?;
-    learning_page::write(&spec.folder()?)?;
-    let mut line = serde_json::json!({ "status": "aligned", "name": spec.name });
-    let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of the training".into())?;
-    if let (Some(line), serde_json::Value::Object(mut done)) = (line.as_object_mut(), done) {
-        // They are for reading, in align.json.
-        done.remove("samples");
-        line.extend(done);
-    }
-    print(&format!("{line}\n")).map(|()| 0)
-}
-
-async fn learn_weekly(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
-    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
-    let stop = Stop::default();
-    watch_signals(stop.clone());
-    let outcome = improve::improve(&spec, interval, voice, &stop).await;
-    let mut line = match &outcome {
-        Ok(done) => serde_json::to_value(done).context(Kind::Internal, || "the run's record".into())?,
-        Err(e) => serde_json::json!({ "error": e.to_string(), "rerun_helps": e.kind().rerun_helps() }),
-    };
-    line["status"] = outcome.as_ref().map_or_else(|e| e.kind().name(), |_| "promoted").into();
-    line["name"] = spec.name.clone().into();
-    let printed = print(&format!("{line}\n"));
-    outcome?;
-    printed.map(|()| 0)
-}
-
-async fn learn_reward(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
-    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
-    let stop = Stop::default();
-    watch_signals(stop.clone());
-    let _hold = spec.hold()?;
-    let outcome = reward::reward(&spec, interval, voice, &stop).await;
-    // A judge that fails its gates has a page too.
-    learning_page::write(&spec.folder()?)?;
-    let done = outcome?;
-    let line = serde_json::json!({
-        "status": "rewarded",
-        "name": spec.name,
-        "examples": done.examples,
-        "texts": done.texts,
-        "gain": done.judge.gates.gain,
-        "judge": done.judge.digest,
-        "second": done.second.digest,
-        "record": PathBuf::from(&spec.out).join("reward.json"),
-    });
-    print(&format!("{line}\n")).map(|()| 0)
-}
-
-async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, voice: Voice) -> Result<u8> {
-    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
-    let stop = Stop::default();
-    watch_signals(stop.clone());
-    let _hold = spec.hold()?;
-    let done = reinforce::reinforce(&spec, interval, method, voice, &stop).await?;
-    learning_page::write(&spec.folder()?)?;
-    let mut line = serde_json::json!({ "status": "reinforced", "name": spec.name });
-    let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of it".into())?;
-    if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {
-        line.extend(done);
-    }
-    print(&format!("{line}\n")).map(|()| 0)
-}
-
-async fn learn_evaluate(file: PathBuf, voice: Voice) -> Result<u8> {
-    let spec = evaluate::load(&file)?;
-    let stop = Stop::default();
-    watch_signals(stop.clone());
-    let done = evaluate::evaluate(&spec, voice, &stop).await?;
-    let line = serde_json::json!({
-        "status": "evaluated",
-        "evaluation": spec.name,
-        "measurements": done.results.measurements.len(),
-        "contrasts": done.results.contrasts.len(),
-        "page": done.page,
-    });
-    print(&format!("{line}\n"))?;
-    if voice == Voice::Terminal {
-        eprintln!("{}", done.story);
-    }
-    Ok(0)
-}
-
 async fn show_plan(args: PlanArgs) -> Result<u8> {
     let (job, interval) = (args.job.load()?, args.interval.parse()?);
     let days = args.lookback.unwrap_or(job.spec.interval.lookback_days);
@@ -1117,83 +640,6 @@ async fn query(args: SqlArgs) -> Result<u8> {
         None => write_rows(rows, args.format, std::io::stdout()).await?,
     }
     Ok(0)
-}
-
-/// A writer that remembers that its reader has gone: Arrow's writers turn that into a text among others.
-struct Watched<W> {
-    inner: W,
-    is_broken: Arc<AtomicBool>,
-}
-
-impl<W: Write> Watched<W> {
-    fn watch<T>(&self, result: std::io::Result<T>) -> std::io::Result<T> {
-        if result.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
-            self.is_broken.store(true, Ordering::Relaxed);
-        }
-        result
-    }
-}
-
-impl<W: Write> Write for Watched<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let result = self.inner.write(bytes);
-        self.watch(result)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        let result = self.inner.flush();
-        self.watch(result)
-    }
-}
-
-async fn write_rows(rows: Rows, format: Format, out: impl Write + Send) -> Result<()> {
-    let is_broken = Arc::new(AtomicBool::new(false));
-    let mut out = Watched { inner: out, is_broken: is_broken.clone() };
-    let schema = rows.schema();
-    let failed = |e: Box<dyn std::error::Error + Send + Sync>| match is_broken.load(Ordering::Relaxed) {
-        true => output_error(std::io::ErrorKind::BrokenPipe.into()),
-        false => Error::new(Kind::Usage, "cannot write the result in this format").source(e),
-    };
-    let arrow = |e: arrow::error::ArrowError| failed(e.into());
-    let parquet = |e: parquet::errors::ParquetError| failed(e.into());
-    let nested = schema.fields().iter().find(|f| f.data_type().is_nested());
-    if let (Format::Csv, Some(field)) = (format, nested) {
-        return Err(Error::new(Kind::Usage, "CSV cannot hold lists")
-            .with("column", field.name())
-            .hint("name other columns, use array_to_string(column, ', '), or --format json"));
-    }
-    let mut rows = rows.stream().await?;
-    match format {
-        Format::Table => {
-            let batches: Vec<_> = rows.try_collect().await?;
-            let table = arrow::util::pretty::pretty_format_batches_with_schema(schema, &batches).map_err(arrow)?;
-            writeln!(out, "{table}").map_err(output_error)?;
-        }
-        Format::Json => {
-            let mut writer = arrow::json::WriterBuilder::new()
-                .with_explicit_nulls(true)
-                .build::<_, arrow::json::writer::LineDelimited>(&mut out);
-            while let Some(batch) = rows.try_next().await? {
-                writer.write(&batch).map_err(arrow)?;
-            }
-            writer.finish().map_err(arrow)?;
-        }
-        Format::Csv => {
-            let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(&mut out);
-            writer.write(&arrow::array::RecordBatch::new_empty(schema)).map_err(arrow)?;
-            while let Some(batch) = rows.try_next().await? {
-                writer.write(&batch).map_err(arrow)?;
-            }
-        }
-        Format::Parquet => {
-            let mut writer = parquet::arrow::ArrowWriter::try_new(&mut out, schema, None).map_err(parquet)?;
-            while let Some(batch) = rows.try_next().await? {
-                writer.write(&batch).map_err(parquet)?;
-            }
-            writer.close().map_err(parquet)?;
-        }
-    }
-    out.flush().map_err(output_error)
 }
 
 #[cfg(test)]

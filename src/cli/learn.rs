@@ -1,0 +1,216 @@
+//! `curec learn`: what improves the model, and what measures it.
+//!
+//! Knows flags and the line that each command prints; the work is in [`crate::job`].
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use crate::cli::arguments::{IntervalArgs, JobArgs, block_on, watch_signals};
+use crate::cli::output::print;
+use crate::error::{Context, Kind, Result};
+use crate::job::stop::Stop;
+use crate::job::{align, evaluate, evaluation_file, examples, improve, learning_page, reinforce, reward, weekly};
+use crate::learn::reinforce::Method;
+use crate::telemetry::Voice;
+
+/// See the module.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LearnCommand {
+    /// Teach the language model to answer out of its evidence: a LoRA adapter for the nightly job.
+    #[command(
+        before_help = "Example:\n  curec learn align jobs/weekly.toml --interval-start 1998-03-01 --interval-end 1998-03-20",
+        after_help = "Prints one JSON line. Examples, adapter, curve and record go to the folder `out` of the file. Killed, run it \
+again: it goes on from its checkpoint to the same adapter."
+    )]
+    Align {
+        /// The weekly file, such as jobs/weekly.toml.
+        file: PathBuf,
+        #[command(flatten)]
+        interval: IntervalArgs,
+    },
+    /// Train the judges that say what a reason is worth, and measure whether they may.
+    #[command(
+        before_help = "Example:\n  curec learn reward jobs/weekly.toml --interval-start 1998-03-01 --interval-end 1998-03-20",
+        after_help = "Prints one JSON line. Judges, examples, answers and the record reward.json go to the folder `out` of the file. \
+Where a gate fails, all is written and the exit code is 1. Killed, run it again: it goes on to the same bytes."
+    )]
+    Reward {
+        /// The weekly file, such as jobs/weekly.toml.
+        file: PathBuf,
+        #[command(flatten)]
+        interval: IntervalArgs,
+    },
+    /// The whole weekly run: align, reward, reinforce, evaluate, gate, promote.
+    #[command(
+        before_help = "Example:\n  curec learn weekly jobs/weekly.toml --interval-start 1998-03-01 --interval-end 1998-03-20",
+        after_help = "Prints one JSON line. Everything goes to the folder `out` of the file: weekly.json is the record of the \
+stages, report.html the page. Killed, run it again: stages that are done are not done again, and the one that was under way \
+goes on. Another interval or changed keys redo what depends on them.\n\n\
+Exit codes: 0 the new version is in use; 1 the reward model or the gate refuses, nothing is promoted (the version is in the \
+registry where it came to that: `curec models show`); 75 interrupted, or another process works in the folder."
+    )]
+    Weekly {
+        /// The weekly file, such as jobs/weekly.toml.
+        file: PathBuf,
+        #[command(flatten)]
+        interval: IntervalArgs,
+    },
+    /// Learn from what the language model's own answers are worth to the judges of `learn reward`.
+    #[command(
+        before_help = "Example:\n  curec learn reinforce jobs/weekly.toml --method best-of-n --interval-start 1998-03-01 \
+--interval-end 1998-03-20",
+        after_help = "Prints one JSON line. Adapter, curve and record go to the folder `out` of the file. Killed, run it \
+again: it goes on after the last finished round to the same adapter."
+    )]
+    Reinforce {
+        /// The weekly file, such as jobs/weekly.toml.
+        file: PathBuf,
+        /// What is learned: best-of-n, weighted, grpo or dpo.
+        #[arg(long, default_value_t = Method::BestOfN)]
+        method: Method,
+        #[command(flatten)]
+        interval: IntervalArgs,
+    },
+    /// Train recommenders with and without content features and tell what the features are worth.
+    #[command(
+        before_help = "Example:\n  curec learn evaluate jobs/ablation.toml",
+        after_help = "Prints one JSON line. Tables, ABLATION.md and a page go to the folder `out` of the file. Killed, run \
+it again: finished trainings and texts are kept."
+    )]
+    Evaluate {
+        /// The evaluation's file, such as jobs/ablation.toml.
+        file: PathBuf,
+    },
+    /// Write the questions and answers that a language model is aligned with.
+    #[command(
+        before_help = "Example:\n  curec learn examples jobs/nightly.toml --interval-start 2026-11-01 \\\n    \
+        --interval-end 2026-11-22 --out examples.parquet",
+        after_help = "Evidence is from before the interval, labels are from the interval. Publishes nothing."
+    )]
+    Examples {
+        #[command(flatten)]
+        job: JobArgs,
+        #[command(flatten)]
+        interval: IntervalArgs,
+        /// The Parquet file to write.
+        #[arg(long, value_name = "PATH")]
+        out: PathBuf,
+        /// Examples in all, at most.
+        #[arg(long, default_value_t = examples::Size::default().max_examples)]
+        max_examples: u64,
+    },
+}
+
+impl LearnCommand {
+    /// Does it; returns the exit code.
+    ///
+    /// # Errors
+    /// The command's.
+    pub(crate) fn execute(self, voice: Voice) -> Result<u8> {
+        match self {
+            LearnCommand::Align { file, interval } => block_on(learn_align(file, interval, voice)),
+            LearnCommand::Weekly { file, interval } => block_on(learn_weekly(file, interval, voice)),
+            LearnCommand::Reward { file, interval } => block_on(learn_reward(file, interval, voice)),
+            LearnCommand::Reinforce { file, method, interval } => {
+                block_on(learn_reinforce(file, method, interval, voice))
+            }
+            LearnCommand::Evaluate { file } => block_on(learn_evaluate(file, voice)),
+            LearnCommand::Examples { job, interval, out, max_examples } => {
+                let size = examples::Size { max_examples, ..examples::Size::default() };
+                let rows = block_on(examples::examples(&job.load()?, interval.parse()?, size, Some(&out)))?;
+                let n: usize = rows.iter().map(|batch| batch.num_rows()).sum();
+                print(&format!("{n} examples in {}\n", out.display())).map(|()| 0)
+            }
+        }
+    }
+}
+
+async fn learn_align(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
+    let stop = Stop::default();
+    watch_signals(stop.clone());
+    let _hold = spec.hold()?;
+    let done = align::align(&spec, interval, voice, &stop).await?;
+    learning_page::write(&spec.folder()?)?;
+    let mut line = serde_json::json!({ "status": "aligned", "name": spec.name });
+    let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of the training".into())?;
+    if let (Some(line), serde_json::Value::Object(mut done)) = (line.as_object_mut(), done) {
+        // They are for reading, in align.json.
+        done.remove("samples");
+        line.extend(done);
+    }
+    print(&format!("{line}\n")).map(|()| 0)
+}
+
+async fn learn_weekly(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
+    let stop = Stop::default();
+    watch_signals(stop.clone());
+    let outcome = improve::improve(&spec, interval, voice, &stop).await;
+    let mut line = match &outcome {
+        Ok(done) => serde_json::to_value(done).context(Kind::Internal, || "the run's record".into())?,
+        Err(e) => serde_json::json!({ "error": e.to_string(), "rerun_helps": e.kind().rerun_helps() }),
+    };
+    line["status"] = outcome.as_ref().map_or_else(|e| e.kind().name(), |_| "promoted").into();
+    line["name"] = spec.name.clone().into();
+    let printed = print(&format!("{line}\n"));
+    outcome?;
+    printed.map(|()| 0)
+}
+
+async fn learn_reward(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
+    let stop = Stop::default();
+    watch_signals(stop.clone());
+    let _hold = spec.hold()?;
+    let outcome = reward::reward(&spec, interval, voice, &stop).await;
+    // A judge that fails its gates has a page too.
+    learning_page::write(&spec.folder()?)?;
+    let done = outcome?;
+    let line = serde_json::json!({
+        "status": "rewarded",
+        "name": spec.name,
+        "examples": done.examples,
+        "texts": done.texts,
+        "gain": done.judge.gates.gain,
+        "judge": done.judge.digest,
+        "second": done.second.digest,
+        "record": PathBuf::from(&spec.out).join("reward.json"),
+    });
+    print(&format!("{line}\n")).map(|()| 0)
+}
+
+async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
+    let stop = Stop::default();
+    watch_signals(stop.clone());
+    let _hold = spec.hold()?;
+    let done = reinforce::reinforce(&spec, interval, method, voice, &stop).await?;
+    learning_page::write(&spec.folder()?)?;
+    let mut line = serde_json::json!({ "status": "reinforced", "name": spec.name });
+    let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of it".into())?;
+    if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {
+        line.extend(done);
+    }
+    print(&format!("{line}\n")).map(|()| 0)
+}
+
+async fn learn_evaluate(file: PathBuf, voice: Voice) -> Result<u8> {
+    let spec = evaluation_file::load(&file)?;
+    let stop = Stop::default();
+    watch_signals(stop.clone());
+    let done = evaluate::evaluate(&spec, voice, &stop).await?;
+    let line = serde_json::json!({
+        "status": "evaluated",
+        "evaluation": spec.name,
+        "measurements": done.results.measurements.len(),
+        "contrasts": done.results.contrasts.len(),
+        "page": done.page,
+    });
+    print(&format!("{line}\n"))?;
+    if voice == Voice::Terminal {
+        eprintln!("{}", done.story);
+    }
+    Ok(0)
+}
