@@ -271,6 +271,11 @@ pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
 }
 
+/// The key of a teacher's endpoint, under the name that such endpoints' clients use.
+pub fn teacher_key() -> Option<String> {
+    environment().remove("OPENAI_API_KEY").filter(|key| !key.is_empty())
+}
+
 /// The variables of the process's environment that stores are opened with.
 pub fn store_variables() -> BTreeMap<String, String> {
     of_stores(&environment())
@@ -543,7 +548,6 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
     for (key, value) in [
         ("prompt.item", &s.prompt.item),
         ("prompt.history", &s.prompt.history),
-        ("correct.judge", &s.correct.judge),
         ("correct.template", &s.correct.template),
         ("project.sql", &s.project.sql),
         ("project.schemas", &s.project.schemas),
@@ -555,8 +559,10 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
             p.add(key, format!("must be a path on this machine, not a {scheme}:// URL; copy it here first"));
         }
     }
-    if s.model.adapter.starts_with("registry:") && s.project.registry.is_empty() {
-        p.add("model.adapter", "names what a registry has promoted, but project.registry is not set");
+    for (key, value) in [("model.adapter", &s.model.adapter), ("correct.judge", &s.correct.judge)] {
+        if value.starts_with("registry:") && s.project.registry.is_empty() {
+            p.add(key, "names what a registry has promoted, but project.registry is not set");
+        }
     }
     if s.check.min_words > s.check.max_words {
         p.add("check.min_words", "must not be larger than check.max_words");

@@ -1,6 +1,7 @@
-//! A teacher's answers in place of the templates': read from a Parquet file, filtered as a model's own would be.
+//! A teacher's answers in place of the templates': filtered as a model's own would be.
 //!
-//! Knows the file and questions; who the teacher was it does not know, and it asks nobody. The file has the columns
+//! Knows questions and answers; who the teacher was it does not know, and it asks nobody: [`crate::job::teacher_endpoint`]
+//! does. A file of answers is Parquet with the columns
 //! `example_id` (as in `alignment_example.parquet`) and `answer_text` (with or without the stem). An answer is taken when it
 //! is in the format, its reason names nothing but the question's evidence, and its verdict is the template's; else the
 //! template's own answer stays, and the account says why. Only questions that train are answered anew: held-out ones keep
@@ -20,7 +21,7 @@ use crate::reward::checks::{self, Vocabulary};
 /// What became of a teacher's answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// Rows of the file with an answer.
+    /// Answers that there are.
     pub given: usize,
     /// Those that train.
     pub taken: usize,
@@ -32,6 +33,15 @@ pub struct Account {
     pub ungrounded: usize,
     /// Refused: not the template's verdict.
     pub wrong: usize,
+    /// Questions that an endpoint did not want to answer.
+    #[serde(default)]
+    pub unanswered: usize,
+    /// Tokens of the questions, as an endpoint counts them, over all runs.
+    #[serde(default)]
+    pub prompt_tokens: u64,
+    /// And of the answers.
+    #[serde(default)]
+    pub completion_tokens: u64,
 }
 
 /// A question that trains.
@@ -147,7 +157,8 @@ mod tests {
         let questions = ids.iter().zip(&mut taught);
         let questions = questions.map(|(id, answer)| Taught { id, stem: "<think>", evidence: &evidence, answer });
         let account = teach(questions, &answers, given, &Vocabulary::new(["Drama", "Horror"]));
-        let expected = Account { given: 8, taken: 2, unasked: 2, broken: 1, ungrounded: 1, wrong: 2 };
+        let expected =
+            Account { given: 8, taken: 2, unasked: 2, broken: 1, ungrounded: 1, wrong: 2, ..Account::default() };
         assert_eq!(account, expected);
         for (id, answer) in ids.iter().zip(&taught) {
             assert_eq!(answer, if ["good", "stem"].contains(id) { &good } else { TEMPLATE }, "{id}");
