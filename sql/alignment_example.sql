@@ -4,8 +4,9 @@
 --
 --   pair     will this user like this item: rated in the interval and not met before; at most $pairs_per_user of each
 --            label per user. related = the user's latest titles that go with the item (one of the two stands among the
---            other's co_consumed), attributes = its categories among the user's. A liked item with neither is left out:
---            no answer could say why.
+--            other's co_consumed), attributes = its categories among the user's. Where nothing that is liked goes with
+--            the item and no category is shared, no answer could say why: such pairs are left out, likes and dislikes
+--            alike, or an empty evidence would give the outcome away.
 --   item, history   as the nightly job asks them: the evidence of reason_prompt
 --   choose   a liked item among four: the others are titled, nearest in popularity, and the user never met them; extra =
 --            their titles in an order by digest, attributes = what goes with each
@@ -174,7 +175,7 @@ pair_example as (
         shared as attributes,
         cast(make_array() as varchar[]) as extra
     from pair_evidence
-    where not label or cardinality(for_it) > 0 or cardinality(shared) > 0
+    where cardinality(for_it) > 0 or cardinality(shared) > 0 or (not label and cardinality(against) > 0)
 ),
 choice as (
     select

@@ -18,6 +18,17 @@ pub const TASKS: [(&str, &str); 5] = [
     ("rewrite", "aligned-rewrite"),
 ];
 
+/// A bad reason's key begins with it: its phrasing is drawn, so that the good reason for the same question, whose phrasing
+/// follows from what is shown, has other words.
+pub const BAD: &str = "bad ";
+
+/// The answers' templates.
+const ANSWERS: [(&str, &str); 3] = [
+    ("think", include_str!("../../jobs/templates/answer_think.j2")),
+    ("reason", include_str!("../../jobs/templates/answer_reason.j2")),
+    ("evidence", include_str!("../../jobs/templates/answer_evidence.j2")),
+];
+
 /// The templates of all tasks.
 pub struct Examples {
     questions: Vec<(&'static str, PromptTemplate)>,
@@ -35,14 +46,19 @@ impl Examples {
         let mut answers = Environment::new();
         answers.set_undefined_behavior(UndefinedBehavior::Lenient);
         answers.set_auto_escape_callback(|_| AutoEscape::None);
-        for (name, text) in [
-            ("think", include_str!("../../jobs/templates/answer_think.j2")),
-            ("reason", include_str!("../../jobs/templates/answer_reason.j2")),
-            ("evidence", include_str!("../../jobs/templates/answer_evidence.j2")),
-        ] {
+        for (name, text) in ANSWERS {
             answers.add_template(name, text).context(Kind::Config, || format!("the answers' {name} is not valid"))?;
         }
         Ok(Examples { questions: questions?, answers })
+    }
+
+    /// Tells whether other words would be taught, or taken for a correction: over all templates of questions and answers.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for text in self.questions.iter().map(|(_, t)| t.digest()).chain(ANSWERS.map(|(_, text)| text)) {
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
     }
 
     /// What the model is asked; `evidence.kind` is the task.
@@ -81,7 +97,8 @@ impl Examples {
     fn render(&self, name: &str, evidence: &Evidence, key: &str) -> Result<String> {
         let many = |texts: &[String]| texts.iter().map(|t| format::clean(t)).collect::<Vec<_>>();
         let choice = |text: &str| blake3::hash(text.as_bytes()).as_bytes()[0];
-        let about = evidence.subject.as_ref().or(evidence.liked.first()).map_or("", String::as_str);
+        let first = evidence.liked.first().or(evidence.disliked.first());
+        let about = evidence.subject.as_ref().or(first).map_or("", String::as_str);
         // Of a title with its year a digit, which is a token of its own: what a small model can learn to look at.
         let last = about.chars().rev().find(char::is_ascii_alphanumeric).map_or(0, |c| c as u8);
         let evidence_of = context! {
@@ -94,7 +111,7 @@ impl Examples {
             attributes => many(&evidence.attributes),
             extra => many(&evidence.extra),
             v => choice(key),
-            a => last,
+            a => if key.starts_with(BAD) { choice(key) } else { last },
             b => choice(&evidence.attributes[..evidence.attributes.len().min(2)].join(", ")),
         };
         let text = self.answers.get_template(name).and_then(|t| t.render(&evidence_of));

@@ -76,19 +76,20 @@ pub fn gate(text: &str, asked: &Asked<'_>, prices: &Prices, vocabulary: &Vocabul
     if answer.verdict.is_some() != asked.wants_verdict {
         return None;
     }
-    let said = format!(" {} ", checks::normalise(answer.reason));
-    let says = |phrase: &str| !phrase.is_empty() && said.contains(&format!(" {phrase} "));
+    let evidence: Vec<&str> = asked.evidence.iter().map(String::as_str).collect();
+    // A forbidden word in a title that was shown is the title's.
+    let own_words = format!(" {} ", checks::normalise(&checks::without_names(answer.reason, &evidence)));
+    let says = |phrase: &str| !phrase.is_empty() && own_words.contains(&format!(" {phrase} "));
     if asked.forbidden.iter().any(|word| says(&checks::normalise(word))) {
         return None;
     }
-    let words = checks::words(answer.reason).len();
-    let title = checks::normalise(asked.subject);
-    let copies = if title.is_empty() { 0 } else { said.matches(&format!(" {title} ")).count() };
-    let own = words.saturating_sub(copies * checks::words(asked.subject).len());
+    let [said, title] = [answer.reason, asked.subject].map(checks::words);
+    let words = said.len();
+    let copies = if title.is_empty() { 0 } else { said.windows(title.len()).filter(|some| *some == title).count() };
+    let own = words.saturating_sub(copies * title.len());
     if copies > MOST_COPIES || own < FEWEST_WORDS {
         return None;
     }
-    let evidence: Vec<&str> = asked.evidence.iter().map(String::as_str).collect();
     let beyond = words.saturating_sub(prices.max_words) as f64 / prices.max_words.max(1) as f64;
     Some(Passed {
         ungrounded: 1.0 - checks::grounding(answer.reason, &evidence, vocabulary),

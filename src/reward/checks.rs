@@ -268,6 +268,14 @@ fn take_out(text: &mut String, title: &str) -> bool {
     found
 }
 
+/// What names may be quoted as, with their year and without; the longest first: "Alien 3" is not "Alien" and a 3.
+fn titles_of<'a>(names: &[&'a str]) -> Vec<&'a str> {
+    let mut titles: Vec<&str> = names.iter().flat_map(|e| [*e, without_year(e)]).filter(|e| !e.is_empty()).collect();
+    titles.sort_by_key(|title| std::cmp::Reverse(title.len()));
+    titles.dedup();
+    titles
+}
+
 /// What a text mentions: how much of it the evidence holds, and what it does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mentions {
@@ -294,11 +302,7 @@ impl Mentions {
 /// that reasons be accurate; the measure itself is ours.
 pub fn mentions(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> Mentions {
     let mut rest = text.to_string();
-    let mut titles: Vec<&str> = evidence.iter().flat_map(|e| [*e, without_year(e)]).filter(|e| !e.is_empty()).collect();
-    // The longest first: "Alien 3" is not "Alien" and a 3.
-    titles.sort_by_key(|title| std::cmp::Reverse(title.len()));
-    titles.dedup();
-    let quoted = titles.iter().filter(|title| take_out(&mut rest, title)).count();
+    let quoted = titles_of(evidence).into_iter().filter(|title| take_out(&mut rest, title)).count();
     let held: Vec<String> = evidence.iter().map(|e| format!(" {} ", normalise(e))).collect();
     let mut found: BTreeSet<String> = names(&rest).iter().map(|n| normalise(n)).filter(|n| !n.is_empty()).collect();
     // A word of a title, such as the drama of "Drama Queen", is no attribute: titles are gone by now.
@@ -340,6 +344,15 @@ pub fn repetition(text: &str) -> f64 {
     }
     let distinct: HashSet<&[String]> = words.windows(3).collect();
     1.0 - distinct.len() as f64 / total as f64
+}
+
+/// A text without the names that it quotes: what is left is its own words. Titles are found as [`mentions`] finds them.
+pub fn without_names(text: &str, names: &[&str]) -> String {
+    let mut rest = text.to_string();
+    for title in titles_of(names) {
+        take_out(&mut rest, title);
+    }
+    rest
 }
 
 /// Share of the words that are common words of English.
@@ -442,6 +455,10 @@ mod tests {
         assert!(english("they like it because of the story and the music") > 0.5);
         assert!(english("fn main let mut vec println") < 0.1);
         assert!(COMMON_ENGLISH.is_sorted(), "binary search needs it");
+        let quoted = ["La Vie en Rose (2007)", "Amores Perros (2000)"];
+        let text = "They like La Vie en Rose (2007) and Amores Perros too.";
+        assert!(english(text) < english(&without_names(text, &quoted)), "names are of any language");
+        assert_eq!(words(&without_names(text, &quoted)), ["they", "like", "and", "too"]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct Score {
     pub repetition: Option<f64>,
     /// Words.
     pub n_words: i64,
-    /// Share of common words of the expected language, 0 to 1.
+    /// Share of common words of the expected language among its own, quoted names left out; 0 to 1.
     pub language: Option<f64>,
     /// `exp(mean_logprob) * grounding * (1 - repetition)`, 0 to 1.
     pub score: Option<f64>,
@@ -77,7 +77,8 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
     let mean = row.logprob_sum.map(|sum| sum / row.completion_tokens.max(1) as f64);
     let grounding = checks::grounding(reason, &row.evidence, vocabulary);
     let repetition = checks::repetition(reason);
-    let language = checks::english(reason);
+    // What it quotes may be of any language.
+    let language = checks::english(&checks::without_names(reason, &row.evidence));
     let expects_english = check.language == "en";
     let refusal = if reason.trim().is_empty() || row.completion_tokens <= 1 {
         Some("empty")
