@@ -162,10 +162,13 @@ pub mod job {
     pub mod evaluation_text;
     pub mod arm_text;
     pub mod evaluation_histories;
+    pub mod evaluation_file;
+    pub mod evaluation_data;
     pub mod evaluate;
     pub mod examples;
-    pub mod weekly;
     pub mod teacher;
+    pub mod teacher_endpoint;
+    pub mod weekly;
     pub mod align;
     pub mod reward;
     pub mod negatives;
@@ -177,4 +180,11 @@ pub mod job {
     pub mod feast;
 }
 
-pub mod cli;
+/// The command line.
+pub mod cli {
+    pub mod output;
+    pub mod arguments;
+    pub mod models;
+    pub mod learn;
+    pub mod commands;
+}

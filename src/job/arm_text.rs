@@ -2,6 +2,8 @@
 //!
 //! Knows the published tables of the arm's job; knows nothing of vectors, or of what its texts are worth.
 
+use std::collections::HashMap;
+
 use arrow::array::{Array, AsArray, ListArray};
 use futures::TryStreamExt;
 
@@ -45,7 +47,8 @@ pub async fn texts(session: &Session, arm: Arm, about: About, interval: Interval
     match (arm, about) {
         (Arm::Attributes, _) => attributes(session, about, interval).await,
         (Arm::Templates, _) => templates(session, about, interval).await,
-        (Arm::Corrected, About::Histories) => corrected(session, interval).await,
+        (Arm::Beside, _) => beside(session, about, interval).await,
+        (arm, About::Histories) if arm.corrects() => corrected(session, interval).await,
         _ => reasons(session, about, interval).await,
     }
 }
@@ -96,6 +99,18 @@ async fn attributes(session: &Session, about: About, interval: Interval) -> Resu
     }
     // A history of items without titles or categories says nothing.
     texts.retain(|(_, text)| about == About::Items || !text.is_empty());
+    Ok(texts)
+}
+
+/// The evidence, and after it the reason where one was accepted.
+async fn beside(session: &Session, about: About, interval: Interval) -> Result<Vec<(String, String)>> {
+    let said: HashMap<String, String> = reasons(session, about, interval).await?.into_iter().collect();
+    let mut texts = attributes(session, about, interval).await?;
+    for (id, text) in &mut texts {
+        if let Some(reason) = said.get(id) {
+            *text = format!("{text} {reason}");
+        }
+    }
     Ok(texts)
 }
 

@@ -123,45 +123,46 @@ fn intervals(moments: &[i64]) -> Result<Vec<Interval>> {
     Ok(found)
 }
 
-/// Vectors of texts of histories, by moment; the texts of each by user, as [`crate::job::arm_text::texts`] has them. Several
-/// texts of a user are pooled as behind the user's feature.
+/// Vectors of texts of histories, by moment; the texts of each by user, as [`crate::job::arm_text::texts`] has them.
 ///
 /// # Errors
 /// What the encoder says.
 pub async fn vectors(job: &Job, log: &Log, texts: Vec<(i64, Vec<(String, String)>)>) -> Result<HistoryVectors> {
-    let models = Models::new(job)?;
-    models.fetch().await?;
-    let pooled = tokio::task::spawn_blocking(move || pooled(&models, &texts))
-        .await
-        .context(Kind::Internal, || "embedding was interrupted".into())??;
-    let known = |((user, moment), vector): ((String, i64), Vec<f32>)| {
-        let user = log.users().binary_search(&user).ok()?;
-        Some(((user as u32, moment), vector))
-    };
-    Ok(pooled.into_iter().filter_map(known).collect::<BTreeMap<_, _>>().into())
-}
-
-type ByUser = Vec<((String, i64), Vec<f32>)>;
-
-fn pooled(models: &Arc<Models>, texts: &[(i64, Vec<(String, String)>)]) -> Result<ByUser> {
-    let width = models.encoder_files()?.dimension();
-    let mut found = ByUser::new();
+    let mut found = BTreeMap::new();
     for (moment, texts) in texts {
-        let sentences: Vec<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
-        let vectors = if sentences.is_empty() { Vec::new() } else { models.embed(&sentences)? };
-        let mut pooler = Pooler::new("history", width);
-        texts.iter().zip(&vectors).try_for_each(|((user, _), vector)| pooler.push(user, vector))?;
-        let batch = pooler.finish()?;
-        let users = columns::text(&batch, "entity_id")?;
-        let rows = batch.column_by_name("embedding").and_then(|c| c.as_fixed_size_list_opt());
-        let rows = rows.ok_or_else(|| Error::new(Kind::Internal, "pooled vectors are no lists"))?;
-        for (row, user) in users.iter().enumerate() {
-            let values = rows.value(row);
-            let values = values.as_primitive_opt::<Float32Type>().map(|v| v.values().to_vec());
-            found.extend(user.zip(values).map(|(user, vector)| ((user.to_owned(), *moment), vector)));
+        for (user, vector) in pooled(job, texts).await? {
+            if let Ok(user) = log.users().binary_search(&user) {
+                found.insert((user as u32, moment), vector);
+            }
         }
     }
-    Ok(found)
+    Ok(found.into())
+}
+
+/// The vectors of texts, which stand in the order of what they are about; several of one are pooled as behind its feature.
+///
+/// # Errors
+/// What the encoder says.
+pub async fn pooled(job: &Job, texts: Vec<(String, String)>) -> Result<BTreeMap<String, Vec<f32>>> {
+    let models = Models::new(job)?;
+    models.fetch().await?;
+    tokio::task::spawn_blocking(move || embed(&models, &texts))
+        .await
+        .context(Kind::Internal, || "embedding was interrupted".into())?
+}
+
+fn embed(models: &Arc<Models>, texts: &[(String, String)]) -> Result<BTreeMap<String, Vec<f32>>> {
+    let sentences: Vec<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
+    let vectors = if sentences.is_empty() { Vec::new() } else { models.embed(&sentences)? };
+    let mut pooler = Pooler::new("text", models.encoder_files()?.dimension());
+    texts.iter().zip(&vectors).try_for_each(|((about, _), vector)| pooler.push(about, vector))?;
+    let batch = pooler.finish()?;
+    let entities = columns::text(&batch, "entity_id")?;
+    let rows = batch.column_by_name("embedding").and_then(|c| c.as_fixed_size_list_opt());
+    let rows = rows.ok_or_else(|| Error::new(Kind::Internal, "pooled vectors are no lists"))?;
+    let vector = |row: usize| rows.value(row).as_primitive_opt::<Float32Type>().map(|v| v.values().to_vec());
+    let named = |(row, entity): (usize, Option<&str>)| Some((entity?.to_owned(), vector(row)?));
+    Ok(entities.iter().enumerate().filter_map(named).collect())
 }
 
 /// Who has a vector, and which events see one, for people.

@@ -147,9 +147,15 @@ fn pairs(arms: &[Arm]) -> Vec<(usize, usize)> {
         (Arm::Aligned, Arm::Attributes),
         (Arm::Aligned, Arm::ZeroShot),
         (Arm::Templates, Arm::Aligned),
+        (Arm::Beside, Arm::Attributes),
+        (Arm::Beside, Arm::Aligned),
+        (Arm::Sampled, Arm::Aligned),
         (Arm::BestOf, Arm::Aligned),
+        (Arm::Weighted, Arm::Aligned),
+        (Arm::Reinforced, Arm::Aligned),
         (Arm::Reinforced, Arm::BestOf),
         (Arm::Corrected, Arm::Reinforced),
+        (Arm::CorrectedAligned, Arm::Aligned),
         (if arms.contains(&Arm::Corrected) { Arm::Corrected } else { Arm::ZeroShot }, Arm::Shuffled),
         (Arm::ZeroShot, Arm::Anonymous),
     ];
@@ -498,7 +504,9 @@ mod tests {
             pairs(arms).iter().map(|(a, b)| format!("{}-{}", arms[*a].code(), arms[*b].code())).collect()
         };
         let all = named(&Arm::ALL);
-        for pair in ["A3-A2", "A4-A3", "A4b-A4", "A5a-A4", "A5-A5a", "A6-A5", "A6-A7"] {
+        for pair in
+            ["A3-A2", "A4-A3", "A4b-A4", "A4e-A2", "A4s-A4", "A5a-A4", "A5b-A4", "A5-A5a", "A6-A5", "A6n-A4", "A6-A7"]
+        {
             assert!(all.contains(&pair.to_owned()), "{pair}: {all:?}");
         }
         assert!(!all.contains(&"A3-A7".to_owned()), "A7 has the texts of A6 here");

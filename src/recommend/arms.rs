@@ -37,12 +37,20 @@ pub enum Arm {
     Aligned,
     /// A4b: the templates' own reasons, which the aligned model is taught.
     Templates,
+    /// A4e: what A2 and A4 say, one after the other in one text: what a reason adds to its evidence.
+    Beside,
+    /// A4s: accepted reasons of the aligned model, several sampled for a question, their vectors pooled.
+    Sampled,
     /// A5a: accepted reasons of a model aligned with the best of several answers.
     BestOf,
+    /// A5b: accepted reasons of a model that learned from several answers, weighted by what they are worth.
+    Weighted,
     /// A5: accepted reasons of the reinforced model.
     Reinforced,
     /// A6: accepted reasons after correction. Nights correct what they say of histories.
     Corrected,
+    /// A6n: as A6, of the aligned model: correction without reinforcement.
+    CorrectedAligned,
     /// A7: the reasons of A6, or of A3 where A6 is not run, dealt out to other items and users.
     Shuffled,
     /// A9: the answer itself, given with the question: what comes next and whether it is liked. Never a result: the proof
@@ -54,16 +62,20 @@ pub enum Arm {
 
 impl Arm {
     /// All of them, in order.
-    pub const ALL: [Arm; 12] = [
+    pub const ALL: [Arm; 16] = [
         Arm::NoText,
         Arm::Random,
         Arm::Attributes,
         Arm::ZeroShot,
         Arm::Aligned,
         Arm::Templates,
+        Arm::Beside,
+        Arm::Sampled,
         Arm::BestOf,
+        Arm::Weighted,
         Arm::Reinforced,
         Arm::Corrected,
+        Arm::CorrectedAligned,
         Arm::Shuffled,
         Arm::Leak,
         Arm::Anonymous,
@@ -78,9 +90,13 @@ impl Arm {
             Arm::ZeroShot => "A3",
             Arm::Aligned => "A4",
             Arm::Templates => "A4b",
+            Arm::Beside => "A4e",
+            Arm::Sampled => "A4s",
             Arm::BestOf => "A5a",
+            Arm::Weighted => "A5b",
             Arm::Reinforced => "A5",
             Arm::Corrected => "A6",
+            Arm::CorrectedAligned => "A6n",
             Arm::Shuffled => "A7",
             Arm::Leak => "A9",
             Arm::Anonymous => "A10",
@@ -89,7 +105,21 @@ impl Arm {
 
     /// Whether its texts are those of the nightly job with other keys, which someone has to name.
     pub fn wants_keys(self) -> bool {
-        matches!(self, Arm::Aligned | Arm::BestOf | Arm::Reinforced | Arm::Corrected)
+        matches!(
+            self,
+            Arm::Aligned
+                | Arm::Sampled
+                | Arm::BestOf
+                | Arm::Weighted
+                | Arm::Reinforced
+                | Arm::Corrected
+                | Arm::CorrectedAligned
+        )
+    }
+
+    /// Whether its nights correct what they say of histories.
+    pub fn corrects(self) -> bool {
+        matches!(self, Arm::Corrected | Arm::CorrectedAligned)
     }
 
     /// The arm whose texts it has, where `arms` are run; nothing where it has none.
@@ -103,9 +133,14 @@ impl Arm {
         }
     }
 
-    /// The arm whose texts of histories it has, where `arms` are run. The leak gives the answer instead.
+    /// The arm whose texts of histories it has, where `arms` are run. The leak gives the answer instead; of what is sampled
+    /// several times only items have so many texts.
     pub fn histories_of(self, arms: &[Arm]) -> Option<Arm> {
-        self.texts_of(arms).filter(|_| self != Arm::Leak)
+        match self {
+            Arm::Leak => None,
+            Arm::Sampled => Some(Arm::Aligned),
+            other => other.texts_of(arms),
+        }
     }
 }
 

@@ -117,9 +117,13 @@ pub fn arm_text(arm: &str) -> &'static str {
         "A3" => "reasons of the language model as it comes (zero-shot)",
         "A4" => "reasons of the aligned model",
         "A4b" => "the templates' own reasons, which the aligned model is taught",
+        "A4e" => "the text of A2 and the reason of A4, one after the other: what the reason adds to its evidence",
+        "A4s" => "several sampled reasons an item of the aligned model, their vectors pooled; histories as in A4",
         "A5a" => "reasons of a model aligned with the best of several answers",
+        "A5b" => "reasons of a model that learned from several answers, weighted by what they are worth",
         "A5" => "reasons of the reinforced model",
-        "A6" => "reasons after chronological correction, of histories",
+        "A6" => "reasons of A5, those of histories beside the corrected ones of before",
+        "A6n" => "as A6, but of the aligned model: correction without reinforcement",
         "A7" => {
             "the reasons of A6, where it is not run of A3, shuffled among the items, and among the users of a moment"
         }
@@ -312,7 +316,9 @@ mod tests {
         let mut arms = ["x", "A10", "A4b", "A9", "A4", "", "A0", "A"];
         arms.sort_by_key(|arm| arm_order(arm));
         assert_eq!(arms[..6], ["", "A0", "A4", "A4b", "A9", "A10"]);
-        for arm in ["A0", "A1", "A2", "A3", "A4", "A4b", "A5a", "A5", "A6", "A7", "A9", "A10"] {
+        for arm in
+            ["A0", "A1", "A2", "A3", "A4", "A4b", "A4e", "A4s", "A5a", "A5b", "A5", "A6", "A6n", "A7", "A9", "A10"]
+        {
             assert_ne!(arm_text(arm), arm_text("?"), "{arm}");
         }
         assert!(arm_text("A9").contains("never a result"));
