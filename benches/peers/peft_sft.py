@@ -1,6 +1,6 @@
 """LoRA fine-tuning with transformers + peft, f32, two threads: tokens per second, one JSON line.
 
-    python benches/peers/peft_sft.py [--rank 8] [--length 160] [--answer 60] [--batch 6] [--steps 6] [--threads 2]
+    python benches/peers/peft_sft.py [--rank 8] [--length 160] [--answer 60] [--batch 6] [--steps 6] [--threads 2] [--dropout 0]
 
 Weights are random with SmolLM2-135M's shape: speed does not depend on what they say. Prompt tokens are masked; all seven
 kinds of linear layers have an adapter, as in jobs/weekly.toml. Wants `pip install torch transformers peft`.
@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 for name, default in [("rank", 8), ("length", 160), ("answer", 60), ("batch", 6), ("steps", 6), ("threads", 2)]:
     parser.add_argument(f"--{name}", type=int, default=default)
+parser.add_argument("--dropout", type=float, default=0.0)
 o = parser.parse_args()
 torch.set_num_threads(o.threads)
 torch.manual_seed(0)
@@ -26,7 +27,7 @@ config = LlamaConfig(
 )
 targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 model = LlamaForCausalLM(config).float()
-lora = LoraConfig(r=o.rank, lora_alpha=2 * o.rank, lora_dropout=0.05, target_modules=targets, task_type="CAUSAL_LM")
+lora = LoraConfig(r=o.rank, lora_alpha=2 * o.rank, lora_dropout=o.dropout, target_modules=targets, task_type="CAUSAL_LM")
 model = get_peft_model(model, lora)
 model.train()
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)

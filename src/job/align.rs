@@ -11,7 +11,7 @@ use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 
 use crate::columns::{at, column, integers, text, text_lists};
-use crate::config::{Interval, Job};
+use crate::config::{self, Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Completion, RowError};
 use crate::generate::format;
@@ -21,6 +21,7 @@ use crate::job::examples::{self, Size};
 use crate::job::run;
 use crate::job::stop::Stop;
 use crate::job::teacher::{self, Account, Taught};
+use crate::job::teacher_endpoint::{self, Answers, Endpoint};
 use crate::job::weekly::Spec;
 use crate::learn::align::{self, Surroundings};
 use crate::learn::decoder::TrainableLm;
@@ -40,13 +41,17 @@ pub struct Measures {
     pub format: f64,
     /// Share of those whose reasons name nothing but their evidence.
     pub grounded: f64,
-    /// Questions that ask for a verdict.
+    /// Questions of whether a user likes an item.
     pub verdicts: usize,
-    /// Share of those whose verdict is the outcome; half of the outcomes of pairs are likes.
+    /// Share of those whose verdict is the outcome.
     pub right: f64,
+    /// Share of those where the outcome is a like: what always saying yes would be right in.
+    #[serde(default)]
+    pub likes: f64,
     /// BLEU-4 of the answers against the templates' own, times 100: how well the templates were learned, no more.
     pub bleu4: f64,
-    /// Different word pairs over all of them in the reasons; before and after over as many answers.
+    /// Different word pairs over all word pairs of the reasons. Of two models side by side each answer is cut to the length of
+    /// the other's ([`side_by_side`]): the longer a text, the fewer of its pairs are new.
     pub distinct2: f64,
     /// Share of the answers that name a title of the catalogue that does not stand in their question; none where titles are
     /// not known.
@@ -62,6 +67,10 @@ const TASKS: [&str; 5] = ["pair", "item", "history", "choose", "rewrite"];
 /// An alignment that ended well.
 #[derive(Debug, Clone, Serialize)]
 pub struct Done {
+    /// First moment of the interval.
+    pub interval_start: String,
+    /// First moment after it.
+    pub interval_end: String,
     /// The adapter's folder, in PEFT's format.
     pub adapter: PathBuf,
     /// Its digest.
@@ -98,10 +107,7 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
     let out = PathBuf::from(&spec.out);
     std::fs::create_dir_all(&out)
         .map_err(|e| Error::new(Kind::Config, "cannot make the folder").with("folder", out.display()).source(e))?;
-    let mut overrides = spec.set.clone();
-    overrides.push(format!("warehouse={}", out.join("warehouse").display()));
-    // The model as it comes, whatever the job uses.
-    overrides.push("model.adapter=".to_owned());
+    let mut overrides = spec.overrides();
     let job = Job::load(&spec.job, &overrides)?;
     let size = Size { max_examples: spec.examples.max, pairs_per_user: spec.examples.pairs_per_user };
     let rows = examples::examples(&job, interval, size, Some(&out.join("alignment_example.parquet"))).await?;
@@ -113,17 +119,11 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
     let mut questions = questions(&rows)?;
     let teacher = match spec.align.teacher.as_str() {
         "" => None,
-        path => {
-            let (answers, given) = teacher::read(Path::new(path))?;
-            let train = questions.iter_mut().filter(|q| !q.is_held_out);
-            let account = teacher::teach(train.map(taught), &answers, given, &vocabulary);
-            tracing::info!(given, taken = account.taken, "a teacher's answers");
-            Some(account)
-        }
+        source => Some(teach(spec, source, &mut questions, &vocabulary, stop).await?),
     };
     let questions = Arc::new(questions);
     let held_out = measured(&questions, spec.examples.measured);
-    let before = stop.or(measure(&models, &held_out, &vocabulary)).await?;
+    let said_before = stop.or(answers(&models, &held_out)).await?;
     models.stop_engine();
 
     let adapter = out.join("adapter");
@@ -136,11 +136,13 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
     let models = Models::new(&Job::load(&spec.job, &overrides)?)?;
     models.fetch().await?;
     let said = stop.or(answers(&models, &held_out)).await?;
-    let after = measures(&held_out, &said, &vocabulary);
+    let [before, after] = side_by_side(&held_out, [&said_before, &said], &vocabulary);
     let (curve, account) = (&trained.curve, &trained.account);
     let trained_on: Vec<_> = curve.iter().filter(|r| r.step > 0).collect();
     let seconds: f64 = trained_on.iter().map(|r| r.tokens as f64 / r.tokens_per_second).sum();
     let done = Done {
+        interval_start: interval.start.to_rfc3339(),
+        interval_end: interval.end.to_rfc3339(),
         digest: Adapter::digest(&adapter)?,
         adapter,
         examples: account.examples,
@@ -240,9 +242,14 @@ pub(crate) struct Asked {
 
 /// What reasons may name besides titles.
 pub(crate) fn vocabulary(rows: &[RecordBatch]) -> Result<Vocabulary> {
-    let attributes: Vec<Vec<String>> =
-        rows.iter().map(|b| text_lists(b, "attributes")).collect::<Result<Vec<_>>>()?.concat();
-    Ok(Vocabulary::new(attributes.iter().flatten().map(String::as_str)))
+    let mut all: Vec<String> = Vec::new();
+    for batch in rows {
+        let (task, attributes) = (text(batch, "task")?, text_lists(batch, "attributes")?);
+        // A choice has titles there: what goes with each of the four.
+        let told = attributes.into_iter().enumerate().filter(|(row, _)| task.value(*row) != "choose");
+        all.extend(told.flat_map(|(_, attributes)| attributes));
+    }
+    Ok(Vocabulary::new(all.iter().map(String::as_str)))
 }
 
 /// Rows of `alignment_example` as questions.
@@ -292,6 +299,38 @@ pub(crate) fn measured(questions: &[Question], most: usize) -> Vec<&Question> {
     held_out.into_iter().step_by(step).collect()
 }
 
+/// Puts a teacher's answers, from a file or an endpoint, where the templates' stood in questions that train.
+pub(crate) async fn teach(
+    spec: &Spec,
+    source: &str,
+    questions: &mut [Question],
+    vocabulary: &Vocabulary,
+    stop: &Stop,
+) -> Result<Account> {
+    let train = questions.iter().filter(|q| !q.is_held_out);
+    let ((answers, given), said) = if teacher_endpoint::is_address(source) {
+        let a = &spec.align;
+        let key = config::teacher_key();
+        let endpoint = Endpoint::new(source, &a.teacher_model, key, a.teacher_tokens, a.teacher_at_once)?;
+        let verdict = |q: &Question| format::parse(&format!("{}{}", q.stem, q.answer)).ok().and_then(|t| t.verdict);
+        let put =
+            |q: &Question| teacher_endpoint::Asked { id: q.id.clone(), prompt: q.prompt.clone(), verdict: verdict(q) };
+        let asked: Vec<_> = train.map(put).collect();
+        let mut said = endpoint.ask(&asked, &spec.folder()?.join("teacher.jsonl"), stop).await?;
+        let texts = std::mem::take(&mut said.texts);
+        let given = texts.len();
+        ((texts, given), said)
+    } else {
+        (teacher::read(Path::new(source))?, Answers::default())
+    };
+    let train = questions.iter_mut().filter(|q| !q.is_held_out);
+    let mut account = teacher::teach(train.map(taught), &answers, given, vocabulary);
+    (account.unanswered, account.prompt_tokens) = (said.refused, said.prompt_tokens);
+    account.completion_tokens = said.completion_tokens;
+    tracing::info!(given = account.given, taken = account.taken, "a teacher's answers");
+    Ok(account)
+}
+
 fn taught(question: &mut Question) -> Taught<'_> {
     let Question { id, stem, evidence, answer, .. } = question;
     Taught { id, stem, evidence, answer }
@@ -327,10 +366,6 @@ pub(crate) fn samples(questions: &[&Question], said: &[String]) -> Vec<Sample> {
     chosen.into_iter().map(sample).collect()
 }
 
-async fn measure(models: &Arc<Models>, questions: &[&Question], vocabulary: &Vocabulary) -> Result<Measures> {
-    Ok(measures(questions, &answers(models, questions).await?, vocabulary))
-}
-
 /// What the model writes after each question's stem; nothing where it fails.
 pub(crate) async fn answers(models: &Arc<Models>, questions: &[&Question]) -> Result<Vec<String>> {
     let requests: Result<Vec<_>> =
@@ -344,22 +379,20 @@ pub(crate) async fn answers(models: &Arc<Models>, questions: &[&Question]) -> Re
 pub(crate) fn measures(questions: &[&Question], said: &[String], vocabulary: &Vocabulary) -> Measures {
     let words = |text: &str| tokens(text).into_iter().map(str::to_owned).collect::<Vec<String>>();
     let pairs: Vec<_> = said.iter().zip(questions).map(|(said, q)| (words(said), words(&q.answer))).collect();
-    let mut reasons = Vec::with_capacity(said.len());
-    let (mut formed, mut grounded, mut verdicts, mut right, mut foreign) = (0, 0, 0, 0, 0);
+    let (mut formed, mut grounded, mut verdicts, mut likes, mut right, mut foreign) = (0, 0, 0, 0, 0, 0);
     for (said, question) in said.iter().zip(questions) {
         foreign += usize::from(!vocabulary.foreign_titles(said, &question.prompt).is_empty());
-        let whole = said.as_str();
-        let [said, taught] = [whole, &question.answer].map(|text| format!("{}{text}", question.stem));
+        let [said, taught] = [said, &question.answer].map(|text| format!("{}{text}", question.stem));
         let (said, taught) = (format::parse(&said).ok(), format::parse(&taught).ok());
-        // Tags, notes and verdicts are the format's; of an answer that broke it everything is read as the reason.
-        reasons.push(words(said.as_ref().map_or(&*format::clean(whole), |answer| answer.reason)));
         if let Some(answer) = &said {
             formed += 1;
             let evidence: Vec<&str> = question.evidence.iter().map(String::as_str).collect();
             grounded += usize::from(checks::grounding(answer.reason, &evidence, vocabulary) >= 1.0);
         }
-        if let Some(outcome) = taught.and_then(|t| t.verdict) {
+        // A choice's answer ends in a verdict too, which is always yes.
+        if let Some(outcome) = taught.and_then(|t| t.verdict).filter(|_| question.asked.is_some()) {
             verdicts += 1;
+            likes += usize::from(outcome);
             right += usize::from(said.and_then(|a| a.verdict) == Some(outcome));
         }
     }
@@ -370,10 +403,34 @@ pub(crate) fn measures(questions: &[&Question], said: &[String], vocabulary: &Vo
         grounded: share(grounded, formed),
         verdicts,
         right: share(right, verdicts),
+        likes: share(likes, verdicts),
         foreign_titles: vocabulary.knows_titles().then(|| share(foreign, questions.len())),
         bleu4: bleu(&pairs, 4),
-        distinct2: distinct(&reasons, 2),
+        distinct2: distinct(&reasons(questions, said), 2),
     }
+}
+
+/// The words of the reasons. Tags, notes and verdicts are the format's; of an answer that broke it everything is read as the
+/// reason.
+fn reasons(questions: &[&Question], said: &[String]) -> Vec<Vec<String>> {
+    let words = |(said, question): (&String, &&Question)| {
+        let whole = format!("{}{said}", question.stem);
+        let reason = format::parse(&whole).map_or_else(|_| format::clean(said), |answer| answer.reason.to_owned());
+        tokens(&reason).into_iter().map(str::to_owned).collect()
+    };
+    said.iter().zip(questions).map(words).collect()
+}
+
+/// How good the answers of two models to the same questions are; diversity over texts of the same length.
+pub(crate) fn side_by_side(questions: &[&Question], said: [&[String]; 2], vocabulary: &Vocabulary) -> [Measures; 2] {
+    let [mut a, mut b] = said.map(|said| reasons(questions, said));
+    for (a, b) in a.iter_mut().zip(&mut b) {
+        let shorter = a.len().min(b.len());
+        a.truncate(shorter);
+        b.truncate(shorter);
+    }
+    let [of_a, of_b] = said.map(|said| measures(questions, said, vocabulary));
+    [Measures { distinct2: distinct(&a, 2), ..of_a }, Measures { distinct2: distinct(&b, 2), ..of_b }]
 }
 
 #[cfg(test)]
@@ -417,5 +474,33 @@ mod tests {
         let vocabulary = Vocabulary::new([]).with_titles(["Alpha", "Omega Point (1999)"]);
         assert_eq!(measures(&questions, &said, &vocabulary).foreign_titles, Some(0.5));
         assert_eq!(measures(&questions, &said, &Vocabulary::new([])).foreign_titles, None);
+    }
+
+    #[test]
+    fn diversity_is_compared_over_texts_of_one_length() {
+        let all = [question("pair", 0), question("pair", 1)];
+        let questions: Vec<&Question> = all.iter().collect();
+        // Repeats itself once it is long; and one in the format, of which the reason alone counts.
+        let long = ["a b c a b c a b c", "d e f d e f d e f"].map(str::to_owned);
+        let short = ["x</think><reason>a b c</reason>", "x</think><reason>a b c</reason>"].map(str::to_owned);
+        let [of_long, of_short] = side_by_side(&questions, [&long, &short], &Vocabulary::new([]));
+        assert_eq!((of_long.distinct2, of_short.distinct2), (1.0, 0.5));
+        assert!(measures(&questions, &long, &Vocabulary::new([])).distinct2 < 0.5);
+        assert_eq!((of_long.format, of_short.format), (0.0, 1.0));
+    }
+
+    #[test]
+    fn verdicts_are_those_of_pairs() {
+        let asked = |label| Some(Asked { user: "u".into(), item: "i".into(), label, time: 0 });
+        let answer = |verdict: &str| format!("x</think><reason>So it is.</reason><verdict>{verdict}</verdict>");
+        let of = |n, asked: Option<Asked>| {
+            let verdict = if asked.as_ref().is_none_or(|a| a.label) { "yes" } else { "no" };
+            Question { asked, answer: answer(verdict), ..question("pair", n) }
+        };
+        let all = [of(0, asked(true)), of(1, asked(false)), of(2, asked(false)), of(3, None)];
+        let questions: Vec<&Question> = all.iter().collect();
+        let said = ["yes", "yes", "no", "yes"].map(answer);
+        let found = measures(&questions, &said, &Vocabulary::new([]));
+        assert_eq!((found.verdicts, found.right, found.likes), (3, 2.0 / 3.0, 1.0 / 3.0));
     }
 }

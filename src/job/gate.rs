@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Job;
@@ -18,6 +19,7 @@ use crate::generate::models::Models;
 use crate::generate::registry::{Check, Sample};
 use crate::job::align::{self, Asked, Measures, Question};
 use crate::job::evaluate;
+use crate::job::evaluation_file::{self, TextSpec};
 use crate::job::examples;
 use crate::job::stop::Stop;
 use crate::job::tables::locate;
@@ -84,7 +86,7 @@ pub struct Compared {
     pub samples: Vec<Sample>,
 }
 
-/// Compares the two; everything that an evaluation keeps goes into `work`.
+/// Compares the two; everything that an evaluation keeps goes into `work`. What the candidate learned from was before `until`.
 ///
 /// # Errors
 /// What models, judge and evaluation say; `Kind::Interrupted` after a signal.
@@ -92,13 +94,14 @@ pub async fn compare(
     spec: &Spec,
     gate: &GateSpec,
     rivals: &Rivals,
+    until: DateTime<Utc>,
     work: &Path,
     voice: Voice,
     stop: &Stop,
 ) -> Result<Compared> {
     let out = spec.folder()?;
     let rows = examples::read(&out.join("alignment_example.parquet"))?;
-    let titles = align::titles(&with_adapter(spec, &out, None)?).await?;
+    let titles = align::titles(&with_adapter(spec, None)?).await?;
     let vocabulary = align::vocabulary(&rows)?.with_titles(titles.iter().map(String::as_str));
     let questions = align::questions(&rows)?;
     let asked = align::measured(&questions, gate.questions);
@@ -109,30 +112,29 @@ pub async fn compare(
     let mut said = Vec::new();
     for adapter in [Some(&rivals.candidate), rivals.in_use.as_ref()] {
         stop.check()?;
-        let models = Models::new(&with_adapter(spec, &out, adapter)?)?;
+        let models = Models::new(&with_adapter(spec, adapter)?)?;
         models.fetch().await?;
         said.push(stop.or(align::answers(&models, &asked)).await?);
         models.stop_engine();
     }
-    let [candidate, in_use] = [0, 1].map(|i| align::measures(&asked, &said[i], &vocabulary));
+    let [candidate, in_use] = align::side_by_side(&asked, [&said[0], &said[1]], &vocabulary);
     let second = out.join("reward/second");
     let judged = match second.exists() {
-        true => Some(judge(spec, &out, &second, &asked, [&said[0], &said[1]]).await?),
+        true => Some(judge(spec, &second, &asked, [&said[0], &said[1]]).await?),
         false => None,
     };
     stop.check()?;
     let ndcg = match gate.evaluation.as_str() {
         "" => None,
-        file => Some(downstream(&evaluation(Path::new(file))?, gate, rivals, work, voice, stop).await?),
+        file => Some(downstream(&evaluation(Path::new(file))?, gate, rivals, until, work, voice, stop).await?),
     };
     let samples = align::samples(&asked, &said[0]);
     Ok(Compared { in_use_name: rivals.in_use_name.clone(), candidate, in_use, judged, ndcg, samples })
 }
 
 /// The weekly file's job with an adapter, or with the model as it comes.
-pub(crate) fn with_adapter(spec: &Spec, out: &Path, adapter: Option<&PathBuf>) -> Result<Job> {
-    let mut overrides = spec.set.clone();
-    overrides.push(format!("warehouse={}", out.join("warehouse").display()));
+pub(crate) fn with_adapter(spec: &Spec, adapter: Option<&PathBuf>) -> Result<Job> {
+    let mut overrides = spec.overrides();
     overrides.push(adapter_key(adapter));
     Job::load(&spec.job, &overrides)
 }
@@ -144,12 +146,11 @@ fn adapter_key(adapter: Option<&PathBuf>) -> String {
 /// What a judge says of both's reasons.
 async fn judge(
     spec: &Spec,
-    out: &Path,
     judge: &Path,
     questions: &[&Question],
     said: [&Vec<String>; 2],
 ) -> Result<Judged> {
-    let job = with_adapter(spec, out, None)?;
+    let job = with_adapter(spec, None)?;
     let pairs: Vec<(usize, Asked)> =
         questions.iter().enumerate().filter_map(|(i, q)| Some((i, q.asked.clone()?))).collect();
     if pairs.is_empty() {
@@ -241,8 +242,8 @@ fn gains(
 ///
 /// # Errors
 /// `Kind::Config` for a file that is wrong, or has no SASRec, whose ranking is what is asked.
-pub(crate) fn evaluation(file: &Path) -> Result<evaluate::Spec> {
-    let spec = evaluate::load(file)?;
+pub(crate) fn evaluation(file: &Path) -> Result<evaluation_file::Spec> {
+    let spec = evaluation_file::load(file)?;
     match spec.sasrec {
         Some(_) => Ok(spec),
         None => Err(Error::new(Kind::Config, "[gate] evaluation: the file has no [sasrec], whose NDCG the gate asks")
@@ -251,18 +252,18 @@ pub(crate) fn evaluation(file: &Path) -> Result<evaluate::Spec> {
 }
 
 /// The evaluation with the version in use as arm A3 and the candidate as arm A4.
-async fn downstream(
-    of: &evaluate::Spec,
+fn rivalry(
+    of: &evaluation_file::Spec,
     gate: &GateSpec,
     rivals: &Rivals,
+    until: DateTime<Utc>,
     work: &Path,
-    voice: Voice,
-    stop: &Stop,
-) -> Result<Vec<Ndcg>> {
+) -> evaluation_file::Spec {
     let with = |adapter: &PathBuf| gate.adapted.iter().cloned().chain([adapter_key(Some(adapter))]);
     let mut spec = of.clone();
     spec.out = work.display().to_string();
     spec.markdown = String::new();
+    spec.learned_until = Some(until.timestamp_micros());
     spec.din = None;
     spec.arms = [Arm::NoText, Arm::ZeroShot, Arm::Aligned].map(|arm| arm.code().to_owned()).into();
     spec.facts = vec![("A3 and A4 here".into(), format!("A3 is {}, in use; A4 is the candidate", rivals.in_use_name))];
@@ -271,8 +272,23 @@ async fn downstream(
             Some(adapter) => data.set.extend(with(adapter)),
             None => data.set.push(adapter_key(None)),
         }
-        data.aligned = with(&rivals.candidate).collect();
+        // Whatever the file's own arms are: these are the rivals'.
+        data.text = vec![TextSpec::of(Arm::Aligned, with(&rivals.candidate).collect())];
     }
+    spec
+}
+
+/// What recommenders tell of both.
+async fn downstream(
+    of: &evaluation_file::Spec,
+    gate: &GateSpec,
+    rivals: &Rivals,
+    until: DateTime<Utc>,
+    work: &Path,
+    voice: Voice,
+    stop: &Stop,
+) -> Result<Vec<Ndcg>> {
+    let spec = rivalry(of, gate, rivals, until, work);
     let found = evaluate::evaluate(&spec, voice, stop).await?.results.contrasts;
     let asked = |c: &&crate::recommend::results::Contrasted| {
         let arms = (c.arm.as_str(), c.against.as_str());
@@ -378,5 +394,24 @@ mod tests {
         let text = serde_json::to_string(&found).unwrap();
         let back = serde_json::from_str::<Compared>(&text).unwrap();
         assert!(back.judged.is_none() && back.ndcg.is_none() && back.in_use_name == found.in_use_name);
+    }
+
+    #[test]
+    fn the_rivals_take_the_place_of_the_files_own_arms() {
+        let own = "aligned = [\"model.adapter=other\"]\n[[data.text]]\narm = \"A5\"\nset = [\"model.adapter=third\"]";
+        let of = evaluation_file::tests::loaded("[\"A0\", \"A4\", \"A5\"]", own).unwrap();
+        let mut rivals = Rivals { candidate: "candidate".into(), in_use: None, in_use_name: "none".into() };
+        let until = DateTime::from_timestamp(86_400, 0).unwrap();
+        let spec = rivalry(&of, &gate(), &rivals, until, Path::new("work"));
+        assert_eq!(spec.learned_until, Some(86_400_000_000));
+        let named = |spec: &evaluation_file::Spec| {
+            let data = &spec.data[0];
+            let texts: Vec<_> = data.text.iter().map(|t| (t.arm.clone(), t.set.join(" "))).collect();
+            (data.set.join(" "), texts)
+        };
+        assert_eq!(spec.arms, ["A0", "A3", "A4"]);
+        assert_eq!(named(&spec), ("model.adapter=".into(), vec![("A4".into(), "model.adapter=candidate".into())]));
+        rivals.in_use = Some("before".into());
+        assert_eq!(named(&rivalry(&of, &gate(), &rivals, until, Path::new("work"))).0, "model.adapter=before");
     }
 }

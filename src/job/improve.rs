@@ -13,15 +13,17 @@ use serde_json::{Value, json};
 
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
+use crate::generate::answers::Examples;
 use crate::generate::registry::{Check, Parts, Registry, Trained};
 use crate::job::gate::{self, Compared, Rivals};
 use crate::job::stop::Stop;
 use crate::job::tables::prepare;
 use crate::job::weekly::{GateSpec, Spec};
-use crate::job::{align, learning_page, record, reinforce, reward};
+use crate::job::{align, evaluate, learning_page, record, reinforce, reward, teacher_endpoint};
 use crate::learn::reinforce::Method;
 use crate::llm::adapter::Adapter;
 use crate::llm::device;
+use crate::query::model::Model;
 use crate::reward::saved::{self, SavedJudge};
 use crate::telemetry::Voice;
 
@@ -111,18 +113,17 @@ pub async fn improve(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop)
     let out = spec.folder()?;
     // Before hours are spent, not after.
     if !gate.evaluation.is_empty() {
-        gate::evaluation(Path::new(&gate.evaluation))?;
+        evaluate::check(&gate::evaluation(Path::new(&gate.evaluation))?, Some(interval.end.timestamp_micros())).await?;
     }
     if spec.reinforce.method != NONE {
         method_of(&spec.reinforce.method)?;
     }
-    let job = gate::with_adapter(spec, &out, None)?;
+    let job = gate::with_adapter(spec, None)?;
     let opened = Registry::of(&job)?;
     // A name that cannot be one is told of now.
     opened.promotions(&registry.name).await?;
     let mut run = Run {
-        // The adapter in use has no part in the learning, whatever the job names.
-        spec: Spec { set: spec.set.iter().cloned().chain(["model.adapter=".to_owned()]).collect(), ..spec.clone() },
+        spec: spec.clone(),
         record: read(&out)?,
         out: out.clone(),
         interval,
@@ -175,6 +176,8 @@ impl Run {
 
         let teacher = match spec.align.teacher.as_str() {
             "" => String::new(),
+            // What an endpoint says is kept beside the adapter; its address and model are among the settings.
+            address if teacher_endpoint::is_address(address) => String::new(),
             path => file_digest(Path::new(path)).map_err(|e| e.with("key", "align.teacher"))?,
         };
         let from = digest(&[&data, &format!("{sections:?}"), &teacher]);
@@ -194,7 +197,13 @@ impl Run {
 
         let method = spec.reinforce.method.clone();
         let candidate = if method == NONE { adapter } else { out.join(format!("adapter-{method}")) };
-        let from = digest(&[&data, &format!("{:?}", spec.reinforce), &aligned, &judged]);
+        let begin = match spec.reinforce.from.as_str() {
+            _ if method == NONE => String::new(),
+            // Made by the first stage.
+            "adapter" => aligned.clone(),
+            other => Adapter::digest(&out.join(other)).map_err(|e| e.with("key", "reinforce.from"))?,
+        };
+        let from = digest(&[&data, &format!("{:?}", spec.reinforce), &aligned, &judged, &begin]);
         let work = async {
             let result = match method.as_str() {
                 NONE => json!({"method": NONE}),
@@ -217,7 +226,8 @@ impl Run {
         let from = digest(&[&from, before.as_deref().unwrap_or_default()]);
         let rivals = self.rivals(job, &candidate, before.as_deref()).await?;
         let work = async {
-            let found = gate::compare(&spec, gate, &rivals, &out.join("evaluation"), voice, &stop).await?;
+            let found =
+                gate::compare(&spec, gate, &rivals, interval.end, &out.join("evaluation"), voice, &stop).await?;
             put(&out.join(COMPARED), &found)?;
             Ok(Ended { output: file_digest(&out.join(COMPARED))?, result: Value::Null, refused: None })
         };
@@ -226,7 +236,9 @@ impl Run {
         // Read back, so that a run that was killed here tells the registry the same as one that was not, to the bit.
         let compared: Compared = get(&out.join(COMPARED))?;
         let checks = gate::checks(gate, &compared);
-        let from = digest(&[&format!("{gate:?} {}", self.name), &evaluated, &reinforced, &judged]);
+        // Another registry knows nothing of what this one has.
+        let kept = job.spec.project.registry.clone();
+        let from = digest(&[&format!("{gate:?} {}", self.name), &evaluated, &reinforced, &judged, &kept]);
         let (registry, name) = (self.registry.clone(), self.name.clone());
         let work = async {
             let models = crate::generate::models::base(job).await?;
@@ -246,13 +258,22 @@ impl Run {
         };
         let version = self.stage("gate", from, work).await?.output;
 
-        let from = digest(&[&version]);
+        let from = digest(&[&version, &kept]);
         let work = async {
             let why = format!("weekly run over {} to before {}", days[0], days[1]);
             let card = registry.promote(&name, &version, &why, false, Utc::now()).await?;
             Ok(Ended { output: card.version, result: Value::Null, refused: None })
         };
         self.stage("promote", from, work).await?;
+        let current = self.registry.promotions(&self.name).await?.current().map(str::to_owned);
+        if current.as_deref() != Some(version.as_str()) {
+            return Err(Error::new(
+                Kind::Audit,
+                format!("{} {version} was promoted, and is not in use any more", self.name),
+            )
+            .with("in use", current.unwrap_or_else(|| "none".to_owned()))
+            .hint("somebody rolled it back or promoted another; `curec models promote` brings it back"));
+        }
         let (did, report) = (std::mem::take(&mut self.did), PathBuf::new());
         Ok(Done { model: self.name.clone(), version, before, did, gate: checks, report })
     }
@@ -266,7 +287,14 @@ impl Run {
     ) -> Result<Step> {
         let known = self.record.steps.iter().find(|step| step.stage == name).cloned();
         let is_same = known.as_ref().filter(|step| step.from == from);
-        if let Some(step) = is_same.filter(|step| step.finished && self.is_left(step)) {
+        let is_left = match is_same.filter(|step| step.finished) {
+            Some(step) if name == "gate" && step.refused.is_none() => {
+                self.is_left(step) && self.registry.find(&self.name, &step.output).await.is_ok()
+            }
+            Some(step) => self.is_left(step),
+            None => false,
+        };
+        if let Some(step) = is_same.filter(|_| is_left) {
             tracing::info!(stage = name, "done before");
             return self.verdict(step.clone());
         }
@@ -349,7 +377,9 @@ impl Run {
             let path = entry.context(Kind::Temporary, failed)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let name = if path.is_dir() { name + "/" } else { name };
-            if leaves.iter().any(|leaf| name.starts_with(leaf)) {
+            // What a reinforcement begins with is somebody's work, whatever made it.
+            let is_begin = name.trim_end_matches('/') == self.spec.reinforce.from && stage == "reinforce";
+            if !is_begin && leaves.iter().any(|leaf| name.starts_with(leaf)) {
                 let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
                 removed.context(Kind::Temporary, failed)?;
             }
@@ -412,7 +442,12 @@ const NO_SAY: [&str; 12] = [
 async fn data(job: &Job, interval: Interval) -> Result<String> {
     let prepared = prepare(job, interval).await?;
     let inputs: Vec<_> = prepared.inputs.iter().map(|(name, input)| (name, input.digest())).collect();
-    let sql: Vec<_> = prepared.sql.iter().map(|(name, model)| (name, model.digest())).collect();
+    let mut sql: Vec<_> = prepared.sql.iter().map(|(name, model)| (name.clone(), model.digest().to_owned())).collect();
+    let own = (!job.spec.project.sql.is_empty()).then(|| Path::new(&job.spec.project.sql));
+    for table in ["alignment_example", "reward_example"] {
+        sql.push((table.to_owned(), Model::find(table, own)?.digest().to_owned()));
+    }
+    let templates = Examples::new()?.digest();
     let settings: Vec<_> = job
         .settings
         .iter()
@@ -423,7 +458,7 @@ async fn data(job: &Job, interval: Interval) -> Result<String> {
         (&of_models.generator()?.fingerprint.model, of_models.encoder_files()?.digest(), of_models.template_digests());
     let days = (interval.start.to_rfc3339(), interval.end.to_rfc3339());
     let version = env!("CARGO_PKG_VERSION");
-    Ok(digest(&[&format!("{version} {days:?} {inputs:?} {sql:?} {settings:?} {models:?}")]))
+    Ok(digest(&[&format!("{version} {days:?} {inputs:?} {sql:?} {settings:?} {models:?} {templates}")]))
 }
 
 /// Digest of both judges.

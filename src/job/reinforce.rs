@@ -14,14 +14,14 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Serialize;
 
 use crate::columns::{at, column, text, text_lists};
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::models::Models;
-use crate::job::examples::{self, Size};
+use crate::job::align;
+use crate::job::examples;
 use crate::job::negatives::Negatives;
 use crate::job::stop::Stop;
 use crate::job::weekly::Spec;
@@ -95,46 +95,47 @@ pub async fn reinforce(spec: &Spec, interval: Interval, method: Method, voice: V
             .with("folder", begin.display())
             .hint("run `curec learn align` first, or name another folder of `out` in [reinforce] from"));
     }
-    let mut overrides = spec.set.clone();
-    overrides.push(format!("warehouse={}", out.join("warehouse").display()));
-    // The model as it comes, whatever the job uses.
-    overrides.push("model.adapter=".to_owned());
+    if spec.reinforce.from == format!("adapter-{method}") {
+        return Err(Error::new(Kind::Config, "a reinforcement cannot take the place of what it begins with")
+            .with("[reinforce] from", &spec.reinforce.from)
+            .hint("move the folder to another name, or choose another method"));
+    }
+    let overrides = spec.overrides();
     let job = Job::load(&spec.job, &overrides)?;
     let pairs = out.join("alignment_example.parquet");
-    let mut rows = if pairs.exists() { read(&pairs)? } else { Vec::new() };
-    if !is_of(&rows, interval)? {
-        let size = Size { max_examples: spec.examples.max, pairs_per_user: spec.examples.pairs_per_user };
-        rows = examples::examples(&job, interval, size, Some(&pairs)).await?;
-    }
+    is_of(&out.join("align.json"), interval, "align")?;
     let outcomes = out.join("reward_example.parquet");
     if !outcomes.exists() {
         return Err(Error::new(Kind::Config, "there are no histories to judge answers by")
             .with("file", outcomes.display())
             .hint("run `curec learn reward` for the same interval first"));
     }
-    let outcomes = read(&outcomes)?;
-    if !is_of(&outcomes, interval)? {
-        return Err(Error::new(Kind::Config, "the judges were trained for another interval")
-            .with("interval", interval.start.to_rfc3339())
-            .hint("run `curec learn reward` for the same interval first"));
+    let judged: [String; 2] = {
+        let record = is_of(&out.join("reward.json"), interval, "reward")?;
+        ["judge", "second"].map(|name| record[name]["digest"].as_str().unwrap_or_default().to_owned())
+    };
+    if judged != [saved::digest(&out.join("reward/judge"))?, saved::digest(&out.join("reward/second"))?] {
+        return Err(Error::new(Kind::Config, "the judges are not those that reward.json tells of")
+            .with("folder", out.join("reward").display())
+            .hint("run `curec learn reward` again: it may have been cut short"));
     }
+    let (rows, outcomes) = (examples::read(&pairs)?, examples::read(&outcomes)?);
     stop.check()?;
-    let (questions, without_history) = questions(&rows, &histories(&outcomes)?)?;
+    let vocabulary = align::vocabulary(&rows)?;
+    let mut taught = HashMap::new();
+    if !spec.align.teacher.is_empty() {
+        // The anchor is what the adapter was taught, not what the templates say.
+        let mut all = align::questions(&rows)?;
+        align::teach(spec, &spec.align.teacher, &mut all, &vocabulary, stop).await?;
+        taught.extend(all.into_iter().map(|q| (q.id, q.answer)));
+    }
+    let (questions, without_history) = questions(&rows, &histories(&outcomes)?, &taught)?;
     let users: BTreeSet<&str> = questions.iter().map(|q| q.user_id.as_str()).collect();
     let negatives = match spec.reinforce.rank_weight > 0.0 {
         true => Some(Negatives::read(&job, interval, &users).await?),
         false => None,
     };
     stop.check()?;
-    let attributes: Vec<String> = rows
-        .iter()
-        .map(|batch| text_lists(batch, "attributes"))
-        .collect::<Result<Vec<_>>>()?
-        .into_iter()
-        .flatten()
-        .flatten()
-        .collect();
-    let vocabulary = Vocabulary::new(attributes.iter().map(String::as_str));
     let models = Models::new(&job)?;
     models.fetch().await?;
     let (of, folder, stopped) = (spec.clone(), out.clone(), stop.clone());
@@ -424,19 +425,22 @@ impl Past {
     }
 }
 
-/// All rows of a Parquet file of this machine.
-fn read(path: &Path) -> Result<Vec<RecordBatch>> {
-    let broken = || format!("cannot read `{}`; remove the file, and it is made anew", path.display());
-    let file = std::fs::File::open(path).context(Kind::Input, broken)?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|b| b.build()).context(Kind::Input, broken)?;
-    reader.map(|batch| batch.context(Kind::Input, broken)).collect()
-}
-
-/// Whether examples are as of the interval's start.
-fn is_of(rows: &[RecordBatch], interval: Interval) -> Result<bool> {
-    let Some(batch) = rows.iter().find(|batch| batch.num_rows() > 0) else { return Ok(false) };
-    let times = column(batch, "as_of", &DataType::Int64)?;
-    Ok(times.as_primitive::<Int64Type>().value(0) == interval.start.timestamp_micros())
+/// The record that a stage leaves when it ends, if it is of this interval.
+fn is_of(path: &Path, interval: Interval, stage: &str) -> Result<serde_json::Value> {
+    let hint = format!("run `curec learn {stage}` for this interval first");
+    let record: Option<serde_json::Value> =
+        std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let record = record.ok_or_else(|| {
+        Error::new(Kind::Config, "a stage before this one has not ended").with("record", path.display()).hint(&hint)
+    })?;
+    let days = [interval.start, interval.end].map(|moment| moment.to_rfc3339());
+    match ["interval_start", "interval_end"].iter().zip(&days).all(|(key, day)| record[*key].as_str() == Some(day)) {
+        true => Ok(record),
+        false => Err(Error::new(Kind::Config, "a stage before this one was for another interval")
+            .with("record", path.display())
+            .with("interval", days.join("/"))
+            .hint(hint)),
+    }
 }
 
 /// What every user did before every item.
@@ -467,8 +471,12 @@ fn histories(rows: &[RecordBatch]) -> Result<HashMap<(String, String), Past>> {
     Ok(found)
 }
 
-/// The pairs that have a history, and how many have none.
-fn questions(rows: &[RecordBatch], histories: &HashMap<(String, String), Past>) -> Result<(Vec<Question>, usize)> {
+/// The pairs that have a history, and how many have none. `taught` has other answers than the templates', by `example_id`.
+fn questions(
+    rows: &[RecordBatch],
+    histories: &HashMap<(String, String), Past>,
+    taught: &HashMap<String, String>,
+) -> Result<(Vec<Question>, usize)> {
     // How often an item stands in histories: its popularity among those who are judged.
     let mut popularity: HashMap<&str, usize> = HashMap::new();
     for (item, ..) in histories.values().flat_map(|past| &past.events) {
@@ -477,7 +485,7 @@ fn questions(rows: &[RecordBatch], histories: &HashMap<(String, String), Past>) 
     let (mut found, mut without) = (Vec::new(), 0);
     for batch in rows {
         let [task, part, user, item] = ["task", "part", "user_id", "item_id"].map(|name| text(batch, name));
-        let (task, part, user, item) = (task?, part?, user?, item?);
+        let (task, part, user, item, ids) = (task?, part?, user?, item?, text(batch, "example_id")?);
         let [prompt, stem, answer, subject] =
             ["prompt_text", "answer_stem", "answer_text", "subject"].map(|name| text(batch, name));
         let (prompt, stem, answer, subject) = (prompt?, stem?, answer?, subject?);
@@ -500,7 +508,7 @@ fn questions(rows: &[RecordBatch], histories: &HashMap<(String, String), Past>) 
                 label: label.value(row),
                 prompt: prompt.value(row).to_owned(),
                 stem: stem.value(row).to_owned(),
-                taught: answer.value(row).to_owned(),
+                taught: taught.get(ids.value(row)).map_or(answer.value(row), String::as_str).to_owned(),
                 evidence: named.chain([subject.clone()]).filter(|name| !name.is_empty()).collect(),
                 past: past.clone(),
                 tercile: 0,

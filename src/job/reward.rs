@@ -146,10 +146,7 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Stop)
     let of = &spec.reward;
     std::fs::create_dir_all(out.join("reward"))
         .map_err(|e| Error::new(Kind::Config, "cannot make the folder").with("folder", out.display()).source(e))?;
-    let mut overrides = spec.set.clone();
-    overrides.push(format!("warehouse={}", out.join("warehouse").display()));
-    // The model as it comes, whatever the job uses.
-    overrides.push("model.adapter=".to_owned());
+    let overrides = spec.overrides();
     let job = Job::load(&spec.job, &overrides)?;
     let (rows, catalogue, titles) = rows(&job, interval, of, &out.join("reward_example.parquet")).await?;
     let asked: Vec<Asked> = rows.iter().map(asked).collect::<Result<Vec<_>>>()?.concat();

@@ -12,9 +12,11 @@ use chrono::NaiveDate;
 use crate::columns::{floats, integers};
 use crate::config::{CorrectSpec, Interval, Job};
 use crate::error::{Error, Result};
+use crate::generate::answers::Examples;
 use crate::generate::functions;
 use crate::generate::models::Models;
 use crate::generate::prompt::PromptTemplate;
+use crate::generate::registry;
 use crate::job::manifest::UsageAll;
 use crate::query::model::Model;
 use crate::query::session::{Param, Session, SessionOptions, TableFile};
@@ -154,6 +156,12 @@ pub fn contract_of(job: &Job, table: &str) -> Result<Contract> {
 /// [`Kind::Input`] for inputs, [`Kind::Config`] for contracts, SQL and templates, [`Kind::Model`] for models.
 pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     let root = locate(job, &job.spec.warehouse)?;
+    let mut job = job.clone();
+    if !job.spec.correct.judge.is_empty() {
+        // From here on a folder of this machine, wherever it came from.
+        job.spec.correct.judge = registry::judge(&job, &job.spec.correct.judge).await?.display().to_string();
+    }
+    let job = &job;
     let mut contracts = BTreeMap::new();
     for table in contract::builtin_names() {
         contracts.insert(table.to_string(), contract_of(job, table)?);
@@ -311,6 +319,7 @@ impl Prepared {
                 let correct = CorrectSpec { judge: String::new(), template: String::new(), ..spec.correct.clone() };
                 add("settings [correct]", digest_of(&correct));
                 add("template rewrite", PromptTemplate::load(&spec.correct.template)?.digest().to_string());
+                add("templates of answers", Examples::new()?.digest());
                 add("judge", saved::digest(Path::new(&spec.correct.judge))?);
                 add("encoder", self.models.encoder_files()?.digest().to_string());
                 add(EARLIER, earlier.to_string());

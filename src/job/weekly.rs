@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::config;
 use crate::error::{Error, Kind, Result};
+use crate::job::teacher_endpoint;
 use crate::llm::adapter::TARGETS;
 
 /// The weekly file.
@@ -66,10 +67,24 @@ pub struct AlignSpec {
     pub validated: usize,
     #[serde(default)]
     pub teacher: String,
+    #[serde(default)]
+    pub teacher_model: String,
+    #[serde(default = "teacher_tokens")]
+    pub teacher_tokens: u64,
+    #[serde(default = "teacher_at_once")]
+    pub teacher_at_once: usize,
 }
 
 fn validated() -> usize {
     400
+}
+
+fn teacher_tokens() -> u64 {
+    200
+}
+
+fn teacher_at_once() -> usize {
+    8
 }
 
 /// `[reward]`
@@ -285,6 +300,13 @@ impl Spec {
         Ok(out)
     }
 
+    /// The job's keys while the model learns: the model as it comes, whatever the job uses, and nothing corrected.
+    pub fn overrides(&self) -> Vec<String> {
+        let warehouse = format!("warehouse={}", PathBuf::from(&self.out).join("warehouse").display());
+        let own = [warehouse, "model.adapter=".to_owned(), "correct.judge=".to_owned()];
+        self.set.iter().cloned().chain(own).collect()
+    }
+
     /// Takes the folder `out` for this process alone: two that learn in one folder would mix what they keep there.
     ///
     /// # Errors
@@ -388,6 +410,12 @@ pub fn load(path: &Path) -> Result<Spec> {
         }
         _ if a.targets.is_empty() || a.targets.iter().any(|t| !TARGETS.contains(&t.as_str())) => {
             Some(format!("[align] targets: name one or more of {}, not {:?}", TARGETS.join(", "), a.targets))
+        }
+        _ if teacher_endpoint::is_address(&a.teacher) && a.teacher_model.is_empty() => {
+            Some("[align] teacher_model: name the model that the endpoint is to use".into())
+        }
+        _ if a.teacher_tokens == 0 || a.teacher_at_once == 0 => {
+            Some("[align] teacher_tokens and teacher_at_once must be positive".into())
         }
         _ if a.validated == 0 => Some("[align] validated must be positive".into()),
         _ if a.epochs == 0 || a.batch_tokens == 0 || a.micro_batch_tokens == 0 => {

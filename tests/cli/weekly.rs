@@ -11,6 +11,13 @@ use crate::common::{World, expect_code, stderr, stdout, summary, write_items};
 use crate::night::signal;
 use crate::s3::{Bucket, variables};
 
+/// Reinforcement for real, of a size for a tiny model, which learns by the anchor alone: no answer of it is in the format.
+const REINFORCED: (&str, &str) = (
+    "method = \"none\"",
+    "method = \"best-of-n\"\nrank = 2\nalpha = 4.0\nrounds = 12\nprompts = 4\nanswers = 2\nstep_prompts = 2\nanchor = 0.5\n\
+     checked = 4\ncheck_every = 4\npatience = 0",
+);
+
 const STAGES: [&str; 6] = ["align", "reward", "reinforce", "evaluate", "gate", "promote"];
 
 /// Short titles: the tiny model knows nearly one token a letter and has 256 positions.
@@ -51,7 +58,7 @@ fn weekly(world: &World, out: &str, set: &[String], changes: &[(&str, &str)]) ->
 }
 
 /// A registry in a folder of the world.
-fn registry(world: &World, name: &str) -> Vec<String> {
+fn registry_in(world: &World, name: &str) -> Vec<String> {
     vec![format!("project.registry={}", world.path(name).display())]
 }
 
@@ -91,7 +98,7 @@ fn wait_for(what: &str, is: impl Fn() -> bool) {
 #[test]
 fn killed_in_every_stage_it_goes_on_to_the_same_version_and_does_nothing_twice() {
     let world = world();
-    let file = weekly(&world, "whole", &registry(&world, "registry-whole"), &[]);
+    let file = weekly(&world, "whole", &registry_in(&world, "registry-whole"), &[REINFORCED]);
     let out = world.curec(&arguments(&file));
     expect_code(&out, 0);
     let done = summary(&out);
@@ -105,6 +112,10 @@ fn killed_in_every_stage_it_goes_on_to_the_same_version_and_does_nothing_twice()
     assert_eq!(card["trained"]["gate"].as_array().unwrap().len(), 4, "{card:#}");
     assert!(card["trained"]["metrics"]["ndcg"].as_str().unwrap().contains("not asked"), "{card:#}");
     assert!(card["trained"]["metrics"]["judge"]["questions"].as_u64().unwrap() > 0, "{card:#}");
+    assert!(
+        bytes(&world.path("whole/adapter/adapter_model.safetensors"))
+            != bytes(&world.path("whole/adapter-best-of-n/adapter_model.safetensors"))
+    );
     assert!(card["files"]["reward/judge.json"].is_string() && card["encoder"].is_string(), "{card:#}");
     let page = std::fs::read_to_string(world.path("whole/report.html")).unwrap();
     assert!(page.contains("<polyline") && page.contains("distinct2") && page.contains("promote"), "{page}");
@@ -115,7 +126,7 @@ fn killed_in_every_stage_it_goes_on_to_the_same_version_and_does_nothing_twice()
     assert_eq!((&summary(&again)["did"], &summary(&again)["version"]), (&json!([]), &done["version"]));
     assert_eq!(record(&world, "whole"), before);
 
-    let file = weekly(&world, "killed", &registry(&world, "registry-killed"), &[]);
+    let file = weekly(&world, "killed", &registry_in(&world, "registry-killed"), &[REINFORCED]);
     for stage in STAGES {
         let known = record(&world, "killed");
         let mut child = world.command(&arguments(&file)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -130,9 +141,14 @@ fn killed_in_every_stage_it_goes_on_to_the_same_version_and_does_nothing_twice()
     let out = world.curec(&arguments(&file));
     expect_code(&out, 0);
     assert_eq!(summary(&out)["version"], version, "another story: {:#}", show(&world, "registry-killed", "latest"));
-    for file in
-        ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "reward/judge/judge.json", "evaluate.json"]
-    {
+    for file in [
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+        "reward/judge/judge.json",
+        "adapter-best-of-n/adapter_model.safetensors",
+        "adapter-best-of-n/adapter_config.json",
+        "evaluate.json",
+    ] {
         let of = |out: &str| bytes(&world.path(out).join(file));
         assert!(of("whole") == of("killed"), "{file}");
     }
@@ -143,7 +159,7 @@ fn killed_in_every_stage_it_goes_on_to_the_same_version_and_does_nothing_twice()
 #[test]
 fn what_changes_redoes_what_depends_on_it_and_a_gate_that_fails_promotes_nothing() {
     let world = world();
-    let set = registry(&world, "registry");
+    let set = registry_in(&world, "registry");
     let run = |changes: &[(&str, &str)]| world.curec(&arguments(&weekly(&world, "work", &set, changes)));
     let first = run(&[]);
     expect_code(&first, 0);
@@ -218,6 +234,21 @@ fn what_changes_redoes_what_depends_on_it_and_a_gate_that_fails_promotes_nothing
         answered.len() == 1 && answered[0]["model_digest"].as_str().unwrap().ends_with(&format!("+{adapter}")),
         "{answered:?}"
     );
+
+    // What was rolled back is not said to be in use, and is not brought back.
+    let at = world.path("registry").display().to_string();
+    expect_code(&world.curec(&["models", "rollback", "writer", "--registry", &at]), 0);
+    let out = world.curec(&other);
+    expect_code(&out, 1);
+    assert!(stderr(&out).contains("not in use any more"), "{}", stderr(&out));
+    assert_eq!(show(&world, "registry", "latest")["promoted"], version);
+    // A registry that knows nothing of it is told.
+    let file = weekly(&world, "work", &registry_in(&world, "elsewhere"), &[]);
+    let mut other = arguments(&file);
+    other[4] = "2026-01-11";
+    let out = world.curec(&other);
+    expect_code(&out, 0);
+    assert_eq!(show(&world, "elsewhere", "promoted")["promoted"], summary(&out)["version"]);
 }
 
 #[test]
@@ -228,7 +259,7 @@ fn recommenders_have_a_say_where_an_evaluation_is_named() {
                       [sasrec]\nhidden = 8\ninner = 8\nlayers = 1\nheads = 1\nlength = 10\ndropout = 0.1\nbatch = 64\nepochs = 1\n\
                       patience = 1\nlearning_rates = [0.01]\n[[data]]\nname = \"tiny\"\njob = \"job.toml\"\n";
     std::fs::write(world.path("evaluation.toml"), evaluation).unwrap();
-    let set = registry(&world, "registry");
+    let set = registry_in(&world, "registry");
     let named = ("evaluation = \"\"", "evaluation = \"evaluation.toml\"");
     let out = world.curec(&arguments(&weekly(&world, "work", &set, &[named])));
     expect_code(&out, 0);
@@ -289,7 +320,7 @@ fn a_registry_on_s3_is_added_to_and_read_from() {
 #[test]
 fn one_process_works_in_a_folder_and_a_signal_keeps_what_is_done() {
     let world = world();
-    let file = weekly(&world, "work", &registry(&world, "registry"), &[("epochs = 4", "epochs = 40")]);
+    let file = weekly(&world, "work", &registry_in(&world, "registry"), &[("epochs = 4", "epochs = 40")]);
     std::fs::create_dir(world.path("work")).unwrap();
     let lock = std::fs::File::create(world.path("work/lock")).unwrap();
     lock.lock().unwrap();
@@ -317,7 +348,7 @@ fn one_process_works_in_a_folder_and_a_signal_keeps_what_is_done() {
 #[test]
 fn a_weekly_file_that_cannot_be_run_is_refused_with_what_to_do() {
     let world = world();
-    let set = registry(&world, "registry");
+    let set = registry_in(&world, "registry");
     for (change, says) in [
         (("format = 0.0", "format = 1.5"), "[gate] format"),
         (("gain_margin = 100.0", "gain_margin = -1.0"), "gain_margin"),
