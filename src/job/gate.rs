@@ -144,12 +144,7 @@ fn adapter_key(adapter: Option<&PathBuf>) -> String {
 }
 
 /// What a judge says of both's reasons.
-async fn judge(
-    spec: &Spec,
-    judge: &Path,
-    questions: &[&Question],
-    said: [&Vec<String>; 2],
-) -> Result<Judged> {
+async fn judge(spec: &Spec, judge: &Path, questions: &[&Question], said: [&Vec<String>; 2]) -> Result<Judged> {
     let job = with_adapter(spec, None)?;
     let pairs: Vec<(usize, Asked)> =
         questions.iter().enumerate().filter_map(|(i, q)| Some((i, q.asked.clone()?))).collect();

@@ -221,7 +221,9 @@ impl Run {
             file => std::fs::read_to_string(file).context(Kind::Config, || format!("cannot read `{file}`"))?,
         };
         let asked = format!("{} {:?}", gate.questions, gate.adapted);
-        let from = digest(&[&data, &asked, &evaluation, &reinforced, &judged]);
+        // Another registry has another version in use, and knows nothing of what this one has.
+        let kept = job.spec.project.registry.clone();
+        let from = digest(&[&data, &asked, &evaluation, &reinforced, &judged, &kept]);
         let before = self.in_use(&from).await?;
         let from = digest(&[&from, before.as_deref().unwrap_or_default()]);
         let rivals = self.rivals(job, &candidate, before.as_deref()).await?;
@@ -236,8 +238,6 @@ impl Run {
         // Read back, so that a run that was killed here tells the registry the same as one that was not, to the bit.
         let compared: Compared = get(&out.join(COMPARED))?;
         let checks = gate::checks(gate, &compared);
-        // Another registry knows nothing of what this one has.
-        let kept = job.spec.project.registry.clone();
         let from = digest(&[&format!("{gate:?} {}", self.name), &evaluated, &reinforced, &judged, &kept]);
         let (registry, name) = (self.registry.clone(), self.name.clone());
         let work = async {

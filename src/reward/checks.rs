@@ -36,6 +36,7 @@ const NOT_NAMES: &[&str] = &[
     "its",
     "movie",
     "movies",
+    "number",
     "of",
     "on",
     "or",
@@ -400,6 +401,7 @@ mod tests {
             "sentences begin with capitals"
         );
         assert_eq!(grounding("They like it. Die Hard is better.", EVIDENCE, &v), 0.0);
+        assert_eq!(grounding("Number 3 comes next. Offered number 4, they pass.", EVIDENCE, &v), 1.0);
     }
 
     #[test]

@@ -261,7 +261,15 @@ fn recommenders_have_a_say_where_an_evaluation_is_named() {
     std::fs::write(world.path("evaluation.toml"), evaluation).unwrap();
     let set = registry_in(&world, "registry");
     let named = ("evaluation = \"\"", "evaluation = \"evaluation.toml\"");
-    let out = world.curec(&arguments(&weekly(&world, "work", &set, &[named])));
+    let file = weekly(&world, "work", &set, &[named]);
+    // What was learned from must not be held out.
+    let out = world.curec(&arguments(&file));
+    expect_code(&out, 2);
+    assert!(stderr(&out).contains("learned until") && !world.path("work/align.json").exists(), "{}", stderr(&out));
+    std::fs::write(world.path("evaluation.toml"), evaluation.replace("quantile = 0.8", "quantile = 0.97")).unwrap();
+    let mut earlier = arguments(&file);
+    (earlier[4], earlier[6]) = ("2026-01-11", "2026-01-19");
+    let out = world.curec(&earlier);
     expect_code(&out, 0);
     let gate = summary(&out)["gate"].as_array().unwrap().clone();
     let said: Vec<&str> = gate.iter().map(|check| check["what"].as_str().unwrap()).collect();
