@@ -222,7 +222,7 @@ impl Default for ReinforceSpec {
             dpo_beta: 0.1,
             anchor: 0.05,
             checked: 48,
-            check_every: 2,
+            check_every: 1,
             patience: 3,
             seed: 0,
         }

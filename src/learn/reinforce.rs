@@ -156,7 +156,7 @@ impl Default for Config {
             grpo: Grpo { clip: 0.2, kl: 0.04 },
             dpo_beta: 0.1,
             anchor: 0.0,
-            check_every: 2,
+            check_every: 1,
             patience: 3,
             check_sampling: Sampling::default(),
             seed: 0,
