@@ -300,7 +300,7 @@ impl Location {
             return self.put_new(bytes).await;
         };
         if let Some(path) = self.local_path() {
-            let _lock = FolderLock::take(path).await?;
+            let Some(_lock) = Lock::of_object(&path).await? else { return Ok(false) };
             return match self.get_versioned().await? {
                 Some((_, now)) if now == *seen => self.put(bytes).await.map(|()| true),
                 Some((now, _)) => Ok(now == bytes),
@@ -450,31 +450,44 @@ impl fmt::Debug for Location {
     }
 }
 
-/// How long to wait for a folder's lock, which is held for milliseconds by whoever is not stopped.
+/// How long to wait for a lock, which is held for milliseconds by whoever is not stopped.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An advisory lock on the folder that holds a local object; gone with the process that dies.
-pub(crate) struct FolderLock(#[allow(dead_code)] std::fs::File);
+/// An advisory lock on a local file or folder; gone with the process that dies.
+pub(crate) struct Lock(#[allow(dead_code)] std::fs::File);
 
-impl FolderLock {
-    async fn take(object: PathBuf) -> Result<Self> {
+impl Lock {
+    /// Of the folder that holds a local object, made where there is none.
+    async fn of_folder(object: PathBuf) -> Result<Self> {
         let folder = object.parent().map(std::path::Path::to_path_buf).unwrap_or(object);
-        let unusable = |e: std::io::Error| {
-            Error::new(Kind::Temporary, "cannot lock a folder").with("folder", folder.display()).source(e)
-        };
-        std::fs::create_dir_all(&folder).map_err(unusable)?;
-        let handle = std::fs::File::open(&folder).map_err(unusable)?;
+        std::fs::create_dir_all(&folder).map_err(|e| unlockable(&folder, e))?;
+        let handle = std::fs::File::open(&folder).map_err(|e| unlockable(&folder, e))?;
+        Lock::take(handle, &folder).await
+    }
+
+    /// Of a local object as it lies there now, and of no other in its folder; `None` where there is none. Objects are
+    /// replaced by renaming, so who waited may hold what is no longer the object. That does no harm to who then compares
+    /// versions: a version can be replaced only by who holds its own file.
+    async fn of_object(object: &std::path::Path) -> Result<Option<Self>> {
+        match std::fs::File::open(object) {
+            Ok(handle) => Lock::take(handle, object).await.map(Some),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(unlockable(object, e)),
+        }
+    }
+
+    async fn take(handle: std::fs::File, path: &std::path::Path) -> Result<Self> {
         let started = Instant::now();
         loop {
             match handle.try_lock() {
-                Ok(()) => return Ok(FolderLock(handle)),
-                Err(TryLockError::Error(e)) => return Err(unusable(e)),
+                Ok(()) => return Ok(Lock(handle)),
+                Err(TryLockError::Error(e)) => return Err(unlockable(path, e)),
                 Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
                 Err(TryLockError::WouldBlock) => {
                     return Err(Error::new(Kind::Busy, "another process is switching files here and does not go on")
-                        .with("folder", folder.display())
+                        .with("path", path.display())
                         .hint("if it is stopped, let it go on or end it (`fuser` tells which one), then run again"));
                 }
             }
@@ -482,14 +495,18 @@ impl FolderLock {
     }
 }
 
+fn unlockable(path: &std::path::Path, error: std::io::Error) -> Error {
+    Error::new(Kind::Temporary, "cannot lock a file or folder").with("path", path.display()).source(error)
+}
+
 /// Keeps other processes from switching or removing files below the folder that holds `folder`, as long as the answer
 /// lives. `None` on stores that have no locks.
 ///
 /// # Errors
 /// `Kind::Busy` when another process keeps it for long; `Kind::Temporary` for the disk's.
-pub(crate) async fn lock_folder(folder: &Location) -> Result<Option<FolderLock>> {
+pub(crate) async fn lock_folder(folder: &Location) -> Result<Option<Lock>> {
     match folder.local_path() {
-        Some(path) => FolderLock::take(path).await.map(Some),
+        Some(path) => Lock::of_folder(path).await.map(Some),
         None => Ok(None),
     }
 }

@@ -4,6 +4,7 @@
 //! Real processes that are stopped (SIGSTOP) where it hurts, on local disk and on S3.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::process::Child;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -50,18 +51,30 @@ fn stop_at((side, kind, nth): Place, changes: &[Change]) -> String {
     format!("stop-{side}:{}", change.number)
 }
 
-/// Starts a run that stops at a fail point, and waits until its lease has run out.
-fn overdue(night: &Night, point: &str) -> Child {
-    let first = night.run_failing(point, &SHORT).args(OTHERWISE).spawn().unwrap();
-    wait_until_stopped(&first);
-    let lease = night.warehouse().join("_leases/dt_2026-01-20.json");
-    wait_for("the lease runs out", || {
-        let state: serde_json::Value = serde_json::from_slice(&std::fs::read(&lease).unwrap()).unwrap();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-        assert_eq!(state["released"], false);
-        state["expires"].as_u64().unwrap() < now
-    });
-    first
+/// Starts a run that stops at a fail point, and waits until its lease has run out. `reset` makes the warehouse what it
+/// was before.
+fn overdue(night: &Night, point: &str, reset: impl Fn(&Night)) -> Child {
+    for _ in 0..5 {
+        let mut first = night.run_failing(point, &SHORT).args(OTHERWISE).spawn().unwrap();
+        wait_until_stopped(&first);
+        let path = night.warehouse().join("_leases/dt_2026-01-20.json");
+        // Its keeper renews the lease meanwhile, and a process that is stopped in there keeps the file to itself:
+        // `stopped_while_it_renews_its_lease_a_run_holds_up_its_own_day_only`.
+        if File::open(&path).unwrap().try_lock().is_err() {
+            first.kill().unwrap();
+            first.wait().unwrap();
+            reset(night);
+            continue;
+        }
+        wait_for("the lease runs out", || {
+            let state: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+            assert_eq!(state["released"], false);
+            state["expires"].as_u64().unwrap() < now
+        });
+        return first;
+    }
+    panic!("five times in a row it was stopped while it renewed its lease");
 }
 
 /// Lets it go on and expects that it gives up.
@@ -84,7 +97,7 @@ fn nothing_to_do(night: &Night) {
 }
 
 fn overtaken(night: &Night, place: Place, changes: &[Change], expected: &Records) {
-    let first = overdue(night, &stop_at(place, changes));
+    let first = overdue(night, &stop_at(place, changes), Night::clear);
     let kept = night.answers().len();
     let second = night.run(&SHORT).output().unwrap();
     expect_code(&second, 0);
@@ -138,8 +151,8 @@ fn replaced(night: &Night) -> Vec<Change> {
 #[test]
 fn on_disk_nobody_overtakes_inside_the_switch() {
     // Between its last look and the switch or the removals, a process holds the table's lock: the other one says so.
-    let inside = |place: Place, night: &Night, changes: &[Change], expected: &Records| {
-        let first = overdue(night, &stop_at(place, changes));
+    let inside = |place: Place, night: &Night, changes: &[Change], expected: &Records, reset: fn(&Night)| {
+        let first = overdue(night, &stop_at(place, changes), reset);
         let second = night.run(&SHORT).output().unwrap();
         expect_code(&second, 75);
         assert!(stderr(&second).contains("does not go on"), "{place:?}: {}", stderr(&second));
@@ -158,16 +171,44 @@ fn on_disk_nobody_overtakes_inside_the_switch() {
             let (_, changes) = night.count_changes(&SHORT);
             let expected = night.records();
             night.clear();
-            inside(SWITCHING, &night, &changes, &expected);
+            inside(SWITCHING, &night, &changes, &expected, Night::clear);
         });
         scope.spawn(|| {
             // The second one has the settings of before, so that the files about to be removed are wanted again.
             let night = Night::on_disk();
             let changes = replaced(&night);
             let expected = night.records();
-            inside(REMOVING, &night, &changes, &expected);
+            inside(REMOVING, &night, &changes, &expected, |night| night.restore("old"));
         });
     });
+}
+
+#[test]
+fn stopped_while_it_renews_its_lease_a_run_holds_up_its_own_day_only() {
+    let night = Night::on_disk();
+    let (_, changes) = night.count_changes(&SHORT);
+    let expected = night.records();
+    night.clear();
+    let first = overdue(&night, &stop_at(COPYING, &changes), Night::clear);
+    // Where a renewal stands when its process is stopped: it has the lease's file to itself.
+    let file = File::open(night.warehouse().join("_leases/dt_2026-01-20.json")).unwrap();
+    file.lock().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let second = night.run(&SHORT).output().unwrap();
+            expect_code(&second, 75);
+            assert_eq!(summary(&second)["status"], "busy");
+            let said = stderr(&second);
+            assert!(said.contains("does not go on") && said.contains("dt_2026-01-20.json"), "{said}");
+        });
+        expect_code(&night.run_of(19, &SHORT).output().unwrap(), 0);
+    });
+    drop(file);
+    expect_code(&night.run(&SHORT).output().unwrap(), 0);
+    gives_up(first, COPYING);
+    let mut records = night.records();
+    records.retain(|partition, _| partition.ends_with("dt=2026-01-20"));
+    assert_eq!(records, expected);
 }
 
 #[test]
@@ -177,7 +218,7 @@ fn a_removal_that_comes_too_late_on_s3_is_made_good_by_the_next_run() {
     let night = Night::in_bucket();
     let changes = replaced(&night);
     let expected = night.records();
-    let first = overdue(&night, &stop_at(REMOVING, &changes));
+    let first = overdue(&night, &stop_at(REMOVING, &changes), |night| night.restore("old"));
     expect_code(&night.run(&SHORT).output().unwrap(), 0);
     assert_eq!(night.records(), expected);
     gives_up(first, REMOVING);

@@ -285,14 +285,18 @@ pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until a process has been stopped by a signal.
+/// Waits until a process has been stopped by a signal, with all its threads: one that waits for the disk stops last.
 pub fn wait_until_stopped(child: &Child) {
-    let stat = format!("/proc/{}/stat", child.id());
+    let state = |stat: PathBuf| {
+        let text = std::fs::read_to_string(stat).unwrap_or_default();
+        text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+    };
+    let process = PathBuf::from(format!("/proc/{}", child.id()));
     wait_for("the process stops", || {
-        let text = std::fs::read_to_string(&stat).unwrap_or_default();
-        let state = text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        assert!(!matches!(state, None | Some('Z' | 'X')), "the process ended and was to be stopped");
-        state == Some('T')
+        let leader = state(process.join("stat"));
+        assert!(!matches!(leader, None | Some('Z' | 'X')), "the process ended and was to be stopped");
+        let mut threads = std::fs::read_dir(process.join("task")).unwrap();
+        leader == Some('T') && threads.all(|thread| state(thread.unwrap().path().join("stat")) == Some('T'))
     });
 }
 
