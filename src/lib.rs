@@ -145,6 +145,7 @@ pub mod job {
     pub mod manifest;
     pub mod report;
     pub mod stop;
+    pub mod hold;
     pub mod tables;
     pub mod generate;
     pub mod correct;

@@ -3,12 +3,13 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use curec::error::Kind;
+use curec::error::{Error, Kind};
 use curec::llm::device::ComputeDevice;
 use curec::llm::ops::into_vec;
 use curec::network::layers::Pass;
@@ -22,7 +23,7 @@ use curec::recommend::metrics::{Options, Scorer, rank_cases};
 use curec::recommend::objective::Loss;
 use curec::recommend::sasrec::{self, Batch, Rows, SasRec};
 use curec::recommend::split::{Case, Part, Target, temporal};
-use curec::recommend::train::{Model, Plan, Sequence, Trained, fit, sequences};
+use curec::recommend::train::{Model, Plan, Sequence, Trained, fit, fit_by, mean_ndcg, sequences};
 use curec::telemetry::Voice;
 use safetensors::SafeTensors;
 
@@ -532,6 +533,26 @@ fn a_resumed_training_ends_where_an_uninterrupted_one_does() {
         }
     }
     assert_eq!(names(dir.path()), ["state.safetensors"], "nothing half written stays");
+
+    // Stopped between epochs it keeps those that it has.
+    let stopped = Plan { checkpoint: Some(dir.path().join("stopped.safetensors")), ..plan(6) };
+    for (left, done) in [(2, None), (1, None), (3, Some(6)), (0, Some(6))] {
+        let asked = Cell::new(0);
+        let go_on = || {
+            asked.set(asked.get() + 1);
+            if asked.get() <= left { Ok(()) } else { Err(Error::new(Kind::Interrupted, "a wish")) }
+        };
+        let mut model = sas(small(), None, 1);
+        let mut score = |model: &mut SasRec| mean_ndcg(model, &cases, ITEMS, stopped.ranking);
+        match (fit_by(&mut model, &data, &cases, &stopped, &go_on, &mut score), done) {
+            (Ok(trained), Some(epochs)) => {
+                assert_eq!((curve(&trained), trained.epochs.len()), (curve(&whole), epochs));
+                assert_eq!(bits(model.parameters()), bits(straight.parameters()));
+            }
+            (Err(error), None) => assert_eq!(error.kind(), Kind::Interrupted),
+            (result, _) => panic!("{left}: {result:?}"),
+        }
+    }
 
     let resume = |model: &mut SasRec| {
         fit(model, &data, &cases, ITEMS, &Plan { checkpoint: Some(path.clone()), ..plan(7) }).unwrap_err()

@@ -13,10 +13,11 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::job::evaluation_data::{Source, make_folder};
 use crate::job::evaluation_file::{Budget, DinSpec, SasRecSpec, Spec, arms, targets};
 use crate::job::evaluation_page;
+use crate::job::hold::Hold;
 use crate::job::record::now;
 use crate::job::stop::Stop;
 use crate::llm::device;
-use crate::recommend::ablation::{self, Evaluation, Training};
+use crate::recommend::ablation::{self, Around, Evaluation, Training};
 use crate::recommend::arms::Data;
 use crate::recommend::din::{self, Labels};
 use crate::recommend::results::Results;
@@ -39,11 +40,12 @@ pub struct Done {
 ///
 /// # Errors
 /// As [`crate::job::run::run`] for the texts, and [`ablation::evaluate`] for what is learned from them; `Kind::Interrupted` after a
-/// signal.
+/// signal, with everything kept; `Kind::Busy` where another process works in the folder.
 pub async fn evaluate(spec: &Spec, voice: Voice, stop: &Stop) -> Result<Done> {
     let out = PathBuf::from(&spec.out);
     let work = out.join("work");
     make_folder(&work)?;
+    let _hold = Hold::take(&out)?;
     let arms = arms(spec)?;
     let evaluation = Evaluation {
         arms: arms.clone(),
@@ -92,10 +94,8 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &Stop) -> Result<Done> {
         let found = tokio::task::spawn_blocking(move || {
             let Source { name, split, .. } = &source;
             let data = Data { name, split, liked, texts: vectors, histories, arms: &evaluation.arms };
-            ablation::evaluate(&data, &evaluation, &mut |line| {
-                tracing::info!("{line}");
-                stop.check()
-            })
+            let mut around = Around { say: &mut |line| tracing::info!("{line}"), go_on: &|| stop.check() };
+            ablation::evaluate(&data, &evaluation, &mut around)
         })
         .await
         .context(Kind::Internal, || "the evaluation was interrupted".into())??;

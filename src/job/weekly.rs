@@ -2,13 +2,13 @@
 //!
 //! Knows its keys and what they may hold; the steps themselves are in the modules after this one.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::config;
 use crate::error::{Error, Kind, Result};
+use crate::job::hold::Hold;
 use crate::job::teacher_endpoint;
 use crate::llm::adapter::TARGETS;
 
@@ -284,10 +284,6 @@ pub struct RegistrySpec {
     pub name: String,
 }
 
-/// The right to work in a weekly file's folder; given back when it is dropped or the process ends, however it ends.
-#[derive(Debug)]
-pub struct Hold(#[allow(dead_code)] std::fs::File);
-
 impl Spec {
     /// The folder `out`, made where it is not there.
     ///
@@ -307,35 +303,12 @@ impl Spec {
         self.set.iter().cloned().chain(own).collect()
     }
 
-    /// Takes the folder `out` for this process alone: two that learn in one folder would mix what they keep there.
+    /// Takes the folder `out` for this process alone.
     ///
     /// # Errors
-    /// `Kind::Busy` naming the holder; `Kind::Config` where the folder cannot be written.
+    /// As [`Hold::take`]; as [`Spec::folder`].
     pub fn hold(&self) -> Result<Hold> {
-        let path = self.folder()?.join("lock");
-        let failed = |e: std::io::Error| {
-            Error::new(Kind::Config, "cannot lock the folder `out`").with("file", path.display()).source(e)
-        };
-        // Not truncated when opened: what stands there names the holder.
-        let mut file =
-            std::fs::File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                let holder = std::fs::read_to_string(&path).unwrap_or_default();
-                return Err(Error::new(Kind::Busy, "another process learns in this folder")
-                    .with("folder", &self.out)
-                    .with("holder", holder.trim())
-                    .hint("wait for it, or name another `out`; the lock goes with its process"));
-            }
-            Err(std::fs::TryLockError::Error(e)) => return Err(failed(e)),
-        }
-        let write = |file: &mut std::fs::File| -> std::io::Result<()> {
-            file.set_len(0)?;
-            writeln!(file, "process {}", std::process::id())
-        };
-        write(&mut file).map_err(failed)?;
-        Ok(Hold(file))
+        Hold::take(&self.folder()?)
     }
 
     /// `[gate]` and `[registry]`, which the whole run needs.

@@ -19,7 +19,7 @@ use crate::recommend::metrics::{
 use crate::recommend::results::{Contrasted, Measurement, TEXT};
 use crate::recommend::sasrec::{self, SasRec};
 use crate::recommend::split::{Case, Part, Split, Target};
-use crate::recommend::train::{Model, Plan, Trained, fit_by, sequences};
+use crate::recommend::train::{Model, Plan, Trained, fit_by, mean_ndcg, sequences};
 use crate::statistics::{Contrast, auc, holm, over_seeds, paired_bootstrap, paired_bootstrap_auc};
 
 /// Lists of recommended items have so many.
@@ -78,19 +78,27 @@ pub fn target_name(target: Target) -> &'static str {
     }
 }
 
-/// Trains and measures everything that `evaluation` asks for on one data set; tells `say` of each training's end, which can stop it.
+/// What goes on around an evaluation.
+pub struct Around<'a> {
+    /// Is told of each training's end.
+    pub say: &'a mut dyn FnMut(String),
+    /// Asked before every epoch; what it refuses with ends the evaluation.
+    pub go_on: &'a dyn Fn() -> Result<()>,
+}
+
+/// Trains and measures everything that `evaluation` asks for on one data set.
 ///
 /// # Errors
 /// `Kind::Input` where a part has no cases or DIN no ratings of both kinds; what training says.
-pub fn evaluate(data: &Data<'_>, evaluation: &Evaluation, say: &mut dyn FnMut(String) -> Result<()>) -> Result<Found> {
+pub fn evaluate(data: &Data<'_>, evaluation: &Evaluation, around: &mut Around<'_>) -> Result<Found> {
     let mut found = baselines(data, evaluation)?;
     if let Some(training) = &evaluation.sasrec {
-        let one = Ranking::new(data, evaluation)?.run(training, say)?;
+        let one = Ranking::new(data, evaluation)?.run(training, around)?;
         found.measurements.extend(one.measurements);
         found.contrasts.extend(one.contrasts);
     }
     if let Some(training) = &evaluation.din {
-        let one = judging(data, evaluation, training, say)?;
+        let one = judging(data, evaluation, training, around)?;
         found.measurements.extend(one.measurements);
         found.contrasts.extend(one.contrasts);
     }
@@ -294,7 +302,7 @@ impl<'a> Ranking<'a> {
         Ok(())
     }
 
-    fn run(&self, training: &Training<sasrec::Config>, say: &mut dyn FnMut(String) -> Result<()>) -> Result<Found> {
+    fn run(&self, training: &Training<sasrec::Config>, around: &mut Around<'_>) -> Result<Found> {
         let (data, evaluation) = (self.data, self.evaluation);
         let learned = sequences(data.split);
         let valid = data.split.cases(Part::Valid, Target::Successive);
@@ -312,12 +320,13 @@ impl<'a> Ranking<'a> {
                     SasRec::new(self.catalogue(), training.config.clone(), content, seed, &evaluation.device)
                 };
                 let mut train = |model: &mut SasRec, plan: &Plan| {
-                    crate::recommend::train::fit(model, &learned, &valid, self.catalogue(), plan)
+                    let mut rank = |model: &mut SasRec| mean_ndcg(model, &valid, self.catalogue(), plan.ranking);
+                    fit_by(model, &learned, &valid, plan, around.go_on, &mut rank)
                 };
                 let what = format!("{}-sasrec-{}-{seed}", data.name, told_name(data, *arm));
                 let (mut model, trained, rate) =
                     best(evaluation, &what, &training.learning_rates, &training.plan, &make, &mut train)?;
-                say(story(data, "SASRec", *arm, seed, &trained, rate))?;
+                (around.say)(story(data, "SASRec", *arm, seed, &trained, rate));
                 ranked.push(self.rank(&mut model)?);
                 if *arm == Arm::NoText {
                     agreed.push(agreement.with(&mut model)?);
@@ -418,7 +427,7 @@ fn judging(
     data: &Data<'_>,
     evaluation: &Evaluation,
     training: &Training<din::Config>,
-    say: &mut dyn FnMut(String) -> Result<()>,
+    around: &mut Around<'_>,
 ) -> Result<Found> {
     let Labels::Rated { liked } = training.config.labels else {
         return Err(Error::new(Kind::Config, "an evaluation of DIN wants ratings as labels"));
@@ -444,12 +453,12 @@ fn judging(
             let mut train = |model: &mut Din, plan: &Plan| {
                 let mut judge =
                     |model: &mut Din| Ok(auc(&probabilities(model, &valid)?, &valid_labels).unwrap_or(f64::NAN));
-                fit_by(model, &learned, &valid, plan, &mut judge)
+                fit_by(model, &learned, &valid, plan, around.go_on, &mut judge)
             };
             let what = format!("{}-din-{}-{seed}", data.name, told_name(data, *arm));
             let (model, trained, rate) =
                 best(evaluation, &what, &training.learning_rates, &training.plan, &make, &mut train)?;
-            say(story(data, "DIN", *arm, seed, &trained, rate))?;
+            (around.say)(story(data, "DIN", *arm, seed, &trained, rate));
             predicted.push(probabilities(&model, &test)?);
         }
         by_arm.push(predicted);
@@ -552,11 +561,8 @@ mod tests {
             device: ComputeDevice::cpu(),
         };
         let mut lines = Vec::new();
-        let mut say = |line: String| {
-            lines.push(line);
-            Ok(())
-        };
-        let found = evaluate(&data, &evaluation, &mut say).unwrap();
+        let mut around = Around { say: &mut |line| lines.push(line), go_on: &|| Ok(()) };
+        let found = evaluate(&data, &evaluation, &mut around).unwrap();
         assert_eq!(lines.len(), 12, "three arms, two seeds, two recommenders");
         let value = |recommender: &str, arm: &str, metric: &str| {
             let of = |m: &&Measurement| {
@@ -597,7 +603,8 @@ mod tests {
         assert!(agreed.abs() < 0.3, "texts that say nothing agree with nobody: {agreed}");
 
         // Everything is there already: nothing is trained again, and nothing differs.
-        let again = evaluate(&data, &evaluation, &mut |_| Ok(())).unwrap();
+        let trained = || -> Result<()> { panic!("an epoch") };
+        let again = evaluate(&data, &evaluation, &mut Around { say: &mut |_| (), go_on: &trained }).unwrap();
         assert!(format!("{again:?}") == format!("{found:?}"));
     }
 }

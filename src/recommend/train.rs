@@ -173,22 +173,30 @@ pub fn fit<M: Model>(
     catalogue: usize,
     plan: &Plan,
 ) -> Result<Trained> {
-    fit_by(model, data, valid, plan, &mut |model| {
-        let ranked = rank_cases(model, valid, catalogue, plan.ranking)?;
-        Ok(ranked.iter().map(|r| r.ndcg(10)).sum::<f64>() / ranked.len() as f64)
-    })
+    fit_by(model, data, valid, plan, &|| Ok(()), &mut |model| mean_ndcg(model, valid, catalogue, plan.ranking))
+}
+
+/// Mean NDCG@10 over cases, by full ranking; no number where there is none.
+///
+/// # Errors
+/// What the model and the ranking say.
+pub fn mean_ndcg<M: Model>(model: &mut M, cases: &[Case<'_>], catalogue: usize, options: Options) -> Result<f64> {
+    let ranked = rank_cases(model, cases, catalogue, options)?;
+    Ok(ranked.iter().map(|r| r.ndcg(10)).sum::<f64>() / ranked.len() as f64)
 }
 
 /// As [`fit`], with the best epoch the one of the best `score`; higher is better. Nothing is scored where `valid`, which
-/// the score is of, is empty.
+/// the score is of, is empty. `go_on` is asked before every epoch; what it refuses with ends the training, whose checkpoint
+/// holds all epochs until then.
 ///
 /// # Errors
-/// As [`fit`], and what `score` says.
+/// As [`fit`], and what `go_on` and `score` say.
 pub fn fit_by<M: Model>(
     model: &mut M,
     data: &[Sequence<'_>],
     valid: &[Case<'_>],
     plan: &Plan,
+    go_on: &dyn Fn() -> Result<()>,
     score: &mut dyn FnMut(&mut M) -> Result<f64>,
 ) -> Result<Trained> {
     let purpose = format!(
@@ -206,6 +214,7 @@ pub fn fit_by<M: Model>(
     let left = plan.epochs.saturating_sub(state.epochs.len());
     let progress = Progress::begin(plan.voice, "train", (total * left) as u64, "targets");
     while state.epochs.len() < plan.epochs && !is_over(&state, valid, plan) {
+        go_on()?;
         let mut epoch = learn_epoch(model, data, &random.child(state.epochs.len() as u64), plan, &progress)?;
         let number = state.epochs.len() + 1;
         let is_due = number.is_multiple_of(plan.validate_every.max(1)) || number == plan.epochs;

@@ -2,12 +2,14 @@
 //! night, from the same folder.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::Value;
 
 use crate::common::{World, expect_code, stderr, stdout, summary};
 use crate::correct;
+use crate::night::{signal, wait_for};
 
 /// An evaluation's file with its work in `evaluation`. The job's judge corrects in A6 alone.
 fn evaluation(world: &World, arms: &str, histories: &str) -> String {
@@ -121,4 +123,47 @@ fn histories_are_described_block_by_block_and_what_has_none_goes_on_as_it_was() 
 /// What a page says was run.
 fn facts(page: &str) -> Vec<String> {
     page.lines().filter(|line| line.starts_with("- **logs")).map(str::to_owned).collect()
+}
+
+/// The epochs that a checkpoint holds.
+fn epochs(checkpoint: &Path) -> usize {
+    let bytes = std::fs::read(checkpoint).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    header["__metadata__"]["epochs"].as_str().unwrap().lines().count()
+}
+
+#[test]
+fn one_process_works_in_a_folder_and_a_signal_keeps_the_epochs() {
+    let world = World::new();
+    let write = |epochs: usize| {
+        let text = format!(
+            "name = \"long\"\nout = \"long\"\narms = [\"A0\"]\nseeds = 1\ntargets = [\"last\"]\nresamples = 50\n\
+             confidence = 0.95\ndevice = \"cpu\"\n[split]\ntrain_quantile = 0.8\nvalid_quantile = 0.8\n[sasrec]\n\
+             hidden = 8\ninner = 8\nlayers = 1\nheads = 1\nlength = 10\ndropout = 0.1\nbatch = 64\nepochs = {epochs}\n\
+             patience = 100000\nlearning_rates = [0.01]\n[[data]]\nname = \"logs\"\njob = \"job.toml\"\n"
+        );
+        std::fs::write(world.path("evaluation.toml"), text).unwrap();
+    };
+    write(100_000);
+    let arguments = ["learn", "evaluate", "evaluation.toml"];
+    let child = world.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let checkpoint = world.path("long/work/logs-sasrec-A0-0-0.01.safetensors");
+    wait_for("a checkpoint", || checkpoint.exists());
+
+    let second = world.curec(&arguments);
+    expect_code(&second, 75);
+    let said = stderr(&second);
+    assert!(said.contains("another process learns") && said.contains(&format!("process {}", child.id())), "{said}");
+
+    signal(&child, "-TERM");
+    let out = child.wait_with_output().unwrap();
+    expect_code(&out, 75);
+    assert!(stderr(&out).contains("stopped by a signal"), "{}", stderr(&out));
+    let kept = epochs(&checkpoint);
+    assert!((1..100_000).contains(&kept), "{kept}");
+
+    write(kept + 1);
+    expect_code(&world.curec(&arguments), 0);
+    assert_eq!(epochs(&checkpoint), kept + 1, "it did not go on where it was");
 }
