@@ -6,7 +6,8 @@
 #   ci/gpu.sh run FOLDER          # ... and run them on the GPU machine, in a clone, without Rust
 #
 #   CUREC_TEST_DEVICE  device of the parity tests and the bench (default wgpu; wgpu:1, cuda:0 with that feature)
-#   CUREC_HOME         data and models (ci/fetch.sh fills it), CUREC_SHARED the goldens (default ../shared)
+#   CUREC_HOME         data and models (default $HOME/.cache/curec/home; `CUREC_HOME=... ci/fetch.sh` fills it)
+#   CUREC_SHARED       the goldens (default ../shared)
 #
 # The GPU machine needs a Vulkan driver: `vulkaninfo --summary` must list the card. On NVIDIA containers set
 # NVIDIA_DRIVER_CAPABILITIES=all, or libGLX_nvidia and its ICD file are missing. A list that shows only llvmpipe means
@@ -15,16 +16,16 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 usage() {
-    sed -n '2,9s/^# \{0,1\}//p' ci/gpu.sh >&2
+    sed -n '2,10s/^# \{0,1\}//p' ci/gpu.sh >&2
     exit 2
 }
 
-# build FOLDER: the parity tests' and the generation bench's programs, without running them
+# build FOLDER: the library's tests, of which parity is a part, and the generation bench's program, without running them
 build() {
     export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HOME/.cache/curec/target}
     mkdir -p "$1"
     local target kind
-    for target in test:parity_model bench:generation; do
+    for target in test:library bench:generation; do
         kind=${target%%:*}
         cargo test --release --locked --no-run "--$kind" "${target#*:}" --message-format=json |
             python3 -c '
@@ -49,9 +50,9 @@ run() {
     # Programs that cargo does not start must be told where the fixtures are.
     export CARGO_MANIFEST_DIR=$PWD
     [ -f "$CUREC_HOME/models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" ] ||
-        echo "gpu: no SmolLM2 in $CUREC_HOME; run ci/fetch.sh first, or only the tiny models are tested" >&2
+        echo "gpu: no SmolLM2 in $CUREC_HOME; run CUREC_HOME=$CUREC_HOME ci/fetch.sh first, or only the tiny models are tested" >&2
     command -v vulkaninfo >/dev/null && vulkaninfo --summary 2>/dev/null | grep -E 'deviceName|driverInfo' >&2
-    "$1/parity_model" --nocapture --test-threads=1
+    "$1/library" parity_model --nocapture --test-threads=1
     "$1/generation" --bench
 }
 

@@ -8,8 +8,8 @@
 #   CUREC_SHARED      goldens and larger data sets (default ../shared); tests that need it say "skipped" without it
 #   CUREC_OFFLINE=1   install and download nothing; what is missing is skipped, with a message
 #
-# Installs what is missing where it can: Mesa's software Vulkan (as root, with apt-get), pyarrow, DuckDB and Polars into
-# a virtual environment of its own (ci/test-requirements.txt), data and models from PyPI (ci/fetch.sh).
+# Installs what is missing where it can: Mesa's software Vulkan (as root, with apt-get), pyarrow, DuckDB, Polars and moto
+# into a virtual environment of its own (ci/test-requirements.txt), data and models from PyPI (ci/fetch.sh).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 

@@ -19,7 +19,7 @@ use crate::telemetry::Voice;
 pub(crate) enum LearnCommand {
     /// Teach the language model to answer out of its evidence: a LoRA adapter for the nightly job.
     #[command(
-        before_help = "Example:\n  curec learn align jobs/weekly.toml --interval-start 1998-03-01 --interval-end 1998-03-20",
+        before_help = "Example:\n  curec learn align jobs/weekly.toml --interval-start 1997-12-01 --interval-end 1998-03-05",
         after_help = "Prints one JSON line. Examples, adapter, curve and record go to the folder `out` of the file. Killed, run it \
 again: it goes on from its checkpoint to the same adapter."
     )]
@@ -31,7 +31,7 @@ again: it goes on from its checkpoint to the same adapter."
     },
     /// Train the judges that say what a reason is worth, and measure whether they may.
     #[command(
-        before_help = "Example:\n  curec learn reward jobs/weekly.toml --interval-start 1998-03-01 --interval-end 1998-03-20",
+        before_help = "Example:\n  curec learn reward jobs/weekly.toml --interval-start 1997-12-01 --interval-end 1998-03-05",
         after_help = "Prints one JSON line. Judges, examples, answers and the record reward.json go to the folder `out` of the file. \
 Where a gate fails, all is written and the exit code is 1. Killed, run it again: it goes on to the same bytes."
     )]
@@ -43,7 +43,7 @@ Where a gate fails, all is written and the exit code is 1. Killed, run it again:
     },
     /// The whole weekly run: align, reward, reinforce, evaluate, gate, promote.
     #[command(
-        before_help = "Example:\n  curec learn weekly jobs/weekly.toml --interval-start 1998-03-01 --interval-end 1998-03-20",
+        before_help = "Example:\n  curec learn weekly jobs/weekly.toml --interval-start 1997-12-01 --interval-end 1998-03-05",
         after_help = "Prints one JSON line. Everything goes to the folder `out` of the file: weekly.json is the record of the \
 stages, report.html the page. Killed, run it again: stages that are done are not done again, and the one that was under way \
 goes on. Another interval or changed keys redo what depends on them.\n\n\
@@ -58,8 +58,8 @@ registry where it came to that: `curec models show`); 75 interrupted, or another
     },
     /// Learn from what the language model's own answers are worth to the judges of `learn reward`.
     #[command(
-        before_help = "Example:\n  curec learn reinforce jobs/weekly.toml --method best-of-n --interval-start 1998-03-01 \
---interval-end 1998-03-20",
+        before_help = "Example:\n  curec learn reinforce jobs/weekly.toml --method best-of-n --interval-start 1997-12-01 \
+--interval-end 1998-03-05",
         after_help = "Prints one JSON line. Adapter, curve and record go to the folder `out` of the file. Killed, run it \
 again: it goes on after the last finished round to the same adapter."
     )]

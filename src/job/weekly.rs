@@ -111,7 +111,7 @@ pub struct RewardSpec {
 }
 
 impl Default for RewardSpec {
-    /// As jobs/weekly.toml has it: a weekly file from before this section stays one.
+    /// For a weekly file from before this section.
     fn default() -> Self {
         RewardSpec {
             max_examples: 6000,

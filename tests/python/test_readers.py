@@ -3,7 +3,7 @@
     CUREC_WAREHOUSE=<root of the published tables> python tests/python/test_readers.py
 
 Reads <root>/<table>/dt=*/part-*.parquet for item_feature and user_feature. Without CUREC_WAREHOUSE the tests are
-skipped; tests/pipeline.rs sets it after a run of its own. CUREC_READERS names what must be importable
+skipped; tests/cli/pipeline.rs sets it after a run of its own. CUREC_READERS names what must be importable
 (default "pyarrow duckdb polars"); a reader that is missing then is a failure, not a skip.
 
 What must hold: same rows and same values in all three; the embedding keeps its fixed width; timestamps are
