@@ -6,7 +6,8 @@
 --            label per user. related = the user's latest titles that go with the item (one of the two stands among the
 --            other's co_consumed), attributes = its categories among the user's. Where nothing that is liked goes with
 --            the item and no category is shared, no answer could say why: such pairs are left out, likes and dislikes
---            alike, or an empty evidence would give the outcome away.
+--            alike, or an empty evidence would give the outcome away; but for dislikes that go with what is disliked,
+--            which have a reason. (That alone always means a dislike then: 2 of MovieLens-100k's 1,311 pairs.)
 --   item, history   as the nightly job asks them: the evidence of reason_prompt
 --   choose   a liked item among four: the others are titled, nearest in popularity, and the user never met them; extra =
 --            their titles in an order by digest, attributes = what goes with each

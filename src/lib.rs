@@ -164,6 +164,7 @@ pub mod job {
     pub mod arm_text;
     pub mod evaluation_histories;
     pub mod evaluation_file;
+    pub mod learned;
     pub mod evaluation_data;
     pub mod evaluate;
     pub mod examples;

@@ -558,6 +558,9 @@ fn a_resumed_training_ends_where_an_uninterrupted_one_does() {
         fit(model, &data, &cases, ITEMS, &Plan { checkpoint: Some(path.clone()), ..plan(7) }).unwrap_err()
     };
     assert_eq!(resume(&mut sas(small(), None, 2)).kind(), Kind::Config, "another seed's checkpoint");
+    let fewer = Plan { checkpoint: Some(path.clone()), ..plan(5) };
+    let error = fit(&mut sas(small(), None, 1), &data, &cases, ITEMS, &fewer).unwrap_err();
+    assert!(error.kind() == Kind::Config && error.to_string().contains("more epochs"), "{error}");
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     assert_eq!(resume(&mut sas(small(), None, 1)).kind(), Kind::Model, "a torn checkpoint is not trained on");

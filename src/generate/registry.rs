@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::Job;
+use crate::config::{Job, parse_moment};
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::adapter::{Adapter, FILES, Precision};
 use crate::llm::merged::{self, new_folder};
@@ -148,6 +148,11 @@ impl Card {
     /// Whether the gate was asked and all of it holds.
     pub fn gate_holds(&self) -> bool {
         !self.trained.gate.is_empty() && self.trained.gate.iter().all(|check| check.holds)
+    }
+
+    /// The end of the interval that it has learned from, where the card tells it.
+    pub fn learned_until(&self) -> Option<DateTime<Utc>> {
+        self.trained.interval.as_ref().and_then(|[_, end]| parse_moment("interval", end).ok())
     }
 
     /// The files of its reward model, by their path in the version; none where it has none.

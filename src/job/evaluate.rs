@@ -138,7 +138,8 @@ const WITH_HISTORIES: [&str; 2] = [
      the training period and at the last one before the first held-out event, from events before that midnight, by nights \
      of the arm's own job that are run in the order of time; an event sees its user's newest description as of a moment \
      that is not after it, and a user without one has no vector. The evidence is of before; adapters and judges may have \
-     learned from later events of the training part, of none that is held out. Their whitening is their own. Histories of A6 \
+     learned from later events of the training part, of none that is held out: what a record beside them tells otherwise of is \
+     refused. Their whitening is their own. Histories of A6 \
      and A6n are those of their nights after correction: the vectors of what is said anew and of what the outcomes of a block \
      made of the reason before it, pooled, from the block's end on; so there are two reasons behind a vector where A5 has \
      one, also where nothing was rewritten. The reasons of items are not corrected. A7 gives histories to other users of the \

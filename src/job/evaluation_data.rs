@@ -17,11 +17,11 @@ use crate::job::arm_text::{self, About};
 use crate::job::correct::Corrector;
 use crate::job::evaluation_file::{DataSpec, Spec, TextSpec};
 use crate::job::evaluation_histories::{self, HistoriesSpec, Nights};
-use crate::job::evaluation_text::{self, References};
+use crate::job::evaluation_text::{self, Asked, References};
+use crate::job::learned::learned_until;
 use crate::job::run::{self, Options};
 use crate::job::stop::Stop;
 use crate::job::tables::{self, locate};
-use crate::query::session::Session;
 use crate::recommend::arms::{Arm, ItemVectors};
 use crate::recommend::data::Log;
 use crate::recommend::histories::HistoryVectors;
@@ -70,13 +70,7 @@ impl Source {
         let split = temporal(&log, spec.split.train_quantile, spec.split.valid_quantile)
             .map_err(|e| e.with("data", &data.name))?;
         if let Some(until) = spec.learned_until.filter(|until| split.valid_from() < *until) {
-            let day =
-                |micros| DateTime::<Utc>::from_timestamp_micros(micros).map_or_else(String::new, |t| t.to_rfc3339());
-            return Err(Error::new(Kind::Config, "an evaluation must not hold out what was learned from")
-                .with("data", &data.name)
-                .with("held out from", day(split.valid_from()))
-                .with("learned until", day(until))
-                .hint("end the interval earlier, evaluate on another log, or raise the quantiles of [split]"));
+            return Err(held_out(&split, until).with("data", &data.name));
         }
         let interval = last_day_before(split.valid_from())?;
         let (name, texts, file) = (data.name.clone(), data.text.clone(), data.job.clone());
@@ -99,7 +93,8 @@ impl Source {
         )
     }
 
-    /// Whether models, adapters and judges of all arms are there and fit.
+    /// Whether models, adapters and judges of all arms are there and fit, and have not learned from what is held out, as far as
+    /// records beside them tell.
     ///
     /// # Errors
     /// What a night would say after hours.
@@ -109,6 +104,14 @@ impl Source {
             for keys in self.nights_of(arm).await? {
                 let of = |e: Error| e.with("data", &self.name).with("arm", arm.code());
                 let job = Job::load(&self.file, &keys.overrides).map_err(of)?;
+                for (key, named) in
+                    [("model.adapter", &job.spec.model.adapter), ("correct.judge", &job.spec.correct.judge)]
+                {
+                    let until = learned_until(&job, named).await.map_err(of)?.map(|until| until.timestamp_micros());
+                    if let Some(until) = until.filter(|until| self.split.valid_from() < *until) {
+                        return Err(of(held_out(&self.split, until)).with(key, named));
+                    }
+                }
                 let prepared = tables::prepare(&job, self.interval).await.map_err(of)?;
                 let opened = tokio::task::spawn_blocking(move || {
                     prepared.models.generator()?;
@@ -145,18 +148,18 @@ impl Source {
         };
         for arm in wanted {
             stop.check()?;
-            let mut texts = Vec::new();
-            let mut asked = session.clone();
+            let (mut texts, mut asked) = (Vec::new(), Vec::new());
             for keys in self.nights_of(arm).await? {
                 stop.check()?;
                 let job = Job::load(&self.file, &keys.overrides)?;
                 self.run(&job, self.interval, voice, stop).await?;
-                asked = run::session_of(&job).await?;
-                texts.extend(arm_text::texts(&asked, arm, About::Items, self.interval).await?);
+                let session = run::session_of(&job).await?;
+                texts.extend(arm_text::texts(&session, arm, About::Items, self.interval).await?);
+                asked.extend(evaluation_text::asked(&session, self.interval).await?);
             }
             // Several texts of an item stand next to each other.
             texts.sort_by(|(a, _), (b, _)| a.cmp(b));
-            results.measurements.extend(self.measure(arm, &texts, &asked, references.as_ref()).await?);
+            results.measurements.extend(self.measure(arm, &texts, &asked, references.as_ref()));
             let told = evaluation_histories::pooled(&self.job, texts).await?;
             let vectors: ItemVectors = self.log.items().iter().map(|item| told.get(item).cloned()).collect();
             let n = vectors.iter().flatten().count();
@@ -217,16 +220,15 @@ impl Source {
     }
 
     /// What an arm's texts are like.
-    async fn measure(
+    fn measure(
         &self,
         arm: Arm,
         texts: &[(String, String)],
-        session: &Session,
+        asked: &[Asked],
         references: Option<&References>,
-    ) -> Result<Vec<Measurement>> {
-        let asked = evaluation_text::asked(session, self.interval).await?;
+    ) -> Vec<Measurement> {
         let is_generated = !matches!(arm, Arm::Attributes | Arm::Templates | Arm::Beside);
-        Ok(evaluation_text::measure(&self.name, arm, texts, &asked, is_generated, references))
+        evaluation_text::measure(&self.name, arm, texts, asked, is_generated, references)
     }
 
     /// The nights that make an arm's texts; one, but of what is sampled several times.
@@ -359,6 +361,15 @@ fn last_day_before(micros: i64) -> Result<Interval> {
         Some((start, end)) => Ok(Interval { start, end }),
         None => Err(Error::new(Kind::Input, "the split's cut lies outside the calendar").with("microseconds", micros)),
     }
+}
+
+/// The refusal of what has learned from events of the held-out part, which begins before `until` (microseconds since 1970).
+fn held_out(split: &Split, until: i64) -> Error {
+    let day = |micros| DateTime::<Utc>::from_timestamp_micros(micros).map_or_else(String::new, |t| t.to_rfc3339());
+    Error::new(Kind::Config, "an evaluation must not hold out what was learned from")
+        .with("held out from", day(split.valid_from()))
+        .with("learned until", day(until))
+        .hint("learn from an interval that ends earlier, evaluate on another log, or raise the quantiles of [split]")
 }
 
 /// Makes a folder, and those above it.

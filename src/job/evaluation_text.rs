@@ -168,7 +168,7 @@ pub fn measure(
     found.into_iter().map(row).collect()
 }
 
-/// Texts beside what people wrote about the same items, and about others.
+/// Texts beside what people wrote about the same items, and about others; the last one of an item that has several.
 fn beside(texts: &[(String, String)], references: &References) -> Vec<(&'static str, usize, f64)> {
     let held: BTreeMap<&str, &str> = texts
         .iter()

@@ -86,7 +86,7 @@ pub struct Compared {
     pub samples: Vec<Sample>,
 }
 
-/// Compares the two; everything that an evaluation keeps goes into `work`. What the candidate learned from was before `until`.
+/// Compares the two; everything that an evaluation keeps goes into `work`. What both learned from was before `until`.
 ///
 /// # Errors
 /// What models, judge and evaluation say; `Kind::Interrupted` after a signal.

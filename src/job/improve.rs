@@ -7,14 +7,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::answers::Examples;
-use crate::generate::registry::{Check, Parts, Registry, Trained};
+use crate::generate::registry::{Card, Check, Parts, Registry, Trained};
 use crate::job::gate::{self, Compared, Rivals};
 use crate::job::stop::Stop;
 use crate::job::tables::prepare;
@@ -31,6 +31,8 @@ use crate::telemetry::Voice;
 const RECORD: &str = "weekly.json";
 /// What the comparison found.
 const COMPARED: &str = "evaluate.json";
+/// Where the first stage puts its adapter.
+const ALIGNED: &str = "adapter";
 /// `[reinforce] method` that goes from the reward model to the comparison at once.
 const NONE: &str = "none";
 
@@ -112,16 +114,24 @@ pub async fn improve(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop)
     let _hold = spec.hold()?;
     let out = spec.folder()?;
     // Before hours are spent, not after.
-    if !gate.evaluation.is_empty() {
-        evaluate::check(&gate::evaluation(Path::new(&gate.evaluation))?, Some(interval.end.timestamp_micros())).await?;
-    }
     if spec.reinforce.method != NONE {
-        method_of(&spec.reinforce.method)?;
+        let begin = reinforce::begin(spec, method_of(&spec.reinforce.method)?)?;
+        if spec.reinforce.from != ALIGNED {
+            Adapter::digest(&begin).map_err(|e| e.with("key", "reinforce.from"))?;
+        }
     }
     let job = gate::with_adapter(spec, None)?;
     let opened = Registry::of(&job)?;
     // A name that cannot be one is told of now.
-    opened.promotions(&registry.name).await?;
+    let in_use = opened.promotions(&registry.name).await?.current().map(str::to_owned);
+    if !gate.evaluation.is_empty() {
+        let card = match &in_use {
+            Some(version) => Some(opened.find(&registry.name, version).await?),
+            None => None,
+        };
+        let until = learned_until(interval, card.as_ref()).timestamp_micros();
+        evaluate::check(&gate::evaluation(Path::new(&gate.evaluation))?, Some(until)).await?;
+    }
     let mut run = Run {
         spec: spec.clone(),
         record: read(&out)?,
@@ -139,6 +149,11 @@ pub async fn improve(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop)
     let mut done = outcome?;
     done.report = page?;
     Ok(done)
+}
+
+/// Until when the candidate and the version in use have learned.
+fn learned_until(interval: Interval, in_use: Option<&Card>) -> DateTime<Utc> {
+    in_use.and_then(Card::learned_until).map_or(interval.end, |end| end.max(interval.end))
 }
 
 fn method_of(name: &str) -> Result<Method> {
@@ -181,7 +196,7 @@ impl Run {
             path => file_digest(Path::new(path)).map_err(|e| e.with("key", "align.teacher"))?,
         };
         let from = digest(&[&data, &format!("{sections:?}"), &teacher]);
-        let adapter = out.join("adapter");
+        let adapter = out.join(ALIGNED);
         let work = async {
             let done = align::align(&spec, interval, voice, &stop).await?;
             Ok(Ended { output: done.digest, result: json!({"record": "align.json"}), refused: None })
@@ -200,7 +215,7 @@ impl Run {
         let begin = match spec.reinforce.from.as_str() {
             _ if method == NONE => String::new(),
             // Made by the first stage.
-            "adapter" => aligned.clone(),
+            ALIGNED => aligned.clone(),
             other => Adapter::digest(&out.join(other)).map_err(|e| e.with("key", "reinforce.from"))?,
         };
         let from = digest(&[&data, &format!("{:?}", spec.reinforce), &aligned, &judged, &begin]);
@@ -224,12 +239,11 @@ impl Run {
         // Another registry has another version in use, and knows nothing of what this one has.
         let kept = job.spec.project.registry.clone();
         let from = digest(&[&data, &asked, &evaluation, &reinforced, &judged, &kept]);
-        let before = self.in_use(&from).await?;
+        let before = self.in_use(&from, &reinforced).await?;
         let from = digest(&[&from, before.as_deref().unwrap_or_default()]);
-        let rivals = self.rivals(job, &candidate, before.as_deref()).await?;
+        let (rivals, until) = self.rivals(job, &candidate, before.as_deref()).await?;
         let work = async {
-            let found =
-                gate::compare(&spec, gate, &rivals, interval.end, &out.join("evaluation"), voice, &stop).await?;
+            let found = gate::compare(&spec, gate, &rivals, until, &out.join("evaluation"), voice, &stop).await?;
             put(&out.join(COMPARED), &found)?;
             Ok(Ended { output: file_digest(&out.join(COMPARED))?, result: Value::Null, refused: None })
         };
@@ -359,10 +373,14 @@ impl Run {
         let method = &self.spec.reinforce.method;
         match step.stage.as_str() {
             _ if step.refused.is_some() => true,
+            // The record goes before the examples are made anew: where it is, they are its own.
             "align" => {
-                is(Adapter::digest(&self.out.join("adapter"))) && self.out.join("alignment_example.parquet").exists()
+                let is_there = |name: &str| self.out.join(name).exists();
+                is(Adapter::digest(&self.out.join(ALIGNED)))
+                    && is_there("align.json")
+                    && is_there("alignment_example.parquet")
             }
-            "reward" => is(judges(&self.out)),
+            "reward" => is(judges(&self.out)) && self.out.join("reward.json").exists(),
             "reinforce" if method != NONE => is(Adapter::digest(&self.out.join(format!("adapter-{method}")))),
             "evaluate" => is(file_digest(&self.out.join(COMPARED))),
             _ => true,
@@ -397,28 +415,35 @@ impl Run {
     }
 
     /// The version to compare with: the one in use. Once this candidate has been judged it stays the one of then: promoted, the
-    /// candidate is not compared with itself.
-    async fn in_use(&mut self, from: &str) -> Result<Option<String>> {
+    /// candidate, an adapter of this digest, is not compared with itself.
+    async fn in_use(&mut self, from: &str, candidate: &str) -> Result<Option<String>> {
         let now = self.registry.promotions(&self.name).await?.current().map(str::to_owned);
         let step = |name: &str| self.record.steps.iter().find(|step| step.stage == name && step.finished);
         let is_judged = step("promote").is_some()
             || step("gate").is_some_and(|gate| gate.refused.is_some() || Some(&gate.output) == now.as_ref());
+        // Or a stage before was made again to the same, and took what was decided out of the record.
+        let is_itself = match &now {
+            Some(version) => self.registry.find(&self.name, version).await.is_ok_and(|card| card.adapter == candidate),
+            None => false,
+        };
         let before = &self.record.in_use;
-        if !(before.from == from && is_judged) {
+        if !(before.from == from && (is_judged || is_itself)) {
             self.record.in_use = InUse { from: from.to_owned(), version: now };
         }
         Ok(self.record.in_use.version.clone())
     }
 
-    async fn rivals(&self, job: &Job, candidate: &Path, in_use: Option<&str>) -> Result<Rivals> {
-        let (in_use, in_use_name) = match in_use {
-            None => (None, "the model as it comes".to_owned()),
-            Some(version) => {
-                let card = self.registry.find(&self.name, version).await?;
-                (Some(self.registry.fetch_adapter(&card, &job.cache_dir).await?), format!("{} {version}", self.name))
-            }
+    /// The candidate and the version in use, and until when they have learned.
+    async fn rivals(&self, job: &Job, candidate: &Path, in_use: Option<&str>) -> Result<(Rivals, DateTime<Utc>)> {
+        let candidate = candidate.to_path_buf();
+        let Some(version) = in_use else {
+            let in_use_name = "the model as it comes".to_owned();
+            return Ok((Rivals { candidate, in_use: None, in_use_name }, learned_until(self.interval, None)));
         };
-        Ok(Rivals { candidate: candidate.to_path_buf(), in_use, in_use_name })
+        let card = self.registry.find(&self.name, version).await?;
+        let in_use = Some(self.registry.fetch_adapter(&card, &job.cache_dir).await?);
+        let in_use_name = format!("{} {version}", self.name);
+        Ok((Rivals { candidate, in_use, in_use_name }, learned_until(self.interval, Some(&card))))
     }
 }
 

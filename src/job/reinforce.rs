@@ -82,6 +82,19 @@ pub struct Done {
     pub after: Option<Check>,
 }
 
+/// The folder of the adapter that a reinforcement begins with.
+///
+/// # Errors
+/// `Kind::Config` where it is the one that the method writes.
+pub(crate) fn begin(spec: &Spec, method: Method) -> Result<PathBuf> {
+    if spec.reinforce.from == format!("adapter-{method}") {
+        return Err(Error::new(Kind::Config, "a reinforcement cannot take the place of what it begins with")
+            .with("[reinforce] from", &spec.reinforce.from)
+            .hint("move the folder to another name, or choose another method"));
+    }
+    Ok(Path::new(&spec.out).join(&spec.reinforce.from))
+}
+
 /// Reinforces the adapter that the file names by the method and writes the new one into `adapter-<method>`.
 ///
 /// # Errors
@@ -89,16 +102,11 @@ pub struct Done {
 /// are no judges; `Kind::Interrupted` after a signal, with finished rounds kept; what inputs, models and the disk say.
 pub async fn reinforce(spec: &Spec, interval: Interval, method: Method, voice: Voice, stop: &Stop) -> Result<Done> {
     let out = PathBuf::from(&spec.out);
-    let begin = out.join(&spec.reinforce.from);
+    let begin = begin(spec, method)?;
     if !begin.join("adapter_config.json").exists() {
         return Err(Error::new(Kind::Config, "there is no adapter to reinforce")
             .with("folder", begin.display())
             .hint("run `curec learn align` first, or name another folder of `out` in [reinforce] from"));
-    }
-    if spec.reinforce.from == format!("adapter-{method}") {
-        return Err(Error::new(Kind::Config, "a reinforcement cannot take the place of what it begins with")
-            .with("[reinforce] from", &spec.reinforce.from)
-            .hint("move the folder to another name, or choose another method"));
     }
     let overrides = spec.overrides();
     let job = Job::load(&spec.job, &overrides)?;

@@ -28,7 +28,7 @@ use crate::generate::prompt::Evidence;
 use crate::job::examples;
 use crate::job::stop::Stop;
 use crate::job::tables::contract_of;
-use crate::job::weekly::{RewardSpec, Spec};
+use crate::job::weekly::{RewardSpec, Spec, outdate};
 use crate::llm::adapter::Adapter;
 use crate::llm::device;
 use crate::query::model::Model;
@@ -148,7 +148,7 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Stop)
         .map_err(|e| Error::new(Kind::Config, "cannot make the folder").with("folder", out.display()).source(e))?;
     let overrides = spec.overrides();
     let job = Job::load(&spec.job, &overrides)?;
-    let (rows, catalogue, titles) = rows(&job, interval, of, &out.join("reward_example.parquet")).await?;
+    let (rows, catalogue, titles) = rows(&job, interval, of, &out).await?;
     let asked: Vec<Asked> = rows.iter().map(asked).collect::<Result<Vec<_>>>()?.concat();
     let mut outcomes = Vec::with_capacity(asked.len());
     for batch in &rows {
@@ -246,7 +246,7 @@ fn limits(of: &RewardSpec) -> Limits {
 /// Rows of `reward_example`, the items that are known when the interval begins, and the titles of those that have one.
 type Rows = (Vec<RecordBatch>, Catalogue, BTreeMap<String, String>);
 
-/// Rows, items and titles; the rows are written to `out` as well.
+/// Rows, items and titles; the rows are written into the folder `out` as well.
 async fn rows(job: &Job, interval: Interval, of: &RewardSpec, out: &Path) -> Result<Rows> {
     let session = examples::evidence(job, interval, &BEFORE).await?;
     let contract = contract_of(job, "reward_example")?;
@@ -267,7 +267,8 @@ async fn rows(job: &Job, interval: Interval, of: &RewardSpec, out: &Path) -> Res
             .with("interval", format!("{}/{}", interval.start.to_rfc3339(), interval.end.to_rfc3339()))
             .hint("the interval needs users who meet new items, and enough events before it"));
     }
-    write_local(out, &rows)?;
+    outdate(&out.join("reward.json"))?;
+    write_local(&out.join("reward_example.parquet"), &rows)?;
     let (mut items, mut titles) = (BTreeMap::new(), BTreeMap::new());
     for batch in session.sql("select item_id, categories, title from item_audience", &[]).await?.collect().await? {
         let [ids, names] = [text(&batch, "item_id")?, text(&batch, "title")?];

@@ -157,7 +157,8 @@ impl Endpoint {
                 Err(Failed::All(what)) => {
                     return Err(self
                         .error(Kind::Config, "the teacher takes no questions", &what)
-                        .hint("look at [align] teacher and teacher_model, and at the variable OPENAI_API_KEY"));
+                        .hint("look at [align] teacher and teacher_model, at the variable OPENAI_API_KEY, and at the account behind it; \
+                               answers so far are kept"));
                 }
             };
             let (id, digest) = (question.id.clone(), self.digest(question));
@@ -248,8 +249,9 @@ impl Endpoint {
         match status.as_u16() {
             200..=299 => {}
             408 | 425 | 429 | 500..=599 => return Err(Failed::Later(what(), after.map(Duration::from_secs))),
-            401 | 403 | 404 | 405 => return Err(Failed::All(what())),
-            _ => return Err(Failed::Refused(what())),
+            // Of this one question: its words, its length. All else, such as an empty account, is of every other as well.
+            400 | 413 | 422 => return Err(Failed::Refused(what())),
+            _ => return Err(Failed::All(what())),
         }
         let said: Value = serde_json::from_str(&text).map_err(|_| Failed::All(what()))?;
         let message = &said["choices"][0]["message"];
@@ -402,6 +404,7 @@ mod tests {
         for (status, text, kind, says) in [
             (401, "no such key sk-secret", Kind::Config, "OPENAI_API_KEY"),
             (404, "no such model", Kind::Config, "teacher_model"),
+            (402, "insufficient balance", Kind::Config, "the account behind it"),
             (200, "<html>", Kind::Config, "<html>"),
             (200, "{\"object\": \"list\"}", Kind::Config, "object"),
             (400, "too long", Kind::Config, "every question"),
@@ -414,6 +417,13 @@ mod tests {
             assert_eq!(error.kind(), kind, "{told}");
             assert!(told.contains(says) && !told.contains("sk-secret"), "{told}");
         }
+        // An account that runs empty says nothing of the questions that are left: they are asked when it is full again.
+        let (address, seen) = server(|n, _| if n == 1 { (402, "empty".into()) } else { said("x") });
+        let (file, one) = (folder.path().join("empty"), Endpoint { at_once: 1, ..endpoint(&address) });
+        one.ask(&questions(3), &file, &Stop::default()).await.unwrap_err();
+        let answers = one.ask(&questions(3), &file, &Stop::default()).await.unwrap();
+        assert_eq!((answers.texts.len(), answers.refused, seen.lock().unwrap().len()), (3, 0, 4));
+
         // One that is refused is one less, the next time too.
         let (address, seen) =
             server(|_, body| if body.contains("Alpha 1") { (400, "too long".into()) } else { said("x") });

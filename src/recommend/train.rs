@@ -165,7 +165,7 @@ struct State {
 ///
 /// # Errors
 /// `Kind::Input` where there is nothing to learn from, or learning diverges; `Kind::Config` where the checkpoint belongs to
-/// another training; what the model, the ranking and the disk say.
+/// another training or has more epochs than the plan; what the model, the ranking and the disk say.
 pub fn fit<M: Model>(
     model: &mut M,
     data: &[Sequence<'_>],
@@ -346,6 +346,10 @@ fn resume<M: Model>(model: &mut M, plan: &Plan, purpose: &str) -> Result<State> 
     };
     let epochs: Option<Vec<Epoch>> = entry("epochs").lines().map(epoch).collect();
     match (epochs, entry("best_epoch").parse(), entry("best_score").parse()) {
+        // Its best epoch may be one that the others do not get.
+        (Some(epochs), ..) if epochs.len() > plan.epochs => {
+            Err(broken("the checkpoint has learned for more epochs than are allowed now"))
+        }
         (Some(epochs), Ok(best_epoch), Ok(best_score)) => {
             tracing::info!(epochs = epochs.len(), file = %path.display(), "training goes on");
             Ok(State { epochs, best_epoch, best_score, best })

@@ -288,7 +288,7 @@ impl Location {
 
     /// Writes the object only if it is still as it was `seen` (`None`: only if there is none); `false` when another
     /// writer came first. Compare-and-swap on every store: conditional put by tag on S3 and in memory, an advisory lock on
-    /// the folder on local disk.
+    /// the object on local disk.
     ///
     /// `true` says that the object holds these bytes now. Where two writers may bring the same bytes, both can hear it: who
     /// needs to be the only one writes something that is only his, such as a run id.
@@ -469,7 +469,12 @@ impl Lock {
     /// replaced by renaming, so who waited may hold what is no longer the object. That does no harm to who then compares
     /// versions: a version can be replaced only by who holds its own file.
     async fn of_object(object: &std::path::Path) -> Result<Option<Self>> {
-        match std::fs::File::open(object) {
+        // Network file systems lock a file for him alone who could write it; others let a reader.
+        let opened = match std::fs::File::options().read(true).write(true).open(object) {
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => std::fs::File::open(object),
+            opened => opened,
+        };
+        match opened {
             Ok(handle) => Lock::take(handle, object).await.map(Some),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(unlockable(object, e)),

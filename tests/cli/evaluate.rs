@@ -110,6 +110,14 @@ fn histories_are_described_block_by_block_and_what_has_none_goes_on_as_it_was() 
     assert!(corrected[0] > 0, "nothing was corrected: {corrected:?}");
     assert_eq!(corrected[1] as i64, count(&world, "A6", "select count(*) as n from reason_correction"));
 
+    // A judge that has learned from what is held out tells nothing of it.
+    std::fs::write(world.path("reward.json"), "{\"interval_end\": \"2026-01-20T00:00:00+00:00\"}").unwrap();
+    let refused = world.curec(&["learn", "evaluate", "evaluation.toml"]);
+    expect_code(&refused, 2);
+    let said = stderr(&refused);
+    assert!(said.contains("must not hold out") && said.contains("arm: A6") && said.contains("2026-01-20"), "{said}");
+    std::fs::remove_file(world.path("reward.json")).unwrap();
+
     // The same again, paid for and learned already.
     let read = |name: &str| std::fs::read(world.path("evaluation").join(name)).unwrap();
     let tables = || ["measurement.parquet", "contrast.parquet"].map(read);
