@@ -104,9 +104,12 @@ impl Source {
             for keys in self.nights_of(arm).await? {
                 let of = |e: Error| e.with("data", &self.name).with("arm", arm.code());
                 let job = Job::load(&self.file, &keys.overrides).map_err(of)?;
-                for (key, named) in
-                    [("model.adapter", &job.spec.model.adapter), ("correct.judge", &job.spec.correct.judge)]
-                {
+                let writes = !matches!(arm, Arm::Attributes | Arm::Templates);
+                let of_arm = [
+                    ("model.adapter", &job.spec.model.adapter, writes),
+                    ("correct.judge", &job.spec.correct.judge, arm.corrects()),
+                ];
+                for (key, named, _) in of_arm.into_iter().filter(|(_, _, has_say)| *has_say) {
                     let until = learned_until(&job, named).await.map_err(of)?.map(|until| until.timestamp_micros());
                     if let Some(until) = until.filter(|until| self.split.valid_from() < *until) {
                         return Err(of(held_out(&self.split, until)).with(key, named));
@@ -369,7 +372,10 @@ fn held_out(split: &Split, until: i64) -> Error {
     Error::new(Kind::Config, "an evaluation must not hold out what was learned from")
         .with("held out from", day(split.valid_from()))
         .with("learned until", day(until))
-        .hint("learn from an interval that ends earlier, evaluate on another log, or raise the quantiles of [split]")
+        .hint(
+            "learn from an interval that ends earlier, evaluate on a later log, or raise the quantiles of [split]; what has \
+             learned from another log altogether may be copied to where no record (card.json, align.json, reward.json) is",
+        )
 }
 
 /// Makes a folder, and those above it.

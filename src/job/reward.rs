@@ -148,6 +148,9 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Stop)
         .map_err(|e| Error::new(Kind::Config, "cannot make the folder").with("folder", out.display()).source(e))?;
     let overrides = spec.overrides();
     let job = Job::load(&spec.job, &overrides)?;
+    let adapter = out.join("adapter");
+    let adapter = adapter.join("adapter_config.json").exists().then_some(adapter);
+    let taught = taught_users(&out, adapter.as_deref())?;
     let (rows, catalogue, titles) = rows(&job, interval, of, &out).await?;
     let asked: Vec<Asked> = rows.iter().map(asked).collect::<Result<Vec<_>>>()?.concat();
     let mut outcomes = Vec::with_capacity(asked.len());
@@ -163,10 +166,7 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Stop)
     let mut broken = BTreeMap::new();
     let mut reasons: Vec<Vec<String>> = blind.iter().map(|b| vec![b.template.clone()]).collect();
     let mut kept = Kept::open(out.join("reward_answer.parquet"))?;
-    let adapter = out.join("adapter");
-    let adapter = adapter.join("adapter_config.json").exists().then_some(adapter);
     let with = adapter.as_ref().map(|dir| dir.display().to_string());
-    let taught = taught_users(&out.join("alignment_example.parquet"))?;
     for (kind, adapter) in [("zero_shot", Some(String::new())), ("sft", with)] {
         let Some(adapter) = adapter else { continue };
         let job = Job::load(&spec.job, &[overrides.as_slice(), &[format!("model.adapter={adapter}")]].concat())?;
@@ -227,10 +227,26 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Stop)
     Ok(done)
 }
 
-/// Users whose verdicts the alignment beside it has learned.
-fn taught_users(path: &Path) -> Result<HashSet<String>> {
-    let mut found = HashSet::new();
-    for batch in if path.exists() { examples::read(path)? } else { Vec::new() } {
+/// Users whose verdicts the adapter has learned, as the alignment's examples in `out` tell; none where there are none.
+///
+/// # Errors
+/// `Kind::Config` where they are not the adapter's.
+fn taught_users(out: &Path, adapter: Option<&Path>) -> Result<HashSet<String>> {
+    let (mut found, path) = (HashSet::new(), out.join("alignment_example.parquet"));
+    let Some(adapter) = adapter.filter(|_| path.exists()) else { return Ok(found) };
+    let record = out.join("align.json");
+    let told = std::fs::read(&record).ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    let digest = Adapter::digest(adapter)?;
+    if told.is_none_or(|record| record["digest"].as_str() != Some(&digest)) {
+        return Err(Error::new(
+            Kind::Config,
+            "the alignment has not ended: nobody knows what its adapter has learned from",
+        )
+        .with("record", record.display())
+        .with("adapter", adapter.display())
+        .hint("run `curec learn align` again, or remove the adapter to go without it"));
+    }
+    for batch in examples::read(&path)? {
         let (part, user) = (text(&batch, "part")?, text(&batch, "user_id")?);
         found.extend(
             (0..batch.num_rows()).filter(|i| part.value(*i) == "train").filter_map(|i| at(&user, i)).map(str::to_owned),

@@ -248,9 +248,11 @@ impl Endpoint {
         let what = || format!("{status}: {}", self.shown(&text));
         match status.as_u16() {
             200..=299 => {}
-            408 | 425 | 429 | 500..=599 => return Err(Failed::Later(what(), after.map(Duration::from_secs))),
-            // Of this one question: its words, its length. All else, such as an empty account, is of every other as well.
-            400 | 413 | 422 => return Err(Failed::Refused(what())),
+            408 | 409 | 424 | 425 | 429 | 500..=599 => {
+                return Err(Failed::Later(what(), after.map(Duration::from_secs)));
+            }
+            // Of this one question: its words, its length, a filter. All else, such as an empty account, is of every other as well.
+            400 | 413 | 422 | 451 => return Err(Failed::Refused(what())),
             _ => return Err(Failed::All(what())),
         }
         let said: Value = serde_json::from_str(&text).map_err(|_| Failed::All(what()))?;

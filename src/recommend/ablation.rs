@@ -82,7 +82,7 @@ pub fn target_name(target: Target) -> &'static str {
 pub struct Around<'a> {
     /// Is told of each training's end.
     pub say: &'a mut dyn FnMut(String),
-    /// Asked before every epoch; what it refuses with ends the evaluation.
+    /// Asked before every epoch and after every training; what it refuses with ends the evaluation.
     pub go_on: &'a dyn Fn() -> Result<()>,
 }
 
@@ -327,6 +327,7 @@ impl<'a> Ranking<'a> {
                 let (mut model, trained, rate) =
                     best(evaluation, &what, &training.learning_rates, &training.plan, &make, &mut train)?;
                 (around.say)(story(data, "SASRec", *arm, seed, &trained, rate));
+                (around.go_on)()?;
                 ranked.push(self.rank(&mut model)?);
                 if *arm == Arm::NoText {
                     agreed.push(agreement.with(&mut model)?);
@@ -459,6 +460,7 @@ fn judging(
             let (model, trained, rate) =
                 best(evaluation, &what, &training.learning_rates, &training.plan, &make, &mut train)?;
             (around.say)(story(data, "DIN", *arm, seed, &trained, rate));
+            (around.go_on)()?;
             predicted.push(probabilities(&model, &test)?);
         }
         by_arm.push(predicted);
@@ -603,8 +605,13 @@ mod tests {
         assert!(agreed.abs() < 0.3, "texts that say nothing agree with nobody: {agreed}");
 
         // Everything is there already: nothing is trained again, and nothing differs.
-        let trained = || -> Result<()> { panic!("an epoch") };
-        let again = evaluate(&data, &evaluation, &mut Around { say: &mut |_| (), go_on: &trained }).unwrap();
+        let asked = std::cell::Cell::new(0);
+        let go_on = || {
+            asked.set(asked.get() + 1);
+            Ok(())
+        };
+        let again = evaluate(&data, &evaluation, &mut Around { say: &mut |_| (), go_on: &go_on }).unwrap();
+        assert_eq!(asked.get(), 12, "asked after every training, and before no epoch");
         assert!(format!("{again:?}") == format!("{found:?}"));
     }
 }

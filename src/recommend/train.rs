@@ -348,7 +348,8 @@ fn resume<M: Model>(model: &mut M, plan: &Plan, purpose: &str) -> Result<State> 
     match (epochs, entry("best_epoch").parse(), entry("best_score").parse()) {
         // Its best epoch may be one that the others do not get.
         (Some(epochs), ..) if epochs.len() > plan.epochs => {
-            Err(broken("the checkpoint has learned for more epochs than are allowed now"))
+            Err(broken("the checkpoint has learned for more epochs than are allowed now")
+                .hint("allow as many, or remove the checkpoints (of other arms and seeds too) to train from the start"))
         }
         (Some(epochs), Ok(best_epoch), Ok(best_score)) => {
             tracing::info!(epochs = epochs.len(), file = %path.display(), "training goes on");

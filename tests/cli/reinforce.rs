@@ -47,6 +47,13 @@ fn a_killed_reinforcement_goes_on_to_the_same_adapter_and_a_night_runs_with_it()
     let out = world.curec(&arguments("reinforce", &file));
     expect_code(&out, 2);
     assert!(stderr(&out).contains("curec learn reward"), "{}", stderr(&out));
+    // Without its record nobody knows what the adapter has learned from.
+    let record = world.path("whole/align.json");
+    std::fs::rename(&record, world.path("align.json")).unwrap();
+    let out = world.curec(&arguments("reward", &file));
+    expect_code(&out, 2);
+    assert!(stderr(&out).contains("the alignment has not ended"), "{}", stderr(&out));
+    std::fs::rename(world.path("align.json"), record).unwrap();
     expect_code(&world.curec(&arguments("reward", &file)), 0);
     let copied = Command::new("cp").arg("-r").arg(world.path("whole")).arg(world.path("killed")).status().unwrap();
     assert!(copied.success());
