@@ -60,6 +60,13 @@ pub struct Trained {
     pub samples: Vec<Sample>,
 }
 
+impl Trained {
+    /// The end of the interval that it has learned from, where that is told.
+    pub fn learned_until(&self) -> Option<DateTime<Utc>> {
+        self.interval.as_ref().and_then(|[_, end]| parse_moment("interval", end).ok())
+    }
+}
+
 /// A question that trained nothing, and what the model answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -148,11 +155,6 @@ impl Card {
     /// Whether the gate was asked and all of it holds.
     pub fn gate_holds(&self) -> bool {
         !self.trained.gate.is_empty() && self.trained.gate.iter().all(|check| check.holds)
-    }
-
-    /// The end of the interval that it has learned from, where the card tells it.
-    pub fn learned_until(&self) -> Option<DateTime<Utc>> {
-        self.trained.interval.as_ref().and_then(|[_, end]| parse_moment("interval", end).ok())
     }
 
     /// The files of its reward model, by their path in the version; none where it has none.

@@ -22,7 +22,7 @@ use crate::job::run;
 use crate::job::stop::Stop;
 use crate::job::teacher::{self, Account, Taught};
 use crate::job::teacher_endpoint::{self, Answers, Endpoint};
-use crate::job::weekly::{Spec, outdate};
+use crate::job::weekly::Spec;
 use crate::learn::align::{self, Surroundings};
 use crate::learn::decoder::TrainableLm;
 use crate::learn::packing::Example;
@@ -30,7 +30,6 @@ use crate::llm::adapter::{Adapter, AdapterShape, Precision};
 use crate::llm::device;
 use crate::recommend::text_metrics::{bleu, distinct, tokens};
 use crate::reward::checks::{self, Vocabulary};
-use crate::table::write::write_local;
 use crate::telemetry::Voice;
 
 /// How good answers to held-out questions are: the exit measures of alignment.
@@ -112,8 +111,7 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
     let job = Job::load(&spec.job, &overrides)?;
     let size = Size { max_examples: spec.examples.max, pairs_per_user: spec.examples.pairs_per_user };
     let rows = examples::examples(&job, interval, size, None).await?;
-    outdate(&out.join("align.json"))?;
-    write_local(&out.join("alignment_example.parquet"), &rows)?;
+    examples::replace(&out.join("alignment_example.parquet"), &rows, &out.join("align.json"))?;
     stop.check()?;
 
     let models = Models::new(&job)?;

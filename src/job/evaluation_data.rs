@@ -104,12 +104,14 @@ impl Source {
             for keys in self.nights_of(arm).await? {
                 let of = |e: Error| e.with("data", &self.name).with("arm", arm.code());
                 let job = Job::load(&self.file, &keys.overrides).map_err(of)?;
-                let writes = !matches!(arm, Arm::Attributes | Arm::Templates);
-                let of_arm = [
-                    ("model.adapter", &job.spec.model.adapter, writes),
-                    ("correct.judge", &job.spec.correct.judge, arm.corrects()),
-                ];
-                for (key, named, _) in of_arm.into_iter().filter(|(_, _, has_say)| *has_say) {
+                let mut learned = Vec::new();
+                if !matches!(arm, Arm::Attributes | Arm::Templates) {
+                    learned.push(("model.adapter", &job.spec.model.adapter));
+                }
+                if arm.corrects() {
+                    learned.push(("correct.judge", &job.spec.correct.judge));
+                }
+                for (key, named) in learned {
                     let until = learned_until(&job, named).await.map_err(of)?.map(|until| until.timestamp_micros());
                     if let Some(until) = until.filter(|until| self.split.valid_from() < *until) {
                         return Err(of(held_out(&self.split, until)).with(key, named));

@@ -58,6 +58,20 @@ pub(crate) async fn evidence(job: &Job, interval: Interval, tables: &[&'static s
     Ok(session)
 }
 
+/// Puts a stage's examples in the place of those of before, whose `record` goes first: were the stage cut short, it would tell
+/// of others.
+///
+/// # Errors
+/// `Kind::Temporary` where the record cannot be removed; as [`write_local`].
+pub(crate) fn replace(file: &Path, rows: &[RecordBatch], record: &Path) -> Result<()> {
+    match std::fs::remove_file(record) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::new(Kind::Temporary, "cannot remove a record").with("file", record.display()).source(e))
+        }
+        _ => write_local(file, rows),
+    }
+}
+
 /// How many examples, at most.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {

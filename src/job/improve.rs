@@ -153,7 +153,7 @@ pub async fn improve(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop)
 
 /// Until when the candidate and the version in use have learned.
 fn learned_until(interval: Interval, in_use: Option<&Card>) -> DateTime<Utc> {
-    in_use.and_then(Card::learned_until).map_or(interval.end, |end| end.max(interval.end))
+    in_use.and_then(|card| card.trained.learned_until()).map_or(interval.end, |end| end.max(interval.end))
 }
 
 fn method_of(name: &str) -> Result<Method> {

@@ -3,14 +3,15 @@
 //! Knows the records that stand beside them: a registry's card, and what `learn align` and `learn reward` leave. Knows nothing
 //! of logs: which moments are held out, the caller knows.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::config::{Job, parse_moment};
 use crate::error::Result;
-use crate::generate::registry::{Registry, SCHEME};
+use crate::generate::registry::{Registry, SCHEME, Trained};
 use crate::table::store::{Location, StoreOptions};
 
 /// The end of the interval that an adapter or a judge has learned from, as a job names it; `None` where nothing is named, no
@@ -23,21 +24,37 @@ pub(crate) async fn learned_until(job: &Job, named: &str) -> Result<Option<DateT
         return Ok(None);
     }
     match named.strip_prefix(SCHEME) {
-        Some(name) => Ok(Registry::of(job)?.promoted(name).await?.learned_until()),
+        Some(name) => Ok(Registry::of(job)?.promoted(name).await?.trained.learned_until()),
         None => Ok(Location::parse_with(named, &StoreOptions::of(job))?.local_path().as_deref().and_then(beside)),
     }
+}
+
+/// What `align.json` and `reward.json` tell.
+#[derive(Deserialize)]
+struct Record {
+    interval_end: String,
+}
+
+/// What a registry's card tells.
+#[derive(Deserialize)]
+struct Told {
+    trained: Trained,
 }
 
 /// The latest that a record tells in the folder, where a registry and an export have it, or in the two above it, where the
 /// weekly run has it.
 fn beside(folder: &Path) -> Option<DateTime<Utc>> {
-    let read = |path: PathBuf| serde_json::from_slice::<Value>(&std::fs::read(path).ok()?).ok();
     let ends = |at: &Path| {
-        let records = ["align.json", "reward.json"].map(|name| Some(read(at.join(name))?["interval_end"].clone()));
-        let card = read(at.join("card.json")).map(|card| card["trained"]["interval"][1].clone());
-        records.into_iter().chain([card]).flatten()
+        let of_record = |name| parse_moment("interval", &read::<Record>(&at.join(name))?.interval_end).ok();
+        let of_card = read::<Told>(&at.join("card.json")).and_then(|told| told.trained.learned_until());
+        [of_record("align.json"), of_record("reward.json"), of_card]
     };
-    folder.ancestors().take(3).flat_map(ends).filter_map(|end| parse_moment("interval", end.as_str()?).ok()).max()
+    folder.ancestors().take(3).flat_map(ends).flatten().max()
+}
+
+/// A record, where it is there and one.
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::generate::prompt::Evidence;
 use crate::job::examples;
 use crate::job::stop::Stop;
 use crate::job::tables::contract_of;
-use crate::job::weekly::{RewardSpec, Spec, outdate};
+use crate::job::weekly::{RewardSpec, Spec};
 use crate::llm::adapter::Adapter;
 use crate::llm::device;
 use crate::query::model::Model;
@@ -283,8 +283,7 @@ async fn rows(job: &Job, interval: Interval, of: &RewardSpec, out: &Path) -> Res
             .with("interval", format!("{}/{}", interval.start.to_rfc3339(), interval.end.to_rfc3339()))
             .hint("the interval needs users who meet new items, and enough events before it"));
     }
-    outdate(&out.join("reward.json"))?;
-    write_local(&out.join("reward_example.parquet"), &rows)?;
+    examples::replace(&out.join("reward_example.parquet"), &rows, &out.join("reward.json"))?;
     let (mut items, mut titles) = (BTreeMap::new(), BTreeMap::new());
     for batch in session.sql("select item_id, categories, title from item_audience", &[]).await?.collect().await? {
         let [ids, names] = [text(&batch, "item_id")?, text(&batch, "title")?];

@@ -284,19 +284,6 @@ pub struct RegistrySpec {
     pub name: String,
 }
 
-/// Removes the record of a stage whose examples are about to be made anew: were the stage cut short, it would tell of others.
-///
-/// # Errors
-/// `Kind::Temporary` where it cannot be removed.
-pub(crate) fn outdate(record: &Path) -> Result<()> {
-    match std::fs::remove_file(record) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::new(Kind::Temporary, "cannot remove a record").with("file", record.display()).source(e))
-        }
-        _ => Ok(()),
-    }
-}
-
 impl Spec {
     /// The folder `out`, made where it is not there.
     ///

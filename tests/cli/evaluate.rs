@@ -50,7 +50,7 @@ fn fact(page: &str, what: &str) -> Vec<u64> {
 
 /// The warehouse of the nights that describe histories, in an arm's folder.
 fn nights(world: &World, folder: &str) -> PathBuf {
-    let folder = world.path("evaluation/work/logs").join(folder);
+    let folder = world.path("evaluation").join("work").join("logs").join(folder);
     let mut found = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path());
     let is_theirs = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("histories-");
     found.find(is_theirs).unwrap_or_else(|| panic!("no nights in {}", folder.display())).join("warehouse")
@@ -156,7 +156,7 @@ fn one_process_works_in_a_folder_and_a_signal_keeps_the_epochs() {
     write(100_000);
     let arguments = ["learn", "evaluate", "evaluation.toml"];
     let child = world.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let checkpoint = world.path("long/work/logs-sasrec-A0-0-0.01.safetensors");
+    let checkpoint = world.path("long").join("work").join("logs-sasrec-A0-0-0.01.safetensors");
     wait_for("a checkpoint", || checkpoint.exists());
 
     let second = world.curec(&arguments);

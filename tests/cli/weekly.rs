@@ -285,6 +285,14 @@ fn recommenders_have_a_say_where_an_evaluation_is_named() {
     assert!(said.iter().any(|what| what.starts_with("NDCG@10 on tiny (last)")), "{said:?}");
     assert!(world.path("work/evaluation/report.html").exists() && !world.path("unused").exists());
 
+    // Nor what the version in use has learned from, which may be later than what the candidate does.
+    std::fs::write(world.path("evaluation.toml"), evaluation).unwrap();
+    let mut before = earlier;
+    before[6] = "2026-01-14";
+    let out = world.curec(&before);
+    expect_code(&out, 2);
+    assert!(stderr(&out).contains("learned until: 2026-01-19"), "{}", stderr(&out));
+
     // A file without SASRec is refused before anything is learned.
     let without = evaluation.replace("[sasrec]", "[din]");
     std::fs::write(world.path("evaluation.toml"), without).unwrap();
