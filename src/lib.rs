@@ -147,6 +147,7 @@ pub mod job {
     pub mod stop;
     pub mod hold;
     pub mod tables;
+    pub mod owner;
     pub mod generate;
     pub mod correct;
     pub mod plan;
@@ -158,6 +159,7 @@ pub mod job {
     pub mod runs;
     pub mod compact;
     pub mod scrub;
+    pub mod pseudonym;
     pub mod forget;
     pub mod evaluation_page;
     pub mod evaluation_text;

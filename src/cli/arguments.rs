@@ -2,12 +2,12 @@
 //!
 //! Knows the runtime and signals; knows nothing of what is run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use crate::config::{Interval, Job};
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::job::stop::Stop;
 use crate::keepers::keep;
 
@@ -46,6 +46,43 @@ impl IntervalArgs {
     }
 }
 
+/// The lines of a UTF-8 list that are not empty. A byte order mark and the line ends of Windows belong to the file, not to
+/// its lines; everything else does, blanks too.
+///
+/// # Errors
+/// `Kind::Usage` where the file cannot be read or is in another encoding, which is named.
+pub(crate) fn read_lines(path: &Path) -> Result<Vec<String>> {
+    let bytes = std::fs::read(path)
+        .map_err(|e| Error::new(Kind::Usage, "cannot read the list").with("file", path.display()).source(e))?;
+    lines_of(&bytes).map_err(|e| e.with("file", path.display()))
+}
+
+fn lines_of(bytes: &[u8]) -> Result<Vec<String>> {
+    let is_wide = |first: usize| bytes.len() > 1 && bytes.iter().skip(first).step_by(2).all(|b| *b == 0);
+    let encoding = match bytes {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Some("UTF-32"),
+        [0xff, 0xfe, ..] => Some("UTF-16 (little endian)"),
+        [0xfe, 0xff, ..] => Some("UTF-16 (big endian)"),
+        // Without a mark: ASCII characters tell, and no list of ids is without a line end.
+        _ if is_wide(1) => Some("UTF-16 (little endian)"),
+        _ if is_wide(0) => Some("UTF-16 (big endian)"),
+        _ => None,
+    };
+    if let Some(encoding) = encoding {
+        return Err(Error::new(Kind::Usage, format!("the list is in {encoding}, not in UTF-8"))
+            .hint("save it as UTF-8, for example with: iconv -f UTF-16 -t UTF-8 LIST > LIST.txt"));
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let text = std::str::from_utf8(bytes).map_err(|e| {
+        let line = bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+        Error::new(Kind::Usage, "the list is not in UTF-8; perhaps it is in Latin-1 or Windows-1252")
+            .with("line", line)
+            .source(e)
+            .hint("save it as UTF-8, for example with: iconv -f WINDOWS-1252 -t UTF-8 LIST > LIST.txt")
+    })?;
+    Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
 /// Runs asynchronous work to its end.
 ///
 /// # Errors
@@ -81,4 +118,38 @@ pub(crate) fn watch_signals(stop: Stop) {
             stop.request();
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_list_is_read_as_editors_save_it_and_other_encodings_are_named() {
+        for (bytes, lines) in [
+            (&b"a\nb\n"[..], &["a", "b"][..]),
+            (b"a\r\n\r\nb", &["a", "b"]),
+            (b"\xef\xbb\xbfa\r\nb\r\n", &["a", "b"]),
+            (b"a \n\tb\n", &["a ", "\tb"]),
+            ("\u{fc}\n".as_bytes(), &["\u{fc}"]),
+            (b"", &[]),
+            (b"\xef\xbb\xbf", &[]),
+        ] {
+            assert_eq!(lines_of(bytes).unwrap(), lines, "{bytes:?}");
+        }
+        for (bytes, encoding) in [
+            (&b"\xff\xfeu\0\n\0"[..], "UTF-16 (little"),
+            (b"\xfe\xff\0u\0\n", "UTF-16 (big"),
+            (b"u\0\n\0", "UTF-16 (little"),
+            (b"\0u\0\n", "UTF-16 (big"),
+            (b"\xff\xfe\0\0u\0\0\0", "UTF-32"),
+            (b"u\nM\xfcller\n", "Latin-1"),
+        ] {
+            let e = lines_of(bytes).unwrap_err();
+            assert_eq!(e.kind(), Kind::Usage);
+            assert!(e.message().contains(encoding), "{e}");
+        }
+        assert!(lines_of(b"u\nM\xfcller\n").unwrap_err().to_string().contains("line: 2"));
+    }
 }

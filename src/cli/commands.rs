@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::cli::arguments::{IntervalArgs, JobArgs, block_on, watch_signals};
+use crate::cli::arguments::{IntervalArgs, JobArgs, block_on, read_lines, watch_signals};
 use crate::cli::learn::LearnCommand;
 use crate::cli::models::ModelsCommand;
 use crate::cli::output::{Format, file_lines, print, write_rows};
@@ -31,7 +31,8 @@ Examples:
   curec export jobs/nightly.toml --out training
 
 Exit codes: 0 published or nothing to do; 1 refused to publish, a rerun does not help; 2 usage or configuration;
-75 temporary, progress is kept, run it again; 99 nothing to do (with --skip-exit-code).";
+75 temporary, progress is kept, run it again; 99 nothing to do (with --skip-exit-code); 3 `forget` did all, but some ids
+were not found.";
 
 /// Turns interaction logs into reasons and content features for recommenders.
 #[derive(Debug, Parser)]
@@ -145,11 +146,15 @@ The files are in place when _export.json is; it lists them. jobs/loaders/ranker_
         before_help = "Examples:\n\
   curec forget jobs/nightly.toml --user-id 4711 --dry-run\n\
   curec forget jobs/nightly.toml --user-id 4711 --user-id 0815\n\
-  curec forget jobs/nightly.toml --user-file requests.txt",
+  curec forget jobs/nightly.toml --user-file requests.txt --json",
         after_help = "Removes the users' rows from every derived table; the model's answers to prompts that were theirs \
 and nobody else's; files that dead runs left; quarantined rows, and samples and errors in reports and manifests, that \
-name them. Writes a manifest (_runs/forget-...) that holds digests of the ids. Killed, run it again. Refused with 75 \
-while a run is live.\n\n\
+name them. First tries all of it: what cannot be read or written is refused before anything is removed; days that are \
+rewritten take room twice meanwhile. Killed, run it again. Refused with 75 while a run is live.\n\n\
+Exit codes: 0 all ids were found, now or by an earlier `forget`; 3 everything was done, and ids that stand nowhere are \
+named (in --json as `unmatched`): mistyped, or never there; 1, 2 and 75 as everywhere.\n\n\
+Writes a manifest (_runs/forget-...) with keyed digests of the ids; the key stays in the warehouse (_forget/key). To ask \
+later whether an id was forgotten, forget it again: 0 says yes, 3 says no.\n\n\
 Not touched: the inputs (mend them first, or the next run that reads them brings the rows back); counts over many users \
 (item_audience, reports' totals) and what was written from them; answers whose prompts stand in no partition any more \
 (--unlinked removes them); models and anything learned; logs, older versions and backups that the store keeps, \
@@ -249,9 +254,13 @@ struct ForgetArgs {
     /// A user's id, exactly as it stands in the tables; may be given several times.
     #[arg(long = "user-id", value_name = "ID", allow_hyphen_values = true, required_unless_present = "user_file")]
     user_ids: Vec<String>,
-    /// A file with one user id a line; empty lines are left out, spaces belong to the id.
+    /// A UTF-8 file with one user id a line; a byte order mark, line ends of Windows and empty lines are left out, spaces
+    /// belong to the id.
     #[arg(long, value_name = "PATH")]
     user_file: Option<PathBuf>,
+    /// Print the outcome as one JSON object.
+    #[arg(long)]
+    json: bool,
     /// Say what would go; change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -265,11 +274,34 @@ impl ForgetArgs {
     fn users(&self) -> Result<BTreeSet<String>> {
         let mut users: BTreeSet<String> = self.user_ids.iter().cloned().collect();
         if let Some(path) = &self.user_file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|e| Error::new(Kind::Usage, "cannot read the users").with("file", path.display()).source(e))?;
-            users.extend(text.lines().filter(|line| !line.is_empty()).map(str::to_string));
+            users.extend(read_lines(path)?);
         }
         Ok(users)
+    }
+
+    fn execute(&self) -> Result<u8> {
+        let outcome = self.forget();
+        match &outcome {
+            Ok(done) if self.json => print(&format!("{}\n", done.json()))?,
+            Ok(done) => print(&done.to_string())?,
+            Err(e) if self.json => {
+                let (status, rerun_helps) = (e.kind().name(), e.kind().rerun_helps());
+                let line = serde_json::json!({ "status": status, "error": e.to_string(), "rerun_helps": rerun_helps });
+                // The error itself comes first.
+                let _ = print(&format!("{line}\n"));
+            }
+            Err(_) => {}
+        }
+        outcome.map(|done| done.exit_code())
+    }
+
+    fn forget(&self) -> Result<forget::Done> {
+        let options = forget::Options { users: self.users()?, dry_run: self.dry_run, unlinked: self.unlinked };
+        let done = block_on(forget::forget(&self.job.load()?, &options))?;
+        for warning in &done.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(done)
     }
 }
 
@@ -541,14 +573,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         }
         Command::Runs(command) => print(&block_on(command.execute())?).map(|()| 0),
         Command::Models(command) => print(&block_on(command.execute())?).map(|()| 0),
-        Command::Forget(args) => {
-            let options = forget::Options { users: args.users()?, dry_run: args.dry_run, unlinked: args.unlinked };
-            let done = block_on(forget::forget(&args.job.load()?, &options))?;
-            for warning in &done.warnings {
-                tracing::warn!("{warning}");
-            }
-            print(&done.to_string()).map(|()| 0)
-        }
+        Command::Forget(args) => args.execute(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "curec", &mut script);

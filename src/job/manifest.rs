@@ -84,8 +84,15 @@ pub struct Manifest {
 /// Users who were forgotten, without naming them, and what that took.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forgotten {
-    /// blake3 of each user id, 64 hex digits, sorted.
+    /// How the digests below are made: `blake3-keyed`, with the warehouse's own key over the id's blake3. Empty in
+    /// manifests of before there were keys: the id's blake3.
+    #[serde(default)]
+    pub digest: String,
+    /// A digest of each user id, 64 hex digits, sorted.
     pub users: Vec<String>,
+    /// The same of ids that stood nowhere.
+    #[serde(default)]
+    pub unmatched: Vec<String>,
     /// Rows that are gone, by table, the response store among them; the partitions stand among the manifest's tables.
     pub rows: BTreeMap<String, u64>,
     /// Files of the quarantine that are gone.

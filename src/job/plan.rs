@@ -11,6 +11,7 @@ use crate::columns::{at, text};
 use crate::config::{Interval, Job};
 use crate::error::Result;
 use crate::job::manifest::Manifest;
+use crate::job::owner;
 use crate::job::tables::{self, PENDING, Prepared, TablePlan, prepare};
 use crate::table::partition::CommitRecord;
 use crate::table::store::Location;
@@ -71,6 +72,7 @@ pub async fn plan(job: &Job, interval: Interval, lookback_days: u64, full: bool)
 
 async fn plan_one(prepared: &Prepared, full: bool) -> Result<Plan> {
     let tables = prepared.decide(full, false).await?;
+    owner::check(&prepared.job, &tables)?;
     let inputs = prepared.inputs.iter().map(|(name, i)| (name.clone(), i.files.len(), i.rows())).collect();
     let work = match tables.iter().any(TablePlan::is_build) {
         true => Some(estimate(prepared).await?),

@@ -23,6 +23,7 @@ use crate::job::audit::{audit_table, check_inputs, count_unknown_items, look_for
 use crate::job::correct::{self, Corrector};
 use crate::job::generate::{Sink, generate};
 use crate::job::manifest::{Manifest, StageRecord, TableRecord, Usage};
+use crate::job::owner;
 use crate::job::publish::{out_of_grace, publish, renew};
 use crate::job::record::{
     begin, close, describe, failed_story, leave, look, story, table_record, vocabulary, write_run,
@@ -165,12 +166,14 @@ async fn enter(
     if !plans.iter().any(TablePlan::is_build) {
         return Ok((prepared, plans, None));
     }
+    owner::check(job, &plans)?;
     let ttl = Duration::from_secs_f64(job.spec.publish.lease_seconds);
     // Partitions are days of the warehouse, whichever job or length of interval writes them.
     let name = format!("dt={}", interval.dt());
     let lease = Lease::acquire(&prepared.root, &name, Holder::here(&manifest.run_id), ttl).await?;
     // Another run may have published between the first look and the lease.
-    let plans = match prepared.decide(options.full, options.retry_failed).await {
+    let decided = prepared.decide(options.full, options.retry_failed).await;
+    let plans = match decided.and_then(|plans| owner::check(job, &plans).map(|()| plans)) {
         Ok(plans) if plans.iter().any(TablePlan::is_build) => return Ok((prepared, plans, Some(lease))),
         other => other,
     };

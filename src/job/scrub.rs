@@ -4,6 +4,7 @@
 //! word, so that too much goes rather than too little where ids are short numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 
 use futures::TryStreamExt;
 use serde_json::Value;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use crate::error::{Context, Kind, Result};
 use crate::job::manifest::{Forgotten, Manifest};
 use crate::job::report;
-use crate::table::filter::{count_matching, read_texts};
+use crate::table::filter::{count_each, read_texts};
 use crate::table::store::{Entry, Location};
 
 /// Where rows that failed an audit are kept.
@@ -25,15 +26,32 @@ const REMOVED: &str = "(removed by curec forget: it named a user)";
 
 /// Removes users from the files of one warehouse.
 pub struct Scrub<'a> {
-    /// The warehouse.
-    pub root: &'a Location,
-    /// The ids.
-    pub users: &'a BTreeSet<String>,
-    /// Only count.
-    pub is_dry: bool,
+    root: &'a Location,
+    users: &'a BTreeSet<String>,
+    is_dry: bool,
+    found: Mutex<BTreeSet<String>>,
 }
 
-impl Scrub<'_> {
+impl<'a> Scrub<'a> {
+    /// For the users of a warehouse; a dry one only counts.
+    pub fn new(root: &'a Location, users: &'a BTreeSet<String>, is_dry: bool) -> Self {
+        Scrub { root, users, is_dry, found: Mutex::default() }
+    }
+
+    /// The ids that something named.
+    pub fn into_found(self) -> BTreeSet<String> {
+        self.found.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a text is a user's id; then it is found.
+    fn is_user(&self, text: &str) -> bool {
+        let is_user = self.users.contains(text);
+        if is_user {
+            self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned());
+        }
+        is_user
+    }
+
     /// Removes files of the quarantine that name a user, whole: they are kept for people only.
     ///
     /// # Errors
@@ -64,15 +82,16 @@ impl Scrub<'_> {
     async fn names_in_parquet(&self, entry: &Entry) -> Result<bool> {
         let users = self.users;
         let looked: Result<bool> = async {
+            let mut is_naming = false;
             if let Some(mut rows) = read_texts(&entry.location, entry.size, &["failing_row"]).await? {
                 while let Some(texts) = rows.try_next().await? {
                     let names = |row: &str| serde_json::from_str(row).map_or(true, |row: Value| self.is_in_row(&row));
-                    if texts.iter().flatten().flatten().any(names) {
-                        return Ok(true);
-                    }
+                    // All of them, not up to the first: every id that stands there is found.
+                    is_naming |= texts.iter().flatten().flatten().filter(|row| names(row)).count() > 0;
                 }
             }
-            Ok(count_matching(&entry.location, entry.size, "user_id", users).await? > 0)
+            let each = count_each(&entry.location, entry.size, "user_id", users).await?;
+            Ok(is_naming | (each.keys().filter(|user| self.is_user(user)).count() > 0))
         }
         .await;
         match looked {
@@ -84,10 +103,12 @@ impl Scrub<'_> {
     /// Whether a row that failed an audit, as JSON, holds a user's id in any column but the item's.
     fn is_in_row(&self, row: &Value) -> bool {
         match row {
-            Value::String(text) => self.users.contains(text),
-            Value::Number(number) => self.users.contains(&number.to_string()),
-            Value::Array(values) => values.iter().any(|value| self.is_in_row(value)),
-            Value::Object(columns) => columns.iter().any(|(name, value)| name != "item_id" && self.is_in_row(value)),
+            Value::String(text) => self.is_user(text),
+            Value::Number(number) => self.is_user(&number.to_string()),
+            Value::Array(values) => values.iter().fold(false, |any, value| self.is_in_row(value) | any),
+            Value::Object(columns) => {
+                columns.iter().fold(false, |any, (name, value)| (name != "item_id" && self.is_in_row(value)) | any)
+            }
             _ => false,
         }
     }
@@ -103,13 +124,14 @@ impl Scrub<'_> {
             let edge = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
             edge(text[..place].chars().next_back()) && edge(text[place + found.len()..].chars().next())
         };
-        self.users.iter().any(|user| {
+        let is_mentioned = |user: &&String| {
             // Errors cut keys at 80 characters.
             let user: String = user.chars().take(80).collect();
             let json = Value::from(user.as_str()).to_string();
             let html = minijinja::HtmlEscape(&user).to_string();
             [user.as_str(), &json[1..json.len() - 1], &html].iter().any(|form| text.match_indices(form).any(is_alone))
-        })
+        };
+        self.users.iter().filter(is_mentioned).filter(|user| self.is_user(user)).count() > 0
     }
 
     /// Takes samples and errors that name a user out of reports and manifests, and makes their pages again.
@@ -175,7 +197,7 @@ impl Scrub<'_> {
 
     /// Removes what names a user from a report or manifest; whether there was anything.
     fn clean(&self, value: &mut Value) -> bool {
-        let is_user = |v: Option<&Value>| v.and_then(Value::as_str).is_some_and(|v| self.users.contains(v));
+        let is_user = |v: Option<&Value>| v.and_then(Value::as_str).is_some_and(|v| self.is_user(v));
         // A sample's entity is the item where the reason is about an item.
         let names = |v: &Value| {
             is_user(v.get("user_id"))
@@ -220,7 +242,7 @@ mod tests {
     fn with(ids: &[&str], check: impl Fn(&Scrub<'_>)) {
         let root = Location::parse("memory://scrub/w").unwrap();
         let users = ids.iter().map(ToString::to_string).collect();
-        check(&Scrub { root: &root, users: &users, is_dry: true });
+        check(&Scrub::new(&root, &users, true));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Values are compared as they are, byte for byte; numbers count as their decimal text, as in inputs. Memory: one batch
 //! a file. Knows contracts and readers; knows nothing of why the rows go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{BooleanArray, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
@@ -46,12 +46,31 @@ pub async fn read_texts(
 /// # Errors
 /// As [`read_texts`].
 pub async fn count_matching(at: &Location, bytes: u64, column: &str, values: &BTreeSet<String>) -> Result<u64> {
-    let Some(mut stream) = read_texts(at, bytes, &[column]).await? else { return Ok(0) };
-    let mut n = 0;
+    Ok(count_each(at, bytes, column, values).await?.values().sum())
+}
+
+/// The same by value; one that no row has is not among them.
+///
+/// # Errors
+/// As [`read_texts`].
+pub async fn count_each(
+    at: &Location,
+    bytes: u64,
+    column: &str,
+    values: &BTreeSet<String>,
+) -> Result<BTreeMap<String, u64>> {
+    let mut counts = BTreeMap::new();
+    let Some(mut stream) = read_texts(at, bytes, &[column]).await? else { return Ok(counts) };
     while let Some(texts) = stream.try_next().await? {
-        n += texts.iter().flatten().flatten().filter(|text| values.contains(*text)).count() as u64;
+        for text in texts.iter().flatten().flatten() {
+            match counts.get_mut(text) {
+                Some(n) => *n += 1,
+                None if values.contains(text) => _ = counts.insert(text.to_owned(), 1),
+                None => {}
+            }
+        }
     }
-    Ok(n)
+    Ok(counts)
 }
 
 /// The rows of files in the contract's columns and in their order, without those whose text in `column` is one of

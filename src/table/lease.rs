@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -15,6 +16,9 @@ use crate::table::store::{Location, Version};
 
 /// The format of commit records and leases that this code writes and reads.
 pub(crate) const FORMAT: u32 = 1;
+
+/// Leases asked for at once, so that hundreds of them take seconds where one request takes a tenth of one.
+pub(crate) const AT_ONCE: usize = 16;
 
 /// Refuses what a newer curec wrote before its fields are looked at.
 pub(crate) fn check_format(bytes: &[u8], at: &Location) -> Result<()> {
@@ -250,7 +254,8 @@ pub struct Held {
 }
 
 impl Held {
-    /// Takes all of these leases or none, as [`Lease::acquire`].
+    /// Takes all of these leases or none, as [`Lease::acquire`]: the first one alone, so that of two who want it one
+    /// surely gets all, the others many at a time.
     ///
     /// # Errors
     /// `Kind::Busy` naming the holder of one; the store's.
@@ -260,15 +265,28 @@ impl Held {
         holder: &Holder,
         ttl: Duration,
     ) -> Result<Held> {
+        let mut names = names.into_iter();
         let mut leases = BTreeMap::new();
-        for name in names {
-            match Lease::acquire(root, &name, holder.clone(), ttl).await {
-                Ok(lease) => _ = leases.insert(name, lease),
-                Err(error) => {
-                    give_back(&leases).await;
-                    return Err(error);
-                }
+        let take = |name: String| async move {
+            let lease = Lease::acquire(root, &name, holder.clone(), ttl).await?;
+            Ok::<_, Error>((name, lease))
+        };
+        if let Some(first) = names.next() {
+            let (name, lease) = take(first).await?;
+            leases.insert(name, lease);
+        }
+        // All are waited for: one that is let go of half way may have been taken all the same.
+        let taken: Vec<Result<(String, Lease)>> = stream::iter(names).map(take).buffered(AT_ONCE).collect().await;
+        let mut refused = None;
+        for lease in taken {
+            match lease {
+                Ok((name, lease)) => _ = leases.insert(name, lease),
+                Err(error) => refused = refused.or(Some(error)),
             }
+        }
+        if let Some(error) = refused {
+            give_back(&leases).await;
+            return Err(error);
         }
         let leases = Arc::new(leases);
         let (finished, mut is_finished) = tokio::sync::oneshot::channel();
@@ -279,11 +297,9 @@ impl Held {
                     () = tokio::time::sleep(ttl / 3) => {}
                     _ = &mut is_finished => return,
                 }
-                for lease in kept.values() {
-                    if let Err(e) = lease.renew().await {
-                        tracing::warn!(error = %e, "a lease was not renewed");
-                    }
-                }
+                // Many at a time: one after the other, hundreds would take longer than the first one lasts.
+                let renewals: Vec<_> = kept.values().map(|lease| lease.renew()).collect();
+                warn_of_failures(stream::iter(renewals).buffer_unordered(AT_ONCE).collect().await, "not renewed");
             }
         });
         Ok(Held { leases, finished, keeper })
@@ -302,10 +318,8 @@ impl Held {
     /// # Errors
     /// As [`Lease::check`].
     pub async fn check(&self) -> Result<()> {
-        for lease in self.leases.values() {
-            lease.check().await?;
-        }
-        Ok(())
+        let checks: Vec<_> = self.leases.values().map(|lease| lease.check()).collect();
+        stream::iter(checks).buffer_unordered(AT_ONCE).try_collect().await
     }
 
     /// Gives all of them back. One that cannot be given back runs out by itself.
@@ -317,12 +331,17 @@ impl Held {
     }
 }
 
-async fn give_back(leases: &BTreeMap<String, Lease>) {
-    for lease in leases.values() {
-        if let Err(e) = lease.release().await {
-            tracing::warn!(error = %e, "a lease was not given back");
-        }
+/// Says once what failed for how many leases.
+fn warn_of_failures(outcomes: Vec<Result<()>>, what: &str) {
+    let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    if let Some(error) = outcomes.into_iter().find_map(Result::err) {
+        tracing::warn!(error = %error, leases = failed, "a lease was {what}");
     }
+}
+
+async fn give_back(leases: &BTreeMap<String, Lease>) {
+    let releases: Vec<_> = leases.values().map(|lease| lease.release()).collect();
+    warn_of_failures(stream::iter(releases).buffer_unordered(AT_ONCE).collect().await, "not given back");
 }
 
 pub(crate) fn is_live(state: &LeaseState) -> bool {

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::table::check::{Checker, cast_batch, conform, strict};
 use crate::table::contract::Contract;
 use crate::table::finding::Findings;
-use crate::table::lease::{FORMAT, Lease, check_format, is_live, read_lease};
+use crate::table::lease::{AT_ONCE, FORMAT, Lease, check_format, is_live, read_lease};
 use crate::table::store::{Entry, Location, lock_folder, remove_folder, torn_uploads};
 use crate::table::write::{OrderCheck, StagedFile, Stamp, TableWriter, writer_properties};
 
@@ -51,6 +51,8 @@ pub struct StagedTable {
     pub schema: SchemaRef,
     /// What it was made from.
     pub stamp: Stamp,
+    /// The run whose rows these are, where it is not the one that publishes them.
+    pub run_id: Option<String>,
 }
 
 /// A data file as the commit record lists it.
@@ -97,6 +99,15 @@ impl CommitRecord {
     /// Rows of all files.
     pub fn rows(&self) -> u64 {
         self.files.iter().map(|f| f.rows).sum()
+    }
+
+    /// The job that published it, by the id of its run; `None` where the id is of another form, as where `curec forget`
+    /// of before rewrote the partition.
+    pub fn job(&self) -> Option<&str> {
+        let (rest, _pid) = self.run_id.rsplit_once('-')?;
+        let (job, moment) = rest.rsplit_once('-')?;
+        let is_moment = chrono::NaiveDateTime::parse_from_str(moment, "%Y%m%dT%H%M%S%3fZ").is_ok();
+        (is_moment && job != "forget").then_some(job)
     }
 
     /// Reads a record; any bytes give a record or an error.
@@ -195,6 +206,7 @@ impl Publisher {
             schema: writer.schema.clone().unwrap_or_else(|| contract.arrow_schema(None)),
             files: writer.files,
             stamp: stamp.clone(),
+            run_id: None,
         })
     }
 
@@ -237,7 +249,7 @@ impl Publisher {
             fingerprint: staged.stamp.fingerprint.clone(),
             parts: staged.stamp.parts.clone(),
             created_timestamp: staged.stamp.created_timestamp,
-            run_id: self.run_id.clone(),
+            run_id: staged.run_id.clone().unwrap_or_else(|| self.run_id.clone()),
             lease_epoch: lease.epoch,
         };
         let same = old.as_ref().is_some_and(|old| {
@@ -322,14 +334,16 @@ pub async fn commit_record(root: &Location, table: &str, dt: &str) -> Result<Opt
 /// # Errors
 /// As [`commit_record`].
 pub async fn partitions(root: &Location, table: &str) -> Result<Vec<CommitRecord>> {
-    let mut records = Vec::new();
-    for entry in root.child(table).list().await? {
-        let relative = entry.location.relative_to(&root.child(table)).unwrap_or_default();
-        let Some((folder, RECORD)) = relative.split_once('/') else { continue };
-        let Some(dt) = folder.strip_prefix("dt=") else { continue };
-        records.extend(commit_record(root, table, dt).await?);
-    }
-    Ok(records)
+    let folder = root.child(table);
+    let of_entry = |entry: &Entry| {
+        let relative = entry.location.relative_to(&folder)?;
+        let (name, RECORD) = relative.split_once('/')? else { return None };
+        name.strip_prefix("dt=").map(str::to_owned)
+    };
+    let days: Vec<String> = folder.list().await?.iter().filter_map(of_entry).collect();
+    let read = |dt: String| async move { commit_record(root, table, &dt).await };
+    let records: Vec<Option<CommitRecord>> = stream::iter(days).map(read).buffered(AT_ONCE).try_collect().await?;
+    Ok(records.into_iter().flatten().collect())
 }
 
 /// Copies the staged files that are not among `there`, whole, to their published names.
@@ -434,7 +448,8 @@ pub async fn gc(root: &Location) -> Result<GcReport> {
     let run_of = |e: &Entry| e.location.relative_to(&staging).unwrap_or_default().split('/').next().map(str::to_owned);
     let mut runs: BTreeSet<String> = staged.iter().filter_map(run_of).collect();
     runs.extend(folders_in(&staging).await);
-    let mut report = GcReport { live_runs: live_runs(root).await?, ..GcReport::default() };
+    let mut watch = Watch::new(root);
+    let mut report = GcReport { live_runs: watch.live_runs().await?, ..GcReport::default() };
     for entry in staged.iter().filter(|e| run_of(e).is_some_and(|run| !report.live_runs.contains(&run))) {
         entry.location.delete().await?;
         report.staged_files += 1;
@@ -472,7 +487,7 @@ pub async fn gc(root: &Location) -> Result<GcReport> {
                 continue;
             }
             // A run may have begun since: its copied files are not yet listed.
-            if !live_runs(root).await?.is_empty() {
+            if !watch.live_runs().await?.is_empty() {
                 return Ok(report);
             }
             entry.location.delete().await?;
@@ -482,7 +497,7 @@ pub async fn gc(root: &Location) -> Result<GcReport> {
     }
     for (path, size) in torn_uploads(root).await? {
         // As above; and what a live run is writing now was not there when the torn ones were looked for.
-        if !live_runs(root).await?.is_empty() {
+        if !watch.live_runs().await?.is_empty() {
             return Ok(report);
         }
         if tokio::fs::remove_file(path).await.is_ok() {
@@ -516,13 +531,41 @@ async fn folders_in(folder: &Location) -> Vec<String> {
 /// # Errors
 /// `Kind::Input` for a damaged lease; the store's.
 pub async fn live_runs(root: &Location) -> Result<Vec<String>> {
-    let mut runs = Vec::new();
-    for entry in root.child("_leases").list().await? {
-        let Some(bytes) = entry.location.get().await? else { continue };
-        let state = read_lease(&bytes, &entry.location)?;
-        if is_live(&state) {
-            runs.push(state.holder.run_id);
-        }
+    Watch::new(root).live_runs().await
+}
+
+/// Looks again and again whether a run is live. A lease that is over stays over until someone writes it, which its tag
+/// tells: after the first look, one listing does where nothing has changed, however many leases there are.
+struct Watch<'a> {
+    root: &'a Location,
+    /// Tags of leases that were over, by location.
+    over: BTreeMap<String, String>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(root: &'a Location) -> Self {
+        Watch { root, over: BTreeMap::new() }
     }
-    Ok(runs)
+
+    /// As [`live_runs`].
+    async fn live_runs(&mut self) -> Result<Vec<String>> {
+        let mut entries = self.root.child("_leases").list().await?;
+        entries.retain(|e| e.e_tag.is_none() || self.over.get(e.location.url()) != e.e_tag.as_ref());
+        let read = |entry: Entry| async move {
+            let Some(bytes) = entry.location.get().await? else { return Ok(None) };
+            let state = read_lease(&bytes, &entry.location)?;
+            Ok::<_, Error>(Some((entry, state)))
+        };
+        let states: Vec<_> = stream::iter(entries).map(read).buffered(AT_ONCE).try_collect().await?;
+        let mut runs = Vec::new();
+        for (entry, state) in states.into_iter().flatten() {
+            match (is_live(&state), entry.e_tag) {
+                (true, _) => runs.push(state.holder.run_id),
+                // What was read may be newer than its tag: then the next listing has another one.
+                (false, Some(tag)) => _ = self.over.insert(entry.location.url().to_owned(), tag),
+                (false, None) => {}
+            }
+        }
+        Ok(runs)
+    }
 }
