@@ -5,7 +5,6 @@
 //! panic in the device's code fails everything in flight and every later request, and nothing ever hangs.
 //! Knows threads and channels. Knows nothing of SQL or prompts.
 
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +21,7 @@ use crate::generate::batcher::{Answer, Batcher, BatcherOptions, Completion, Deto
 use crate::llm::adapter::Adapter;
 use crate::llm::chat::ChatTemplate;
 use crate::llm::decoder::{CausalLm, Decoder};
-use crate::llm::device;
+use crate::llm::device::{self, is_out_of_memory, panic_text};
 use crate::llm::tokenizer::Tokenizer;
 use crate::llm::weights::ModelFiles;
 
@@ -447,7 +446,7 @@ impl DeviceThread {
         let loaded = loop {
             let slots = self.slots;
             let loaded = catch_unwind(AssertUnwindSafe(|| load(slots))).unwrap_or_else(|panic| {
-                Err(Error::new(Kind::Model, format!("loading the model panicked: {}", panic_text(panic.as_ref()))))
+                Err(device::failed("loading the model", &panic_text(panic.as_ref()), Kind::Model))
             });
             match &loaded {
                 Err(error) if slots > 1 && is_out_of_memory(&error.explain()) => {
@@ -522,8 +521,10 @@ impl DeviceThread {
         };
         if is_out_of_memory(&why) && batcher.shrink() {
             tracing::warn!(slots = batcher.slots_in_use(), "the device is out of memory; going on with fewer slots");
-        } else if panicked {
-            self.give_up(Kind::Internal, &format!("the device's code panicked: {why}"));
+        } else if panicked || device::is_fault(&why) {
+            // A device that is lost stays lost for this process, and one that is full with one slot stays full.
+            let kind = if device::is_fault(&why) { Kind::Temporary } else { Kind::Internal };
+            self.give_up(kind, &format!("the device failed: {why}"));
             self.fail_everything(&RowError::Device(why));
         } else {
             tracing::warn!(error = why, "a step failed");
@@ -586,22 +587,6 @@ impl DeviceThread {
         for row in rows {
             self.send(row, Err(error.clone()));
         }
-    }
-}
-
-/// Whether a device's words mean that it ran out of memory. Burn and the drivers below it have no type for that.
-fn is_out_of_memory(words: &str) -> bool {
-    let words = words.to_ascii_lowercase();
-    ["out of memory", "outofmemory", "out_of_memory", "memory allocation of"].iter().any(|sign| words.contains(sign))
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "no message".to_owned()
     }
 }
 
@@ -714,7 +699,27 @@ mod tests {
         assert!(hit >= 20, "{hit}");
         let error = worker.submit(rows(0..1)).await.unwrap_err();
         assert!(error.to_string().contains("a shader did not compile"), "{error}");
+        assert_eq!(error.kind(), Kind::Internal);
         drop(worker);
+    }
+
+    #[tokio::test]
+    async fn a_device_that_is_lost_is_nothing_that_a_rerun_must_meet() {
+        for panics in [false, true] {
+            let mut decoder = MockDecoder::new(4, POSITIONS);
+            decoder.before = Box::new(move |step, _| match step {
+                3 if panics => panic!("wgpu error: Parent device is lost"),
+                3 => Err(Error::new(Kind::Internal, "the logits cannot be read").source("DeviceLost")),
+                _ => Ok(()),
+            });
+            let worker = worker(decoder);
+            let answers = all(worker.submit(rows(0..30)).await.unwrap()).await;
+            assert_eq!(answers.len(), 30);
+            assert_eq!(worker.submit(rows(0..1)).await.unwrap_err().kind(), Kind::Temporary);
+        }
+        let worker = spawn(Box::new(|_| panic!("CUDA_ERROR_DEVICE_UNAVAILABLE")), EngineOptions::default());
+        let error = tokio::task::spawn_blocking(move || worker.load_blocking()).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), Kind::Temporary, "{error}");
     }
 
     #[test]
@@ -831,12 +836,5 @@ mod tests {
             got += 1;
         }
         assert_eq!(got, 4);
-    }
-
-    #[test]
-    fn out_of_memory_is_recognised() {
-        assert!(is_out_of_memory("Allocation failed: Out of Memory (wgpu)"));
-        assert!(is_out_of_memory("CUDA_ERROR_OUT_OF_MEMORY"));
-        assert!(!is_out_of_memory("shape mismatch in memory layout"));
     }
 }

@@ -124,6 +124,17 @@ impl Place {
     }
 }
 
+/// A row that failed because the device did is no fault of the row's: the work as a whole cannot go on.
+///
+/// # Errors
+/// [`Kind::Temporary`] where the device has failed.
+pub fn no_device_fault(error: &RowError) -> Result<()> {
+    match error {
+        RowError::Device(why) if device::is_fault(why) => Err(device::failed("generating", why, Kind::Temporary)),
+        _ => Ok(()),
+    }
+}
+
 /// The generator of a job as it comes, fetched to this machine.
 ///
 /// # Errors
@@ -304,7 +315,11 @@ impl Models {
 
     /// Sentence vectors, one for each text. Blocks: not for a tokio worker.
     pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
-        let encoder = {
+        device::guarded("embedding", || self.encoder()?.embed(texts))
+    }
+
+    fn encoder(&self) -> Result<Arc<SentenceEncoder>> {
+        Ok({
             let mut slot =
                 self.encoder.lock().map_err(|_| Error::new(Kind::Internal, "the encoder's lock is poisoned"))?;
             match slot.as_ref() {
@@ -315,8 +330,7 @@ impl Models {
                     slot.insert(loaded).clone()
                 }
             }
-        };
-        encoder.embed(texts)
+        })
     }
 
     /// A request for one prompt; `id` comes back with its completion. A prompt that says nothing becomes one without
@@ -362,6 +376,9 @@ impl Models {
             .await
             .context(Kind::Internal, || "loading the model was interrupted".into())??;
         while let Some((id, result)) = rows.recv().await {
+            if let Err(e) = &result {
+                no_device_fault(e)?;
+            }
             if let Some(slot) = results.get_mut(id as usize) {
                 *slot = result;
             }

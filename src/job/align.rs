@@ -129,9 +129,9 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
 
     let adapter = out.join("adapter");
     let (of_training, taught, folder, stopped) = (spec.clone(), questions.clone(), out.clone(), stop.clone());
-    let trained = tokio::task::spawn_blocking(move || train(&of_training, &models, &taught, &folder, voice, &stopped))
-        .await
-        .context(Kind::Internal, || "training was interrupted".into())??;
+    let trained =
+        device::guarded_blocking("training", move || train(&of_training, &models, &taught, &folder, voice, &stopped))
+            .await?;
 
     overrides.push(format!("model.adapter={}", adapter.display()));
     let models = Models::new(&Job::load(&spec.job, &overrides)?)?;

@@ -623,12 +623,11 @@ async fn rows(
         let (corrector, contract) = (corrector.clone(), contract.clone());
         async move {
             let batch = batch?;
-            tokio::task::spawn_blocking(move || match pass {
+            device::guarded_blocking("correcting", move || match pass {
                 Pass::Prompts => corrector.prompts(&batch, &contract),
                 Pass::Corrections => corrector.correct(&batch, &contract),
             })
             .await
-            .context(Kind::Internal, || "correcting was interrupted".into())?
         }
     });
     Ok(made.boxed())

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::job::evaluation_data::{Source, make_folder};
 use crate::job::evaluation_file::{Budget, DinSpec, SasRecSpec, Spec, arms, targets};
 use crate::job::evaluation_page;
@@ -91,14 +91,13 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &Stop) -> Result<Done> {
             results.facts.push((format!("{}, DIN", data.name), told(budget)));
         }
         let liked = spec.din.as_ref().map_or(LIKED, |din| din.like_threshold);
-        let found = tokio::task::spawn_blocking(move || {
+        let found = device::guarded_blocking("evaluating", move || {
             let Source { name, split, .. } = &source;
             let data = Data { name, split, liked, texts: vectors, histories, arms: &evaluation.arms };
             let mut around = Around { say: &mut |line| tracing::info!("{line}"), go_on: &|| stop.check() };
             ablation::evaluate(&data, &evaluation, &mut around)
         })
-        .await
-        .context(Kind::Internal, || "the evaluation was interrupted".into())??;
+        .await?;
         results.measurements.extend(found.measurements);
         results.contrasts.extend(found.contrasts);
     }

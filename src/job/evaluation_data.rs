@@ -22,6 +22,7 @@ use crate::job::learned::learned_until;
 use crate::job::run::{self, Options};
 use crate::job::stop::Stop;
 use crate::job::tables::{self, locate};
+use crate::llm::device;
 use crate::recommend::arms::{Arm, ItemVectors};
 use crate::recommend::data::Log;
 use crate::recommend::histories::HistoryVectors;
@@ -118,14 +119,14 @@ impl Source {
                     }
                 }
                 let prepared = tables::prepare(&job, self.interval).await.map_err(of)?;
-                let opened = tokio::task::spawn_blocking(move || {
+                let opened = device::guarded_blocking("reading models", move || {
                     prepared.models.generator()?;
                     match prepared.is_correcting() {
                         true => Corrector::open(&prepared, Vocabulary::default()).map(|_| ()),
                         false => Ok(()),
                     }
                 });
-                opened.await.context(Kind::Internal, || "reading models was interrupted".into())?.map_err(of)?;
+                opened.await.map_err(of)?;
             }
         }
         Ok(())

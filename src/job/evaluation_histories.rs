@@ -16,10 +16,11 @@ use serde::Deserialize;
 
 use crate::columns;
 use crate::config::{Interval, Job, MAX_LOOKBACK_DAYS};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::feature::Pooler;
 use crate::generate::models::Models;
 use crate::job::correct;
+use crate::llm::device;
 use crate::query::session::Session;
 use crate::recommend::data::Log;
 use crate::recommend::histories::{HistoryVectors, moments};
@@ -146,9 +147,7 @@ pub async fn vectors(job: &Job, log: &Log, texts: Vec<(i64, Vec<(String, String)
 pub async fn pooled(job: &Job, texts: Vec<(String, String)>) -> Result<BTreeMap<String, Vec<f32>>> {
     let models = Models::new(job)?;
     models.fetch().await?;
-    tokio::task::spawn_blocking(move || embed(&models, &texts))
-        .await
-        .context(Kind::Internal, || "embedding was interrupted".into())?
+    device::guarded_blocking("embedding", move || embed(&models, &texts)).await
 }
 
 fn embed(models: &Arc<Models>, texts: &[(String, String)]) -> Result<BTreeMap<String, Vec<f32>>> {

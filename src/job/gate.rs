@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Job;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::generate::format;
 use crate::generate::models::Models;
 use crate::generate::registry::{Check, Sample};
@@ -163,7 +163,7 @@ async fn judge(spec: &Spec, judge: &Path, questions: &[&Question], said: [&Vec<S
     let (device, folder) = (device::open(&spec.device)?, judge.to_path_buf());
     let models = Models::new(&job)?;
     models.fetch().await?;
-    tokio::task::spawn_blocking(move || {
+    device::guarded_blocking("judging", move || {
         let judge = SavedJudge::read(&folder, &device)?;
         if judge.encoder() != models.encoder_files()?.digest() {
             return Err(Error::new(Kind::Config, "the judge reads vectors of another encoder than the job's")
@@ -174,7 +174,6 @@ async fn judge(spec: &Spec, judge: &Path, questions: &[&Question], said: [&Vec<S
         gains(&judge, &models, &log, liked, &pairs, &reasons)
     })
     .await
-    .context(Kind::Internal, || "judging was interrupted".into())?
 }
 
 fn gains(

@@ -17,7 +17,7 @@ use crate::columns::{at, text};
 use crate::config::{BudgetSpec, Interval, ResponseSpec};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Completion, RowError};
-use crate::generate::models::Models;
+use crate::generate::models::{Models, no_device_fault};
 use crate::job::manifest::Usage;
 use crate::job::stop::Stop;
 use crate::query::session::BatchStream;
@@ -65,7 +65,8 @@ pub struct Sink<'a> {
 ///
 /// # Errors
 /// [`Kind::Budget`] when too many rows failed and [`Kind::Interrupted`] when `stop` was requested; what had finished is
-/// committed in both cases. [`Kind::Busy`] when another run has taken the lease, and pays.
+/// committed in both cases. [`Kind::Temporary`] when the device failed. [`Kind::Busy`] when another run has taken the
+/// lease, and pays.
 pub async fn generate(
     mut pending: BatchStream,
     models: &Arc<Models>,
@@ -128,6 +129,9 @@ pub async fn generate(
                 tokens = u64::from(c.completion_tokens);
             }
             Err(e) => {
+                if let Err(lost) = no_device_fault(e) {
+                    break Err(lost);
+                }
                 tracing::warn!(prompt_key = answer.key, error = e.code(), detail = %e, "a prompt failed");
                 *usage.failed.entry(e.code().to_string()).or_default() += 1;
             }

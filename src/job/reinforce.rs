@@ -159,8 +159,7 @@ pub async fn reinforce(spec: &Spec, interval: Interval, method: Method, voice: V
         };
         it.run(method, voice, &stopped)
     };
-    let ran = tokio::task::spawn_blocking(work);
-    let ran = ran.await.context(Kind::Internal, || "reinforcement was interrupted".into())??;
+    let ran = device::guarded_blocking("reinforcing", work).await?;
 
     let adapter = out.join(format!("adapter-{method}"));
     let learned = &ran.learned;

@@ -189,14 +189,14 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Stop)
     let cases = Cases { asked, outcomes, reasons, corrupted };
     let (all, stopped, encoder_of) = (spec.clone(), stop.clone(), encoder.clone());
     let items = catalogue.len();
-    let trained = tokio::task::spawn_blocking(move || {
+    let trained = device::guarded_blocking("training", move || {
         let vectors = encode(&models, cases.texts(), &stopped)?;
         let catalogue =
             with_titles(catalogue, &titles, encode(&models, titles.values().map(String::as_str), &stopped)?)?;
         let judges = train(&all, &cases, &vectors, &catalogue, &encoder_of, &stopped)?;
         Ok::<_, Error>((judges, cases.outcomes))
     });
-    let ([judge, second], outcomes) = trained.await.context(Kind::Internal, || "training was interrupted".into())??;
+    let ([judge, second], outcomes) = trained.await?;
 
     let done = Done {
         passed: judge.passed && second.passed,

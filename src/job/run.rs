@@ -32,6 +32,7 @@ use crate::job::report::Details;
 use crate::job::stop::Stop;
 use crate::job::tables::{self, PENDING, Prepared, TablePlan, locate, prepare};
 use crate::keepers::keep;
+use crate::llm::device;
 use crate::query::session::{BatchStream, Session, TableFile};
 use crate::reward::score::score_batch;
 use crate::table::finding::Findings;
@@ -436,9 +437,8 @@ impl Build {
             return Ok(corrector.clone());
         }
         let (prepared, vocabulary) = (self.prepared.clone(), vocabulary(session).await?);
-        let opened = tokio::task::spawn_blocking(move || Corrector::open(&prepared, vocabulary))
-            .await
-            .context(Kind::Internal, || "reading the judge was interrupted".into())??;
+        let opened =
+            device::guarded_blocking("reading the judge", move || Corrector::open(&prepared, vocabulary)).await?;
         Ok(self.corrector.insert(Arc::new(opened)).clone())
     }
 

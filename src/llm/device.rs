@@ -1,10 +1,14 @@
-//! Which device a model runs on: the text of a job's `device` becomes a Burn device.
+//! Which device a model runs on: the text of a job's `device` becomes a Burn device. And what a device that fails says.
 //!
-//! Knows device names and what this build can open. Knows nothing of models. A new backend is one more arm in [`open`].
+//! Knows device names, what this build can open, and the words by which drivers tell that a device is gone or full. Knows
+//! nothing of models. A new backend is one more arm in [`open`].
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::tensor::Device;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// An opened device.
 #[derive(Debug, Clone)]
@@ -41,7 +45,7 @@ impl ComputeDevice {
 /// # Errors
 ///
 /// [`Kind::Config`] where the text is none of these, names a backend that this build lacks, or names a device that this
-/// machine lacks.
+/// machine lacks; [`Kind::Temporary`] where the device is there and cannot be opened now.
 pub fn open(spec: &str) -> Result<ComputeDevice> {
     let (backend, index) = match spec.split_once(':') {
         None => (spec, None),
@@ -102,8 +106,12 @@ fn automatic() -> ComputeDevice {
     if may_have_a_gpu() {
         use burn::tensor::DeviceKind::{DiscreteGpu, IntegratedGpu};
         for kind in [DiscreteGpu(0), IntegratedGpu(0)] {
-            if let Ok(burn) = wgpu_by_kind(kind) {
-                return ComputeDevice { name: "wgpu:0".to_owned(), burn, is_host: false };
+            match wgpu_by_kind(kind) {
+                Ok(burn) => return ComputeDevice { name: "wgpu:0".to_owned(), burn, is_host: false },
+                Err(why) if unopened("auto", &why).kind() == Kind::Temporary => {
+                    tracing::warn!(error = why, "there is a graphics card, but it cannot be opened; using the CPU");
+                }
+                Err(_) => {}
             }
         }
     }
@@ -120,19 +128,21 @@ fn open_wgpu(spec: &str, index: Option<usize>) -> Result<ComputeDevice> {
         }
         Some(n) => vec![DeviceKind::DiscreteGpu(n), DeviceKind::IntegratedGpu(n), DeviceKind::VirtualGpu(n)],
     };
-    let mut first = None;
+    let mut absent = String::new();
     for kind in kinds {
         match wgpu_by_kind(kind) {
             Ok(burn) => return Ok(ComputeDevice { name: spec.to_owned(), burn, is_host: false }),
-            Err(e) => first = first.or(Some(e)),
+            Err(why) => {
+                let error = unopened(spec, &why);
+                // One that is there and fails is what was meant: not the next one in its place.
+                if error.kind() == Kind::Temporary {
+                    return Err(error);
+                }
+                absent = if absent.is_empty() { why } else { absent };
+            }
         }
     }
-    let error = Error::new(Kind::Config, format!("device `{spec}` cannot be opened"))
-        .hint("check the graphics driver (Vulkan, Metal or DX12), or set `device = \"cpu\"`");
-    Err(match first {
-        Some(cause) => error.source(cause),
-        None => error,
-    })
+    Err(unopened(spec, &absent))
 }
 
 #[cfg(not(feature = "wgpu"))]
@@ -158,19 +168,123 @@ fn wgpu_by_kind(kind: burn::tensor::DeviceKind) -> std::result::Result<Device, S
 fn open_cuda(spec: &str, index: usize) -> Result<ComputeDevice> {
     let burn = Device::cuda(index);
     // Burn opens the card at its first use and panics where there is none.
-    let probe = std::panic::catch_unwind(|| {
+    let probe = catch_unwind(|| {
         burn::tensor::Tensor::<1>::zeros([1], &Device::cuda(index)).try_into_data().map_err(|e| format!("{e:?}"))
     });
-    match probe {
-        Ok(Ok(_)) => Ok(ComputeDevice { name: spec.to_owned(), burn, is_host: false }),
-        _ => Err(Error::new(Kind::Config, format!("device `{spec}` cannot be opened"))
-            .hint("check the NVIDIA driver and CUDA toolkit, or set `device = \"cpu\"`")),
+    match probe.unwrap_or_else(|panic| Err(panic_text(panic.as_ref()))) {
+        Ok(_) => Ok(ComputeDevice { name: spec.to_owned(), burn, is_host: false }),
+        Err(why) => Err(unopened(spec, &why)),
     }
 }
 
 #[cfg(not(feature = "cuda"))]
 fn open_cuda(spec: &str, _index: usize) -> Result<ComputeDevice> {
     Err(not_built(spec, "cuda"))
+}
+
+/// The error for a device that does not open: [`Kind::Config`] where its driver's words mean that there is none or that it
+/// can never do, else [`Kind::Temporary`].
+#[cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code))]
+fn unopened(spec: &str, why: &str) -> Error {
+    const ABSENT: [&str; 10] = [
+        // wgpu
+        "no adapter available",
+        "is unavailable in this build",
+        "invalid wgpu configuration",
+        "unsupported",
+        "limit",
+        // CUDA
+        "invalid_device",
+        "invalid device",
+        "no_device",
+        "no cuda",
+        "dynamically load",
+    ];
+    let words = why.to_ascii_lowercase();
+    if !is_out_of_memory(why) && ABSENT.iter().any(|sign| words.contains(sign)) {
+        return Error::new(Kind::Config, format!("there is no device `{spec}` that could be used on this machine"))
+            .with("this build has", built_in())
+            .source(why)
+            .hint("see which there are with `nvidia-smi -L` or `vulkaninfo --summary`; or set `device = \"cpu\"`");
+    }
+    Error::new(Kind::Temporary, format!("device `{spec}` cannot be opened now"))
+        .source(why)
+        .hint("is another process using it? Check its driver; run it again, or set `device = \"cpu\"`")
+}
+
+/// Whether a device's words mean that it ran out of memory. Burn and the drivers below it have no type for that.
+pub fn is_out_of_memory(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    ["out of memory", "outofmemory", "out_of_memory", "memory allocation of"].iter().any(|sign| words.contains(sign))
+}
+
+/// Whether a device's words mean that the device itself has failed, lost or full: nothing that the next run must meet
+/// again.
+pub fn is_fault(words: &str) -> bool {
+    const LOST: [&str; 11] = [
+        "device lost",
+        "device is lost",
+        "device was lost",
+        "device_lost",
+        "devicelost",
+        "device hung",
+        "cuda_error",
+        "cublas_status",
+        "vk_error",
+        // What is left of a driver's thread that died before.
+        "recverror",
+        "closed channel",
+    ];
+    let lower = words.to_ascii_lowercase();
+    is_out_of_memory(words) || LOST.iter().any(|sign| lower.contains(sign))
+}
+
+/// The error for a device that failed while `doing` something; of another kind than [`Kind::Temporary`] only where its words
+/// tell of no fault of the device.
+pub fn failed(doing: &str, why: &str, otherwise: Kind) -> Error {
+    if is_fault(why) {
+        return Error::new(Kind::Temporary, format!("the device failed while {doing}"))
+            .source(why)
+            .hint("finished work is kept: run the same command again; where it is out of memory, lower [model] slots");
+    }
+    Error::new(otherwise, format!("{doing} panicked: {why}"))
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "no message".to_owned()
+    }
+}
+
+/// Does work that uses a device. Burn panics where a device fails: that becomes an error, and one that may pass.
+///
+/// # Errors
+/// The work's own; [`Kind::Temporary`] where the device failed; [`Kind::Internal`] for every other panic.
+pub fn guarded<T>(doing: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Err(e)) if matches!(e.kind(), Kind::Internal | Kind::Model) && is_fault(&e.explain()) => {
+            Err(failed(doing, &e.explain(), e.kind()))
+        }
+        Ok(done) => done,
+        Err(panic) => Err(failed(doing, &panic_text(panic.as_ref()), Kind::Internal)),
+    }
+}
+
+/// As [`guarded`], on a thread that may block.
+///
+/// # Errors
+/// As [`guarded`].
+pub async fn guarded_blocking<T: Send + 'static>(
+    doing: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(move || guarded(doing, work));
+    done.await.context(Kind::Internal, || format!("{doing} was interrupted"))?
 }
 
 #[cfg(test)]
@@ -187,6 +301,57 @@ mod tests {
         }
         assert!(open("cpu").unwrap().is_host);
         assert!(!open("auto").unwrap().name.is_empty());
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_a_mistake_and_one_that_fails_may_come_back() {
+        for (kind, why) in [
+            (Kind::Config, "No adapter available for WgpuDevice { kind: DiscreteGpu(9) }: none"),
+            (Kind::Config, "Unable to request a wgpu device: Limit 'max_buffer_size' value 1 is better than allowed 0"),
+            (
+                Kind::Config,
+                "called `Result::unwrap()` on an `Err` value: DriverError(CUDA_ERROR_INVALID_DEVICE, \"..\")",
+            ),
+            (Kind::Config, "DriverError(CUDA_ERROR_NO_DEVICE, \"no CUDA-capable device is detected\")"),
+            (Kind::Config, "Unable to dynamically load the \"cuda\" shared library"),
+            (Kind::Temporary, "Unable to request a wgpu device: not enough resources"),
+            (Kind::Temporary, "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")"),
+            (Kind::Temporary, "DriverError(CUDA_ERROR_DEVICE_UNAVAILABLE, \"all are busy\")"),
+            (Kind::Temporary, "whatever a new driver says"),
+        ] {
+            let e = unopened("cuda:9", why);
+            assert_eq!(e.kind(), kind, "{why}");
+            assert!(e.message().contains("cuda:9") && e.explain().contains(why));
+        }
+        // An index beyond all adapters, through wgpu itself.
+        #[cfg(feature = "wgpu")]
+        assert_eq!(open("wgpu:99").unwrap_err().kind(), Kind::Config);
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_device_is_an_error_that_may_pass() {
+        for (kind, why) in [
+            (Kind::Temporary, "wgpu error: Validation Error: Parent device is lost"),
+            (Kind::Temporary, "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)"),
+            (Kind::Temporary, "wgpu error: Out of Memory"),
+            (Kind::Internal, "index out of bounds: the len is 3"),
+        ] {
+            let e = guarded_blocking("embedding", move || -> Result<()> { panic!("{why}") }).await.unwrap_err();
+            assert_eq!(e.kind(), kind, "{why}");
+            assert!(e.explain().contains(why) && e.message().contains("embedding"), "{}", e.explain());
+        }
+        let said = || Err(Error::new(Kind::Internal, "a tensor cannot be read").source("device lost"));
+        assert_eq!(guarded::<()>("embedding", said).unwrap_err().kind(), Kind::Temporary);
+        let said = || Err(Error::new(Kind::Config, "out of memory_limit"));
+        assert_eq!(guarded::<()>("embedding", said).unwrap_err().kind(), Kind::Config);
+        assert_eq!(guarded("embedding", || Ok(7)).unwrap(), 7);
+    }
+
+    #[test]
+    fn out_of_memory_is_recognised() {
+        assert!(is_out_of_memory("Allocation failed: Out of Memory (wgpu)"));
+        assert!(is_out_of_memory("CUDA_ERROR_OUT_OF_MEMORY"));
+        assert!(!is_out_of_memory("shape mismatch in memory layout"));
     }
 
     #[test]
