@@ -37,3 +37,35 @@ pub fn check(job: &Job, plans: &[TablePlan]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use crate::table::partition::CommitRecord;
+
+    #[test]
+    fn a_run_s_id_tells_its_job() {
+        let job = |run_id: &str| {
+            let record = CommitRecord {
+                format: 1,
+                table: "reason".into(),
+                contract_version: "1.0".into(),
+                dt: "2026-01-20".into(),
+                files: Vec::new(),
+                fingerprint: String::new(),
+                parts: BTreeMap::new(),
+                created_timestamp: 0,
+                run_id: run_id.into(),
+                lease_epoch: 1,
+            };
+            record.job().map(str::to_owned)
+        };
+        assert_eq!(job("nightly-20260121T031500123Z-4711").as_deref(), Some("nightly"));
+        assert_eq!(job("night-ly_2-20260121T031500123Z-1").as_deref(), Some("night-ly_2"));
+        for unknown in ["", "run-1", "nightly-4711", "nightly-20260121-4711", "forget-20260121T031500123Z-4711"] {
+            assert_eq!(job(unknown), None, "{unknown}");
+        }
+    }
+}

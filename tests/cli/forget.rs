@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common;
 use crate::common::{Event, World, expect_code, january, stderr, stdout, summary};
+use crate::s3::{Bucket, Call, Fault, Rule};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::DataType;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -127,19 +128,32 @@ fn sql_text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// A failing audit leaves rows in the quarantine; those of before also left whole files there, and errors in manifests.
-fn fail_an_audit(world: &World) {
+/// The setting for a folder of contracts in which one of them is changed.
+fn with_contract(world: &World, table: &str, change: impl Fn(String) -> String) -> String {
     let schemas = world.path("schemas");
-    std::fs::create_dir(&schemas).unwrap();
+    std::fs::create_dir_all(&schemas).unwrap();
     for entry in std::fs::read_dir(common::project().join("schemas")).unwrap().map(|e| e.unwrap().path()) {
         std::fs::copy(&entry, schemas.join(entry.file_name().unwrap())).unwrap();
     }
-    let contract = schemas.join("user_feature.toml");
-    let text = std::fs::read_to_string(&contract).unwrap();
-    let audit = "[[audit]]\nname = \"no_o\"\nseverity = \"error\"\ndescription = \"A test.\"\n\
-                 sql = \"select * from this where user_id like 'O%'\"\n\n[writer]";
-    std::fs::write(&contract, text.replacen("[writer]", audit, 1)).unwrap();
-    let set = format!("project.schemas={}", schemas.display());
+    let contract = schemas.join(format!("{table}.toml"));
+    let (text, changed) =
+        (std::fs::read_to_string(&contract).unwrap(), change(std::fs::read_to_string(&contract).unwrap()));
+    assert_ne!(text, changed);
+    std::fs::write(&contract, changed).unwrap();
+    format!("project.schemas={}", schemas.display())
+}
+
+fn with_audits(world: &World, table: &str, queries: &[&str]) -> String {
+    let audit = |(n, sql): (usize, &&str)| {
+        format!("[[audit]]\nname = \"test_{n}\"\nseverity = \"error\"\ndescription = \"A test.\"\nsql = \"{sql}\"\n\n")
+    };
+    let audits: String = queries.iter().enumerate().map(audit).collect();
+    with_contract(world, table, |text| text.replacen("[writer]", &format!("{audits}[writer]"), 1))
+}
+
+/// A failing audit leaves rows in the quarantine; those of before also left whole files there, and errors in manifests.
+fn fail_an_audit(world: &World) {
+    let set = with_audits(world, "user_feature", &["select * from this where user_id like 'O%'"]);
     expect_code(&on_day(world, "run", DAYS[2], &["--set", &set]), 1);
     let root = world.path("warehouse");
     let features = files(&root.join("user_feature/dt=2026-01-20"));
@@ -260,7 +274,10 @@ fn a_forgotten_user_leaves_no_trace_and_nobody_else_notices() {
     let manifest = manifests.iter().find(|p| p.display().to_string().contains("/forget-")).unwrap();
     let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();
     assert_eq!(manifest["status"], "forgotten");
-    assert_eq!(manifest["forgotten"]["users"][0], blake3::hash(EVIL.as_bytes()).to_hex().to_string());
+    // Who has a list of all ids, but not the warehouse, cannot tell who that was.
+    let digest = manifest["forgotten"]["users"][0].as_str().unwrap();
+    assert!(digest.len() == 64 && digest != blake3::hash(EVIL.as_bytes()).to_hex().as_str(), "{digest}");
+    assert_eq!(manifest["forgotten"]["users"].as_array().unwrap().len(), 1);
     assert_eq!(manifest["forgotten"]["rows"]["user_history"], 2);
     assert_eq!(manifest["forgotten"]["inputs"][0], "interaction");
     assert_eq!(manifest["tables"].as_array().unwrap().len(), 10, "{manifest}");
@@ -391,13 +408,15 @@ fn users_come_from_a_file_and_answers_of_nobody_go_when_asked() {
     assert!(!linked(&world).is_superset(&answered(&world)));
     std::fs::write(world.path("users.txt"), format!("{EVIL}\nnobody\n\n{LONGER}\r\n")).unwrap();
     let args = ["forget", "job.toml", "--user-file", "users.txt"];
-    expect_code(&world.curec(&args), 0);
+    let out = world.curec(&args);
+    expect_code(&out, 3);
+    assert!(stderr(&out).contains("no row is of the user \"nobody\""), "{}", stderr(&out));
     for table in NAMING {
         let n = world.sql(&format!("select count(*) as n from {table} where user_id like 'O%'"))[0]["n"].clone();
         assert_eq!(n, 0, "{table}");
     }
     assert!(!linked(&world).is_superset(&answered(&world)), "answers went that nobody asked to remove");
-    expect_code(&world.curec(&[&args[..], &["--unlinked"]].concat()), 0);
+    expect_code(&world.curec(&[&args[..], &["--unlinked"]].concat()), 3);
     assert!(linked(&world).is_superset(&answered(&world)));
     assert!(!answered(&world).is_empty());
     let out = on_day(&world, "run", DAYS[2], &["--set", "sampling.max_new_tokens=5"]);
@@ -412,7 +431,171 @@ fn wrong_arguments_are_refused() {
     expect_code(&world.curec(&["forget", "job.toml", "--user-file", "absent.txt"]), 2);
     // A warehouse that holds nothing: done, and on record.
     let out = world.curec(&["forget", "job.toml", "--user-id", "-1"]);
-    expect_code(&out, 0);
+    expect_code(&out, 3);
     assert!(stdout(&out).contains("/forget-"), "{}", stdout(&out));
     assert!(world.curec(&["forget", "--help"]).status.success());
+}
+
+#[test]
+fn whatever_the_audits_of_a_contract_read_it_finishes() {
+    let world = world();
+    let audits = [
+        "select * from this where as_of < $interval_start or n_likes < $like_threshold * -1",
+        "select * from this where user_id not in (select user_id from interaction)",
+        "select h.* from this as h left anti join reason_prompt as p on p.user_id = h.user_id",
+        "select count(*) as n from this having count(*) < 1000",
+        "select * from a_table_that_nobody_has",
+    ];
+    let set = with_audits(&world, "user_history", &audits);
+    // A rule that came later, which the rows of before do not keep.
+    let contract = world.path("schemas/user_history.toml");
+    let text = std::fs::read_to_string(&contract).unwrap();
+    std::fs::write(&contract, text.replacen("min = 1\n", "min = 1000\n", 1)).unwrap();
+    std::fs::remove_file(world.path("input/interaction.parquet")).unwrap();
+    let out = forget(&world, &["--set", &set]);
+    expect_code(&out, 0);
+    assert!(stderr(&out).contains("the input interaction could not be looked at"), "{}", stderr(&out));
+    assert_eq!(traces(&world.path("warehouse")), Vec::<PathBuf>::new());
+}
+
+/// Everything but leases, by its bytes.
+fn contents(root: &Path) -> BTreeMap<String, String> {
+    tree(root).into_iter().filter(|(name, _)| !name.starts_with("_leases")).collect()
+}
+
+#[test]
+fn what_cannot_be_done_is_found_out_before_anything_goes() {
+    let world = world();
+    let root = world.path("warehouse");
+    let whole = contents(&root);
+    let refused = |more: &[&str], says: &str| {
+        let before = contents(&root);
+        let out = forget(&world, more);
+        assert!(matches!(out.status.code(), Some(1 | 2)), "{}", stderr(&out));
+        assert!(stderr(&out).contains(says), "{}", stderr(&out));
+        assert_eq!(contents(&root), before, "{}", stderr(&out));
+        let line = summary(&forget(&world, &[more, &["--json"]].concat()));
+        assert_eq!(line["rerun_helps"], false, "{line}");
+    };
+    // A contract that the days do not fit any more, in the last of the tables that are rewritten.
+    let column = "[[column]]\nname = \"new\"\ntype = \"utf8\"\nnullable = false\ndescription = \"A test.\"\n\n[writer]";
+    let set = with_contract(&world, "user_feature", |text| text.replacen("[writer]", column, 1));
+    refused(&["--set", &set], "nothing was removed");
+    // Damaged files: of the last day, and of the answers.
+    let damaged = |file: &Path, says: &str| {
+        let good = std::fs::read(file).unwrap();
+        std::fs::write(file, &good[..good.len() / 2]).unwrap();
+        refused(&[], says);
+        std::fs::write(file, &good).unwrap();
+    };
+    let is_parquet = |path: &&PathBuf| path.extension().is_some_and(|e| e == "parquet");
+    let last = files(&root.join("user_feature/dt=2026-01-20"));
+    damaged(last.iter().find(is_parquet).unwrap(), "user_feature");
+    let answers = files(&root.join("response"));
+    damaged(answers.iter().rfind(is_parquet).unwrap(), "response");
+    assert_eq!(contents(&root), whole);
+    expect_code(&forget(&world, &[]), 0);
+    assert_eq!(traces(&root), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn ids_that_match_nothing_are_named_and_those_of_before_are_known() {
+    let world = world();
+    let list = |bytes: &[u8]| std::fs::write(world.path("users.txt"), bytes).unwrap();
+    let run = |more: &[&str]| {
+        world.curec(&[&["forget", "job.toml", "--user-file", "users.txt", "--json"][..], more].concat())
+    };
+    // As an editor of Windows saves it; a blank belongs to the id, and is told.
+    list(b"\xef\xbb\xbfu00\r\nu01 \r\n\r\nnobody");
+    let out = run(&[]);
+    expect_code(&out, 3);
+    let line = summary(&out);
+    assert_eq!(stdout(&out).lines().count(), 1);
+    assert_eq!((&line["status"], &line["users"]), (&"forgotten".into(), &3.into()), "{line}");
+    assert_eq!(line["unmatched"], serde_json::json!(["nobody", "u01 "]));
+    assert_eq!(line["tables"]["user_history"], serde_json::json!({ "rows": 3, "partitions": 3 }));
+    assert!(stderr(&out).contains("there are rows of \"u01\""), "{}", stderr(&out));
+    let left = world.sql("select distinct user_id from user_history where user_id like 'u%'");
+    assert_eq!(left.len(), 1, "{left:?}");
+    // Nothing of u00 is left, neither in the warehouse nor in the input: that it was forgotten is known.
+    common::write_events(
+        &world.path("input/interaction.parquet"),
+        &log().into_iter().filter(|e| e.user != "u00").collect::<Vec<_>>(),
+    );
+    list(b"u00\n");
+    let out = run(&["--dry-run"]);
+    expect_code(&out, 0);
+    assert_eq!(summary(&out)["status"], "dry_run");
+    list(b"nobody\n");
+    expect_code(&run(&[]), 3);
+    list("u00\n".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>().as_slice());
+    let out = run(&[]);
+    expect_code(&out, 2);
+    assert!(stderr(&out).contains("UTF-16") && stderr(&out).contains("iconv"), "{}", stderr(&out));
+    assert_eq!(summary(&out)["status"], "usage");
+}
+
+#[test]
+fn plain_digests_of_before_are_replaced_and_their_users_known() {
+    let world = world();
+    let path = world.path("warehouse/_runs/forget-20250101T000000000Z-1/manifest.json");
+    let plain = blake3::hash(b"u99").to_hex().to_string();
+    expect_code(&forget(&world, &["--dry-run"]), 0);
+    expect_code(&forget(&world, &[]), 0);
+    let manifests = files(&world.path("warehouse/_runs"));
+    let manifest = manifests.iter().find(|p| p.display().to_string().contains("/forget-")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();
+    let forgotten = json["forgotten"].as_object_mut().unwrap();
+    forgotten.remove("digest");
+    forgotten.remove("unmatched");
+    forgotten.insert("users".into(), serde_json::json!([plain]));
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, json.to_string()).unwrap();
+    for _ in 0..2 {
+        expect_code(&world.curec(&["forget", "job.toml", "--user-id", "u99"]), 0);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains(&plain) && text.contains("blake3-keyed"), "{text}");
+    }
+}
+
+/// Requests for leases that forgetting takes where a warehouse on S3 holds so many days.
+fn lease_requests(bucket: &Bucket, warehouse: &str, days: u32) -> usize {
+    let from = bucket.server.location("s3://lake/curec");
+    let to = bucket.server.location(&format!("s3://lake/{warehouse}"));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        for entry in from.list().await.unwrap() {
+            let name = entry.location.relative_to(&from).unwrap();
+            if !name.contains("dt=") || name.starts_with('_') {
+                continue;
+            }
+            let bytes = entry.location.get().await.unwrap().unwrap();
+            for day in 1..=days {
+                let dt = format!("2026-02-{day:02}");
+                let bytes = match name.ends_with("_commit.json") {
+                    true => String::from_utf8(bytes.to_vec())
+                        .unwrap()
+                        .replace("\"2026-01-20\"", &format!("\"{dt}\""))
+                        .into(),
+                    false => bytes.clone(),
+                };
+                to.child(&name.replace("2026-01-20", &dt)).put(bytes).await.unwrap();
+            }
+        }
+    });
+    let is_lease = |call: &Call| call.path.contains("_leases");
+    bucket.server.fail(Some(Rule::every(1, Fault::ResetBefore).of(is_lease).at_most(0)));
+    let out = bucket.command(&["forget", "job.toml", "--user-id", "u07", "--json"], warehouse).output().unwrap();
+    expect_code(&out, 0);
+    assert_eq!(summary(&out)["tables"]["user_history"]["partitions"], days, "{}", stdout(&out));
+    bucket.server.concerned()
+}
+
+#[test]
+fn on_s3_a_day_costs_as_much_among_many_as_among_few() {
+    let bucket = Bucket::new();
+    expect_code(&bucket.run("curec"), 0);
+    let (few, many) = (lease_requests(&bucket, "few", 3), lease_requests(&bucket, "many", 15));
+    // Five times as many days, and not five times five times.
+    assert!(few > 0 && many <= 5 * few, "{few} requests for 3 days, {many} for 15");
 }

@@ -193,3 +193,30 @@ fn models() {
     let out = world.run(&["--set", "model.device=tpu"]);
     refused(&world, &out, 2, &["tpu", "cpu"]);
 }
+
+#[test]
+fn a_day_that_another_job_has_published_is_not_replaced() {
+    let world = World::new();
+    expect_code(&world.run(&[]), 0);
+    let published = world.published();
+    let other = ["--set", "name=other"];
+    let otherwise = [&other[..], &["--set", "history.like_threshold=3.0"]].concat();
+    // What would not be replaced is no matter.
+    expect_code(&world.run(&other), 0);
+    let plan = ["plan", "job.toml", "--interval-start", "2026-01-20", "--interval-end", "2026-01-21"];
+    for out in [world.run(&otherwise), world.curec(&[&plan[..], &otherwise].concat())] {
+        expect_code(&out, 2);
+        let said = stderr(&out);
+        assert!(said.contains("the job test has published") && said.contains("the job other would replace"), "{said}");
+        assert!(said.contains("replaces = \"test\""), "{said}");
+    }
+    assert_eq!(world.published(), published);
+    // Whose a day is outlives a user who is forgotten.
+    expect_code(&world.curec(&["forget", "job.toml", "--user-id", "u07", "--set", "name=third"]), 0);
+    expect_code(&world.run(&otherwise), 2);
+    // Another day is free, and a job may be renamed.
+    let next = ["run", "job.toml", "--interval-start", "2026-01-19", "--interval-end", "2026-01-20"];
+    expect_code(&world.curec(&[&next[..], &otherwise].concat()), 0);
+    expect_code(&world.run(&[&otherwise[..], &["--set", "publish.replaces=before, test"]].concat()), 0);
+    expect_code(&world.run(&["--set", "history.like_threshold=3.5"]), 2);
+}

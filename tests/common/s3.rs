@@ -141,6 +141,11 @@ impl Server {
         self.state.counts.lock().unwrap().injected
     }
 
+    /// Requests that the rule was about, since it was set.
+    pub fn concerned(&self) -> usize {
+        self.state.counts.lock().unwrap().concerned
+    }
+
     /// Requests since the rule was set.
     pub fn requests(&self) -> usize {
         self.state.counts.lock().unwrap().requests
