@@ -4,10 +4,13 @@
 //! disk). Who has a list of all ids but not the warehouse cannot find out which of them a digest stands for. Knows
 //! nothing of who is forgotten or why.
 
+use std::io::Write as _;
+use std::path::Path;
+
 use bytes::Bytes;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::table::store::Location;
+use crate::table::store::{Location, is_full};
 
 /// The key of a warehouse.
 #[derive(Clone)]
@@ -47,11 +50,14 @@ impl Pseudonyms {
         }
         let mut key = [0; 32];
         getrandom::getrandom(&mut key).context(Kind::Temporary, || "the system gives no random bytes".into())?;
-        let at = place(root);
-        // The folder first, so that nobody else can read the key between its creation and the change of its mode.
-        protect(&root.child(FOLDER), 0o700, true)?;
-        at.put_new(Bytes::from(format!("{}\n", blake3::Hash::from(key).to_hex()))).await?;
-        protect(&at, 0o600, false)?;
+        let (at, text) = (place(root), format!("{}\n", blake3::Hash::from(key).to_hex()));
+        match at.local_path() {
+            Some(path) => create_private(&path, &text).map_err(|e| {
+                let kind = if is_full(e.kind()) { Kind::Temporary } else { Kind::Config };
+                Error::new(kind, "cannot write the key").with("file", path.display()).source(e)
+            })?,
+            None => _ = at.put_new(Bytes::from(text)).await?,
+        }
         // Another may have come first: what stands there counts.
         let lost = || Error::new(Kind::Temporary, "the key is gone again").with("file", place(root));
         Self::find(root).await?.ok_or_else(lost)
@@ -68,27 +74,31 @@ impl Pseudonyms {
     }
 }
 
-const FOLDER: &str = "_forget";
-
 fn place(root: &Location) -> Location {
-    root.child(FOLDER).child("key")
+    root.child("_forget").child("key")
 }
 
-/// On a local disk: for its owner alone. Stores have their own rules.
-#[cfg(unix)]
-fn protect(at: &Location, mode: u32, is_folder: bool) -> Result<()> {
-    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-    let Some(path) = at.local_path() else { return Ok(()) };
-    let protected = match is_folder {
-        true => std::fs::DirBuilder::new().recursive(true).mode(mode).create(&path),
-        false => std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)),
-    };
-    protected.map_err(|e| Error::new(Kind::Config, "cannot protect the key").with("file", path.display()).source(e))
-}
-
-#[cfg(not(unix))]
-fn protect(_at: &Location, _mode: u32, _is_folder: bool) -> Result<()> {
-    Ok(())
+/// Writes a file that its owner alone can read, at no moment anybody else, where there is none yet. Stores have rules of
+/// their own for who may read.
+fn create_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(folder)?;
+    // Named as the halves of files that `gc` removes.
+    let beside = path.with_file_name(format!("key#{}", std::process::id()));
+    let mut options = std::fs::File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    let linked = std::fs::hard_link(&beside, path);
+    std::fs::remove_file(&beside)?;
+    std::fs::File::open(folder)?.sync_all()?;
+    match linked {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
+    }
 }
 
 #[cfg(test)]
@@ -114,7 +124,8 @@ mod tests {
         {
             use std::os::unix::fs::PermissionsExt as _;
             let mode = |path: &str| std::fs::metadata(folder.path().join(path)).unwrap().permissions().mode() & 0o777;
-            assert_eq!((mode("a/_forget"), mode("a/_forget/key")), (0o700, 0o600));
+            assert_eq!(mode("a/_forget/key"), 0o600);
+            assert_eq!(std::fs::read_dir(folder.path().join("a/_forget")).unwrap().count(), 1);
         }
         place(&a).put("no key".into()).await.unwrap();
         assert_eq!(Pseudonyms::find(&a).await.err().unwrap().kind(), Kind::Input);
