@@ -14,6 +14,7 @@
 
 pub mod error;
 
+pub mod paths;
 pub mod columns;
 pub mod config;
 pub mod telemetry;
@@ -53,6 +54,7 @@ pub mod query {
 /// Language models in Burn. Knows nothing of tables or SQL.
 pub mod llm {
     pub mod device;
+    pub mod jinja;
     pub mod chat;
     pub mod tokenizer;
     pub mod gguf;

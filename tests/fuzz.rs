@@ -583,6 +583,7 @@ fn fingerprint() -> Fingerprint {
         sampling: Sampling { temperature: 0.7, top_p: 0.9, top_k: 40, repetition_penalty: 1.1 },
         max_new_tokens: 40,
         stop: vec!["\n".into(), "###".into()],
+        ends: vec![],
         seed: 20_250_811,
     }
 }

@@ -254,6 +254,7 @@ impl Models {
                 sampling: self.sampling,
                 max_new_tokens: self.max_new_tokens,
                 stop: STOP.iter().map(|s| s.to_string()).collect(),
+                ends: files.found_ends().to_vec(),
                 seed: self.seed,
             },
         };

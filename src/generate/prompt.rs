@@ -146,6 +146,10 @@ pub struct Fingerprint {
     pub max_new_tokens: usize,
     /// Texts that end it.
     pub stop: Vec<String>,
+    /// Tokens that end it and that the model's configuration does not name; see [`ModelFiles::found_ends`].
+    ///
+    /// [`ModelFiles::found_ends`]: crate::llm::weights::ModelFiles::found_ends
+    pub ends: Vec<u32>,
     /// Seed of the run; counts only where sampling is random.
     pub seed: u64,
 }
@@ -180,6 +184,12 @@ impl Fingerprint {
         field(&(self.max_new_tokens as u64).to_le_bytes());
         for stop in &self.stop {
             field(stop.as_bytes());
+        }
+        if !self.ends.is_empty() {
+            field(b"ends");
+        }
+        for end in &self.ends {
+            field(&end.to_le_bytes());
         }
         h
     }
@@ -258,6 +268,7 @@ mod tests {
             sampling: Sampling::default(),
             max_new_tokens: 40,
             stop: vec![],
+            ends: vec![],
             seed: 1,
         };
         let key = f.prompt_key(&[1, 2, 3]);
@@ -272,6 +283,7 @@ mod tests {
             Fingerprint { adapter: "a".into(), ..f.clone() },
             Fingerprint { max_new_tokens: 41, ..f.clone() },
             Fingerprint { stop: vec!["\n".into()], ..f.clone() },
+            Fingerprint { ends: vec![2], ..f.clone() },
         ] {
             assert_ne!(key, other.prompt_key(&[1, 2, 3]));
         }

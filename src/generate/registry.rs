@@ -20,6 +20,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::llm::adapter::{Adapter, FILES, Precision};
 use crate::llm::merged::{self, new_folder};
 use crate::llm::weights::ModelFiles;
+use crate::paths;
 use crate::table::fetch::fetch;
 use crate::table::store::{Location, StoreOptions};
 
@@ -420,14 +421,36 @@ impl Registry {
         Ok(found)
     }
 
+    /// A version's card. What it says is held against where it lies: a card of another version, or one whose files lie
+    /// elsewhere, is none.
     async fn card(&self, name: &str, version: &str) -> Result<Card> {
-        let at = self.root.child(name).child(version).child(CARD);
+        let at = self.held(&[name, version, CARD])?;
         let bytes = at.get().await?.ok_or_else(|| {
             Error::new(Kind::Config, format!("the registry has no version {version} of {name}"))
                 .with("file", &at)
                 .hint("`curec models list` lists them")
         })?;
-        parse(&bytes, &at)
+        let card: Card = parse(&bytes, &at)?;
+        if (card.name.as_str(), card.version.as_str()) != (name, version) {
+            return Err(Error::new(Kind::Model, format!("the card is that of {:?} {:?}", card.name, card.version))
+                .with("file", &at)
+                .hint("versions never change: restore it from a backup of the registry"));
+        }
+        for file in card.files.keys() {
+            paths::relative(file).map_err(|e| e.with("file", &at))?;
+        }
+        Ok(card)
+    }
+
+    /// The place of a file by the parts of its path, none of which leads out of the registry, by its name or by a link.
+    fn held(&self, parts: &[&str]) -> Result<Location> {
+        let path = parts.join("/");
+        let of_registry = |e: Error| e.with("registry", &self.root);
+        let location = self.root.child(paths::relative(&path).map_err(of_registry)?);
+        if let Some(root) = self.root.local_path() {
+            paths::inside(&root, &path).map_err(of_registry)?;
+        }
+        Ok(location)
     }
 
     /// All whole versions, by name and number; of one name alone where one is given.
@@ -493,11 +516,13 @@ impl Registry {
     /// `Kind::Input` where it is damaged; the store's.
     pub async fn promotions(&self, name: &str) -> Result<Promotions> {
         check_name(name)?;
-        let at = self.root.child(name).child(PROMOTED);
-        match at.get().await? {
-            Some(bytes) => parse(&bytes, &at),
-            None => Ok(Promotions::default()),
+        let at = self.held(&[name, PROMOTED])?;
+        let Some(bytes) = at.get().await? else { return Ok(Promotions::default()) };
+        let promotions: Promotions = parse(&bytes, &at)?;
+        for promotion in &promotions.history {
+            paths::plain(&promotion.version).map_err(|e| e.with("file", &at))?;
         }
+        Ok(promotions)
     }
 
     /// The card of the version in use.
@@ -525,6 +550,9 @@ impl Registry {
     /// `Kind::Model` where the files are not the card's; as [`fetch`].
     pub async fn fetch_adapter(&self, card: &Card, cache: &Path) -> Result<PathBuf> {
         let at = self.adapter(card);
+        for file in FILES {
+            self.held(&[&card.name, &card.version, "adapter", file])?;
+        }
         let path = fetch(&at, cache).await?;
         match Adapter::digest(&path)? == card.adapter {
             true => Ok(path),
@@ -547,6 +575,9 @@ impl Registry {
             return Err(Error::new(Kind::Config, format!("{} {} has no reward model", card.name, card.version))
                 .hint("`curec learn weekly` adds versions with one; name the folder of a reward model instead"));
         };
+        for (file, _) in card.reward_files() {
+            self.held(&[&card.name, &card.version, file])?;
+        }
         let path = fetch(&at, cache).await?;
         for (file, wanted) in card.reward_files() {
             let read = std::fs::read(path.join(file.trim_start_matches(REWARD).trim_start_matches('/')));
@@ -636,11 +667,10 @@ impl Registry {
     /// # Errors
     /// `Kind::Input` for damaged files; `Kind::Usage` where the folder holds something; the store's and the disk's.
     pub async fn export(&self, card: &Card, out: &Path) -> Result<()> {
-        let version = self.root.child(&card.name).child(&card.version);
         let mut files = vec![(CARD.to_owned(), Bytes::from(card.json()?)), (README.to_owned(), card.readme().into())];
         let adapter = FILES.map(|file| format!("adapter/{file}"));
         for path in adapter.iter().map(String::as_str).chain(card.reward_files().map(|(path, _)| path)) {
-            let at = version.child(path);
+            let at = self.held(&[&card.name, &card.version, path])?;
             let bytes = at.get().await?.unwrap_or_default();
             if card.files.get(path).map(String::as_str) != Some(blake3::hash(&bytes).to_hex().as_str()) {
                 return Err(damaged(&at));
@@ -928,6 +958,60 @@ mod tests {
             registry.judge(&card).unwrap().child("judge.json").put(Bytes::from_static(b"[]")).await.unwrap();
             let e = registry.fetch_judge(&card, &cache).await.unwrap_err();
             assert!(e.to_string().contains("not those that its card names"), "{e}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_in_a_registry_leads_out_of_it() {
+        let (dir, base) = (tempfile::tempdir().unwrap(), base());
+        let folder = dir.path().join("adapter");
+        adapter(&folder, 1.0);
+        for url in [dir.path().join("registry").display().to_string(), "memory://registry-paths".to_owned()] {
+            let registry = Registry::open(&url, &StoreOptions::default()).unwrap();
+            let card = registry.add("writer", &folder, &base, passed(true), at(1)).await.unwrap();
+            let there = registry.root.child("writer").child(&card.version).child(CARD);
+            let mut of_files = card.clone();
+            of_files.files.insert("reward/../../../../secret".into(), String::new());
+            for (changed, says) in [
+                (Card { name: "../writer".into(), ..card.clone() }, "the card is that of"),
+                (Card { version: "/etc".into(), ..card.clone() }, "the card is that of"),
+                (of_files, "out of its folder"),
+            ] {
+                there.put(Bytes::from(changed.json().unwrap())).await.unwrap();
+                let e = registry.find("writer", "latest").await.unwrap_err();
+                assert!(e.kind() == Kind::Model && e.explain().contains(says), "{}", e.explain());
+            }
+            there.put(Bytes::from(card.json().unwrap())).await.unwrap();
+            registry.promote("writer", "latest", "", false, at(2)).await.unwrap();
+            let promoted = registry.root.child("writer").child(PROMOTED);
+            let text = String::from_utf8(promoted.get().await.unwrap().unwrap().to_vec()).unwrap();
+            promoted.put(text.replace(&card.version, "../../elsewhere").into()).await.unwrap();
+            let e = registry.promoted("writer").await.unwrap_err();
+            assert!(e.explain().contains("out of its folder"), "{}", e.explain());
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_link_in_a_registry_stays_inside() {
+        use std::os::unix::fs::symlink;
+        let (dir, base) = (tempfile::tempdir().unwrap(), base());
+        let (folder, root) = (dir.path().join("adapter"), dir.path().join("registry"));
+        adapter(&folder, 1.0);
+        let link = dir.path().join("link");
+        std::fs::create_dir(&root).unwrap();
+        symlink(&root, &link).unwrap();
+        let registry = Registry::open(&link.display().to_string(), &StoreOptions::default()).unwrap();
+        let card = registry.add("writer", &folder, &base, passed(true), at(1)).await.unwrap();
+        registry.fetch_adapter(&card, dir.path()).await.unwrap();
+        let weights = root.join("writer").join(&card.version).join("adapter").join(FILES[1]);
+        std::fs::remove_file(&weights).unwrap();
+        symlink(folder.join(FILES[1]), &weights).unwrap();
+        for e in [
+            registry.fetch_adapter(&card, dir.path()).await.unwrap_err(),
+            registry.export(&card, &dir.path().join("out")).await.unwrap_err(),
+        ] {
+            assert!(e.kind() == Kind::Model && e.explain().contains("a link leads out"), "{}", e.explain());
         }
     }
 }

@@ -66,8 +66,15 @@ impl Adapter {
     pub fn read(dir: &Path, model: &DecoderConfig) -> Result<Adapter> {
         let in_dir = |e: Error| e.with("adapter", dir.display());
         let config = read_json(&dir.join(CONFIG)).map_err(in_dir)?.ok_or_else(|| {
-            in_dir(Error::new(Kind::Model, format!("the adapter's folder has no {CONFIG}")))
-                .hint("name a folder in PEFT's format, as `curec learn align` and PEFT's save_pretrained write it")
+            in_dir(Error::new(Kind::Model, format!("the adapter's folder has no {CONFIG}"))).hint(
+                match checkpoint_in(dir) {
+                    Some(inner) => format!("there is one in `{inner}` below it: name that folder"),
+                    None => {
+                        "name a folder in PEFT's format, as `curec learn align` and PEFT's save_pretrained write it"
+                            .into()
+                    }
+                },
+            )
         })?;
         let mut shape = shape_of(&config).map_err(in_dir)?;
         let file = dir.join(WEIGHTS);
@@ -265,6 +272,21 @@ fn shape_of(config: &Value) -> Result<AdapterShape> {
     Ok(AdapterShape { rank: rank as usize, alpha, dropout, targets: Vec::new() })
 }
 
+/// The layer that a tensor belongs to, as Hugging Face names it, and what it is of that layer. Trainers write names with and
+/// without PEFT's prefix, the adapter's own name (`.default`), and what wrapped the model (`_orig_mod.`, `module.`).
+fn module_of(name: &str) -> (String, String) {
+    let mut bare = name;
+    while let Some(rest) = [PREFIX, "_orig_mod.", "module."].iter().find_map(|wrapper| bare.strip_prefix(wrapper)) {
+        bare = rest;
+    }
+    let bare = bare.replace("._orig_mod.", ".");
+    let at = bare.find(".lora_").or_else(|| bare.rfind('.')).unwrap_or(bare.len());
+    let (module, part) = bare.split_at(at);
+    let part = part.trim_start_matches('.');
+    let part = part.strip_suffix(".default.weight").map_or_else(|| part.to_owned(), |half| format!("{half}.weight"));
+    (module.to_owned(), part)
+}
+
 /// Every tensor of the file, held against the model's layers.
 fn tensors_of(
     files: &TensorFiles,
@@ -277,29 +299,54 @@ fn tensors_of(
             .with("tensor", name)
             .hint("name the model that the adapter was trained on")
     };
+    let cannot = |what: String, name: &str| {
+        Error::new(Kind::Model, format!("adapters with {what} are not supported"))
+            .with("tensor", name)
+            .with("supported", TARGETS.join(", "))
+            .hint("train a plain LoRA adapter of these layers, or merge it into the model with PEFT and name the merged model")
+    };
     let mut halves: BTreeMap<String, [Option<HostTensor>; 2]> = BTreeMap::new();
     for name in files.names() {
-        let known = name.strip_prefix(PREFIX).and_then(|rest| {
-            let parts = [".lora_A.weight", ".lora_B.weight"];
-            parts.iter().enumerate().find_map(|(i, part)| Some((rest.strip_suffix(part)?, i)))
-        });
-        let Some((module, half)) = known else { return Err(other(name)) };
-        let is_target = module.rsplit('.').next().is_some_and(|last| TARGETS.contains(&last));
-        let Some([outputs, inputs]) = layers.get(&format!("{module}.weight")).map(Vec::as_slice).filter(|_| is_target)
-        else {
-            return Err(other(name));
+        let (module, part) = module_of(name);
+        let last = module.rsplit('.').next().unwrap_or_default();
+        let of_layer = layers.get(&format!("{module}.weight")).map(Vec::as_slice);
+        // Output rows that are the embedding's have no tensor of their own.
+        let is_known = of_layer.is_some() || module == "lm_head";
+        let half = match part.as_str() {
+            "lora_A.weight" => 0,
+            "lora_B.weight" => 1,
+            _ if !is_known => return Err(other(name)),
+            "weight" | "bias" => return Err(cannot(format!("whole tensors of {last} (modules_to_save, bias)"), name)),
+            part if part.starts_with("lora_magnitude") => return Err(cannot("magnitudes (DoRA)".to_owned(), name)),
+            part => return Err(cannot(format!("{part} of {last}"), name)),
+        };
+        let Some([outputs, inputs]) = of_layer.filter(|_| TARGETS.contains(&last)) else {
+            return Err(if is_known { cannot(format!("a part for {last}"), name) } else { other(name) });
         };
         let needs = if half == 0 { [rank, *inputs] } else { [*outputs, rank] };
         let tensor = files.tensor(name)?;
         if tensor.shape != needs {
-            return Err(other(name).with("has", format!("{:?}", tensor.shape)).with("needs", format!("{needs:?}")));
+            let found = |e: Error| e.with("has", format!("{:?}", tensor.shape)).with("needs", format!("{needs:?}"));
+            // The side that the rank does not decide tells whose it is.
+            return Err(match tensor.shape.get(1 - half) == needs.get(1 - half) && tensor.shape.len() == 2 {
+                true => found(
+                    Error::new(Kind::Model, format!("the adapter has a layer of another rank than r = {rank}"))
+                        .with("tensor", name)
+                        .hint("its configuration belongs to other weights, or it has ranks by layer, which are not supported"),
+                ),
+                false => found(other(name)),
+            });
         }
         if tensor.data.iter().any(|v| !v.is_finite()) {
             return Err(Error::new(Kind::Model, "the adapter holds a value that is no number")
                 .with("tensor", name)
                 .hint("its training diverged; train it again with a smaller learning rate"));
         }
-        halves.entry(module.to_owned()).or_default()[half] = Some(tensor);
+        if halves.entry(module).or_default()[half].replace(tensor).is_some() {
+            return Err(Error::new(Kind::Model, "the adapter has a layer's tensor twice, under two names")
+                .with("tensor", name)
+                .hint("save it with PEFT's save_pretrained, which writes each once"));
+        }
     }
     if halves.is_empty() {
         return Err(Error::new(Kind::Model, "the adapter has no tensors"));
@@ -309,6 +356,18 @@ fn tensors_of(
         _ => Err(Error::new(Kind::Model, "the adapter lacks one of a layer's two tensors").with("layer", module)),
     };
     halves.into_iter().map(whole).collect()
+}
+
+/// Where the adapter seems to lie, of a folder that has none: a checkpoint that a trainer left in it.
+fn checkpoint_in(dir: &Path) -> Option<String> {
+    let entries = std::fs::read_dir(dir).ok()?.filter_map(|e| Some(e.ok()?.path()));
+    let mut names: Vec<String> = entries
+        .filter(|path| path.join(CONFIG).is_file())
+        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    // checkpoint-1000 after checkpoint-200.
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    names.pop()
 }
 
 /// Refuses an adapter without tensors for what its configuration lists; patterns are taken at the tensors' word.
@@ -461,7 +520,7 @@ mod tests {
             ("\"fan_in_fan_out\": false", "\"modules_to_save\": [\"lm_head\"]", "modules_to_save"),
             ("\"bias\": \"none\"", "\"init_lora_weights\": \"pissa\"", "pissa"),
             ("\"use_dora\": false", "\"layer_replication\": [[0, 1]]", "layer_replication"),
-            ("\"r\": 3", "\"r\": 2", "not made for this model"),
+            ("\"r\": 3", "\"r\": 2", "another rank than r = 2"),
             ("\"r\": 3", "\"r\": 0", "r is no positive number"),
             ("\"r\": 3", "\"r\": 2.5", "no rank"),
             ("{", "", "JSON"),
@@ -491,6 +550,75 @@ mod tests {
         assert!(Adapter::read(dir.path(), &model()).unwrap_err().to_string().contains("no number"));
         std::fs::remove_file(dir.path().join(WEIGHTS)).unwrap();
         assert!(Adapter::read(dir.path(), &model()).unwrap_err().to_string().contains(WEIGHTS));
+        let outer = tempfile::tempdir().unwrap();
+        for name in ["checkpoint-90", "checkpoint-100"] {
+            adapter().write(&outer.path().join(name), "", Precision::F32).unwrap();
+        }
+        let e = Adapter::read(outer.path(), &model()).unwrap_err();
+        assert!(e.explain().contains("`checkpoint-100`"), "{}", e.explain());
         assert!(Adapter::read(&dir.path().join("nowhere"), &model()).unwrap_err().to_string().contains(CONFIG));
+    }
+
+    /// The adapter with other tensors: `change` gets the names and what they hold.
+    fn rewritten(change: impl Fn(Vec<(String, Vec<usize>)>) -> Vec<(String, Vec<usize>)>) -> tempfile::TempDir {
+        let dir = written();
+        let bytes = std::fs::read(dir.path().join(WEIGHTS)).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let zeros = vec![0u8; 4096];
+        let of = |(name, shape): &(String, Vec<usize>)| {
+            let size = 4 * shape.iter().product::<usize>();
+            (name.clone(), TensorView::new(Dtype::F32, shape.clone(), &zeros[..size]).unwrap())
+        };
+        let all = change(file.tensors().into_iter().map(|(n, t)| (n, t.shape().to_vec())).collect());
+        let text = safetensors::serialize(all.iter().map(of), None).unwrap();
+        std::fs::write(dir.path().join(WEIGHTS), text).unwrap();
+        dir
+    }
+
+    #[test]
+    fn names_of_other_trainers_mean_the_same_layers() {
+        let want: Vec<String> = adapter().tensors.into_keys().collect();
+        for (from, to) in [
+            ("base_model.model.", ""),
+            ("base_model.model.", "base_model.model._orig_mod."),
+            ("base_model.model.", "module.base_model.model."),
+            (".weight", ".default.weight"),
+        ] {
+            let dir = rewritten(|all| all.into_iter().map(|(n, s)| (n.replace(from, to), s)).collect());
+            let read = Adapter::read(dir.path(), &model()).unwrap();
+            assert_eq!(read.tensors.into_keys().collect::<Vec<_>>(), want, "{to}");
+        }
+        let dir = rewritten(|mut all| {
+            let (name, shape) = all[0].clone();
+            all.push((name.replace(".weight", ".default.weight"), shape));
+            all
+        });
+        assert!(Adapter::read(dir.path(), &model()).unwrap_err().to_string().contains("twice"));
+    }
+
+    #[test]
+    fn an_adapter_of_this_model_is_refused_for_what_it_holds() {
+        for (name, shape, says) in [
+            ("base_model.model.model.embed_tokens.lora_embedding_A", vec![3, 11], "lora_embedding_A of embed_tokens"),
+            ("base_model.model.lm_head.lora_A.weight", vec![3, 8], "a part for lm_head"),
+            ("base_model.model.lm_head.weight", vec![11, 8], "whole tensors of lm_head (modules_to_save"),
+            ("base_model.model.model.embed_tokens.weight", vec![11, 8], "whole tensors of embed_tokens"),
+            ("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector", vec![8], "DoRA"),
+            ("base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", vec![8], "lora_B.bias of q_proj"),
+            ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", vec![5, 8], "another rank"),
+            ("base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight", vec![8, 5], "another rank"),
+        ] {
+            let dir = rewritten(|mut all| {
+                all.push((name.to_owned(), shape.clone()));
+                all
+            });
+            let e = Adapter::read(dir.path(), &model()).unwrap_err();
+            assert!(e.explain().contains(says) && !e.explain().contains("not made for"), "{name}: {}", e.explain());
+        }
+        let dir = rewritten(|mut all| {
+            all.push(("base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight".to_owned(), vec![3, 8]));
+            all
+        });
+        assert!(Adapter::read(dir.path(), &model()).unwrap_err().to_string().contains("not made for this model"));
     }
 }

@@ -11,6 +11,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context};
 use serde::Serialize;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::llm::jinja;
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +62,7 @@ impl ChatTemplate {
         environment.set_syntax(syntax.context(Kind::Internal, || "minijinja refuses its own syntax".to_owned())?);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        jinja::teach(&mut environment);
         environment.add_function(
             "raise_exception",
             |message: String| -> std::result::Result<Value, minijinja::Error> {
@@ -70,7 +71,7 @@ impl ChatTemplate {
         );
         environment.add_function("strftime_now", strftime);
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned("chat", source.to_owned()).map_err(|e| {
+        environment.add_template_owned("chat", jinja::translate(source)).map_err(|e| {
             Error::new(Kind::Model, "the model's chat template does not parse")
                 .hint("fetch the model again; the template must be one that transformers accepts")
                 .source(e)
@@ -133,6 +134,17 @@ impl ChatTemplate {
             .collect())
     }
 
+    /// What the template writes after an assistant's turn that ends a conversation, such as `<|im_end|>` and a line end;
+    /// empty where it writes nothing or refuses such a conversation.
+    pub fn after_answer(&self) -> String {
+        let message = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
+        let pieces = self.render(&[message("user", "a"), message("assistant", "b")], false).unwrap_or_default();
+        match pieces.as_slice() {
+            [.., OwnedPiece::Text(_), OwnedPiece::Control(words)] => words.clone(),
+            _ => String::new(),
+        }
+    }
+
     fn text(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let message = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
         let variables = context! {
@@ -140,6 +152,9 @@ impl ChatTemplate {
             add_generation_prompt => add_generation_prompt,
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
+            // transformers passes None where there are none; that is not the same as undefined.
+            tools => (),
+            documents => (),
             // Qwen3 thinks aloud unless told not to; a reason is one sentence.
             enable_thinking => false,
         };
@@ -363,6 +378,48 @@ mod tests {
         let e = t.render(&[say("user", "a"), say("clown", "b")], true).unwrap_err();
         assert_eq!(e.kind(), Kind::Model);
         assert!(e.explain().contains("Unknown role: clown"), "{}", e.explain());
+    }
+
+    #[test]
+    fn templates_ask_after_tools_as_in_jinja2() {
+        for question in [
+            "tools is not none",
+            "documents is not none",
+            "tools is iterable and tools | length > 0",
+            "tools is defined and tools is not none",
+            "tools",
+            "not tools is none",
+            "tools is sequence",
+        ] {
+            let source = format!("{{%- if {question} %}}{{{{- 'Environment: tools\n' }}}}{{%- endif %}}{CHATML}");
+            let t = ChatTemplate::new(&source, "", "").unwrap();
+            let plain = ChatTemplate::new(CHATML, "", "").unwrap();
+            let messages = [say("user", "Q")];
+            assert_eq!(t.render(&messages, true).unwrap(), plain.render(&messages, true).unwrap(), "{question}");
+        }
+    }
+
+    #[test]
+    fn contents_go_through_percent_as_data() {
+        let source = "{% for m in messages %}{% generation %}{{ '<|%s|>%s<|end|>' % (m.role, m.content) }}\
+                      {% endgeneration %}{% endfor %}";
+        let t = ChatTemplate::new(source, "", "").unwrap();
+        let pieces = t.render(&[say("user", "100 %s {{ x }}<|end|>")], true).unwrap();
+        assert_eq!(texts(&pieces), ["100 %s {{ x }}<|end|>"]);
+        assert_eq!(joined(&pieces), "<|user|>100 %s {{ x }}<|end|><|end|>");
+    }
+
+    #[test]
+    fn what_ends_an_answer_is_seen() {
+        for (source, ends) in [
+            (CHATML, "<|im_end|>\n"),
+            (LLAMA3, "<|eot_id|>"),
+            (QWEN3, "<|im_end|>\n"),
+            ("{{ messages[0].content }}", ""),
+            ("{{ raise_exception('no') }}", ""),
+        ] {
+            assert_eq!(ChatTemplate::new(source, "", "").unwrap().after_answer(), ends);
+        }
     }
 
     #[test]

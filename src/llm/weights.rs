@@ -17,6 +17,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::llm::chat::ChatTemplate;
 use crate::llm::gguf::{Format, Gguf, map_file};
 use crate::llm::tokenizer::{BpeVocabulary, Tokenizer};
+use crate::paths;
 
 /// A tensor in host memory, row-major, in Hugging Face's layout (`[out, in]` for a linear layer).
 #[derive(Debug, Clone)]
@@ -161,6 +162,7 @@ pub struct ModelFiles {
     path: PathBuf,
     config: DecoderConfig,
     source: Source,
+    found_ends: Vec<u32>,
     digest: OnceLock<String>,
 }
 
@@ -188,12 +190,57 @@ impl ModelFiles {
                     .hint("name the directory that holds it together with config.json and tokenizer.json"));
             }
             let gguf = Gguf::open(&path)?;
+            whole_gguf(&gguf).map_err(|e| e.with("file", path.display()))?;
             let config = gguf_config(&gguf).map_err(|e| e.with("file", path.display()))?;
             (config, Source::Gguf(gguf))
         };
-        let files = ModelFiles { path, config, source, digest: OnceLock::new() };
+        let mut files = ModelFiles { path, config, source, found_ends: Vec::new(), digest: OnceLock::new() };
         files.check_tensors()?;
+        files.find_ends()?;
         Ok(files)
+    }
+
+    /// Adds the ends of a turn that the configuration does not name: what the tokenizer's own files call the end, and the
+    /// token that the chat template writes after an answer. The template's comes first: it is what an answer ends with.
+    fn find_ends(&mut self) -> Result<()> {
+        // A template that does not parse is an error where it is asked for.
+        let after = self.chat_template().map(|t| t.after_answer()).unwrap_or_default();
+        let after = after.trim_start();
+        let (mut of_template, mut of_tokenizer) = (None, Vec::new());
+        match &self.source {
+            Source::Gguf(gguf) => {
+                let types = gguf.i32s("tokenizer.ggml.token_type").unwrap_or_default();
+                let tokens = gguf.strs("tokenizer.ggml.tokens").unwrap_or_default();
+                // Control tokens and those that users added.
+                let added = tokens.iter().enumerate().filter(|(i, _)| matches!(types.get(*i), Some(3 | 4)));
+                let fits = added.filter(|(_, token)| !token.is_empty() && after.starts_with(token.as_str()));
+                of_template = fits.max_by_key(|(_, token)| token.len()).and_then(|(i, _)| u32::try_from(i).ok());
+            }
+            Source::Directory(_) => {
+                let added = TokenizerOutline::read(&self.path)?.unwrap_or_default().added_tokens;
+                let fits = added.iter().filter(|t| !t.content.is_empty() && after.starts_with(t.content.as_str()));
+                of_template = of_template.or(fits.max_by_key(|t| t.content.len()).map(|t| t.id));
+                let about = [
+                    read_json(&self.path.join("tokenizer_config.json"))?.unwrap_or_default(),
+                    read_json(&self.path.join("special_tokens_map.json"))?.unwrap_or_default(),
+                ];
+                let eos: Vec<&str> = about.iter().filter_map(|file| special_token(file, "eos_token")).collect();
+                of_tokenizer.extend(added.iter().filter(|t| eos.contains(&t.content.as_str())).map(|t| t.id));
+            }
+        }
+        let is_new = |id: &u32| !self.config.eos_ids.contains(id) && (*id as usize) < self.config.vocab_size;
+        let of_template = of_template.filter(is_new);
+        of_tokenizer.retain(|id| is_new(id) && of_template != Some(*id));
+        of_tokenizer.dedup();
+        self.found_ends = of_template.into_iter().chain(of_tokenizer.iter().copied()).collect();
+        self.config.eos_ids =
+            of_template.into_iter().chain(self.config.eos_ids.iter().copied()).chain(of_tokenizer).collect();
+        Ok(())
+    }
+
+    /// Ends of a turn that the configuration does not name and its tokenizer's files do, with which generation ends too.
+    pub fn found_ends(&self) -> &[u32] {
+        &self.found_ends
     }
 
     /// Where the model lies.
@@ -354,8 +401,7 @@ impl ModelFiles {
                 let about = read_json(&self.path.join("tokenizer_config.json"))?.unwrap_or_default();
                 let special = read_json(&self.path.join("special_tokens_map.json"))?.unwrap_or_default();
                 let text = |key: &str| {
-                    let token = about.get(key).filter(|v| !v.is_null()).or_else(|| special.get(key));
-                    token.and_then(|v| v.as_str().or_else(|| v["content"].as_str())).unwrap_or_default().to_owned()
+                    special_token(&about, key).or_else(|| special_token(&special, key)).unwrap_or_default().to_owned()
                 };
                 let source = match read_text(&self.path.join("chat_template.jinja"))? {
                     Some(source) => source,
@@ -387,7 +433,7 @@ fn resolve(path: &Path) -> Result<PathBuf> {
         (Some(only), true) => Ok(only),
         (Some(_), false) => Err(Error::new(Kind::Model, "the directory holds several GGUF files")
             .with("file", path.display())
-            .hint("name one of them")),
+            .hint("name one of them; parts of a split model (-00001-of-00003) must be joined first")),
         (None, _) => Err(Error::new(Kind::Model, "the directory has no config.json and no GGUF file")
             .with("file", path.display())
             .hint(SUPPORTED)),
@@ -433,9 +479,13 @@ impl TensorFiles {
                     .hint("fetch the model again")
             };
             let map = index["weight_map"].as_object().ok_or_else(bad)?;
-            let plain =
-                |v: &Value| v.as_str().filter(|s| Path::new(s).file_name().is_some_and(|n| n == *s)).map(str::to_owned);
-            map.values().map(|v| plain(v).ok_or_else(bad)).collect::<Result<_>>()?
+            let plain = |v: &Value| match v.as_str() {
+                Some(name) => paths::plain(name)
+                    .map(str::to_owned)
+                    .map_err(|e| e.with("file", index_path.display()).with("key", "weight_map")),
+                None => Err(bad()),
+            };
+            map.values().map(plain).collect::<Result<_>>()?
         } else {
             return Err(Error::new(Kind::Model, "the model directory has no model.safetensors and no index of shards")
                 .with("file", dir.display())
@@ -577,6 +627,42 @@ fn directory_template(about: &Value) -> Option<String> {
     one.as_str().map(str::to_owned)
 }
 
+/// A special token of a tokenizer_config.json or special_tokens_map.json, such as `eos_token`.
+fn special_token<'a>(file: &'a Value, key: &str) -> Option<&'a str> {
+    file[key].as_str().or_else(|| file[key]["content"].as_str())
+}
+
+/// The small part of a tokenizer.json: the vocabulary is read when the tokenizer is asked for.
+#[derive(Default, serde::Deserialize)]
+struct TokenizerOutline {
+    post_processor: Option<Value>,
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+}
+
+/// A token that a tokenizer.json adds to its vocabulary.
+#[derive(serde::Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+}
+
+impl TokenizerOutline {
+    /// A directory's; `None` where it has no tokenizer.json.
+    fn read(dir: &Path) -> Result<Option<TokenizerOutline>> {
+        let path = dir.join("tokenizer.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        serde_json::from_slice(&map_file(&path)?).map(Some).map_err(|e| {
+            Error::new(Kind::Model, "the file is no tokenizer")
+                .with("file", path.display())
+                .hint("fetch tokenizer.json again")
+                .source(e)
+        })
+    }
+}
+
 /// A configuration file's values, read with errors that name the key.
 pub(crate) struct ConfigFile {
     path: PathBuf,
@@ -593,6 +679,11 @@ impl ConfigFile {
                 .with("file", path.display())
                 .hint("fetch all files of the model")),
         }
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The raw value; `None` where absent or null.
@@ -674,8 +765,14 @@ fn directory_config(dir: &Path, files: &TensorFiles) -> Result<DecoderConfig> {
     // transformers 5 moved rope_theta and the scaling into rope_parameters.
     let parameters = c.get("rope_parameters");
     for (key, scaling) in [("rope_scaling", c.get("rope_scaling")), ("rope_parameters", parameters)] {
-        let kind = scaling.and_then(|s| s.get("rope_type").or_else(|| s.get("type"))).and_then(Value::as_str);
-        if let Some(kind) = kind.filter(|&k| k != "default") {
+        let Some(scaling) = scaling else { continue };
+        let of = |key: &str| scaling.get(key).filter(|v| !v.is_null());
+        let kind = match (of("rope_type").or_else(|| of("type")), of("factor")) {
+            (Some(kind), _) => kind.as_str().unwrap_or("(none)"),
+            (None, Some(_)) => "(none)",
+            (None, None) => "default",
+        };
+        if kind != "default" && !(kind == "linear" && of("factor").is_some_and(|f| f.as_f64() == Some(1.0))) {
             return Err(refuse(
                 format!("{key} of type '{kind}' is not supported, only unscaled rotary positions"),
                 "take a model without position scaling",
@@ -737,20 +834,21 @@ fn directory_adds_bos(dir: &Path) -> Result<bool> {
     if let Some(add) = about["add_bos_token"].as_bool() {
         return Ok(add);
     }
-    let bos = about["bos_token"].as_str().or_else(|| about["bos_token"]["content"].as_str());
-    let path = dir.join("tokenizer.json");
-    let Some(bos) = bos.filter(|_| path.exists()) else { return Ok(false) };
-
-    /// Only the small part: the vocabulary is read when the tokenizer is asked for.
-    #[derive(serde::Deserialize)]
-    struct Outline {
-        post_processor: Option<Value>,
-    }
-    let outline: Outline = serde_json::from_slice(&map_file(&path)?)
-        .map_err(|e| Error::new(Kind::Model, "the file is no tokenizer").with("file", path.display()).source(e))?;
+    let Some(bos) = special_token(&about, "bos_token") else { return Ok(false) };
+    let Some(outline) = TokenizerOutline::read(dir)? else { return Ok(false) };
     let processor = outline.post_processor.unwrap_or_default();
     let steps = processor["processors"].as_array().cloned().unwrap_or_else(|| vec![processor]);
     Ok(steps.iter().any(|step| step["single"][0]["SpecialToken"]["id"] == bos))
+}
+
+/// Refuses a file that is one part of a model split in several.
+fn whole_gguf(gguf: &Gguf) -> Result<()> {
+    match gguf.u32("split.count").unwrap_or(1) {
+        0 | 1 => Ok(()),
+        parts => Err(Error::new(Kind::Model, format!("the model is split: this is one of its {parts} parts")).hint(
+            "join the parts: llama-gguf-split --merge FIRST_PART WHOLE.gguf, from llama.cpp; then name the whole file",
+        )),
+    }
 }
 
 /// The configuration that a GGUF file's metadata states.
@@ -771,7 +869,14 @@ fn gguf_config(gguf: &Gguf) -> Result<DecoderConfig> {
     if size("expert_count").unwrap_or(0) > 0 {
         return refuse("mixtures of experts are not supported".to_owned());
     }
-    let scaling = gguf.str(&key("rope.scaling.type")).filter(|&s| s != "none");
+    // llama.cpp takes a factor without a type as linear; 0 and 1 scale nothing.
+    let factor = ["rope.scaling.factor", "rope.scale_linear"].iter().find_map(|name| gguf.f64(&key(name)));
+    let is_scaled = factor.is_some_and(|f| f != 0.0 && f != 1.0);
+    let scaling = match gguf.str(&key("rope.scaling.type")) {
+        Some("none") => None,
+        Some("linear") | None => is_scaled.then_some("linear"),
+        other => other,
+    };
     if scaling.is_some() || gguf.info("rope_freqs.weight").is_some() {
         let kind = scaling.unwrap_or("llama3");
         return refuse(format!("rope scaling of type '{kind}' is not supported, only unscaled rotary positions"));

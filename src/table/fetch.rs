@@ -14,6 +14,7 @@ use object_store::{GetOptions, GetRange};
 use tokio::io::AsyncWriteExt;
 
 use crate::error::{Error, Kind, Result};
+use crate::paths;
 use crate::table::redact::redact;
 use crate::table::store::{Entry, Location, fail};
 
@@ -95,11 +96,11 @@ async fn files_of(source: &Location) -> Result<(Vec<Entry>, bool)> {
         false => (all.into_iter().filter(belongs).collect(), true),
     };
     // A name in a listing must not lead out of the cache.
-    let leads_out = |e: &Entry| {
-        let relative = e.location.relative_to(source).unwrap_or_default();
-        relative.split(['/', '\\']).any(|part| part == ".." || part == ".")
-    };
-    if found.is_empty() || found.iter().any(leads_out) || source.name().is_empty() {
+    for entry in found.iter().filter(|_| is_folder) {
+        paths::relative(&entry.location.relative_to(source).unwrap_or_default())
+            .map_err(|e| e.with("path", redact(source.url())))?;
+    }
+    if found.is_empty() || paths::plain(source.name()).is_err() {
         return Err(Error::new(Kind::Model, "there is no model")
             .with("path", redact(source.url()))
             .hint("name a folder with config.json, tokenizer.json and model.safetensors, or a GGUF file"));

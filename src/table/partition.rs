@@ -20,6 +20,7 @@ use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::paths;
 use crate::table::check::{Checker, cast_batch, conform, strict};
 use crate::table::contract::Contract;
 use crate::table::finding::Findings;
@@ -120,9 +121,8 @@ impl CommitRecord {
         check_format(bytes, at)?;
         let record: CommitRecord = serde_json::from_slice(bytes).map_err(|e| broken(e.to_string()))?;
         for file in &record.files {
-            let plain =
-                file.name.ends_with(".parquet") && !file.name.contains(['/', '\\']) && !file.name.starts_with('.');
-            if !plain {
+            let is_data = file.name.ends_with(".parquet") && !file.name.starts_with('.');
+            if !is_data || paths::plain(&file.name).is_err() {
                 return Err(broken(format!("{:?} is no data file's name", file.name)));
             }
         }

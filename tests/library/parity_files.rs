@@ -283,7 +283,13 @@ fn refused(path: &Path, words: &str) {
 #[test]
 fn mistakes_in_a_configuration_are_named() {
     type Change = fn(&mut Value);
-    let cases: [(Change, &str); 14] = [
+    let cases: [(Change, &str); 17] = [
+        (
+            |c| c["rope_scaling"] = serde_json::json!({"rope_type": null, "type": "yarn", "factor": 4.0}),
+            "'yarn' is not supported",
+        ),
+        (|c| c["rope_parameters"] = serde_json::json!({"factor": 4.0}), "rope_parameters of type '(none)'"),
+        (|c| c["rope_scaling"] = serde_json::json!({"type": 3}), "rope_scaling of type '(none)'"),
         (|c| c["model_type"] = "mixtral".into(), "'mixtral' is not supported"),
         (|c| c["num_attention_heads"] = 7.into(), "not a multiple of num_attention_heads 7"),
         (|c| c["num_key_value_heads"] = 3.into(), "num_key_value_heads 3"),
@@ -311,8 +317,86 @@ fn mistakes_in_a_configuration_are_named() {
         refused(&dir, words);
     }
     let (_keep, dir) = copy("tiny-llama-f16");
-    edit(&dir.join("config.json"), |c| c["rope_scaling"] = serde_json::json!({"rope_type": "default"}));
-    open_all(&dir).unwrap();
+    for unscaled in [
+        serde_json::json!({"rope_type": "default"}),
+        serde_json::json!({"type": "linear", "factor": 1.0}),
+        serde_json::json!({"rope_theta": 10000.0}),
+    ] {
+        edit(&dir.join("config.json"), |c| c["rope_scaling"] = unscaled.clone());
+        open_all(&dir).unwrap();
+    }
+}
+
+#[test]
+fn turns_end_where_the_tokenizers_files_say() {
+    // The base model's end alone is in the configuration, as in many fine-tunes.
+    let (_keep, dir) = copy("tiny-qwen3");
+    std::fs::remove_file(dir.join("generation_config.json")).unwrap();
+    edit(&dir.join("config.json"), |c| c["eos_token_id"] = 0.into());
+    let ends = |dir: &Path| {
+        let files = ModelFiles::open(dir).unwrap();
+        (files.config().eos_ids.clone(), files.found_ends().to_vec())
+    };
+    assert_eq!(ends(&dir), (vec![2, 0], vec![2]), "tokenizer_config.json and the template");
+    edit(&dir.join("tokenizer_config.json"), |c| c["eos_token"] = serde_json::json!({"content": "<|endoftext|>"}));
+    assert_eq!(ends(&dir), (vec![2, 0], vec![2]), "the template alone");
+    std::fs::write(dir.join("chat_template.jinja"), "{% for m in messages %}{{ m.content }}\n{% endfor %}").unwrap();
+    assert_eq!(ends(&dir), (vec![0], vec![]));
+    edit(&dir.join("tokenizer_config.json"), |c| c["eos_token"] = "<|im_end|>".into());
+    assert_eq!(ends(&dir), (vec![0, 2], vec![2]), "tokenizer_config.json alone");
+    edit(&dir.join("config.json"), |c| c["eos_token_id"] = serde_json::json!([0, 2]));
+    assert_eq!(ends(&dir), (vec![0, 2], vec![]));
+    assert!(ends(&fixture("tiny-qwen3")).1.is_empty());
+
+    let bytes = std::fs::read(fixture("tiny-llama.gguf")).unwrap();
+    assert!(ends(&fixture("tiny-llama.gguf")).1.is_empty());
+    let key = b"tokenizer.ggml.eos_token_id";
+    let at = bytes.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4;
+    let mut changed = bytes.clone();
+    changed[at..at + 4].fill(0);
+    let file = dir.with_extension("gguf");
+    std::fs::write(&file, changed).unwrap();
+    assert_eq!(ends(&file), (vec![2, 0], vec![2]), "the template in a GGUF file");
+}
+
+/// A GGUF file with one more whole number or float in its metadata, and a key that fills up to the alignment.
+fn with_metadata(bytes: &[u8], key: &str, kind: u32, value: [u8; 4]) -> Vec<u8> {
+    let mut added = Vec::new();
+    let text = |out: &mut Vec<u8>, text: &str| {
+        out.extend((text.len() as u64).to_le_bytes());
+        out.extend(text.as_bytes());
+    };
+    text(&mut added, key);
+    added.extend(kind.to_le_bytes());
+    added.extend(value);
+    let fill = (added.len() + 8 + 1 + 4 + 1).next_multiple_of(32) - added.len() - 8 - 4 - 1;
+    text(&mut added, &"f".repeat(fill));
+    added.extend(7u32.to_le_bytes());
+    added.push(1);
+    let count = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) + 2;
+    [&bytes[..16], &count.to_le_bytes(), &added, &bytes[24..]].concat()
+}
+
+#[test]
+fn parts_and_scaled_positions_of_gguf_files_are_named() {
+    let bytes = std::fs::read(fixture("tiny-llama.gguf")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.gguf");
+    let scaled = |key: &str, factor: f32| with_metadata(&bytes, key, 6, factor.to_le_bytes());
+    for (changed, words) in [
+        (with_metadata(&bytes, "split.count", 4, 3u32.to_le_bytes()), "one of its 3 parts"),
+        (scaled("llama.rope.scaling.factor", 4.0), "'linear' is not supported"),
+        (scaled("llama.rope.scale_linear", 0.5), "'linear' is not supported"),
+    ] {
+        std::fs::write(&file, changed).unwrap();
+        refused(&file, words);
+    }
+    for unchanged in
+        [with_metadata(&bytes, "split.count", 4, 1u32.to_le_bytes()), scaled("llama.rope.scaling.factor", 1.0)]
+    {
+        std::fs::write(&file, unchanged).unwrap();
+        open_all(&file).unwrap();
+    }
 }
 
 #[test]
@@ -457,7 +541,7 @@ fn bad_encoders_are_refused() {
         (|d| edit(&d.join("sentence_bert_config.json"), |c| c["max_seq_length"] = 2.into()), "max_seq_length"),
         (
             |d| edit(&d.join("1_Pooling/config.json"), |c| c["pooling_mode_max_tokens"] = true.into()),
-            "pooling is not supported",
+            "pooling by mean together with max is not supported",
         ),
     ];
     for (change, words) in cases {
