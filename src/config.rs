@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
@@ -47,7 +47,7 @@ pub struct JobSpec {
 macro_rules! section {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Deserialize)]
+        #[derive(Debug, Clone, Deserialize, Serialize)]
         #[serde(deny_unknown_fields)]
         #[allow(missing_docs)] // every key is documented once, in defaults.toml
         pub struct $name { $(pub $field: $type),* }
@@ -66,7 +66,7 @@ HistorySpec {
 section!(/// `[model]`
 ModelSpec {
     generator: String, adapter: String, encoder: String, cache_dir: String, device: String, threads: usize, slots: usize, max_step_tokens: usize,
-    max_positions: usize,
+    max_positions: usize, allow_later_training: bool,
 });
 section!(/// `[prompt]`
 PromptSpec { item: String, history: String });
@@ -100,6 +100,14 @@ section!(/// `[price]`
 PriceSpec { prompt_tokens_million: f64, completion_tokens_million: f64 });
 section!(/// `[project]`
 ProjectSpec { sql: String, schemas: String, registry: String });
+
+impl HistorySpec {
+    /// The least rating that is a like, as ratings are held: `float32`. Rounded as they are, so that a rating of just the
+    /// threshold is a like.
+    pub fn liked(&self) -> f32 {
+        self.like_threshold as f32
+    }
+}
 
 /// A half-open interval `[start, end)` of event time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

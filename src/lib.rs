@@ -13,6 +13,7 @@
 //! before its own module here (`ci/check.sh` enforces it). Arrow record batches are the one currency between layers.
 
 pub mod error;
+pub mod fingerprint;
 
 pub mod paths;
 pub mod columns;
@@ -148,6 +149,7 @@ pub mod job {
     pub mod report;
     pub mod stop;
     pub mod hold;
+    pub mod learned;
     pub mod tables;
     pub mod owner;
     pub mod generate;
@@ -168,7 +170,6 @@ pub mod job {
     pub mod arm_text;
     pub mod evaluation_histories;
     pub mod evaluation_file;
-    pub mod learned;
     pub mod evaluation_data;
     pub mod evaluate;
     pub mod examples;

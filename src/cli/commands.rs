@@ -216,8 +216,11 @@ struct ExportArgs {
     /// Replace the export that is in the folder.
     #[arg(long)]
     overwrite: bool,
+    /// Join features too that were written by a model which learned from events after their day. Not for measuring.
+    #[arg(long)]
+    allow_later_training: bool,
     /// Print a Feast definition of the feature tables (Python) and export nothing.
-    #[arg(long, conflicts_with_all = ["out", "from", "to", "overwrite"])]
+    #[arg(long, conflicts_with_all = ["out", "from", "to", "overwrite", "allow_later_training"])]
     feast: bool,
 }
 
@@ -241,7 +244,8 @@ impl ExportArgs {
         let Some(out) = self.out.clone() else { return feast::definition(&job, &features) };
         let moment = |flag, text: &Option<String>| text.as_ref().map(|t| config::parse_moment(flag, t)).transpose();
         let (from, to) = (moment("--from", &self.from)?, moment("--to", &self.to)?);
-        let options = export::Options { out: out.clone(), from, to, features, overwrite: self.overwrite };
+        let (overwrite, allow_later_training) = (self.overwrite, self.allow_later_training);
+        let options = export::Options { out: out.clone(), from, to, features, overwrite, allow_later_training };
         let done = block_on(export::export(&job, &options))?;
         Ok(format!("{}\n", done.summary(&out)))
     }

@@ -211,6 +211,11 @@ impl Models {
         self.encoder_place.fetch().await.map(|_| ())
     }
 
+    /// The card of the adapter that a registry has promoted, once it was fetched.
+    pub fn promoted(&self) -> Option<&Card> {
+        self.adapter_place.as_ref().and_then(|place| place.card.get())
+    }
+
     /// The template for a kind of prompt.
     pub fn template(&self, kind: &str) -> Result<&PromptTemplate> {
         self.templates
@@ -235,8 +240,8 @@ impl Models {
             Some(dir) => Adapter::digest(dir)?,
             None => String::new(),
         };
-        let promoted = self.adapter_place.as_ref().and_then(|place| place.card.get());
-        if let Some(card) = promoted.filter(|card| files.digest().is_ok_and(|digest| digest != card.base_model)) {
+        if let Some(card) = self.promoted().filter(|card| files.digest().is_ok_and(|digest| digest != card.base_model))
+        {
             let (name, version, trained_on) = (&card.name, &card.version, &card.base_model);
             tracing::warn!(
                 name,

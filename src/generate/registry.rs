@@ -708,6 +708,8 @@ impl Registry {
         // It lies in the registry.
         let _ = std::fs::remove_dir_all(&beside);
         let mut lacks = written?;
+        // It tells until when the weights have learned.
+        std::fs::write(out.join(CARD), card.json()?).context(Kind::Temporary, || format!("cannot write {CARD}"))?;
         if base.digest()? != card.base_model {
             lacks.push("the adapter was trained on other weights than these, of the same shapes".to_owned());
         }
@@ -715,17 +717,19 @@ impl Registry {
     }
 }
 
-/// The folder of a reward model that a job names: a path, a URL, or `registry:<name>` for that of the version in use.
+/// The folder of a reward model that a job names: a path, a URL, or `registry:<name>` for that of the version in use, whose
+/// card comes with it.
 ///
 /// # Errors
 /// `Kind::Config` where the job has no registry, nothing is promoted, or what is has no reward model; as [`fetch`].
-pub async fn judge(job: &Job, text: &str) -> Result<PathBuf> {
+pub async fn judge(job: &Job, text: &str) -> Result<(PathBuf, Option<Card>)> {
     match text.strip_prefix(SCHEME) {
         Some(name) => {
             let registry = Registry::of(job)?;
-            registry.fetch_judge(&registry.promoted(name).await?, &job.cache_dir).await
+            let card = registry.promoted(name).await?;
+            Ok((registry.fetch_judge(&card, &job.cache_dir).await?, Some(card)))
         }
-        None => fetch(&Location::parse_with(text, &StoreOptions::of(job))?, &job.cache_dir).await,
+        None => Ok((fetch(&Location::parse_with(text, &StoreOptions::of(job))?, &job.cache_dir).await?, None)),
     }
 }
 

@@ -94,6 +94,9 @@ impl Nights {
             "audit.row_count_band=0.0".into(),
             // Who has done nothing yet that has a name is asked about with an empty prompt: one vector less.
             "budget.max_failed_fraction=1.0".into(),
+            // These describe training events alone, and the evaluation sees to it that no model has learned from what is held
+            // out. Within training, a model may have learned from events after a block.
+            "model.allow_later_training=true".into(),
         ]
     }
 

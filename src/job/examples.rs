@@ -12,7 +12,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
-use crate::job::tables::{self, contract_of, prepare};
+use crate::job::tables::{self, contract_of, like_threshold, prepare};
 use crate::query::model::Model;
 use crate::query::session::{Param, Session};
 use crate::table::write::write_local;
@@ -104,7 +104,7 @@ pub async fn examples(job: &Job, interval: Interval, size: Size, out: Option<&Pa
     let params = [
         ("interval_start", Param::Timestamp(interval.start.timestamp_micros())),
         ("interval_end", Param::Timestamp(interval.end.timestamp_micros())),
-        ("like_threshold", Param::Float(job.spec.history.like_threshold)),
+        ("like_threshold", like_threshold(&job.spec.history, &contract_of(job, "interaction")?)),
         ("pairs_per_user", whole(size.pairs_per_user)),
         ("max_examples", whole(size.max_examples.min(1 << 40))),
     ];

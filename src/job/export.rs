@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use crate::columns::{column, text};
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
-use crate::job::tables::{contract_of, files_of, locate, new_session};
+use crate::job::tables::{as_of, contract_of, files_of, learned_later, locate, new_session};
 use crate::query::session::{BatchStream, Param, Session};
 use crate::table::as_of::{AsOf, Picked};
 use crate::table::contract::{Column, Contract, Writer};
@@ -101,6 +101,8 @@ pub struct Options {
     pub features: Vec<Entity>,
     /// Replace the export that is there.
     pub overwrite: bool,
+    /// Join features too that were written by models which learned from events after their day.
+    pub allow_later_training: bool,
 }
 
 /// What an export consists of: the content of `_export.json`.
@@ -133,6 +135,10 @@ pub struct Joined {
     pub partitions: BTreeMap<String, String>,
     /// Events that have no feature row.
     pub without: u64,
+    /// Partitions among them that were written by models which learned from events after their day, and until when these have
+    /// learned, RFC 3339: events before that moment are flattered.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub learned_later: BTreeMap<String, String>,
 }
 
 impl Exported {
@@ -186,9 +192,12 @@ pub async fn export(job: &Job, options: &Options) -> Result<Exported> {
     let mut features = BTreeMap::new();
     let mut sides = Vec::new();
     for entity in Entity::ALL.into_iter().filter(|entity| options.features.contains(entity)) {
-        let (side, joined) = Side::open(job, &root, entity).await?;
+        let (side, joined) = Side::open(job, &root, entity, options).await?;
         features.insert(entity.table().to_string(), joined);
         sides.push(side);
+    }
+    if !options.allow_later_training {
+        refuse_later(&features)?;
     }
     if sides.is_empty() {
         return Err(Error::new(Kind::Usage, "no features are asked for").hint("pass --features item,user"));
@@ -228,6 +237,27 @@ pub async fn export(job: &Job, options: &Options) -> Result<Exported> {
     };
     publish(&out, &staging, &files, &done, before).await?;
     Ok(done)
+}
+
+/// Refuses features that know what came after the events they would be joined to.
+fn refuse_later(features: &BTreeMap<String, Joined>) -> Result<()> {
+    let of_table = |(table, joined): (&String, &Joined)| {
+        joined.learned_later.iter().map(|(dt, until)| format!("{table}/dt={dt} (until {until})")).collect::<Vec<_>>()
+    };
+    let all: Vec<String> = features.iter().flat_map(of_table).collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Usage,
+        "features were written by a model that learned from events after their day: a ranker that trains on them would \
+         know what came later",
+    )
+    .with("partitions", all.join(", "))
+    .hint(
+        "build these days again with a version that learned from earlier events, leave them out with --from and --to, or \
+         pass --allow-later-training where nothing is measured by the export",
+    ))
 }
 
 fn committed(file: &StagedFile) -> CommittedFile {
@@ -317,12 +347,18 @@ struct Side {
 }
 
 impl Side {
-    async fn open(job: &Job, root: &Location, entity: Entity) -> Result<(Side, Joined)> {
+    async fn open(job: &Job, root: &Location, entity: Entity, options: &Options) -> Result<(Side, Joined)> {
         let contract = contract_of(job, entity.table())?;
         let (mut files, mut joined) = (Vec::new(), Joined::default());
         for record in partitions(root, entity.table()).await? {
             let folder = partition(root, &record.table, &record.dt)?;
             files.extend(record.files.iter().map(|f| (folder.child(&f.name), f.bytes)));
+            // Neither features of after the range nor models that learned before it tell what came later than an event.
+            let is_joined = !options.to.is_some_and(|to| as_of(&record).is_some_and(|as_of| as_of >= to));
+            let until = learned_later(&record.parts).map(|(_, until)| until).max();
+            if let Some(until) = until.filter(|until| is_joined && options.from.is_none_or(|from| *until > from)) {
+                joined.learned_later.insert(record.dt.clone(), until.to_rfc3339());
+            }
             joined.partitions.insert(record.dt, record.fingerprint);
         }
         if files.is_empty() {

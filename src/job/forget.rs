@@ -29,7 +29,7 @@ use crate::job::manifest::{Forgotten, Manifest, TableRecord};
 use crate::job::pseudonym::Pseudonyms;
 use crate::job::record::now;
 use crate::job::scrub::{QUARANTINES, Scrub};
-use crate::job::tables::{TABLES, content, contract_of, files_in, locate, rows_of, upstream};
+use crate::job::tables::{TABLES, content, contract_of, files_in, locate, rows_of};
 use crate::table::contract::Contract;
 use crate::table::filter::{count_each, count_matching, read_texts, rows_without};
 use crate::table::input::{InputTable, open_input};
@@ -536,7 +536,7 @@ impl Work<'_> {
         for table in TABLES {
             let Some(record) = records.get(table) else { continue };
             let mut parts = record.parts.clone();
-            for name in upstream(table) {
+            for name in TABLES {
                 if let (Some(known), Some([was, is])) = (parts.get_mut(&rows_of(name)), held.get(name))
                     && known == was
                 {

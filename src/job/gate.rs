@@ -159,7 +159,7 @@ async fn judge(spec: &Spec, judge: &Path, questions: &[&Question], said: [&Vec<S
     };
     let reasons: Vec<[Option<String>; 2]> = pairs.iter().map(|pair| said.map(|said| reason(pair, said))).collect();
     let log = Log::read(&locate(&job, &job.spec.input.interaction)?, None).await?;
-    let liked = job.spec.history.like_threshold;
+    let liked = job.spec.history.liked();
     let (device, folder) = (device::open(&spec.device)?, judge.to_path_buf());
     let models = Models::new(&job)?;
     models.fetch().await?;
@@ -180,7 +180,7 @@ fn gains(
     judge: &SavedJudge,
     models: &Arc<Models>,
     log: &Log,
-    liked: f64,
+    liked: f32,
     pairs: &[(usize, Asked)],
     reasons: &[[Option<String>; 2]],
 ) -> Result<Judged> {
@@ -195,7 +195,7 @@ fn gains(
             let line = users.get(asked.user.as_str()).map(|user| lines.before(*user, asked.time));
             let event = |i: usize, line: &crate::recommend::data::Timeline<'_>| PastEvent {
                 item_id: log.items().get(line.items[i] as usize).map_or("", String::as_str),
-                liked: line.ratings[i].is_none_or(|rating| f64::from(rating) >= liked),
+                liked: line.ratings[i].is_none_or(|rating| rating >= liked),
                 time: line.timestamps[i],
             };
             line.map(|line| (0..line.len()).map(|i| event(i, &line)).collect()).unwrap_or_default()

@@ -16,7 +16,8 @@ use crate::table::redact::redact;
 pub struct LookedBack {
     /// Its partition.
     pub dt: String,
-    /// `not_published`, `up_to_date`, `published`, `not_looked_at`, or the kind of the error.
+    /// `not_published`, `up_to_date`, `published`, `not_looked_at`, `learned_later` (it stays as it is, as a model of the job
+    /// has learned from events after it), or the kind of the error.
     pub status: String,
     /// The run that built it, where one did.
     pub run_id: Option<String>,
@@ -25,6 +26,9 @@ pub struct LookedBack {
     /// What went wrong.
     pub error: Option<Error>,
 }
+
+/// The status of a day that no model of the job may write of.
+const LEARNED_LATER: &str = "learned_later";
 
 impl LookedBack {
     fn new(interval: &Interval, status: &str) -> LookedBack {
@@ -80,6 +84,11 @@ async fn look_at(job: &Job, prepared: &Prepared, options: Options, stop: &Stop) 
     if !plans.iter().any(TablePlan::is_build) {
         return Ok(LookedBack::new(&interval, "up_to_date"));
     }
+    // Not an error: after every promotion the days before it would fail, and what was published by an older version is right.
+    if let Err(why) = prepared.check_learned(&plans) {
+        tracing::warn!(dt = interval.dt(), why = %why, "a published day that is not up to date stays as it is");
+        return Ok(LookedBack::new(&interval, LEARNED_LATER));
+    }
     let builds = plans.iter().filter(|p| p.is_build());
     let why: BTreeMap<_, _> = builds.map(|p| (p.table.clone(), p.why.clone())).collect();
     tracing::info!(
@@ -133,7 +142,8 @@ pub fn story(days: &[LookedBack]) -> String {
     };
     let built = part("built again", &|d| d.status == "published");
     let failed = part("failed", &|d| d.error.is_some());
-    let parts: Vec<String> = [built, failed].into_iter().flatten().collect();
+    let stay = part("not built again, as a model has learned from later events:", &|d| d.status == LEARNED_LATER);
+    let parts: Vec<String> = [built, stay, failed].into_iter().flatten().collect();
     match parts.is_empty() {
         true => String::new(),
         false => format!("Looked back at {} interval(s): {}.", days.len(), parts.join("; ")),

@@ -52,6 +52,10 @@ pub struct Manifest {
     pub settings: BTreeMap<String, String>,
     /// Models by role (`generator`, `encoder`) with their digests.
     pub models: BTreeMap<String, String>,
+    /// Models that have learned from events after the interval, by their places in the job, and until when (RFC 3339): what
+    /// they wrote knows what came later. Only where the job allows it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub learned_later: BTreeMap<String, String>,
     /// Inputs by table.
     pub inputs: BTreeMap<String, InputRecord>,
     /// Tables in the order in which they were made.
@@ -286,6 +290,7 @@ impl Manifest {
             "failed": self.usage.failed.values().sum::<u64>(),
             "failed_prompts": self.failed_prompts,
             "usage_all": self.usage_all,
+            "learned_later": self.learned_later,
             "error": self.error,
             "report": report,
         })

@@ -33,6 +33,8 @@ pub struct Plan {
     failed_prompts: u64,
     /// The intervals before this one that were published before; oldest first.
     lookback: Vec<Plan>,
+    /// Why a day that was looked back at stays as it is, though it is not up to date.
+    stays: Option<String>,
 }
 
 /// Prompts and tokens that a run would pay for.
@@ -64,7 +66,10 @@ pub async fn plan(job: &Job, interval: Interval, lookback_days: u64, full: bool)
     for before in interval.lookback(lookback_days) {
         let before = prepared.at(before);
         if before.is_published().await? {
-            lookback.push(plan_one(&before, false).await?);
+            lookback.push(match before.check_learned(&before.decide(false, false).await?) {
+                Ok(()) => plan_one(&before, false).await?,
+                Err(e) => Plan { stays: Some(e.message().to_owned()), ..plan_work(&before, Vec::new()).await? },
+            });
         }
     }
     Ok(Plan { lookback, ..plan_one(&prepared, full).await? })
@@ -73,6 +78,11 @@ pub async fn plan(job: &Job, interval: Interval, lookback_days: u64, full: bool)
 async fn plan_one(prepared: &Prepared, full: bool) -> Result<Plan> {
     let tables = prepared.decide(full, false).await?;
     owner::check(&prepared.job, &tables)?;
+    prepared.check_learned(&tables)?;
+    plan_work(prepared, tables).await
+}
+
+async fn plan_work(prepared: &Prepared, tables: Vec<TablePlan>) -> Result<Plan> {
     let inputs = prepared.inputs.iter().map(|(name, i)| (name.clone(), i.files.len(), i.rows())).collect();
     let work = match tables.iter().any(TablePlan::is_build) {
         true => Some(estimate(prepared).await?),
@@ -87,6 +97,7 @@ async fn plan_one(prepared: &Prepared, full: bool) -> Result<Plan> {
         work,
         failed_prompts: prepared.failed_prompts().await?,
         lookback: Vec::new(),
+        stays: None,
     })
 }
 
@@ -176,7 +187,7 @@ impl Plan {
             .collect();
         serde_json::json!({
             "job": self.job, "dt": self.dt, "warehouse": self.warehouse, "tables": tables, "work": self.work,
-            "failed_prompts": self.failed_prompts, "lookback": self.lookback.iter().map(Plan::json).collect::<Vec<_>>(),
+            "failed_prompts": self.failed_prompts, "stays": self.stays, "lookback": self.lookback.iter().map(Plan::json).collect::<Vec<_>>(),
         })
     }
 }
@@ -184,9 +195,10 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for before in &self.lookback {
-            match before.tables.iter().any(TablePlan::is_build) {
-                true => write!(f, "looking back, {before}")?,
-                false => writeln!(f, "looking back, dt={} is up to date", before.dt)?,
+            match (&before.stays, before.tables.iter().any(TablePlan::is_build)) {
+                (Some(why), _) => writeln!(f, "looking back, dt={} stays as it is: {why}", before.dt)?,
+                (None, true) => write!(f, "looking back, {before}")?,
+                (None, false) => writeln!(f, "looking back, dt={} is up to date", before.dt)?,
             }
         }
         writeln!(f, "job {} for dt={} in {}", self.job, self.dt, self.warehouse)?;

@@ -27,7 +27,7 @@ use crate::generate::models::Models;
 use crate::generate::prompt::Evidence;
 use crate::job::examples;
 use crate::job::stop::Stop;
-use crate::job::tables::contract_of;
+use crate::job::tables::{contract_of, like_threshold};
 use crate::job::weekly::{RewardSpec, Spec};
 use crate::llm::adapter::Adapter;
 use crate::llm::device;
@@ -272,7 +272,7 @@ async fn rows(job: &Job, interval: Interval, of: &RewardSpec, out: &Path) -> Res
     let params = [
         ("interval_start", Param::Timestamp(interval.start.timestamp_micros())),
         ("interval_end", Param::Timestamp(interval.end.timestamp_micros())),
-        ("like_threshold", Param::Float(job.spec.history.like_threshold)),
+        ("like_threshold", like_threshold(&job.spec.history, &contract_of(job, "interaction")?)),
         ("title_chars", Param::Int(job.spec.history.title_chars)),
         ("rows_per_user", whole(of.rows_per_user)),
         ("max_examples", whole(of.max_examples)),

@@ -163,7 +163,10 @@ async fn enter(
         }
     };
     describe(&prepared, manifest)?;
+    warn_of_unknown(&prepared);
     let plans = prepared.decide(options.full, options.retry_failed).await?;
+    manifest.learned_later = told_of_later(&plans);
+    prepared.check_learned(&plans)?;
     if !plans.iter().any(TablePlan::is_build) {
         return Ok((prepared, plans, None));
     }
@@ -175,11 +178,37 @@ async fn enter(
     // Another run may have published between the first look and the lease.
     let decided = prepared.decide(options.full, options.retry_failed).await;
     let plans = match decided.and_then(|plans| owner::check(job, &plans).map(|()| plans)) {
-        Ok(plans) if plans.iter().any(TablePlan::is_build) => return Ok((prepared, plans, Some(lease))),
+        Ok(plans) if plans.iter().any(TablePlan::is_build) => match prepared.check_learned(&plans) {
+            Ok(()) => {
+                manifest.learned_later = told_of_later(&plans);
+                return Ok((prepared, plans, Some(lease)));
+            }
+            Err(e) => Err(e),
+        },
         other => other,
     };
     lease.release().await?;
     Ok((prepared, plans?, None))
+}
+
+/// Says once that nobody can tell whether an adapter or a judge knows what came later.
+fn warn_of_unknown(prepared: &Prepared) {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    let unknown = prepared.learned.unknown(&prepared.job);
+    if !unknown.is_empty() {
+        SAID.call_once(|| {
+            tracing::warn!(
+                unknown = unknown.join(", "),
+                "no record beside it tells until when it has learned: if from events after a day, the day's features know them"
+            );
+        });
+    }
+}
+
+/// Until when models have learned that wrote of earlier events, by their places in the job.
+fn told_of_later(plans: &[TablePlan]) -> BTreeMap<String, String> {
+    let all = plans.iter().flat_map(|plan| tables::learned_later(&plan.parts));
+    all.map(|(place, until)| (place.to_owned(), until.to_rfc3339())).collect()
 }
 
 async fn nothing_to_do(prepared: &Prepared, mut manifest: Manifest, plans: &[TablePlan], started: Instant) -> Done {
@@ -380,8 +409,8 @@ impl Build {
     /// crash between two publishes has left tables that do not belong together.
     fn parts_of(&self, plan: &TablePlan) -> BTreeMap<String, String> {
         let mut parts = plan.parts.clone();
-        for table in tables::upstream(&plan.table) {
-            if let Some(content) = self.content.get(*table) {
+        for table in self.prepared.upstream(&plan.table) {
+            if let Some(content) = self.content.get(table) {
                 parts.insert(tables::rows_of(table), content.clone());
             }
         }

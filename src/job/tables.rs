@@ -2,26 +2,27 @@
 //!
 //! Reads job, contracts, SQL, footers and model headers; loads no model and changes nothing.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::columns::{floats, integers};
-use crate::config::{CorrectSpec, Interval, Job};
-use crate::error::{Error, Result};
+use crate::config::{CorrectSpec, HistorySpec, Interval, Job, parse_moment};
+use crate::error::{Error, Kind, Result};
+use crate::fingerprint::Fingerprint;
 use crate::generate::answers::Examples;
 use crate::generate::functions;
 use crate::generate::models::Models;
 use crate::generate::prompt::PromptTemplate;
 use crate::generate::registry;
+use crate::job::learned::{self, Learned};
 use crate::job::manifest::UsageAll;
 use crate::query::model::Model;
 use crate::query::session::{Param, Session, SessionOptions, TableFile};
 use crate::reward::saved;
-use crate::table::contract::{self, Contract};
+use crate::table::contract::{self, ColumnType, Contract};
 use crate::table::input::{InputFile, InputTable, open_input};
 use crate::table::partition::{CommitRecord, commit_record, missing_file, partition, segments};
 use crate::table::store::{Location, StoreOptions};
@@ -51,8 +52,23 @@ const PAST_EVENTS: i64 = 100;
 /// The part that tells which earlier days corrections lean on.
 pub const EARLIER: &str = "earlier reasons";
 
-/// Changes whenever the Rust code that fills a table changes what it writes.
-const METHOD: &str = "1";
+/// The inputs, as table definitions name them.
+const INPUTS: [&str; 3] = ["interaction", "item", "review"];
+
+/// Begins the names of parts that tell until when a model has learned that wrote of earlier events; what follows is the
+/// model's place in the job, the value a moment in RFC 3339. Tables without such a part were made by no such model, as far
+/// as records tell.
+pub const LEARNED_LATER: &str = "learned from later events: ";
+
+/// The version of each way of building: it changes whenever Rust code changes what it writes into the table, or what a
+/// parameter of its SQL means.
+fn version(table: &str) -> u32 {
+    match table {
+        // 2: `$like_threshold` is rounded as ratings are.
+        "user_history" | "item_audience" | "correction_prompt" | "reason_correction" => 2,
+        _ => 1,
+    }
+}
 
 /// A job whose files were all found: inputs, contracts, SQL, templates.
 #[derive(Clone)]
@@ -71,6 +87,8 @@ pub struct Prepared {
     pub sql: BTreeMap<String, Model>,
     /// The models, not loaded.
     pub models: Arc<Models>,
+    /// Until when the models have learned.
+    pub learned: Learned,
     /// The input tables with all their files.
     found: BTreeMap<String, InputTable>,
 }
@@ -81,6 +99,8 @@ pub struct Earlier {
     pub records: Vec<CommitRecord>,
     /// Digest of their fingerprints: forgetting a user does not change it.
     pub digest: String,
+    /// Until when models have learned that wrote them, where that is after the day they wrote of.
+    pub learned_until: Option<DateTime<Utc>>,
 }
 
 /// What happens to one table.
@@ -105,8 +125,23 @@ impl TablePlan {
     }
 }
 
-/// The tables that a table is made from.
-pub fn upstream(table: &str) -> &'static [&'static str] {
+/// What a table is made from, but for the tables before it.
+#[derive(Default)]
+struct Reads {
+    tables: BTreeSet<String>,
+    params: BTreeSet<String>,
+    generator: bool,
+    templates: bool,
+    encoder: bool,
+}
+
+/// Digest of a section's settings.
+fn settings(section: &str, of: &impl serde::Serialize) -> Result<String> {
+    Ok(Fingerprint::new("settings", 1).add_settings(section, of)?.digest())
+}
+
+/// The tables that a table is made from wherever its SQL is the built-in one, or that Rust reads for it.
+fn upstream(table: &str) -> &'static [&'static str] {
     match table {
         "reason_prompt" => &["user_history", "item_audience"],
         "reason" => &["reason_prompt"],
@@ -156,10 +191,12 @@ pub fn contract_of(job: &Job, table: &str) -> Result<Contract> {
 /// [`Kind::Input`] for inputs, [`Kind::Config`] for contracts, SQL and templates, [`Kind::Model`] for models.
 pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     let root = locate(job, &job.spec.warehouse)?;
-    let mut job = job.clone();
+    let (mut job, mut judged) = (job.clone(), None);
     if !job.spec.correct.judge.is_empty() {
         // From here on a folder of this machine, wherever it came from.
-        job.spec.correct.judge = registry::judge(&job, &job.spec.correct.judge).await?.display().to_string();
+        let (folder, card) = registry::judge(&job, &job.spec.correct.judge).await?;
+        judged = learned::told(&job, &job.spec.correct.judge, card.as_ref()).await?;
+        job.spec.correct.judge = folder.display().to_string();
     }
     let job = &job;
     let mut contracts = BTreeMap::new();
@@ -173,6 +210,11 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     }
     let models = Models::new(job)?;
     models.fetch().await?;
+    let learned = Learned {
+        generator: learned::of_generator(job).await?,
+        adapter: learned::told(job, &job.spec.model.adapter, models.promoted()).await?,
+        judge: judged,
+    };
     let mut found = BTreeMap::new();
     let input = &job.spec.input;
     for (table, text) in [("interaction", &input.interaction), ("item", &input.item), ("review", &input.review)] {
@@ -181,7 +223,7 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
         }
     }
     let inputs = BTreeMap::new();
-    let prepared = Prepared { job: job.clone(), interval, root, contracts, inputs, sql, models, found };
+    let prepared = Prepared { job: job.clone(), interval, root, contracts, inputs, sql, models, learned, found };
     Ok(prepared.at(interval))
 }
 
@@ -197,8 +239,22 @@ fn keep_before(input: &mut InputTable, interval: Interval, late_days: u64) {
     input.files.retain(|file| file.partition.iter().all(|(key, day)| key != "dt" || may_count(day)));
 }
 
-fn digest_of(value: &impl fmt::Debug) -> String {
-    blake3::hash(format!("{value:?}").as_bytes()).to_hex()[..16].to_string()
+/// The moments that [`LEARNED_LATER`] tells of among a table's parts, by the model's place in the job.
+pub fn learned_later(parts: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, DateTime<Utc>)> {
+    parts
+        .iter()
+        .filter_map(|(name, until)| Some((name.strip_prefix(LEARNED_LATER)?, parse_moment("learned", until).ok()?)))
+}
+
+/// The interval that parts tell.
+fn interval_of(parts: &BTreeMap<String, String>) -> Option<Interval> {
+    let (start, end) = parts.get("interval")?.split_once('/')?;
+    Interval::parse(start, end).ok()
+}
+
+/// The first moment after the interval that a partition was made for.
+pub fn as_of(record: &CommitRecord) -> Option<DateTime<Utc>> {
+    interval_of(&record.parts).map(|interval| interval.end)
 }
 
 impl Prepared {
@@ -241,7 +297,7 @@ impl Prepared {
     /// # Errors
     /// As [`commit_record`].
     pub async fn earlier(&self) -> Result<Earlier> {
-        let (mut records, mut hasher) = (Vec::new(), blake3::Hasher::new());
+        let (mut records, mut hasher, mut learned_until) = (Vec::new(), blake3::Hasher::new(), None);
         for back in (1..=self.job.spec.correct.days).rev() {
             let Some(day) = self.interval.start.date_naive().checked_sub_days(chrono::Days::new(back)) else {
                 continue;
@@ -249,91 +305,199 @@ impl Prepared {
             let dt = day.format("%Y-%m-%d").to_string();
             for table in ["reason", "reason_prompt"] {
                 let Some(record) = commit_record(&self.root, table, &dt).await? else { continue };
-                let interval = record.parts.get("interval").and_then(|text| text.split_once('/'));
-                let interval = interval.and_then(|(start, end)| Interval::parse(start, end).ok());
-                if interval.is_some_and(|interval| interval.end <= self.interval.start) {
+                if as_of(&record).is_some_and(|end| end <= self.interval.start) {
+                    learned_until = learned_until.max(learned_later(&record.parts).map(|(_, until)| until).max());
                     hasher.update(format!("{table} {dt} {};", record.fingerprint).as_bytes());
                     records.push(record);
                 }
             }
         }
-        Ok(Earlier { records, digest: hasher.finalize().to_hex()[..32].to_string() })
+        Ok(Earlier { records, digest: hasher.finalize().to_hex()[..32].to_string(), learned_until })
     }
 
-    /// What `table` is made from, by part; `fingerprints` holds those of the tables before it.
-    fn parts(
+    /// What `table` is made from; `fingerprints` holds those of the tables before it.
+    fn made_from(
         &self,
-        table: &str,
-        fingerprints: &BTreeMap<String, String>,
-        earlier: &str,
-    ) -> Result<BTreeMap<String, String>> {
+        table: &'static str,
+        fingerprints: &BTreeMap<&'static str, String>,
+        earlier: Option<&Earlier>,
+    ) -> Result<Fingerprint> {
         let spec = &self.job.spec;
-        let mut parts = BTreeMap::from([
-            ("contract".to_string(), self.contracts[table].digest().to_string()),
-            ("method".to_string(), METHOD.to_string()),
-            ("interval".to_string(), self.interval_part()),
-        ]);
-        let mut add = |name: &str, value: String| {
-            parts.insert(name.to_string(), value);
-        };
+        let mut made = Fingerprint::new(table, version(table));
+        made.add("contract", self.contracts[table].digest()).add("interval", self.interval_part());
         if let Some(model) = self.sql.get(table) {
-            add("sql", model.digest().to_string());
+            made.add("sql", model.digest());
         }
         for name in self.unpublished(table) {
-            add(&format!("contract {name}"), self.contracts[name].digest().to_string());
-            add(&format!("sql {name}"), self.sql[name].digest().to_string());
+            made.add(format!("contract {name}"), self.contracts[name].digest());
+            made.add(format!("sql {name}"), self.sql[name].digest());
+        }
+        let reads = self.reads(table);
+        for name in INPUTS.into_iter().filter(|name| reads.tables.contains(*name)) {
+            made.add(format!("contract {name}"), self.contracts[name].digest());
+            if let Some(input) = self.inputs.get(name) {
+                made.add(format!("input {name}"), input.digest());
+            }
+        }
+        if reads.tables.contains("response") {
+            made.add("contract response", self.contracts["response"].digest());
+        }
+        self.add_parameters(&reads, &mut made)?;
+        if reads.generator {
+            let print = &self.models.generator()?.fingerprint;
+            made.add("generator", print.model_name()).add("settings [sampling]", print.prompt_key(&[]));
+        }
+        if reads.templates {
+            for (kind, digest) in self.models.template_digests() {
+                made.add(format!("template {kind}"), digest);
+            }
+        }
+        if reads.encoder {
+            made.add("encoder", self.models.encoder_files()?.digest());
         }
         match table {
-            "user_history" | "item_audience" => {
-                for name in ["interaction", "item"] {
-                    if let Some(input) = self.inputs.get(name) {
-                        add(&format!("input {name}"), input.digest());
-                    }
-                }
-                add("settings [history]", digest_of(&spec.history));
-            }
-            "reason_prompt" => {
-                for (kind, digest) in self.models.template_digests() {
-                    add(&format!("template {kind}"), digest.to_string());
-                }
-                let print = &self.models.generator()?.fingerprint;
-                add("generator", print.model_name());
-                add("settings [sampling]", print.prompt_key(&[]));
-            }
             // Which prompts are too long depends on it.
-            "reason" => add("settings [model] max_positions", spec.model.max_positions.to_string()),
-            "reason_score" => add("settings [check]", digest_of(&spec.check)),
+            "reason" => _ = made.add("settings [model] max_positions", spec.model.max_positions),
+            "reason_score" => _ = made.add("settings [check]", settings("check", &spec.check)?),
             "correction_prompt" | "reason_correction" => {
-                for name in ["interaction", "item"] {
-                    if let Some(input) = self.inputs.get(name) {
-                        add(&format!("input {name}"), input.digest());
-                    }
-                }
-                let print = &self.models.generator()?.fingerprint;
-                add("generator", print.model_name());
-                add("settings [sampling]", print.prompt_key(&[]));
-                add("settings [model] max_positions", spec.model.max_positions.to_string());
-                add("settings [check]", digest_of(&spec.check));
-                add("settings [history] like_threshold", spec.history.like_threshold.to_string());
+                made.add("settings [model] max_positions", spec.model.max_positions);
+                made.add("settings [check]", settings("check", &spec.check)?);
                 // Where the judge lies does not matter.
                 let correct = CorrectSpec { judge: String::new(), template: String::new(), ..spec.correct.clone() };
-                add("settings [correct]", digest_of(&correct));
-                add("template rewrite", PromptTemplate::load(&spec.correct.template)?.digest().to_string());
-                add("templates of answers", Examples::new()?.digest());
-                add("judge", saved::digest(Path::new(&spec.correct.judge))?);
-                add("encoder", self.models.encoder_files()?.digest().to_string());
-                add(EARLIER, earlier.to_string());
+                made.add("settings [correct]", settings("correct", &correct)?);
+                made.add("template rewrite", PromptTemplate::load(&spec.correct.template)?.digest());
+                made.add("templates of answers", Examples::new()?.digest());
+                made.add("judge", saved::digest(Path::new(&spec.correct.judge))?);
+                made.add(EARLIER, earlier.map_or("", |earlier| earlier.digest.as_str()));
             }
-            "item_feature" | "user_feature" => add("encoder", self.models.encoder_files()?.digest().to_string()),
             _ => {}
         }
-        for name in upstream(table) {
+        for name in self.upstream(table) {
             // A table that this job does not make is no part.
-            if let Some(fingerprint) = fingerprints.get(*name) {
-                add(&format!("table {name}"), fingerprint.clone());
+            if let Some(fingerprint) = fingerprints.get(name) {
+                made.add(format!("table {name}"), fingerprint);
             }
         }
-        Ok(parts)
+        for (place, until) in self.learned_later(table, earlier) {
+            made.add(format!("{LEARNED_LATER}{place}"), until.to_rfc3339());
+        }
+        Ok(made)
+    }
+
+    /// Adds the parameters that the SQL of a table needs, but for the interval's, which is a part itself.
+    fn add_parameters(&self, reads: &Reads, made: &mut Fingerprint) -> Result<()> {
+        let mut history = Fingerprint::new("parameters", 1);
+        for (name, value) in params(self)? {
+            let text = match value {
+                _ if !reads.params.contains(name) => continue,
+                Param::Timestamp(_) | Param::ZeroVector(_) => continue,
+                Param::Int(v) => v.to_string(),
+                Param::Float(v) => v.to_string(),
+                Param::Bool(v) => v.to_string(),
+                Param::Text(v) => v,
+            };
+            match name {
+                "past_events" => made.add("past events", text),
+                "max_outcomes" => made.add("settings [correct] max_outcomes", text),
+                _ => history.add(name, text),
+            };
+        }
+        if history.pairs().len() > 1 {
+            made.add("settings [history]", history.digest());
+        }
+        Ok(())
+    }
+
+    /// Models that wrote what stands in a table and have learned from events after the interval, as far as records tell,
+    /// and until when.
+    fn learned_later(&self, table: &str, earlier: Option<&Earlier>) -> Vec<(&'static str, DateTime<Utc>)> {
+        let (writes, judges) = match table {
+            "reason" | "reason_score" | "item_feature" => (true, false),
+            "correction_prompt" => (false, true),
+            "reason_correction" | "user_feature" => (true, true),
+            _ => (false, false),
+        };
+        let learned = &self.learned;
+        let models = [
+            ("model.generator", writes, learned.generator),
+            ("model.adapter", writes, learned.adapter),
+            ("correct.judge", judges && self.is_correcting(), learned.judge),
+            ("earlier reasons", judges, earlier.and_then(|earlier| earlier.learned_until)),
+        ];
+        let end = self.interval.end;
+        models
+            .into_iter()
+            .filter_map(|(place, is_asked, until)| {
+                until.filter(|until| is_asked && *until > end).map(|until| (place, until))
+            })
+            .collect()
+    }
+
+    /// Refuses to build what a model would write that has learned from events after the interval, unless the job allows it.
+    ///
+    /// # Errors
+    /// [`Kind::Config`], with the ways out.
+    pub fn check_learned(&self, plans: &[TablePlan]) -> Result<()> {
+        let of_plan = plans.iter().filter(|plan| plan.is_build()).flat_map(|plan| learned_later(&plan.parts));
+        let Some((place, until)) = of_plan.max_by_key(|(_, until)| *until) else { return Ok(()) };
+        if self.job.spec.model.allow_later_training {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Config,
+            format!("{place} has learned from events after this interval: its features would know what came later"),
+        )
+        .with("learned until", until.to_rfc3339())
+        .with("interval ends", self.interval.end.to_rfc3339())
+        .hint(
+            "take a version that learned from earlier events (`curec models list` shows their intervals, `curec models \
+             promote` or `export` brings one back), or set [model] allow_later_training = true: the days are then marked, \
+             and `curec export` refuses them unless it is told --allow-later-training",
+        ))
+    }
+
+    /// What the SQL of a table and of the unpublished tables before it reads, calls and needs, and what Rust reads for it.
+    fn reads(&self, table: &str) -> Reads {
+        let mut reads = Reads::default();
+        let definitions = std::iter::once(table).chain(self.unpublished(table)).filter_map(|name| self.sql.get(name));
+        for model in definitions {
+            reads.tables.extend(model.tables().iter().cloned());
+            reads.params.extend(model.params().iter().cloned());
+            for function in model.functions() {
+                match function.as_str() {
+                    "render_prompt" | "render_stem" => (reads.templates, reads.generator) = (true, true),
+                    "prompt_key" | "generate" | "score" => reads.generator = true,
+                    "embed" => reads.encoder = true,
+                    _ => {}
+                }
+            }
+        }
+        reads.encoder |= reads.params.contains("zero_embedding");
+        match table {
+            // Prompts are asked under keys that tell both, whatever the SQL calls.
+            "reason_prompt" => (reads.templates, reads.generator) = (true, true),
+            // The words that the catalogue uses.
+            "reason_score" => _ = reads.tables.insert("item".into()),
+            "correction_prompt" | "reason_correction" => {
+                reads.tables.extend(["interaction", "item", "response"].map(String::from));
+                (reads.generator, reads.encoder) = (true, true);
+            }
+            "item_feature" | "user_feature" => reads.encoder = true,
+            _ => {}
+        }
+        reads
+    }
+
+    /// The tables before `table` that it is made from: those that its SQL reads, its own definition or the built-in one,
+    /// and those that Rust reads for it.
+    pub fn upstream(&self, table: &str) -> Vec<&'static str> {
+        let reads = self.reads(table).tables;
+        let is_read = |name: &&'static str| {
+            // Answers are those to a night's prompts.
+            let answers = reads.contains("response") && matches!(*name, "reason_prompt" | "reason");
+            upstream(table).contains(name) || reads.contains(*name) || answers
+        };
+        TABLES.into_iter().take_while(|name| *name != table).filter(is_read).collect()
     }
 
     /// The unpublished tables that `table` is made from, directly or not, in the order in which they are made.
@@ -389,16 +553,13 @@ impl Prepared {
         let retry_failed = retry_failed && self.failed_prompts().await? > 0;
         let mut plans: Vec<TablePlan> = Vec::new();
         let earlier = match self.is_correcting() {
-            true => self.earlier().await?.digest,
-            false => String::new(),
+            true => Some(self.earlier().await?),
+            false => None,
         };
         for table in self.tables() {
-            let parts = self.parts(table, &fingerprints, &earlier)?;
-            let mut hasher = blake3::Hasher::new();
-            for (name, value) in &parts {
-                hasher.update(format!("{}:{name}={}:{value};", name.len(), value.len()).as_bytes());
-            }
-            let fingerprint = hasher.finalize().to_hex()[..32].to_string();
+            let made = self.made_from(table, &fingerprints, earlier.as_ref())?;
+            let (fingerprint, parts) = (made.digest(), made.into_pairs());
+            let upstream = self.upstream(table);
             let standing = commit_record(&self.root, table, &dt).await?;
             let mut why = Vec::new();
             match &standing {
@@ -417,9 +578,7 @@ impl Prepared {
                         let known = old.parts.get(&rows_of(name));
                         known.is_some_and(|known| contents.get(**name) != Some(known))
                     };
-                    why.extend(
-                        upstream(table).iter().filter(replaced).map(|name| format!("table {name} was replaced")),
-                    );
+                    why.extend(upstream.iter().filter(replaced).map(|name| format!("table {name} was replaced")));
                 }
             }
             if let Some(standing) = &standing
@@ -438,9 +597,9 @@ impl Prepared {
                 // Equal fingerprints do not mean equal rows where a table is made again because its prompts had failed
                 // or because a crash had left it behind.
                 let is_built = |name: &&&str| plans.iter().any(|p| p.table == **name && p.is_build());
-                why.extend(upstream(table).iter().filter(is_built).map(|name| format!("table {name} is built")));
+                why.extend(upstream.iter().filter(is_built).map(|name| format!("table {name} is built")));
             }
-            fingerprints.insert(table.to_string(), fingerprint.clone());
+            fingerprints.insert(table, fingerprint.clone());
             plans.push(TablePlan { table: table.to_string(), parts, fingerprint, why, standing });
         }
         Ok(plans)
@@ -486,6 +645,15 @@ pub async fn register_responses(session: &Session, root: &Location, contract: &C
     session.register_files("response", contract, &files).await
 }
 
+/// `$like_threshold`, rounded to the type that `interaction` has its ratings in: a rating of just the threshold is a like,
+/// in every table, example and case that compares them. SQL compares a single with a double as doubles.
+pub fn like_threshold(history: &HistorySpec, interaction: &Contract) -> Param {
+    match interaction.column("rating").map(|column| &column.column_type) {
+        Some(ColumnType::Float32) => Param::Float(f64::from(history.liked())),
+        _ => Param::Float(history.like_threshold),
+    }
+}
+
 /// The values of the table definitions' parameters.
 pub fn params(prepared: &Prepared) -> Result<Vec<(&'static str, Param)>> {
     let (history, interval) = (&prepared.job.spec.history, prepared.interval);
@@ -496,7 +664,7 @@ pub fn params(prepared: &Prepared) -> Result<Vec<(&'static str, Param)>> {
         ("interval_start", moment(interval.start)),
         ("interval_end", moment(interval.end)),
         ("as_of", moment(interval.end)),
-        ("like_threshold", Param::Float(history.like_threshold)),
+        ("like_threshold", like_threshold(history, &prepared.contracts["interaction"])),
         ("history_events", Param::Int(history.events)),
         ("max_pair_events", Param::Int(history.max_pair_events)),
         ("min_support", Param::Int(history.min_support)),

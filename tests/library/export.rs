@@ -139,7 +139,14 @@ impl Place {
     }
 
     fn options(&self, out: &str) -> Options {
-        Options { out: self.text(out), from: None, to: None, features: Entity::ALL.to_vec(), overwrite: false }
+        Options {
+            out: self.text(out),
+            from: None,
+            to: None,
+            features: Entity::ALL.to_vec(),
+            overwrite: false,
+            allow_later_training: false,
+        }
     }
 
     /// The row that the definition picks for an entity at a moment.
