@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
+use crate::fingerprint::Fingerprint;
 use crate::generate::answers::Examples;
 use crate::generate::registry::{Card, Check, Parts, Registry, Trained};
 use crate::job::gate::{self, Compared, Rivals};
@@ -187,15 +188,15 @@ impl Run {
         let data = data(job, self.interval).await?;
         let (spec, interval, voice, stop, out) =
             (self.spec.clone(), self.interval, self.voice, self.stop.clone(), self.out.clone());
-        let sections = (&spec.examples, &spec.align, &spec.device);
-
         let teacher = match spec.align.teacher.as_str() {
             "" => String::new(),
             // What an endpoint says is kept beside the adapter; its address and model are among the settings.
             address if teacher_endpoint::is_address(address) => String::new(),
             path => file_digest(Path::new(path)).map_err(|e| e.with("key", "align.teacher"))?,
         };
-        let from = digest(&[&data, &format!("{sections:?}"), &teacher]);
+        let mut made = Fingerprint::new("align", 1);
+        made.add("data", &data).add("teacher", &teacher).add("device", &spec.device);
+        let from = made.add_settings("examples", &spec.examples)?.add_settings("align", &spec.align)?.digest();
         let adapter = out.join(ALIGNED);
         let work = async {
             let done = align::align(&spec, interval, voice, &stop).await?;
@@ -203,7 +204,8 @@ impl Run {
         };
         let aligned = self.stage("align", from, work).await?.output;
 
-        let from = digest(&[&data, &format!("{:?}", spec.reward), &aligned]);
+        let mut made = Fingerprint::new("reward", 1);
+        let from = made.add("data", &data).add("aligned", &aligned).add_settings("reward", &spec.reward)?.digest();
         let work = async {
             reward::reward(&spec, interval, voice, &stop).await?;
             Ok(Ended { output: judges(&out)?, result: json!({"record": "reward.json"}), refused: None })
@@ -218,7 +220,9 @@ impl Run {
             ALIGNED => aligned.clone(),
             other => Adapter::digest(&out.join(other)).map_err(|e| e.with("key", "reinforce.from"))?,
         };
-        let from = digest(&[&data, &format!("{:?}", spec.reinforce), &aligned, &judged, &begin]);
+        let mut made = Fingerprint::new("reinforce", 1);
+        made.add("data", &data).add("aligned", &aligned).add("judged", &judged).add("begin", &begin);
+        let from = made.add_settings("reinforce", &spec.reinforce)?.digest();
         let work = async {
             let result = match method.as_str() {
                 NONE => json!({"method": NONE}),
@@ -235,12 +239,15 @@ impl Run {
             "" => String::new(),
             file => std::fs::read_to_string(file).context(Kind::Config, || format!("cannot read `{file}`"))?,
         };
-        let asked = format!("{} {:?}", gate.questions, gate.adapted);
         // Another registry has another version in use, and knows nothing of what this one has.
         let kept = job.spec.project.registry.clone();
-        let from = digest(&[&data, &asked, &evaluation, &reinforced, &judged, &kept]);
+        let mut made = Fingerprint::new("evaluate", 1);
+        made.add("data", &data).add("evaluation", &evaluation).add("reinforced", &reinforced);
+        made.add("judged", &judged).add("registry", &kept).add("questions", gate.questions);
+        let from = made.add_settings("adapted", &gate.adapted)?.digest();
         let before = self.in_use(&from, &reinforced).await?;
-        let from = digest(&[&from, before.as_deref().unwrap_or_default()]);
+        let mut made = Fingerprint::new("compare", 1);
+        let from = made.add("asked", &from).add("before", before.as_deref().unwrap_or_default()).digest();
         let (rivals, until) = self.rivals(job, &candidate, before.as_deref()).await?;
         let work = async {
             let found = gate::compare(&spec, gate, &rivals, until, &out.join("evaluation"), voice, &stop).await?;
@@ -252,7 +259,9 @@ impl Run {
         // Read back, so that a run that was killed here tells the registry the same as one that was not, to the bit.
         let compared: Compared = get(&out.join(COMPARED))?;
         let checks = gate::checks(gate, &compared);
-        let from = digest(&[&format!("{gate:?} {}", self.name), &evaluated, &reinforced, &judged, &kept]);
+        let mut made = Fingerprint::new("gate", 1);
+        made.add("name", &self.name).add("evaluated", &evaluated).add("reinforced", &reinforced);
+        let from = made.add("judged", &judged).add("registry", &kept).add_settings("gate", gate)?.digest();
         let (registry, name) = (self.registry.clone(), self.name.clone());
         let work = async {
             let models = crate::generate::models::base(job).await?;
@@ -272,7 +281,7 @@ impl Run {
         };
         let version = self.stage("gate", from, work).await?.output;
 
-        let from = digest(&[&version, &kept]);
+        let from = Fingerprint::new("promote", 1).add("version", &version).add("registry", &kept).digest();
         let work = async {
             let why = format!("weekly run over {} to before {}", days[0], days[1]);
             let card = registry.promote(&name, &version, &why, false, Utc::now()).await?;
@@ -466,29 +475,38 @@ const NO_SAY: [&str; 12] = [
 /// Digest of everything that all stages are made from: curec, inputs, models, table definitions, settings, interval.
 async fn data(job: &Job, interval: Interval) -> Result<String> {
     let prepared = prepare(job, interval).await?;
-    let inputs: Vec<_> = prepared.inputs.iter().map(|(name, input)| (name, input.digest())).collect();
-    let mut sql: Vec<_> = prepared.sql.iter().map(|(name, model)| (name.clone(), model.digest().to_owned())).collect();
+    let mut made = Fingerprint::new(concat!("curec ", env!("CARGO_PKG_VERSION"), " learning data"), 1);
+    made.add("interval", format!("{}/{}", interval.start.to_rfc3339(), interval.end.to_rfc3339()));
+    for (name, input) in &prepared.inputs {
+        made.add(format!("input {name}"), input.digest());
+    }
+    for (name, contract) in &prepared.contracts {
+        made.add(format!("contract {name}"), contract.digest());
+    }
+    for (name, model) in &prepared.sql {
+        made.add(format!("sql {name}"), model.digest());
+    }
     let own = (!job.spec.project.sql.is_empty()).then(|| Path::new(&job.spec.project.sql));
     for table in ["alignment_example", "reward_example"] {
-        sql.push((table.to_owned(), Model::find(table, own)?.digest().to_owned()));
+        made.add(format!("sql {table}"), Model::find(table, own)?.digest());
     }
-    let templates = Examples::new()?.digest();
-    let settings: Vec<_> = job
-        .settings
-        .iter()
-        .filter(|(key, _)| !NO_SAY.iter().any(|no| key.starts_with(no)) && key.as_str() != "project.registry")
-        .collect();
-    let of_models = &prepared.models;
-    let models =
-        (&of_models.generator()?.fingerprint.model, of_models.encoder_files()?.digest(), of_models.template_digests());
-    let days = (interval.start.to_rfc3339(), interval.end.to_rfc3339());
-    let version = env!("CARGO_PKG_VERSION");
-    Ok(digest(&[&format!("{version} {days:?} {inputs:?} {sql:?} {settings:?} {models:?} {templates}")]))
+    let has_say = |key: &str| !NO_SAY.iter().any(|no| key.starts_with(no)) && key != "project.registry";
+    for (key, value) in job.settings.iter().filter(|(key, _)| has_say(key)) {
+        made.add(format!("settings {key}"), value);
+    }
+    let models = &prepared.models;
+    made.add("generator", &models.generator()?.fingerprint.model).add("encoder", models.encoder_files()?.digest());
+    for (kind, digest) in models.template_digests() {
+        made.add(format!("template {kind}"), digest);
+    }
+    made.add("templates of answers", Examples::new()?.digest());
+    Ok(made.digest())
 }
 
 /// Digest of both judges.
 fn judges(out: &Path) -> Result<String> {
-    Ok(digest(&[&saved::digest(&out.join("reward/judge"))?, &saved::digest(&out.join("reward/second"))?]))
+    let of = |name: &str| saved::digest(&out.join("reward").join(name));
+    Ok(Fingerprint::new("judges", 1).add("judge", of("judge")?).add("second", of("second")?).digest())
 }
 
 /// What the card tells: nothing that depends on the clock, or the same run would be another version.
@@ -522,15 +540,6 @@ fn refusal(name: &str, version: &str, checks: &[Check]) -> String {
     let failed: Vec<String> =
         checks.iter().filter(|c| !c.holds).map(|c| format!("{} (found {:.4})", c.what, c.value)).collect();
     format!("{name} {version} is not promoted, its gate does not hold: {}", failed.join("; "))
-}
-
-/// Texts with their lengths, so that no two lists give the same bytes.
-fn digest(parts: &[&str]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for part in parts {
-        hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
-    }
-    hasher.finalize().to_hex()[..32].to_owned()
 }
 
 fn file_digest(path: &Path) -> Result<String> {

@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::columns::{at, column, text, text_lists};
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
+use crate::fingerprint::Fingerprint;
 use crate::generate::models::Models;
 use crate::job::align;
 use crate::job::examples;
@@ -296,17 +297,16 @@ impl Work<'_> {
         // Other judges, other rewards: their digests belong to what a checkpoint is for.
         let digests = ["judge", "second"].map(|name| saved::digest(&out.join("reward").join(name)));
         let [of_judge, of_second] = digests;
-        let model = format!(
-            "{} {} {:?} + {}, judges {} {}, {prices:?}, forbidden {:?}, negatives {:?}",
-            generator.fingerprint.model,
-            generator.fingerprint.max_new_tokens,
-            generator.fingerprint.stop,
-            Adapter::digest(&out.join(&r.from))?,
-            of_judge?,
-            of_second?,
-            r.forbidden,
-            self.negatives.map(Negatives::digest)
-        );
+        let print = &generator.fingerprint;
+        let mut model = Fingerprint::new("reinforced model", 1);
+        model
+            .add("model", &print.model)
+            .add("max_new_tokens", print.max_new_tokens)
+            .add_settings("stop", &print.stop)?;
+        model.add("adapter", Adapter::digest(&out.join(&r.from))?).add("judge", of_judge?).add("second", of_second?);
+        model.add_settings("prices", &prices)?.add_settings("forbidden", &r.forbidden)?;
+        model.add("negatives", self.negatives.map(Negatives::digest).unwrap_or_default());
+        let model = model.digest();
         let around = Surroundings {
             checkpoint: Some(out.join(format!("reinforce-{method}.safetensors"))),
             curve: Some(out.join(format!("reinforce-{method}.jsonl"))),

@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::columns::{at, column, text, text_lists};
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
+use crate::fingerprint::Fingerprint;
 use crate::generate::answers::Examples;
 use crate::generate::batcher::RowError;
 use crate::generate::format;
@@ -550,9 +551,18 @@ fn train(
 fn checkpoints(folder: &Path, spec: &Spec, cases: &Cases, catalogue: &Catalogue, encoder: &str) -> Result<PathBuf> {
     let mut hasher = blake3::Hasher::new();
     let mut field = |text: &str| _ = hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
-    field(&format!("{:?} {encoder} {}", spec.reward, catalogue.attributes().digest()));
+    let mut made = Fingerprint::new("judges", 1);
+    made.add("encoder", encoder).add("attributes", catalogue.attributes().digest());
+    field(&made.add_settings("reward", &spec.reward)?.digest());
     for (asked, outcome) in cases.asked.iter().zip(&cases.outcomes) {
-        field(&format!("{} {} {} {:?}", asked.example_id, outcome.label, outcome.time, outcome.history));
+        for text in [&asked.example_id, &outcome.label.to_string(), &outcome.time.to_string()] {
+            field(text);
+        }
+        field(&outcome.history.len().to_string());
+        for (item, liked, time) in &outcome.history {
+            field(item);
+            field(&format!("{liked} {time}"));
+        }
     }
     cases.texts().for_each(field);
     let own = folder.join(&hasher.finalize().to_hex()[..16]);

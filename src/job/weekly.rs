@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::error::{Error, Kind, Result};
@@ -34,7 +34,7 @@ pub struct Spec {
 }
 
 /// `[examples]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct ExamplesSpec {
@@ -44,7 +44,7 @@ pub struct ExamplesSpec {
 }
 
 /// `[align]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct AlignSpec {
@@ -88,7 +88,7 @@ fn teacher_at_once() -> usize {
 }
 
 /// `[reward]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs)]
 pub struct RewardSpec {
@@ -155,7 +155,7 @@ impl RewardSpec {
 }
 
 /// `[reinforce]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs)]
 pub struct ReinforceSpec {
@@ -262,7 +262,7 @@ impl ReinforceSpec {
 }
 
 /// `[gate]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct GateSpec {
@@ -277,7 +277,7 @@ pub struct GateSpec {
 }
 
 /// `[registry]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct RegistrySpec {

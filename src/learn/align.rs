@@ -12,6 +12,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::fingerprint::Fingerprint;
 use crate::learn::decoder::TrainableLm;
 use crate::learn::objective;
 use crate::learn::optimise::{Accumulation, Schedule, Stepped};
@@ -22,7 +23,7 @@ use crate::network::random::Random;
 use crate::telemetry::{Progress, Voice};
 
 /// How long, how fast and how evenly to learn.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Config {
     /// Adam's highest learning rate.
     pub learning_rate: f64,
@@ -159,13 +160,10 @@ pub fn align(
     let total = if config.max_steps > 0 { all.min(config.max_steps) } else { all };
     let warmup = (config.warmup * total as f64).round() as usize;
     let schedule = Schedule { learning_rate: config.learning_rate, warmup, steps: total };
-    let purpose = format!(
-        "align {config:?}, {:?}, begun at {}, model {}, data {}",
-        lm.shape(),
-        begun_at(lm)?,
-        around.model,
-        packing::digest(&[&train, &valid])
-    );
+    let mut purpose = Fingerprint::new("align", 1);
+    purpose.add_settings("config", config)?.add_settings("shape", lm.shape())?.add("begun at", begun_at(lm)?);
+    purpose.add("model", around.model).add("data", packing::digest(&[&train, &valid]));
+    let purpose = purpose.digest();
     let mut state = resume(lm, around, &purpose)?;
     if state.curve.is_empty() && !valid.is_empty() {
         let loss = validate(lm, &valid, config.micro_batch_tokens)?;

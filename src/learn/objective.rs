@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use burn::tensor::{Tensor, activation};
+use serde::Serialize;
 
 /// What [`advantages`] adds to the standard deviation, as TRL does.
 pub const ADVANTAGE_EPSILON: f64 = 1e-4;
@@ -60,7 +61,7 @@ pub fn shares(lengths: &[usize], truncated: &[bool], share: Share) -> Vec<f32> {
 }
 
 /// Measures of group-relative policy optimisation.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Grpo {
     /// How far the ratio of new to old probability counts: within 1 ± this.
     pub clip: f64,

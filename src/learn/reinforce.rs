@@ -28,6 +28,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::fingerprint::Fingerprint;
 use crate::learn::align::{Surroundings, begun_at};
 use crate::learn::decoder::TrainableLm;
 use crate::learn::objective::{self, Grpo};
@@ -87,7 +88,7 @@ impl FromStr for Method {
 }
 
 /// How to sample, what to learn and how fast.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Config {
     /// What is learned.
     pub method: Method,
@@ -307,13 +308,10 @@ pub fn reinforce(
         let told = |p: &&Prompt| Example { prompt: p.tokens.clone(), answer: p.taught.clone(), weights: Vec::new() };
         prompts.iter().map(told).collect()
     };
-    let purpose = format!(
-        "reinforce {config:?}, {:?}, begun at {}, model {}, prompts {}",
-        lm.shape(),
-        begun_at(lm)?,
-        around.model,
-        packing::digest(&[&told(&kept), &told(&checked)])
-    );
+    let mut purpose = Fingerprint::new("reinforce", 1);
+    purpose.add_settings("config", config)?.add_settings("shape", lm.shape())?.add("begun at", begun_at(lm)?);
+    purpose.add("model", around.model).add("prompts", packing::digest(&[&told(&kept), &told(&checked)]));
+    let purpose = purpose.digest();
     let mut state = resume(lm, around, &purpose)?;
     let checking = |lm: &TrainableLm, round| check(lm, sampler, &checked, worths, config, round, around.stop);
     if state.checks.is_empty() && !checked.is_empty() {

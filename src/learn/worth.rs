@@ -9,7 +9,7 @@ use crate::generate::format;
 use crate::reward::checks::{self, Vocabulary};
 
 /// What counts how much.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Prices {
     /// Of the information gain, clipped to one nat either way.
     pub gain: f64,

@@ -10,6 +10,7 @@ use std::path::Path;
 use half::f16;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -26,7 +27,7 @@ pub const FILES: [&str; 2] = [CONFIG, WEIGHTS];
 const PREFIX: &str = "base_model.model.";
 
 /// What an adapter looks like.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AdapterShape {
     /// Width of the bottleneck.
     pub rank: usize,

@@ -181,8 +181,13 @@ impl Attributes {
     /// Tells whether two are the same: blake3, 32 hex digits.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
+        let mut number = |n: usize| _ = hasher.update(&(n as u64).to_le_bytes());
         // Numbers of values stand before them, so that no two give the same bytes.
-        hasher.update(format!("{} {} {:?}", self.kinds, self.width, self.of_items).as_bytes());
+        [self.kinds, self.width, self.of_items.len()].into_iter().for_each(&mut number);
+        for of in &self.of_items {
+            number(of.len());
+            of.iter().for_each(|attribute| number(*attribute as usize));
+        }
         self.titles.iter().for_each(|v| _ = hasher.update(&v.to_le_bytes()));
         hasher.finalize().to_hex()[..32].to_string()
     }

@@ -14,6 +14,7 @@ use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::fingerprint::Fingerprint;
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::into_vec;
 use crate::network::layers::{Linear, Pass};
@@ -23,7 +24,7 @@ use crate::reward::model::{Attributes, Batch, Config, Judged, Past, RewardExampl
 use crate::statistics::{Contrast, Interval, auc, paired_bootstrap, paired_bootstrap_auc};
 
 /// How long, how fast and on what to learn.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
     /// Most epochs.
     pub epochs: usize,
@@ -191,7 +192,7 @@ pub fn fit(
             .with("examples", train.len()));
     }
     model.parameters_mut().set_weight_decay(plan.weight_decay);
-    let purpose = purpose(model, train, valid, plan);
+    let purpose = purpose(model, train, valid, plan)?;
     let mut state = resume(model, checkpoint, &purpose)?;
     let random = Random::new(model.parameters().seed(), "epochs");
     let is_over = |state: &State| !valid.is_empty() && state.epochs.len() >= state.best_epoch + plan.patience.max(1);
@@ -253,15 +254,22 @@ fn validate(model: &RewardModel, valid: &[&RewardExample<'_>]) -> Result<f64> {
 }
 
 /// Everything that makes two trainings differ, but for the number of epochs, which may be raised.
-fn purpose(model: &RewardModel, train: &[&RewardExample<'_>], valid: &[&RewardExample<'_>], plan: &Plan) -> String {
+fn purpose(
+    model: &RewardModel,
+    train: &[&RewardExample<'_>],
+    valid: &[&RewardExample<'_>],
+    plan: &Plan,
+) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     // Lengths stand before what they count, so that no two data sets give the same bytes.
     hasher.update(model.attributes().digest().as_bytes());
     for examples in [train, valid] {
         hasher.update(&(examples.len() as u64).to_le_bytes());
         for e in examples {
-            let counts = [e.history().len(), e.reasons().len(), e.corrupted().len()];
-            hasher.update(format!("{} {} {} {} {counts:?}", e.user(), e.item(), e.label(), e.time()).as_bytes());
+            hasher.update(format!("{} {} {} {};", e.user(), e.item(), e.label(), e.time()).as_bytes());
+            for count in [e.history().len(), e.reasons().len(), e.corrupted().len()] {
+                hasher.update(&(count as u64).to_le_bytes());
+            }
             for past in e.history() {
                 hasher.update(&past.item.to_le_bytes()).update(&past.time.to_le_bytes());
                 hasher.update(&[u8::from(past.liked)]);
@@ -272,8 +280,10 @@ fn purpose(model: &RewardModel, train: &[&RewardExample<'_>], valid: &[&RewardEx
         }
     }
     let plan = Plan { epochs: 0, ..plan.clone() };
-    let (config, seed) = (model.config(), model.parameters().seed());
-    format!("reward model, {config:?}, {plan:?}, seed {seed}, data {}", &hasher.finalize().to_hex()[..32])
+    let mut purpose = Fingerprint::new("reward model", 1);
+    purpose.add_settings("config", model.config())?.add_settings("plan", &plan)?;
+    purpose.add("seed", model.parameters().seed()).add("data", &hasher.finalize().to_hex()[..32]);
+    Ok(purpose.digest())
 }
 
 fn metadata(state: &State, purpose: &str) -> HashMap<String, String> {
