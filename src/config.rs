@@ -55,7 +55,7 @@ macro_rules! section {
 }
 
 section!(/// `[input]`
-InputSpec { interaction: String, item: String, review: String, late_days: u64 });
+InputSpec { interaction: String, item: String, review: String, late_days: u64, max_bad_fraction: f64 });
 section!(/// `[interval]`
 IntervalSpec { lookback_days: u64 });
 section!(/// `[history]`
@@ -503,6 +503,7 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
     }
     for (key, value, low, high) in [
         ("input.late_days", s.input.late_days as f64, 0.0, 100_000.0),
+        ("input.max_bad_fraction", s.input.max_bad_fraction, 0.0, 1.0),
         ("interval.lookback_days", s.interval.lookback_days as f64, 0.0, MAX_LOOKBACK_DAYS as f64),
         ("history.like_threshold", s.history.like_threshold, -1e9, 1e9),
         ("history.events", s.history.events as f64, 1.0, 10_000.0),

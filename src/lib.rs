@@ -31,6 +31,7 @@ pub mod table {
     pub mod contract;
     pub mod finding;
     pub mod check;
+    pub mod bad_rows;
     pub mod footer;
     pub mod input;
     pub mod lease;
@@ -47,6 +48,7 @@ pub mod table {
 
 /// DataFusion: the session, the tables made by SQL, audits. Knows nothing of language models.
 pub mod query {
+    pub mod good_rows;
     pub mod session;
     pub mod model;
     pub mod audit;

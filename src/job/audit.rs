@@ -10,7 +10,7 @@ use crate::job::manifest::{AuditRecord, Manifest};
 use crate::job::tables::{self, Prepared};
 use crate::query::audit::{self, Drift};
 use crate::query::session::Session;
-use crate::table::finding::Finding;
+use crate::table::finding::{Finding, Findings};
 use crate::table::input::check_input;
 use crate::table::partition;
 use crate::table::quarantine::{self, Origin};
@@ -20,11 +20,24 @@ use crate::table::store::Location;
 pub(super) async fn check_inputs(prepared: &Prepared, manifest: &mut Manifest) -> Result<u64> {
     let mut rows = 0;
     for (name, input) in &prepared.inputs {
-        let found = check_input(&prepared.contracts[name], input).await?;
+        let found = match check_input(&prepared.contracts[name], input).await {
+            Ok(found) => found,
+            Err(error) => {
+                let bad = Findings::of(&error).map(|f| f.found().to_vec()).unwrap_or_default();
+                return Err(match note(prepared, name, &bad, manifest).await? {
+                    // What to do stands in the error already.
+                    Some(at) => error.with("quarantine", at),
+                    None => error,
+                });
+            }
+        };
         rows += found.rows;
+        note(prepared, name, &found.left_out.found, manifest).await?;
         if let Some(record) = manifest.inputs.get_mut(name) {
             record.rows = found.rows;
             record.notes = found.warnings.clone();
+            record.left_out = found.left_out.rows;
+            record.bad_rows = found.left_out.found.iter().map(|f| (f.audit.clone(), f.failing)).collect();
             if found.null_titles() > 0 && record.notes.is_empty() {
                 record.notes.push(format!("{} rows without a title", found.null_titles()));
             }

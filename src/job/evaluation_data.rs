@@ -67,7 +67,8 @@ impl Source {
             "" => None,
             text => Some(locate(&job, text)?),
         };
-        let log = Log::read(&locate(&job, &job.spec.input.interaction)?, item.as_ref()).await?;
+        let input = &job.spec.input;
+        let log = Log::read(&locate(&job, &input.interaction)?, item.as_ref(), input.max_bad_fraction).await?;
         let split = temporal(&log, spec.split.train_quantile, spec.split.valid_quantile)
             .map_err(|e| e.with("data", &data.name))?;
         if let Some(until) = spec.learned_until.filter(|until| split.valid_from() < *until) {

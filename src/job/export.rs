@@ -27,11 +27,10 @@ use tokio::task::JoinHandle;
 use crate::columns::{column, text};
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
-use crate::job::tables::{as_of, contract_of, files_of, learned_later, locate, new_session};
+use crate::job::tables::{as_of, contract_of, learned_later, locate, new_session, open_input_of, register_input};
 use crate::query::session::{BatchStream, Param, Session};
 use crate::table::as_of::{AsOf, Picked};
 use crate::table::contract::{Column, Contract, Writer};
-use crate::table::input::open_input;
 use crate::table::partition::{CommittedFile, partition, partitions};
 use crate::table::row_group::{EncodedGroup, GroupWriter};
 use crate::table::store::{Location, remove_folder};
@@ -204,8 +203,8 @@ pub async fn export(job: &Job, options: &Options) -> Result<Exported> {
     }
     let session = new_session(job)?;
     let contract = contract_of(job, "interaction")?;
-    let input = open_input(&contract, &log).await?;
-    session.register_files("interaction", &contract, &files_of(&input)).await?;
+    let input = open_input_of(job, &contract, &job.spec.input.interaction).await?;
+    register_input(&session, &contract, &input).await?;
 
     let layout = Layout::of(&contract, &sides)?;
     let staging = out.child(STAGING);

@@ -158,7 +158,7 @@ async fn judge(spec: &Spec, judge: &Path, questions: &[&Question], said: [&Vec<S
         format::parse(&answer).ok().map(|parts| parts.reason.to_owned())
     };
     let reasons: Vec<[Option<String>; 2]> = pairs.iter().map(|pair| said.map(|said| reason(pair, said))).collect();
-    let log = Log::read(&locate(&job, &job.spec.input.interaction)?, None).await?;
+    let log = Log::read(&locate(&job, &job.spec.input.interaction)?, None, job.spec.input.max_bad_fraction).await?;
     let liked = job.spec.history.liked();
     let (device, folder) = (device::open(&spec.device)?, judge.to_path_buf());
     let models = Models::new(&job)?;

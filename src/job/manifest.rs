@@ -122,6 +122,19 @@ pub struct InputRecord {
     pub digest: String,
     /// Things worth knowing, such as items without a title.
     pub notes: Vec<String>,
+    /// Rows that break the contract and were left out, each once.
+    #[serde(default)]
+    pub left_out: u64,
+    /// What these rows broke, by audit: a row may break several.
+    #[serde(default)]
+    pub bad_rows: BTreeMap<String, u64>,
+}
+
+impl InputRecord {
+    /// The share of its rows that was left out.
+    pub fn bad_fraction(&self) -> f64 {
+        self.left_out as f64 / self.rows.max(1) as f64
+    }
 }
 
 /// A table's partition.
@@ -274,6 +287,15 @@ impl Manifest {
     pub fn summary(&self, report: Option<&str>) -> serde_json::Value {
         let rows: serde_json::Map<String, serde_json::Value> =
             self.tables.iter().map(|t| (t.table.clone(), t.rows.into())).collect();
+        let bad_rows: serde_json::Map<String, serde_json::Value> = self
+            .inputs
+            .iter()
+            .filter(|(_, input)| input.left_out > 0)
+            .map(|(name, input)| {
+                let (rows, fraction) = (input.left_out, input.bad_fraction());
+                (name.clone(), serde_json::json!({"rows": rows, "fraction": fraction, "kinds": input.bad_rows}))
+            })
+            .collect();
         serde_json::json!({
             "status": self.status,
             "job": self.job,
@@ -282,6 +304,7 @@ impl Manifest {
             "interval_end": self.interval_end,
             "seconds": (self.seconds * 1000.0).round() / 1000.0,
             "rows": rows,
+            "bad_rows": bad_rows,
             "reasons": self.reasons.total(),
             "accepted": self.reasons.accepted.values().sum::<u64>(),
             "generated": self.usage.generated,

@@ -60,7 +60,7 @@ pub(super) fn begin(job: &Job, interval: Interval) -> Manifest {
 pub(super) fn describe(prepared: &Prepared, manifest: &mut Manifest) -> Result<()> {
     let record = |(name, input): (&String, &InputTable)| {
         let (files, bytes, digest) = (input.files.len(), input.bytes(), input.digest());
-        (name.clone(), InputRecord { files, rows: input.rows(), bytes, digest, notes: Vec::new() })
+        (name.clone(), InputRecord { files, rows: input.rows(), bytes, digest, ..InputRecord::default() })
     };
     manifest.inputs = prepared.inputs.iter().map(record).collect();
     manifest.models = BTreeMap::from([

@@ -36,7 +36,6 @@ use crate::llm::device;
 use crate::query::session::{BatchStream, Session, TableFile};
 use crate::reward::score::score_batch;
 use crate::table::finding::Findings;
-use crate::table::input::open_input;
 use crate::table::lease::{Holder, Lease};
 use crate::table::partition::{self, Publisher, StagedTable};
 use crate::table::quarantine;
@@ -237,8 +236,8 @@ pub async fn session_of(job: &Job) -> Result<Session> {
         }
         let contract = tables::contract_of(job, table)?;
         // A missing input must not keep people from querying what was published.
-        match open_input(&contract, &locate(job, text)?).await {
-            Ok(found) => session.register_files(table, &contract, &tables::files_of(&found)).await?,
+        match tables::open_input_of(job, &contract, text).await {
+            Ok(found) => tables::register_input(&session, &contract, &found).await?,
             Err(e) => tracing::warn!(table, error = %e, "this input cannot be queried"),
         }
     }

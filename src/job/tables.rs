@@ -219,7 +219,7 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     let input = &job.spec.input;
     for (table, text) in [("interaction", &input.interaction), ("item", &input.item), ("review", &input.review)] {
         if !text.is_empty() {
-            found.insert(table.to_string(), open_input(&contracts[table], &locate(job, text)?).await?);
+            found.insert(table.to_string(), open_input_of(job, &contracts[table], text).await?);
         }
     }
     let inputs = BTreeMap::new();
@@ -333,6 +333,10 @@ impl Prepared {
             made.add(format!("sql {name}"), self.sql[name].digest());
         }
         let reads = self.reads(table);
+        // Which rows of an input count depends on whether bad ones are left out, not on how many may be.
+        if spec.input.max_bad_fraction > 0.0 && INPUTS.iter().any(|name| reads.tables.contains(*name)) {
+            made.add("bad rows of inputs", "left out");
+        }
         for name in INPUTS.into_iter().filter(|name| reads.tables.contains(*name)) {
             made.add(format!("contract {name}"), self.contracts[name].digest());
             if let Some(input) = self.inputs.get(name) {
@@ -622,9 +626,29 @@ pub async fn session(prepared: &Prepared) -> Result<Session> {
     let session = new_session(&prepared.job)?;
     functions::all(&prepared.models).into_iter().for_each(|f| session.register_function(f));
     for (name, input) in &prepared.inputs {
-        session.register_files(name, &prepared.contracts[name], &files_of(input)).await?;
+        register_input(&session, &prepared.contracts[name], input).await?;
     }
     Ok(session)
+}
+
+/// Opens an input at the place that the job names, with the share of bad rows that the job allows.
+///
+/// # Errors
+/// As [`open_input`].
+pub async fn open_input_of(job: &Job, contract: &Contract, text: &str) -> Result<InputTable> {
+    let input = open_input(contract, &locate(job, text)?).await?;
+    Ok(input.allowing(job.spec.input.max_bad_fraction))
+}
+
+/// Registers an input under its contract's name: the one place that decides whether queries see its bad rows.
+///
+/// # Errors
+/// As [`Session::register_files`].
+pub async fn register_input(session: &Session, contract: &Contract, input: &InputTable) -> Result<()> {
+    match input.max_bad_fraction > 0.0 {
+        true => session.register_good_rows(&contract.name, contract, &files_of(input)).await,
+        false => session.register_files(&contract.name, contract, &files_of(input)).await,
+    }
 }
 
 /// An input's files with what their paths tell.

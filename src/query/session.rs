@@ -20,7 +20,7 @@ use datafusion::execution::SpillFile;
 use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::logical_expr::{Expr, ScalarUDF, cast, lit};
+use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF, cast, lit, try_cast};
 use datafusion::prelude::{DataFrame, SessionConfig, coalesce, ident};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
@@ -30,7 +30,9 @@ use parquet::arrow::AsyncArrowWriter;
 use parquet::errors::ParquetError;
 
 use crate::error::{Error, Kind, Result};
-use crate::table::contract::Contract;
+use crate::query::good_rows::is_good;
+use crate::table::check::can_break;
+use crate::table::contract::{Column, Contract};
 use crate::table::store::{Location, is_store_fault};
 use crate::table::write::writer_properties;
 
@@ -141,6 +143,8 @@ impl Session {
         settings.execution.time_zone = Some("UTC".into());
         // One text type everywhere: contracts know only Utf8, and functions need not accept two.
         settings.sql_parser.map_string_types_to_utf8view = false;
+        // As the checks of inputs read them: as nanoseconds, far moments would come out as others.
+        settings.execution.parquet.coerce_int96 = Some("us".into());
         settings.execution.parquet.schema_force_view_types = false;
         let top = std::num::NonZeroUsize::MIN.saturating_add(4);
         let pool = TrackConsumersPool::new(FairSpillPool::new(options.memory_limit), top);
@@ -184,7 +188,16 @@ impl Session {
     /// # Errors
     /// `Kind::Input` naming the file that cannot be read, or the column that no file of its shape has.
     pub async fn register_files(&self, name: &str, contract: &Contract, files: &[TableFile]) -> Result<()> {
-        self.register(name, contract, files, None).await
+        self.register(name, contract, files, None, false).await
+    }
+
+    /// As [`Session::register_files`], for an input of which bad rows are left out: rows that break the contract, as the
+    /// check of inputs finds them, are not there.
+    ///
+    /// # Errors
+    /// As [`Session::register_files`].
+    pub async fn register_good_rows(&self, name: &str, contract: &Contract, files: &[TableFile]) -> Result<()> {
+        self.register(name, contract, files, None, true).await
     }
 
     /// Registers all committed files of a derived table, with its partition's date as the column `dt` (text, last).
@@ -203,7 +216,7 @@ impl Session {
             .iter()
             .map(|(location, dt)| TableFile { location: location.clone(), columns: vec![("dt".into(), dt.clone())] })
             .collect();
-        self.register(name, contract, &files, Some("dt")).await
+        self.register(name, contract, &files, Some("dt"), false).await
     }
 
     async fn register(
@@ -212,6 +225,7 @@ impl Session {
         contract: &Contract,
         files: &[TableFile],
         extra: Option<&'static str>,
+        is_filtered: bool,
     ) -> Result<()> {
         if files.is_empty() {
             let schema = contract.arrow_schema(None);
@@ -263,7 +277,8 @@ impl Session {
                 .with_listing_options(options.clone())
                 .with_schema(Arc::clone(&schema));
             let table = ListingTable::try_new(config).map_err(place)?;
-            let frame = self.context.read_table(Arc::new(table)).map_err(place)?;
+            let mut frame = self.context.read_table(Arc::new(table)).map_err(place)?;
+            let mut judged: Vec<(&Column, Expr)> = Vec::new();
             let mut columns: Vec<Expr> = Vec::with_capacity(target.fields().len() + 1);
             for (column, field) in contract.columns.iter().zip(target.fields()) {
                 let mut found: Vec<Expr> = std::iter::once(&column.name)
@@ -272,13 +287,27 @@ impl Session {
                         let held = schema.field_with_name(n).is_ok().then(|| ident(n));
                         held.or_else(|| told.iter().find(|(t, _)| t == n).map(|(_, value)| lit(value.clone())))
                     })
-                    .map(|e| cast(e, field.data_type().clone()))
                     .collect();
+                let kind = found.first().map(|e| e.get_type(frame.schema())).transpose().map_err(place)?;
+                if let (true, [only], Some(kind)) = (is_filtered, &found[..], kind)
+                    && can_break(column, &kind)
+                {
+                    judged.push((column, only.clone()));
+                }
+                // What does not fit is in a row that is left out.
+                let fitted = if is_filtered { try_cast } else { cast };
+                for expr in &mut found {
+                    *expr = fitted(expr.clone(), field.data_type().clone());
+                }
                 let value = match (found.pop(), found.is_empty()) {
                     (Some(only), true) => only,
                     (Some(last), false) => {
                         found.push(last);
-                        coalesce(found)
+                        let either = coalesce(found);
+                        if is_filtered {
+                            judged.push((column, either.clone()));
+                        }
+                        either
                     }
                     (None, _) if column.nullable => lit(ScalarValue::try_from(field.data_type()).map_err(place)?),
                     (None, _) => {
@@ -293,6 +322,9 @@ impl Session {
             if let Some(extra) = extra {
                 let value = told.iter().find(|(n, _)| n == extra).map(|(_, v)| v.clone()).unwrap_or_default();
                 columns.push(lit(value).alias(extra));
+            }
+            if let Some(is_good) = is_good(contract, judged) {
+                frame = frame.filter(is_good).map_err(place)?;
             }
             let frame = frame.select(columns).map_err(place)?;
             whole = Some(match whole {

@@ -14,6 +14,7 @@ use arrow::datatypes::{DataType, Float32Type, TimeUnit, TimestampMicrosecondType
 
 use crate::columns;
 use crate::error::{Error, Kind, Result};
+use crate::table::bad_rows::BadRows;
 use crate::table::contract::Contract;
 use crate::table::input::{InputReader, open_input};
 use crate::table::store::Location;
@@ -58,22 +59,26 @@ impl Log {
         Ok(Log { users, items, events })
     }
 
-    /// Reads the `interaction` table at `interactions` and, for the catalogue, the `item` table at `items`.
+    /// Reads the `interaction` table at `interactions` and, for the catalogue, the `item` table at `items`, without rows
+    /// that break their contract.
     ///
     /// # Errors
-    /// `Kind::Input` as the contract's checks say; `Kind::Temporary` where the store fails.
-    pub async fn read(interactions: &Location, items: Option<&Location>) -> Result<Self> {
+    /// `Kind::Input` as the contract's checks say, where more than the share `max_bad_fraction` of a table's rows break it;
+    /// `Kind::Temporary` where the store fails.
+    pub async fn read(interactions: &Location, items: Option<&Location>, max_bad_fraction: f64) -> Result<Self> {
         let mut builder = LogBuilder::default();
         for (table, at) in [("interaction", Some(interactions)), ("item", items)] {
             let Some(at) = at else { continue };
             let contract = Contract::builtin(table)?;
             let input = open_input(&contract, at).await?;
+            let mut bad = BadRows::new(&contract);
             for file in &input.files {
                 let mut reader = InputReader::open(&contract, &input, file).await?;
-                while let Some(batch) = reader.next().await? {
+                while let Some(batch) = reader.next_good(&mut bad).await? {
                     if table == "item" { builder.push_items(&batch)? } else { builder.push(&batch)? }
                 }
             }
+            bad.within(max_bad_fraction)?;
         }
         builder.finish()
     }

@@ -425,7 +425,7 @@ mod tests {
     async fn split(folder: &Path, options: Options) -> Split {
         let files = simulate(options, folder).unwrap();
         let at = |name: &str| Location::parse(&folder.join(name).display().to_string()).unwrap();
-        let log = Log::read(&at("interaction.parquet"), Some(&at("item.parquet"))).await.unwrap();
+        let log = Log::read(&at("interaction.parquet"), Some(&at("item.parquet")), 0.0).await.unwrap();
         // The independent reckoning of the model in Python that this test's expectations come from counts as many.
         assert_eq!((files[0].1, log.events().len(), files[1].1), (11_892, 11_892, 300));
         assert_eq!(log.items().len(), 300);

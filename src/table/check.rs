@@ -9,7 +9,9 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch, RecordBatchOptions, new_empty_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, RecordBatch, RecordBatchOptions, new_empty_array,
+};
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{
     DataType, Field, FieldRef, Float32Type, Float64Type, Int32Type, Int64Type, Schema, TimeUnit,
@@ -112,13 +114,27 @@ pub(crate) fn physical_name(found: &DataType) -> Option<&'static str> {
 /// # Errors
 /// The rows whose value does not fit, ascending: all of them where the types cannot be cast.
 pub(crate) fn cast_column(column: &Column, found: &ArrayRef, width: usize) -> Result<ArrayRef, Vec<usize>> {
+    let (cast, lost) = cast_what_fits(column, found, width)?;
+    if lost.is_empty() { Ok(cast) } else { Err(lost) }
+}
+
+/// Casts one column to the contract's type, with null in place of values that do not fit, and names their rows,
+/// ascending.
+///
+/// # Errors
+/// All rows where the types cannot be cast; of vectors the rows that do not fit.
+pub(crate) fn cast_what_fits(
+    column: &Column,
+    found: &ArrayRef,
+    width: usize,
+) -> Result<(ArrayRef, Vec<usize>), Vec<usize>> {
     let all = || (0..found.len()).collect::<Vec<_>>();
     let target = column.column_type.arrow(width);
     if found.data_type() == &target {
-        return Ok(Arc::clone(found));
+        return Ok((Arc::clone(found), Vec::new()));
     }
     if column.column_type == ColumnType::Vector {
-        return as_vector(found, width).unwrap_or_else(|| Err(all()));
+        return as_vector(found, width).unwrap_or_else(|| Err(all())).map(|vector| (vector, Vec::new()));
     }
     let safe = CastOptions { safe: true, format_options: FormatOptions::default() };
     let cast = match (&column.column_type, without_zone(found)) {
@@ -128,14 +144,45 @@ pub(crate) fn cast_column(column: &Column, found: &ArrayRef, width: usize) -> Re
         }
         _ => cast_with_options(found, &target, &safe).map_err(|_| all())?,
     };
-    // Null counts of a dictionary's keys are not those of its values.
-    if cast.null_count() > found.logical_null_count() {
-        let lost = (0..cast.len()).filter(|row| cast.is_null(*row) && found.is_valid(*row)).collect::<Vec<_>>();
-        if !lost.is_empty() {
-            return Err(lost);
-        }
+    // Nulls of a dictionary's keys are not those of its values.
+    let nulls = found.logical_nulls();
+    let was_null = |row: usize| nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+    let lost = match cast.null_count() > found.logical_null_count() {
+        true => (0..cast.len()).filter(|row| cast.is_null(*row) && !was_null(*row)).collect(),
+        false => Vec::new(),
+    };
+    Ok((cast, lost))
+}
+
+/// Whether a value of a column of physical type `found` can break the contract: others need not be looked at.
+pub(crate) fn can_break(column: &Column, found: &DataType) -> bool {
+    let has_rule =
+        column.min_length.is_some() || column.values.is_some() || column.min.is_some() || column.max.is_some();
+    let can_misfit = found.is_numeric() && found != &column.column_type.arrow(0);
+    !column.nullable || column.finite || has_rule || can_misfit || column.column_type == ColumnType::TimestampUs
+}
+
+/// A column of an input in the contract's type, with null in place of what does not fit, and the rows whose value breaks
+/// the contract. This alone says which rows those are, for checks and for queries.
+///
+/// # Errors
+/// As [`cast_what_fits`].
+pub(crate) fn judge_column(column: &Column, found: &ArrayRef) -> Result<(ArrayRef, Vec<(usize, Rule)>), Vec<usize>> {
+    let width = match (&column.column_type, found.data_type()) {
+        (ColumnType::Vector, DataType::FixedSizeList(_, n)) => usize::try_from(*n).unwrap_or(0),
+        _ => 0,
+    };
+    let (cast, lost) = cast_what_fits(column, found, width)?;
+    if !can_break(column, found.data_type()) {
+        return if lost.is_empty() { Ok((cast, Vec::new())) } else { Err(lost) };
     }
-    Ok(cast)
+    let mut bad: Vec<(usize, Rule)> = lost.iter().map(|row| (*row, Rule::Type)).collect();
+    if !column.nullable && cast.null_count() > lost.len() {
+        let is_missing = |row: &usize| cast.is_null(*row) && lost.binary_search(row).is_err();
+        bad.extend((0..cast.len()).filter(is_missing).map(|row| (row, Rule::NotNull)));
+    }
+    each_bad_value(column, &cast, |row, rule| bad.push((row, rule)));
+    Ok((cast, bad))
 }
 
 /// A vector column from any list of floats, or the rows whose width or values are wrong; `None` where the types cannot
@@ -341,6 +388,52 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Notes the rows of an input's batch that break the contract, by column as [`judge_column`] found them, and counts
+    /// the batch; returns which rows to keep, `None` where all are.
+    ///
+    /// `batch` holds the contract's columns; `found` is what the file has for a column.
+    pub(crate) fn leave_out(
+        &mut self,
+        batch: &RecordBatch,
+        bad: &[(&Column, &ArrayRef, Vec<(usize, Rule)>)],
+        findings: &mut Findings,
+    ) -> Option<BooleanArray> {
+        let mut keep: Option<Vec<bool>> = None;
+        for (column, found, rows) in bad {
+            for (row, rule) in rows {
+                keep.get_or_insert_with(|| vec![true; batch.num_rows()])[*row] = false;
+                let json = || {
+                    let at = format!("row {} of {}", self.rows + *row as u64, self.file);
+                    let row = row_json(self.contract, batch, *row, Some(column));
+                    match serde_json::from_str(&row) {
+                        Ok(serde_json::Value::Object(mut object)) => {
+                            object.insert("at".into(), at.into());
+                            serde_json::Value::Object(object).to_string()
+                        }
+                        _ => row,
+                    }
+                };
+                let error = || {
+                    let problem = match rule {
+                        Rule::Type => format!("{} does not fit {}", value_text(found, *row), column.column_type),
+                        rule => problem(column, batch, *row, *rule),
+                    };
+                    self.refuse(column, batch, *row, &problem)
+                };
+                findings.add(*rule, &column.name, json, error);
+            }
+        }
+        self.rows += batch.num_rows() as u64;
+        keep.map(BooleanArray::from)
+    }
+
+    /// Counts the nulls of rows that are kept.
+    pub(crate) fn count_nulls(&mut self, batch: &RecordBatch) {
+        for (column, seen) in self.contract.columns.iter().zip(&mut self.nulls) {
+            *seen += batch.column_by_name(&column.name).map_or(0, |array| array.logical_null_count() as u64);
+        }
+    }
+
     /// The error for one row of the batch that is being looked at.
     pub(crate) fn refuse(&self, column: &Column, batch: &RecordBatch, row: usize, problem: &str) -> Error {
         let mut error = Error::new(self.contract.refusal(), problem)
@@ -355,12 +448,17 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// The row's grain columns as `user_id=1, item_id=7`.
-pub(crate) fn key_text(contract: &Contract, batch: &RecordBatch, row: usize) -> Option<String> {
-    let names: Vec<&str> = match contract.grain.is_empty() {
+/// The columns that tell one row from another: the grain, or without one those that hold no nulls.
+fn key_columns(contract: &Contract) -> Vec<&str> {
+    match contract.grain.is_empty() {
         false => contract.grain.iter().map(String::as_str).collect(),
         true => contract.columns.iter().filter(|c| !c.nullable).map(|c| c.name.as_str()).collect(),
-    };
+    }
+}
+
+/// The row's grain columns as `user_id=1, item_id=7`.
+pub(crate) fn key_text(contract: &Contract, batch: &RecordBatch, row: usize) -> Option<String> {
+    let names = key_columns(contract);
     let format = FormatOptions::default().with_null("null");
     let mut parts = Vec::new();
     for name in names {
@@ -395,6 +493,10 @@ fn without_zone(array: &ArrayRef) -> Option<ArrayRef> {
     cast_with_options(&naive, &DataType::Timestamp(TimeUnit::Microsecond, None), &safe).ok()
 }
 
+/// The moments of the years 0 to 10000, microseconds since 1970 UTC. What others write for "never" and "always" (years 1
+/// and 9999, in any time zone) lies within; beyond it calendars and their texts fail, and units overflow.
+const MOMENTS: std::ops::Range<i64> = -62_167_219_200_000_000..253_433_923_200_000_000;
+
 /// Calls `bad` for every value of a column that its contract does not allow; nulls are another matter.
 fn each_bad_value(column: &Column, array: &ArrayRef, mut bad: impl FnMut(usize, Rule)) {
     if let Some(strings) = array.as_string_opt::<i32>() {
@@ -409,6 +511,15 @@ fn each_bad_value(column: &Column, array: &ArrayRef, mut bad: impl FnMut(usize, 
                 bad(row, Rule::Values);
             }
         }
+        return;
+    }
+    if let Some(times) = array.as_primitive_opt::<TimestampMicrosecondType>() {
+        let is_bad = |time: i64| !MOMENTS.contains(&time);
+        times
+            .iter()
+            .enumerate()
+            .filter(|(_, time)| time.is_some_and(is_bad))
+            .for_each(|(row, _)| bad(row, Rule::Moment));
         return;
     }
     if array.as_fixed_size_list_opt().is_some() {
@@ -454,6 +565,18 @@ fn infinite_in_vector(array: &ArrayRef, row: usize) -> Option<f32> {
     values.get(row * width..(row + 1) * width)?.iter().copied().find(|v| !v.is_finite())
 }
 
+/// A value as the file has it, for people: of moments the number and its unit, since no calendar may have them.
+fn value_text(found: &ArrayRef, row: usize) -> String {
+    let one = found.slice(row, 1);
+    let (one, unit) = match found.data_type() {
+        DataType::Timestamp(unit, _) => (cast(&one, &DataType::Int64).unwrap_or(one), format!(" {unit}")),
+        _ => (one, String::new()),
+    };
+    let text = ArrayFormatter::try_new(&one, &FormatOptions::default()).map(|f| f.value(0).to_string());
+    let text: String = text.unwrap_or_else(|_| "a value".into()).chars().take(80).collect();
+    format!("{text}{unit}")
+}
+
 /// What is wrong with a value, for people.
 fn problem(column: &Column, batch: &RecordBatch, row: usize, rule: Rule) -> String {
     let Some(array) = batch.column_by_name(&column.name) else { return rule.description().to_owned() };
@@ -472,17 +595,29 @@ fn problem(column: &Column, batch: &RecordBatch, row: usize, rule: Rule) -> Stri
             format!("{shown:?} is not one of {}", column.values.as_deref().unwrap_or_default().join(", "))
         }
         Rule::Finite => format!("{} is not a finite number", number()),
+        Rule::Moment => {
+            let times = array.as_primitive_opt::<TimestampMicrosecondType>();
+            let time = times.map(|times| times.value(row)).unwrap_or_default();
+            format!("{time} microseconds since 1970 are no moment of the years 0 to 10000")
+        }
         Rule::Min => format!("{} is less than {}", number(), column.min.unwrap_or_default()),
         Rule::Max => format!("{} is greater than {}", number(), column.max.unwrap_or_default()),
         Rule::Type | Rule::Unique | Rule::Order => rule.description().to_owned(),
     }
 }
 
-/// A row's key and one more column as a JSON object. Vectors are left out: their numbers tell nobody anything.
+/// A row's key and one more column as a JSON object. Vectors are left out: their numbers tell nobody anything; so are
+/// moments that no calendar has.
 pub(crate) fn row_json(contract: &Contract, batch: &RecordBatch, row: usize, column: Option<&Column>) -> String {
-    let shown = column.filter(|c| c.column_type != ColumnType::Vector && !contract.grain.contains(&c.name));
-    let names = contract.grain.iter().chain(shown.map(|c| &c.name));
+    let key = key_columns(contract);
+    let shown = column.filter(|c| c.column_type != ColumnType::Vector && !key.contains(&c.name.as_str()));
+    let names = key.iter().copied().chain(shown.map(|c| c.name.as_str()));
+    let is_moment = |array: &ArrayRef| match array.as_primitive_opt::<TimestampMicrosecondType>() {
+        Some(times) => times.is_null(0) || MOMENTS.contains(&times.value(0)),
+        None => true,
+    };
     let columns = names.filter_map(|n| Some((n, batch.column_by_name(n)?.slice(row, 1))));
+    let columns = columns.filter(|(_, array)| is_moment(array));
     let one = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true)));
     let json = one.ok().and_then(|one| json_rows(&one).ok()?.pop());
     json.unwrap_or_else(|| "{}".into())

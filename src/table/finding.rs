@@ -18,6 +18,7 @@ pub(crate) enum Rule {
     MinLength,
     Values,
     Finite,
+    Moment,
     Min,
     Max,
     Unique,
@@ -33,6 +34,7 @@ impl Rule {
             Rule::MinLength => "min_length",
             Rule::Values => "values",
             Rule::Finite => "finite",
+            Rule::Moment => "moment",
             Rule::Min => "min",
             Rule::Max => "max",
             Rule::Unique => "unique",
@@ -49,6 +51,7 @@ impl Rule {
             Rule::MinLength => "Not shorter than the least length.",
             Rule::Values => "Only the values that the contract lists.",
             Rule::Finite => "No NaN and no infinity.",
+            Rule::Moment => "Only moments of the years 0 to 10000.",
             Rule::Min => "Not below the least value.",
             Rule::Max => "Not above the greatest value.",
             Rule::Unique => "The table's key stands once.",
@@ -166,15 +169,27 @@ impl Findings {
         self.first.get_or_insert_with(error);
     }
 
-    /// The error that names the first bad row and has the findings as its source; `None` where there are none.
-    pub(crate) fn into_error(mut self) -> Option<Error> {
-        let first = self.first.take()?;
+    /// Sorts the findings by their audits and keeps of each its share of the rows.
+    fn settle(&mut self) {
         self.found.sort_by(|a, b| a.audit.cmp(&b.audit));
         let counts: Vec<u64> = self.found.iter().map(|f| f.failing).collect();
         for (finding, share) in self.found.iter_mut().zip(shares(&counts)) {
             finding.rows.truncate(share);
         }
-        Some(first.with("failures", counts.iter().sum::<u64>()).source(self))
+    }
+
+    /// The error that names the first bad row and has the findings as its source; `None` where there are none.
+    pub(crate) fn into_error(mut self) -> Option<Error> {
+        let first = self.first.take()?;
+        self.settle();
+        Some(first.with("failures", self.found.iter().map(|f| f.failing).sum::<u64>()).source(self))
+    }
+
+    /// The findings as warnings: what they are about was left out.
+    pub(crate) fn into_warnings(mut self) -> Vec<Finding> {
+        self.settle();
+        self.found.iter_mut().for_each(|finding| finding.severity = Severity::Warn);
+        self.found
     }
 }
 

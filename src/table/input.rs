@@ -7,21 +7,26 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, new_null_array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::arrow::{ProjectionMask, async_reader::ParquetRecordBatchStream};
+use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
 
-use crate::error::{Error, Kind, Result};
-use crate::table::check::{Checker, KeyHasher, accepts, cast_column, finish_batch, hash_of, key_text};
+use crate::error::{Context, Error, Kind, Result};
+use crate::table::bad_rows::{BadRows, LeftOut, kinds};
+use crate::table::check::{
+    Checker, KeyHasher, accepts, cast_column, finish_batch, hash_of, judge_column, key_text, strict,
+};
 use crate::table::contract::{Column, ColumnType, Contract};
 use crate::table::footer::wild_count;
 use crate::table::store::{Entry, Location, fail, missing};
@@ -62,6 +67,8 @@ pub struct InputColumn {
     pub source: Option<String>,
     /// That column's physical Arrow type.
     pub source_type: Option<DataType>,
+    /// Whether the files hold its moments in nanoseconds, which are cut to microseconds.
+    pub is_cut: bool,
 }
 
 /// An input that fits its contract as far as footers tell.
@@ -79,9 +86,16 @@ pub struct InputTable {
     pub columns: Vec<InputColumn>,
     /// Names of Hive partition columns in the paths, in order.
     pub hive_columns: Vec<String>,
+    /// The share of rows that may break the contract and are then left out wherever the input is read; with 0 none may.
+    pub max_bad_fraction: f64,
 }
 
 impl InputTable {
+    /// The same input, of which up to a share of rows may break the contract.
+    pub fn allowing(self, max_bad_fraction: f64) -> Self {
+        InputTable { max_bad_fraction, ..self }
+    }
+
     /// Rows of all files.
     pub fn rows(&self) -> u64 {
         self.files.iter().map(|f| f.rows).sum()
@@ -106,9 +120,11 @@ impl InputTable {
 /// What a full look at an input found.
 #[derive(Debug, Clone, Default)]
 pub struct InputReport {
-    /// Rows.
+    /// Rows, those that are left out included.
     pub rows: u64,
-    /// Nulls by column of the contract.
+    /// Rows that break the contract and are left out.
+    pub left_out: LeftOut,
+    /// Nulls by column of the contract, in rows that are not left out.
     pub nulls: BTreeMap<String, u64>,
     /// The first and last `event_timestamp`, microseconds since 1970 UTC, where the contract has that column.
     pub time_range: Option<(i64, i64)>,
@@ -171,7 +187,8 @@ impl AsyncFileReader for ObjectReader {
     }
 }
 
-/// Opens a Parquet file of `size` bytes by its footer.
+/// Opens a Parquet file of `size` bytes by its footer. Moments of the old type INT96 are read as microseconds: as
+/// nanoseconds those before 1677 and after 2262 would come out as others.
 ///
 /// # Errors
 /// `Kind::Input` naming the file where it is missing, truncated or not Parquet; the store's own errors.
@@ -182,7 +199,17 @@ pub async fn open_parquet(at: &Location, size: u64) -> Result<ParquetRecordBatch
         Err(_) => Err(Error::new(Kind::Input, "the Parquet file is damaged: its footer names types that do not exist")
             .with("file", at)
             .with("bytes", size)),
-        Ok(Ok(builder)) => Ok(builder.with_batch_size(BATCH_ROWS)),
+        Ok(Ok(builder)) => match without_int96(&builder) {
+            None => Ok(builder.with_batch_size(BATCH_ROWS)),
+            Some(schema) => {
+                let options = ArrowReaderOptions::new().with_schema(schema);
+                let metadata = ArrowReaderMetadata::try_new(Arc::clone(builder.metadata()), options);
+                let metadata = metadata.map_err(|e| damaged(&e, at))?;
+                let reader = ObjectReader { store: at.store(), path: at.path().clone(), size };
+                let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata);
+                Ok(builder.with_batch_size(BATCH_ROWS))
+            }
+        },
         Ok(Err(error)) => {
             if let Some(error) = store_error(&error) {
                 return Err(fail(error, "read", at));
@@ -197,6 +224,26 @@ pub async fn open_parquet(at: &Location, size: u64) -> Result<ParquetRecordBatch
             Err(Error::new(Kind::Input, what).with("file", at).with("bytes", size).source(error))
         }
     }
+}
+
+/// The file's schema with microseconds for its columns of type INT96; `None` where it has none.
+fn without_int96(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>) -> Option<SchemaRef> {
+    let fields = builder.schema().fields();
+    let coerced: Vec<_> = fields
+        .iter()
+        .map(|field| match is_int96(builder, field.name()) {
+            true => Arc::new(field.as_ref().clone().with_data_type(DataType::Timestamp(TimeUnit::Microsecond, None))),
+            false => Arc::clone(field),
+        })
+        .collect();
+    let schema = builder.schema();
+    (coerced != fields.to_vec()).then(|| Arc::new(Schema::new_with_metadata(coerced, schema.metadata().clone())))
+}
+
+/// Whether a column of the file holds moments of the old type INT96.
+fn is_int96(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>, column: &str) -> bool {
+    let columns = builder.parquet_schema().columns();
+    columns.iter().any(|c| c.physical_type() == PhysicalType::INT96 && c.path().parts() == [column.to_owned()])
 }
 
 /// The store's error inside a Parquet error: a network fault is no reason to call a file damaged.
@@ -219,7 +266,7 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
     let mut seen_in: BTreeMap<String, (DataType, Location)> = BTreeMap::new();
     for column in &contract.columns {
         let target = column.column_type.arrow(0);
-        columns.push(InputColumn { name: column.name.clone(), target, source: None, source_type: None });
+        columns.push(InputColumn { name: column.name.clone(), target, source: None, source_type: None, is_cut: false });
     }
     let mut hive_columns: Vec<String> = Vec::new();
     for entry in entries {
@@ -230,6 +277,8 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
             if column.name == "event_timestamp" {
                 first_event = earliest(&builder, field.name());
             }
+            found.is_cut |= matches!(field.data_type(), DataType::Timestamp(TimeUnit::Nanosecond, _))
+                || is_int96(&builder, field.name());
             match seen_in.get(&column.name) {
                 None => {
                     found.source = Some(field.name().clone());
@@ -266,7 +315,8 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
     let fields: Vec<Field> =
         columns.iter().filter_map(|c| Some(Field::new(c.source.as_ref()?, c.source_type.clone()?, true))).collect();
     let schema = Arc::new(Schema::new(fields));
-    Ok(InputTable { table: contract.name.clone(), location: at.clone(), files, schema, columns, hive_columns })
+    let (table, location) = (contract.name.clone(), at.clone());
+    Ok(InputTable { table, location, files, schema, columns, hive_columns, max_bad_fraction: 0.0 })
 }
 
 /// The earliest value of a column of moments by the statistics of the file's row groups, microseconds since 1970 UTC;
@@ -286,7 +336,20 @@ pub(crate) fn earliest(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>, 
 /// The file's field that carries a contract's column; `None` for a nullable column that is absent.
 fn find_column(contract: &Contract, column: &Column, schema: &SchemaRef, file: &Location) -> Result<Option<Field>> {
     let names = std::iter::once(&column.name).chain(&column.aliases);
-    let Some(field) = names.filter_map(|n| schema.field_with_name(n).ok()).next() else {
+    let found: Vec<&Field> = names.filter_map(|n| schema.field_with_name(n).ok()).collect();
+    if let [first, second, ..] = found[..] {
+        let what = format!("both {} and {} would be {}", first.name(), second.name(), column.name);
+        return Err(Error::new(Kind::Input, what)
+            .with("table", &contract.name)
+            .with("file", file)
+            .with("column", &column.name)
+            .hint(format!(
+                "leave one of them out of the file, or give the job its own contract of {} ([project] schemas) without \
+                 the other name",
+                contract.name
+            )));
+    }
+    let Some(field) = found.into_iter().next() else {
         if column.nullable {
             return Ok(None);
         }
@@ -389,6 +452,8 @@ pub struct InputReader<'a> {
     file: &'a InputFile,
     stream: ParquetRecordBatchStream<ObjectReader>,
     checker: Checker<'a>,
+    /// Rows of the file before the last batch of [`InputReader::next_good`], and which of its rows were kept.
+    last: (u64, Option<BooleanArray>),
 }
 
 impl<'a> InputReader<'a> {
@@ -410,7 +475,70 @@ impl<'a> InputReader<'a> {
                 checker.sources.insert(column.name.clone(), source.clone());
             }
         }
-        Ok(InputReader { contract, table, file, stream, checker })
+        Ok(InputReader { contract, table, file, stream, checker, last: (0, None) })
+    }
+
+    /// The next rows as the file has them.
+    async fn next_raw(&mut self) -> Result<Option<RecordBatch>> {
+        let next = AssertUnwindSafe(self.stream.try_next()).catch_unwind().await.unwrap_or_else(|_| Err(torn()));
+        next.map_err(|e| damaged(&e, &self.file.location))
+    }
+
+    /// The next rows without those that break the contract, which are noted; `None` at the end. A batch may be empty.
+    ///
+    /// # Errors
+    /// `Kind::Input` for damaged data.
+    pub async fn next_good(&mut self, noted: &mut BadRows) -> Result<Option<RecordBatch>> {
+        let Some(batch) = self.next_raw().await? else { return Ok(None) };
+        let mut arrays = Vec::with_capacity(self.contract.columns.len());
+        let mut bad: Vec<(&Column, &ArrayRef, Vec<_>)> = Vec::new();
+        let mut width = 0;
+        for (column, input) in self.contract.columns.iter().zip(&self.table.columns) {
+            let Some(found) = input.source.as_ref().and_then(|s| batch.column_by_name(s)) else {
+                arrays.push(new_null_array(&input.target, batch.num_rows()));
+                continue;
+            };
+            if let (ColumnType::Vector, DataType::FixedSizeList(_, n)) = (&column.column_type, found.data_type()) {
+                width = usize::try_from(*n).unwrap_or(0);
+            }
+            let (array, rows) = judge_column(column, found).map_err(|rows| self.misfit(column, &batch, &rows))?;
+            arrays.push(array);
+            if !rows.is_empty() {
+                bad.push((column, found, rows));
+            }
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let loose = Arc::new(Schema::new(self.contract.fields(width, false)));
+        let rows = RecordBatch::try_new_with_options(loose, arrays, &options)
+            .context(Kind::Internal, || format!("rows of table {}", self.contract.name))?;
+        let before = self.checker.rows();
+        let keep = self.checker.leave_out(&rows, &bad, &mut noted.findings);
+        let good = match &keep {
+            None => rows,
+            Some(keep) => {
+                filter_record_batch(&rows, keep).context(Kind::Internal, || "cannot leave rows out".into())?
+            }
+        };
+        noted.rows += batch.num_rows() as u64;
+        noted.bad += (batch.num_rows() - good.num_rows()) as u64;
+        self.checker.count_nulls(&good);
+        self.last = (before, keep);
+        strict(self.contract, &good).map(Some)
+    }
+
+    /// Where in the file a row of the last batch of [`InputReader::next_good`] stands.
+    fn row_in_file(&self, row: usize) -> u64 {
+        let (before, keep) = &self.last;
+        let place = match keep {
+            None => row,
+            Some(keep) => (0..keep.len()).filter(|i| keep.value(*i)).nth(row).unwrap_or(row),
+        };
+        before + place as u64
+    }
+
+    fn misfit(&self, column: &Column, batch: &RecordBatch, rows: &[usize]) -> Error {
+        let problem = format!("a value does not fit {}", column.column_type);
+        self.checker.refuse(column, batch, rows.first().copied().unwrap_or(0), &problem)
     }
 
     /// The next rows, or `None` at the end.
@@ -418,10 +546,7 @@ impl<'a> InputReader<'a> {
     /// # Errors
     /// `Kind::Input` for damaged data and for rows that break the contract.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        let next = AssertUnwindSafe(self.stream.try_next()).catch_unwind().await.unwrap_or_else(|_| Err(torn()));
-        let Some(batch) = next.map_err(|e| damaged(&e, &self.file.location))? else {
-            return Ok(None);
-        };
+        let Some(batch) = self.next_raw().await? else { return Ok(None) };
         let mut arrays = Vec::with_capacity(self.contract.columns.len());
         let mut width = 0;
         for (column, input) in self.contract.columns.iter().zip(&self.table.columns) {
@@ -433,10 +558,7 @@ impl<'a> InputReader<'a> {
             if let (ColumnType::Vector, DataType::FixedSizeList(_, n)) = (&column.column_type, found.data_type()) {
                 width = usize::try_from(*n).unwrap_or(0);
             }
-            arrays.push(cast_column(column, found, width).map_err(|rows| {
-                let problem = format!("a value does not fit {}", column.column_type);
-                self.checker.refuse(column, &batch, rows.first().copied().unwrap_or(0), &problem)
-            })?);
+            arrays.push(cast_column(column, found, width).map_err(|rows| self.misfit(column, &batch, &rows))?);
         }
         finish_batch(self.contract, arrays, batch.num_rows(), width, &mut self.checker).map(Some)
     }
@@ -454,22 +576,25 @@ pub(crate) fn damaged(error: &ParquetError, at: &Location) -> Error {
     Error::new(Kind::Input, "the Parquet file is damaged").with("file", at).source(error.to_string())
 }
 
-/// Streams every row of an input through a [`Checker`] and looks for duplicate keys.
+/// Streams every row of an input through a [`Checker`] and looks for duplicate keys among those that keep the contract.
 ///
 /// Memory: one batch, and at most 256 MiB of key hashes at a time; inputs with more keys are read several times.
 ///
 /// # Errors
-/// `Kind::Input` naming file, column, row and key of the first row that breaks the contract.
+/// `Kind::Input` naming file, column, row and key of the first row that breaks the contract, and how many do, where
+/// these are more than the input may have; the same for keys that stand twice.
 pub async fn check_input(contract: &Contract, table: &InputTable) -> Result<InputReport> {
     let mut report = InputReport::default();
     let passes = (table.rows() as usize).div_ceil(KEY_HASHES).max(1) as u64;
     let mut suspects: HashSet<u64> = HashSet::new();
+    let mut noted = BadRows::new(contract);
     for pass in 0..passes {
+        let mut again = BadRows::new(contract);
         let mut hashes: Vec<u64> = Vec::new();
         for file in &table.files {
             let mut reader = InputReader::open(contract, table, file).await?;
             let mut keys = KeyHasher::new(contract)?;
-            while let Some(batch) = reader.next().await? {
+            while let Some(batch) = reader.next_good(if pass == 0 { &mut noted } else { &mut again }).await? {
                 if pass == 0 {
                     widen(&mut report.time_range, &batch);
                 }
@@ -485,11 +610,21 @@ pub async fn check_input(contract: &Contract, table: &InputTable) -> Result<Inpu
                 }
             }
         }
+        if pass == 0 {
+            report.left_out = std::mem::replace(&mut noted, BadRows::new(contract)).within(table.max_bad_fraction)?;
+        }
         hashes.sort_unstable();
         suspects.extend(hashes.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]));
     }
     if !suspects.is_empty() {
         confirm_duplicates(contract, table, &suspects).await?;
+    }
+    if report.left_out.rows > 0 {
+        let (rows, all) = (report.left_out.rows, report.rows);
+        let (share, kinds) = (100.0 * rows as f64 / all as f64, kinds(&report.left_out.found));
+        report
+            .warnings
+            .push(format!("{rows} of {all} rows break the contract and are left out ({share:.4} %): {kinds}"));
     }
     if report.null_titles() > 0 {
         report.warnings.push(format!("{} of {} items have no title", report.null_titles(), report.rows));
@@ -507,26 +642,35 @@ async fn confirm_duplicates(contract: &Contract, table: &InputTable, suspects: &
     for file in &table.files {
         let mut reader = InputReader::open(contract, table, file).await?;
         let mut keys = KeyHasher::new(contract)?;
-        let mut before = 0_u64;
-        while let Some(batch) = reader.next().await? {
+        let mut noted = BadRows::new(contract);
+        while let Some(batch) = reader.next_good(&mut noted).await? {
             let rows = keys.rows(&batch)?;
             for (i, row) in rows.iter().enumerate() {
                 if !suspects.contains(&hash_of(row.as_ref())) {
                     continue;
                 }
-                let here = before + i as u64;
+                let here = reader.row_in_file(i);
                 if let Some((other, row)) = first.get(row.as_ref()) {
+                    let is_cut = |c: &&InputColumn| c.is_cut && contract.grain.contains(&c.name);
+                    let hint = match table.columns.iter().find(is_cut) {
+                        None => "every key may stand once: drop the rows that repeat one".to_owned(),
+                        Some(column) => format!(
+                            "{} is stored in nanoseconds and cut to microseconds: rows less than a microsecond apart have \
+                             the same key. Keep one of them, or move the others by a microsecond",
+                            column.source.as_deref().unwrap_or(&column.name)
+                        ),
+                    };
                     return Err(Error::new(contract.refusal(), "the same key stands twice")
                         .with("table", &contract.name)
                         .with("file", &file.location)
                         .with("column", contract.grain.join(", "))
                         .with("row", here)
                         .with("key", key_text(contract, &batch, i).unwrap_or_default())
-                        .with("first", format!("row {row} of {other}")));
+                        .with("first", format!("row {row} of {other}"))
+                        .hint(hint));
                 }
                 first.insert(row.as_ref().to_vec(), (file.location.clone(), here));
             }
-            before += batch.num_rows() as u64;
         }
     }
     Ok(())
