@@ -1,10 +1,13 @@
 //! The one error type: a kind, a message that says what happened, context that says where, a hint that says what to
 //! do, and the source.
 //!
-//! The kind decides the exit code and whether running again as is can help. Knows nothing of any other module.
+//! The kind decides the exit code and whether running again as is can help. What it tells is made of others' text and fit to
+//! be printed. Knows no other module but [`crate::printable`].
 
 use std::error::Error as StdError;
 use std::fmt;
+
+use crate::printable;
 
 /// What a caller can do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,6 +21,8 @@ pub enum Kind {
     Model,
     /// An input is missing, unreadable or breaks its contract.
     Input,
+    /// What the interval is made from is not there yet: its log is late.
+    NotArrived,
     /// Staged rows failed an audit; nothing was published.
     Audit,
     /// More rows failed than the job's failure budget allows.
@@ -41,7 +46,7 @@ impl Kind {
             Kind::BrokenPipe => 0,
             Kind::Input | Kind::Audit | Kind::Budget | Kind::Internal => 1,
             Kind::Usage | Kind::Config | Kind::Model => 2,
-            Kind::Temporary | Kind::Busy | Kind::Interrupted => 75,
+            Kind::NotArrived | Kind::Temporary | Kind::Busy | Kind::Interrupted => 75,
         }
     }
 
@@ -57,6 +62,7 @@ impl Kind {
             Kind::Config => "config",
             Kind::Model => "model",
             Kind::Input => "input",
+            Kind::NotArrived => "not_arrived",
             Kind::Audit => "audit",
             Kind::Budget => "budget",
             Kind::Temporary => "temporary",
@@ -106,6 +112,12 @@ impl Error {
         self
     }
 
+    /// The same error, of another kind.
+    pub(crate) fn of_kind(mut self, kind: Kind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
     /// What a caller can do about it.
     pub fn kind(&self) -> Kind {
         self.0.kind
@@ -127,12 +139,12 @@ impl Error {
         let mut source = self.0.source.as_deref().map(|s| s as &dyn StdError);
         while let Some(cause) = source {
             text.push_str("\n  caused by: ");
-            text.push_str(&cause.to_string());
+            text.push_str(&printable::terminal(&cause.to_string()));
             source = cause.source();
         }
         if let Some(hint) = &self.0.hint {
             text.push_str("\n  what to do: ");
-            text.push_str(hint);
+            text.push_str(&printable::terminal(hint));
         }
         text
     }
@@ -140,9 +152,9 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)?;
+        f.write_str(&printable::terminal(&self.0.message))?;
         for (i, (key, value)) in self.0.context.iter().enumerate() {
-            write!(f, "{}{key}: {value}", if i == 0 { " (" } else { ", " })?;
+            write!(f, "{}{key}: {}", if i == 0 { " (" } else { ", " }, printable::line(value))?;
         }
         if self.0.context.is_empty() { Ok(()) } else { f.write_str(")") }
     }
@@ -188,5 +200,19 @@ mod tests {
         assert!(e.explain().ends_with("what to do: drop the row"));
         assert_eq!(e.kind().exit_code(), 1);
         assert!(!e.kind().rerun_helps());
+        let late = e.of_kind(Kind::NotArrived);
+        assert_eq!((late.kind().exit_code(), late.kind().name(), late.kind().rerun_helps()), (75, "not_arrived", true));
+    }
+
+    #[test]
+    fn what_an_error_tells_steers_nothing() {
+        let e = Error::new(Kind::Input, "bad id `\x1b[2J`\nsecond line")
+            .with("file", "a\nerror: all is well\u{202e}.parquet")
+            .hint("look\u{9b}")
+            .source(std::io::Error::other("\x1b]0;title\x07"));
+        let told = e.explain();
+        assert!(told.chars().all(|c| !printable::steers(c) || c == '\n'), "{told:?}");
+        assert!(told.starts_with("bad id `\\u{1b}[2J`\nsecond line (file: a\\u{a}error: all is well"), "{told}");
+        assert_eq!(told.lines().count(), 4, "{told}");
     }
 }

@@ -12,8 +12,10 @@
 //! The modules stand in the order of the data flow. **Direction rule**: a file may `use crate::` only what stands
 //! before its own module here (`ci/check.sh` enforces it). Arrow record batches are the one currency between layers.
 
+pub mod printable;
 pub mod error;
 pub mod fingerprint;
+pub mod destination;
 
 pub mod paths;
 pub mod columns;

@@ -1,7 +1,7 @@
 //! What a run says while it works: log lines, progress, and the counters of its stages.
 //!
 //! On a terminal a person sees bars with rates and time left; otherwise every line is one JSON object. Everything goes
-//! to standard error. Knows nothing of tables or models.
+//! to standard error, and no text of others steers the terminal there. Knows nothing of tables or models.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::filter::LevelFilter;
+
+use crate::printable::{self, Guard, Shape};
 
 /// How to speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,17 +46,30 @@ pub fn init(voice: Voice, verbose: u8) {
     let quiet_crates = move |meta: &tracing::Metadata<'_>| {
         meta.target().starts_with("curec") || (verbose > 0 && *meta.level() <= tracing::Level::WARN)
     };
+    use tracing_subscriber::field::MakeExt;
     use tracing_subscriber::layer::{Layer, SubscriberExt};
     use tracing_subscriber::util::SubscriberInitExt;
     let filter = tracing_subscriber::filter::filter_fn(quiet_crates);
     let registry = tracing_subscriber::registry();
-    let fmt = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // A standard error that is closed or full is no reason to end.
+    let fmt = tracing_subscriber::fmt::layer().log_internal_errors(false);
     let result = match voice {
         Voice::Terminal => {
-            let layer = fmt.without_time().with_target(false).with_ansi(std::io::stderr().is_terminal());
+            let fields = tracing_subscriber::fmt::format::debug_fn(|to, field, value| {
+                let text = format!("{value:?}");
+                match field.name() {
+                    "message" => write!(to, "{}", printable::line(&text)),
+                    name => write!(to, "{name}={}", printable::line(&text)),
+                }
+            });
+            let layer = fmt.with_writer(std::io::stderr).fmt_fields(fields.delimited(" "));
+            let layer = layer.without_time().with_target(false).with_ansi(std::io::stderr().is_terminal());
             registry.with(layer.with_filter(filter).with_filter(level)).try_init()
         }
-        _ => registry.with(fmt.json().flatten_event(true).with_filter(filter).with_filter(level)).try_init(),
+        _ => {
+            let layer = fmt.with_writer(|| Guard::new(std::io::stderr(), Shape::Json)).json().flatten_event(true);
+            registry.with(layer.with_filter(filter).with_filter(level)).try_init()
+        }
     };
     if result.is_err() {
         tracing::debug!("logging was already set up");

@@ -3,7 +3,6 @@
 //! Data goes to standard output, everything else to standard error. Knows every other module; nothing but the binary knows it.
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -11,14 +10,16 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::cli::arguments::{IntervalArgs, JobArgs, block_on, read_lines, watch_signals};
 use crate::cli::learn::LearnCommand;
 use crate::cli::models::ModelsCommand;
-use crate::cli::output::{Format, file_lines, print, write_rows};
-use crate::config::{self, Job};
+use crate::cli::output::{Format, Out, file_lines, print, print_json, say, tell, write_rows};
+use crate::config::{self, Interval, Job};
+use crate::destination::Destination;
 use crate::error::{Context, Error, Kind, Result};
 use crate::job::lookback::{self, LookedBack};
 use crate::job::stop::Stop;
 use crate::job::{compact, export, feast, forget, plan, run, runs};
 use crate::query::session::Session;
 use crate::recommend::simulate;
+use crate::table::redact::redact;
 use crate::table::{import, inspect};
 use crate::telemetry::{self, Voice};
 
@@ -31,8 +32,8 @@ Examples:
   curec export jobs/nightly.toml --out training
 
 Exit codes: 0 published or nothing to do; 1 refused to publish, a rerun does not help; 2 usage or configuration;
-75 temporary, progress is kept, run it again; 99 nothing to do (with --skip-exit-code); 3 `forget` did all, but some ids
-were not found.";
+75 temporary or not arrived yet, progress is kept, run it again; 99 nothing to do (with --skip-exit-code); 3 `forget`
+did all, but some ids were not found.";
 
 /// Turns interaction logs into reasons and content features for recommenders.
 #[derive(Debug, Parser)]
@@ -181,18 +182,18 @@ struct RunArgs {
     /// Build again where prompts failed in an earlier run of this interval.
     #[arg(long)]
     retry_failed: bool,
-    /// Publish empty tables when the interval has no event, instead of refusing.
+    /// Publish empty tables when the interval has no event, instead of waiting for its log ([interval] empty).
     #[arg(long)]
     allow_empty: bool,
     /// Before that, look at the intervals of so many days before and build those again that were published and are no
-    /// longer up to date (overrides `[interval] lookback_days`). Where the interval itself goes well, days that fail
+    /// longer up to date; with `[interval] lookback_missing` those also that never were published (overrides `[interval] lookback_days`). Where the interval itself goes well, days that fail
     /// decide the exit code: 75 if one may pass, else 1 or 2.
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(..=config::MAX_LOOKBACK_DAYS))]
     lookback: Option<u64>,
     /// Exit with 99 instead of 0 when there is nothing to do, for Airflow's skip.
     #[arg(long)]
     skip_exit_code: bool,
-    /// Also write the JSON summary to this file, for example /airflow/xcom/return.json.
+    /// Also write the JSON summary to this file, pipe or device, for example /airflow/xcom/return.json.
     #[arg(long, value_name = "PATH")]
     summary: Option<PathBuf>,
 }
@@ -234,20 +235,20 @@ enum Features {
 }
 
 impl ExportArgs {
-    fn execute(&self) -> Result<String> {
+    fn execute(&self) -> Result<()> {
         let job = self.job.load()?;
         let entity = |features: &Features| match features {
             Features::Item => export::Entity::Item,
             Features::User => export::Entity::User,
         };
         let features: Vec<_> = self.features.iter().map(entity).collect();
-        let Some(out) = self.out.clone() else { return feast::definition(&job, &features) };
+        let Some(out) = self.out.clone() else { return print(&feast::definition(&job, &features)?) };
         let moment = |flag, text: &Option<String>| text.as_ref().map(|t| config::parse_moment(flag, t)).transpose();
         let (from, to) = (moment("--from", &self.from)?, moment("--to", &self.to)?);
         let (overwrite, allow_later_training) = (self.overwrite, self.allow_later_training);
         let options = export::Options { out: out.clone(), from, to, features, overwrite, allow_later_training };
         let done = block_on(export::export(&job, &options))?;
-        Ok(format!("{}\n", done.summary(&out)))
+        tell(&done.summary(&out), None)
     }
 }
 
@@ -339,9 +340,13 @@ struct SqlArgs {
     /// How to print the result.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
-    /// Write the result to this file instead of standard output.
+    /// Write the result to this file, pipe or device instead of standard output. A file is replaced whole.
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
+    /// As CSV, write texts that spreadsheets take for formulas (=, +, -, @ at their beginning) as they are, without an
+    /// apostrophe before them.
+    #[arg(long)]
+    raw: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -429,21 +434,21 @@ enum RunsCommand {
 }
 
 impl RunsCommand {
-    async fn execute(&self) -> Result<String> {
+    async fn execute(&self) -> Result<()> {
         match self {
             RunsCommand::List { job, limit, json } => {
                 let found = runs::list(&runs::root(&job.load()?)?, *limit).await?;
-                Ok(if *json { runs::list_json(&found) } else { runs::list_text(&found) })
+                if *json { print_json(&runs::list_json(&found)) } else { print(&runs::list_text(&found)) }
             }
             RunsCommand::Show { job, run, json } => {
                 let manifest = runs::find(&runs::root(&job.load()?)?, run).await?;
-                Ok(if *json { runs::show_json(&manifest)? } else { runs::show_text(&manifest) })
+                if *json { print_json(&runs::show_json(&manifest)?) } else { print(&runs::show_text(&manifest)) }
             }
             RunsCommand::Diff { job, a, b, json } => {
                 let root = runs::root(&job.load()?)?;
                 let (a, b) = (runs::find(&root, a).await?, runs::find(&root, b).await?);
                 let differences = runs::diff(&a, &b)?;
-                Ok(if *json { differences.json() } else { differences.to_string() })
+                if *json { print_json(&differences.json()) } else { print(&differences.to_string()) }
             }
         }
     }
@@ -526,7 +531,7 @@ pub fn main() -> u8 {
         Ok(code) => code,
         Err(e) => {
             if e.kind() != Kind::BrokenPipe {
-                eprintln!("error: {}", e.explain());
+                say(&format!("error: {}", e.explain()));
             }
             e.kind().exit_code()
         }
@@ -538,7 +543,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Run(args) => block_on(run_job(args, voice)),
         Command::Plan(args) => block_on(show_plan(args)),
         Command::Sql(args) => block_on(query(args)),
-        Command::Export(args) => print(&args.execute()?).map(|()| 0),
+        Command::Export(args) => args.execute().map(|()| 0),
         Command::Import(command) => {
             let report = command.execute()?;
             if report.duplicates > 0 {
@@ -575,8 +580,8 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             }
             Ok(0)
         }
-        Command::Runs(command) => print(&block_on(command.execute())?).map(|()| 0),
-        Command::Models(command) => print(&block_on(command.execute())?).map(|()| 0),
+        Command::Runs(command) => block_on(command.execute()).map(|()| 0),
+        Command::Models(command) => block_on(command.execute()).map(|()| 0),
         Command::Forget(args) => args.execute(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -587,7 +592,19 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
 }
 
 async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
-    let (job, interval) = (args.job.load()?, args.interval.parse()?);
+    // Whoever waits for a summary learns now, not after hours, that there will be none.
+    let (found, summary) = match args.summary.as_deref().map(Destination::find).transpose() {
+        Ok(summary) => (args.job.load().and_then(|job| Ok((job, args.interval.parse()?))), summary),
+        Err(e) => (Err(e), None),
+    };
+    let (job, interval) = match found {
+        Ok(found) => found,
+        Err(e) => {
+            // The error comes first: whoever listens to it must not hear of a closed pipe instead.
+            let _ = tell(&failure(None, args.interval.parse().ok(), &e), summary.as_ref());
+            return Err(e);
+        }
+    };
     let stop = Stop::default();
     watch_signals(stop.clone());
     let options =
@@ -595,37 +612,21 @@ async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
     let days = args.lookback.unwrap_or(job.spec.interval.lookback_days);
     let lookback = lookback::look_back(&job, interval, days, options, &stop).await;
     for (day, e) in lookback.iter().filter_map(|day| Some((day, day.error.as_ref()?))) {
-        eprintln!("error: looking back at dt={}: {}", day.dt, e.explain());
+        say(&format!("error: looking back at dt={}: {}", day.dt, e.explain()));
     }
     let outcome = run::run(&job, interval, options, stop).await;
     let mut line = match &outcome {
         Ok(done) => done.manifest.summary(done.report.as_deref()),
-        Err(e) => serde_json::json!({
-            "status": e.kind().name(),
-            "job": job.spec.name,
-            "run_id": e.context().iter().find(|(name, _)| *name == run::RUN).map(|(_, id)| id),
-            "interval_start": interval.start.to_rfc3339(),
-            "interval_end": interval.end.to_rfc3339(),
-            "error": e.to_string(),
-            "rerun_helps": e.kind().rerun_helps(),
-        }),
+        Err(e) => failure(Some(&job.spec.name), Some(interval), e),
     };
     line["lookback"] = lookback.iter().map(LookedBack::json).collect();
-    // The run's own error comes first: whoever listens to its outcome must not hear of a closed pipe instead.
-    let written = match &args.summary {
-        Some(path) => std::fs::write(path, line.to_string()).map_err(|e| {
-            Error::new(Kind::Temporary, "cannot write the summary").with("file", path.display()).source(e)
-        }),
-        None => Ok(()),
-    };
-    let printed = print(&format!("{line}\n"));
+    let told = tell(&line, summary.as_ref());
     let done = outcome?;
-    written?;
     if voice == Voice::Terminal {
         let before = lookback::story(&lookback);
-        eprintln!("{before}{}{}", if before.is_empty() { "" } else { "\n" }, done.story);
+        say(&format!("{before}{}{}", if before.is_empty() { "" } else { "\n" }, done.story));
     }
-    printed?;
+    told?;
     let nothing_to_do = done.nothing_to_do && lookback.iter().all(|day| day.run_id.is_none());
     Ok(match lookback::exit_code(&lookback) {
         0 if nothing_to_do && args.skip_exit_code => 99,
@@ -633,41 +634,44 @@ async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
     })
 }
 
+/// The summary of a run that failed, however early.
+fn failure(job: Option<&str>, interval: Option<Interval>, e: &Error) -> serde_json::Value {
+    serde_json::json!({
+        "status": e.kind().name(),
+        "job": job,
+        "run_id": e.context().iter().find(|(name, _)| *name == run::RUN).map(|(_, id)| id),
+        "interval_start": interval.map(|i| i.start.to_rfc3339()),
+        "interval_end": interval.map(|i| i.end.to_rfc3339()),
+        "error": redact(&e.to_string()),
+        "rerun_helps": e.kind().rerun_helps(),
+        "lookback": [],
+    })
+}
+
 async fn show_plan(args: PlanArgs) -> Result<u8> {
     let (job, interval) = (args.job.load()?, args.interval.parse()?);
     let days = args.lookback.unwrap_or(job.spec.interval.lookback_days);
     let plan = plan::plan(&job, interval, days, args.full).await?;
-    let text = if args.json { format!("{}\n", plan.json()) } else { plan.to_string() };
-    print(&text).map(|()| 0)
+    match args.json {
+        true => print_json(&format!("{}\n", plan.json())),
+        false => print(&plan.to_string()),
+    }
+    .map(|()| 0)
 }
 
 async fn query(args: SqlArgs) -> Result<u8> {
+    let to = args.output.as_deref().map(Destination::find).transpose()?;
     let job = Job::load(&args.job, &args.overrides)?;
     let text = match args.query.as_str() {
         "-" => std::io::read_to_string(std::io::stdin()).context(Kind::Usage, || "cannot read the query".into())?,
         text => text.to_string(),
     };
-    if args.format == Format::Parquet && args.output.is_none() && std::io::stdout().is_terminal() {
+    if args.format == Format::Parquet && to.is_none() && Out::Stdout.is_terminal() {
         return Err(Error::new(Kind::Usage, "Parquet is not for a terminal").hint("add --output result.parquet"));
     }
     let session: Session = run::session_of(&job).await?;
     let rows = session.sql_read_only(&text, &[]).await?;
-    match &args.output {
-        Some(path) => {
-            let unusable =
-                |e| Error::new(Kind::Usage, "cannot write the output").with("file", path.display()).source(e);
-            // Beside it first: a query that fails leaves the file of before.
-            let beside = PathBuf::from(format!("{}.part", path.display()));
-            let file = std::fs::File::create(&beside).map_err(unusable)?;
-            let written = write_rows(rows, args.format, std::io::BufWriter::new(file)).await;
-            if written.is_err() {
-                let _ = std::fs::remove_file(&beside);
-            }
-            written?;
-            std::fs::rename(&beside, path).map_err(unusable)?;
-        }
-        None => write_rows(rows, args.format, std::io::stdout()).await?,
-    }
+    write_rows(rows, args.format, args.raw, Out::open(to.as_ref())?).await?;
     Ok(0)
 }
 

@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use crate::cli::arguments::{IntervalArgs, JobArgs, block_on, watch_signals};
-use crate::cli::output::print;
+use crate::cli::output::{print, say, tell};
+use crate::destination::Destination;
 use crate::error::{Context, Kind, Result};
 use crate::job::stop::Stop;
 use crate::job::{align, evaluate, evaluation_file, examples, improve, learning_page, reinforce, reward, weekly};
 use crate::learn::reinforce::Method;
+use crate::table::redact::redact;
 use crate::telemetry::Voice;
 
 /// See the module.
@@ -118,6 +120,7 @@ impl LearnCommand {
             LearnCommand::Evaluate { file } => block_on(learn_evaluate(file, voice)),
             LearnCommand::Examples { job, interval, out, max_examples } => {
                 let size = examples::Size { max_examples, ..examples::Size::default() };
+                Destination::find(&out)?;
                 let rows = block_on(examples::examples(&job.load()?, interval.parse()?, size, Some(&out)))?;
                 let n: usize = rows.iter().map(|batch| batch.num_rows()).sum();
                 print(&format!("{n} examples in {}\n", out.display())).map(|()| 0)
@@ -140,23 +143,28 @@ async fn learn_align(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Res
         done.remove("samples");
         line.extend(done);
     }
-    print(&format!("{line}\n")).map(|()| 0)
+    tell(&line, None).map(|()| 0)
 }
 
 async fn learn_weekly(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
-    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
-    let stop = Stop::default();
-    watch_signals(stop.clone());
-    let outcome = improve::improve(&spec, interval, voice, &stop).await;
+    let mut name = None;
+    let work = async {
+        let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
+        let stop = Stop::default();
+        watch_signals(stop.clone());
+        name = Some(spec.name.clone());
+        improve::improve(&spec, interval, voice, &stop).await
+    };
+    let outcome = work.await;
     let mut line = match &outcome {
         Ok(done) => serde_json::to_value(done).context(Kind::Internal, || "the run's record".into())?,
-        Err(e) => serde_json::json!({ "error": e.to_string(), "rerun_helps": e.kind().rerun_helps() }),
+        Err(e) => serde_json::json!({ "error": redact(&e.to_string()), "rerun_helps": e.kind().rerun_helps() }),
     };
     line["status"] = outcome.as_ref().map_or_else(|e| e.kind().name(), |_| "promoted").into();
-    line["name"] = spec.name.clone().into();
-    let printed = print(&format!("{line}\n"));
+    line["name"] = name.into();
+    let told = tell(&line, None);
     outcome?;
-    printed.map(|()| 0)
+    told.map(|()| 0)
 }
 
 async fn learn_reward(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
@@ -178,7 +186,7 @@ async fn learn_reward(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Re
         "second": done.second.digest,
         "record": PathBuf::from(&spec.out).join("reward.json"),
     });
-    print(&format!("{line}\n")).map(|()| 0)
+    tell(&line, None).map(|()| 0)
 }
 
 async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, voice: Voice) -> Result<u8> {
@@ -193,7 +201,7 @@ async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, 
     if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {
         line.extend(done);
     }
-    print(&format!("{line}\n")).map(|()| 0)
+    tell(&line, None).map(|()| 0)
 }
 
 async fn learn_evaluate(file: PathBuf, voice: Voice) -> Result<u8> {
@@ -208,9 +216,9 @@ async fn learn_evaluate(file: PathBuf, voice: Voice) -> Result<u8> {
         "contrasts": done.results.contrasts.len(),
         "page": done.page,
     });
-    print(&format!("{line}\n"))?;
+    tell(&line, None)?;
     if voice == Voice::Terminal {
-        eprintln!("{}", done.story);
+        say(&done.story);
     }
     Ok(0)
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::cli::output::{print, print_json};
 use crate::config::{self, Job};
 use crate::error::{Error, Kind, Result};
 use crate::generate::models;
@@ -155,42 +156,42 @@ pub(crate) enum ModelsCommand {
 }
 
 impl ModelsCommand {
-    /// Does it; returns what to print.
+    /// Does it and prints what came of it.
     ///
     /// # Errors
     /// The registry's, the model's.
-    pub(crate) async fn execute(&self) -> Result<String> {
+    pub(crate) async fn execute(&self) -> Result<()> {
         let now = chrono::Utc::now();
         match self {
             ModelsCommand::Add { name, adapter, model, about, registry } => {
                 let trained = about.as_ref().map_or_else(|| Ok(Trained::default()), |path| Trained::read(path))?;
                 let base = registry.base(model.as_ref()).await?;
                 let card = registry.open()?.add(name, adapter, &base, trained, now).await?;
-                Ok(format!("{name} {}\n", card.version))
+                print(&format!("{name} {}\n", card.version))
             }
             ModelsCommand::List { name, json, registry } => {
                 let found = registry.open()?.list(name.as_deref()).await?;
-                if *json { registry::list_json(&found) } else { Ok(registry::list_text(&found)) }
+                if *json { print_json(&registry::list_json(&found)?) } else { print(&registry::list_text(&found)) }
             }
             ModelsCommand::Show { name, version, registry } => {
                 let registry = registry.open()?;
                 let (card, promotions) = (registry.find(name, version).await?, registry.promotions(name).await?);
                 let shown = serde_json::json!({ "card": card, "promoted": promotions.current(), "history": promotions.history });
-                Ok(format!("{shown:#}\n"))
+                print_json(&format!("{shown:#}\n"))
             }
             ModelsCommand::Promote { name, version, force, why, registry } => {
                 let card = registry.open()?.promote(name, version, why, *force, now).await?;
-                Ok(format!("{name} {} is promoted\n", card.version))
+                print(&format!("{name} {} is promoted\n", card.version))
             }
             ModelsCommand::Rollback { name, why, registry } => {
                 let card = registry.open()?.rollback(name, why, now).await?;
-                Ok(format!("{name} {} is promoted again\n", card.version))
+                print(&format!("{name} {} is promoted again\n", card.version))
             }
             ModelsCommand::Export { name, version, out, merged: false, registry, .. } => {
                 let registry = registry.open()?;
                 let card = registry.find(name, version).await?;
                 registry.export(&card, out).await?;
-                Ok(format!("{name} {} in {}\n", card.version, out.display()))
+                print(&format!("{name} {} in {}\n", card.version, out.display()))
             }
             ModelsCommand::Export { name, version, out, model, f16, registry: args, .. } => {
                 let registry = args.open()?;
@@ -200,7 +201,7 @@ impl ModelsCommand {
                 for lack in registry.export_merged(&card, &base, out, precision).await? {
                     tracing::warn!("{lack}");
                 }
-                Ok(format!("{name} {} and its model in {}\n", card.version, out.display()))
+                print(&format!("{name} {} and its model in {}\n", card.version, out.display()))
             }
         }
     }

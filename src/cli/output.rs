@@ -1,16 +1,21 @@
 //! What goes to standard output: texts, and the rows of a query in a form that was asked for.
 //!
-//! Knows formats and readers that go away; knows nothing of commands.
+//! Knows formats, readers that go away, and that nothing which is printed may steer a terminal or a spreadsheet; knows nothing
+//! of commands.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use clap::ValueEnum;
 use futures::TryStreamExt;
 
+use crate::destination::{Destination, Opened};
 use crate::error::{Error, Kind, Result};
+use crate::printable::{self, Guard, Shape};
 use crate::query::session::Rows;
 
 /// How a result is printed.
@@ -31,10 +36,32 @@ pub(crate) fn file_lines(files: &[(PathBuf, u64)]) -> String {
     files.iter().map(|(file, rows)| format!("{}  {rows} rows\n", file.display())).collect()
 }
 
-/// Writes data to standard output; a reader that has gone away is no error of ours.
+/// Writes text for people to standard output; a reader that has gone away is no error of ours.
 pub(crate) fn print(text: &str) -> Result<()> {
+    write_out(&printable::terminal(text))
+}
+
+/// Writes JSON to standard output.
+pub(crate) fn print_json(text: &str) -> Result<()> {
+    write_out(&printable::json(text))
+}
+
+fn write_out(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(output_error)
+}
+
+/// Says something to a person, on standard error. Whether anybody listens decides nothing.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable::terminal(text));
+}
+
+/// Writes a command's one-line JSON: to its file, where one was asked for, and to standard output in any case.
+pub(crate) fn tell(line: &serde_json::Value, summary: Option<&Destination>) -> Result<()> {
+    let line = line.to_string();
+    let written = summary.map_or(Ok(()), |to| to.write(printable::json(&line).as_bytes()));
+    let printed = print_json(&format!("{line}\n"));
+    written.and(printed)
 }
 
 fn output_error(e: std::io::Error) -> Error {
@@ -69,13 +96,69 @@ impl<W: Write> Write for Watched<W> {
     }
 }
 
-/// Writes the rows of a query.
+/// Where a result goes.
+pub(crate) enum Out {
+    /// Standard output.
+    Stdout,
+    /// What `--output` names.
+    Opened(Opened),
+}
+
+impl Out {
+    /// What `--output` names, standard output without it.
+    ///
+    /// # Errors
+    /// As [`Destination::open`].
+    pub(crate) fn open(to: Option<&Destination>) -> Result<Out> {
+        to.map_or(Ok(Out::Stdout), |to| to.open().map(Out::Opened))
+    }
+
+    /// Whether a person is looking at it.
+    pub(crate) fn is_terminal(&self) -> bool {
+        match self {
+            Out::Stdout => std::io::stdout().is_terminal(),
+            Out::Opened(opened) => opened.is_terminal(),
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        match self {
+            Out::Stdout => std::io::stdout().flush().map_err(output_error),
+            Out::Opened(opened) => opened.finish(),
+        }
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Out::Stdout => std::io::stdout().write(bytes),
+            Out::Opened(opened) => opened.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Out::Stdout => std::io::stdout().flush(),
+            Out::Opened(opened) => opened.flush(),
+        }
+    }
+}
+
+/// Writes the rows of a query; as CSV, texts that a spreadsheet would take for formulas only where `is_raw` asks for them.
 ///
 /// # Errors
 /// `Kind::BrokenPipe` where the reader has gone; `Kind::Usage` for rows that the format cannot hold; the query's.
-pub(crate) async fn write_rows(rows: Rows, format: Format, out: impl Write + Send) -> Result<()> {
+pub(crate) async fn write_rows(rows: Rows, format: Format, is_raw: bool, mut to: Out) -> Result<()> {
+    let shape = match format {
+        Format::Table => Shape::Terminal,
+        Format::Json => Shape::Json,
+        // For programs it stays what it is.
+        Format::Csv if to.is_terminal() => Shape::Terminal,
+        Format::Csv | Format::Parquet => Shape::Raw,
+    };
     let is_broken = Arc::new(AtomicBool::new(false));
-    let mut out = Watched { inner: out, is_broken: is_broken.clone() };
+    let mut out = Guard::new(Watched { inner: &mut to, is_broken: is_broken.clone() }, shape);
     let schema = rows.schema();
     let failed = |e: Box<dyn std::error::Error + Send + Sync>| match is_broken.load(Ordering::Relaxed) {
         true => output_error(std::io::ErrorKind::BrokenPipe.into()),
@@ -107,9 +190,10 @@ pub(crate) async fn write_rows(rows: Rows, format: Format, out: impl Write + Sen
         }
         Format::Csv => {
             let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(&mut out);
-            writer.write(&arrow::array::RecordBatch::new_empty(schema)).map_err(arrow)?;
+            let fit = |batch: RecordBatch| if is_raw { Ok(batch) } else { without_formulas(&batch).map_err(arrow) };
+            writer.write(&fit(RecordBatch::new_empty(schema))?).map_err(arrow)?;
             while let Some(batch) = rows.try_next().await? {
-                writer.write(&batch).map_err(arrow)?;
+                writer.write(&fit(batch)?).map_err(arrow)?;
             }
         }
         Format::Parquet => {
@@ -120,5 +204,56 @@ pub(crate) async fn write_rows(rows: Rows, format: Format, out: impl Write + Sen
             writer.close().map_err(parquet)?;
         }
     }
-    out.flush().map_err(output_error)
+    out.flush().map_err(output_error)?;
+    to.finish()
+}
+
+/// Rows whose texts and names no spreadsheet takes for formulas; numbers stay numbers.
+fn without_formulas(batch: &RecordBatch) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+    let is_text = |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let is_text = |kind: &DataType| match kind {
+        DataType::Dictionary(_, values) => is_text(values),
+        kind => is_text(kind),
+    };
+    let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        let name = printable::cell(field.name()).into_owned();
+        let column = match is_text(field.data_type()) {
+            true => {
+                let texts = arrow::compute::cast(column, &DataType::Utf8)?;
+                let fit = texts.as_string::<i32>().iter().map(|text| text.map(printable::cell));
+                Arc::new(fit.collect::<StringArray>()) as ArrayRef
+            }
+            false => column.clone(),
+        };
+        fields.push(Field::new(name, column.data_type().clone(), true));
+        columns.push(column);
+    }
+    let schema: SchemaRef = Arc::new(Schema::new(fields));
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(schema, columns, &options)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use arrow::array::{DictionaryArray, Int64Array, StringViewArray};
+    use arrow::datatypes::Int32Type;
+
+    #[test]
+    fn only_texts_are_kept_from_being_formulas() {
+        let text = StringViewArray::from(vec![Some("=HYPERLINK(\"x\")"), Some("plain"), None]);
+        let code: DictionaryArray<Int32Type> = vec![Some("@a"), Some("-7"), None].into_iter().collect();
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("=name", Arc::new(text)),
+            ("code", Arc::new(code)),
+            ("n", Arc::new(Int64Array::from(vec![Some(-1), Some(2), None]))),
+        ];
+        let fit = without_formulas(&RecordBatch::try_from_iter(columns).unwrap()).unwrap();
+        let mut out = Vec::new();
+        arrow::csv::WriterBuilder::new().with_header(true).build(&mut out).write(&fit).unwrap();
+        let csv = String::from_utf8(out).unwrap();
+        assert_eq!(csv, "'=name,code,n\n\"'=HYPERLINK(\"\"x\"\")\",'@a,-1\nplain,-7,2\n,,\n");
+    }
 }

@@ -9,7 +9,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Kind, Result};
+use crate::destination::Destination;
+use crate::error::{Context, Error, Kind, Result};
 use crate::job::evaluation_data::{Source, make_folder};
 use crate::job::evaluation_file::{Budget, DinSpec, SasRecSpec, Spec, arms, targets};
 use crate::job::evaluation_page;
@@ -46,6 +47,9 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &Stop) -> Result<Done> {
     let work = out.join("work");
     make_folder(&work)?;
     let _hold = Hold::take(&out)?;
+    if !spec.markdown.is_empty() {
+        Destination::find(Path::new(&spec.markdown))?;
+    }
     let arms = arms(spec)?;
     let evaluation = Evaluation {
         arms: arms.clone(),
@@ -266,10 +270,7 @@ fn write(spec: &Spec, results: &Results, out: &Path) -> Result<PathBuf> {
     let page = out.join("report.html");
     files.push((page.clone(), evaluation_page::page(results)?));
     for (path, text) in files {
-        let partial = path.with_extension("partial");
-        let failed = |e| Error::new(Kind::Config, "cannot write what was found").with("file", path.display()).source(e);
-        std::fs::write(&partial, text).map_err(failed)?;
-        std::fs::rename(&partial, &path).map_err(failed)?;
+        Destination::find(&path)?.write(text.as_bytes())?;
     }
     Ok(page)
 }

@@ -4,11 +4,12 @@
 //! the deliberate leak does is drawn hollow and cut off at the end of the axis: it is no result, and has no say in the
 //! scale.
 
-use minijinja::{AutoEscape, Environment, context};
+use minijinja::context;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::printable;
 use crate::recommend::results::{LEAK, Measurement, Results, known};
 use crate::recommend::results_text::{Row, Section, Table, arm_name, interval, metric_name, recommender_name};
 use crate::statistics::Interval;
@@ -37,8 +38,7 @@ struct Mark {
 /// # Errors
 /// `Kind::Internal` where a plot cannot be drawn or the template is broken.
 pub fn page(results: &Results) -> Result<String> {
-    let mut env = Environment::new();
-    env.set_auto_escape_callback(|_| AutoEscape::Html);
+    let mut env = printable::pages();
     env.add_template("evaluation", include_str!("evaluation.html"))
         .context(Kind::Internal, || "the evaluation's template is broken".into())?;
     let sections = results.sections().iter().map(of_section).collect::<Result<Vec<_>>>()?;
@@ -161,7 +161,7 @@ fn plot(marks: &[Mark], shape: Shape) -> Result<String> {
                     Some(_) => mark.label.clone(),
                 };
                 let (x_label, y_label) = (LABELS as i32, chart.backend_coord(&(left, y)).1);
-                area.draw(&Text::new(label, (x_label, y_label), text.clone()))?;
+                area.draw(&Text::new(printable::line(&label).into_owned(), (x_label, y_label), text.clone()))?;
                 let Some(mean) = known(mean) else { continue };
                 match shape {
                     Shape::Bars(_) => {
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn data_is_never_markup() {
-        let evil = "<script>alert(1)</script>\"'{{ 7*7 }}\n|";
+        let evil = "<script>alert(1)</script>\"'{{ 7*7 }}\n|\u{202e}\x1b";
         let mut row = measurement(evil, evil, evil, "all", 0.5);
         (row.data, row.target) = (evil.into(), evil.into());
         let mut other = contrasted(evil, evil, (0.1, 0.0, 0.2), 0.5);
@@ -277,6 +277,7 @@ mod tests {
         let page = super::page(&found).unwrap();
         assert!(!page.contains("<script"), "data became markup");
         assert!(page.contains("{{ 7*7 }}"), "data became a template");
+        assert!(!page.contains(['\u{202e}', '\x1b']), "data turns the writing around it");
         let (start, label) = page.split_once("aria-label=\"").unwrap();
         assert!(start.contains("&lt;script&gt;"));
         assert!(label.split('"').next().unwrap().contains("&lt;script&gt;"), "a quote ended the label");

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::{Interval, Job};
+use crate::destination::Destination;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generate::answers::Examples;
@@ -554,10 +555,7 @@ fn value(of: &impl Serialize) -> Result<Value> {
 /// Writes a file whole or not at all.
 fn put(path: &Path, what: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(what).context(Kind::Internal, || "a stage's record".into())?;
-    let partial = path.with_extension("json.partial");
-    std::fs::write(&partial, text + "\n")
-        .and_then(|()| std::fs::rename(&partial, path))
-        .context(Kind::Temporary, || format!("cannot write `{}`", path.display()))
+    Destination::find(path)?.write((text + "\n").as_bytes())
 }
 
 fn get<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {

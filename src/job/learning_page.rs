@@ -7,10 +7,12 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use minijinja::{AutoEscape, Environment, context};
+use minijinja::context;
 use serde_json::{Map, Value};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::destination::Destination;
+use crate::error::{Context, Kind, Result};
+use crate::printable;
 
 /// A drawing's width and height, and the room around it: left, right, top, bottom; in pixels.
 const SIZE: (f64, f64) = (460.0, 210.0);
@@ -36,19 +38,16 @@ const WATCHED: [&str; 2] = ["gain", "second"];
 /// Writes `report.html` into a weekly run's folder, whole or not at all.
 ///
 /// # Errors
-/// `Kind::Config` where it cannot be written; `Kind::Internal` where the template is broken.
+/// As [`Destination::find`] and [`Destination::write`]; `Kind::Internal` where the template is broken.
 pub fn write(out: &Path) -> Result<PathBuf> {
-    let (path, partial) = (out.join("report.html"), out.join("report.html.partial"));
-    let failed = |e| Error::new(Kind::Config, "cannot write the page").with("file", path.display()).source(e);
-    std::fs::write(&partial, page(out)?).map_err(failed)?;
-    std::fs::rename(&partial, &path).map_err(failed)?;
+    let path = out.join("report.html");
+    Destination::find(&path)?.write(page(out)?.as_bytes())?;
     Ok(path)
 }
 
 /// The page, without any outside resource.
 fn page(out: &Path) -> Result<String> {
-    let mut env = Environment::new();
-    env.set_auto_escape_callback(|_| AutoEscape::Html);
+    let mut env = printable::pages();
     env.add_template("learning", include_str!("learning.html"))
         .context(Kind::Internal, || "the page's template is broken".into())?;
     let weekly = json(&out.join("weekly.json"));

@@ -2,12 +2,13 @@
 //!
 //! Knows the manifest, a few sample rows and histograms. Everything from the data is escaped: a title is never markup.
 
-use minijinja::{AutoEscape, Environment, context};
+use minijinja::context;
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::job::manifest::Manifest;
+use crate::printable;
 
 /// A reason shown with what it leans on.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -53,8 +54,7 @@ pub fn json(manifest: &Manifest, details: &Details) -> Result<String> {
 
 /// The report as one HTML page without any outside resource.
 pub fn html(manifest: &Manifest, details: &Details) -> Result<String> {
-    let mut env = Environment::new();
-    env.set_auto_escape_callback(|_| AutoEscape::Html);
+    let mut env = printable::pages();
     env.add_filter("thousands", |n: i64| thousands(n));
     env.add_filter("fixed", |x: f64, digits: usize| format!("{x:.digits$}"));
     env.add_filter("percent", |share: f64| format!("{:.1} %", 100.0 * share));
@@ -138,12 +138,13 @@ mod tests {
 
     #[test]
     fn the_page_is_self_contained_and_escapes_data() {
-        let evil = "<script>alert(1)</script>{{ 7*7 }}".to_string();
+        let evil = "<script>alert(1)</script>{{ 7*7 }}\u{202e}\x1b[2J".to_string();
         let sample = Sample { reason: evil.clone(), evidence: vec![evil.clone()], ..Sample::default() };
         let details = Details { accepted: vec![sample], scores: vec![0.5, 2.0, f64::NAN], ..Details::default() };
         let page = html(&Manifest { job: evil, ..Manifest::default() }, &details).unwrap();
         assert!(!page.contains("<script>alert"), "data became markup");
         assert!(page.contains("&lt;script&gt;"));
+        assert!(!page.contains(['\u{202e}', '\x1b']), "data turns the writing around it");
         assert!(page.contains("{{ 7*7 }}"), "data became a template");
         assert!(!page.contains("http://") || page.contains("http://www.w3.org"), "the page loads something");
         assert!(page.contains("<svg"));

@@ -13,6 +13,7 @@ use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
 use crate::job::manifest::{Manifest, Usage, UsageAll};
 use crate::job::tables::locate;
+use crate::printable::{line, terminal};
 use crate::table::store::Location;
 
 /// Manifests read at once.
@@ -74,7 +75,7 @@ async fn read(id: &str, at: &Location) -> Result<Manifest> {
     let manifest = Manifest::parse(&at.get().await?.ok_or_else(gone)?).map_err(place)?;
     match manifest.run_id == id {
         true => Ok(manifest),
-        false => Err(place(Error::new(Kind::Input, format!("the manifest is of the run {}", clean(&manifest.run_id))))),
+        false => Err(place(Error::new(Kind::Input, format!("the manifest is of the run {}", line(&manifest.run_id))))),
     }
 }
 
@@ -215,7 +216,7 @@ pub fn show_text(m: &Manifest) -> String {
         ));
     }
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    let mut out: String = facts.iter().map(|(name, text)| format!("{name:<width$}  {}\n", clean(text))).collect();
+    let mut out: String = facts.iter().map(|(name, text)| format!("{name:<width$}  {}\n", terminal(text))).collect();
 
     let mut block = |header: &[&str], right: &[usize], rows: Vec<Vec<String>>| {
         if !rows.is_empty() {
@@ -347,18 +348,14 @@ impl fmt::Display for Differences {
     }
 }
 
-/// Text of a manifest may come from anywhere: nothing in it steers a terminal.
-fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
-}
-
 /// Columns as wide as their widest cell, two spaces apart; those of `right` are flush right. Long cells are cut.
 fn aligned(rows: &[Vec<String>], right: &[usize]) -> String {
     let cut = |cell: &String| {
-        let cell = clean(cell).replace('\n', " ");
+        let cell = cell.replace('\n', " ");
+        let cell = line(&cell);
         match cell.char_indices().nth(CELL) {
             Some((end, _)) => format!("{}...", &cell[..end]),
-            None => cell,
+            None => cell.into_owned(),
         }
     };
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(cut).collect()).collect();

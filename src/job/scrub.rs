@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::error::{Context, Kind, Result};
 use crate::job::manifest::{Forgotten, Manifest};
 use crate::job::report;
+use crate::printable;
 use crate::table::filter::{count_each, read_texts};
 use crate::table::store::{Entry, Location};
 
@@ -118,7 +119,7 @@ impl<'a> Scrub<'a> {
         text.starts_with('{') && serde_json::from_str(text).is_ok_and(|row: Value| self.is_in_row(&row))
     }
 
-    /// Whether a text for people holds a user's id as a word of its own, plain or as JSON or HTML write it.
+    /// Whether a text for people holds a user's id as a word of its own, plain or as JSON, HTML or an error write it.
     fn mentions(&self, text: &str) -> bool {
         let is_alone = |(place, found): (usize, &str)| {
             let edge = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
@@ -128,8 +129,10 @@ impl<'a> Scrub<'a> {
             // Errors cut keys at 80 characters.
             let user: String = user.chars().take(80).collect();
             let json = Value::from(user.as_str()).to_string();
-            let html = minijinja::HtmlEscape(&user).to_string();
-            [user.as_str(), &json[1..json.len() - 1], &html].iter().any(|form| text.match_indices(form).any(is_alone))
+            let (html, shown) = (printable::html(&user), printable::line(&user));
+            [user.as_str(), &json[1..json.len() - 1], &html, &shown]
+                .iter()
+                .any(|form| text.match_indices(form).any(is_alone))
         };
         self.users.iter().filter(is_mentioned).filter(|user| self.is_user(user)).count() > 0
     }

@@ -4,6 +4,7 @@
 //! smaller ones to two digits, so that only 0 prints as 0; what is unknown prints as a dash. Text from data is data:
 //! it can neither break a table nor become markup.
 
+use crate::printable::steers;
 use crate::recommend::results::{
     Contrasted, LEAK, Measurement, Results, TEXT, arm_order, arm_text, known, lower_is_better,
 };
@@ -377,8 +378,7 @@ fn escaped(text: &str) -> String {
     let mut before = ' ';
     for c in text.chars() {
         match c {
-            // The two that are no control characters end lines as well, for some readers.
-            c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => out.push(' '),
+            c if steers(c) => out.push(' '),
             '<' => out += "&lt;",
             '&' => out += "&amp;",
             '\\' | '|' | '`' | '*' | '~' | '#' => out.extend(['\\', c]),

@@ -24,7 +24,6 @@
 //! of items and with 1,024 users' events, not with the log.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,6 +34,7 @@ use arrow::array::{
 use parquet::arrow::arrow_writer::ArrowWriter;
 use rayon::prelude::*;
 
+use crate::destination::{Destination, Opened};
 use crate::error::{Context, Error, Kind, Result};
 use crate::network::random::Random;
 use crate::table::check::{Checker, conform};
@@ -299,26 +299,17 @@ fn batch<const N: usize>(columns: [(&str, ArrayRef); N]) -> Result<RecordBatch> 
     RecordBatch::try_from_iter(columns).context(Kind::Internal, || "simulated columns do not fit together".into())
 }
 
-/// A file under a name that no reader takes, removed unless it is published.
+/// A whole file that is not in its place yet.
 struct Partial {
-    partial: PathBuf,
+    file: Opened,
     target: PathBuf,
     rows: u64,
 }
 
 impl Partial {
     fn publish(self) -> Result<(PathBuf, u64)> {
-        std::fs::rename(&self.partial, &self.target).map_err(|e| {
-            Error::new(Kind::Temporary, "could not write").with("file", self.target.display()).source(e)
-        })?;
-        Ok((self.target.clone(), self.rows))
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // Gone already where it was published.
-        let _ = std::fs::remove_file(&self.partial);
+        self.file.finish()?;
+        Ok((self.target, self.rows))
     }
 }
 
@@ -326,21 +317,20 @@ impl Drop for Partial {
 fn write(table: &str, folder: &Path, batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<Partial> {
     let contract = Contract::builtin(table)?;
     let target = folder.join(format!("{table}.parquet"));
-    let partial = folder.join(format!(".{table}.parquet.{}", std::process::id()));
     let io = |e: String| Error::new(Kind::Temporary, "could not write").with("file", target.display()).source(e);
-    let file = File::create(&partial).map_err(|e| io(e.to_string()))?;
-    let mut made = Partial { partial, target: target.clone(), rows: 0 };
+    let mut file = Destination::find(&target)?.open()?;
+    let mut rows = 0;
     let schema = contract.arrow_schema(None);
     let properties = writer_properties(&contract, &schema, None)?;
-    let mut writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(|e| io(e.to_string()))?;
+    let mut writer = ArrowWriter::try_new(&mut file, schema, Some(properties)).map_err(|e| io(e.to_string()))?;
     let mut checker = Checker::new(&contract, target.display());
     for batch in batches {
         let batch = conform(&contract, &batch?, &mut checker)?;
         writer.write(&batch).map_err(|e| io(e.to_string()))?;
-        made.rows += batch.num_rows() as u64;
+        rows += batch.num_rows() as u64;
     }
     writer.close().map_err(|e| io(e.to_string()))?;
-    Ok(made)
+    Ok(Partial { file, target, rows })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use crate::error::Error;
+use crate::printable::line;
 use crate::table::contract::{Contract, Severity};
 
 /// Failing rows that are kept of a table and run, over all of its audits.
@@ -83,22 +84,11 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The text with control characters and marks that turn the writing direction written out, cut to `most` characters.
+/// The text as [`line`] shows it, cut to `most` characters.
 fn printable(text: &str, most: usize) -> String {
-    let hidden = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut shown = String::new();
-    for c in text.chars().take(most) {
-        match hidden(c) {
-            true => shown.extend(c.escape_unicode()),
-            false => shown.push(c),
-        }
-    }
-    if text.chars().nth(most).is_some() {
-        shown.push_str(" ...");
-    }
-    shown
+    let kept: String = text.chars().take(most).collect();
+    let rest = if text.chars().nth(most).is_some() { " ..." } else { "" };
+    format!("{}{rest}", line(&kept))
 }
 
 /// How many rows of each audit are kept: one of each in turn until [`SHOWN_ROWS`] are reached.

@@ -20,6 +20,7 @@ use polars::prelude::{
 };
 use serde::Deserialize;
 
+use crate::destination::{Destination, Opened};
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::check::{Checker, conform};
 use crate::table::contract::Contract;
@@ -801,7 +802,7 @@ fn item_rows(
 /// Files on their way: written beside their final names, renamed together, removed when anything fails.
 struct Output {
     folder: PathBuf,
-    ready: Vec<(PathBuf, PathBuf, u64)>,
+    ready: Vec<(Opened, PathBuf, u64)>,
     report: ImportReport,
 }
 
@@ -815,13 +816,11 @@ impl Output {
     fn write(&mut self, table: &str, rows: usize, batch: impl Fn(usize, usize) -> Result<RecordBatch>) -> Result<()> {
         let contract = Contract::builtin(table)?;
         let target = self.folder.join(format!("{table}.parquet"));
-        let partial = self.folder.join(format!(".{table}.parquet.{}", std::process::id()));
-        self.ready.push((partial.clone(), target.clone(), rows as u64));
         let io = |e: String| Error::new(Kind::Temporary, "could not write").with("file", target.display()).source(e);
-        let file = File::create(&partial).map_err(|e| io(e.to_string()))?;
+        let mut file = Destination::find(&target)?.open()?;
         let schema = contract.arrow_schema(None);
         let properties = writer_properties(&contract, &schema, None)?;
-        let mut writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(|e| io(e.to_string()))?;
+        let mut writer = ArrowWriter::try_new(&mut file, schema, Some(properties)).map_err(|e| io(e.to_string()))?;
         let mut checker = Checker::new(&contract, target.display());
         let mut start = 0;
         while start < rows {
@@ -831,6 +830,7 @@ impl Output {
             start += count;
         }
         writer.close().map_err(|e| io(e.to_string()))?;
+        self.ready.push((file, target, rows as u64));
         Ok(())
     }
 
@@ -939,21 +939,11 @@ impl Output {
 
     /// Gives every file its name.
     fn publish(mut self) -> Result<ImportReport> {
-        for (partial, target, rows) in std::mem::take(&mut self.ready) {
-            std::fs::rename(&partial, &target).map_err(|e| {
-                Error::new(Kind::Temporary, "could not rename").with("file", target.display()).source(e)
-            })?;
+        for (file, target, rows) in std::mem::take(&mut self.ready) {
+            file.finish()?;
             self.report.files.push((target, rows));
         }
         Ok(std::mem::take(&mut self.report))
-    }
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        for (partial, _, _) in &self.ready {
-            let _ = std::fs::remove_file(partial);
-        }
     }
 }
 

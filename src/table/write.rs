@@ -20,6 +20,7 @@ use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use tokio::io::AsyncWriteExt;
 
+use crate::destination::Destination;
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::check::{KeyHasher, key_text, row_json};
 use crate::table::contract::{ColumnType, Contract};
@@ -305,24 +306,22 @@ pub(crate) fn unwritable(error: &ParquetError, at: &Location) -> Error {
 /// Writes batches of one schema to a Parquet file on this machine, whole or not at all.
 ///
 /// # Errors
-/// `Kind::Internal` without a batch or for batches that differ; `Kind::Config` where the file cannot be written.
+/// `Kind::Internal` without a batch; `Kind::Config` for batches that differ and where writing fails; as
+/// [`Destination::find`].
 pub(crate) fn write_local(path: &std::path::Path, batches: &[RecordBatch]) -> Result<()> {
     let failed = |e: std::io::Error| {
         Error::new(Kind::Config, "cannot write a Parquet file").with("file", path.display()).source(e)
     };
     let schema = batches.first().ok_or_else(|| Error::new(Kind::Internal, "there are no rows to write"))?.schema();
-    let partial = path.with_extension("parquet.partial");
-    let file = std::fs::File::create(&partial).map_err(failed)?;
+    let mut out = Destination::find(path)?.open()?;
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
     let write = || -> std::result::Result<(), ParquetError> {
-        let mut writer = ArrowWriter::try_new(file, schema, Some(properties))?;
+        let mut writer = ArrowWriter::try_new(&mut out, schema, Some(properties))?;
         batches.iter().try_for_each(|batch| writer.write(batch))?;
         writer.close().map(|_| ())
     };
-    let written = write().map_err(|e| failed(std::io::Error::other(e)));
-    written
-        .and_then(|()| std::fs::rename(&partial, path).map_err(failed))
-        .inspect_err(|_| _ = std::fs::remove_file(&partial))
+    write().map_err(|e| failed(std::io::Error::other(e)))?;
+    out.finish()
 }
 
 /// How a contract's files are encoded, with the footer that names what they are.

@@ -17,6 +17,7 @@ mod leak;
 mod models;
 #[path = "../common/night.rs"]
 mod night;
+mod outputs;
 mod pipeline;
 mod refusals;
 mod response;

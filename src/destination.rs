@@ -1,0 +1,358 @@
+//! A path that a command writes to: what is there stays what it is.
+//!
+//! Pipes, devices and the process's own streams are written to; a regular file is replaced whole, written beside and renamed,
+//! and where a link leads to it the link stays. Knows nothing of what is written.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, ErrorKind, IsTerminal, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind, Result};
+
+/// Links that are followed before they count as a loop.
+const LINKS: usize = 40;
+
+/// A path that can be written to, as far as that can be told before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    /// As it was named.
+    path: PathBuf,
+    way: Way,
+}
+
+/// How to write there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Way {
+    Stdout,
+    Stderr,
+    /// A pipe or device.
+    Stream(PathBuf),
+    /// A regular file, or nothing yet.
+    Replace(PathBuf),
+    /// A regular file in a folder where no other can be made: one that is mounted by itself.
+    InPlace(PathBuf),
+}
+
+impl Destination {
+    /// Looks at what is at a path, and tries whether it can be written; changes nothing.
+    ///
+    /// # Errors
+    /// `Kind::Usage` for folders, sockets, links that lead round in a circle, folders that do not exist, and what must not be
+    /// written.
+    pub fn find(path: &Path) -> Result<Destination> {
+        let unusable = |e: std::io::Error| unusable(path, e);
+        let way = find(path).map_err(unusable)?;
+        let found = Destination { path: path.to_path_buf(), way };
+        match &found.way {
+            Way::Stdout | Way::Stderr => Ok(found),
+            Way::Stream(at) | Way::InPlace(at) => may_write(at).map_err(unusable).map(|()| found),
+            Way::Replace(target) => match probe(target) {
+                Ok(()) => Ok(found),
+                Err(e) => match target.exists() && may_write(target).is_ok() {
+                    true => Ok(Destination { way: Way::InPlace(target.clone()), ..found }),
+                    false => Err(unusable(e)),
+                },
+            },
+        }
+    }
+
+    /// The path as it was named.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Begins to write. What was there stays until [`Opened::finish`], where it is a regular file.
+    ///
+    /// A pipe is waited for until somebody reads it.
+    ///
+    /// # Errors
+    /// `Kind::Usage` where it cannot be opened.
+    pub fn open(&self) -> Result<Opened> {
+        let sink = match &self.way {
+            Way::Stdout => Ok(Sink::Stdout),
+            Way::Stderr => Ok(Sink::Stderr),
+            Way::Stream(at) => OpenOptions::new().append(true).open(at).map(|file| Sink::File(BufWriter::new(file))),
+            Way::InPlace(at) => {
+                let file = OpenOptions::new().write(true).truncate(true).open(at);
+                file.map(|file| Sink::File(BufWriter::new(file)))
+            }
+            Way::Replace(target) => {
+                let beside = beside(target);
+                let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&beside);
+                open.map(|file| Sink::Beside { file: BufWriter::new(file), beside, target: target.clone() })
+            }
+        };
+        Ok(Opened { path: self.path.clone(), sink: sink.map_err(|e| unusable(&self.path, e))?, is_finished: false })
+    }
+
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// As [`Destination::open`] and [`Opened::finish`].
+    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        let mut opened = self.open()?;
+        opened.write_all(bytes).map_err(|e| failed(&self.path, e))?;
+        opened.finish()
+    }
+}
+
+/// What is being written; removed again where it is not finished and nobody has read it.
+#[derive(Debug)]
+pub struct Opened {
+    path: PathBuf,
+    sink: Sink,
+    is_finished: bool,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Stdout,
+    Stderr,
+    File(BufWriter<File>),
+    Beside { file: BufWriter<File>, beside: PathBuf, target: PathBuf },
+}
+
+impl Opened {
+    /// Whether a person is looking at what is written.
+    pub fn is_terminal(&self) -> bool {
+        match &self.sink {
+            Sink::Stdout => std::io::stdout().is_terminal(),
+            Sink::Stderr => std::io::stderr().is_terminal(),
+            Sink::File(file) => file.get_ref().is_terminal(),
+            Sink::Beside { .. } => false,
+        }
+    }
+
+    /// Puts what was written in its place.
+    ///
+    /// # Errors
+    /// `Kind::BrokenPipe` where the reader has gone, else `Kind::Temporary`.
+    pub fn finish(mut self) -> Result<()> {
+        let done = self.flush().and_then(|()| match &mut self.sink {
+            Sink::Beside { file, beside, target } => replace(file.get_mut(), beside, target),
+            _ => Ok(()),
+        });
+        self.is_finished = done.is_ok();
+        done.map_err(|e| failed(&self.path, e))
+    }
+}
+
+impl Write for Opened {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &mut self.sink {
+            Sink::Stdout => std::io::stdout().write(bytes),
+            Sink::Stderr => std::io::stderr().write(bytes),
+            Sink::File(file) | Sink::Beside { file, .. } => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match &mut self.sink {
+            Sink::Stdout => std::io::stdout().flush(),
+            Sink::Stderr => std::io::stderr().flush(),
+            Sink::File(file) | Sink::Beside { file, .. } => file.flush(),
+        }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let (Sink::Beside { beside, .. }, false) = (&self.sink, self.is_finished) {
+            let _ = std::fs::remove_file(beside);
+        }
+    }
+}
+
+/// Replaces a file by the one beside it, or its content where it cannot be replaced.
+fn replace(file: &mut File, beside: &Path, target: &Path) -> std::io::Result<()> {
+    if let Ok(before) = std::fs::metadata(target) {
+        // Who may read it is for its owner to say; where that cannot be kept, the file counts more.
+        let _ = file.set_permissions(before.permissions());
+    }
+    file.sync_all()?;
+    let Err(e) = std::fs::rename(beside, target) else { return Ok(()) };
+    // Mounted by itself, or another's file in a folder where each may rename only their own.
+    if !matches!(e.kind(), ErrorKind::ResourceBusy | ErrorKind::CrossesDevices | ErrorKind::PermissionDenied) {
+        return Err(e);
+    }
+    let mut into = OpenOptions::new().write(true).truncate(true).open(target).map_err(|_| e)?;
+    file.rewind()?;
+    std::io::copy(file, &mut into)?;
+    std::fs::remove_file(beside)
+}
+
+/// Follows links by hand: the last one may lead to nothing yet, and those of a process's open files name no path.
+fn find(path: &Path) -> std::io::Result<Way> {
+    let mut at = std::path::absolute(path)?;
+    for _ in 0..LINKS {
+        match own_stream(&at) {
+            Some(1) => return Ok(Way::Stdout),
+            Some(2) => return Ok(Way::Stderr),
+            Some(_) => return Ok(Way::Stream(at)),
+            None => {}
+        }
+        let kind = match std::fs::symlink_metadata(&at) {
+            Ok(found) => found.file_type(),
+            Err(e) if e.kind() == ErrorKind::NotFound && at.file_name().is_some() => return Ok(Way::Replace(at)),
+            Err(e) => return Err(e),
+        };
+        if kind.is_symlink() {
+            let to = std::fs::read_link(&at)?;
+            at = at.parent().unwrap_or(Path::new("/")).join(to);
+        } else if kind.is_file() {
+            return Ok(Way::Replace(at));
+        } else if kind.is_dir() {
+            return Err(ErrorKind::IsADirectory.into());
+        } else if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
+            return Ok(Way::Stream(at));
+        } else {
+            return Err(std::io::Error::other("it is a socket"));
+        }
+    }
+    Err(std::io::Error::other("its links lead round in a circle"))
+}
+
+/// The number of an open file of this process that a path names, such as `/dev/stdout`. To open such a path anew would write
+/// over what was written before it.
+fn own_stream(at: &Path) -> Option<u32> {
+    match at.to_str()? {
+        "/dev/stdout" => Some(1),
+        "/dev/stderr" => Some(2),
+        text => {
+            let own = format!("/proc/{}/fd/", std::process::id());
+            let of = ["/dev/fd/", "/proc/self/fd/", "/proc/thread-self/fd/", &own];
+            of.iter().find_map(|folder| text.strip_prefix(folder))?.parse().ok()
+        }
+    }
+}
+
+/// Where a file is written before it takes its place.
+fn beside(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.{}.part", std::process::id()))
+}
+
+/// Whether a file can be made beside another.
+fn probe(target: &Path) -> std::io::Result<()> {
+    let beside = beside(target);
+    OpenOptions::new().write(true).create(true).truncate(true).open(&beside)?;
+    std::fs::remove_file(&beside)
+}
+
+/// Whether permissions allow to write; opening a pipe to find out would be seen by its reader.
+fn may_write(at: &Path) -> std::io::Result<()> {
+    let path = CString::new(at.as_os_str().as_bytes())?;
+    // SAFETY: `path` ends with a null byte and lives until the call returns.
+    match unsafe { libc::access(path.as_ptr(), libc::W_OK) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+fn unusable(path: &Path, e: std::io::Error) -> Error {
+    let hint = match e.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => "make its folder first",
+        ErrorKind::IsADirectory => "name a file in this folder",
+        _ => "name a file, pipe or device that may be written",
+    };
+    Error::new(Kind::Usage, "cannot write there").with("file", path.display()).hint(hint).source(e)
+}
+
+fn failed(path: &Path, e: std::io::Error) -> Error {
+    let kind = if e.kind() == ErrorKind::BrokenPipe { Kind::BrokenPipe } else { Kind::Temporary };
+    Error::new(kind, "cannot write").with("file", path.display()).source(e)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_keeps_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let found = Destination::find(&path).unwrap();
+        assert!(names(folder.path()).is_empty(), "looking changes nothing");
+        found.write(b"first").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let mut half = Destination::find(&path).unwrap().open().unwrap();
+        half.write_all(b"half").unwrap();
+        half.flush().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        drop(half);
+        assert_eq!(names(folder.path()), ["out"], "what is given up is removed");
+        Destination::find(&path).unwrap().write(b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(names(folder.path()), ["out"]);
+    }
+
+    #[test]
+    fn links_stay_and_what_they_lead_to_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("real")).unwrap();
+        std::fs::write(at("real/file"), "old").unwrap();
+        symlink("real/file", at("link")).unwrap();
+        symlink("link", at("second")).unwrap();
+        symlink("real/new", at("dangling")).unwrap();
+        for (link, target) in [("link", "real/file"), ("second", "real/file"), ("dangling", "real/new")] {
+            Destination::find(&at(link)).unwrap().write(link.as_bytes()).unwrap();
+            assert!(std::fs::symlink_metadata(at(link)).unwrap().is_symlink(), "{link}");
+            assert_eq!(std::fs::read_to_string(at(target)).unwrap(), link);
+        }
+        assert_eq!(names(&at("real")), ["file", "new"]);
+        symlink("b", at("a")).unwrap();
+        symlink("a", at("b")).unwrap();
+        for (name, says) in [("a", "circle"), ("real", "folder"), ("nowhere/file", "folder"), ("link/file", "folder")] {
+            let e = Destination::find(&at(name)).unwrap_err();
+            assert_eq!(e.kind(), Kind::Usage, "{name}");
+            assert!(e.explain().contains(says) && e.explain().contains(name), "{}", e.explain());
+        }
+    }
+
+    #[test]
+    fn devices_and_own_streams_are_written_to() {
+        let null = Destination::find(Path::new("/dev/null")).unwrap();
+        assert_eq!(null.way, Way::Stream("/dev/null".into()));
+        null.write(b"x").unwrap();
+        assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+        for (path, way) in [("/dev/stdout", Way::Stdout), ("/proc/self/fd/2", Way::Stderr), ("/dev/fd/1", Way::Stdout)]
+        {
+            assert_eq!(Destination::find(Path::new(path)).unwrap().way, way, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_stays_one_and_its_reader_gets_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let found = Destination::find(&path).unwrap();
+        let from = path.clone();
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            File::open(from).unwrap().read_to_string(&mut text).unwrap();
+            text
+        });
+        found.write(b"through").unwrap();
+        assert_eq!(reader.join().unwrap(), "through");
+        assert!(std::fs::metadata(&path).unwrap().file_type().is_fifo());
+        assert_eq!(names(folder.path()), ["pipe"]);
+    }
+}
