@@ -5,13 +5,15 @@ Needs apache-airflow 3 and apache-airflow-providers-standard. Copy it into the D
 A run is a function of its data interval: both bounds are passed, nothing reads the clock. CronDataIntervalTimetable
 is named on purpose: in Airflow 3 a plain cron string gives runs whose data interval is empty.
 
-Exit codes (README) become task states: 0 success, 99 skipped (nothing to do, because of --skip-exit-code), 75 or a
-kill is retried, everything else fails at once, because running it again as it is would not help. The last line of
-standard output is a one-line JSON summary, which the operator pushes to XCom.
+Exit codes (README) become task states: 0 success, 99 skipped (nothing to do, because of --skip-exit-code), 75 (the log
+has not arrived yet, or a fault that may pass) or a kill is retried until DEADLINE, everything else fails at once, because
+running it again as it is would not help. A task that fails for good calls alarm(). The last line of standard output is a
+one-line JSON summary, which the operator pushes to XCom.
 """
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 
@@ -28,6 +30,13 @@ except ImportError:  # the first releases of Airflow 3 keep them elsewhere
 CUREC_DIR = "/opt/curec"
 NOTHING_TO_DO = 99
 FINAL_CODES = {1, 2, 101}  # refused to publish, wrong configuration, a defect in curec
+DEADLINE = timedelta(hours=5)  # so long after the first try a late log or a fault is waited out
+RETRY_DELAY = timedelta(minutes=15)
+
+
+def alarm(context):
+    """Called once, when the deadline has passed or the failure is final: put your pager or mail here."""
+    logging.getLogger("curec").error("the night was not published: %s", context.get("exception"))
 
 
 class ExitCodeHook(SubprocessHook):
@@ -67,10 +76,9 @@ with DAG(
     catchup=False,  # True fills in missed nights, one after the other: runs are idempotent
     max_active_runs=1,
     default_args={
-        "retries": 4,
-        "retry_delay": timedelta(minutes=10),
-        "retry_exponential_backoff": True,
-        "max_retry_delay": timedelta(hours=1),
+        "retries": DEADLINE // RETRY_DELAY,
+        "retry_delay": RETRY_DELAY,
+        "on_failure_callback": alarm,
     },
     tags=["curec"],
 ) as dag:

@@ -57,7 +57,15 @@ macro_rules! section {
 section!(/// `[input]`
 InputSpec { interaction: String, item: String, review: String, late_days: u64, max_bad_fraction: f64 });
 section!(/// `[interval]`
-IntervalSpec { lookback_days: u64 });
+IntervalSpec { empty: String, lookback_days: u64, lookback_missing: bool });
+
+impl IntervalSpec {
+    /// What an interval is whose events, or whose input, are not there.
+    pub fn late(&self) -> Kind {
+        if self.empty == "refuse" { Kind::Input } else { Kind::NotArrived }
+    }
+}
+
 section!(/// `[history]`
 HistorySpec {
     like_threshold: f64, events: i64, max_pair_events: i64, min_support: i64, title_chars: i64,
@@ -572,6 +580,9 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
         if value.starts_with("registry:") && s.project.registry.is_empty() {
             p.add(key, "names what a registry has promoted, but project.registry is not set");
         }
+    }
+    if !matches!(s.interval.empty.as_str(), "wait" | "refuse" | "publish") {
+        p.add("interval.empty", format!("must be wait, refuse or publish, got `{}`", s.interval.empty));
     }
     if s.check.min_words > s.check.max_words {
         p.add("check.min_words", "must not be larger than check.max_words");

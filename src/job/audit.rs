@@ -4,12 +4,12 @@
 //! Knows what a run has staged and notes in its manifest what it finds; makes nothing.
 
 use crate::columns::{at, integers, text};
-use crate::config::Job;
+use crate::config::{Interval, Job};
 use crate::error::{Error, Kind, Result};
 use crate::job::manifest::{AuditRecord, Manifest};
 use crate::job::tables::{self, Prepared};
 use crate::query::audit::{self, Drift};
-use crate::query::session::Session;
+use crate::query::session::{Param, Session};
 use crate::table::finding::{Finding, Findings};
 use crate::table::input::check_input;
 use crate::table::partition;
@@ -49,18 +49,48 @@ pub(super) async fn check_inputs(prepared: &Prepared, manifest: &mut Manifest) -
     Ok(rows)
 }
 
-/// Refuses an interval without any event: the log has most likely not arrived yet, and publishing would empty the
-/// partition.
+/// Refuses an interval without any event, unless empty tables are wanted: the log has most likely not arrived yet, and
+/// publishing would empty the partition.
 pub(super) async fn look_for_events(prepared: &Prepared, session: &Session, allow_empty: bool) -> Result<()> {
-    let params = tables::params(prepared)?;
-    if allow_empty || session.sql(tables::EVENTS, &params).await?.count().await? > 0 {
+    let job = &prepared.job;
+    if allow_empty || job.spec.interval.empty == "publish" || has_events(session, prepared.interval).await? {
         return Ok(());
     }
-    let interval = prepared.interval;
-    Err(Error::new(Kind::Input, "the input has no event in the interval; nothing was published")
+    let hint = "has the log arrived? Run again when it has, or add --allow-empty to publish empty tables";
+    Err(without_events(job, prepared.interval, "nothing was published").hint(hint))
+}
+
+/// Whether an interval has an event in a session's `interaction`.
+pub(super) async fn has_events(session: &Session, interval: Interval) -> Result<bool> {
+    let params = [
+        ("interval_start", Param::Timestamp(interval.start.timestamp_micros())),
+        ("interval_end", Param::Timestamp(interval.end.timestamp_micros())),
+    ];
+    Ok(session.sql(tables::EVENTS, &params).await?.count().await? > 0)
+}
+
+/// The error for an interval without events: it waits for its log, unless the job refuses to.
+pub(super) fn without_events(job: &Job, interval: Interval, so: &str) -> Error {
+    Error::new(job.spec.interval.late(), format!("the input has no event in the interval; {so}"))
         .with("interval", format!("{} to {}", interval.start.to_rfc3339(), interval.end.to_rfc3339()))
-        .with("input", &prepared.job.spec.input.interaction)
-        .hint("has the log arrived? Run again when it has, or add --allow-empty to publish empty tables"))
+        .with("input", &job.spec.input.interaction)
+}
+
+/// The error for an interval that gives nothing to learn from: its log is late, or what it has does not do.
+pub(super) async fn nothing_to_learn(
+    job: &Job,
+    interval: Interval,
+    session: &Session,
+    what: &str,
+    needs: &'static str,
+) -> Result<Error> {
+    if !has_events(session, interval).await? {
+        let hint = "has the log arrived? Run again when it has";
+        return Ok(without_events(job, interval, "there is nothing to learn from").hint(hint));
+    }
+    Ok(Error::new(Kind::Input, what)
+        .with("interval", format!("{}/{}", interval.start.to_rfc3339(), interval.end.to_rfc3339()))
+        .hint(needs))
 }
 
 /// Counts items that have events and no row in `item`: accepted, but somebody may want to know.

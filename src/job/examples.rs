@@ -12,6 +12,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
+use crate::job::audit::nothing_to_learn;
 use crate::job::tables::{self, contract_of, like_threshold, prepare};
 use crate::query::model::Model;
 use crate::query::session::{Param, Session};
@@ -94,7 +95,8 @@ impl Default for Size {
 /// may have paused before it.
 ///
 /// # Errors
-/// As [`prepare`] and [`Model::run`]; [`Kind::Input`] when there is not one example.
+/// As [`prepare`] and [`Model::run`]; [`Kind::NotArrived`] when the interval has no event yet, [`Kind::Input`] when
+/// there is not one example.
 pub async fn examples(job: &Job, interval: Interval, size: Size, out: Option<&Path>) -> Result<Vec<RecordBatch>> {
     let session = evidence(job, interval, &BEFORE).await?;
     let contract = contract_of(job, "alignment_example")?;
@@ -110,9 +112,8 @@ pub async fn examples(job: &Job, interval: Interval, size: Size, out: Option<&Pa
     ];
     let rows: Vec<RecordBatch> = model.run(&session, &contract, &params).await?.try_collect().await?;
     if rows.iter().all(|batch| batch.num_rows() == 0) {
-        return Err(Error::new(Kind::Input, "there is nothing to make examples of")
-            .with("interval", format!("{}/{}", interval.start.to_rfc3339(), interval.end.to_rfc3339()))
-            .hint("the interval needs rated events, and enough events before it"));
+        let needs = "the interval needs rated events, and enough events before it";
+        return Err(nothing_to_learn(job, interval, &session, "there is nothing to make examples of", needs).await?);
     }
     if let Some(out) = out {
         write_local(out, &rows)?;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::{Interval, Job};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::job::run::{Options, run};
 use crate::job::stop::Stop;
 use crate::job::tables::{Prepared, TablePlan, prepare};
@@ -16,8 +16,8 @@ use crate::table::redact::redact;
 pub struct LookedBack {
     /// Its partition.
     pub dt: String,
-    /// `not_published`, `up_to_date`, `published`, `not_looked_at`, `learned_later` (it stays as it is, as a model of the job
-    /// has learned from events after it), or the kind of the error.
+    /// `not_published`, `not_arrived`, `up_to_date`, `published`, `not_looked_at`, `learned_later` (it stays as it is, as a
+    /// model of the job has learned from events after it), or the kind of the error.
     pub status: String,
     /// The run that built it, where one did.
     pub run_id: Option<String>,
@@ -52,7 +52,7 @@ impl LookedBack {
 
 /// Looks at the intervals in the `days` before one, oldest first, and builds those again that were published before and
 /// whose fingerprints no longer fit; each like a run of its own, with its own lease and manifest. An interval that was
-/// never published stays so, and one that fails does not keep the others from being looked at.
+/// never published stays so unless `[interval] lookback_missing` allows to build it, and one that fails does not keep the others from being looked at.
 pub async fn look_back(job: &Job, interval: Interval, days: u64, options: Options, stop: &Stop) -> Vec<LookedBack> {
     let intervals = interval.lookback(days);
     let Some(first) = intervals.first() else { return Vec::new() };
@@ -77,7 +77,8 @@ pub async fn look_back(job: &Job, interval: Interval, days: u64, options: Option
 async fn look_at(job: &Job, prepared: &Prepared, options: Options, stop: &Stop) -> Result<LookedBack> {
     let interval = prepared.interval;
     stop.check()?;
-    if !prepared.is_published().await? {
+    let is_published = prepared.is_published().await?;
+    if !is_published && !prepared.is_looked_back_at().await? {
         return Ok(LookedBack::new(&interval, "not_published"));
     }
     let plans = prepared.decide(false, false).await?;
@@ -94,10 +95,14 @@ async fn look_at(job: &Job, prepared: &Prepared, options: Options, stop: &Stop) 
     tracing::info!(
         dt = interval.dt(),
         tables = why.len(),
-        "building a published day again: it is no longer up to date"
+        "{}",
+        match is_published {
+            true => "building a published day again: it is no longer up to date",
+            false => "building a day that was never published",
+        }
     );
     // What is asked of the run's own interval is not asked of these.
-    let options = Options { full: false, retry_failed: false, ..options };
+    let options = Options { full: false, retry_failed: false, allow_empty: false, ..options };
     // Boxed: the future of a run is large, and this one would hold two.
     let own = own_stop(stop);
     let mut looked = match Box::pin(run(job, interval, options, own.stop.clone())).await {
@@ -105,6 +110,11 @@ async fn look_at(job: &Job, prepared: &Prepared, options: Options, stop: &Stop) 
             let run_id = (!done.nothing_to_do).then(|| done.manifest.run_id.clone());
             let status = if done.nothing_to_do { "up_to_date" } else { "published" };
             LookedBack { run_id, ..LookedBack::new(&interval, status) }
+        }
+        // Its own night has told that; it is looked at again as long as the lookback reaches it.
+        Err(e) if e.kind() == Kind::NotArrived && !is_published => {
+            tracing::warn!(dt = interval.dt(), "the events of a day that was never published have still not arrived");
+            LookedBack::new(&interval, e.kind().name())
         }
         Err(e) => LookedBack::failed(&interval, e),
     };
@@ -140,7 +150,7 @@ pub fn story(days: &[LookedBack]) -> String {
         let chosen: Vec<&str> = days.iter().filter(|d| chosen(d)).map(|d| d.dt.as_str()).collect();
         (!chosen.is_empty()).then(|| format!("{what} {}", chosen.join(", ")))
     };
-    let built = part("built again", &|d| d.status == "published");
+    let built = part("built", &|d| d.status == "published");
     let failed = part("failed", &|d| d.error.is_some());
     let stay = part("not built again, as a model has learned from later events:", &|d| d.status == LEARNED_LATER);
     let parts: Vec<String> = [built, stay, failed].into_iter().flatten().collect();
@@ -161,7 +171,6 @@ pub fn exit_code(days: &[LookedBack]) -> u8 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::error::Kind;
 
     fn intervals() -> Vec<Interval> {
         Interval::parse("2026-01-20", "2026-01-21").unwrap().lookback(3)
@@ -175,7 +184,7 @@ mod tests {
             LookedBack::failed(&days[1], Error::new(Kind::Audit, "no")),
             LookedBack::new(&days[2], "up_to_date"),
         ];
-        assert_eq!(story(&days), "Looked back at 3 interval(s): built again 2026-01-17; failed 2026-01-18.");
+        assert_eq!(story(&days), "Looked back at 3 interval(s): built 2026-01-17; failed 2026-01-18.");
         assert_eq!(story(&days[2..]), "");
     }
 

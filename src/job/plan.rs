@@ -31,7 +31,7 @@ pub struct Plan {
     work: Option<Work>,
     /// Prompts that failed in earlier runs and have no answer.
     failed_prompts: u64,
-    /// The intervals before this one that were published before; oldest first.
+    /// The intervals before this one that a lookback looks at; oldest first.
     lookback: Vec<Plan>,
     /// Why a day that was looked back at stays as it is, though it is not up to date.
     stays: Option<String>,
@@ -65,7 +65,7 @@ pub async fn plan(job: &Job, interval: Interval, lookback_days: u64, full: bool)
     let mut lookback = Vec::new();
     for before in interval.lookback(lookback_days) {
         let before = prepared.at(before);
-        if before.is_published().await? {
+        if before.is_looked_back_at().await? {
             lookback.push(match before.check_learned(&before.decide(false, false).await?) {
                 Ok(()) => plan_one(&before, false).await?,
                 Err(e) => Plan { stays: Some(e.message().to_owned()), ..plan_work(&before, Vec::new()).await? },

@@ -26,6 +26,7 @@ use crate::generate::batcher::RowError;
 use crate::generate::format;
 use crate::generate::models::Models;
 use crate::generate::prompt::Evidence;
+use crate::job::audit::nothing_to_learn;
 use crate::job::examples;
 use crate::job::stop::Stop;
 use crate::job::tables::{contract_of, like_threshold};
@@ -280,9 +281,8 @@ async fn rows(job: &Job, interval: Interval, of: &RewardSpec, out: &Path) -> Res
     ];
     let rows: Vec<RecordBatch> = model.run(&session, &contract, &params).await?.try_collect().await?;
     if rows.iter().all(|batch| batch.num_rows() == 0) {
-        return Err(Error::new(Kind::Input, "there is nothing to make examples of")
-            .with("interval", format!("{}/{}", interval.start.to_rfc3339(), interval.end.to_rfc3339()))
-            .hint("the interval needs users who meet new items, and enough events before it"));
+        let needs = "the interval needs users who meet new items, and enough events before it";
+        return Err(nothing_to_learn(job, interval, &session, "there is nothing to make examples of", needs).await?);
     }
     examples::replace(&out.join("reward_example.parquet"), &rows, &out.join("reward.json"))?;
     let (mut items, mut titles) = (BTreeMap::new(), BTreeMap::new());

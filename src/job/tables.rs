@@ -188,7 +188,7 @@ pub fn contract_of(job: &Job, table: &str) -> Result<Contract> {
 /// Finds everything that a run of the interval needs, and holds inputs against their contracts as far as footers tell.
 ///
 /// # Errors
-/// [`Kind::Input`] for inputs, [`Kind::Config`] for contracts, SQL and templates, [`Kind::Model`] for models.
+/// [`Kind::Input`] for inputs, [`Kind::NotArrived`] for those that are not there yet, [`Kind::Config`] for contracts, SQL and templates, [`Kind::Model`] for models.
 pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     let root = locate(job, &job.spec.warehouse)?;
     let (mut job, mut judged) = (job.clone(), None);
@@ -219,7 +219,11 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     let input = &job.spec.input;
     for (table, text) in [("interaction", &input.interaction), ("item", &input.item), ("review", &input.review)] {
         if !text.is_empty() {
-            found.insert(table.to_string(), open_input_of(job, &contracts[table], text).await?);
+            let late = |e: Error| match e.kind() {
+                Kind::NotArrived => e.of_kind(job.spec.interval.late()),
+                _ => e,
+            };
+            found.insert(table.to_string(), open_input_of(job, &contracts[table], text).await.map_err(late)?);
         }
     }
     let inputs = BTreeMap::new();
@@ -279,6 +283,21 @@ impl Prepared {
             }
         }
         Ok(false)
+    }
+
+    /// Whether nothing was published for the interval's day, by a run of whatever length.
+    pub async fn is_vacant(&self) -> Result<bool> {
+        for table in TABLES {
+            if commit_record(&self.root, table, &self.interval.dt()).await?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a lookback looks at the interval: it was published, or may be for the first time.
+    pub async fn is_looked_back_at(&self) -> Result<bool> {
+        Ok(self.is_published().await? || (self.job.spec.interval.lookback_missing && self.is_vacant().await?))
     }
 
     /// The tables that a run of this job makes, in order.

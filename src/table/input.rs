@@ -257,7 +257,7 @@ fn store_error(error: &ParquetError) -> Option<&object_store::Error> {
 /// Lists an input (one file, a folder, or Hive partitions) and holds every file's footer against the contract.
 ///
 /// # Errors
-/// `Kind::Input` naming the file and column: nothing there, not Parquet, truncated, a column missing or of a wrong type, files
+/// `Kind::NotArrived` where nothing is there yet; `Kind::Input` naming the file and column: not Parquet, truncated, a column missing or of a wrong type, files
 /// that differ among themselves. The store's own errors.
 pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable> {
     let entries = list_parquet(contract, at).await?;
@@ -392,8 +392,11 @@ async fn list_parquet(contract: &Contract, at: &Location) -> Result<Vec<Entry>> 
     {
         return Ok(vec![entry]);
     }
-    if local.is_some_and(|p| !p.exists()) {
-        return Err(place(missing(at)).hint("check the path under [input] in the job file"));
+    if let Some(path) = local.filter(|p| !p.exists()) {
+        return Err(place(match path.parent().is_some_and(std::path::Path::is_dir) {
+            true => not_arrived("there is no such file or folder yet", at),
+            false => missing(at).hint("check the path under [input] in the job file: its folder is not there either"),
+        }));
     }
     let all = at.list().await.map_err(place)?;
     let total = all.len();
@@ -402,17 +405,29 @@ async fn list_parquet(contract: &Contract, at: &Location) -> Result<Vec<Entry>> 
         let path = e.location.relative_to(at).unwrap_or_default();
         path.split('/').any(|part| part.starts_with('_') || part.starts_with('.'))
     };
+    let all_hidden = all.iter().all(&hidden);
     let named = |e: &Entry| e.location.name().to_ascii_lowercase().ends_with(".parquet");
     let files: Vec<Entry> = all.into_iter().filter(|e| named(e) && !hidden(e)).collect();
     if files.is_empty() {
-        let message = match first {
-            None => "the folder is empty".to_owned(),
-            Some(name) => format!("the folder holds no .parquet file (but {total} other, such as {name})"),
-        };
-        let error = Error::new(Kind::Input, message).with("file", at);
-        return Err(place(error).hint("'curec import' converts MovieLens, CSV and JSON lines"));
+        return Err(place(match first {
+            None => not_arrived("the folder is empty", at),
+            // What other tools leave while they write.
+            Some(_) if all_hidden => not_arrived("the folder holds no .parquet file yet", at),
+            Some(name) => {
+                let message = format!("the folder holds no .parquet file (but {total} other, such as {name})");
+                let error = Error::new(Kind::Input, message).with("file", at);
+                error.hint("'curec import' converts MovieLens, CSV and JSON lines")
+            }
+        }));
     }
     Ok(files)
+}
+
+/// The error for an input that most likely comes later.
+fn not_arrived(what: &str, at: &Location) -> Error {
+    Error::new(Kind::NotArrived, what)
+        .with("file", at)
+        .hint("run again when it has arrived; if it should be there, check the path under [input] in the job file")
 }
 
 /// `key=value` folders between the input's location and the file.

@@ -34,7 +34,10 @@ fn missing_unreadable_and_truncated_files() {
     let file = world.path("input/interaction.parquet");
     let whole = std::fs::read(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
-    refused(&world, &world.run(&[]), 1, &["interaction.parquet"]);
+    // Most likely late: the folder that it is to lie in is there.
+    refused(&world, &world.run(&[]), 75, &["interaction.parquet", "yet", "run again"]);
+    refused(&world, &world.run(&["--set", "interval.empty=refuse"]), 1, &["interaction.parquet"]);
+    refused(&world, &world.run(&["--set", "input.interaction=nowhere/log"]), 1, &["nowhere/log", "its folder"]);
     std::fs::write(&file, "user,item\n1,2\n").unwrap();
     refused(&world, &world.run(&[]), 1, &["interaction.parquet", "not a Parquet file"]);
     std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
@@ -43,7 +46,13 @@ fn missing_unreadable_and_truncated_files() {
     refused(&world, &world.run(&[]), 1, &["interaction.parquet", "empty"]);
     std::fs::remove_file(&file).unwrap();
     std::fs::create_dir(&file).unwrap();
-    refused(&world, &world.run(&[]), 1, &["interaction.parquet"]);
+    refused(&world, &world.run(&["--allow-empty"]), 75, &["interaction.parquet", "empty"]);
+    // What Spark leaves while it writes, and what will never be Parquet.
+    std::fs::create_dir(file.join("_temporary")).unwrap();
+    std::fs::write(file.join("_temporary/part-0.parquet"), "PAR1").unwrap();
+    refused(&world, &world.run(&[]), 75, &["interaction.parquet", "yet"]);
+    std::fs::write(file.join("log.csv"), "user,item\n").unwrap();
+    refused(&world, &world.run(&[]), 1, &["log.csv", "curec import"]);
 }
 
 #[test]
@@ -102,7 +111,28 @@ fn intervals() {
     refused(&world, &world.curec(&["run", "job.toml"]), 2, &["--interval-start"]);
     refused(&world, &world.curec(&["runn"]), 2, &["run"]);
     // A night without events is most likely a log that has not arrived; emptying the tables must be asked for.
-    refused(&world, &run("2020-01-20", "2020-01-21"), 1, &["no event", "2020-01-20", "--allow-empty"]);
+    let late = run("2020-01-20", "2020-01-21");
+    refused(&world, &late, 75, &["no event", "2020-01-20", "--allow-empty"]);
+    let line = summary(&late);
+    assert_eq!((&line["status"], &line["rerun_helps"]), (&"not_arrived".into(), &true.into()), "{line}");
+    let set = |value: &str| {
+        let set = format!("interval.empty={value}");
+        world.curec(&[
+            "run",
+            "job.toml",
+            "--interval-start",
+            "2020-01-20",
+            "--interval-end",
+            "2020-01-21",
+            "--set",
+            &set,
+        ])
+    };
+    let final_one = set("refuse");
+    refused(&world, &final_one, 1, &["no event"]);
+    assert_eq!((&summary(&final_one)["status"], &summary(&final_one)["rerun_helps"]), (&"input".into(), &false.into()));
+    refused(&world, &set("sometimes"), 2, &["interval.empty", "wait, refuse or publish"]);
+    expect_code(&set("publish"), 0);
     let args = ["run", "job.toml", "--interval-start", "2020-01-20", "--interval-end", "2020-01-21", "--allow-empty"];
     let out = world.curec(&args);
     expect_code(&out, 0);

@@ -210,6 +210,42 @@ fn looked(summary: &Value) -> Vec<(&str, &str)> {
 }
 
 #[test]
+fn a_day_whose_log_came_after_its_night_is_made_up_for_where_the_job_allows_it() {
+    let days = Days(World::new());
+    (1..=18).for_each(|day| days.write(day, &Days::of(day)));
+    assert_eq!(days.run(18, &[])["status"], "published");
+    // The log of the 19th is late: nothing is published, run it again.
+    let out = days.command("run", 19, &[]);
+    expect_code(&out, 75);
+    assert_eq!((&summary(&out)["status"], &summary(&out)["rerun_helps"]), (&"not_arrived".into(), &true.into()));
+    let missing = ["--lookback", "2", "--set", "interval.lookback_missing=true"];
+    days.write(20, &Days::of(20));
+    // It has still not come the night after: that night is published all the same.
+    let done = days.run(20, &missing);
+    assert_eq!(
+        (&done["status"], looked(&done)),
+        (&"published".into(), vec![("18", "up_to_date"), ("19", "not_arrived")])
+    );
+    days.write(19, &Days::of(19));
+    assert_eq!(looked(&days.run(20, &["--lookback", "2"])), [("18", "up_to_date"), ("19", "not_published")]);
+    let plan = stdout(&days.command("plan", 20, &missing));
+    assert!(plan.contains("looking back, job test for dt=2026-01-19"), "{plan}");
+    let done = days.run(20, &missing);
+    assert_eq!(looked(&done), [("18", "up_to_date"), ("19", "published")]);
+    assert!(!days.published(19).is_empty());
+    assert_eq!(looked(&days.run(20, &missing)), [("18", "up_to_date"), ("19", "up_to_date")]);
+
+    // A week that was published for the day stays: it is no day that is missing.
+    let set = format!("input.interaction={}", days.0.path("input/days").display());
+    let week = ["run", "job.toml", "--interval-start", "2026-01-10", "--interval-end", "2026-01-17", "--set", &set];
+    expect_code(&days.0.curec(&week), 0);
+    let week = days.published(10);
+    let done = days.run(11, &["--lookback", "1", "--set", "interval.lookback_missing=true"]);
+    assert_eq!(looked(&done), [("10", "not_published")]);
+    assert_eq!(days.published(10), week);
+}
+
+#[test]
 fn a_lookback_builds_what_late_and_corrected_rows_have_changed() {
     let days = Days(World::new());
     (1..=16).for_each(|day| days.write(day, &Days::of(day)));

@@ -75,6 +75,7 @@ class Cron(unittest.TestCase):
             f"{self.prefix}_LOG": str(self.log),
             f"{self.prefix}_LOCK": str(self.folder / "lock"),
             f"{self.prefix}_DONE": str(self.done),
+            f"{self.prefix}_DEADLINE": "24",
             "STUB_CALLS": str(self.calls),
             **extra,
         }
@@ -82,10 +83,15 @@ class Cron(unittest.TestCase):
         return subprocess.Popen([shell, "-c", self.command], env=environment, stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True)
 
-    def run_line(self, **extra):
+    def run_line(self, mails="", **extra):
+        """The exit code of one round; what it prints cron mails: nothing, or a line with `mails` in it."""
         process = self.start(**extra)
         output, _ = process.communicate(timeout=30)
-        self.assertEqual(output, "", "cron would mail this")
+        if mails:
+            self.assertEqual(len(output.splitlines()), 1, output)
+            self.assertIn(mails, output)
+        else:
+            self.assertEqual(output, "", "cron would mail this")
         return process.returncode
 
     def test_one_line_within_crons_limit(self):
@@ -131,13 +137,26 @@ class Cron(unittest.TestCase):
         self.run_line()
         self.assertEqual(len(self.calls.read_text().splitlines()), 3, "the night was over after exit code 0")
 
-    def test_a_refusal_is_final(self):
+    def test_a_refusal_is_final_and_alarms_at_once(self):
         for code in ("1", "2"):
             self.done.unlink(missing_ok=True)
             self.calls.unlink(missing_ok=True)
-            self.assertEqual(self.run_line(STUB_CODE=code), int(code))
+            self.assertEqual(self.run_line(f"exit code {code}, final", STUB_CODE=code), int(code))
             self.run_line()
             self.assertEqual(len(self.calls.read_text().splitlines()), 1)
+
+    def test_what_has_not_arrived_by_the_deadline_alarms_and_can_still_come(self):
+        deadline = {f"{self.prefix}_DEADLINE": "0"}
+        for code in ("75", "137"):
+            self.assertEqual(self.run_line("not done by the deadline", STUB_CODE=code, **deadline), int(code))
+        self.assertFalse(self.done.exists())
+        self.assertEqual(self.run_line(**deadline), 0)
+        self.assertTrue(self.done.exists(), "a last round that goes well is no alarm")
+
+    def test_the_deadline_is_an_hour_of_the_rounds(self):
+        variables, schedule, _, _ = cron_parts(self.crontab)
+        hours = schedule[1].split("/")[0].split("-")
+        self.assertEqual(int(variables[f"{self.prefix}_DEADLINE"]), int(hours[1]), "the last round has to alarm")
 
 
 class Weekly(Cron):
@@ -239,12 +258,21 @@ class Dag(unittest.TestCase):
         self.assertEqual(recorded["dag"]["schedule"][0], "interval")
         self.assertEqual(recorded["dag"]["schedule"][2], "UTC")
         self.assertEqual(recorded["dag"]["max_active_runs"], 1)
-        self.assertGreater(recorded["dag"]["default_args"]["retries"], 0)
+        arguments = recorded["dag"]["default_args"]
+        waited = arguments["retries"] * arguments["retry_delay"]
+        self.assertGreaterEqual(waited, datetime.timedelta(hours=4), "a late log is waited for through the night")
+        self.assertNotIn("retry_exponential_backoff", arguments)
         self.assertEqual(recorded["operator"]["skip_on_exit_code"], 99)
         words = " ".join(recorded["operator"]["bash_command"].split())
         self.assertIn("curec run jobs/nightly.toml", words)
         self.assertIn("--interval-start {{ data_interval_start | ds }}", words)
         self.assertIn("--interval-end {{ data_interval_end | ds }}", words)
+
+    def test_what_fails_for_good_alarms(self):
+        alarm = self.load()["dag"]["default_args"]["on_failure_callback"]
+        with self.assertLogs("curec", "ERROR") as logged:
+            alarm({"exception": "exit code 75"})
+        self.assertIn("exit code 75", logged.output[0])
 
     def test_exit_codes_become_task_states(self):
         states = {0: None, 99: SkipException, 75: RuntimeError, -9: RuntimeError, 137: RuntimeError,
