@@ -118,6 +118,20 @@ impl Error {
         self
     }
 
+    /// The same error for one more reader; what caused it is kept as text.
+    pub(crate) fn again(&self) -> Self {
+        let mut causes = Vec::new();
+        let mut next = StdError::source(self);
+        while let Some(cause) = next {
+            causes.push(cause.to_string());
+            next = cause.source();
+        }
+        let source = (!causes.is_empty()).then(|| causes.join(": ").into());
+        let Inner { kind, message, context, hint, .. } = &*self.0;
+        let (message, context, hint) = (message.clone(), context.clone(), hint.clone());
+        Error(Box::new(Inner { kind: *kind, message, context, hint, source }))
+    }
+
     /// What a caller can do about it.
     pub fn kind(&self) -> Kind {
         self.0.kind

@@ -35,6 +35,7 @@ pub mod table {
     pub mod check;
     pub mod bad_rows;
     pub mod footer;
+    pub mod listing;
     pub mod input;
     pub mod lease;
     pub mod write;

@@ -172,6 +172,9 @@ pub(crate) async fn write_rows(rows: Rows, format: Format, is_raw: bool, mut to:
             .with("column", field.name())
             .hint("name other columns, use array_to_string(column, ', '), or --format json"));
     }
+    if !matches!(format, Format::Table) {
+        rows.each_name_once()?;
+    }
     let mut rows = rows.stream().await?;
     match format {
         Format::Table => {

@@ -204,6 +204,7 @@ pub async fn export(job: &Job, options: &Options) -> Result<Exported> {
     let session = new_session(job)?;
     let contract = contract_of(job, "interaction")?;
     let input = open_input_of(job, &contract, &job.spec.input.interaction).await?;
+    input.warnings.iter().for_each(|warning| tracing::warn!(table = "interaction", "{warning}"));
     register_input(&session, &contract, &input).await?;
 
     let layout = Layout::of(&contract, &sides)?;

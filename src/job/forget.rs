@@ -317,6 +317,12 @@ impl Work<'_> {
         let source = input.columns.iter().find(|c| c.name == "user_id").and_then(|c| c.source.as_deref());
         let mut rows = 0;
         for file in &input.files {
+            let told = file.partition.iter().find(|(name, _)| name == "user_id").and_then(|(_, id)| id.as_ref());
+            if let (None, Some(user)) = (source, told) {
+                rows += if self.options.users.contains(user) { file.rows } else { 0 };
+                found.extend(self.looked_for.get(user).cloned());
+                continue;
+            }
             let source = source.unwrap_or("user_id");
             let each = count_each(&file.location, file.bytes, source, &self.looked_for).await?;
             rows += each.iter().filter(|(user, _)| self.options.users.contains(*user)).map(|(_, n)| n).sum::<u64>();

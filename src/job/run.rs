@@ -35,6 +35,7 @@ use crate::keepers::keep;
 use crate::llm::device;
 use crate::query::session::{BatchStream, Session, TableFile};
 use crate::reward::score::score_batch;
+use crate::table::contract::Contract;
 use crate::table::finding::Findings;
 use crate::table::lease::{Holder, Lease};
 use crate::table::partition::{self, Publisher, StagedTable};
@@ -235,24 +236,50 @@ pub async fn session_of(job: &Job) -> Result<Session> {
             continue;
         }
         let contract = tables::contract_of(job, table)?;
-        // A missing input must not keep people from querying what was published.
-        match tables::open_input_of(job, &contract, text).await {
-            Ok(found) => tables::register_input(&session, &contract, &found).await?,
-            Err(e) => tracing::warn!(table, error = %e, "this input cannot be queried"),
+        let found = async {
+            let found = tables::open_input_of(job, &contract, text).await?;
+            found.warnings.iter().for_each(|warning| tracing::warn!(table, "{warning}"));
+            tables::register_input(&session, &contract, &found).await
+        };
+        // An input that is away must not keep people from querying what was published.
+        if let Err(e) = found.await {
+            without(&session, table, &contract, false, e)?;
         }
     }
+    let there = |e: Error| if e.kind() == Kind::Temporary { Err(e) } else { Ok(e) };
     for table in tables::TABLES {
-        let mut files = Vec::new();
-        for record in partition::partitions(&root, table).await? {
-            let dt = record.dt.clone();
-            files.extend(tables::files_in(&root, &record)?.into_iter().map(|f| (f.location, dt.clone())));
+        let contract = tables::contract_of(job, table)?;
+        let found = async {
+            let mut files = Vec::new();
+            for record in partition::partitions(&root, table).await? {
+                let dt = record.dt.clone();
+                files.extend(tables::files_in(&root, &record)?.into_iter().map(|f| (f.location, dt.clone())));
+            }
+            session.register_published(table, &contract, &files).await
+        };
+        if let Err(e) = found.await {
+            without(&session, table, &contract, true, there(e)?)?;
         }
-        session.register_published(table, &tables::contract_of(job, table)?, &files).await?;
     }
-    tables::register_responses(&session, &root, &tables::contract_of(job, "response")?).await?;
-    let failed: Vec<TableFile> = quarantine::files(&root).await?.into_iter().map(|e| e.location.into()).collect();
-    session.register_files("quarantine", &tables::contract_of(job, "quarantine")?, &failed).await?;
+    let contract = tables::contract_of(job, "response")?;
+    if let Err(e) = tables::register_responses(&session, &root, &contract).await {
+        without(&session, "response", &contract, false, there(e)?)?;
+    }
+    let contract = tables::contract_of(job, "quarantine")?;
+    let failed = async {
+        let files: Vec<TableFile> = quarantine::files(&root).await?.into_iter().map(|e| e.location.into()).collect();
+        session.register_files("quarantine", &contract, &files).await
+    };
+    if let Err(e) = failed.await {
+        without(&session, "quarantine", &contract, false, there(e)?)?;
+    }
     Ok(session)
+}
+
+/// Goes on without a table that cannot be read; who asks for it is told why.
+fn without(session: &Session, table: &str, contract: &Contract, is_published: bool, why: Error) -> Result<()> {
+    tracing::warn!(table, error = %why, "this table cannot be queried");
+    session.register_unreadable(table, contract, is_published, why)
 }
 
 /// Removes what dead runs left behind, and what has stood in the quarantine for long.

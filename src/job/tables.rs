@@ -240,7 +240,9 @@ fn keep_before(input: &mut InputTable, interval: Interval, late_days: u64) {
     let Some(last) = end.date_naive().checked_add_days(chrono::Days::new(late_days)) else { return };
     let parse = |day: &str| ["%Y-%m-%d", "%Y%m%d"].iter().find_map(|f| NaiveDate::parse_from_str(day, f).ok());
     let may_count = |day: &str| parse(day).is_none_or(|day| day <= last);
-    input.files.retain(|file| file.partition.iter().all(|(key, day)| key != "dt" || may_count(day)));
+    input
+        .files
+        .retain(|file| file.partition.iter().all(|(key, day)| key != "dt" || day.as_deref().is_none_or(may_count)));
 }
 
 /// The moments that [`LEARNED_LATER`] tells of among a table's parts, by the model's place in the job.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{FixedSizeListArray, Float32Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::config::TableParquetOptions;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::datasource::MemTable;
@@ -20,8 +21,11 @@ use datafusion::execution::SpillFile;
 use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF, cast, lit, try_cast};
-use datafusion::prelude::{DataFrame, SessionConfig, coalesce, ident};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::prelude::{DataFrame, SessionConfig, ident};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use futures::StreamExt;
@@ -33,7 +37,8 @@ use crate::error::{Error, Kind, Result};
 use crate::query::good_rows::is_good;
 use crate::table::check::can_break;
 use crate::table::contract::{Column, Contract};
-use crate::table::store::{Location, is_store_fault};
+use crate::table::input::{PathColumn, Source, source_of};
+use crate::table::store::{Location, is_store_fault, missing};
 use crate::table::write::writer_properties;
 
 /// Footers read at once when files are registered.
@@ -104,8 +109,8 @@ impl Param {
 pub struct TableFile {
     /// Where it is.
     pub location: Location,
-    /// Columns that its path tells (Hive partitions), by name.
-    pub columns: Vec<(String, String)>,
+    /// Columns that its path tells (Hive partitions), by name; `None`: null.
+    pub columns: Vec<PathColumn>,
 }
 
 impl From<Location> for TableFile {
@@ -182,8 +187,8 @@ impl Session {
     /// Registers Parquet files as one table in the contract's columns, order and types.
     ///
     /// Aliases are renamed, accepted types cast, missing nullable columns are typed nulls, unknown columns are left out;
-    /// a Hive partition column of the path counts as a column of the file. Files may differ in all of this. Columns of
-    /// the path that the contract does not have are left out as well.
+    /// a Hive partition column of the path counts as a column of the file ([`source_of`]). Files may differ in all of
+    /// this. Columns of the path that the contract does not have are left out as well.
     ///
     /// # Errors
     /// `Kind::Input` naming the file that cannot be read, or the column that no file of its shape has.
@@ -214,7 +219,10 @@ impl Session {
     ) -> Result<()> {
         let files: Vec<_> = files
             .iter()
-            .map(|(location, dt)| TableFile { location: location.clone(), columns: vec![("dt".into(), dt.clone())] })
+            .map(|(location, dt)| TableFile {
+                location: location.clone(),
+                columns: vec![("dt".into(), Some(dt.clone()))],
+            })
             .collect();
         self.register(name, contract, &files, Some("dt"), false).await
     }
@@ -249,6 +257,9 @@ impl Session {
             async move {
                 let url = listing_url(&file.location)?;
                 let schema = options.infer_schema(state, &url).await.map_err(|e| unreadable(e, &file.location))?;
+                if schema.fields().is_empty() && file.location.head().await?.is_none() {
+                    return Err(missing(&file.location));
+                }
                 Ok::<_, Error>((file, url, schema))
             }
         }))
@@ -257,9 +268,7 @@ impl Session {
             let (file, url, schema) = footer?;
             // Metadata differs between writers and means nothing here.
             let schema = Arc::new(Schema::new(schema.fields().clone()));
-            let wanted = |n: &str| {
-                extra == Some(n) || contract.columns.iter().any(|c| c.name == n || c.aliases.iter().any(|a| a == n))
-            };
+            let wanted = |n: &str| extra == Some(n) || contract.columns.iter().any(|c| c.names().any(|a| a == n));
             let told: Vec<_> = file.columns.iter().filter(|(n, _)| wanted(n)).cloned().collect();
             match shapes.iter_mut().find(|(s, t, _)| *s == schema && *t == told) {
                 Some((_, _, urls)) => urls.push(url),
@@ -281,46 +290,30 @@ impl Session {
             let mut judged: Vec<(&Column, Expr)> = Vec::new();
             let mut columns: Vec<Expr> = Vec::with_capacity(target.fields().len() + 1);
             for (column, field) in contract.columns.iter().zip(target.fields()) {
-                let mut found: Vec<Expr> = std::iter::once(&column.name)
-                    .chain(&column.aliases)
-                    .filter_map(|n| {
-                        let held = schema.field_with_name(n).is_ok().then(|| ident(n));
-                        held.or_else(|| told.iter().find(|(t, _)| t == n).map(|(_, value)| lit(value.clone())))
-                    })
-                    .collect();
-                let kind = found.first().map(|e| e.get_type(frame.schema())).transpose().map_err(place)?;
-                if let (true, [only], Some(kind)) = (is_filtered, &found[..], kind)
-                    && can_break(column, &kind)
-                {
-                    judged.push((column, only.clone()));
-                }
-                // What does not fit is in a row that is left out.
-                let fitted = if is_filtered { try_cast } else { cast };
-                for expr in &mut found {
-                    *expr = fitted(expr.clone(), field.data_type().clone());
-                }
-                let value = match (found.pop(), found.is_empty()) {
-                    (Some(only), true) => only,
-                    (Some(last), false) => {
-                        found.push(last);
-                        let either = coalesce(found);
-                        if is_filtered {
-                            judged.push((column, either.clone()));
-                        }
-                        either
-                    }
-                    (None, _) if column.nullable => lit(ScalarValue::try_from(field.data_type()).map_err(place)?),
-                    (None, _) => {
+                let null = || ScalarValue::try_from(field.data_type()).map(lit).map_err(place);
+                let found = match source_of(column, &schema, &told) {
+                    Some(Source::Field(found)) => ident(found.name()),
+                    Some(Source::Path(value)) => lit(ScalarValue::Utf8(value)),
+                    Some(Source::Null) => null()?,
+                    None if column.nullable => null()?,
+                    None => {
                         return Err(Error::new(Kind::Input, "a required column is missing")
                             .with("file", first)
                             .with("column", &column.name)
                             .with("table", &contract.name));
                     }
                 };
+                let kind = found.get_type(frame.schema()).map_err(place)?;
+                if is_filtered && can_break(column, &kind) {
+                    judged.push((column, found.clone()));
+                }
+                // What does not fit is in a row that is left out.
+                let fitted = if is_filtered { try_cast } else { cast };
+                let value = fitted(found, field.data_type().clone());
                 columns.push(value.alias(&column.name));
             }
             if let Some(extra) = extra {
-                let value = told.iter().find(|(n, _)| n == extra).map(|(_, v)| v.clone()).unwrap_or_default();
+                let value = told.iter().find(|(n, _)| n == extra).and_then(|(_, v)| v.clone()).unwrap_or_default();
                 columns.push(lit(value).alias(extra));
             }
             if let Some(is_good) = is_good(contract, judged) {
@@ -380,6 +373,21 @@ impl Session {
         self.register_files(name, contract, &files).await?;
         self.aside.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), file);
         Ok(n)
+    }
+
+    /// Registers a table whose files cannot be read, with its partition's date where `is_published`: queries over other
+    /// tables go on, and one that reads this table gets `why`.
+    ///
+    /// # Errors
+    /// `Kind::Internal` when the session refuses.
+    pub fn register_unreadable(&self, name: &str, contract: &Contract, is_published: bool, why: Error) -> Result<()> {
+        let fields = contract.arrow_schema(None).fields().iter().cloned().collect::<Vec<_>>();
+        let dt = is_published.then(|| Arc::new(Field::new("dt", DataType::Utf8, false)));
+        let schema = Arc::new(Schema::new(fields.into_iter().chain(dt).collect::<Vec<_>>()));
+        let rows = Arc::new(Unreadable { schema: Arc::clone(&schema), why: Arc::new(why) });
+        let table = StreamingTable::try_new(schema, vec![rows])
+            .map_err(|e| fail(e, "cannot register a table").with("table", name))?;
+        self.replace(name, Arc::new(table))
     }
 
     /// Gives a table a second name, in place of what had it.
@@ -530,6 +538,21 @@ impl Rows {
         Arc::new(self.frame.schema().as_arrow().clone())
     }
 
+    /// Holds that no two columns have one name: readers of JSON, CSV and Parquet keep one of them, or refuse the file.
+    ///
+    /// # Errors
+    /// `Kind::Usage` naming the column and a way out.
+    pub fn each_name_once(&self) -> Result<()> {
+        let mut seen = std::collections::BTreeSet::new();
+        let schema = self.frame.schema().as_arrow();
+        match schema.fields().iter().find(|field| !seen.insert(field.name())) {
+            None => Ok(()),
+            Some(field) => Err(Error::new(Kind::Usage, "two columns of the result have the same name")
+                .with("column", field.name())
+                .hint(format!("give one of them another: select a.{0}, b.{0} as other_{0} ...", field.name()))),
+        }
+    }
+
     /// The rows sorted by columns, ascending, nulls last.
     ///
     /// # Errors
@@ -578,7 +601,26 @@ impl Rows {
 }
 
 /// Files with the same columns, the columns that their paths tell, and where they are.
-type Shape = (SchemaRef, Vec<(String, String)>, Vec<ListingTableUrl>);
+type Shape = (SchemaRef, Vec<PathColumn>, Vec<ListingTableUrl>);
+
+/// The rows of a table that cannot be read.
+#[derive(Debug)]
+struct Unreadable {
+    schema: SchemaRef,
+    why: Arc<Error>,
+}
+
+impl PartitionStream for Unreadable {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let why = Arc::clone(&self.why);
+        let rows = futures::stream::once(async move { Err(DataFusionError::External(Box::new(why.again()))) });
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows))
+    }
+}
 
 /// What a statement would do besides reading; `None`: it only reads.
 fn writes(statement: &Statement) -> Option<String> {
@@ -636,10 +678,18 @@ fn unreadable(error: DataFusionError, at: &Location) -> Error {
     Error::new(kind, "cannot read a Parquet file").with("file", at).source(error)
 }
 
+/// The URL of one file. Every character that an URL or the engine could take for something else is escaped, for the
+/// engine decodes what stands here; a name ending in `/` would be a folder, and no glob stands in an URL.
 fn listing_url(location: &Location) -> Result<ListingTableUrl> {
+    let mut path = String::new();
+    for byte in location.path().as_ref().bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' | b'=' => path.push(char::from(byte)),
+            other => path.push_str(&format!("%{other:02X}")),
+        }
+    }
     let mut url = location.store_url().clone();
-    // The engine decodes what stands here, so a literal percent sign needs its own escape.
-    url.set_path(&location.path().as_ref().replace('%', "%25"));
+    url.set_path(&path);
     ListingTableUrl::try_new(url, None).map_err(|e| fail(e, "cannot name a file").with("file", location))
 }
 
@@ -708,7 +758,7 @@ fn find_own(error: &DataFusionError) -> Option<Error> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(e) = cause {
         if let Some(own) = e.downcast_ref::<Error>() {
-            return Some(Error::new(own.kind(), own.to_string()));
+            return Some(own.again());
         }
         cause = e.source();
     }

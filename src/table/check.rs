@@ -27,11 +27,15 @@ use crate::table::finding::{Findings, Rule};
 /// Whether an input's column of physical type `found` can be read as `column`.
 pub(crate) fn accepts(column: &Column, found: &DataType) -> bool {
     let named = |n: &str| column.accept.iter().any(|a| a == n);
+    // What writers make of a column without any value; nulls are the checker's business.
+    if found.is_null() {
+        return true;
+    }
     if let (ColumnType::List(inner), Some(child)) = (&column.column_type, list_child(found)) {
         let plain = matches!(found, DataType::List(_));
         let loose = named("large_list");
         let child_ok = match (inner.as_ref(), child.data_type()) {
-            (ColumnType::Utf8, DataType::Utf8) => true,
+            (ColumnType::Utf8, DataType::Utf8) | (_, DataType::Null) => true,
             (ColumnType::Utf8, t) => loose && is_text(t),
             (inner, t) => same_shape(inner, t),
         };
@@ -64,6 +68,7 @@ pub(crate) fn accepts(column: &Column, found: &DataType) -> bool {
 
 fn same_shape(wanted: &ColumnType, found: &DataType) -> bool {
     match (wanted, found) {
+        (_, DataType::Null) => true,
         (ColumnType::List(inner), t) => list_child(t).is_some_and(|c| same_shape(inner, c.data_type())),
         (ColumnType::Struct(fields), DataType::Struct(found)) => {
             fields.iter().all(|(name, kind)| found.iter().any(|f| f.name() == name && same_shape(kind, f.data_type())))

@@ -179,6 +179,13 @@ pub struct Column {
     pub min_length: Option<usize>,
 }
 
+impl Column {
+    /// The names under which an input may carry it: its own first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.name).chain(&self.aliases).map(String::as_str)
+    }
+}
+
 /// How much an audit's finding weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

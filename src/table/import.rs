@@ -279,7 +279,7 @@ fn import_jsonl(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result<I
         ("summary", DataType::String),
     ];
     let schema: Schema = fields.into_iter().map(|(name, kind)| (name.into(), kind)).collect();
-    let lazy = LazyJsonLineReader::new(polars_path(reviews)?)
+    let lazy = LazyJsonLineReader::new(literal(&polars_path(reviews)?))
         .with_schema(Some(Arc::new(schema)))
         .finish()
         .map_err(|e| unreadable(reviews, &e))?;
@@ -623,8 +623,23 @@ fn unreadable(path: &Path, error: &polars::error::PolarsError) -> Error {
     Error::new(Kind::Input, "the file cannot be read").with("file", path.display()).source(error.to_string())
 }
 
-fn polars_path(path: &Path) -> Result<PlRefPath> {
-    PlRefPath::try_from_path(path).map_err(|e| unreadable(path, &e))
+/// A path for Polars, absolute: `~x` and `a://b` are names of files here.
+pub(crate) fn polars_path(path: &Path) -> Result<PlRefPath> {
+    let absolute = std::path::absolute(path)
+        .map_err(|e| Error::new(Kind::Input, "the file cannot be read").with("file", path.display()).source(e))?;
+    PlRefPath::try_from_path(&absolute).map_err(|e| unreadable(path, &e))
+}
+
+/// The pattern that only this path fits, for readers that take every path for a pattern.
+fn literal(path: &PlRefPath) -> PlRefPath {
+    let mut text = String::new();
+    for c in path.as_str().chars() {
+        match c {
+            '*' | '?' | '[' => text.extend(['[', c, ']']),
+            c => text.push(c),
+        }
+    }
+    PlRefPath::new(text.as_str())
 }
 
 // ------------------------------------------------------------------------------------------------------------- rows

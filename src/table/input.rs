@@ -7,7 +7,9 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, new_null_array,
+};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use bytes::Bytes;
@@ -21,6 +23,7 @@ use parquet::arrow::{ProjectionMask, async_reader::ParquetRecordBatchStream};
 use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
+use parquet::schema::types::SchemaDescriptor;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::bad_rows::{BadRows, LeftOut, kinds};
@@ -29,7 +32,8 @@ use crate::table::check::{
 };
 use crate::table::contract::{Column, ColumnType, Contract};
 use crate::table::footer::wild_count;
-use crate::table::store::{Entry, Location, fail, missing};
+use crate::table::listing::list_parquet;
+use crate::table::store::{Location, fail};
 
 /// Rows per batch when files are read for checking.
 const BATCH_ROWS: usize = 8192;
@@ -52,21 +56,54 @@ pub struct InputFile {
     /// The earliest `event_timestamp` by the footer's statistics, microseconds since 1970 UTC; `None` where they do not
     /// say.
     pub first_event: Option<i64>,
-    /// Values of the Hive partition columns in its path.
-    pub partition: Vec<(String, String)>,
+    /// Values of the Hive partition columns in its path; `None`: null.
+    pub partition: Vec<PathColumn>,
 }
 
-/// How a contract's column is found in the files.
+/// A column that a file's path tells (`event=click`), and its value; `None`: null.
+pub type PathColumn = (String, Option<String>);
+
+/// How Hive and Spark write null as a folder's name.
+const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// Where one file has a contract's column.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// In this field.
+    Field(Field),
+    /// In its path: this text, or null.
+    Path(Option<String>),
+    /// Nowhere, or in a field without a type, as writers make it of a column without any value: all rows hold null.
+    Null,
+}
+
+/// Where a file has a contract's column; `None`: nowhere. The column's own name comes before its aliases, and for each
+/// name the file before its path. Checks and queries both go by this.
+pub fn source_of(column: &Column, schema: &Schema, path: &[PathColumn]) -> Option<Source> {
+    let mut untyped = None;
+    for name in column.names() {
+        match schema.field_with_name(name) {
+            Ok(field) if !field.data_type().is_null() => return Some(Source::Field(field.clone())),
+            Ok(_) => untyped = Some(Source::Null),
+            Err(_) => {}
+        }
+        if let Some((_, value)) = path.iter().find(|(n, _)| n == name) {
+            return Some(Source::Path(value.clone()));
+        }
+    }
+    untyped
+}
+
+/// How a contract's column is found in the files. Each file may carry it under another of its names, in another of its
+/// accepted types, or not at all where it may be null.
 #[derive(Debug, Clone)]
 pub struct InputColumn {
     /// Its name in the contract.
     pub name: String,
     /// The contract's Arrow type.
     pub target: DataType,
-    /// The files' column that carries it; `None`: read as null.
+    /// The column of the first file that carries it; `None`: none does.
     pub source: Option<String>,
-    /// That column's physical Arrow type.
-    pub source_type: Option<DataType>,
     /// Whether the files hold its moments in nanoseconds, which are cut to microseconds.
     pub is_cut: bool,
 }
@@ -80,14 +117,14 @@ pub struct InputTable {
     pub location: Location,
     /// Its files in the order of their paths.
     pub files: Vec<InputFile>,
-    /// The physical schema of the files, restricted to the columns that the contract reads.
-    pub schema: SchemaRef,
     /// Where each column of the contract comes from.
     pub columns: Vec<InputColumn>,
     /// Names of Hive partition columns in the paths, in order.
     pub hive_columns: Vec<String>,
     /// The share of rows that may break the contract and are then left out wherever the input is read; with 0 none may.
     pub max_bad_fraction: f64,
+    /// What is allowed but worth knowing, one sentence each.
+    pub warnings: Vec<String>,
 }
 
 impl InputTable {
@@ -195,21 +232,11 @@ impl AsyncFileReader for ObjectReader {
 pub async fn open_parquet(at: &Location, size: u64) -> Result<ParquetRecordBatchStreamBuilder<ObjectReader>> {
     let reader = ObjectReader { store: at.store(), path: at.path().clone(), size };
     // The library panics at a schema in its own format that names types which do not exist.
-    match AssertUnwindSafe(ParquetRecordBatchStreamBuilder::new(reader)).catch_unwind().await {
+    match AssertUnwindSafe(open_reader(reader)).catch_unwind().await {
         Err(_) => Err(Error::new(Kind::Input, "the Parquet file is damaged: its footer names types that do not exist")
             .with("file", at)
             .with("bytes", size)),
-        Ok(Ok(builder)) => match without_int96(&builder) {
-            None => Ok(builder.with_batch_size(BATCH_ROWS)),
-            Some(schema) => {
-                let options = ArrowReaderOptions::new().with_schema(schema);
-                let metadata = ArrowReaderMetadata::try_new(Arc::clone(builder.metadata()), options);
-                let metadata = metadata.map_err(|e| damaged(&e, at))?;
-                let reader = ObjectReader { store: at.store(), path: at.path().clone(), size };
-                let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata);
-                Ok(builder.with_batch_size(BATCH_ROWS))
-            }
-        },
+        Ok(Ok(builder)) => Ok(builder.with_batch_size(BATCH_ROWS)),
         Ok(Err(error)) => {
             if let Some(error) = store_error(&error) {
                 return Err(fail(error, "read", at));
@@ -226,24 +253,41 @@ pub async fn open_parquet(at: &Location, size: u64) -> Result<ParquetRecordBatch
     }
 }
 
-/// The file's schema with microseconds for its columns of type INT96; `None` where it has none.
-fn without_int96(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>) -> Option<SchemaRef> {
-    let fields = builder.schema().fields();
-    let coerced: Vec<_> = fields
-        .iter()
-        .map(|field| match is_int96(builder, field.name()) {
-            true => Arc::new(field.as_ref().clone().with_data_type(DataType::Timestamp(TimeUnit::Microsecond, None))),
-            false => Arc::clone(field),
-        })
-        .collect();
-    let schema = builder.schema();
-    (coerced != fields.to_vec()).then(|| Arc::new(Schema::new_with_metadata(coerced, schema.metadata().clone())))
+async fn open_reader(
+    mut reader: ObjectReader,
+) -> parquet::errors::Result<ParquetRecordBatchStreamBuilder<ObjectReader>> {
+    let mut found = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await?;
+    if let Some(schema) = int96_in_microseconds(&found) {
+        let options = ArrowReaderOptions::new().with_schema(schema);
+        found = ArrowReaderMetadata::try_new(Arc::clone(found.metadata()), options)?;
+    }
+    Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(reader, found))
 }
 
-/// Whether a column of the file holds moments of the old type INT96.
-fn is_int96(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>, column: &str) -> bool {
-    let columns = builder.parquet_schema().columns();
-    columns.iter().any(|c| c.physical_type() == PhysicalType::INT96 && c.path().parts() == [column.to_owned()])
+/// The schema of a file with moments as Spark wrote them for long (INT96), in microseconds: in nanoseconds, as which they
+/// are read else, placeholders such as 9999-12-31 would become other years. `None` where the file has none.
+fn int96_in_microseconds(file: &ArrowReaderMetadata) -> Option<SchemaRef> {
+    let roots = int96_columns(file.parquet_schema());
+    if roots.is_empty() {
+        return None;
+    }
+    let fields = file.schema().fields().iter().map(|field| match field.data_type() {
+        DataType::Timestamp(TimeUnit::Nanosecond, zone) if roots.contains(field.name().as_str()) => {
+            let kind = DataType::Timestamp(TimeUnit::Microsecond, zone.clone());
+            Arc::new(field.as_ref().clone().with_data_type(kind))
+        }
+        _ => Arc::clone(field),
+    });
+    Some(Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), file.schema().metadata().clone())))
+}
+
+/// The columns of a file that hold moments of the old type INT96.
+fn int96_columns(schema: &SchemaDescriptor) -> HashSet<&str> {
+    let columns = schema.columns().iter();
+    columns
+        .filter(|c| c.physical_type() == PhysicalType::INT96 && c.path().parts().len() == 1)
+        .map(|c| c.name())
+        .collect()
 }
 
 /// The store's error inside a Parquet error: a network fault is no reason to call a file damaged.
@@ -257,49 +301,51 @@ fn store_error(error: &ParquetError) -> Option<&object_store::Error> {
 /// Lists an input (one file, a folder, or Hive partitions) and holds every file's footer against the contract.
 ///
 /// # Errors
-/// `Kind::NotArrived` where nothing is there yet; `Kind::Input` naming the file and column: not Parquet, truncated, a column missing or of a wrong type, files
-/// that differ among themselves. The store's own errors.
+/// `Kind::NotArrived` where nothing is there yet; `Kind::Input` naming the file and column: not Parquet, truncated, a column
+/// missing or of a wrong type, files that differ among themselves in what cannot be one column; a part that cannot be read;
+/// a table of Delta, Iceberg or Hudi. The store's own errors.
 pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable> {
-    let entries = list_parquet(contract, at).await?;
-    let mut files = Vec::with_capacity(entries.len());
+    let listing = list_parquet(at).await.map_err(|e| e.with("table", &contract.name))?;
+    let mut files = Vec::with_capacity(listing.files.len());
     let mut columns: Vec<InputColumn> = Vec::new();
-    let mut seen_in: BTreeMap<String, (DataType, Location)> = BTreeMap::new();
     for column in &contract.columns {
         let target = column.column_type.arrow(0);
-        columns.push(InputColumn { name: column.name.clone(), target, source: None, source_type: None, is_cut: false });
+        columns.push(InputColumn { name: column.name.clone(), target, source: None, is_cut: false });
     }
+    let mut first_of: BTreeMap<&str, (Field, Location)> = BTreeMap::new();
+    let mut notes = Notes::default();
     let mut hive_columns: Vec<String> = Vec::new();
-    for entry in entries {
+    for entry in listing.files {
         let builder = open_parquet(&entry.location, entry.size).await?;
+        let partition = hive_values(&entry.location, at);
         let mut first_event = None;
         for (column, found) in contract.columns.iter().zip(&mut columns) {
-            let Some(field) = find_column(contract, column, builder.schema(), &entry.location)? else { continue };
+            let source = find_column(contract, column, builder.schema(), &partition, &entry.location)?;
+            notes.take(column, source.as_ref(), builder.schema(), &entry.location);
+            let Some(Source::Field(field)) = source else { continue };
             if column.name == "event_timestamp" {
                 first_event = earliest(&builder, field.name());
             }
             found.is_cut |= matches!(field.data_type(), DataType::Timestamp(TimeUnit::Nanosecond, _))
-                || is_int96(&builder, field.name());
-            match seen_in.get(&column.name) {
-                None => {
-                    found.source = Some(field.name().clone());
-                    found.source_type = Some(field.data_type().clone());
-                    if column.column_type == ColumnType::Vector {
-                        found.target = field.data_type().clone();
-                    }
-                    seen_in.insert(column.name.clone(), (field.data_type().clone(), entry.location.clone()));
-                }
-                Some((kind, _)) if kind == field.data_type() && found.source.as_ref() == Some(field.name()) => {}
-                Some((kind, first)) => {
+                || int96_columns(builder.parquet_schema()).contains(field.name().as_str());
+            if let Some((first, there)) = first_of.get(column.name.as_str()) {
+                if !is_alike(&column.column_type, field.data_type(), first.data_type()) {
                     let here = format!("{} {}", field.name(), field.data_type());
-                    let there = format!("{} {kind} in {first}", found.source.as_deref().unwrap_or_default());
+                    let there = format!("{} {} in {there}", first.name(), first.data_type());
                     return Err(Error::new(Kind::Input, format!("files of one input differ: {here}, but {there}"))
                         .with("table", &contract.name)
                         .with("file", &entry.location)
-                        .with("column", field.name()));
+                        .with("column", field.name())
+                        .hint("write all files with one type: ids as texts and as numbers need not mean the same"));
                 }
+                continue;
             }
+            found.source = Some(field.name().clone());
+            if column.column_type == ColumnType::Vector {
+                found.target = field.data_type().clone();
+            }
+            first_of.insert(&column.name, (field, entry.location.clone()));
         }
-        let partition = hive_values(&entry.location, at);
         for (name, _) in &partition {
             if !hive_columns.contains(name) {
                 hive_columns.push(name.clone());
@@ -312,11 +358,71 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
         };
         files.push(InputFile { location: entry.location, rows, bytes: entry.size, digest, first_event, partition });
     }
-    let fields: Vec<Field> =
-        columns.iter().filter_map(|c| Some(Field::new(c.source.as_ref()?, c.source_type.clone()?, true))).collect();
-    let schema = Arc::new(Schema::new(fields));
+    let warnings = [listing.warnings, notes.warnings(files.len())].concat();
     let (table, location) = (contract.name.clone(), at.clone());
-    Ok(InputTable { table, location, files, schema, columns, hive_columns, max_bad_fraction: 0.0 })
+    Ok(InputTable { table, location, files, columns, hive_columns, max_bad_fraction: 0.0, warnings })
+}
+
+/// Whether two physical types, each of which the column accepts, say the same of its values: an id as number and as text
+/// does not, for zeros in front are lost in between, and vectors have one width.
+fn is_alike(column: &ColumnType, a: &DataType, b: &DataType) -> bool {
+    let is_number = |t: &DataType| match t {
+        DataType::Dictionary(_, value) => value.is_numeric(),
+        t => t.is_numeric(),
+    };
+    match column {
+        ColumnType::Utf8 => is_number(a) == is_number(b),
+        ColumnType::Vector => a == b,
+        _ => true,
+    }
+}
+
+/// What is worth knowing of how files carry columns: by the sentence's beginning, how many files and the first of them.
+#[derive(Default)]
+struct Notes(BTreeMap<String, (usize, Option<Location>)>);
+
+impl Notes {
+    fn add(&mut self, what: String, file: &Location) {
+        let (n, _) = self.0.entry(what).or_insert_with(|| (0, Some(file.clone())));
+        *n += 1;
+    }
+
+    fn take(&mut self, column: &Column, source: Option<&Source>, schema: &Schema, file: &Location) {
+        let held = || column.names().filter(|n| schema.field_with_name(n).is_ok());
+        match source {
+            Some(Source::Field(field)) => {
+                if matches!(field.data_type(), DataType::Timestamp(_, None)) {
+                    let what = format!("the column {} names no time zone; it is read as UTC", field.name());
+                    self.add(what, file);
+                }
+                for other in held().filter(|n| n != field.name()) {
+                    self.add(format!("of the columns {} and {other} only {0} is read", field.name()), file);
+                }
+            }
+            None => {
+                if let Some(near) = near(column, schema) {
+                    let what = format!("the column {near} is not read: {} is compared letter by letter", column.name);
+                    self.add(what, file);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn warnings(self, files: usize) -> Vec<String> {
+        let told = self.0.into_iter().map(|(what, (n, first))| match first {
+            Some(first) if n < files => format!("{what} (in {n} of {files} files, such as {first})"),
+            _ => what,
+        });
+        told.collect()
+    }
+}
+
+/// A field whose name is a contract's but for case and underscores, as other systems write it.
+fn near<'a>(column: &Column, schema: &'a Schema) -> Option<&'a str> {
+    let bare = |name: &str| name.replace(['_', ' ', '-'], "").to_lowercase();
+    let wanted: Vec<String> = column.names().map(bare).collect();
+    schema.fields().iter().map(|f| f.name().as_str()).find(|name| wanted.contains(&bare(name)))
 }
 
 /// The earliest value of a column of moments by the statistics of the file's row groups, microseconds since 1970 UTC;
@@ -333,23 +439,15 @@ pub(crate) fn earliest(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>, 
     if minima.null_count() > 0 { None } else { arrow::compute::min(minima) }
 }
 
-/// The file's field that carries a contract's column; `None` for a nullable column that is absent.
-fn find_column(contract: &Contract, column: &Column, schema: &SchemaRef, file: &Location) -> Result<Option<Field>> {
-    let names = std::iter::once(&column.name).chain(&column.aliases);
-    let found: Vec<&Field> = names.filter_map(|n| schema.field_with_name(n).ok()).collect();
-    if let [first, second, ..] = found[..] {
-        let what = format!("both {} and {} would be {}", first.name(), second.name(), column.name);
-        return Err(Error::new(Kind::Input, what)
-            .with("table", &contract.name)
-            .with("file", file)
-            .with("column", &column.name)
-            .hint(format!(
-                "leave one of them out of the file, or give the job its own contract of {} ([project] schemas) without \
-                 the other name",
-                contract.name
-            )));
-    }
-    let Some(field) = found.into_iter().next() else {
+/// Where a file has a contract's column; `None` for a nullable column that is absent.
+fn find_column(
+    contract: &Contract,
+    column: &Column,
+    schema: &SchemaRef,
+    path: &[PathColumn],
+    file: &Location,
+) -> Result<Option<Source>> {
+    let Some(source) = source_of(column, schema, path) else {
         if column.nullable {
             return Ok(None);
         }
@@ -358,85 +456,79 @@ fn find_column(contract: &Contract, column: &Column, schema: &SchemaRef, file: &
         if !column.aliases.is_empty() {
             hint.push_str(&format!("; {} may also be called {}", column.name, column.aliases.join(" or ")));
         }
+        if let Some(near) = near(column, schema) {
+            hint.push_str(&format!(
+                "; rename {near} to {}, or put it under the column's aliases in a contract of your own ([project] schemas)",
+                column.name
+            ));
+        }
         return Err(Error::new(Kind::Input, format!("the column {} is missing", column.name))
             .with("table", &contract.name)
             .with("file", file)
             .with("column", &column.name)
             .hint(hint));
     };
+    let Source::Field(field) = &source else { return Ok(Some(source)) };
     if accepts(column, field.data_type()) {
-        return Ok(Some(field.clone()));
+        return Ok(Some(source));
     }
     let wanted = match column.accept.is_empty() {
         true => column.column_type.to_string(),
         false => format!("{} (or {})", column.column_type, column.accept.join(", ")),
     };
-    let error = Error::new(Kind::Input, format!("wrong type {}, the contract wants {wanted}", field.data_type()))
+    Err(Error::new(Kind::Input, format!("wrong type {}, the contract wants {wanted}", field.data_type()))
         .with("table", &contract.name)
         .with("file", file)
-        .with("column", field.name());
-    Err(match (&column.column_type, field.data_type().is_numeric()) {
-        (ColumnType::TimestampUs, true) => error
-            .hint("a number does not say its unit: store a Parquet timestamp, or let 'curec import csv' convert it"),
-        _ => error,
-    })
+        .with("column", field.name())
+        .hint(way_out(column, field)))
 }
 
-/// The Parquet files at a location, in the order of their paths.
-async fn list_parquet(contract: &Contract, at: &Location) -> Result<Vec<Entry>> {
-    let place = |e: Error| e.with("table", &contract.name);
-    let local = at.local_path();
-    // The local store answers a question about a folder with an I/O error; the disk knows better.
-    if !local.as_ref().is_some_and(|p| p.is_dir())
-        && let Some(entry) = at.head().await.map_err(place)?
-    {
-        return Ok(vec![entry]);
+/// What to do about a column of a type that is not accepted.
+fn way_out(column: &Column, field: &Field) -> String {
+    let name = field.name();
+    match (&column.column_type, field.data_type()) {
+        (ColumnType::TimestampUs, t) if t.is_numeric() => {
+            "a number does not say its unit: store a Parquet timestamp, or let 'curec import csv' convert it".into()
+        }
+        (ColumnType::TimestampUs, DataType::Date32 | DataType::Date64) => format!(
+            "a date has no time of day: store when it happened, or CAST({name} AS TIMESTAMP) if midnight UTC will do"
+        ),
+        (ColumnType::TimestampUs, _) => format!(
+            "store a Parquet timestamp, in pandas pd.to_datetime({name}, utc=True), or let 'curec import csv' convert it"
+        ),
+        (ColumnType::Utf8, t) if t.is_floating() => format!(
+            "ids are texts or integers; pandas makes floats of integers with gaps: fill or drop those, then astype(\"int64\") \
+             on {name}"
+        ),
+        (ColumnType::Utf8, DataType::Binary | DataType::LargeBinary | DataType::BinaryView) => format!(
+            "the file does not say that these bytes are text: CAST({name} AS VARCHAR) when it is written, or in Spark \
+             spark.sql.parquet.binaryAsString=true where it is read"
+        ),
+        (ColumnType::Utf8, _) => format!("write it as text when the file is made: CAST({name} AS VARCHAR)"),
+        (ColumnType::Int32 | ColumnType::Int64, t) if t.is_floating() => format!(
+            "pandas makes floats of integers with gaps: astype(\"Int64\") on {name}, with a capital I, keeps both"
+        ),
+        (ColumnType::Int32 | ColumnType::Int64, _) => {
+            format!("write it as an integer when the file is made: CAST({name} AS INTEGER)")
+        }
+        (ColumnType::Float32 | ColumnType::Float64, _) => {
+            format!("write it as a number when the file is made: CAST({name} AS DOUBLE)")
+        }
+        (ColumnType::List(_), t) if t.is_string() => format!(
+            "write it as a list of texts when the file is made, for example string_split({name}, '|') in DuckDB or \
+             {name}.str.split(\"|\") in pandas"
+        ),
+        (kind, _) => format!("write {name} as {kind} when the file is made"),
     }
-    if let Some(path) = local.filter(|p| !p.exists()) {
-        return Err(place(match path.parent().is_some_and(std::path::Path::is_dir) {
-            true => not_arrived("there is no such file or folder yet", at),
-            false => missing(at).hint("check the path under [input] in the job file: its folder is not there either"),
-        }));
-    }
-    let all = at.list().await.map_err(place)?;
-    let total = all.len();
-    let first = all.first().map(|e| e.location.name().to_owned());
-    let hidden = |e: &Entry| {
-        let path = e.location.relative_to(at).unwrap_or_default();
-        path.split('/').any(|part| part.starts_with('_') || part.starts_with('.'))
-    };
-    let all_hidden = all.iter().all(&hidden);
-    let named = |e: &Entry| e.location.name().to_ascii_lowercase().ends_with(".parquet");
-    let files: Vec<Entry> = all.into_iter().filter(|e| named(e) && !hidden(e)).collect();
-    if files.is_empty() {
-        return Err(place(match first {
-            None => not_arrived("the folder is empty", at),
-            // What other tools leave while they write.
-            Some(_) if all_hidden => not_arrived("the folder holds no .parquet file yet", at),
-            Some(name) => {
-                let message = format!("the folder holds no .parquet file (but {total} other, such as {name})");
-                let error = Error::new(Kind::Input, message).with("file", at);
-                error.hint("'curec import' converts MovieLens, CSV and JSON lines")
-            }
-        }));
-    }
-    Ok(files)
-}
-
-/// The error for an input that most likely comes later.
-fn not_arrived(what: &str, at: &Location) -> Error {
-    Error::new(Kind::NotArrived, what)
-        .with("file", at)
-        .hint("run again when it has arrived; if it should be there, check the path under [input] in the job file")
 }
 
 /// `key=value` folders between the input's location and the file.
-fn hive_values(file: &Location, root: &Location) -> Vec<(String, String)> {
+fn hive_values(file: &Location, root: &Location) -> Vec<PathColumn> {
     let relative = file.relative_to(root).unwrap_or_default();
     let mut parts: Vec<&str> = relative.split('/').collect();
     parts.pop();
     let pairs = parts.into_iter().filter_map(|part| part.split_once('='));
-    pairs.map(|(key, value)| (key.to_owned(), percent_decoded(value))).collect()
+    pairs.map(|(key, value)| (percent_decoded(key), (value != HIVE_NULL).then(|| percent_decoded(value)))).collect()
 }
 
 fn percent_decoded(text: &str) -> String {
@@ -465,6 +557,8 @@ pub struct InputReader<'a> {
     contract: &'a Contract,
     table: &'a InputTable,
     file: &'a InputFile,
+    /// Of every column of the contract.
+    sources: Vec<Option<Source>>,
     stream: ParquetRecordBatchStream<ObjectReader>,
     checker: Checker<'a>,
     /// Rows of the file before the last batch of [`InputReader::next_good`], and which of its rows were kept.
@@ -479,18 +573,34 @@ impl<'a> InputReader<'a> {
     pub async fn open(contract: &'a Contract, table: &'a InputTable, file: &'a InputFile) -> Result<Self> {
         let builder = open_parquet(&file.location, file.bytes).await?;
         let root = builder.schema();
-        let wanted = table.columns.iter().filter_map(|c| root.index_of(c.source.as_deref()?).ok());
-        let mask = ProjectionMask::roots(builder.parquet_schema(), wanted.collect::<Vec<_>>());
+        let mut checker = Checker::new(contract, &file.location);
+        let (mut sources, mut wanted) = (Vec::with_capacity(contract.columns.len()), Vec::new());
+        for column in &contract.columns {
+            let source = find_column(contract, column, root, &file.partition, &file.location)?;
+            if let Some(Source::Field(field)) = &source {
+                wanted.extend(root.index_of(field.name()).ok());
+                if *field.name() != column.name {
+                    checker.sources.insert(column.name.clone(), field.name().clone());
+                }
+            }
+            sources.push(source);
+        }
+        let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
         let build = AssertUnwindSafe(|| builder.with_projection(mask).build());
         let stream = std::panic::catch_unwind(build).unwrap_or_else(|_| Err(torn()));
         let stream = stream.map_err(|e| damaged(&e, &file.location))?;
-        let mut checker = Checker::new(contract, &file.location);
-        for column in &table.columns {
-            if let Some(source) = column.source.as_ref().filter(|s| **s != column.name) {
-                checker.sources.insert(column.name.clone(), source.clone());
-            }
-        }
-        Ok(InputReader { contract, table, file, stream, checker, last: (0, None) })
+        Ok(InputReader { contract, table, file, sources, stream, checker, last: (0, None) })
+    }
+
+    /// What the file and its path have for every column of the contract, uncast: nulls where neither has it.
+    fn found(&self, batch: &RecordBatch) -> Vec<ArrayRef> {
+        let nothing = |input: &InputColumn| new_null_array(&input.target, batch.num_rows());
+        let found = self.table.columns.iter().zip(&self.sources).map(|(input, source)| match source {
+            Some(Source::Field(field)) => batch.column_by_name(field.name()).cloned().unwrap_or_else(|| nothing(input)),
+            Some(Source::Path(text)) => Arc::new(StringArray::from(vec![text.as_deref(); batch.num_rows()])),
+            Some(Source::Null) | None => nothing(input),
+        });
+        found.collect()
     }
 
     /// The next rows as the file has them.
@@ -506,13 +616,10 @@ impl<'a> InputReader<'a> {
     pub async fn next_good(&mut self, noted: &mut BadRows) -> Result<Option<RecordBatch>> {
         let Some(batch) = self.next_raw().await? else { return Ok(None) };
         let mut arrays = Vec::with_capacity(self.contract.columns.len());
+        let found = self.found(&batch);
         let mut bad: Vec<(&Column, &ArrayRef, Vec<_>)> = Vec::new();
         let mut width = 0;
-        for (column, input) in self.contract.columns.iter().zip(&self.table.columns) {
-            let Some(found) = input.source.as_ref().and_then(|s| batch.column_by_name(s)) else {
-                arrays.push(new_null_array(&input.target, batch.num_rows()));
-                continue;
-            };
+        for (column, found) in self.contract.columns.iter().zip(&found) {
             if let (ColumnType::Vector, DataType::FixedSizeList(_, n)) = (&column.column_type, found.data_type()) {
                 width = usize::try_from(*n).unwrap_or(0);
             }
@@ -564,12 +671,7 @@ impl<'a> InputReader<'a> {
         let Some(batch) = self.next_raw().await? else { return Ok(None) };
         let mut arrays = Vec::with_capacity(self.contract.columns.len());
         let mut width = 0;
-        for (column, input) in self.contract.columns.iter().zip(&self.table.columns) {
-            let found = input.source.as_ref().and_then(|s| batch.column_by_name(s));
-            let Some(found) = found else {
-                arrays.push(new_null_array(&input.target, batch.num_rows()));
-                continue;
-            };
+        for (column, found) in self.contract.columns.iter().zip(&self.found(&batch)) {
             if let (ColumnType::Vector, DataType::FixedSizeList(_, n)) = (&column.column_type, found.data_type()) {
                 width = usize::try_from(*n).unwrap_or(0);
             }
@@ -644,10 +746,7 @@ pub async fn check_input(contract: &Contract, table: &InputTable) -> Result<Inpu
     if report.null_titles() > 0 {
         report.warnings.push(format!("{} of {} items have no title", report.null_titles(), report.rows));
     }
-    for column in table.columns.iter().filter(|c| matches!(c.source_type, Some(DataType::Timestamp(_, None)))) {
-        let source = column.source.as_deref().unwrap_or(&column.name);
-        report.warnings.push(format!("the column {source} names no time zone; it is read as UTC"));
-    }
+    report.warnings.extend(table.warnings.iter().cloned());
     Ok(report)
 }
 

@@ -7,13 +7,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use polars::prelude::{
-    AnyValue, DataFrame, DataType, Expr, HiveOptions, IdxSize, LazyFrame, PlRefPath, PlSmallStr, ScanArgsParquet, col,
-    len,
+    AnyValue, DataFrame, DataType, Expr, HiveOptions, IdxSize, LazyFrame, PlSmallStr, ScanArgsParquet, col, len,
 };
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
-use crate::table::import::apart;
+use crate::table::import::{apart, polars_path};
+use crate::table::listing::walk;
 
 /// One column's profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,16 +57,10 @@ pub fn inspect(path: &Path, head: usize) -> Result<Inspection> {
 }
 
 fn look(path: &Path, head: usize) -> Result<Inspection> {
-    let mut files = Vec::new();
     if !path.exists() {
         return Err(Error::new(Kind::Input, "no such file or folder").with("file", path.display()));
     }
-    if path.is_dir() {
-        find(path, &mut files)?;
-        files.sort();
-    } else {
-        files.push(path.to_path_buf());
-    }
+    let files = if path.is_dir() { walk(path)?.parquet() } else { vec![path.to_path_buf()] };
     if files.is_empty() {
         return Err(Error::new(Kind::Input, "the folder holds no .parquet file").with("file", path.display()));
     }
@@ -75,7 +69,7 @@ fn look(path: &Path, head: usize) -> Result<Inspection> {
     };
     let mut paths = Vec::with_capacity(files.len());
     for file in &files {
-        paths.push(PlRefPath::try_from_path(file).map_err(unreadable)?);
+        paths.push(polars_path(file)?);
     }
     let args = ScanArgsParquet {
         glob: false,
@@ -129,24 +123,6 @@ fn printable(name: &PlSmallStr, kind: &DataType) -> Expr {
         }
         _ => col(name.clone()),
     }
-}
-
-fn find(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let unreadable =
-        |e: std::io::Error| Error::new(Kind::Input, "cannot read the folder").with("file", folder.display()).source(e);
-    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with('_') || name.starts_with('.') {
-            continue;
-        }
-        if path.is_dir() {
-            find(&path, files)?;
-        } else if name.to_ascii_lowercase().ends_with(".parquet") {
-            files.push(path);
-        }
-    }
-    Ok(())
 }
 
 fn number(frame: &DataFrame, name: &str) -> Option<u64> {

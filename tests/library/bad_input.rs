@@ -77,7 +77,7 @@ async fn a_good_input_is_accepted_in_all_its_shapes() {
     let at = Location::parse(dir.path().join("logs").to_str().unwrap()).unwrap();
     let input = open_input(&contract, &at).await.unwrap();
     assert_eq!(input.hive_columns, ["dt"]);
-    assert_eq!(input.files[0].partition, [("dt".to_owned(), "2026-11-20".to_owned())]);
+    assert_eq!(input.files[0].partition, [("dt".to_owned(), Some("2026-11-20".to_owned()))]);
     assert_eq!(input.columns.iter().find(|c| c.name == "event").unwrap().source, None);
     assert_eq!(
         input.columns.iter().find(|c| c.name == "event_timestamp").unwrap().source.as_deref(),

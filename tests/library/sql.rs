@@ -297,7 +297,7 @@ async fn files_of_different_shapes_are_one_table_in_the_contracts_types() {
     );
     let contract = Contract::builtin("interaction").unwrap();
     let session = session(2, 64);
-    let told = vec![("event".to_owned(), "view".to_owned()), ("other".to_owned(), "1".to_owned())];
+    let told = vec![("event".to_owned(), Some("view".to_owned())), ("other".to_owned(), Some("1".to_owned()))];
     let files = [TableFile::from(a), TableFile { location: b, columns: told }];
     session.register_files("interaction", &contract, &files).await.unwrap();
     let rows = session.sql("select * from interaction order by user_id", &[]).await.unwrap();
