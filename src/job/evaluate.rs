@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::destination::Destination;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::Result;
 use crate::job::evaluation_data::{Source, make_folder};
 use crate::job::evaluation_file::{Budget, DinSpec, SasRecSpec, Spec, arms, targets};
 use crate::job::evaluation_page;
