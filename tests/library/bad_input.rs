@@ -45,8 +45,13 @@ async fn look(table: &str, path: &Path) -> Result<InputReport> {
 
 /// The error of an input that must be refused, after checking that it names what it has to.
 async fn refused(table: &str, path: &Path, names: &[&str]) -> Error {
+    fails(Kind::Input, table, path, names).await
+}
+
+/// The same for one of a kind.
+async fn fails(kind: Kind, table: &str, path: &Path, names: &[&str]) -> Error {
     let error = look(table, path).await.expect_err("must be refused");
-    assert_eq!(error.kind(), Kind::Input, "{}", error.explain());
+    assert_eq!(error.kind(), kind, "{}", error.explain());
     for name in names {
         assert!(error.explain().contains(name), "{name:?} is not in: {}", error.explain());
     }
@@ -92,9 +97,10 @@ async fn a_good_input_is_accepted_in_all_its_shapes() {
 }
 
 #[tokio::test]
-async fn a_missing_file_is_named() {
-    let (_dir, file) = folder();
-    refused("interaction", &file, &["no such file", "interaction.parquet"]).await;
+async fn a_missing_file_is_named_and_may_come_where_its_folder_is() {
+    let (dir, file) = folder();
+    fails(Kind::NotArrived, "interaction", &file, &["no such file", "interaction.parquet"]).await;
+    refused("interaction", &dir.path().join("nowhere/log"), &["no such file", "nowhere/log", "its folder"]).await;
 }
 
 #[tokio::test]
@@ -236,7 +242,7 @@ async fn a_value_that_does_not_fit_is_refused() {
 #[tokio::test]
 async fn an_empty_folder_is_named() {
     let (dir, _) = folder();
-    refused("interaction", dir.path(), &["empty", dir.path().to_str().unwrap()]).await;
+    fails(Kind::NotArrived, "interaction", dir.path(), &["empty", dir.path().to_str().unwrap()]).await;
     std::fs::write(dir.path().join("ratings.csv"), "a,b").unwrap();
     refused("interaction", dir.path(), &["no .parquet file", "ratings.csv", "curec import"]).await;
     // Names that readers ignore do not count either.
