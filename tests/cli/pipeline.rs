@@ -319,3 +319,51 @@ fn other_readers_agree() {
     expect_code(&out, 0);
     assert!(stdout(&out).contains("array[f32, 32]"), "{}", stdout(&out));
 }
+
+#[test]
+fn a_table_that_cannot_be_read_keeps_sql_from_no_other() {
+    let world = World::new();
+    expect_code(&world.run(&[]), 0);
+    let part = world.published().into_iter().map(|(name, _)| name).find(|n| n.starts_with("user_feature/")).unwrap();
+    std::fs::write(world.path("warehouse").join(&part), "torn").unwrap();
+    std::fs::write(world.path("input/interaction.parquet"), "torn").unwrap();
+    let ask = |query: &str| world.curec(&["sql", "--job", "job.toml", "--format", "json", query]);
+    let out = ask("select count(*) as n from item_feature");
+    expect_code(&out, 0);
+    assert!(stdout(&out).contains("18"), "{}", stdout(&out));
+    for name in ["user_feature", "interaction"] {
+        assert!(stderr(&out).contains(name), "no warning names {name}: {}", stderr(&out));
+    }
+    for (table, file) in [("user_feature", part.as_str()), ("interaction", "interaction.parquet")] {
+        let out = ask(&format!("select count(*) as n from {table}"));
+        expect_code(&out, 1);
+        assert!(stderr(&out).contains(file), "{}", stderr(&out));
+    }
+    // Two columns of one name: shown to people, refused where a reader would lose one.
+    let twice = "select a.item_id, b.item_id from item a join item b on a.item_id = b.item_id";
+    for format in ["json", "csv", "parquet"] {
+        let out = world.curec(&["sql", "--job", "job.toml", "--format", format, twice]);
+        expect_code(&out, 2);
+        assert!(stderr(&out).contains("item_id") && stdout(&out).is_empty(), "{format}: {}", stderr(&out));
+    }
+    expect_code(&world.curec(&["sql", "--job", "job.toml", twice]), 0);
+}
+
+#[test]
+fn hive_partitions_by_event_are_read_as_they_are_checked() {
+    let world = World::new();
+    let log = world.path("log");
+    for event in ["click", "__HIVE_DEFAULT_PARTITION__"] {
+        let batch = common::event_batch(&common::events()).project(&[0, 1, 3, 4]).unwrap();
+        common::write(&log.join(format!("event={event}/a.parquet")), &batch);
+    }
+    let at = format!("input.interaction=\"{}\"", log.display());
+    let out = world.run(&["--set", &at]);
+    expect_code(&out, 0);
+    let query = "select event, count(*) as n from interaction group by event order by event";
+    let out = world.curec(&["sql", "--job", "job.toml", "--set", &at, "--format", "json", query]);
+    let rows: Vec<_> = stdout(&out).lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()).collect();
+    let events: Vec<_> = rows.iter().map(|r| r["event"].as_str()).collect();
+    assert_eq!(events, [Some("click"), None], "{rows:?}");
+    assert_eq!(rows[0]["n"], rows[1]["n"]);
+}

@@ -82,6 +82,11 @@ pub fn events() -> Vec<Event> {
 
 /// Writes a log as Parquet.
 pub fn write_events(path: &Path, events: &[Event]) {
+    write(path, &event_batch(events));
+}
+
+/// A log's rows: user, item, event, rating, timestamp.
+pub fn event_batch(events: &[Event]) -> RecordBatch {
     let utc = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
     let schema = Arc::new(Schema::new(vec![
         Field::new("user_id", DataType::Utf8, true),
@@ -97,7 +102,7 @@ pub fn write_events(path: &Path, events: &[Event]) {
         Arc::new(events.iter().map(|e| e.rating).collect::<Float32Array>()),
         Arc::new(events.iter().map(|e| e.at).collect::<TimestampMillisecondArray>().with_timezone("UTC")),
     ];
-    write(path, &RecordBatch::try_new(schema, columns).unwrap());
+    RecordBatch::try_new(schema, columns).unwrap()
 }
 
 /// Writes items (id, title) as Parquet, with categories that alternate.

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-    TimestampMillisecondArray,
+    ArrayRef, BinaryArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array, NullArray,
+    RecordBatch, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
 };
+use arrow::datatypes::DataType;
 use curec::error::{Error, Kind, Result};
 use curec::table::contract::Contract;
 use curec::table::input::{InputReport, check_input, open_input};
@@ -310,4 +311,188 @@ fn a_broken_contract_is_refused_with_its_line() {
         assert!(said.contains(what) && said.contains("t.toml"), "{said}");
         assert!(said.contains(&format!("line: {line}")), "line {line} expected: {said}");
     }
+}
+
+fn event_columns(users: &[&str], stamps: &[i64]) -> Vec<(&'static str, ArrayRef)> {
+    vec![("user_id", text(users)), ("item_id", text(&vec!["x"; users.len()])), ("timestamp", times(stamps))]
+}
+
+#[tokio::test]
+async fn hive_columns_count_in_keys_nulls_and_allowed_values() {
+    let (dir, _) = folder();
+    let log = dir.path().join("log");
+    // The same item in the same moment: another event, another key.
+    for event in ["click", "to%20cart%3A1", "__HIVE_DEFAULT_PARTITION__"] {
+        write(&log.join(format!("event={event}/a.parquet")), &event_columns(&["1"], &[5]));
+    }
+    let contract = Contract::builtin("interaction").unwrap();
+    let input = open_input(&contract, &Location::parse(log.to_str().unwrap()).unwrap()).await.unwrap();
+    let told: Vec<Option<&str>> = input.files.iter().map(|f| f.partition[0].1.as_deref()).collect();
+    assert_eq!(told, [None, Some("click"), Some("to cart:1")]);
+    let report = check_input(&contract, &input).await.unwrap();
+    assert_eq!((report.rows, report.nulls["event"]), (3, 1));
+    // Within one event it stays a duplicate.
+    write(&log.join("event=click/b.parquet"), &event_columns(&["1"], &[5]));
+    refused("interaction", &log, &["twice", "event=click"]).await;
+
+    let strict = "name = \"t\"\nversion = \"1.0\"\nrole = \"input\"\ngrain = [\"id\", \"kind\"]\n\
+        [[column]]\nname = \"id\"\ntype = \"utf8\"\nnullable = false\n\
+        [[column]]\nname = \"kind\"\ntype = \"utf8\"\nnullable = false\nvalues = [\"a\", \"b\"]\n\
+        [[column]]\nname = \"year\"\ntype = \"int32\"\nnullable = true\n";
+    let contract = Contract::parse(strict, "t.toml").unwrap();
+    let table = dir.path().join("t");
+    let at = Location::parse(table.to_str().unwrap()).unwrap();
+    write(&table.join("kind=a/year=2026/x.parquet"), &[("id", text(&["1"]))]);
+    let input = open_input(&contract, &at).await.unwrap();
+    assert_eq!(check_input(&contract, &input).await.unwrap().nulls["kind"], 0);
+    for (place, says) in [
+        ("kind=c/year=2026", ["\"c\" is not one of a, b", "column: kind"]),
+        ("kind=__HIVE_DEFAULT_PARTITION__/year=1", ["null", "column: kind"]),
+        ("kind=b/year=soon", ["does not fit int32", "column: year"]),
+    ] {
+        write(&table.join(place).join("x.parquet"), &[("id", text(&["2"]))]);
+        let input = open_input(&contract, &at).await.unwrap();
+        let error = check_input(&contract, &input).await.unwrap_err().explain();
+        assert!(says.iter().all(|s| error.contains(s)) && error.contains(place), "{place}: {error}");
+        std::fs::remove_file(table.join(place).join("x.parquet")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn files_may_carry_a_column_in_any_of_its_accepted_forms() {
+    let (dir, _) = folder();
+    let log = dir.path().join("log");
+    let texts = text(&["1"]);
+    for (i, kind) in [
+        DataType::Utf8,
+        DataType::LargeUtf8,
+        DataType::Utf8View,
+        DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let mut columns = event_columns(&["1"], &[i as i64]);
+        columns[0].1 = arrow::compute::cast(&texts, kind).unwrap();
+        columns.push(("event", Arc::new(NullArray::new(1))));
+        write(&log.join(format!("{i}.parquet")), &columns);
+    }
+    // Another name, another unit, another width; and an empty frame, whose columns have no type.
+    let mut columns = event_columns(&["1"], &[9]);
+    columns[2] = ("event_timestamp", Arc::new(TimestampMillisecondArray::from(vec![9])));
+    columns.push(("rating", Arc::new(Float64Array::from(vec![0.5]))));
+    write(&log.join("ms.parquet"), &columns);
+    let none: ArrayRef = Arc::new(NullArray::new(0));
+    write(&log.join("none.parquet"), &["user_id", "item_id", "timestamp", "event"].map(|n| (n, Arc::clone(&none))));
+    let report = look("interaction", &log).await.unwrap();
+    assert_eq!((report.rows, report.nulls["event"], report.nulls["rating"]), (5, 5, 4));
+    assert_eq!(report.time_range, Some((0, 9_000)));
+    let told = report.warnings.join("\n");
+    assert!(told.contains("no time zone") && told.contains("in 1 of 6 files") && told.contains("ms.parquet"), "{told}");
+    // A column without a type where there are rows is a column of nulls.
+    let mut columns = event_columns(&["1"], &[7]);
+    columns[1].1 = Arc::new(NullArray::new(1));
+    write(&log.join("z.parquet"), &columns);
+    refused("interaction", &log, &["null", "column: item_id", "z.parquet"]).await;
+}
+
+#[tokio::test]
+async fn what_is_passed_over_is_told() {
+    let (dir, _) = folder();
+    let log = dir.path().join("log");
+    let mut columns = event_columns(&["1"], &[5]);
+    columns.push(("Rating", ratings(&[1.0])));
+    columns.push(("event_timestamp", times(&[6])));
+    write(&log.join("a.parquet"), &columns);
+    std::fs::write(log.join("late.csv"), "1,2").unwrap();
+    std::fs::write(log.join("_SUCCESS"), "").unwrap();
+    let report = look("interaction", &log).await.unwrap();
+    // The contract's own name comes first, in checks as in queries.
+    assert_eq!(report.time_range, Some((6, 6)));
+    let told = report.warnings.join("\n");
+    for part in ["Rating", "late.csv", "event_timestamp and timestamp"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(!told.contains("_SUCCESS"), "{told}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_part_that_cannot_be_listed_is_named() {
+    use std::os::unix::fs::symlink;
+    let (dir, _) = folder();
+    let log = dir.path().join("log");
+    write(&dir.path().join("real/b.parquet"), &event_columns(&["2"], &[6]));
+    write(&log.join("a.parquet"), &event_columns(&["1"], &[5]));
+    symlink(dir.path().join("real"), log.join("dt=1")).unwrap();
+    assert_eq!(look("interaction", &log).await.unwrap().rows, 2);
+    let link = log.join("odd");
+    for (target, says) in [
+        (dir.path().join("gone.parquet"), "leads nowhere"),
+        (link.clone(), "cannot be followed"),
+        (dir.path().to_path_buf(), "leads back"),
+        (log.clone(), "leads back"),
+    ] {
+        symlink(&target, &link).unwrap();
+        refused("interaction", &log, &[says, "odd", "what to do"]).await;
+        let error = curec::table::inspect::inspect(&log, 1).unwrap_err();
+        assert!(error.explain().contains(says), "{}", error.explain());
+        std::fs::remove_file(&link).unwrap();
+    }
+    let _socket = std::os::unix::net::UnixListener::bind(log.join("s.parquet")).unwrap();
+    refused("interaction", &log, &["neither a file nor a folder", "s.parquet"]).await;
+    refused("interaction", &log.join("s.parquet"), &["neither a file nor a folder", "s.parquet"]).await;
+}
+
+#[tokio::test]
+async fn tables_whose_log_says_which_files_count_are_refused() {
+    for (log, format) in [
+        ("_delta_log/00000000000000000000.json", "Delta"),
+        ("metadata/00000-a.metadata.json", "Iceberg"),
+        (".hoodie/hoodie.properties", "Hudi"),
+    ] {
+        let (dir, _) = folder();
+        let part = dir.path().join("data/dt=2026-01-20");
+        write(&part.join("a.parquet"), &event_columns(&["1"], &[5]));
+        assert_eq!(look("interaction", dir.path()).await.unwrap().rows, 1);
+        let log = dir.path().join(log);
+        std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+        std::fs::write(&log, "{}").unwrap();
+        // By whatever part of the table the job names.
+        for place in [dir.path(), &dir.path().join("data"), &part] {
+            refused("interaction", place, &[format, "deleted rows", "what to do", "plain"]).await;
+        }
+        // One file is a file.
+        assert_eq!(look("interaction", &part.join("a.parquet")).await.unwrap().rows, 1);
+    }
+    let at = Location::parse("memory://lake/log").unwrap();
+    at.child("_delta_log/0.json").put("{}".into()).await.unwrap();
+    at.child("a.parquet").put("x".into()).await.unwrap();
+    let error = open_input(&Contract::builtin("interaction").unwrap(), &at).await.unwrap_err();
+    assert!(error.explain().contains("Delta"), "{}", error.explain());
+}
+
+#[tokio::test]
+async fn every_refused_type_has_a_way_out() {
+    let (dir, _) = folder();
+    let file = dir.path().join("x.parquet");
+    let ids = |array: ArrayRef| vec![("user_id", array), ("item_id", text(&["2"])), ("timestamp", times(&[5]))];
+    let decimal = || Arc::new(Decimal128Array::from(vec![1_i128]).with_precision_and_scale(20, 0).unwrap());
+    let moment = |array: ArrayRef| vec![("user_id", text(&["1"])), ("item_id", text(&["2"])), ("timestamp", array)];
+    let mut rated = event_columns(&["1"], &[5]);
+    rated.push(("rating", decimal()));
+    for (columns, says) in [
+        (ids(decimal()), ["Decimal128(20, 0)", "column: user_id"]),
+        (ids(Arc::new(BinaryArray::from_vec(vec![b"1"]))), ["Binary", "CAST(user_id AS VARCHAR)"]),
+        (ids(Arc::new(Float64Array::from(vec![1.0]))), ["Float64", "int64"]),
+        (moment(text(&["2026-01-20"])), ["Utf8", "to_datetime(timestamp"]),
+        (moment(Arc::new(Date32Array::from(vec![1]))), ["Date32", "CAST(timestamp AS TIMESTAMP)"]),
+        (rated, ["Decimal128(20, 0)", "CAST(rating AS DOUBLE)"]),
+        (vec![("USER_ID", text(&["1"])), ("itemId", text(&["2"]))], ["USER_ID", "rename USER_ID to user_id"]),
+    ] {
+        write(&file, &columns);
+        refused("interaction", &file, &[says[0], says[1], "x.parquet", "what to do"]).await;
+    }
+    write(&file, &[("item_id", text(&["2"])), ("categories", text(&["a|b"]))]);
+    refused("item", &file, &["Utf8", "list<utf8>", "string_split(categories"]).await;
 }

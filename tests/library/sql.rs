@@ -5,7 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::sql_support::{cell, run, session};
-use arrow::array::{ArrayRef, AsArray, Float32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::array::{
+    ArrayRef, AsArray, Float32Array, Int64Array, NullArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+    TimestampMillisecondArray,
+};
 use arrow::datatypes::{DataType, Int64Type, Schema};
 use curec::error::{Error, Kind};
 use curec::job::tables;
@@ -317,6 +320,63 @@ async fn files_of_different_shapes_are_one_table_in_the_contracts_types() {
     // No file: an empty table of the same columns.
     session.register_files("interaction", &contract, &[]).await.unwrap();
     assert_eq!(session.sql("select * from interaction", &[]).await.unwrap().count().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn names_are_names_and_columns_without_a_type_are_nulls() {
+    let folder = tempfile::tempdir().unwrap();
+    let contract = Contract::builtin("interaction").unwrap();
+    let one = || Arc::new(StringArray::from(vec!["1"])) as ArrayRef;
+    let stamp = || Arc::new(TimestampMicrosecondArray::from(vec![5]).with_timezone("UTC")) as ArrayRef;
+    let names =
+        ["star*.parquet", "f[1].parquet", "q?.parquet", "c#1.parquet", "%41.parquet", "a b\t.parquet", "~'&.parquet"];
+    let mut files = Vec::new();
+    for name in names.iter().chain(&["starred.parquet", "f1.parquet", "qq.parquet", "A.parquet"]) {
+        let columns = vec![
+            ("user_id", one()),
+            ("item_id", one()),
+            ("event", Arc::new(NullArray::new(1)) as ArrayRef),
+            ("event_timestamp", stamp()),
+        ];
+        let at = write_parquet(&folder.path().join(name), columns);
+        if names.contains(name) {
+            files.push(TableFile { location: at, columns: vec![("rating".to_owned(), None)] });
+        }
+    }
+    let session = session(2, 64);
+    session.register_files("interaction", &contract, &files).await.unwrap();
+    let text = "select * from interaction where event is null and rating is null";
+    assert_eq!(session.sql(text, &[]).await.unwrap().count().await.unwrap(), names.len() as u64);
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_be_read_fails_only_who_reads_it() {
+    let contract = Contract::builtin("interaction").unwrap();
+    let session = session(2, 64);
+    let why = Error::new(Kind::Input, "the Parquet file is damaged").with("file", "a.parquet").hint("copy it again");
+    session.register_unreadable("interaction", &contract, false, why).unwrap();
+    session.register_unreadable("published", &contract, true, Error::new(Kind::Config, "widths")).unwrap();
+    assert_eq!(session.sql("select 1", &[]).await.unwrap().count().await.unwrap(), 1);
+    for text in ["select user_id from interaction", "select count(*) from interaction"] {
+        let error = session.sql_read_only(text, &[]).await.unwrap().collect().await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (Kind::Input, "the Parquet file is damaged (file: a.parquet)")
+        );
+        assert!(error.explain().contains("copy it again"), "{}", error.explain());
+    }
+    let error = session.sql("select max(dt) from published", &[]).await.unwrap().collect().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Config);
+}
+
+#[tokio::test]
+async fn two_columns_of_one_name_are_told() {
+    let session = session(1, 64);
+    let text = "select a.x, b.x from (select 1 as x) a cross join (select 2 as x) b";
+    let error = session.sql_read_only(text, &[]).await.unwrap().each_name_once().unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    assert!(error.explain().contains("column: x") && error.explain().contains("as other_x"), "{}", error.explain());
+    session.sql_read_only("select 1 as x, 2 as \"X\"", &[]).await.unwrap().each_name_once().unwrap();
 }
 
 #[tokio::test]

@@ -693,7 +693,12 @@ async fn amazon_json_lines_are_imported() {
         "{\"asin\": \"B1\", \"title\": \"Strings\", \"categories\": [[\"Music\", \"Guitar\"], [\"Music\"]], \"brand\": \"E\"}\n\
          {\"asin\": \"B2\", \"category\": [\"Music\"], \"description\": [\"two\", \"parts\"]}\n",
     );
-    let report = import::jsonl(&reviews, Some(&meta), &out).unwrap();
+    // A name is a name: beside it lies what it would match as a pattern.
+    let odd = dir.path().join("[r]*.json");
+    std::fs::rename(&reviews, &odd).unwrap();
+    write(&dir.path().join("r2.json"), &line("U3", 1));
+    let report = import::jsonl(&odd, Some(&meta), &out).unwrap();
+    std::fs::rename(&odd, &reviews).unwrap();
     assert_eq!(report.items_without_title, 1);
     assert_eq!(accepted("interaction", &out.join("interaction.parquet")).await, 2);
     assert_eq!(accepted("review", &out.join("review.parquet")).await, 2);
