@@ -194,3 +194,66 @@ fn versions_are_exported_alone_and_merged() {
     assert_eq!(beside, inside);
     assert_ne!(texts(&[]), inside);
 }
+
+#[test]
+fn a_day_is_not_written_by_a_model_that_learned_from_later_events() {
+    let (world, _) = world();
+    let of_day = |command: &str, day: u32, more: &[&str]| {
+        let (start, end) = (format!("2026-01-{day}"), format!("2026-01-{}", day + 1));
+        world.curec(&[&[command, "job.toml", "--interval-start", &start, "--interval-end", &end][..], more].concat())
+    };
+    let export = |more: &[&str]| world.curec(&[&["export", "job.toml", "--out", "exported"][..], more].concat());
+    expect_code(&of_day("run", 17, &[]), 0);
+    let version = add(&world, &adapter(), Some(true));
+    expect_code(&models(&world, &["promote", "writer", &version]), 0);
+    let adapter = ["--set", "model.adapter=registry:writer"];
+    let allow = [&adapter[..], &["--set", "model.allow_later_training=true"]].concat();
+
+    // It learned from events before the 20th.
+    for command in ["run", "plan"] {
+        let refused = of_day(command, 18, &adapter);
+        expect_code(&refused, 2);
+        for part in
+            ["model.adapter has learned from events after", "2026-01-20", "allow_later_training", "earlier events"]
+        {
+            assert!(stderr(&refused).contains(part), "{command}, {part}: {}", stderr(&refused));
+        }
+    }
+    assert!(!world.path("warehouse/item_feature/dt=2026-01-18").exists());
+
+    // A day that stands is not made again by it, and keeps no other day from being made.
+    let back = of_day("run", 19, &[&adapter[..], &["--lookback", "2"]].concat());
+    expect_code(&back, 0);
+    let stays = &summary(&back)["lookback"][0];
+    assert_eq!((&stays["dt"], &stays["status"]), (&json!("2026-01-17"), &json!("learned_later")), "{stays}");
+    let planned = of_day("plan", 19, &[&adapter[..], &["--lookback", "2"]].concat());
+    expect_code(&planned, 0);
+    assert!(stdout(&planned).contains("dt=2026-01-17 stays as it is"), "{}", stdout(&planned));
+    expect_code(&export(&[]), 0);
+
+    let allowed = of_day("run", 18, &allow);
+    expect_code(&allowed, 0);
+    assert_eq!(summary(&allowed)["learned_later"], json!({"model.adapter": "2026-01-20T00:00:00+00:00"}));
+    let record = std::fs::read_to_string(world.path("warehouse/item_feature/dt=2026-01-18/_commit.json")).unwrap();
+    assert!(record.contains("learned from later events: model.adapter"), "{record}");
+    let refused = export(&["--overwrite"]);
+    expect_code(&refused, 2);
+    for part in ["item_feature/dt=2026-01-18", "user_feature/dt=2026-01-18", "--allow-later-training"] {
+        assert!(stderr(&refused).contains(part), "{part}: {}", stderr(&refused));
+    }
+    // Events before the day, and events after all that the model has learned from, are joined to nothing that knows more.
+    expect_code(&export(&["--overwrite", "--to", "2026-01-19"]), 0);
+    expect_code(&export(&["--overwrite", "--from", "2026-01-20"]), 0);
+    expect_code(&export(&["--overwrite", "--allow-later-training"]), 0);
+    let exported: Value = serde_json::from_slice(&std::fs::read(world.path("exported/_export.json")).unwrap()).unwrap();
+    assert_eq!(
+        exported["features"]["item_feature"]["learned_later"],
+        json!({"2026-01-18": "2026-01-20T00:00:00+00:00"}),
+        "{exported}"
+    );
+
+    // Nobody knows of a folder without a record.
+    let unknown = of_day("run", 18, &["--set", &format!("model.adapter={}", self::adapter().display())]);
+    expect_code(&unknown, 0);
+    assert!(stderr(&unknown).contains("no record beside it tells"), "{}", stderr(&unknown));
+}

@@ -3,6 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 
 use crate::common;
 use crate::common::{World, expect_code, stderr, stdout, summary};
@@ -156,9 +160,9 @@ const CASES: [Case; 14] = [
             common::write_items(&world.path("input/item.parquet"), &items);
             Vec::new()
         },
-        first: &["user_history", "item_audience"],
+        first: &["user_history", "item_audience", "reason_score"],
         why: "input item changed",
-        then: &["reason_prompt", "reason", "reason_score", "item_feature", "user_feature"],
+        then: &["reason_prompt", "reason", "item_feature", "user_feature"],
         pays: true,
     },
     Case {
@@ -183,6 +187,21 @@ const CASES: [Case; 14] = [
         first: &["user_feature"],
         why: "sql changed",
         then: &[],
+        pays: false,
+    },
+    Case {
+        what: "an alias in the contract of an input",
+        change: |world| {
+            let settings = changed_copy(world, "schemas", "interaction.toml");
+            let path = world.path("schemas/interaction.toml");
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, text.replace("aliases = [\"timestamp\"]", "aliases = [\"timestamp\", \"at\"]"))
+                .unwrap();
+            settings
+        },
+        first: &["user_history", "item_audience"],
+        why: "contract interaction changed",
+        then: &["reason_prompt", "reason", "reason_score", "item_feature", "user_feature"],
         pays: false,
     },
     Case {
@@ -318,4 +337,49 @@ fn a_change_rebuilds_what_depends_on_it_and_nothing_else() {
         }
         assert!(plan(&night, &settings).is_empty(), "{}: it would be built again and again", case.what);
     }
+}
+
+#[test]
+fn what_the_jobs_own_sql_reads_counts_as_what_the_built_in_one_reads() {
+    let night = Night::on_disk();
+    let world = &night.world;
+    let reviews = |user: &str| {
+        let schema = Schema::new(vec![
+            Field::new("user_id", DataType::Utf8, false),
+            Field::new("item_id", DataType::Utf8, false),
+            Field::new("event_timestamp", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false),
+        ]);
+        let at = TimestampMicrosecondArray::from(vec![common::january(2, 0) * 1000]).with_timezone("UTC");
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(StringArray::from(vec![user])), Arc::new(StringArray::from(vec!["i01"])), Arc::new(at)];
+        common::write(&world.path("input/review.parquet"), &RecordBatch::try_new(Arc::new(schema), columns).unwrap());
+    };
+    reviews("u01");
+    let text = std::fs::read_to_string(common::project().join("sql/item_audience.sql")).unwrap();
+    let own = text.replace("where t.is_active", "where t.is_active and (select count(*) from review) >= 0");
+    assert_ne!(text, own);
+    std::fs::create_dir_all(world.path("sql")).unwrap();
+    std::fs::write(world.path("sql/item_audience.sql"), own).unwrap();
+    let text = std::fs::read_to_string(common::project().join("sql/item_feature.sql")).unwrap();
+    let own = text.replace("order by item_id", "where (select count(*) from user_history) >= 0\norder by item_id");
+    assert_ne!(text, own);
+    std::fs::write(world.path("sql/item_feature.sql"), own).unwrap();
+
+    let settings = set(&[
+        &format!("project.sql={}", world.path("sql").display()),
+        &format!("input.review={}", world.path("input/review.parquet").display()),
+    ]);
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    expect_code(&night.run(&settings).output().unwrap(), 0);
+    assert!(plan(&night, &settings).is_empty());
+    let of_feature = &night.records()["item_feature/dt=2026-01-20"]["parts"];
+    assert!(
+        of_feature["table user_history"].is_string() && of_feature["rows of user_history"].is_string(),
+        "{of_feature}"
+    );
+
+    reviews("u02");
+    let built = plan(&night, &settings);
+    assert_eq!(built["item_audience"], ["input review changed"], "{built:?}");
+    assert!(!built.contains_key("user_history"), "{built:?}");
 }

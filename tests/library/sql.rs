@@ -10,6 +10,7 @@ use arrow::array::{
     TimestampMillisecondArray,
 };
 use arrow::datatypes::{DataType, Int64Type, Schema};
+use curec::config::HistorySpec;
 use curec::error::{Error, Kind};
 use curec::job::tables;
 use curec::query::audit::{Drift, audit};
@@ -176,6 +177,74 @@ async fn sql_and_rust_cut_a_log_alike() {
             assert_eq!(asked(text).await, cases);
         }
     }
+}
+
+/// The settings of a job whose threshold is written so.
+fn history(threshold: f64) -> HistorySpec {
+    HistorySpec {
+        like_threshold: threshold,
+        events: 20,
+        max_pair_events: 200,
+        min_support: 2,
+        title_chars: 80,
+        user_active_days: 0,
+        item_active_days: 0,
+        max_users: 0,
+        max_items: 0,
+    }
+}
+
+/// `$like_threshold` for ratings as the built-in contract has them.
+fn like_threshold(threshold: f64) -> Param {
+    tables::like_threshold(&history(threshold), &Contract::builtin("interaction").unwrap())
+}
+
+#[tokio::test]
+async fn a_rating_of_just_the_threshold_is_a_like_and_the_next_below_is_none() {
+    // Every tenth and hundredth that people write, and some that no decimal comes near.
+    let thresholds = (-1000..1000).map(|n| f64::from(n) / 100.0).chain([1.0 / 3.0, 1e-40, -0.0, 123_456.7, 1e9, -1e9]);
+    let session = session(2, 64);
+    for threshold in thresholds {
+        let rating = threshold as f32;
+        assert!(rating >= history(threshold).liked() && rating.next_down() < history(threshold).liked(), "{threshold}");
+        let Param::Float(value) = like_threshold(threshold) else { panic!("{threshold} is no number") };
+        assert!(f64::from(rating) >= value && f64::from(rating.next_down()) < value, "{threshold}");
+    }
+    for threshold in [4.1, 3.3, 0.7, 0.1, 4.0] {
+        let rating = threshold as f32;
+        let moments: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![0, 0]).with_timezone("UTC"));
+        let log = RecordBatch::try_from_iter([
+            ("user_id", Arc::new(StringArray::from(vec!["u", "u"])) as ArrayRef),
+            ("item_id", Arc::new(StringArray::from(vec!["at", "below"])) as ArrayRef),
+            ("event", Arc::new(StringArray::from(vec!["rating", "rating"])) as ArrayRef),
+            ("rating", Arc::new(Float32Array::from(vec![rating, rating.next_down()])) as ArrayRef),
+            ("event_timestamp", moments),
+        ])
+        .unwrap();
+        session.register_batches("interaction", log.schema(), vec![log]).unwrap();
+        let params = [("as_of", Param::Timestamp(1_000_000)), ("like_threshold", like_threshold(threshold))];
+        run(&session, "opinion", &params).await.unwrap();
+        let rows = session.sql("select item_id, liked from opinion order by item_id", &[]).await.unwrap();
+        let found: Vec<_> = rows
+            .collect()
+            .await
+            .unwrap()
+            .iter()
+            .flat_map(|b| {
+                (0..b.num_rows())
+                    .map(|i| format!("{} {}", cell(b.column(0), i), cell(b.column(1), i)))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(found, ["at true", "below false"], "{threshold}");
+    }
+    // A job whose own contract has ratings as doubles compares doubles.
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/interaction.toml")).unwrap();
+    let double = text
+        .replace("type = \"float32\"", "type = \"float64\"")
+        .replace("\"float64\", \"int8\"", "\"float32\", \"int8\"");
+    let double = Contract::parse(&double, "interaction.toml").unwrap();
+    assert_eq!(tables::like_threshold(&history(4.3), &double), Param::Float(4.3));
 }
 
 #[tokio::test]
