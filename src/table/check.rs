@@ -404,29 +404,33 @@ impl<'a> Checker<'a> {
         findings: &mut Findings,
     ) -> Option<BooleanArray> {
         let mut keep: Option<Vec<bool>> = None;
-        for (column, found, rows) in bad {
-            for (row, rule) in rows {
-                keep.get_or_insert_with(|| vec![true; batch.num_rows()])[*row] = false;
-                let json = || {
-                    let at = format!("row {} of {}", self.rows + *row as u64, self.file);
-                    let row = row_json(self.contract, batch, *row, Some(column));
-                    match serde_json::from_str(&row) {
-                        Ok(serde_json::Value::Object(mut object)) => {
-                            object.insert("at".into(), at.into());
-                            serde_json::Value::Object(object).to_string()
-                        }
-                        _ => row,
+        // By row, so that the first is the first in the file.
+        let mut bad: Vec<_> = bad
+            .iter()
+            .flat_map(|(column, found, rows)| rows.iter().map(move |(row, rule)| (column, found, row, rule)))
+            .collect();
+        bad.sort_by_key(|(_, _, row, _)| **row);
+        for (column, found, row, rule) in bad {
+            keep.get_or_insert_with(|| vec![true; batch.num_rows()])[*row] = false;
+            let json = || {
+                let at = format!("row {} of {}", self.rows + *row as u64, self.file);
+                let row = row_json(self.contract, batch, *row, Some(column));
+                match serde_json::from_str(&row) {
+                    Ok(serde_json::Value::Object(mut object)) => {
+                        object.insert("at".into(), at.into());
+                        serde_json::Value::Object(object).to_string()
                     }
+                    _ => row,
+                }
+            };
+            let error = || {
+                let problem = match rule {
+                    Rule::Type => format!("{} does not fit {}", value_text(found, *row), column.column_type),
+                    rule => problem(column, batch, *row, *rule),
                 };
-                let error = || {
-                    let problem = match rule {
-                        Rule::Type => format!("{} does not fit {}", value_text(found, *row), column.column_type),
-                        rule => problem(column, batch, *row, *rule),
-                    };
-                    self.refuse(column, batch, *row, &problem)
-                };
-                findings.add(*rule, &column.name, json, error);
-            }
+                self.refuse(column, batch, *row, &problem)
+            };
+            findings.add(*rule, &column.name, json, error);
         }
         self.rows += batch.num_rows() as u64;
         keep.map(BooleanArray::from)

@@ -5,6 +5,7 @@
 
 mod align;
 mod audits;
+mod bad_rows;
 mod bucket;
 #[path = "../common/mod.rs"]
 mod common;

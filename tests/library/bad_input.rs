@@ -5,11 +5,15 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array, NullArray,
-    RecordBatch, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    RecordBatch, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    TimestampSecondArray,
 };
 use arrow::datatypes::DataType;
 use curec::error::{Error, Kind, Result};
+use curec::query::session::{Param, Session, SessionOptions};
+use curec::recommend::data::Log;
 use curec::table::contract::Contract;
+use curec::table::finding::{Findings, SHOWN_ROWS};
 use curec::table::input::{InputReport, check_input, open_input};
 use curec::table::store::Location;
 use parquet::arrow::ArrowWriter;
@@ -238,6 +242,193 @@ async fn a_value_that_does_not_fit_is_refused() {
     let years: ArrayRef = Arc::new(Int64Array::from(vec![1995, 1 << 40]));
     write(&file, &[("item_id", text(&["1", "2"])), ("release_year", years)]);
     refused("item", &file, &["does not fit int32", "column: release_year", "row: 1", "item_id=2"]).await;
+}
+
+/// 1,000 rows of which some break the contract in every way that a row can; the numbers of the good ones are 0, 1, 2, ...
+fn log_with_bad_rows(path: &Path) -> Vec<usize> {
+    const FAR: i64 = i64::MAX / 1_000;
+    let (mut users, mut items, mut values, mut moments) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut good = Vec::new();
+    for row in 0..1_000_usize {
+        let (mut user, mut item) = (Some(format!("u{}", row % 50)), Some(format!("i{row}")));
+        let (mut rating, mut at) = (Some(f64::from(row as u32 % 5)), Some(1_000 + row as i64));
+        match row {
+            10 => user = None,
+            20 => item = Some(String::new()),
+            30 => rating = Some(f64::NAN),
+            40 => rating = Some(1e300),
+            50 => at = None,
+            // Seconds that overflow as microseconds, and such that no calendar has.
+            60 => at = Some(FAR),
+            70 => at = Some(i64::MIN / 1_000_000 + 1),
+            // Two mistakes are one bad row.
+            80 => (user, at) = (Some(String::new()), None),
+            // These are values: no rating, and what others write for "always" and "never".
+            90 => rating = None,
+            91 => at = Some(-62_135_596_800),
+            92 => at = Some(253_402_300_799),
+            _ => {}
+        }
+        if !matches!(row, 10 | 20 | 30 | 40 | 50 | 60 | 70 | 80) {
+            good.push(row);
+        }
+        users.push(user);
+        items.push(item);
+        values.push(rating);
+        moments.push(at);
+    }
+    let columns: [(&str, ArrayRef); 4] = [
+        ("user_id", Arc::new(StringArray::from(users))),
+        ("item_id", Arc::new(StringArray::from(items))),
+        ("rating", Arc::new(Float64Array::from(values))),
+        ("timestamp", Arc::new(TimestampSecondArray::from(moments).with_timezone("UTC"))),
+    ];
+    write(path, &columns);
+    good
+}
+
+#[tokio::test]
+async fn bad_rows_are_counted_by_kind_and_left_out_up_to_the_limit() {
+    let (_dir, file) = folder();
+    let good = log_with_bad_rows(&file);
+    let contract = Contract::builtin("interaction").unwrap();
+    let at = Location::parse(file.to_str().unwrap()).unwrap();
+    let input = open_input(&contract, &at).await.unwrap();
+    // Eight of a thousand: exactly the limit is allowed.
+    let report = check_input(&contract, &input.clone().allowing(0.008)).await.unwrap();
+    assert_eq!((report.rows, report.left_out.rows, good.len()), (1000, 8, 992));
+    let kinds: Vec<(&str, u64)> = report.left_out.found.iter().map(|f| (f.audit.as_str(), f.failing)).collect();
+    let expected = [
+        ("finite(rating)", 2),
+        ("min_length(item_id)", 1),
+        ("min_length(user_id)", 1),
+        ("moment(event_timestamp)", 1),
+        ("not_null(event_timestamp)", 2),
+        ("not_null(user_id)", 1),
+        ("type(event_timestamp)", 1),
+    ];
+    assert_eq!(kinds, expected);
+    assert!(
+        report.warnings.iter().any(|w| w.starts_with("8 of 1000 rows break the contract")),
+        "{:?}",
+        report.warnings
+    );
+    let rows = || report.left_out.found.iter().flat_map(|f| &f.rows);
+    assert!(rows().count() <= SHOWN_ROWS && rows().all(|row| row.contains("interaction.parquet")));
+    assert!(rows().any(|row| row.contains("row 30 of") && row.contains("u30")), "{:?}", rows().collect::<Vec<_>>());
+
+    for limit in [0.0, 0.0079] {
+        let error = check_input(&contract, &input.clone().allowing(limit)).await.unwrap_err();
+        let said = error.explain();
+        for part in ["row: 10", "bad_rows: 8 of 1000", "2 finite(rating)", "max_bad_fraction", "0.008 would do"] {
+            assert!(said.contains(part), "{part:?} is not in: {said}");
+        }
+        assert_eq!((error.kind(), Findings::of(&error).unwrap().found().len()), (Kind::Input, 7));
+    }
+
+    // Queries and trainings see exactly the rows that were not counted as bad.
+    let session = Session::new(SessionOptions::default()).unwrap();
+    session.register_good_rows("interaction", &contract, &[at.clone().into()]).await.unwrap();
+    let select = |what: &str| format!("select 1 as one from interaction where {what}");
+    let n = |text: String| {
+        let session = &session;
+        async move {
+            session
+                .sql(
+                    &text,
+                    &[("end", Param::Timestamp(1_500_000_000)), ("year_2", Param::Timestamp(-62_104_060_800_000_000))],
+                )
+                .await
+                .unwrap()
+                .count()
+                .await
+                .unwrap()
+        }
+    };
+    assert_eq!(n(select("true")).await, 992);
+    assert_eq!(n(select("user_id is null or user_id = '' or item_id = '' or event_timestamp is null")).await, 0);
+    assert_eq!(n(select("event_timestamp < $end and event_timestamp > $year_2")).await, 490);
+    assert_eq!(n("select distinct item_id from interaction".into()).await, 992);
+    assert_eq!(Log::read(&at, None, 0.008).await.unwrap().events().len(), 992);
+    assert!(Log::read(&at, None, 0.0).await.unwrap_err().explain().contains("8 of 1000"));
+}
+
+#[tokio::test]
+async fn a_key_that_stands_twice_is_refused_beside_rows_that_are_left_out() {
+    let (_dir, file) = folder();
+    let users: ArrayRef = Arc::new(StringArray::from(vec![None, Some("1"), None, Some("1")]));
+    write(&file, &[("user_id", users), ("item_id", text(&["2", "2", "2", "2"])), ("timestamp", times(&[5, 6, 5, 6]))]);
+    let contract = Contract::builtin("interaction").unwrap();
+    let input = open_input(&contract, &Location::parse(file.to_str().unwrap()).unwrap()).await.unwrap();
+    let said = check_input(&contract, &input.allowing(0.5)).await.unwrap_err().explain();
+    assert!(said.contains("stands twice") && said.contains("row: 3") && said.contains("first: row 1 of"), "{said}");
+}
+
+#[tokio::test]
+async fn nanoseconds_that_become_one_key_are_told() {
+    let (_dir, file) = folder();
+    let at: ArrayRef = Arc::new(TimestampNanosecondArray::from(vec![5_000_000, 5_000_300]).with_timezone("UTC"));
+    write(&file, &[("user_id", text(&["1", "1"])), ("item_id", text(&["2", "2"])), ("timestamp", at)]);
+    refused("interaction", &file, &["stands twice", "row: 1", "timestamp is stored in nanoseconds"]).await;
+}
+
+#[tokio::test]
+async fn two_names_of_one_column_are_refused() {
+    let (_dir, file) = folder();
+    for table in ["interaction", "review"] {
+        let columns = [
+            ("user_id", text(&["1"])),
+            ("item_id", text(&["2"])),
+            ("timestamp", times(&[5])),
+            ("event_timestamp", times(&[6])),
+        ];
+        write(&file, &columns);
+        refused(table, &file, &["both event_timestamp and timestamp", "interaction.parquet", "[project] schemas"])
+            .await;
+    }
+}
+
+/// Writes moments of the old type INT96, as Spark, Hive and Impala do: nanoseconds of the day and the Julian day.
+fn write_int96(path: &Path, days: &[u32]) {
+    use parquet::data_type::{ByteArray, ByteArrayType, Int96, Int96Type};
+    let schema =
+        "message m { required binary user_id (UTF8); required binary item_id (UTF8); required int96 timestamp; }";
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = parquet::file::writer::SerializedFileWriter::new(file, schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    for _ in ["user_id", "item_id"] {
+        let ids: Vec<ByteArray> = (0..days.len()).map(|i| ByteArray::from(format!("{i}").as_str())).collect();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&ids, None, None).unwrap();
+        column.close().unwrap();
+    }
+    let moments: Vec<Int96> = days.iter().map(|day| Int96::from(vec![7_000, 0, *day])).collect();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int96Type>().write_batch(&moments, None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+}
+
+#[tokio::test]
+async fn moments_of_the_old_type_beyond_nanoseconds_stay_what_they_are() {
+    let (_dir, file) = folder();
+    // 0001-01-01, 2026-01-20 and 9999-12-31 as Julian days; as nanoseconds the first and the last would come out as others.
+    write_int96(&file, &[1_721_426, 2_461_061, 5_373_484]);
+    let report = look("interaction", &file).await.unwrap();
+    let micros = |day: i64| (day - 2_440_588) * 86_400_000_000 + 7;
+    assert_eq!(report.time_range, Some((micros(1_721_426), micros(5_373_484))));
+    let contract = Contract::builtin("interaction").unwrap();
+    let at = Location::parse(file.to_str().unwrap()).unwrap();
+    let session = Session::new(SessionOptions::default()).unwrap();
+    session.register_files("interaction", &contract, &[at.into()]).await.unwrap();
+    let far = "select 1 as one from interaction where event_timestamp = $first or event_timestamp = $last";
+    let moments = [("first", Param::Timestamp(micros(1_721_426))), ("last", Param::Timestamp(micros(5_373_484)))];
+    assert_eq!(session.sql(far, &moments).await.unwrap().count().await.unwrap(), 2);
+    // Far beyond every calendar.
+    write_int96(&file, &[2_461_061, 20_000_000]);
+    refused("interaction", &file, &["no moment of the years", "row: 1", "column: timestamp", "item_id=1"]).await;
 }
 
 #[tokio::test]
