@@ -289,7 +289,7 @@ pub fn environment() -> BTreeMap<String, String> {
 
 /// The key of a teacher's endpoint, under the name that such endpoints' clients use.
 pub fn teacher_key() -> Option<String> {
-    environment().remove("OPENAI_API_KEY").filter(|key| !key.is_empty())
+    environment().remove("OPENAI_API_KEY").map(|key| without_line_end(&key)).filter(|key| !key.is_empty())
 }
 
 /// The variables of the process's environment that stores are opened with.
@@ -299,7 +299,24 @@ pub fn store_variables() -> BTreeMap<String, String> {
 
 fn of_stores(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let belongs = |name: &str| name.starts_with("AWS_") || name == "CUREC_FAIL_POINT";
-    env.iter().filter(|(name, _)| belongs(name)).map(|(k, v)| (k.clone(), v.clone())).collect()
+    env.iter().filter(|(name, _)| belongs(name)).map(|(k, v)| (k.clone(), without_line_end(v))).collect()
+}
+
+/// A variable that was read from a mounted file often ends as the file does, with the end of a line.
+fn without_line_end(value: &str) -> String {
+    value.trim_matches(|c: char| c.is_ascii_whitespace()).to_owned()
+}
+
+/// Where temporary files go unless the job says so.
+pub fn temporary_folder() -> PathBuf {
+    std::env::temp_dir()
+}
+
+/// Every place where a job's commands keep temporary files.
+pub fn temporary_places(job: &Job) -> Vec<PathBuf> {
+    let spill = &job.spec.resources.spill_dir;
+    let named = (!spill.is_empty()).then(|| PathBuf::from(spill));
+    named.into_iter().chain([temporary_folder(), job.cache_dir.clone()]).collect()
 }
 
 /// `[model] cache_dir`, or the user's own cache.
@@ -672,6 +689,9 @@ mod tests {
         let job = parse(GOOD, &["model.cache_dir=/c"], &[("AWS_SECRET_ACCESS_KEY", "hunter2")]).unwrap();
         assert_eq!(job.cache_dir, PathBuf::from("/c"));
         assert!(job.aws.contains_key("AWS_SECRET_ACCESS_KEY") && !format!("{job:?}").contains("hunter2"));
+        // As a mounted file gives it.
+        let job = parse(GOOD, &[], &[("AWS_SECRET_ACCESS_KEY", "hunter2\r\n")]).unwrap();
+        assert_eq!(job.aws["AWS_SECRET_ACCESS_KEY"], "hunter2");
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod columns;
 pub mod config;
 pub mod telemetry;
 pub mod keepers;
+pub mod scratch;
 
 /// Tables on object stores: contracts, URLs, importers, the publisher.
 pub mod table {

@@ -3,6 +3,7 @@
 //! Knows the runtime and signals; knows nothing of what is run.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 
@@ -10,6 +11,7 @@ use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::job::stop::Stop;
 use crate::keepers::keep;
+use crate::scratch;
 
 /// A job file, with keys that are different.
 #[derive(Debug, Args)]
@@ -94,12 +96,41 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         .context(Kind::Internal, || "the asynchronous runtime does not start".into())?;
     let result = runtime.block_on(work);
     // Work that was given up, such as loading a model, must not keep the process from ending.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
+/// As [`block_on`], for a command that has no way of its own to stop: the first SIGINT or SIGTERM gives its work up, and what
+/// it was writing is removed.
+///
+/// # Errors
+/// The work's; `Kind::Interrupted`.
+pub(crate) fn block_on_or_stop<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let stop = Stop::default();
+    watch(stop.clone(), Some(GIVE_UP));
+    block_on(async { stop.or(work).await })
+}
+
+/// As [`block_on_or_stop`], for work that computes and waits for nobody.
+///
+/// # Errors
+/// As there.
+pub(crate) fn compute_or_stop<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    block_on_or_stop(async {
+        tokio::task::spawn_blocking(work).await.context(Kind::Internal, || "the work broke off".into())?
+    })
+}
+
+/// So long may work go on that was given up, such as a step of a query that looks at nothing else.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
 /// Asks the run to drain on the first SIGINT or SIGTERM and ends the process on the second.
 pub(crate) fn watch_signals(stop: Stop) {
+    watch(stop, None);
+}
+
+/// As [`watch_signals`]; with `patience` the process ends after that time also without a second signal.
+fn watch(stop: Stop, patience: Option<Duration>) {
     keep(async move {
         use tokio::signal::unix::{SignalKind, signal};
         let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
@@ -107,11 +138,19 @@ pub(crate) fn watch_signals(stop: Stop) {
             return;
         };
         for round in 0.. {
+            let over = async {
+                match patience.filter(|_| round > 0) {
+                    Some(patience) => tokio::time::sleep(patience).await,
+                    None => std::future::pending().await,
+                }
+            };
             let code = tokio::select! {
                 _ = interrupt.recv() => 130,
                 _ = terminate.recv() => 143,
+                () = over => Kind::Interrupted.exit_code().into(),
             };
             if round > 0 {
+                scratch::clean();
                 std::process::exit(code);
             }
             tracing::warn!("stopping: finished rows are kept; a second signal stops at once");

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::cli::arguments::{IntervalArgs, JobArgs, block_on, read_lines, watch_signals};
+use crate::cli::arguments::{
+    IntervalArgs, JobArgs, block_on, block_on_or_stop, compute_or_stop, read_lines, watch_signals,
+};
 use crate::cli::learn::LearnCommand;
 use crate::cli::models::ModelsCommand;
 use crate::cli::output::{Format, Out, file_lines, print, print_json, say, tell, write_rows};
@@ -19,6 +21,7 @@ use crate::job::stop::Stop;
 use crate::job::{compact, export, feast, forget, plan, run, runs};
 use crate::query::session::Session;
 use crate::recommend::simulate;
+use crate::scratch;
 use crate::table::redact::redact;
 use crate::table::{import, inspect};
 use crate::telemetry::{self, Voice};
@@ -247,7 +250,7 @@ impl ExportArgs {
         let (from, to) = (moment("--from", &self.from)?, moment("--to", &self.to)?);
         let (overwrite, allow_later_training) = (self.overwrite, self.allow_later_training);
         let options = export::Options { out: out.clone(), from, to, features, overwrite, allow_later_training };
-        let done = block_on(export::export(&job, &options))?;
+        let done = block_on_or_stop(export::export(&job, &options))?;
         tell(&done.summary(&out), None)
     }
 }
@@ -302,7 +305,7 @@ impl ForgetArgs {
 
     fn forget(&self) -> Result<forget::Done> {
         let options = forget::Options { users: self.users()?, dry_run: self.dry_run, unlinked: self.unlinked };
-        let done = block_on(forget::forget(&self.job.load()?, &options))?;
+        let done = block_on_or_stop(forget::forget(&self.job.load()?, &options))?;
         for warning in &done.warnings {
             tracing::warn!("{warning}");
         }
@@ -527,7 +530,10 @@ pub fn main() -> u8 {
     };
     let voice = Voice::detect(cli.quiet, cli.log_json);
     telemetry::init(voice, cli.verbose);
-    match execute(cli.command, voice) {
+    let done = execute(cli.command, voice);
+    // Work that was given up may hold its files still.
+    scratch::clean();
+    match done {
         Ok(code) => code,
         Err(e) => {
             if e.kind() != Kind::BrokenPipe {
@@ -541,11 +547,11 @@ pub fn main() -> u8 {
 fn execute(command: Command, voice: Voice) -> Result<u8> {
     match command {
         Command::Run(args) => block_on(run_job(args, voice)),
-        Command::Plan(args) => block_on(show_plan(args)),
-        Command::Sql(args) => block_on(query(args)),
+        Command::Plan(args) => block_on_or_stop(show_plan(args)),
+        Command::Sql(args) => block_on_or_stop(query(args)),
         Command::Export(args) => args.execute().map(|()| 0),
         Command::Import(command) => {
-            let report = command.execute()?;
+            let report = compute_or_stop(move || command.execute())?;
             if report.duplicates > 0 {
                 tracing::warn!(lines = report.duplicates, "left out lines that stood there before");
             }
@@ -555,20 +561,25 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             print(&file_lines(&report.files)).map(|()| 0)
         }
         Command::Learn(command) => command.execute(voice),
-        Command::Simulate(args) => print(&file_lines(&args.execute()?)).map(|()| 0),
+        Command::Simulate(args) => print(&file_lines(&compute_or_stop(move || args.execute())?)).map(|()| 0),
         Command::Inspect { path, rows } => print(&format!("{}\n", inspect::inspect(&path, rows)?)).map(|()| 0),
         Command::Config => print(config::DEFAULTS).map(|()| 0),
         Command::Gc { job } => {
             let job = job.load()?;
-            let done = block_on(run::collect_garbage(&job))?;
+            let done = block_on_or_stop(run::collect_garbage(&job))?;
             print(&format!(
                 "removed {} staged file(s), {} orphan(s) and {} old file(s) of the quarantine, {} bytes\n",
                 done.staged_files, done.orphans, done.quarantined, done.bytes
             ))?;
+            let swept = config::temporary_places(&job).iter().map(|place| scratch::sweep(place));
+            let (folders, bytes) = swept.fold((0, 0), |(n, bytes), s| (n + s.folders, bytes + s.bytes));
+            if folders > 0 {
+                print(&format!("removed {folders} temporary folder(s) of dead processes, {bytes} bytes\n"))?;
+            }
             if !done.live_runs.is_empty() {
                 tracing::warn!(runs = done.live_runs.join(", "), "orphans stay while runs are live; try again later");
             }
-            let merge = block_on(compact::compact(&job))?;
+            let merge = block_on_or_stop(compact::compact(&job))?;
             if merge.removed > 0 {
                 print(&format!("removed {} merged response segment(s), {} bytes\n", merge.removed, merge.bytes))?;
             }
@@ -580,8 +591,8 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             }
             Ok(0)
         }
-        Command::Runs(command) => block_on(command.execute()).map(|()| 0),
-        Command::Models(command) => block_on(command.execute()).map(|()| 0),
+        Command::Runs(command) => block_on_or_stop(command.execute()).map(|()| 0),
+        Command::Models(command) => block_on_or_stop(command.execute()).map(|()| 0),
         Command::Forget(args) => args.execute(),
         Command::Completions { shell } => {
             let mut script = Vec::new();

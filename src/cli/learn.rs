@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use crate::cli::arguments::{IntervalArgs, JobArgs, block_on, watch_signals};
+use crate::cli::arguments::{IntervalArgs, JobArgs, block_on, block_on_or_stop, watch_signals};
 use crate::cli::output::{print, say, tell};
 use crate::destination::Destination;
 use crate::error::{Context, Kind, Result};
@@ -121,7 +121,7 @@ impl LearnCommand {
             LearnCommand::Examples { job, interval, out, max_examples } => {
                 let size = examples::Size { max_examples, ..examples::Size::default() };
                 Destination::find(&out)?;
-                let rows = block_on(examples::examples(&job.load()?, interval.parse()?, size, Some(&out)))?;
+                let rows = block_on_or_stop(examples::examples(&job.load()?, interval.parse()?, size, Some(&out)))?;
                 let n: usize = rows.iter().map(|batch| batch.num_rows()).sum();
                 print(&format!("{n} examples in {}\n", out.display())).map(|()| 0)
             }

@@ -19,7 +19,10 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::SpillFile;
 use datafusion::execution::context::{SQLOptions, SessionContext};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{
+    FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation, TrackConsumersPool,
+};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF, cast, lit, try_cast};
@@ -33,8 +36,10 @@ use futures::stream::BoxStream;
 use parquet::arrow::AsyncArrowWriter;
 use parquet::errors::ParquetError;
 
+use crate::config::temporary_folder;
 use crate::error::{Error, Kind, Result};
 use crate::query::good_rows::is_good;
+use crate::scratch::Scratch;
 use crate::table::check::can_break;
 use crate::table::contract::{Column, Contract};
 use crate::table::input::{PathColumn, Source, source_of};
@@ -153,15 +158,23 @@ impl Session {
         settings.execution.parquet.schema_force_view_types = false;
         let top = std::num::NonZeroUsize::MIN.saturating_add(4);
         let pool = TrackConsumersPool::new(FairSpillPool::new(options.memory_limit), top);
-        let mut runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool));
-        if let Some(folder) = &options.spill_dir {
-            std::fs::create_dir_all(folder).map_err(|e| {
+        let scratch = match &options.spill_dir {
+            Some(folder) => Some(Scratch::within(folder).map_err(|e| {
                 Error::new(Kind::Config, "cannot create the folder for spilled rows")
                     .with("folder", folder.display())
                     .source(e)
-            })?;
-            runtime = runtime.with_temp_file_path(folder);
-        }
+            })?),
+            None => Scratch::within(&temporary_folder())
+                .inspect_err(|e| tracing::debug!(error = %e, "no temporary folder: what does not fit in memory fails"))
+                .ok(),
+        };
+        let mode = match &scratch {
+            Some(scratch) => DiskManagerMode::Directories(vec![scratch.path().to_path_buf()]),
+            None => DiskManagerMode::Disabled,
+        };
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(Pool { pool, _scratch: scratch }))
+            .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode));
         let runtime = runtime.build_arc().map_err(|e| fail(e, "cannot open a session"))?;
         let state =
             SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
@@ -597,6 +610,53 @@ impl Rows {
     /// As [`Rows::stream`].
     pub async fn collect(self) -> Result<Vec<RecordBatch>> {
         self.frame.collect().await.map_err(|e| fail(e, "a query failed"))
+    }
+}
+
+/// A memory pool that keeps the folder of spilled rows for as long as anything may spill.
+#[derive(Debug)]
+struct Pool {
+    pool: TrackConsumersPool<FairSpillPool>,
+    _scratch: Option<Arc<Scratch>>,
+}
+
+impl std::fmt::Display for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.pool.fmt(f)
+    }
+}
+
+impl MemoryPool for Pool {
+    fn name(&self) -> &str {
+        self.pool.name()
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        self.pool.register(consumer);
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.pool.unregister(consumer);
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.pool.grow(reservation, additional);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.pool.shrink(reservation, shrink);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> datafusion::error::Result<()> {
+        self.pool.try_grow(reservation, additional)
+    }
+
+    fn reserved(&self) -> usize {
+        self.pool.reserved()
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        self.pool.memory_limit()
     }
 }
 

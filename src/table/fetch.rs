@@ -1,13 +1,12 @@
 //! Brings files that must be mapped into memory, such as models, from a store to this machine's disk, once.
 //!
 //! What was fetched lies in a cache folder under a name made of the source's URL, tags and sizes: a changed source is
-//! another name, and an equal one is found without a byte being moved. A download is written beside and renamed whole, so
-//! that one that broke off is never taken for the real thing and two processes may fetch at once. Nothing is evicted: the
+//! another name, and an equal one is found without a byte being moved. A download is written into a folder of this process
+//! ([`crate::scratch`]) and renamed whole, so that one that broke off is never taken for the real thing and two processes may fetch at once. Nothing is evicted: the
 //! folder may be removed whenever no run needs it. Knows nothing of models but which files belong to one.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use object_store::{GetOptions, GetRange};
@@ -15,6 +14,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::error::{Error, Kind, Result};
 use crate::paths;
+use crate::scratch::{Partial, Scratch};
 use crate::table::redact::redact;
 use crate::table::store::{Entry, Location, fail};
 
@@ -23,9 +23,6 @@ const PIECE: u64 = 8 << 20;
 
 /// Pieces under way at a time.
 const AT_ONCE: usize = 4;
-
-/// Begins the names of downloads that are not whole.
-const UNFINISHED: &str = ".part-";
 
 /// The local path of a model: that of a local one, or of a copy in `cache` of the folder or object at `source`.
 ///
@@ -47,43 +44,25 @@ pub async fn fetch(source: &Location, cache: &Path) -> Result<PathBuf> {
     let started = Instant::now();
     let bytes: u64 = entries.iter().map(|e| e.size).sum();
     tracing::info!(model = source.url(), files = entries.len(), bytes, cache = %cache.display(), "fetching");
-    let beside = Unfinished::new(cache);
-    make_folder(&beside.0).await?;
-    remove_remains(cache).await;
+    // What dead processes left of their downloads goes with it.
+    let scratch = Scratch::within(cache).map_err(|e| unwritable(e, cache))?;
+    let beside = Partial::new(scratch.entry());
+    make_folder(beside.path()).await?;
     let mut progress = Progress { bytes, done: 0, said: Instant::now() };
     for entry in &entries {
         let name = match is_folder {
             true => entry.location.relative_to(source).unwrap_or_default(),
             false => source.name().to_owned(),
         };
-        download(entry, &beside.0.join(name), &mut progress).await?;
+        download(entry, &beside.path().join(name), &mut progress).await?;
     }
-    match tokio::fs::rename(&beside.0, &target).await {
+    match tokio::fs::rename(beside.path(), &target).await {
         // Another process was faster: its copy is as good.
         Err(_) if target.is_dir() => {}
         renamed => renamed.map_err(|e| unwritable(e, &target))?,
     }
     tracing::info!(model = source.url(), bytes, seconds = started.elapsed().as_secs_f64().round(), "fetched");
     Ok(inside(&target))
-}
-
-/// A download that is not whole; what is left of it goes with it, when it is given up halfway too.
-struct Unfinished(PathBuf);
-
-impl Unfinished {
-    fn new(cache: &Path) -> Self {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // Process numbers of two hosts on one cache may be equal, the times hardly.
-        Unfinished(cache.join(format!("{UNFINISHED}{}-{number}-{started}", std::process::id())))
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// The objects of a model, and whether they are a folder's.
@@ -182,19 +161,6 @@ async fn download(entry: &Entry, path: &Path, progress: &mut Progress) -> Result
 
 async fn make_folder(path: &Path) -> Result<()> {
     tokio::fs::create_dir_all(path).await.map_err(|e| unwritable(e, path))
-}
-
-/// Removes downloads that a dead process left a day ago or earlier.
-async fn remove_remains(cache: &Path) {
-    let Ok(mut entries) = tokio::fs::read_dir(cache).await else { return };
-    while let Ok(Some(entry)) = entries.next_entry().await {
-        let is_part = entry.file_name().to_string_lossy().starts_with(UNFINISHED);
-        let modified = entry.metadata().await.and_then(|m| m.modified());
-        let is_old = modified.is_ok_and(|m| m.elapsed().is_ok_and(|age| age > Duration::from_secs(86_400)));
-        if is_part && is_old {
-            let _ = tokio::fs::remove_dir_all(entry.path()).await;
-        }
-    }
 }
 
 fn unwritable(error: std::io::Error, path: &Path) -> Error {

@@ -232,3 +232,98 @@ fn a_file_system_that_is_really_full_is_survived() {
     println!("{tried} sizes up to {} KiB, {was_full} of them too small", pages * 3);
     assert!(was_full >= 3, "the sizes are not spread over a run");
 }
+
+/// Files below a folder that hold something of a user's.
+fn spilled(place: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let (mut folders, mut found) = (vec![place.to_path_buf()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for path in entries.flatten().map(|e| e.path()) {
+            match std::fs::metadata(&path) {
+                Ok(meta) if meta.is_dir() => folders.push(path),
+                Ok(meta) if meta.len() > 0 && path.file_name().unwrap() != ".owner" => found.push(path),
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+fn is_empty(place: &std::path::Path) -> bool {
+    std::fs::read_dir(place).map_or(true, |mut entries| entries.next().is_none())
+}
+
+/// What a query spilled goes with it, also where it is killed: then the next command removes it, and no other's.
+#[test]
+fn nothing_that_was_spilled_stays() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let night = Night::on_disk();
+    let sort =
+        "select value, sha256(cast(value as varchar)) as digest from generate_series(1, 400000000) order by digest";
+    for named in [false, true] {
+        let place = night.world.path(if named { "spill" } else { "tmp" });
+        std::fs::create_dir_all(&place).unwrap();
+        let set = format!("resources.spill_dir={}", place.display());
+        let command = |args: &[&str]| {
+            let mut command = night.command(args);
+            if named {
+                command.args(["--set", &set]);
+            } else {
+                command.env("TMPDIR", &place);
+            }
+            command
+        };
+        let sql =
+            |query: &str| command(&["sql", "--job", "job.toml", "--set", "resources.memory_limit=256 MiB", query]);
+        let spilling = || {
+            let child = sql(sort).spawn().unwrap();
+            night::wait_for("it spills", || !spilled(&place).is_empty());
+            child
+        };
+
+        for name in ["-TERM", "-INT"] {
+            let child = spilling();
+            let folder = std::fs::read_dir(&place).unwrap().next().unwrap().unwrap();
+            assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+            let started = Instant::now();
+            signal(&child, name);
+            let out = child.wait_with_output().unwrap();
+            expect_code(&out, 75);
+            assert!(started.elapsed() < Duration::from_secs(10), "it took {:?}", started.elapsed());
+            assert!(is_empty(&place), "{name} left {:?}", spilled(&place));
+        }
+
+        for by_gc in [false, true] {
+            let mut dead = spilling();
+            dead.kill().unwrap();
+            dead.wait().unwrap();
+            assert!(!spilled(&place).is_empty());
+            let out = if by_gc { command(&["gc", "job.toml"]) } else { sql("select 1 as one") }.output().unwrap();
+            expect_code(&out, 0);
+            assert!(is_empty(&place), "a dead process's {:?} stayed", spilled(&place));
+        }
+
+        // Who lives keeps what he has, whatever the others do.
+        let mut living = spilling();
+        expect_code(&sql("select 1 as one").output().unwrap(), 0);
+        expect_code(&command(&["gc", "job.toml"]).output().unwrap(), 0);
+        assert!(!spilled(&place).is_empty(), "a living process's files were removed");
+        assert!(living.try_wait().unwrap().is_none(), "it ended");
+        signal(&living, "-TERM");
+        expect_code(&living.wait_with_output().unwrap(), 75);
+        assert!(is_empty(&place));
+    }
+}
+
+/// Commands that write files beside their final names hear signals too.
+#[test]
+fn a_signal_during_an_import_leaves_no_half() {
+    let night = Night::on_disk();
+    let mut command = night.command(&["simulate", "--out", "made", "--users", "4000000", "--items", "1000"]);
+    let child = command.spawn().unwrap();
+    let made = night.world.path("made");
+    night::wait_for("it writes", || !is_empty(&made));
+    signal(&child, "-TERM");
+    expect_code(&child.wait_with_output().unwrap(), 75);
+    assert!(is_empty(&made), "it left a half");
+}
