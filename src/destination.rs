@@ -10,7 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use crate::disk;
 use crate::error::{Error, Kind, Result};
+use crate::scratch::Partial;
 
 /// Links that are followed before they count as a loop.
 const LINKS: usize = 40;
@@ -80,12 +82,12 @@ impl Destination {
                 file.map(|file| Sink::File(BufWriter::new(file)))
             }
             Way::Replace(target) => {
-                let beside = beside(target);
-                let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&beside);
+                let beside = disk::beside(target);
+                let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(beside.path());
                 open.map(|file| Sink::Beside { file: BufWriter::new(file), beside, target: target.clone() })
             }
         };
-        Ok(Opened { path: self.path.clone(), sink: sink.map_err(|e| unusable(&self.path, e))?, is_finished: false })
+        Ok(Opened { path: self.path.clone(), sink: sink.map_err(|e| unusable(&self.path, e))? })
     }
 
     /// Writes all of it.
@@ -104,7 +106,6 @@ impl Destination {
 pub struct Opened {
     path: PathBuf,
     sink: Sink,
-    is_finished: bool,
 }
 
 #[derive(Debug)]
@@ -112,7 +113,7 @@ enum Sink {
     Stdout,
     Stderr,
     File(BufWriter<File>),
-    Beside { file: BufWriter<File>, beside: PathBuf, target: PathBuf },
+    Beside { file: BufWriter<File>, beside: Partial, target: PathBuf },
 }
 
 impl Opened {
@@ -132,10 +133,9 @@ impl Opened {
     /// `Kind::BrokenPipe` where the reader has gone, else `Kind::Temporary`.
     pub fn finish(mut self) -> Result<()> {
         let done = self.flush().and_then(|()| match &mut self.sink {
-            Sink::Beside { file, beside, target } => replace(file.get_mut(), beside, target),
+            Sink::Beside { file, beside, target } => replace(file.get_mut(), beside.path(), target),
             _ => Ok(()),
         });
-        self.is_finished = done.is_ok();
         done.map_err(|e| failed(&self.path, e))
     }
 }
@@ -158,30 +158,20 @@ impl Write for Opened {
     }
 }
 
-impl Drop for Opened {
-    fn drop(&mut self) {
-        if let (Sink::Beside { beside, .. }, false) = (&self.sink, self.is_finished) {
-            let _ = std::fs::remove_file(beside);
-        }
-    }
-}
-
 /// Replaces a file by the one beside it, or its content where it cannot be replaced.
 fn replace(file: &mut File, beside: &Path, target: &Path) -> std::io::Result<()> {
     if let Ok(before) = std::fs::metadata(target) {
         // Who may read it is for its owner to say; where that cannot be kept, the file counts more.
         let _ = file.set_permissions(before.permissions());
     }
-    file.sync_all()?;
-    let Err(e) = std::fs::rename(beside, target) else { return Ok(()) };
+    let Err(e) = disk::finish(beside, target) else { return Ok(()) };
     // Mounted by itself, or another's file in a folder where each may rename only their own.
     if !matches!(e.kind(), ErrorKind::ResourceBusy | ErrorKind::CrossesDevices | ErrorKind::PermissionDenied) {
         return Err(e);
     }
     let mut into = OpenOptions::new().write(true).truncate(true).open(target).map_err(|_| e)?;
     file.rewind()?;
-    std::io::copy(file, &mut into)?;
-    std::fs::remove_file(beside)
+    std::io::copy(file, &mut into).map(|_| ())
 }
 
 /// Follows links by hand: the last one may lead to nothing yet, and those of a process's open files name no path.
@@ -229,17 +219,10 @@ fn own_stream(at: &Path) -> Option<u32> {
     }
 }
 
-/// Where a file is written before it takes its place.
-fn beside(target: &Path) -> PathBuf {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}.{}.part", std::process::id()))
-}
-
 /// Whether a file can be made beside another.
 fn probe(target: &Path) -> std::io::Result<()> {
-    let beside = beside(target);
-    OpenOptions::new().write(true).create(true).truncate(true).open(&beside)?;
-    std::fs::remove_file(&beside)
+    let beside = disk::beside(target);
+    OpenOptions::new().write(true).create(true).truncate(true).open(beside.path()).map(|_| ())
 }
 
 /// Whether permissions allow to write; opening a pipe to find out would be seen by its reader.

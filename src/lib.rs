@@ -15,7 +15,6 @@
 pub mod printable;
 pub mod error;
 pub mod fingerprint;
-pub mod destination;
 
 pub mod paths;
 pub mod columns;
@@ -23,11 +22,15 @@ pub mod config;
 pub mod telemetry;
 pub mod keepers;
 pub mod scratch;
+pub mod disk;
+pub mod destination;
 
 /// Tables on object stores: contracts, URLs, importers, the publisher.
 pub mod table {
     pub mod redact;
     pub mod traffic;
+    pub mod durable;
+    pub mod credentials;
     pub mod faults;
     pub mod store;
     pub mod fetch;

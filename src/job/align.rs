@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::columns::{at, column, integers, text, text_lists};
 use crate::config::{self, Interval, Job};
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Completion, RowError};
 use crate::generate::format;
@@ -159,7 +160,7 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
         samples: samples(&held_out, &said),
     };
     let text = serde_json::to_string_pretty(&done).context(Kind::Internal, || "the record of the training".into())?;
-    std::fs::write(out.join("align.json"), text + "\n")
+    disk::write_whole(&out.join("align.json"), text + "\n")
         .context(Kind::Temporary, || format!("cannot write into `{}`", out.display()))?;
     Ok(done)
 }

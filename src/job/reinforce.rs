@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::columns::{at, column, text, text_lists};
 use crate::config::{Interval, Job};
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generate::models::Models;
@@ -193,7 +194,7 @@ pub async fn reinforce(spec: &Spec, interval: Interval, method: Method, voice: V
         after: learned.best().cloned(),
     };
     let text = serde_json::to_string_pretty(&done).context(Kind::Internal, || "the record of it".into())?;
-    std::fs::write(out.join(format!("reinforce-{method}.json")), text + "\n")
+    disk::write_whole(&out.join(format!("reinforce-{method}.json")), text + "\n")
         .context(Kind::Temporary, || format!("cannot write into `{}`", out.display()))?;
     Ok(done)
 }

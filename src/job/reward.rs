@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::columns::{at, column, text, text_lists};
 use crate::config::{Interval, Job};
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generate::answers::Examples;
@@ -221,7 +222,7 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Stop)
     };
     let record = out.join("reward.json");
     let text = serde_json::to_string_pretty(&done).context(Kind::Internal, || "the record of the training".into())?;
-    std::fs::write(&record, text + "\n")
+    disk::write_whole(&record, text + "\n")
         .context(Kind::Temporary, || format!("cannot write into `{}`", out.display()))?;
     for (name, judge) in [("judge", &done.judge), ("second", &done.second)] {
         judge.gates.check(limits(of)).map_err(|e| e.with("of", name).with("record", record.display()))?;

@@ -105,6 +105,10 @@ impl Endpoint {
         if !address.username().is_empty() || address.password().is_some() {
             return Err(bad("an address must hold no credentials").hint("set the key as OPENAI_API_KEY"));
         }
+        if key.as_ref().is_some_and(|key| key.chars().any(char::is_control)) {
+            return Err(bad("the variable OPENAI_API_KEY holds a line end or another control character")
+                .hint("set it to the key alone; a line end at its very end is left out"));
+        }
         if model.is_empty() {
             return Err(bad("an endpoint wants a model").hint("set [align] teacher_model"));
         }
@@ -441,5 +445,7 @@ mod tests {
         assert!(!bad("http://user:word@host/v1", "m").contains("word@"));
         assert!(bad("http://host/v1", "").contains("teacher_model"));
         assert!(bad("http://", "m").contains("no address"));
+        let two_lines = Endpoint::new("http://host/v1", "m", Some("sk-a\nsk-b".into()), 1, 1).err().unwrap().explain();
+        assert!(two_lines.contains("OPENAI_API_KEY") && !two_lines.contains("sk-a"), "{two_lines}");
     }
 }

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::learn::decoder::TrainableLm;
@@ -330,7 +331,8 @@ fn lines(curve: &[Record]) -> Result<String> {
 
 fn write_curve(curve: &[Record], around: &Surroundings<'_>) -> Result<()> {
     let Some(path) = &around.curve else { return Ok(()) };
-    std::fs::write(path, lines(curve)? + "\n").context(Kind::Temporary, || format!("cannot write `{}`", path.display()))
+    disk::write_whole(path, lines(curve)? + "\n")
+        .context(Kind::Temporary, || format!("cannot write `{}`", path.display()))
 }
 
 fn save(lm: &TrainableLm, state: &State, around: &Surroundings<'_>, purpose: &str) -> Result<()> {

@@ -27,6 +27,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::learn::align::{Surroundings, begun_at};
@@ -747,7 +748,8 @@ fn lines(state: &State) -> Result<String> {
 
 fn write_curve(state: &State, around: &Surroundings<'_>) -> Result<()> {
     let Some(path) = &around.curve else { return Ok(()) };
-    std::fs::write(path, lines(state)? + "\n").context(Kind::Temporary, || format!("cannot write `{}`", path.display()))
+    disk::write_whole(path, lines(state)? + "\n")
+        .context(Kind::Temporary, || format!("cannot write `{}`", path.display()))
 }
 
 fn save(lm: &TrainableLm, state: &State, around: &Surroundings<'_>, purpose: &str) -> Result<()> {

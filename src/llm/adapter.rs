@@ -4,7 +4,6 @@
 //! change the model in a way that is not understood here (DoRA, ranks by layer, trained biases, whole modules) is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::path::Path;
 
 use half::f16;
@@ -13,6 +12,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::weights::{DecoderConfig, HostTensor, TensorFiles, read_json};
 
@@ -132,14 +132,7 @@ impl Adapter {
         let config = format!("{config:#}\n").into_bytes();
         // The configuration last: a folder that has one is complete.
         for (name, bytes) in [(WEIGHTS, weights), (CONFIG, config)] {
-            let part = dir.join(format!("{name}.part"));
-            let put = || -> std::io::Result<()> {
-                let mut file = std::fs::File::create(&part)?;
-                file.write_all(&bytes)?;
-                file.sync_all()?;
-                std::fs::rename(&part, dir.join(name))
-            };
-            put().context(Kind::Temporary, failed)?;
+            disk::write_whole(&dir.join(name), &bytes).context(Kind::Temporary, failed)?;
         }
         Ok(())
     }

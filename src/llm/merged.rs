@@ -11,9 +11,11 @@ use half::f16;
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde_json::{Value, json};
 
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::adapter::{Adapter, Precision};
 use crate::llm::weights::{Family, ModelFiles, read_json};
+use crate::scratch::Partial;
 
 /// What lies beside the weights and is copied as it is.
 const COMPANIONS: [&str; 8] = [
@@ -71,14 +73,10 @@ pub fn new_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<
             .with("folder", out.display())
             .hint("name a folder that does not exist"));
     };
-    let part = out.with_file_name(format!(".{name}.part-{}", std::process::id()));
-    std::fs::create_dir_all(&part).context(Kind::Temporary, failed)?;
-    let filled = fill(&part).and_then(|()| std::fs::rename(&part, out).context(Kind::Temporary, failed));
-    if filled.is_err() {
-        // Its own error is the one to tell.
-        let _ = std::fs::remove_dir_all(&part);
-    }
-    filled
+    let part = Partial::new(out.with_file_name(format!(".{name}.part-{}", std::process::id())));
+    std::fs::create_dir_all(part.path()).context(Kind::Temporary, failed)?;
+    fill(part.path())?;
+    disk::finish_folder(part.path(), out).context(Kind::Temporary, failed)
 }
 
 fn put(dir: &Path, name: &str, value: &Value) -> Result<()> {

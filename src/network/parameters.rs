@@ -12,6 +12,7 @@ use burn::tensor::{Gradients, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::{from_vec, into_vec};
@@ -338,14 +339,7 @@ fn write(path: &Path, tensors: Vec<HostMatrix>, metadata: HashMap<String, String
         .collect();
     let views = views.context(Kind::Internal, failed)?;
     let bytes = safetensors::serialize(views, Some(metadata)).context(Kind::Internal, failed)?;
-    let part = path.with_extension("part");
-    let put = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&part)?;
-        std::io::Write::write_all(&mut file, &bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&part, path)
-    };
-    put().context(Kind::Temporary, failed)
+    disk::write_whole(path, &bytes).context(Kind::Temporary, failed)
 }
 
 /// A safetensors file in memory.

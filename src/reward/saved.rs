@@ -19,6 +19,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
 use crate::llm::merged::new_folder;
@@ -217,7 +218,7 @@ fn write_titles(attributes: &Attributes, path: &Path) -> Result<Option<String>> 
     let view = TensorView::new(Dtype::F32, vec![attributes.items(), attributes.width()], &bytes);
     let view = view.context(Kind::Internal, failed)?;
     let bytes = safetensors::serialize([(TITLE, view)], None).context(Kind::Internal, failed)?;
-    std::fs::write(path, &bytes).context(Kind::Temporary, failed)?;
+    disk::write_whole(path, &bytes).context(Kind::Temporary, failed)?;
     Ok(Some(digest_of(&bytes)))
 }
 
@@ -307,15 +308,15 @@ impl SavedJudge {
             };
             about.digest = about.digest()?;
             let text = serde_json::to_string(&about).context(Kind::Internal, failed)?;
-            std::fs::write(at.join(ABOUT), text + "\n").context(Kind::Temporary, failed)
+            disk::write_whole(&at.join(ABOUT), text + "\n").context(Kind::Temporary, failed)
         })?;
         let put = || -> Result<()> {
             // Moved as a whole: a kill while its files go one by one would leave a folder that is no judge's.
             if dir.join(ABOUT).exists() {
                 let _ = std::fs::remove_dir_all(&aside);
-                std::fs::rename(dir, &aside).context(Kind::Temporary, failed)?;
+                disk::rename(dir, &aside).context(Kind::Temporary, failed)?;
             }
-            std::fs::rename(&fresh, dir).map_err(|e| {
+            disk::finish_folder(&fresh, dir).map_err(|e| {
                 let is_full = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
                 Error::new(if is_full { Kind::Usage } else { Kind::Temporary }, failed())
                     .hint("the folder must be a judge's, or not exist")

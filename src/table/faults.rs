@@ -8,6 +8,9 @@
 //! stop-before:7    it is stopped there (SIGSTOP) instead, until someone sends SIGCONT; stop-after alike
 //! count:FILE       append `N operation path` to FILE before every change
 //! full:1000000     the stores hold this many more bytes: then every put and part fails as on a full disk
+//! power:7          as before:7, and the local disk loses what was not synced: names, and half of the content
+//! torn:7           the same, but all names stay
+//! unsynced:7       as power:7, on a disk that syncs nothing: to see that the drill finds what it is for
 //! ```
 //!
 //! A change is a put (conditional ones and the completion of a multipart upload too), a copy or a delete. Changes are
@@ -31,6 +34,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, UploadPart,
 };
 
+use crate::disk;
 use crate::error::{Error, Kind, Result};
 
 /// The variable that asks for a drill.
@@ -54,6 +58,15 @@ pub enum FailPoint {
     Count(PathBuf),
     /// Puts and parts fail once more than this many bytes were written.
     Full(u64),
+    /// The process dies just before one change, and the local disk loses what was not synced.
+    Power {
+        /// Which change, from 1.
+        number: u64,
+        /// Names are lost too, not only what the files hold.
+        names: bool,
+        /// The disk syncs nothing although it says so.
+        lies: bool,
+    },
 }
 
 /// The kinds of changes.
@@ -79,33 +92,39 @@ impl FailPoint {
     /// `Kind::Config` for anything that is none of the forms above.
     pub fn parse(text: &str) -> Result<FailPoint> {
         let number = |text: &str| text.parse::<u64>().ok().filter(|n| *n > 0);
-        let found = match text.split_once(':') {
-            Some(("count", file)) if !file.is_empty() => Some(FailPoint::Count(PathBuf::from(file))),
-            Some(("full", bytes)) => bytes.parse().ok().map(FailPoint::Full),
-            Some((when @ ("before" | "after" | "stop-before" | "stop-after"), rest)) => {
-                let (operation, digits) = match rest.split_once(':') {
-                    Some((name, digits)) => {
-                        (Operation::ALL.iter().find(|(n, _)| *n == name).map(|(_, o)| Some(*o)), digits)
-                    }
-                    None => (Some(None), rest),
-                };
-                operation.zip(number(digits)).map(|(operation, number)| FailPoint::Die {
-                    after: when.ends_with("after"),
-                    stop: when.starts_with("stop"),
-                    operation,
-                    number,
-                })
-            }
-            _ => None,
-        };
+        let found =
+            match text.split_once(':') {
+                Some(("count", file)) if !file.is_empty() => Some(FailPoint::Count(PathBuf::from(file))),
+                Some((when @ ("power" | "torn" | "unsynced"), digits)) => number(digits)
+                    .map(|number| FailPoint::Power { number, names: when != "torn", lies: when == "unsynced" }),
+                Some(("full", bytes)) => bytes.parse().ok().map(FailPoint::Full),
+                Some((when @ ("before" | "after" | "stop-before" | "stop-after"), rest)) => {
+                    let (operation, digits) = match rest.split_once(':') {
+                        Some((name, digits)) => {
+                            (Operation::ALL.iter().find(|(n, _)| *n == name).map(|(_, o)| Some(*o)), digits)
+                        }
+                        None => (Some(None), rest),
+                    };
+                    operation.zip(number(digits)).map(|(operation, number)| FailPoint::Die {
+                        after: when.ends_with("after"),
+                        stop: when.starts_with("stop"),
+                        operation,
+                        number,
+                    })
+                }
+                _ => None,
+            };
         found.ok_or_else(|| {
             Error::new(Kind::Config, format!("{VARIABLE} is no fail point: `{text}`"))
-                .hint("use before:N, after:N, before:put:N (or copy, delete), stop-before:N, stop-after:N, count:FILE or full:BYTES, or unset it")
+                .hint("use before:N, after:N, before:put:N (or copy, delete), stop-before:N, stop-after:N, power:N, torn:N, unsynced:N, count:FILE or full:BYTES, or unset it")
         })
     }
 
     /// Puts the drill around a store.
     pub fn around(&self, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        if let FailPoint::Power { lies, .. } = self {
+            disk::watch(*lies);
+        }
         Arc::new(FaultyStore { point: Arc::new(self.clone()), inner: store })
     }
 
@@ -124,6 +143,10 @@ impl FailPoint {
         match self {
             // With the lock held, so that no other thread changes anything between now and the end.
             FailPoint::Die { after: false, stop, .. } if self.is_due(operation, numbers) => strike(*stop),
+            FailPoint::Power { number, names, .. } if *number == numbers[0] => {
+                disk::lose(*names);
+                strike(false);
+            }
             FailPoint::Count(file) => {
                 let line = format!("{} {} {path}\n", numbers[0], Operation::ALL[kind].0);
                 let write =
@@ -332,10 +355,25 @@ mod tests {
             ("stop-before:put:3", stop),
             ("count:/tmp/a:b", FailPoint::Count(PathBuf::from("/tmp/a:b"))),
             ("full:0", FailPoint::Full(0)),
+            ("power:4", FailPoint::Power { number: 4, names: true, lies: false }),
+            ("torn:5", FailPoint::Power { number: 5, names: false, lies: false }),
+            ("unsynced:6", FailPoint::Power { number: 6, names: true, lies: true }),
         ] {
             assert_eq!(FailPoint::parse(text).unwrap(), expected, "{text}");
         }
-        for text in ["", "before", "before:", "before:0", "after:rename:1", "after:put:", "count:", "full:x", "7"] {
+        for text in [
+            "",
+            "before",
+            "before:",
+            "before:0",
+            "after:rename:1",
+            "after:put:",
+            "count:",
+            "full:x",
+            "power:0",
+            "torn:put:1",
+            "7",
+        ] {
             let e = FailPoint::parse(text).unwrap_err();
             assert_eq!(e.kind(), Kind::Config, "{text}");
         }

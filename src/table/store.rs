@@ -16,7 +16,6 @@ use arrow::error::ArrowError;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::{Path, PathPart};
 use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig, UpdateVersion};
@@ -24,7 +23,10 @@ use parquet::errors::ParquetError;
 use url::Url;
 
 use crate::config::Job;
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
+use crate::table::credentials;
+use crate::table::durable::Durable;
 use crate::table::faults::{self, FailPoint};
 use crate::table::redact::{Scrubbed, redact, remember};
 use crate::table::traffic::Watched;
@@ -142,7 +144,9 @@ impl Location {
             let absolute = std::path::absolute(text).context(Kind::Config, || format!("cannot resolve {text}"))?;
             return Self::local(absolute);
         };
-        let url = Url::parse(text).context(Kind::Config, || format!("not a valid URL: {}", redact(text)))?;
+        // In a path they are characters like others, as the AWS tools take them: nothing here knows queries or fragments.
+        let escaped = text.replace('#', "%23").replace('?', "%3F");
+        let url = Url::parse(&escaped).context(Kind::Config, || format!("not a valid URL: {}", redact(text)))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(bad("credentials do not belong into an URL").hint("use the standard AWS variables"));
         }
@@ -161,6 +165,13 @@ impl Location {
                 let bucket = url.host_str().filter(|b| !b.is_empty()).ok_or_else(|| bad("the URL names no bucket"))?;
                 let mut builder = AmazonS3Builder::new().with_bucket_name(bucket);
                 for (name, value) in &options.vars {
+                    if name.starts_with("AWS_") && value.chars().any(char::is_control) {
+                        return Err(Error::new(
+                            Kind::Config,
+                            format!("the variable {name} holds a line end or another control character"),
+                        )
+                        .hint("set it to the value alone; a line end at its very end is left out"));
+                    }
                     if let Ok(key) = name.to_ascii_lowercase().parse() {
                         builder = builder.with_config(key, value);
                     }
@@ -177,6 +188,7 @@ impl Location {
                     ..RetryConfig::default()
                 };
                 let builder = builder.with_retry(retry).with_http_connector(Watched);
+                let builder = credentials::of(builder, &options.vars)?;
                 let store = builder.build().map_err(|e| {
                     Error::new(Kind::Config, format!("cannot open the S3 bucket {bucket}"))
                         .source(Scrubbed::new(&e))
@@ -205,7 +217,7 @@ impl Location {
         }
         let path = Path::from_absolute_path(&clean)
             .context(Kind::Config, || format!("not a usable local path: {}", clean.display()))?;
-        Self::assemble(Arc::new(LocalFileSystem::new()), "file://", path)
+        Self::assemble(Arc::new(Durable::default()), "file://", path)
     }
 
     fn assemble(store: Arc<dyn ObjectStore>, base: &str, path: Path) -> Result<Self> {
@@ -460,7 +472,7 @@ impl Lock {
     /// Of the folder that holds a local object, made where there is none.
     async fn of_folder(object: PathBuf) -> Result<Self> {
         let folder = object.parent().map(std::path::Path::to_path_buf).unwrap_or(object);
-        std::fs::create_dir_all(&folder).map_err(|e| unlockable(&folder, e))?;
+        disk::make_folder(&folder).map_err(|e| unlockable(&folder, e))?;
         let handle = std::fs::File::open(&folder).map_err(|e| unlockable(&folder, e))?;
         Lock::take(handle, &folder).await
     }
@@ -559,7 +571,7 @@ pub(crate) async fn remove_folder(folder: &Location) -> Result<()> {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::new(Kind::Temporary, "cannot remove a folder").with("file", folder).source(e));
             }
-            _ => {}
+            _ => disk::thinned(&disk::folder_of(&path)),
         }
     }
     Ok(())
@@ -589,6 +601,7 @@ pub fn fail(error: &object_store::Error, doing: &str, at: &Location) -> Error {
     let kind = match error {
         // Said as "not found" or, to a listing, as any refusal.
         _ if names_no_bucket(&text) => Kind::Config,
+        _ if credentials::are_missing(error) => return credentials::missing(at),
         // An upload whose completion was carried out but not answered, or that a lifecycle rule has removed.
         E::NotFound { .. } if text.to_string().contains("NoSuchUpload") => Kind::Temporary,
         E::NotFound { .. } => Kind::Input,
@@ -659,6 +672,9 @@ mod tests {
         assert_eq!(spaced.local_path().unwrap(), PathBuf::from("/tmp/a b%/c"));
         // A child's name is encoded where a store could not hold it, on disk as elsewhere.
         assert_eq!(spaced.child("50%").local_path().unwrap(), PathBuf::from("/tmp/a b%/c/50%25"));
+        // In URLs too a question mark and a hash belong to the name; percent escapes are read.
+        let url = Location::parse("file:///tmp/a?b#c/d%20e").unwrap();
+        assert_eq!(url.local_path().unwrap(), PathBuf::from("/tmp/a?b#c/d e"));
         let marked = Location::parse("/tmp/a?b#c/50%25").unwrap();
         assert_eq!(marked.local_path().unwrap(), PathBuf::from("/tmp/a?b#c/50%25"));
         let memory = Location::parse("memory://where/w").unwrap();
@@ -669,6 +685,8 @@ mod tests {
         let options = StoreOptions { vars, ..StoreOptions::default() };
         let s3 = Location::parse_with("s3://bucket/pre/fix", &options).unwrap();
         assert_eq!(s3.child("a.parquet").url(), "s3://bucket/pre/fix/a.parquet");
+        let marked = Location::parse_with("s3://bucket/team#1/what?x=1", &options).unwrap();
+        assert_eq!(marked.path().as_ref(), "team#1/what?x=1");
         assert!(!format!("{options:?}{s3:?}").contains("hunter2"));
     }
 
@@ -680,6 +698,38 @@ mod tests {
         }
         let e = Location::parse("s3://key:hunter2@bucket/x").unwrap_err();
         assert!(!e.explain().contains("hunter2"), "{}", e.explain());
+    }
+
+    fn options(vars: &[(&str, &str)]) -> StoreOptions {
+        let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        StoreOptions { vars, ..StoreOptions::default() }
+    }
+
+    #[tokio::test]
+    async fn where_there_are_no_credentials_the_variables_are_named_at_once() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let started = Instant::now();
+        let metadata = format!("http://{nobody}");
+        let at = Location::parse_with("s3://bucket/w", &options(&[("AWS_METADATA_ENDPOINT", &metadata)])).unwrap();
+        for error in [
+            at.child("x").get().await.unwrap_err(),
+            at.child("x").put_new(Bytes::from_static(b"1")).await.unwrap_err(),
+            at.list().await.unwrap_err(),
+            Location::parse_with("s3://bucket/w", &options(&[("AWS_EC2_METADATA_DISABLED", "true")])).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), Kind::Config, "{error:?}");
+            assert!(error.explain().contains("AWS_ACCESS_KEY_ID"), "{}", error.explain());
+        }
+        assert!(started.elapsed() < Duration::from_secs(5), "it took {:?}", started.elapsed());
+    }
+
+    #[test]
+    fn a_control_character_in_a_variable_is_refused_by_its_name() {
+        let vars = [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "hunter2\nhunter3")];
+        let error = Location::parse_with("s3://bucket/w", &options(&vars)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Config);
+        assert!(error.explain().contains("AWS_SECRET_ACCESS_KEY"), "{}", error.explain());
+        assert!(!error.explain().contains("hunter"), "{}", error.explain());
     }
 
     async fn compare_and_swap(root: Location) {

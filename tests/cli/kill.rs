@@ -242,3 +242,71 @@ fn killed_while_it_replaces_partitions_on_disk_readers_see_old_or_new() {
 fn killed_while_it_replaces_partitions_on_s3_readers_see_old_or_new() {
     killed_while_replacing(&Night::in_bucket(), points_wanted().div_ceil(8));
 }
+
+/// Points spread over a run, the last change among them.
+fn spread_points(changes: &[Change], wanted: usize) -> Vec<u64> {
+    let last = changes.last().unwrap().number;
+    (1..=wanted as u64).map(|n| (last * n / wanted as u64).max(1)).collect()
+}
+
+/// The power goes, and the disk loses what it was not made to keep: what is answered for is there, and whole.
+#[test]
+fn the_power_goes_anywhere_and_run_again_it_gives_the_same_bytes() {
+    let night = Night::on_disk();
+    let (out, changes) = night.count_changes(&OFTEN);
+    let (records, prompts) = (night.records(), generated(&out));
+    let points = spread_points(&changes, points_wanted().div_ceil(5));
+    for number in &points {
+        for what in ["power", "torn"] {
+            let point = Point::At(what, *number, changes[*number as usize - 1].to_string());
+            night.clear();
+            let out = night.run_failing(&format!("{what}:{number}"), &OFTEN).output().unwrap();
+            assert!(was_killed(&out), "{point}: {:?}, {}", out.status, stderr(&out));
+            // A reader sees a whole partition or none, and nothing that was committed is lost.
+            let now = night.records();
+            now.iter().for_each(|(partition, record)| assert_eq!(records[partition], *record, "{partition}, {point}"));
+            let is_done = |c: &&Change| c.number < *number;
+            let committed = changes.iter().filter(is_done).filter(|c| c.kind == "put commit record").count();
+            assert!(now.len() >= committed, "{} of {committed} commit records are there, {point}", now.len());
+            let kept = night.answers().len();
+            let flushed = changes.iter().filter(is_done).filter(|c| c.kind == "put segment").count() * FLUSH_ROWS;
+            assert!(kept >= flushed.min(prompts), "{kept} answers of {flushed} kept, {point}");
+
+            let out = night.run(&OFTEN).output().unwrap();
+            expect_code(&out, 0);
+            assert_eq!(night.records(), records, "{point}; {}", stderr(&out));
+            assert_eq!(generated(&out), prompts - kept, "paid again for what was kept; {point}");
+            night.collect_garbage();
+            assert_eq!(night.records(), records, "gc took what belongs; {point}");
+        }
+    }
+    // The drill finds what it is for: on a disk that syncs nothing the same moment leaves less than was published.
+    let last = points.last().unwrap();
+    night.clear();
+    assert!(was_killed(&night.run_failing(&format!("unsynced:{last}"), &OFTEN).output().unwrap()));
+    assert!(!night.warehouse().join("item_feature/dt=2026-01-20/_commit.json").exists(), "nothing was lost");
+}
+
+#[test]
+fn the_power_goes_while_it_replaces_partitions_and_readers_see_old_or_new() {
+    let night = Night::on_disk();
+    expect_code(&night.run(&OFTEN).output().unwrap(), 0);
+    let old = night.records();
+    night.save("old");
+    let changed = [&OFTEN[..], &["--set", "history.like_threshold=1.5"]].concat();
+    let (_, changes) = night.count_changes(&changed);
+    let new = night.records();
+    let first = changes.iter().position(|c| c.kind == "copy data file").unwrap();
+    for number in spread_points(&changes[first..], 4).iter().map(|n| n.max(&changes[first].number)) {
+        for what in ["power", "torn"] {
+            night.restore("old");
+            assert!(was_killed(&night.run_failing(&format!("{what}:{number}"), &changed).output().unwrap()));
+            for (partition, record) in night.records() {
+                assert!(record == old[&partition] || record == new[&partition], "{partition}; {what}:{number}");
+            }
+            expect_code(&night.run(&changed).output().unwrap(), 0);
+            assert_eq!(night.records(), new, "{what}:{number}");
+            night.collect_garbage();
+        }
+    }
+}
