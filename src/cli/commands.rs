@@ -571,7 +571,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
                 "removed {} staged file(s), {} orphan(s) and {} old file(s) of the quarantine, {} bytes\n",
                 done.staged_files, done.orphans, done.quarantined, done.bytes
             ))?;
-            let swept = config::temporary_places(&job).iter().map(|place| scratch::sweep(place));
+            let swept = config::temporary_places(&job).into_iter().map(|place| scratch::sweep(&place));
             let (folders, bytes) = swept.fold((0, 0), |(n, bytes), s| (n + s.folders, bytes + s.bytes));
             if folders > 0 {
                 print(&format!("removed {folders} temporary folder(s) of dead processes, {bytes} bytes\n"))?;
