@@ -37,7 +37,6 @@ use rayon::prelude::*;
 use crate::destination::{Destination, Opened};
 use crate::error::{Context, Error, Kind, Result};
 use crate::network::random::Random;
-use crate::scratch;
 use crate::table::check::{Checker, conform};
 use crate::table::contract::Contract;
 use crate::table::write::writer_properties;

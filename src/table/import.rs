@@ -22,7 +22,6 @@ use serde::Deserialize;
 
 use crate::destination::{Destination, Opened};
 use crate::error::{Context, Error, Kind, Result};
-use crate::scratch::Partial;
 use crate::table::check::{Checker, conform};
 use crate::table::contract::Contract;
 use crate::table::write::writer_properties;
