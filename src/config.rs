@@ -211,18 +211,32 @@ impl std::fmt::Debug for Job {
     }
 }
 
+/// A text file that a person wrote, with plain line ends and without a byte order mark, as editors on Windows write them;
+/// `what` names it in errors and `hint` says which file is meant.
+///
+/// # Errors
+/// [`Kind::Config`] naming the file where it cannot be read or is not UTF-8.
+pub fn read_text(path: &Path, what: &str, hint: &str) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| {
+        Error::new(Kind::Config, format!("cannot read {what}")).with("file", path.display()).hint(hint).source(e)
+    })?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        Error::new(Kind::Config, format!("{what} is not UTF-8"))
+            .with("file", path.display())
+            .with("line", line)
+            .hint("save it as UTF-8; Windows calls another encoding \"Unicode\" or \"UTF-16\"")
+    })?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).replace("\r\n", "\n"))
+}
+
 impl Job {
     /// Reads and validates a job file, with the environment and `overrides` (`key=value`) on top.
     ///
     /// # Errors
     /// [`Kind::Config`] with every problem of the file, each with its line.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Job> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            Error::new(Kind::Config, "cannot read the job file")
-                .with("file", path.display())
-                .hint("pass the path of a job file, for example jobs/nightly.toml")
-                .source(e)
-        })?;
+        let text = read_text(path, "the job file", "pass the path of a job file, for example jobs/nightly.toml")?;
         Job::parse(&text, &path.display().to_string(), overrides, &environment())
     }
 

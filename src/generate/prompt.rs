@@ -7,6 +7,7 @@ use std::path::Path;
 
 use minijinja::{Environment, context};
 
+use crate::config::read_text;
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::format;
 use crate::llm::chat::{ChatTemplate, Message, OwnedPiece};
@@ -48,7 +49,16 @@ impl PromptTemplate {
     /// # Errors
     /// [`Kind::Config`] naming the file and, for mistakes in it, the line.
     pub fn load(name: &str) -> Result<PromptTemplate> {
-        let text = match name {
+        if let Some(text) = Self::builtin(name) {
+            return Self::parse(text, &format!("built-in template `{name}`"));
+        }
+        let hint = "name a built-in template (item, history, aligned-item, aligned-history) or a file in [prompt]";
+        Self::parse(&read_text(Path::new(name), "the prompt template", hint)?, name)
+    }
+
+    /// The text of a built-in template; all of them are English.
+    pub fn builtin(name: &str) -> Option<&'static str> {
+        Some(match name {
             "item" => include_str!("../../jobs/templates/item.j2"),
             "history" => include_str!("../../jobs/templates/history.j2"),
             "aligned-item" => include_str!("../../jobs/templates/aligned_item.j2"),
@@ -56,17 +66,8 @@ impl PromptTemplate {
             "aligned-pair" => include_str!("../../jobs/templates/aligned_pair.j2"),
             "aligned-choose" => include_str!("../../jobs/templates/aligned_choose.j2"),
             "aligned-rewrite" => include_str!("../../jobs/templates/aligned_rewrite.j2"),
-            path => {
-                let text = std::fs::read_to_string(Path::new(path)).map_err(|e| {
-                    Error::new(Kind::Config, "cannot read the prompt template")
-                        .with("file", path)
-                        .hint("name a built-in template (item, history, aligned-item, aligned-history) or a file in [prompt]")
-                        .source(e)
-                })?;
-                return Self::parse(&text, path);
-            }
-        };
-        Self::parse(text, &format!("built-in template `{name}`"))
+            _ => return None,
+        })
     }
 
     /// Parses a template; `origin` names it in errors.

@@ -30,7 +30,7 @@ use crate::generate::prompt::{Evidence, PromptTemplate};
 use crate::job::tables::{Prepared, files_in};
 use crate::llm::device;
 use crate::query::session::{BatchStream, Session, TableFile};
-use crate::reward::checks::{self, Vocabulary};
+use crate::reward::checks::{self, Language, Vocabulary};
 use crate::reward::choose::{Candidate, Choice, Rule, choose, edit, stands};
 use crate::reward::saved::{Case, PastEvent, SavedJudge};
 use crate::reward::score::{Score, Scored, score};
@@ -292,9 +292,9 @@ impl User {
         Score { score: found.score.filter(|_| !draft.is_template), ..found }
     }
 
-    /// The evidence in the words of a template.
-    fn template(&self, examples: &Examples) -> Result<Option<Draft>> {
-        if self.pieces().is_empty() {
+    /// The evidence in the words of a template, which are English.
+    fn template(&self, examples: &Examples, language: Language) -> Result<Option<Draft>> {
+        if self.pieces().is_empty() || !language.is_english() {
             return Ok(None);
         }
         let key = format!("{} {}", self.user_id, self.from_as_of);
@@ -455,7 +455,9 @@ impl Corrector {
                 let mut of_user: Vec<Draft> = Vec::new();
                 if !stands(forecast, &self.rule()) {
                     // The same words twice are one candidate, and the reason itself is none.
-                    for draft in user.rewrites.iter().cloned().chain(user.template(&self.examples)?) {
+                    for draft in
+                        user.rewrites.iter().cloned().chain(user.template(&self.examples, self.vocabulary.language())?)
+                    {
                         let is_new = |d: &Draft| d.reason != draft.reason;
                         if is_new(&user.draft) && of_user.iter().all(is_new) {
                             of_user.push(draft);

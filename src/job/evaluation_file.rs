@@ -139,12 +139,7 @@ impl TextSpec {
 /// # Errors
 /// `Kind::Config`.
 pub fn load(path: &Path) -> Result<Spec> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
-        Error::new(Kind::Config, "cannot read the evaluation's file")
-            .with("file", path.display())
-            .hint("jobs/ablation.toml is one")
-            .source(e)
-    })?;
+    let text = config::read_text(path, "the evaluation's file", "jobs/ablation.toml is one")?;
     let mut spec: Spec = toml::from_str(&text).map_err(|e| {
         Error::new(Kind::Config, format!("the evaluation's file is wrong: {}", e.to_string().trim_end()))
             .with("file", path.display())

@@ -134,19 +134,19 @@ pub(super) async fn look(
     manifest.usage_all = Some(usage_all);
     let price = &prepared.job.spec.price;
     details.price = (price.prompt_tokens_million, price.completion_tokens_million);
-    let words = vocabulary(session).await?;
+    let words = vocabulary(session, &prepared.job.spec.check.language).await?;
     details.accepted = samples(&session.sql(&tables::samples(true), &[]).await?.collect().await?, &words)?;
     details.refused = samples(&session.sql(&tables::samples(false), &[]).await?.collect().await?, &words)?;
     Ok(())
 }
 
-/// The attributes of the catalogue.
-pub(super) async fn vocabulary(session: &Session) -> Result<Vocabulary> {
+/// The attributes of the catalogue, for reasons of a language.
+pub(super) async fn vocabulary(session: &Session, language: &str) -> Result<Vocabulary> {
     let mut categories = Vec::new();
     for batch in session.sql(tables::CATEGORIES, &[]).await?.collect().await? {
         categories.extend(text(&batch, "category")?.iter().flatten().map(str::to_string));
     }
-    Ok(Vocabulary::new(categories.iter().map(String::as_str)))
+    Ok(Vocabulary::new(categories.iter().map(String::as_str)).in_language(language))
 }
 
 fn samples(batches: &[RecordBatch], vocabulary: &Vocabulary) -> Result<Vec<Sample>> {

@@ -491,7 +491,8 @@ impl Build {
         if let Some(corrector) = &self.corrector {
             return Ok(corrector.clone());
         }
-        let (prepared, vocabulary) = (self.prepared.clone(), vocabulary(session).await?);
+        let prepared = self.prepared.clone();
+        let vocabulary = vocabulary(session, &prepared.job.spec.check.language).await?;
         let opened =
             device::guarded_blocking("reading the judge", move || Corrector::open(&prepared, vocabulary)).await?;
         Ok(self.corrector.insert(Arc::new(opened)).clone())
@@ -552,9 +553,9 @@ impl Build {
 
     /// Rows of `reason_score`.
     async fn score(&self, session: &Session) -> Result<BatchStream> {
-        let vocabulary = vocabulary(session).await?;
-        let schema = self.prepared.contracts["reason_score"].arrow_schema(None);
         let check = self.prepared.job.spec.check.clone();
+        let vocabulary = vocabulary(session, &check.language).await?;
+        let schema = self.prepared.contracts["reason_score"].arrow_schema(None);
         let rows = session.sql(tables::SCORED, &[]).await?.stream().await?;
         let (check, vocabulary) = (Arc::new(check), Arc::new(vocabulary));
         let scored = rows.then(move |batch| {

@@ -355,9 +355,7 @@ fn problem_of_gate(spec: &Spec) -> Option<String> {
 /// `Kind::Config`.
 pub fn load(path: &Path) -> Result<Spec> {
     let in_file = |e: Error| e.with("file", path.display());
-    let text = std::fs::read_to_string(path).map_err(|e| {
-        in_file(Error::new(Kind::Config, "cannot read the weekly file")).hint("jobs/weekly.toml is one").source(e)
-    })?;
+    let text = config::read_text(path, "the weekly file", "jobs/weekly.toml is one")?;
     let mut spec: Spec = toml::from_str(&text).map_err(|e| {
         in_file(Error::new(Kind::Config, format!("the weekly file is wrong: {}", e.to_string().trim_end())))
             .hint("jobs/weekly.toml has every key with its meaning")

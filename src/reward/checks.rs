@@ -1,9 +1,11 @@
 //! Checks of a reason's text against its evidence: grounding, polarity, repetition, length, language.
 //!
-//! Pure functions over text; they are the first version of a reward, before a model learns one. Knows nothing of
-//! tables, models or thresholds.
+//! Pure functions over text; they are the first version of a reward, before a model learns one. What differs from language
+//! to language stands in [`Language`]. Knows nothing of tables, models or thresholds.
 
 use std::collections::{BTreeSet, HashSet};
+
+use unicode_segmentation::UnicodeSegmentation;
 
 /// Words that may begin with a capital letter without naming anything.
 const NOT_NAMES: &[&str] = &[
@@ -97,12 +99,182 @@ const NEGATIVE: &[&str] = &[
     "hated",
 ];
 
-/// Words of a text, lower case, without punctuation.
+/// Languages in which a capital letter within a sentence marks a name. German and Luxembourgish write every noun so; other
+/// scripts have no capitals.
+const NAMES_HAVE_CAPITALS: &[&str] = &[
+    "af", "az", "be", "bg", "bs", "ca", "cs", "cy", "da", "el", "en", "eo", "es", "et", "eu", "fi", "fil", "fo", "fr",
+    "fy", "ga", "gl", "hr", "hu", "hy", "id", "is", "it", "kk", "ky", "lt", "lv", "mk", "mn", "ms", "mt", "nb", "nl",
+    "nn", "no", "pl", "pt", "rm", "ro", "ru", "sk", "sl", "sq", "sr", "sv", "sw", "tg", "tl", "tr", "uk", "uz", "vi",
+];
+
+/// Languages whose sentences end without a mark.
+const NO_SENTENCE_MARKS: &[&str] = &["lo", "th"];
+
+/// Marks that end a sentence, of all scripts.
+const SENTENCE_ENDS: &[char] = &[
+    '.', '!', '?', '…', '‽', '‼', '⁇', '⁈', '⁉', '。', '．', '！', '？', '｡', '﹒', '﹖', '﹗', '؟', '۔', '؞', '।',
+    '॥', '։', '՜', '՞', '።', '፧', '።', '፨', '។', '៕', '။', '།', '༎', '᠃', '᙮', '܀', '܁', '܂', '\u{37e}',
+];
+
+/// Quotation marks and brackets that may close after the end of a sentence; German closes with `“` and some write `»so«`.
+const CLOSING: &[char] = &[
+    '"', '\'', ')', ']', '}', '”', '’', '“', '‘', '»', '«', '›', '‹', '」', '』', '》', '〉', '】', '〕', '〗', '）',
+    '］', '｝', '＂',
+];
+
+/// How texts of a language are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Language {
+    /// It has lists of common words and of phrases that deny.
+    is_english: bool,
+    /// Names are told by their capital letters; elsewhere by quotation marks.
+    names_have_capitals: bool,
+    /// Sentences end with a mark.
+    marks_ends: bool,
+    /// Which letters it is written with, where that tells it from others.
+    script: Option<Script>,
+}
+
+/// Letters that tell a language.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Script {
+    Arabic,
+    Chinese,
+    Cyrillic,
+    Devanagari,
+    Greek,
+    Hebrew,
+    Japanese,
+    Korean,
+    Thai,
+}
+
+impl Script {
+    fn of(code: &str) -> Option<Script> {
+        Some(match code {
+            "ar" | "ckb" | "fa" | "ps" | "sd" | "ug" | "ur" => Script::Arabic,
+            "lzh" | "wuu" | "yue" | "zh" => Script::Chinese,
+            "be" | "bg" | "kk" | "ky" | "mk" | "ru" | "tg" | "uk" => Script::Cyrillic,
+            "hi" | "mr" | "ne" | "sa" => Script::Devanagari,
+            "el" => Script::Greek,
+            "he" | "yi" => Script::Hebrew,
+            "ja" => Script::Japanese,
+            "ko" => Script::Korean,
+            "th" => Script::Thai,
+            _ => return None,
+        })
+    }
+
+    fn holds(self, c: char) -> bool {
+        match self {
+            Script::Arabic => {
+                matches!(c, '\u{600}'..='\u{6ff}' | '\u{750}'..='\u{77f}' | '\u{870}'..='\u{8ff}' | '\u{fb50}'..='\u{fdff}' | '\u{fe70}'..='\u{fefc}')
+            }
+            Script::Chinese => is_han(c),
+            Script::Cyrillic => matches!(c, '\u{400}'..='\u{52f}' | '\u{1c80}'..='\u{1c8f}' | '\u{a640}'..='\u{a69f}'),
+            Script::Devanagari => matches!(c, '\u{900}'..='\u{97f}' | '\u{a8e0}'..='\u{a8ff}'),
+            Script::Greek => matches!(c, '\u{370}'..='\u{3ff}' | '\u{1f00}'..='\u{1fff}'),
+            Script::Hebrew => matches!(c, '\u{590}'..='\u{5ff}' | '\u{fb1d}'..='\u{fb4f}'),
+            Script::Japanese => is_han(c) || is_kana(c),
+            Script::Korean => {
+                is_han(c)
+                    || matches!(c, '\u{1100}'..='\u{11ff}' | '\u{3130}'..='\u{318f}' | '\u{a960}'..='\u{a97f}' | '\u{ac00}'..='\u{d7ff}')
+            }
+            Script::Thai => matches!(c, '\u{e00}'..='\u{e7f}'),
+        }
+    }
+}
+
+impl Default for Language {
+    fn default() -> Self {
+        Language::of("en")
+    }
+}
+
+impl Language {
+    /// The language of a tag such as `de`, `zh-Hant` or `en-GB`. Of one that is not known here only what holds for all
+    /// languages is asked.
+    pub fn of(tag: &str) -> Language {
+        let tag = tag.to_ascii_lowercase();
+        let code = tag.split(['-', '_']).next().unwrap_or_default();
+        Language {
+            is_english: code == "en",
+            names_have_capitals: NAMES_HAVE_CAPITALS.binary_search(&code).is_ok(),
+            marks_ends: !NO_SENTENCE_MARKS.contains(&code),
+            script: Script::of(code),
+        }
+    }
+
+    /// Whether it is English.
+    pub fn is_english(self) -> bool {
+        self.is_english
+    }
+
+    /// Whether its sentences end with a mark, so that [`is_finished`] tells something.
+    pub fn marks_ends(self) -> bool {
+        self.marks_ends
+    }
+
+    /// How much of a text is of this language, 0 to 1: the share of common words of English, or the share of letters that
+    /// are of the language's script; `None` where neither tells it.
+    pub fn share(self, text: &str) -> Option<f64> {
+        if self.is_english {
+            return Some(english(text));
+        }
+        let script = self.script?;
+        let letters = text.chars().filter(|c| c.is_alphabetic()).count();
+        let own = text.chars().filter(|c| c.is_alphabetic() && script.holds(*c)).count();
+        Some(if letters == 0 { 0.0 } else { own as f64 / letters as f64 })
+    }
+}
+
+fn is_han(c: char) -> bool {
+    matches!(c, '\u{2e80}'..='\u{2fdf}' | '\u{3005}'..='\u{3007}' | '\u{3021}'..='\u{3029}' | '\u{3400}'..='\u{4dbf}'
+        | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')
+}
+
+fn is_kana(c: char) -> bool {
+    matches!(c, '\u{3040}'..='\u{30ff}' | '\u{31f0}'..='\u{31ff}' | '\u{ff66}'..='\u{ff9f}')
+}
+
+/// Whether words of its script stand without spaces between them: Chinese, Japanese, Thai, Lao, Khmer, Burmese.
+fn is_unspaced(c: char) -> bool {
+    let in_south_east = || matches!(c, '\u{e00}'..='\u{eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}');
+    c.is_alphanumeric() && (is_han(c) || is_kana(c) || matches!(c, '\u{3100}'..='\u{312f}') || in_south_east())
+}
+
+/// Whether it is a letter that has a case, or a digit: words of such scripts stand apart, and nothing is attached to names.
+fn is_cased(c: char) -> bool {
+    c.is_lowercase() || c.is_uppercase() || c.is_numeric()
+}
+
+/// Words of a text as they are written, without punctuation; each character, with its marks, of a script without spaces
+/// counts as one.
+fn raw_words(text: &str) -> Vec<String> {
+    let (mut found, mut word) = (Vec::new(), String::new());
+    let close = |word: &mut String, found: &mut Vec<String>| {
+        found.push(word.trim_matches(['\'', '-']).to_owned());
+        word.clear();
+    };
+    for cluster in text.graphemes(true) {
+        match cluster.chars().next() {
+            Some(c) if is_unspaced(c) => {
+                close(&mut word, &mut found);
+                found.push(cluster.to_owned());
+            }
+            Some(c) if c.is_alphanumeric() || c == '\'' || c == '-' => word.push_str(cluster),
+            _ => close(&mut word, &mut found),
+        }
+    }
+    close(&mut word, &mut found);
+    found.retain(|word| !word.is_empty());
+    found
+}
+
+/// Words of a text, lower case, without punctuation. In scripts without spaces (Chinese, Japanese, Thai, ...) each character
+/// counts as a word.
 pub fn words(text: &str) -> Vec<String> {
-    text.split(|c: char| !(c.is_alphanumeric() || c == '\'' || c == '-'))
-        .map(|w| w.trim_matches(['\'', '-']).to_lowercase())
-        .filter(|w| !w.is_empty())
-        .collect()
+    raw_words(text).into_iter().map(|word| word.to_lowercase()).collect()
 }
 
 /// Letters and digits only, lower case, single spaces: what two spellings of one name have in common.
@@ -118,15 +290,29 @@ pub struct Vocabulary {
     /// Titles without punctuation and year, and the words of the longest.
     titles: HashSet<String>,
     longest_title: usize,
+    language: Language,
 }
 
 impl Vocabulary {
-    /// From the catalogue's attribute values.
+    /// From the catalogue's attribute values; texts are English unless [`Vocabulary::in_language`] says otherwise.
     pub fn new<'a>(attributes: impl IntoIterator<Item = &'a str>) -> Self {
-        // One- and two-letter values match everywhere and say nothing.
-        let attributes: HashSet<String> = attributes.into_iter().map(normalise).filter(|a| a.len() > 2).collect();
+        // One- and two-letter values match everywhere and say nothing; nor does one character of a script without spaces.
+        let attributes: HashSet<String> =
+            attributes.into_iter().map(normalise).filter(|a| a.chars().count() > 2).collect();
         let longest = attributes.iter().map(|a| a.split(' ').count()).max().unwrap_or(0);
         Vocabulary { attributes, longest, ..Vocabulary::default() }
+    }
+
+    /// For texts of the language of a tag, see [`Language::of`].
+    #[must_use]
+    pub fn in_language(mut self, tag: &str) -> Self {
+        self.language = Language::of(tag);
+        self
+    }
+
+    /// The language of the texts.
+    pub fn language(&self) -> Language {
+        self.language
     }
 
     /// With the catalogue's titles. One that is a single common word of English, or an attribute, tells nothing and is left
@@ -135,7 +321,7 @@ impl Vocabulary {
     pub fn with_titles<'a>(mut self, titles: impl IntoIterator<Item = &'a str>) -> Self {
         let says_something = |title: &String| {
             let is_word = COMMON_ENGLISH.binary_search(&title.as_str()).is_ok() || NOT_NAMES.contains(&title.as_str());
-            title.len() > 2 && !is_word && !self.attributes.contains(title)
+            title.chars().count() > 2 && !is_word && !self.attributes.contains(title)
         };
         let titles: HashSet<String> =
             titles.into_iter().map(|title| normalise(without_year(title))).filter(says_something).collect();
@@ -150,17 +336,15 @@ impl Vocabulary {
     }
 
     /// Titles of the catalogue that `text` names and `shown` does not hold, normalised. The longest title that begins at a
-    /// word counts, and is a name only where its first and its last word begin with a capital letter or a digit: "the game" is
-    /// none.
+    /// word counts, and is a name only where its first and its last word begin with a capital letter or a digit ("the game" is
+    /// none) or, in scripts without capitals, where it is long enough.
     pub fn foreign_titles(&self, text: &str, shown: &str) -> Vec<String> {
         let shown = format!(" {} ", normalise(shown));
-        // As `words` cuts them, with what the cutting loses: whether they begin like names.
-        let words: Vec<(String, bool)> = text
-            .split(|c: char| !(c.is_alphanumeric() || c == '\'' || c == '-'))
-            .filter_map(|raw| {
-                let raw = raw.trim_matches(['\'', '-']);
-                let is_name = raw.chars().next()?;
-                Some((raw.to_lowercase().replace('\'', ""), is_name.is_uppercase() || is_name.is_numeric()))
+        let words: Vec<(String, bool)> = raw_words(text)
+            .into_iter()
+            .map(|raw| {
+                let begins_like_a_name = raw.chars().next().is_some_and(|c| !c.is_lowercase());
+                (raw.to_lowercase().replace('\'', ""), begins_like_a_name)
             })
             .collect();
         let (mut found, mut from) = (Vec::new(), 0);
@@ -168,7 +352,8 @@ impl Vocabulary {
             let longest = (1..=self.longest_title.min(words.len() - from)).rev().find_map(|n| {
                 let run = &words[from..from + n];
                 let title = run.iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>().join(" ");
-                (run[0].1 && run[n - 1].1 && self.titles.contains(&title)).then_some((title, n))
+                let is_name = run[0].1 && run[n - 1].1 && is_telling(&title);
+                (is_name && self.titles.contains(&title)).then_some((title, n))
             });
             from += longest.as_ref().map_or(1, |(_, n)| *n);
             found.extend(longest.map(|(title, _)| title).filter(|title| !shown.contains(&format!(" {title} "))));
@@ -216,7 +401,8 @@ pub fn names(text: &str) -> Vec<String> {
         let word = raw.trim_matches(|c: char| !c.is_alphanumeric());
         let opens_year = raw.starts_with('(') && word.len() == 4 && word.bytes().all(|b| b.is_ascii_digit());
         let capital = word.chars().next().is_some_and(|c| c.is_uppercase());
-        let ends = raw.ends_with(['.', '!', '?', ',', ';', ':', '"']);
+        let ends =
+            raw.ends_with([',', ';', ':', '"', '،', '؛', '；', '：', '，', '、']) || raw.ends_with(SENTENCE_ENDS);
         if opens_year {
             if !run.is_empty() {
                 run.push(word.to_string());
@@ -236,7 +422,7 @@ pub fn names(text: &str) -> Vec<String> {
         if ends {
             flush(&mut run, &mut pending, run_at_start);
         }
-        sentence_start = raw.ends_with(['.', '!', '?']);
+        sentence_start = raw.ends_with(SENTENCE_ENDS);
     }
     flush(&mut run, &mut pending, run_at_start);
     found
@@ -251,13 +437,67 @@ fn without_year(title: &str) -> &str {
     }
 }
 
-/// Takes every occurrence of `title` out of `text`, where it stands as words of its own; returns whether there was one.
+/// Texts in quotation marks of all kinds, those within others alone.
+fn quoted(text: &str) -> Vec<&str> {
+    let closing = |c: char| -> &'static [char] {
+        match c {
+            '"' => &['"'],
+            '＂' => &['＂'],
+            '“' => &['”'],
+            '„' => &['“', '”'],
+            '”' => &['”'],
+            '‘' => &['’'],
+            '‚' => &['‘', '’'],
+            '«' => &['»'],
+            '»' => &['«', '»'],
+            '‹' => &['›'],
+            '›' => &['‹', '›'],
+            '《' => &['》'],
+            '〈' => &['〉'],
+            '「' => &['」'],
+            '『' => &['』'],
+            '｢' => &['｣'],
+            '〝' => &['〞', '〟'],
+            _ => &[],
+        }
+    };
+    let mut found = Vec::new();
+    // Where each began, what ends it, and whether another stands in it.
+    let mut open: Vec<(usize, &[char], bool)> = Vec::new();
+    for (at, c) in text.char_indices() {
+        let next = at + c.len_utf8();
+        // An apostrophe.
+        if c == '’' && text[next..].starts_with(char::is_alphanumeric) {
+            continue;
+        }
+        if let Some(level) = open.iter().rposition(|(_, ends, _)| ends.contains(&c)) {
+            let (from, _, has_inner) = open[level];
+            open.truncate(level);
+            if !has_inner {
+                found.push(&text[from..at]);
+            }
+        } else if !closing(c).is_empty() {
+            open.iter_mut().for_each(|(_, _, has_inner)| *has_inner = true);
+            open.push((next, closing(c), false));
+        }
+    }
+    found
+}
+
+/// Whether a title can be told from plain words: it has capitals or digits to be known by, or letters enough.
+fn is_telling(title: &str) -> bool {
+    title.chars().any(is_cased) || title.chars().filter(|c| c.is_alphanumeric()).count() >= 4
+}
+
+/// Takes every occurrence of `title` out of `text`, where it stands as words of its own; returns whether there was one. In
+/// scripts without capitals words stand without spaces or carry particles: there it is found within others.
 fn take_out(text: &mut String, title: &str) -> bool {
-    let is_inside = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    let [first, last] = [title.chars().next(), title.chars().next_back()].map(|c| c.is_some_and(is_cased));
+    let is_inside = |edge: bool, c: Option<char>| edge && c.is_some_and(is_cased);
     let (mut found, mut from) = (false, 0);
     while let Some(at) = text[from..].find(title).map(|at| at + from) {
         let end = at + title.len();
-        if is_inside(text[..at].chars().next_back()) || is_inside(text[end..].chars().next()) {
+        if is_inside(first, text[..at].chars().next_back()) || is_inside(last, text[end..].chars().next()) {
             from = end;
             continue;
         }
@@ -298,19 +538,26 @@ impl Mentions {
 
 /// The titles, names and attributes that `text` mentions, held against its evidence.
 ///
-/// Titles of the evidence are found as they stand, with or without their year. What is left and looks like a name counts
-/// as held when all of its words stand, in order, in one piece of the evidence. After Reason4Rec's and CURec's demand
+/// Titles of the evidence are found as they stand, with or without their year. What is left and looks like a name (by its
+/// capital letters where the language of the vocabulary gives them to names alone, by quotation marks in all but English)
+/// counts as held when all of its words stand, in order, in one piece of the evidence. After Reason4Rec's and CURec's demand
 /// that reasons be accurate; the measure itself is ours.
 pub fn mentions(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> Mentions {
     let mut rest = text.to_string();
-    let quoted = titles_of(evidence).into_iter().filter(|title| take_out(&mut rest, title)).count();
+    let named = titles_of(evidence).into_iter().filter(|title| take_out(&mut rest, title)).count();
     let held: Vec<String> = evidence.iter().map(|e| format!(" {} ", normalise(e))).collect();
-    let mut found: BTreeSet<String> = names(&rest).iter().map(|n| normalise(n)).filter(|n| !n.is_empty()).collect();
+    let mut looks_like_names = if vocabulary.language.names_have_capitals { names(&rest) } else { Vec::new() };
+    if !vocabulary.language.is_english {
+        // In lower case it is a word that is stressed.
+        let is_title = |text: &&str| text.chars().find(|c| c.is_alphanumeric()).is_some_and(|c| !c.is_lowercase());
+        looks_like_names.extend(quoted(&rest).into_iter().filter(is_title).map(str::to_owned));
+    }
+    let mut found: BTreeSet<String> = looks_like_names.iter().map(|n| normalise(n)).filter(|n| !n.is_empty()).collect();
     // A word of a title, such as the drama of "Drama Queen", is no attribute: titles are gone by now.
     found.extend(vocabulary.mentioned(&rest));
     let (kept, invented): (Vec<String>, Vec<String>) =
         found.into_iter().partition(|name| held.iter().any(|e| e.contains(&format!(" {name} "))));
-    Mentions { held: quoted + kept.len(), invented }
+    Mentions { held: named + kept.len(), invented }
 }
 
 /// Share of the mentions of `text` that the evidence holds, 0 to 1; see [`mentions`].
@@ -319,31 +566,39 @@ pub fn grounding(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> f64 
 }
 
 /// Whether the text says the opposite of the verdict, or praises what is disliked. `titles` are those that it may
-/// quote: their words ("10 Things I Hate About You") say nothing.
-pub fn contradicts(text: &str, verdict: &str, titles: &[&str], disliked: &[&str]) -> bool {
+/// quote: their words ("10 Things I Hate About You") say nothing. What denies is known of English alone; of other languages
+/// only disliked titles tell.
+pub fn contradicts(text: &str, verdict: &str, titles: &[&str], disliked: &[&str], language: Language) -> bool {
     let mut rest = text.to_string();
     titles.iter().filter(|t| !t.is_empty()).for_each(|title| {
         take_out(&mut rest, title);
     });
     let said = format!(" {} ", normalise(&rest));
     let says = |phrase: &str| !phrase.is_empty() && said.contains(&format!(" {phrase} "));
-    let negative = NEGATIVE.iter().any(|n| says(&normalise(n)));
-    let mut quoted = rest.clone();
+    let negative = language.is_english && NEGATIVE.iter().any(|n| says(&normalise(n)));
+    let praises = |title: &str| match is_telling(title) {
+        true => take_out(&mut rest.clone(), title),
+        // "Hero", in Chinese, is a word that every second reason has.
+        false => quoted(&rest).contains(&title),
+    };
     match verdict {
-        "like" => negative || disliked.iter().any(|d| !d.is_empty() && take_out(&mut quoted, d)),
-        "dislike" => !negative,
+        "like" => negative || disliked.iter().any(|d| !d.is_empty() && praises(d)),
+        "dislike" => language.is_english && !negative,
         _ => false,
     }
 }
 
-/// Share of the text's three-word sequences that stood earlier in it; 0 for shorter texts.
+/// Share of the text's three-word sequences that stood earlier in it; 0 for shorter texts. Where most words are characters
+/// of a script without spaces, of its sequences of five: three words have about as many.
 pub fn repetition(text: &str) -> f64 {
     let words = words(text);
-    let total = words.len().saturating_sub(2);
+    let characters = words.iter().filter(|word| word.starts_with(is_unspaced)).count();
+    let length = if 2 * characters > words.len() { 5 } else { 3 };
+    let total = words.len().saturating_sub(length - 1);
     if total == 0 {
         return 0.0;
     }
-    let distinct: HashSet<&[String]> = words.windows(3).collect();
+    let distinct: HashSet<&[String]> = words.windows(length).collect();
     1.0 - distinct.len() as f64 / total as f64
 }
 
@@ -365,9 +620,13 @@ pub fn english(text: &str) -> f64 {
     words.iter().filter(|w| COMMON_ENGLISH.binary_search(&w.as_str()).is_ok()).count() as f64 / words.len() as f64
 }
 
-/// Whether the text ends like a sentence.
+/// Whether the text ends like a sentence, in any script: with a mark that ends one, and what closes after it.
 pub fn is_finished(text: &str) -> bool {
-    text.trim_end().trim_end_matches(['"', '\'', ')', '”', '’']).ends_with(['.', '!', '?'])
+    let is_invisible = |c: char| {
+        c.is_whitespace()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    };
+    text.trim_end_matches(|c| is_invisible(c) || CLOSING.contains(&c)).ends_with(SENTENCE_ENDS)
 }
 
 #[cfg(test)]
@@ -425,13 +684,93 @@ mod tests {
 
     #[test]
     fn polarity() {
-        assert!(contradicts("The user is not a fan of it", "like", &[], &[]));
-        assert!(!contradicts("they love its wit", "like", &[], &["Cats"]));
-        assert!(contradicts("they love Cats", "like", &[], &["Cats"]));
-        assert!(!contradicts("they love Catskills, whatever it is", "like", &[], &["Cats", "It"]));
-        assert!(contradicts("they love it", "dislike", &[], &[]));
+        let of = |text: &str, verdict: &str, titles: &[&str], disliked: &[&str]| {
+            contradicts(text, verdict, titles, disliked, Language::default())
+        };
+        assert!(of("The user is not a fan of it", "like", &[], &[]));
+        assert!(!of("they love its wit", "like", &[], &["Cats"]));
+        assert!(of("they love Cats", "like", &[], &["Cats"]));
+        assert!(!of("they love Catskills, whatever it is", "like", &[], &["Cats", "It"]));
+        assert!(of("they love it", "dislike", &[], &[]));
         let title = "10 Things I Hate About You";
-        assert!(!contradicts("they love 10 Things I Hate About You and more", "like", &[title], &[]));
+        assert!(!of("they love 10 Things I Hate About You and more", "like", &[title], &[]));
+    }
+
+    #[test]
+    fn polarity_demands_no_english_phrase_of_other_languages() {
+        let of = |tag: &str, text: &str, verdict: &str, disliked: &[&str]| {
+            contradicts(text, verdict, &[], disliked, Language::of(tag))
+        };
+        assert!(!of("de", "Sie mögen den Film nicht.", "dislike", &[]));
+        assert!(!of("de", "Dislike ist hier kein englisches Wort.", "like", &[]));
+        assert!(of("de", "Sie mögen Cats, weil darin getanzt wird.", "like", &["Cats"]));
+        assert!(!of("zh", "他们不喜欢这部影片。", "dislike", &[]));
+        assert!(of("zh", "他们喜欢英雄本色这样的影片。", "like", &["英雄本色"]), "no spaces around it");
+        assert!(!of("zh", "他们喜欢有英雄的影片。", "like", &["英雄"]), "a plain word");
+        assert!(of("zh", "他们喜欢《英雄》这样的影片。", "like", &["英雄"]));
+        assert!(of("ar", "يحبون أفلاما كتيتانيك.", "like", &["تيتانيك"]), "a particle is written with it");
+    }
+
+    #[test]
+    fn tags_tell_the_language() {
+        assert!(Language::of("en-GB").is_english() && Language::of("EN").is_english());
+        assert_eq!(Language::of("de_AT"), Language::of("de"));
+        assert!(!Language::of("de").names_have_capitals && Language::of("fr").names_have_capitals);
+        assert!(!Language::of("none").names_have_capitals && !Language::of("none").is_english());
+        assert!(!Language::of("th").marks_ends() && Language::of("km").marks_ends());
+        assert!(NAMES_HAVE_CAPITALS.is_sorted(), "binary search needs it");
+        assert_eq!(Language::of("de").share("Sie mögen es."), None);
+        assert_eq!(Language::of("zh").share("他们喜欢这部影片。"), Some(1.0));
+        assert_eq!(Language::of("ar").share("They like it."), Some(0.0));
+        assert_eq!(Language::of("ja").share("映画が好き ok"), Some(5.0 / 7.0));
+    }
+
+    #[test]
+    fn words_are_characters_where_there_are_no_spaces() {
+        assert_eq!(words("喜欢《Heat》的人，12部"), ["喜", "欢", "heat", "的", "人", "12", "部"]);
+        assert_eq!(words("ที่นี่ดี").len(), 3, "vowels and tones belong to their consonant");
+        assert_eq!(words("हिन्दी फ़िल्म"), ["हिन्दी", "फ़िल्म"], "marks do not end a word");
+        assert_eq!(words("영화를 좋아한다."), ["영화를", "좋아한다"]);
+        assert_eq!(words("يحبون الأفلام."), ["يحبون", "الأفلام"]);
+        assert_eq!(words("'Sci-fi' isn't -- all_of it: 3.5"), ["sci-fi", "isn't", "all", "of", "it", "3", "5"]);
+        assert!(repetition("很好看很好看很好看很好看很好看很好看") > 0.5);
+        assert_eq!(repetition("喜欢这部影片的人也喜欢这部老片，因为节奏紧凑。"), 0.0);
+    }
+
+    #[test]
+    fn quotation_marks_of_all_kinds_are_read() {
+        let text =
+            "„Eins“, ‚Zwei‘, «trois», »vier«, 《五》, 「六」, “seven”, \"eight\", ”nio”, ‘it’s ten’ and 7\" wide";
+        assert_eq!(quoted(text), ["Eins", "Zwei", "trois", "vier", "五", "六", "seven", "eight", "nio", "it’s ten"]);
+        assert_eq!(quoted("他说“我喜欢《英雄》”。"), ["英雄"], "the inner one alone");
+    }
+
+    #[test]
+    fn grounding_in_other_languages() {
+        let de = Vocabulary::new(["Krimi", "Komödie"]).in_language("de");
+        let evidence = ["Der Pate (1972)", "Das Boot", "Krimi"];
+        let of = |text: &str| grounding(text, &evidence, &de);
+        assert_eq!(of("Wer Das Boot mag, findet in „Der Pate“ einen Krimi mit Spannung und Atmosphäre."), 1.0);
+        assert_eq!(of("Das ist „spannend“ und ein Krimi."), 1.0, "stressed, not named");
+        assert!(of("Wer „Metropolis“ mag, mag auch „Der Pate“.") < 1.0);
+        assert!(of("Wer Das Boot mag, mag auch diese Komödie.") < 1.0);
+        let zh = Vocabulary::new(["科幻", "喜剧", "爱"]).in_language("zh-CN");
+        let evidence = ["黑客帝国 (1999)", "英雄", "科幻"];
+        let of = |text: &str| grounding(text, &evidence, &zh);
+        assert_eq!(of("喜欢黑客帝国和《英雄》的观众也爱这部科幻片。"), 1.0);
+        assert!(of("喜欢《泰坦尼克号》的观众也爱这部影片。") < 1.0);
+        assert!(of("喜欢《黑客帝国2》的观众也爱这部影片。") < 1.0, "a sequel that was not shown");
+        assert!(of("喜欢黑客帝国的观众也爱这部喜剧。") < 1.0);
+        let ar = Vocabulary::new(["دراما", "كوميديا"]).in_language("ar");
+        let evidence = ["الرسالة (1976)", "دراما"];
+        let of = |text: &str| grounding(text, &evidence, &ar);
+        assert_eq!(of("يحب المشاهدون فيلم «الرسالة» لأنه دراما مؤثرة."), 1.0);
+        assert_eq!(of("والرسالة فيلم مؤثر."), 1.0, "with a particle");
+        assert!(of("يحب المشاهدون فيلم «تيتانيك» أيضا.") < 1.0);
+        assert!(of("يحب المشاهدون هذا لأنه كوميديا.") < 1.0);
+        let ru = Vocabulary::new([]).in_language("ru");
+        assert!(grounding("Им понравится «Титаник».", &["Солярис"], &ru) < 1.0);
+        assert!(grounding("Они любят Титаник.", &["Солярис"], &ru) < 1.0);
     }
 
     #[test]
@@ -466,5 +805,30 @@ mod tests {
     #[test]
     fn sentences_end() {
         assert!(is_finished("Yes.") && is_finished("he said \"yes.\"") && !is_finished("and then the"));
+        for text in [
+            "很好看。",
+            "好看！」",
+            "（好看。）",
+            "本当？",
+            "هل تحب هذا؟",
+            "یہ اچھا ہے۔",
+            "यह अच्छा है।",
+            "एक श्लोक॥",
+            "Er sagt: „So ist es.“",
+            "Il dit «oui.»",
+            "»So ist es!«",
+            "What‽",
+            "And so on…",
+            "Да.\u{200f}",
+            "ጥሩ ነው።",
+            "ល្អ។",
+            "ကောင်းတယ်။",
+            "Լավ է։",
+        ] {
+            assert!(is_finished(text), "{text}");
+        }
+        for text in ["因为它们都是", "لأنه", "weil „Der Pate“", "क्योंकि", ""] {
+            assert!(!is_finished(text), "{text}");
+        }
     }
 }

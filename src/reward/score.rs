@@ -24,7 +24,7 @@ pub struct Score {
     pub repetition: Option<f64>,
     /// Words.
     pub n_words: i64,
-    /// Share of common words of the expected language among its own, quoted names left out; 0 to 1.
+    /// How much of its own words, quoted names left out, is of the expected language (see [`checks::Language::share`]); 0 to 1.
     pub language: Option<f64>,
     /// `exp(mean_logprob) * grounding * (1 - repetition)`, 0 to 1.
     pub score: Option<f64>,
@@ -55,7 +55,7 @@ pub struct Scored<'a> {
     pub disliked: Vec<&'a str>,
 }
 
-/// Scores one reason.
+/// Scores one reason, by the rules of the vocabulary's language.
 pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Score {
     // Nothing was asked where there was nothing to lean on.
     let refusal = match row.error {
@@ -78,23 +78,25 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
     let grounding = checks::grounding(reason, &row.evidence, vocabulary);
     let repetition = checks::repetition(reason);
     // What it quotes may be of any language.
-    let language = checks::english(&checks::without_names(reason, &row.evidence));
-    let expects_english = check.language == "en";
+    let expected = vocabulary.language();
+    let language = expected.share(&checks::without_names(reason, &row.evidence));
+    // Where no mark tells the end of a sentence, the model's own end does.
+    let is_finished = checks::is_finished(reason) || (!expected.marks_ends() && row.finish == Some("stop"));
     let refusal = if reason.trim().is_empty() || row.completion_tokens <= 1 {
         Some("empty")
     } else if row.evidence.is_empty() {
         Some("no_evidence")
-    } else if check.require_finished && !checks::is_finished(reason) {
+    } else if check.require_finished && !is_finished {
         Some("unfinished")
     } else if n_words < check.min_words {
         Some("too_short")
     } else if n_words > check.max_words {
         Some("too_long")
-    } else if expects_english && language < check.min_language {
+    } else if language.is_some_and(|share| share < check.min_language) {
         Some("language")
     } else if repetition > check.max_repetition {
         Some("repetition")
-    } else if checks::contradicts(reason, row.verdict, &row.titles, &row.disliked) {
+    } else if checks::contradicts(reason, row.verdict, &row.titles, &row.disliked, expected) {
         Some("polarity")
     } else if grounding < check.min_grounding {
         Some("ungrounded")
@@ -108,7 +110,7 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
         grounding: Some(grounding),
         repetition: Some(repetition),
         n_words: n_words as i64,
-        language: expects_english.then_some(language),
+        language,
         score: mean.map(|m| m.min(0.0).exp() * grounding * (1.0 - repetition)),
         refusal,
     }
@@ -221,6 +223,25 @@ mod tests {
         assert_eq!(refusal(&unlikely), Some("unlikely"));
         let bare = Scored { evidence: vec![], ..row("People like it because it is good.") };
         assert_eq!(refusal(&bare), Some("no_evidence"));
+    }
+
+    #[test]
+    fn a_language_without_sentence_marks_ends_where_the_model_does() {
+        let v = Vocabulary::new([]).in_language("th");
+        let thai = |finish| {
+            score(
+                &Scored {
+                    finish: Some(finish), ..row("พวกเขาชอบหนังเรื่องนี้")
+                },
+                &check(),
+                &v,
+            )
+            .refusal
+        };
+        assert_eq!(thai("stop"), None);
+        assert_eq!(thai("length"), Some("unfinished"));
+        let english = score(&row("People like Heat because it is a crime story."), &check(), &v);
+        assert_eq!((english.refusal, english.language), (Some("language"), Some(0.0)));
     }
 
     #[test]
