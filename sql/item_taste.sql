@@ -41,11 +41,8 @@ placed as (
 titled as (
     select
         item_id,
-        categories,
-        -- White space, control characters and marks that turn the writing direction become one space.
-        nullif(trim(substr(trim(
-            regexp_replace(title, '[\s\p{Cc}\p{Z}\x{202A}-\x{202E}\x{2066}-\x{2069}\x{FEFF}]+', ' ', 'g')),
-            1, $title_chars)), '') as title
+        clean_texts(cast(categories as varchar[]), cast($title_chars as bigint)) as categories,
+        clean_text(cast(title as varchar), cast($title_chars as bigint)) as title
     from item
 )
 select

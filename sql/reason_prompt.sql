@@ -44,7 +44,9 @@ item_evidence as (
         end as verdict,
         liked,
         array_slice(array_except(disliker_prefers, array_append(liked, title)), 1, 2) as disliked,
-        array_slice(array_except(liker_also, array_append(liked, title)), 1, 3) as related,
+        -- Two items may have one title: what dislikers prefer, by that title, is nothing that likers do.
+        array_slice(
+            array_except(liker_also, array_append(array_concat(liked, disliker_prefers), title)), 1, 3) as related,
         array_slice(categories, 1, 3) as attributes
     from item_listed
 ),

@@ -11,13 +11,13 @@ use chrono::Utc;
 use futures::TryStreamExt;
 
 use crate::columns::{at, floats, integers, text, text_lists};
-use crate::config::{Interval, Job};
+use crate::config::{Interval, Job, JobSpec};
 use crate::error::{Context, Error, Kind, Result};
 use crate::job::correct;
 use crate::job::manifest::{self, InputRecord, Manifest, TableRecord};
 use crate::job::report::{self, Details, Sample};
 use crate::job::tables::{self, Prepared, TablePlan, locate};
-use crate::query::session::Session;
+use crate::query::session::{Param, Session};
 use crate::reward::checks::{self, Vocabulary};
 use crate::table::input::InputTable;
 use crate::table::redact::redact;
@@ -134,19 +134,20 @@ pub(super) async fn look(
     manifest.usage_all = Some(usage_all);
     let price = &prepared.job.spec.price;
     details.price = (price.prompt_tokens_million, price.completion_tokens_million);
-    let words = vocabulary(session, &prepared.job.spec.check.language).await?;
+    let words = vocabulary(session, &prepared.job.spec).await?;
     details.accepted = samples(&session.sql(&tables::samples(true), &[]).await?.collect().await?, &words)?;
     details.refused = samples(&session.sql(&tables::samples(false), &[]).await?.collect().await?, &words)?;
     Ok(())
 }
 
-/// The attributes of the catalogue, for reasons of a language.
-pub(super) async fn vocabulary(session: &Session, language: &str) -> Result<Vocabulary> {
+/// The attributes of the catalogue, for reasons of the job's language.
+pub(super) async fn vocabulary(session: &Session, spec: &JobSpec) -> Result<Vocabulary> {
+    let title_chars = ("title_chars", Param::Int(spec.history.title_chars));
     let mut categories = Vec::new();
-    for batch in session.sql(tables::CATEGORIES, &[]).await?.collect().await? {
+    for batch in session.sql(tables::CATEGORIES, &[title_chars]).await?.collect().await? {
         categories.extend(text(&batch, "category")?.iter().flatten().map(str::to_string));
     }
-    Ok(Vocabulary::new(categories.iter().map(String::as_str)).in_language(language))
+    Ok(Vocabulary::new(categories.iter().map(String::as_str)).in_language(&spec.check.language))
 }
 
 fn samples(batches: &[RecordBatch], vocabulary: &Vocabulary) -> Result<Vec<Sample>> {

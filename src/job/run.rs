@@ -492,7 +492,7 @@ impl Build {
             return Ok(corrector.clone());
         }
         let prepared = self.prepared.clone();
-        let vocabulary = vocabulary(session, &prepared.job.spec.check.language).await?;
+        let vocabulary = vocabulary(session, &prepared.job.spec).await?;
         let opened =
             device::guarded_blocking("reading the judge", move || Corrector::open(&prepared, vocabulary)).await?;
         Ok(self.corrector.insert(Arc::new(opened)).clone())
@@ -554,7 +554,7 @@ impl Build {
     /// Rows of `reason_score`.
     async fn score(&self, session: &Session) -> Result<BatchStream> {
         let check = self.prepared.job.spec.check.clone();
-        let vocabulary = vocabulary(session, &check.language).await?;
+        let vocabulary = vocabulary(session, &self.prepared.job.spec).await?;
         let schema = self.prepared.contracts["reason_score"].arrow_schema(None);
         let rows = session.sql(tables::SCORED, &[]).await?.stream().await?;
         let (check, vocabulary) = (Arc::new(check), Arc::new(vocabulary));

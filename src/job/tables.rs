@@ -9,7 +9,7 @@ use std::sync::Arc;
 use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::columns::{floats, integers};
-use crate::config::{CorrectSpec, HistorySpec, Interval, Job, parse_moment};
+use crate::config::{CorrectSpec, HistorySpec, Interval, Job, JobSpec, parse_moment};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generate::answers::Examples;
@@ -21,6 +21,7 @@ use crate::job::learned::{self, Learned};
 use crate::job::manifest::UsageAll;
 use crate::query::model::Model;
 use crate::query::session::{Param, Session, SessionOptions, TableFile};
+use crate::reward::checks::Language;
 use crate::reward::saved;
 use crate::table::contract::{self, ColumnType, Contract};
 use crate::table::input::{InputFile, InputTable, open_input};
@@ -185,6 +186,20 @@ pub fn contract_of(job: &Job, table: &str) -> Result<Contract> {
     Contract::find(table, folder(&job.spec.project.schemas))
 }
 
+/// Says so where a model is asked in English for reasons of another language.
+fn warn_of_english_templates(spec: &JobSpec) {
+    let asks_in_english = |name: &String| PromptTemplate::builtin(name).is_some();
+    let names = [("item", &spec.prompt.item), ("history", &spec.prompt.history)];
+    let built_in: Vec<&str> = names.iter().filter(|(_, name)| asks_in_english(name)).map(|(kind, _)| *kind).collect();
+    if Language::of(&spec.check.language) != Language::default() && !built_in.is_empty() {
+        tracing::warn!(
+            language = spec.check.language,
+            templates = built_in.join(", "),
+            "the built-in prompt templates are English; name files with templates of the language in [prompt]"
+        );
+    }
+}
+
 /// Finds everything that a run of the interval needs, and holds inputs against their contracts as far as footers tell.
 ///
 /// # Errors
@@ -209,6 +224,7 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
         sql.insert(table.to_string(), Model::find(table, folder(&job.spec.project.sql))?);
     }
     let models = Models::new(job)?;
+    warn_of_english_templates(&job.spec);
     models.fetch().await?;
     let learned = Learned {
         generator: learned::of_generator(job).await?,
@@ -737,9 +753,10 @@ pub const EVENTS: &str = "select 1 as one from interaction \
 pub const UNKNOWN_ITEMS: &str = "select count(*) as n, min(item_id) as example \
      from (select distinct item_id from interaction) as i left anti join item on item.item_id = i.item_id";
 
-/// Every attribute that the catalogue uses.
-pub const CATEGORIES: &str =
-    "select distinct category from (select unnest(categories) as category from item) where category is not null";
+/// Every attribute that the catalogue uses, as prompts show it.
+pub const CATEGORIES: &str = "select distinct category from (
+         select unnest(clean_texts(cast(categories as varchar[]), cast($title_chars as bigint))) as category from item)
+     where category is not null";
 
 /// What a prompt must hold to be worth asking: a question about nothing has no grounded answer.
 macro_rules! has_evidence {

@@ -1,6 +1,7 @@
 //! `curec import`: turns known public data sets into Parquet files that satisfy the input contracts.
 //!
-//! Polars reads lazily and sorts; what is written goes through the contract's own checks and writer, so that what comes out
+//! Fields are read as other tools read them (a quotation mark counts only where it begins a field), in one pass, and keep the
+//! line on which they stand; Polars sorts. What is written goes through the contract's own checks and writer, so that what comes out
 //! is what `open_input` accepts, byte for byte the same every time. Reads and writes local files only. A bad line is an error
 //! with file and line; files appear under their names only when all of them are complete.
 
@@ -15,8 +16,8 @@ use arrow::array::{
 };
 use parquet::arrow::arrow_writer::ArrowWriter;
 use polars::prelude::{
-    Column, DataFrame, DataType, Expr, IntoLazy, LazyCsvReader, LazyFileListReader, LazyFrame, LazyJsonLineReader,
-    NamedFrom, PlRefPath, RowIndex, Schema, Series, SortMultipleOptions, col, lit, when,
+    Column, DataFrame, DataType, Expr, IntoLazy, IntoSeries, LazyFrame, NamedFrom, Series, SortMultipleOptions,
+    StringChunkedBuilder, col, lit, when,
 };
 use serde::Deserialize;
 
@@ -56,7 +57,8 @@ pub enum TimeUnit {
     Micros,
     /// Nanoseconds since 1970, UTC.
     Nanos,
-    /// Text such as `2026-11-21T10:00:00Z`, `2026-11-21 10:00:00` (UTC) or `2026-11-21`.
+    /// Text such as `2026-11-21T10:00:00Z`, `2026-11-21 10:00:00` (UTC), `2026-11-21 12:00:00.000+02`, `2026-11-21 10:00:00 UTC`
+    /// or `2026-11-21`.
     Text,
 }
 
@@ -69,6 +71,8 @@ pub struct CsvMapping {
     pub time_unit: TimeUnit,
     /// Between fields.
     pub separator: u8,
+    /// Around fields that hold separators or line breaks; `None`: quotation marks are characters like any other.
+    pub quote: Option<u8>,
     /// Between the categories of one field.
     pub category_separator: char,
     /// Whether titles read `Matrix, The (1999)` and are to become `The Matrix (1999)`.
@@ -82,6 +86,7 @@ impl Default for CsvMapping {
             columns,
             time_unit: TimeUnit::Seconds,
             separator: b',',
+            quote: Some(b'"'),
             category_separator: '|',
             turn_articles: false,
         }
@@ -89,7 +94,7 @@ impl Default for CsvMapping {
 }
 
 impl CsvMapping {
-    /// Reads `user_id=userId,item_id=movieId,time_unit=ms,separator=;,category_separator=/,turn_articles=true`.
+    /// Reads `user_id=userId,item_id=movieId,time_unit=ms,separator=;,quote=none,category_separator=/,turn_articles=true`.
     ///
     /// # Errors
     /// `Kind::Usage` for anything that is not of this form.
@@ -98,7 +103,7 @@ impl CsvMapping {
         for part in text.split(',').filter(|p| !p.trim().is_empty()) {
             let bad = || {
                 Error::new(Kind::Usage, format!("{part:?} in the mapping is not understood"))
-                    .hint("write column=csv_column, time_unit=s|ms|us|ns|text, separator=tab|;, turn_articles=true")
+                    .hint("write column=csv_column, time_unit=s|ms|us|ns|text, separator=tab|;, quote=none, turn_articles=true")
             };
             let (key, value) = part.split_once('=').map(|(k, v)| (k.trim(), v.trim())).ok_or_else(bad)?;
             match key {
@@ -116,6 +121,13 @@ impl CsvMapping {
                     mapping.separator = match value {
                         "tab" => b'\t',
                         one if one.len() == 1 => one.as_bytes()[0],
+                        _ => return Err(bad()),
+                    }
+                }
+                "quote" => {
+                    mapping.quote = match value {
+                        "none" => None,
+                        one if one.len() == 1 => Some(one.as_bytes()[0]),
                         _ => return Err(bad()),
                     }
                 }
@@ -190,7 +202,7 @@ fn import_csv(interactions: &Path, items: Option<&Path>, mapping: &CsvMapping, o
         let wanted = mapping.columns.get(name).cloned().unwrap_or_else(|| name.to_owned());
         header.contains(&wanted).then_some(wanted)
     };
-    let source = Source { path: interactions.to_path_buf(), separator: mapping.separator, quote: Some(b'"') };
+    let source = Source { path: interactions.to_path_buf(), separator: mapping.separator, quote: mapping.quote };
     let header = source.header()?;
     let need = |name: &str| named(&header, name).ok_or_else(|| source.missing(name, &header));
     let (user, item) = (need("user_id")?, need("item_id")?);
@@ -215,7 +227,7 @@ fn import_csv(interactions: &Path, items: Option<&Path>, mapping: &CsvMapping, o
     let mut output = Output::new(out)?;
     output.interactions(frame)?;
     if let Some(path) = items {
-        let source = Source { path: path.to_path_buf(), separator: mapping.separator, quote: Some(b'"') };
+        let source = Source { path: path.to_path_buf(), separator: mapping.separator, quote: mapping.quote };
         let header = source.header()?;
         let id = named(&header, "item_id").ok_or_else(|| source.missing("item_id", &header))?;
         let optional = ["title", "release_year", "categories", "description", "brand"];
@@ -249,9 +261,8 @@ pub fn jsonl(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result<Impo
 }
 
 fn import_jsonl(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result<ImportReport> {
-    /// Only checked here, line by line, since Polars names no line; Polars then reads the columns.
     #[derive(Deserialize)]
-    #[allow(non_snake_case, dead_code)]
+    #[allow(non_snake_case)]
     struct Review {
         reviewerID: String,
         asin: String,
@@ -260,29 +271,29 @@ fn import_jsonl(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result<I
         reviewText: Option<String>,
         summary: Option<String>,
     }
+    let names = ["reviewerID", "asin", "reviewText", "summary"];
+    let mut texts = names.map(|name| StringChunkedBuilder::new(name.into(), 0));
+    let (mut ratings, mut times): (Vec<Option<f64>>, Vec<i64>) = (Vec::new(), Vec::new());
     each_line(reviews, |number, line| {
-        let review: Review = serde_json::from_str(line).map_err(|e| bad_line(reviews, number, &e.to_string()))?;
+        let review: Review = serde_json::from_str(line)
+            .map_err(|e| bad_json(reviews, number, line, &e.to_string()).hint(REVIEW_HINT))?;
         if review.reviewerID.is_empty() || review.asin.is_empty() {
             return Err(bad_line(reviews, number, "reviewerID or asin is empty"));
         }
-        if review.unixReviewTime.checked_mul(1_000_000).is_none() {
-            return Err(bad_line(reviews, number, "unixReviewTime is out of range"));
+        if !(-60_000_000_000..=250_000_000_000).contains(&review.unixReviewTime) {
+            let why = format!("unixReviewTime is no time in seconds: {}", review.unixReviewTime);
+            return Err(bad_line(reviews, number, &why).hint(REVIEW_HINT));
         }
+        let said = [Some(review.reviewerID), Some(review.asin), review.reviewText, review.summary];
+        texts.iter_mut().zip(said).for_each(|(column, text)| column.append_option(text));
+        ratings.push(review.overall);
+        times.push(review.unixReviewTime);
         Ok(())
     })?;
-    let fields = [
-        ("reviewerID", DataType::String),
-        ("asin", DataType::String),
-        ("overall", DataType::Float64),
-        ("unixReviewTime", DataType::Int64),
-        ("reviewText", DataType::String),
-        ("summary", DataType::String),
-    ];
-    let schema: Schema = fields.into_iter().map(|(name, kind)| (name.into(), kind)).collect();
-    let lazy = LazyJsonLineReader::new(literal(&polars_path(reviews)?))
-        .with_schema(Some(Arc::new(schema)))
-        .finish()
-        .map_err(|e| unreadable(reviews, &e))?;
+    let mut columns: Vec<Column> = texts.into_iter().map(|column| column.finish().into_series().into()).collect();
+    columns.push(Series::new("overall".into(), ratings).into());
+    columns.push(Series::new("unixReviewTime".into(), times).into());
+    let lazy = DataFrame::new_infer_height(columns).map_err(|e| unreadable(reviews, &e))?.lazy();
     let lazy = lazy.select([
         col("reviewerID").alias("user_id"),
         col("asin").alias("item_id"),
@@ -302,7 +313,7 @@ fn import_jsonl(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result<I
     if let Some(path) = metadata {
         let mut rows: Vec<ItemRow> = Vec::new();
         each_line(path, |number, line| {
-            rows.push(amazon_item(line).map_err(|why| bad_line(path, number, &why))?);
+            rows.push(amazon_item(line).map_err(|why| bad_json(path, number, line, &why))?);
             Ok(())
         })?;
         rows.sort_by(|a, b| a.item_id.cmp(&b.item_id));
@@ -421,23 +432,106 @@ struct Source {
 }
 
 impl Source {
+    /// Reads records and fields. What begins with a quotation mark is quoted, two of them within stand for one, and a mark
+    /// elsewhere is a character; empty lines are left out.
+    fn reader(&self) -> Result<csv::Reader<File>> {
+        let mut file = open(&self.path)?;
+        let mut magic = [0; 2];
+        let read = std::io::Read::read(&mut file, &mut magic).unwrap_or(0);
+        let refused = |what: &str, hint: &str| {
+            Err(Error::new(Kind::Input, what).with("file", self.path.display()).hint(hint.to_owned()))
+        };
+        match &magic[..read] {
+            [0x1f, 0x8b] => return refused("the file is compressed", "unpack it first, with gunzip"),
+            [0xff, 0xfe] | [0xfe, 0xff] => return refused("the file is UTF-16", "save it as UTF-8"),
+            _ => {}
+        }
+        std::io::Seek::rewind(&mut file)
+            .map_err(|e| Error::new(Kind::Input, "cannot read the file").with("file", self.path.display()).source(e))?;
+        Ok(csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(self.separator)
+            .quoting(self.quote.is_some())
+            .quote(self.quote.unwrap_or(b'"'))
+            // A line ends in a line feed; what stands before it is taken off below. A lone carriage return ends none.
+            .terminator(csv::Terminator::Any(b'\n'))
+            .buffer_capacity(1 << 20)
+            .from_reader(file))
+    }
+
+    /// Visits every record with the line on which it begins.
+    fn each_record(&self, mut visit: impl FnMut(u64, &[&str]) -> Result<bool>) -> Result<()> {
+        let mut reader = self.reader()?;
+        let mut record = csv::ByteRecord::new();
+        // Where the last field of the record before holds line breaks: its line and how many the record has.
+        let mut long_end: Option<(u64, u64)> = None;
+        loop {
+            let before = reader.position().clone();
+            let more = reader.read_byte_record(&mut record).map_err(|e| {
+                Error::new(Kind::Input, "cannot read the file").with("file", self.path.display()).source(e.to_string())
+            })?;
+            if !more {
+                return match long_end {
+                    Some((line, breaks)) if !self.ends_in_a_mark()? => {
+                        Err(self.explain(bad_line(&self.path, line, "a quotation mark is never closed"), breaks))
+                    }
+                    _ => Ok(()),
+                };
+            }
+            // Empty lines before it belong to the record as far as the reader counts.
+            let breaks = record.iter().flatten().filter(|b| **b == b'\n').count() as u64;
+            let after = reader.position();
+            let line = before.line().max(after.line().saturating_sub(breaks + 1));
+            long_end = record.iter().last().filter(|field| field.contains(&b'\n')).map(|_| (line, breaks));
+            if after.byte() - before.byte() > MAX_LINE as u64 {
+                return Err(self.explain(bad_line(&self.path, line, "longer than 16 MiB"), breaks));
+            }
+            let texts: std::result::Result<Vec<&str>, _> = record.iter().map(std::str::from_utf8).collect();
+            let mut fields = texts.map_err(|_| {
+                bad_line(&self.path, line, "not UTF-8").hint("convert the file, for example: iconv -f LATIN1 -t UTF-8")
+            })?;
+            if let Some(last) = fields.last_mut() {
+                *last = last.strip_suffix('\r').unwrap_or(last);
+            }
+            if fields == [""] {
+                continue;
+            }
+            if !visit(line, &fields).map_err(|e| self.explain(e, breaks))? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether the file ends in a quotation mark, line ends left out.
+    fn ends_in_a_mark(&self) -> Result<bool> {
+        use std::io::{Read, Seek, SeekFrom};
+        let mut file = open(&self.path)?;
+        let mut tail = Vec::new();
+        let size = file.seek(SeekFrom::End(0)).and_then(|size| file.seek(SeekFrom::Start(size.saturating_sub(256))));
+        size.and_then(|_| file.read_to_end(&mut tail))
+            .map_err(|e| Error::new(Kind::Input, "cannot read the file").with("file", self.path.display()).source(e))?;
+        Ok(self.quote.is_some() && tail.trim_ascii_end().last().copied() == self.quote)
+    }
+
+    /// An error about a record that runs over `breaks` lines' ends, with what may be behind it.
+    fn explain(&self, error: Error, breaks: u64) -> Error {
+        match self.quote.map(char::from) {
+            Some(quote) if breaks > 0 => error.hint(format!(
+                "a quotation mark ({quote}) begins a field here and is closed {breaks} lines below, or never; where marks \
+                 are plain characters, pass --mapping quote=none"
+            )),
+            _ => error,
+        }
+    }
+
     fn header(&self) -> Result<Vec<String>> {
-        let mut names = Vec::new();
-        let file = open(&self.path)?;
-        let mut line = Vec::new();
-        BufReader::new(file)
-            .read_until(b'\n', &mut line)
-            .context(Kind::Input, || format!("cannot read {}", self.path.display()))?;
-        let text = String::from_utf8(line).map_err(|_| bad_line(&self.path, 1, "not UTF-8"))?;
-        let text = text.trim_start_matches('\u{feff}').trim_end_matches(['\n', '\r']);
-        for name in text.split(char::from(self.separator)) {
-            let bare = self.quote.map_or(name, |q| name.trim_matches(char::from(q)));
-            names.push(bare.to_owned());
-        }
-        if text.is_empty() {
-            return Err(Error::new(Kind::Input, "the file has no header line").with("file", self.path.display()));
-        }
-        Ok(names)
+        let mut names = None;
+        self.each_record(|_, fields| {
+            names = Some(fields.iter().map(|name| (*name).to_owned()).collect());
+            Ok(false)
+        })?;
+        names.ok_or_else(|| Error::new(Kind::Input, "the file has no header line").with("file", self.path.display()))
     }
 
     fn missing(&self, column: &str, header: &[String]) -> Error {
@@ -447,87 +541,69 @@ impl Source {
             .hint(format!("the file has {}; name the right one in the mapping", header.join(", ")))
     }
 
-    /// Makes sure that every line has as many fields as the header; Polars would not say where it has not.
-    fn check_lines(&self) -> Result<()> {
-        let fields = |line: &[u8]| {
-            let mut quoted = false;
-            let mut count = 1;
-            for byte in line {
-                if Some(*byte) == self.quote {
-                    quoted = !quoted;
-                } else if *byte == self.separator && !quoted {
-                    count += 1;
-                }
-            }
-            (count, quoted)
-        };
-        let mut wanted = None;
-        let mut pending: Option<(u64, Vec<u8>)> = None;
-        each_raw_line(&self.path, |number, line| {
-            let (start, whole) = match pending.take() {
-                Some((start, mut head)) => {
-                    head.push(b'\n');
-                    head.extend_from_slice(line);
-                    if head.len() > MAX_LINE {
-                        return Err(bad_line(&self.path, start, "a quotation mark is never closed"));
+    /// The named columns as texts, with a row number. Nothing at all and `\N`, which databases write, are null.
+    fn read(&self, wanted: &[&str]) -> Result<Rows<'_>> {
+        let mut places: Vec<(usize, StringChunkedBuilder)> = Vec::new();
+        let (mut width, mut lines) = (None, Vec::new());
+        self.each_record(|line, fields| {
+            let Some(width) = width else {
+                width = Some(fields.len());
+                for name in wanted.iter().collect::<std::collections::BTreeSet<_>>() {
+                    let mut found = fields.iter().enumerate().filter(|(_, field)| **field == **name);
+                    match (found.next(), found.next()) {
+                        (Some((place, _)), None) => {
+                            places.push((place, StringChunkedBuilder::new((*name).into(), 0)));
+                        }
+                        (Some(_), Some(_)) => {
+                            return Err(bad_line(&self.path, line, &format!("the header has the column {name} twice")));
+                        }
+                        (None, _) => return Err(bad_line(&self.path, line, &format!("no column {name}"))),
                     }
-                    (start, head)
                 }
-                None => (number, line.to_vec()),
+                return Ok(true);
             };
-            let (count, open) = fields(&whole);
-            if open {
-                pending = Some((start, whole));
-                return Ok(());
+            if fields.len() != width {
+                return Err(bad_line(&self.path, line, &format!("{} fields, the header has {width}", fields.len())));
             }
-            if std::str::from_utf8(&whole).is_err() {
-                return Err(bad_line(&self.path, start, "not UTF-8"));
+            for (place, column) in &mut places {
+                column.append_option(Some(fields[*place]).filter(|text| !text.is_empty() && *text != "\\N"));
             }
-            match wanted {
-                None => wanted = Some(count),
-                Some(wanted) if wanted == count => {}
-                Some(wanted) => {
-                    return Err(bad_line(&self.path, start, &format!("{count} fields, the header has {wanted}")));
-                }
-            }
-            Ok(())
+            lines.push(line);
+            Ok(true)
         })?;
-        match pending {
-            Some((start, _)) => Err(bad_line(&self.path, start, "a quotation mark is never closed")),
-            None => Ok(()),
+        let mut columns: Vec<Column> = places.into_iter().map(|(_, c)| c.finish().into_series().into()).collect();
+        columns.push(Series::new(ROW.into(), (0..lines.len() as u64).collect::<Vec<u64>>()).into());
+        let frame = DataFrame::new_infer_height(columns).map_err(|e| unreadable(&self.path, &e))?;
+        Ok(Rows { source: self, frame, lines })
+    }
+}
+
+/// What was read of a file.
+struct Rows<'a> {
+    source: &'a Source,
+    frame: DataFrame,
+    /// On which line each row begins: rows and lines differ where quoted fields hold line breaks.
+    lines: Vec<u64>,
+}
+
+impl Rows<'_> {
+    /// What other tools write for no number becomes null in a column of numbers.
+    fn read_nulls(&mut self, name: &str) -> Result<()> {
+        const NULLS: [&str; 7] = ["NA", "N/A", "#N/A", "NULL", "null", "None", "none"];
+        let failed = |e| unreadable(&self.source.path, &e);
+        let column = self.frame.column(name).and_then(|c| c.str()).map_err(failed)?;
+        let mut read = StringChunkedBuilder::new(name.into(), column.len());
+        for row in 0..column.len() {
+            read.append_option(column.get(row).map(str::trim).filter(|text| !text.is_empty() && !NULLS.contains(text)));
         }
+        let read: Column = read.finish().into_series().into();
+        self.frame.with_column(read).map_err(failed)?;
+        Ok(())
     }
 
-    /// The line on which a data row begins: rows and lines differ where quoted fields hold line breaks.
-    fn line_of(&self, row: u64) -> u64 {
-        let (mut rows, mut quoted, mut found) = (0_u64, false, row + 2);
-        let scanned = each_raw_line(&self.path, |number, line| {
-            if !quoted {
-                // The header is record 0.
-                if rows == row + 1 {
-                    found = number;
-                }
-                rows += 1;
-            }
-            let marks = line.iter().filter(|b| Some(**b) == self.quote).count();
-            quoted ^= marks % 2 == 1;
-            Ok(())
-        });
-        if scanned.is_ok() { found } else { row + 2 }
-    }
-
-    /// The file as texts, lazily, with a row number.
-    fn scan(&self) -> Result<LazyFrame> {
-        self.check_lines()?;
-        LazyCsvReader::new(polars_path(&self.path)?)
-            .with_has_header(true)
-            .with_separator(self.separator)
-            .with_quote_char(self.quote)
-            .with_infer_schema_length(Some(0))
-            .with_glob(false)
-            .with_row_index(Some(RowIndex { name: ROW.into(), offset: 0 }))
-            .finish()
-            .map_err(|e| unreadable(&self.path, &e))
+    fn bad(&self, row: u64, why: &str) -> Error {
+        let line = usize::try_from(row).ok().and_then(|row| self.lines.get(row)).copied().unwrap_or(0);
+        bad_line(&self.source.path, line, why)
     }
 }
 
@@ -607,10 +683,11 @@ fn each_raw_line(path: &Path, mut visit: impl FnMut(u64, &[u8]) -> Result<()>) -
     Ok(())
 }
 
-/// Every line as text; empty ones are left out.
+/// Every line as text, without a byte order mark; empty ones are left out.
 fn each_line(path: &Path, mut visit: impl FnMut(u64, &str) -> Result<()>) -> Result<()> {
     each_raw_line(path, |number, line| {
         let text = std::str::from_utf8(line).map_err(|_| bad_line(path, number, "not UTF-8"))?;
+        let text = if number == 1 { text.trim_start_matches('\u{feff}') } else { text };
         if text.trim().is_empty() { Ok(()) } else { visit(number, text) }
     })
 }
@@ -619,8 +696,16 @@ fn bad_line(path: &Path, line: u64, why: &str) -> Error {
     Error::new(Kind::Input, format!("bad line: {why}")).with("file", path.display()).with("line", line)
 }
 
-fn unreadable(path: &Path, error: &polars::error::PolarsError) -> Error {
-    Error::new(Kind::Input, "the file cannot be read").with("file", path.display()).source(error.to_string())
+/// What lines of reviews hold.
+const REVIEW_HINT: &str = "a line has reviewerID, asin, overall, unixReviewTime (whole seconds), reviewText and summary, as in \
+                           Amazon's files of 2014 and 2018; rename the fields of other files";
+
+fn bad_json(path: &Path, line: u64, text: &str, why: &str) -> Error {
+    let error = bad_line(path, line, why);
+    match text.trim_start().starts_with("{'") {
+        true => error.hint("these are Python literals; make JSON of each line: json.dumps(ast.literal_eval(line))"),
+        false => error,
+    }
 }
 
 /// A path for Polars, absolute: `~x` and `a://b` are names of files here.
@@ -630,16 +715,8 @@ pub(crate) fn polars_path(path: &Path) -> Result<PlRefPath> {
     PlRefPath::try_from_path(&absolute).map_err(|e| unreadable(path, &e))
 }
 
-/// The pattern that only this path fits, for readers that take every path for a pattern.
-fn literal(path: &PlRefPath) -> PlRefPath {
-    let mut text = String::new();
-    for c in path.as_str().chars() {
-        match c {
-            '*' | '?' | '[' => text.extend(['[', c, ']']),
-            c => text.push(c),
-        }
-    }
-    PlRefPath::new(text.as_str())
+fn unreadable(path: &Path, error: &polars::error::PolarsError) -> Error {
+    Error::new(Kind::Input, "the file cannot be read").with("file", path.display()).source(error.to_string())
 }
 
 // ------------------------------------------------------------------------------------------------------------- rows
@@ -659,7 +736,12 @@ fn interaction_frame(
     timestamp: &str,
     unit: TimeUnit,
 ) -> Result<DataFrame> {
-    let lazy = source.scan()?;
+    let wanted: Vec<&str> = [user, item, timestamp].into_iter().chain(rating).chain(event).collect();
+    let mut rows = source.read(&wanted)?;
+    if let Some(rating) = rating {
+        rows.read_nulls(rating)?;
+    }
+    let lazy = rows.frame.clone().lazy();
     let empty = |name: &str| col(name).is_null().or(col(name).eq(lit("")));
     let blank = |name: &str| col(name).is_null().or(col(name).eq(lit("")));
     let mut problems: Vec<(&str, Expr, &str)> = vec![
@@ -694,10 +776,16 @@ fn interaction_frame(
             .collect()
             .map_err(|e| unreadable(&source.path, &e))?;
         if found.height() > 0 {
-            let line = source.line_of(row_number(&found, 0));
             let value = text_at(&found, "value", 0).unwrap_or_default();
             let value: String = value.chars().take(40).collect();
-            return Err(bad_line(&source.path, line, &format!("{why}: {value:?}")).with("column", column));
+            let error = rows.bad(row_number(&found, 0), &format!("{why}: {value:?}")).with("column", column);
+            return Err(match unit {
+                TimeUnit::Text => error,
+                _ if *column == timestamp => {
+                    error.hint("name what the timestamps are: --mapping time_unit=s, ms, us, ns or text")
+                }
+                _ => error,
+            });
         }
     }
     let mut columns = vec![col(user).alias("user_id"), col(item).alias("item_id")];
@@ -723,9 +811,9 @@ fn interaction_frame(
             for row in 0..frame.height() {
                 let text = text_at(&frame, "__time", row).unwrap_or_default();
                 times.push(parse_time(&text).ok_or_else(|| {
-                    let line = source.line_of(row_number(&frame, row));
-                    bad_line(&source.path, line, &format!("the timestamp is no time: {text:?}"))
+                    rows.bad(row_number(&frame, row), &format!("the timestamp is no time: {text:?}"))
                         .with("column", timestamp)
+                        .hint("write it as 2026-11-21 10:00:00+00:00")
                 })?);
             }
             let times: Column = Series::new("event_timestamp".into(), times).into();
@@ -739,16 +827,32 @@ fn interaction_frame(
 /// Microseconds since 1970 of a text; a time without a zone is UTC.
 fn parse_time(text: &str) -> Option<i64> {
     let text = text.trim();
-    if let Ok(time) = chrono::DateTime::parse_from_rfc3339(text) {
-        return Some(time.timestamp_micros());
+    if let Ok(date) = chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d") {
+        return Some(date.and_hms_opt(0, 0, 0)?.and_utc().timestamp_micros());
     }
-    for format in ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f"] {
-        if let Ok(time) = chrono::NaiveDateTime::parse_from_str(text, format) {
-            return Some(time.and_utc().timestamp_micros());
-        }
+    let (date, rest) = text.split_once(['T', 't', ' '])?;
+    let date = chrono::NaiveDate::parse_from_str(date, "%Y-%m-%d").ok()?;
+    let (time, east) = match rest.rfind(['+', '-']) {
+        Some(at) => (&rest[..at], offset_seconds(&rest[at..])?),
+        None => (["Z", "z", "UTC", "GMT"].iter().find_map(|zone| rest.strip_suffix(zone)).unwrap_or(rest), 0),
+    };
+    // A comma before the fraction, as ISO 8601 allows and loggers write.
+    let time = time.trim_end().replace(',', ".");
+    let time = ["%H:%M:%S%.f", "%H:%M"].iter().find_map(|form| chrono::NaiveTime::parse_from_str(&time, form).ok())?;
+    date.and_time(time).and_utc().timestamp_micros().checked_sub(east * 1_000_000)
+}
+
+/// Seconds east of Greenwich of `+02:00`, `+0200` or `+02`.
+fn offset_seconds(text: &str) -> Option<i64> {
+    let (sign, digits) = text.split_at_checked(1)?;
+    let digits = digits.replace(':', "");
+    if !matches!(digits.len(), 2 | 4) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
     }
-    let date = chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
-    Some(date.and_hms_opt(0, 0, 0)?.and_utc().timestamp_micros())
+    let (hours, minutes) = digits.split_at(2);
+    let minutes = if minutes.is_empty() { 0 } else { minutes.parse::<i64>().ok()? };
+    let seconds = hours.parse::<i64>().ok()? * 3600 + minutes * 60;
+    (minutes < 60 && seconds <= 15 * 3600).then_some(if sign == "-" { -seconds } else { seconds })
 }
 
 fn row_number(frame: &DataFrame, row: usize) -> u64 {
@@ -785,11 +889,13 @@ fn item_rows(
             selected.push(col(column.as_str()).alias(*name));
         }
     }
-    let frame = source.scan()?.select(selected).collect().map_err(|e| unreadable(&source.path, &e))?;
+    let wanted: Vec<&str> = columns.iter().filter_map(|(_, column)| column.as_deref()).collect();
+    let read = source.read(&wanted)?;
+    let frame = read.frame.clone().lazy().select(selected).collect().map_err(|e| unreadable(&source.path, &e))?;
     let mut rows: Vec<(ItemRow, u64)> = Vec::with_capacity(frame.height());
     for i in 0..frame.height() {
         let text = |name: &str| text_at(&frame, name, i).filter(|t| !t.is_empty());
-        let fail = |why: &str| bad_line(&source.path, source.line_of(i as u64), why);
+        let fail = |why: &str| read.bad(i as u64, why);
         let mut row = ItemRow {
             item_id: text("item_id").ok_or_else(|| fail("the item is empty"))?,
             title: text("title"),
@@ -804,8 +910,9 @@ fn item_rows(
     }
     rows.sort_by(|(a, i), (b, j)| a.item_id.cmp(&b.item_id).then(i.cmp(j)));
     if let Some(pair) = rows.windows(2).find(|pair| pair[0].0.item_id == pair[1].0.item_id) {
-        let first = source.line_of(pair[0].1);
-        return Err(bad_line(&source.path, source.line_of(pair[1].1), "the item stands twice")
+        let first = read.lines.get(pair[0].1 as usize).copied().unwrap_or(0);
+        return Err(read
+            .bad(pair[1].1, "the item stands twice")
             .with("key", format!("item_id={}", pair[1].0.item_id))
             .with("first", format!("line {first}")));
     }
@@ -1026,10 +1133,26 @@ mod tests {
 
     #[test]
     fn times_of_many_kinds() {
-        for text in ["1998-04-20", "1998-04-20T00:00:00Z", "1998-04-20 00:00:00", "1998-04-20T02:00:00+02:00"] {
+        for text in [
+            "1998-04-20",
+            "1998-04-20T00:00:00Z",
+            "1998-04-20 00:00:00",
+            "1998-04-20T02:00:00+02:00",
+            "1998-04-20 00:00",
+            "1998-04-20 00:00:00 UTC",
+            "1998-04-20 02:00:00.0+02",
+            "1998-04-19T20:30:00-0330",
+            "1998-04-20t00:00:00z",
+            "1998-04-20 00:00:00,000",
+            "1998-04-20 00:00:00.0000000 +00:00",
+        ] {
             assert_eq!(parse_time(text), Some(893_030_400_000_000), "{text}");
         }
-        assert_eq!(parse_time("yesterday"), None);
+        for text in
+            ["yesterday", "1998-04-20 00:00:00 CET", "1998-04-20 00:00:00+2", "1998-04-20 00:00:00+02:75", "1998-13-01"]
+        {
+            assert_eq!(parse_time(text), None, "{text}");
+        }
     }
 
     #[test]
@@ -1037,6 +1160,7 @@ mod tests {
         let mapping = CsvMapping::parse("user_id=userId,item_id=movieId,time_unit=ms,turn_articles=true").unwrap();
         assert_eq!(mapping.columns["user_id"], "userId");
         assert_eq!(mapping.time_unit, TimeUnit::Millis);
+        assert_eq!((mapping.quote, CsvMapping::parse("quote=none").unwrap().quote), (Some(b'"'), None));
         assert_eq!(CsvMapping::parse("nonsense=1").unwrap_err().kind(), Kind::Usage);
     }
 }

@@ -12,6 +12,7 @@ mod examples;
 mod export;
 mod gradients;
 mod held_out;
+mod languages;
 mod parity_files;
 mod parity_model;
 mod point_in_time;

@@ -679,6 +679,50 @@ async fn csv_is_imported_by_its_mapping() {
 }
 
 #[tokio::test]
+async fn csv_is_read_as_other_tools_read_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, out) = (dir.path().join("log.csv"), dir.path().join("out"));
+    let file = out.join("interaction.parquet");
+    let import = |text: &str, mapping: &str| {
+        std::fs::write(&log, text).unwrap();
+        import::csv(&log, None, &CsvMapping::parse(mapping).unwrap(), &out)
+    };
+    let items = || strings(&read(&file), "item_id").into_iter().flatten().collect::<Vec<_>>();
+    let head = "user_id,item_id,rating,timestamp\n";
+    // A mark within a field is an inch; empty lines, a byte order mark and Windows line ends say nothing.
+    let odd = "\u{feff}\"user_id\",item_id,rating,timestamp\r\n1,7\" tablet,5,1000\r\n\r\n1,\"a, \"\"b\"\"\",NULL,\"2000\"\r\n\n\r\n";
+    import(odd, "").unwrap();
+    assert_eq!(items(), ["7\" tablet", "a, \"b\""]);
+    assert!(read(&file).column_by_name("rating").unwrap().is_null(1));
+    import(&format!("{head}1,\"x,5,1000\n1,y\",\\N,2000\n"), "quote=none").unwrap();
+    assert_eq!(items(), ["\"x", "y\""]);
+    // Linear however long the file is, and the line is named.
+    let rows: String = (0..60_000).map(|i| format!("u{i},i\",5,{i}\n")).collect();
+    import(&format!("{head}{rows}"), "").unwrap();
+    let rows = rows.replace('"', "");
+    for open in ["u,\"i,5,2", "u,i,5,\"2"] {
+        let error = import(&format!("{head}u,i,5,1\n\n{open}\n{rows}"), "").unwrap_err().explain();
+        assert!(error.contains("line: 4") && error.contains("quote=none"), "{error}");
+    }
+    let error = import(&format!("{head}u,i,5,1\n\n\nu,i,5\n"), "").unwrap_err().explain();
+    assert!(error.contains("line: 5") && error.contains("3 fields"), "{error}");
+    let error = import(&format!("{head}u,i,4/5,1\n"), "").unwrap_err().explain();
+    assert!(error.contains("line: 2") && error.contains("4/5"), "{error}");
+    for (bytes, what) in [
+        (&[0x1f, 0x8b, 8, 0][..], "compressed"),
+        (&[0xff, 0xfe, b'u', 0], "UTF-16"),
+        (b"user_id,item_id,timestamp\nu,caf\xe9,1\n", "iconv"),
+        (b"user_id,item_id,item_id,timestamp\nu,i,i,1\n", "twice"),
+        (b"user_id,item_id,timestamp\ru,i,1\r", "log.csv"),
+        (b"", "no header line"),
+    ] {
+        std::fs::write(&log, bytes).unwrap();
+        let error = import::csv(&log, None, &CsvMapping::default(), &out).unwrap_err().explain();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn amazon_json_lines_are_imported() {
     let dir = tempfile::tempdir().unwrap();
     let (reviews, meta, out) = (dir.path().join("r.json"), dir.path().join("m.json"), dir.path().join("out"));
@@ -711,6 +755,13 @@ async fn amazon_json_lines_are_imported() {
     write(&reviews, &format!("{}\n{{\"reviewerID\": \"U\"\n", line("U2", 1)));
     let error = import::jsonl(&reviews, None, &out).unwrap_err();
     assert!(error.explain().contains("line: 2") && error.explain().contains("r.json"), "{}", error.explain());
+    write(&reviews, &format!("\u{feff}{}\n", line("U1", 1_300_000_000)));
+    import::jsonl(&reviews, None, &out).unwrap();
+    for (line, what) in [(line("U1", 1_300_000_000_000), "seconds"), ("{'asin': 'B1'}".into(), "Python")] {
+        write(&reviews, &line);
+        let error = import::jsonl(&reviews, None, &out).unwrap_err().explain();
+        assert!(error.contains("line: 1") && error.contains(what), "{error}");
+    }
 }
 
 #[tokio::test]
