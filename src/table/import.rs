@@ -16,8 +16,8 @@ use arrow::array::{
 };
 use parquet::arrow::arrow_writer::ArrowWriter;
 use polars::prelude::{
-    Column, DataFrame, DataType, Expr, IntoLazy, IntoSeries, LazyFrame, NamedFrom, Series, SortMultipleOptions,
-    StringChunkedBuilder, col, lit, when,
+    Column, DataFrame, DataType, Expr, IntoLazy, IntoSeries, LazyFrame, NamedFrom, PlRefPath, Series,
+    SortMultipleOptions, StringChunkedBuilder, col, lit, when,
 };
 use serde::Deserialize;
 
@@ -549,7 +549,7 @@ impl Source {
             let Some(width) = width else {
                 width = Some(fields.len());
                 for name in wanted.iter().collect::<std::collections::BTreeSet<_>>() {
-                    let mut found = fields.iter().enumerate().filter(|(_, field)| **field == **name);
+                    let mut found = fields.iter().enumerate().filter(|(_, field)| ***field == **name);
                     match (found.next(), found.next()) {
                         (Some((place, _)), None) => {
                             places.push((place, StringChunkedBuilder::new((*name).into(), 0)));
