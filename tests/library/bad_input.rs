@@ -330,20 +330,10 @@ async fn bad_rows_are_counted_by_kind_and_left_out_up_to_the_limit() {
     let session = Session::new(SessionOptions::default()).unwrap();
     session.register_good_rows("interaction", &contract, &[at.clone().into()]).await.unwrap();
     let select = |what: &str| format!("select 1 as one from interaction where {what}");
+    let params = [("end", Param::Timestamp(1_500_000_000)), ("year_2", Param::Timestamp(-62_104_060_800_000_000))];
     let n = |text: String| {
-        let session = &session;
-        async move {
-            session
-                .sql(
-                    &text,
-                    &[("end", Param::Timestamp(1_500_000_000)), ("year_2", Param::Timestamp(-62_104_060_800_000_000))],
-                )
-                .await
-                .unwrap()
-                .count()
-                .await
-                .unwrap()
-        }
+        let (session, params) = (&session, &params);
+        async move { session.sql(&text, params).await.unwrap().count().await.unwrap() }
     };
     assert_eq!(n(select("true")).await, 992);
     assert_eq!(n(select("user_id is null or user_id = '' or item_id = '' or event_timestamp is null")).await, 0);
