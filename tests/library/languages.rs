@@ -96,7 +96,7 @@ fn a_german_night() {
     night.judges(&[
         ("like", "Wer „Das Boot“ mag, schätzt auch hier die Spannung und die Enge der Räume.", None),
         ("like", "Der Pate (1972) ist ein Krimi mit Atmosphäre, Würde und großen Gefühlen.", None),
-        ("like", "Die Zuschauer sagen dazu: „Der Pate ist ein Krimi für die Ewigkeit.“", Some("ungrounded")),
+        ("like", "Die Zuschauer sagen dazu: „Der Pate ist ein Krimi für die Ewigkeit.“", None),
         ("dislike", "Freunde von Das Boot (1981) finden die Handlung zu langsam und zu lang.", None),
         ("like", "Wer „Metropolis“ mag, schätzt auch hier die Spannung und die Bilder.", Some("ungrounded")),
         ("like", "Das ist eine Komödie, die man mit der ganzen Familie sehen kann.", Some("ungrounded")),
