@@ -463,27 +463,29 @@ impl Source {
     /// Visits every record with the line on which it begins.
     fn each_record(&self, mut visit: impl FnMut(u64, &[&str]) -> Result<bool>) -> Result<()> {
         let mut reader = self.reader()?;
+        let size = reader.get_ref().metadata().map_or(0, |m| m.len());
         let mut record = csv::ByteRecord::new();
-        // Where the last field of the record before holds line breaks: its line and how many the record has.
-        let mut long_end: Option<(u64, u64)> = None;
         loop {
             let before = reader.position().clone();
             let more = reader.read_byte_record(&mut record).map_err(|e| {
                 Error::new(Kind::Input, "cannot read the file").with("file", self.path.display()).source(e.to_string())
             })?;
             if !more {
-                return match long_end {
-                    Some((line, breaks)) if !self.ends_in_a_mark()? => {
-                        Err(self.explain(bad_line(&self.path, line, "a quotation mark is never closed"), breaks))
-                    }
-                    _ => Ok(()),
-                };
+                return Ok(());
             }
             // Empty lines before it belong to the record as far as the reader counts.
             let breaks = record.iter().flatten().filter(|b| **b == b'\n').count() as u64;
             let after = reader.position();
-            let line = before.line().max(after.line().saturating_sub(breaks + 1));
-            long_end = record.iter().last().filter(|field| field.contains(&b'\n')).map(|_| (line, breaks));
+            let mut ends = breaks + 1;
+            if after.byte() >= size {
+                let (is_open, is_ended) = self.tail(record.iter().next_back().unwrap_or_default())?;
+                if is_open {
+                    let line = after.line().saturating_sub(breaks);
+                    return Err(self.explain(bad_line(&self.path, line, "a quotation mark is never closed"), breaks));
+                }
+                ends = breaks + u64::from(is_ended);
+            }
+            let line = before.line().max(after.line().saturating_sub(ends));
             if after.byte() - before.byte() > MAX_LINE as u64 {
                 return Err(self.explain(bad_line(&self.path, line, "longer than 16 MiB"), breaks));
             }
@@ -503,23 +505,31 @@ impl Source {
         }
     }
 
-    /// Whether the file ends in a quotation mark, line ends left out.
-    fn ends_in_a_mark(&self) -> Result<bool> {
+    /// Whether the file ends within its last field, which a quotation mark opened and none closed; and whether it ends in a
+    /// line's end.
+    fn tail(&self, last: &[u8]) -> Result<(bool, bool)> {
         use std::io::{Read, Seek, SeekFrom};
+        let mut open_field: Vec<u8> = self.quote.into_iter().collect();
+        for byte in last {
+            open_field.extend(std::iter::repeat_n(*byte, if Some(*byte) == self.quote { 2 } else { 1 }));
+        }
         let mut file = open(&self.path)?;
         let mut tail = Vec::new();
-        let size = file.seek(SeekFrom::End(0)).and_then(|size| file.seek(SeekFrom::Start(size.saturating_sub(256))));
-        size.and_then(|_| file.read_to_end(&mut tail))
+        let size = file.seek(SeekFrom::End(0));
+        size.and_then(|size| file.seek(SeekFrom::Start(size.saturating_sub(open_field.len() as u64 + 1))))
+            .and_then(|_| file.read_to_end(&mut tail))
             .map_err(|e| Error::new(Kind::Input, "cannot read the file").with("file", self.path.display()).source(e))?;
-        Ok(self.quote.is_some() && tail.trim_ascii_end().last().copied() == self.quote)
+        let before = tail.strip_suffix(&*open_field);
+        let is_open = before.is_some_and(|b| b.last().is_none_or(|b| *b == self.separator || *b == b'\n'));
+        Ok((is_open && self.quote.is_some(), tail.last() == Some(&b'\n')))
     }
 
     /// An error about a record that runs over `breaks` lines' ends, with what may be behind it.
     fn explain(&self, error: Error, breaks: u64) -> Error {
         match self.quote.map(char::from) {
             Some(quote) if breaks > 0 => error.hint(format!(
-                "a quotation mark ({quote}) begins a field here and is closed {breaks} lines below, or never; where marks \
-                 are plain characters, pass --mapping quote=none"
+                "a quotation mark ({quote}) begins a field here, which runs over {breaks} lines' ends; where marks are plain \
+                 characters, pass --mapping quote=none"
             )),
             _ => error,
         }
