@@ -373,7 +373,7 @@ enum ImportCommand {
         #[arg(long)]
         items: Option<PathBuf>,
         /// Which columns carry what, for example
-        /// `user_id=userId,item_id=movieId,event_timestamp=ts,time_unit=ms,separator=tab`.
+        /// `user_id=userId,item_id=movieId,event_timestamp=ts,time_unit=ms,separator=tab`. `quote=none` turns quoting off.
         #[arg(long, default_value = "")]
         mapping: String,
         /// The folder to write to.
