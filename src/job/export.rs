@@ -354,7 +354,7 @@ impl Side {
             let folder = partition(root, &record.table, &record.dt)?;
             files.extend(record.files.iter().map(|f| (folder.child(&f.name), f.bytes)));
             // Neither features of after the range nor models that learned before it tell what came later than an event.
-            let is_joined = !options.to.is_some_and(|to| as_of(&record).is_some_and(|as_of| as_of >= to));
+            let is_joined = options.to.is_none_or(|to| as_of(&record).is_none_or(|as_of| as_of < to));
             let until = learned_later(&record.parts).map(|(_, until)| until).max();
             if let Some(until) = until.filter(|until| is_joined && options.from.is_none_or(|from| *until > from)) {
                 joined.learned_later.insert(record.dt.clone(), until.to_rfc3339());

@@ -167,12 +167,15 @@ pub(crate) fn can_break(column: &Column, found: &DataType) -> bool {
     !column.nullable || column.finite || has_rule || can_misfit || column.column_type == ColumnType::TimestampUs
 }
 
+/// Rows whose value breaks a column's rules, each with the rule.
+pub(crate) type Broken = Vec<(usize, Rule)>;
+
 /// A column of an input in the contract's type, with null in place of what does not fit, and the rows whose value breaks
 /// the contract. This alone says which rows those are, for checks and for queries.
 ///
 /// # Errors
 /// As [`cast_what_fits`].
-pub(crate) fn judge_column(column: &Column, found: &ArrayRef) -> Result<(ArrayRef, Vec<(usize, Rule)>), Vec<usize>> {
+pub(crate) fn judge_column(column: &Column, found: &ArrayRef) -> Result<(ArrayRef, Broken), Vec<usize>> {
     let width = match (&column.column_type, found.data_type()) {
         (ColumnType::Vector, DataType::FixedSizeList(_, n)) => usize::try_from(*n).unwrap_or(0),
         _ => 0,
@@ -400,7 +403,7 @@ impl<'a> Checker<'a> {
     pub(crate) fn leave_out(
         &mut self,
         batch: &RecordBatch,
-        bad: &[(&Column, &ArrayRef, Vec<(usize, Rule)>)],
+        bad: &[(&Column, &ArrayRef, Broken)],
         findings: &mut Findings,
     ) -> Option<BooleanArray> {
         let mut keep: Option<Vec<bool>> = None;

@@ -342,7 +342,12 @@ impl MultipartUpload for Upload {
     }
 
     async fn abort(&mut self) -> object_store::Result<()> {
-        self.open.with(|file| Ok(drop(file.take()))).map_err(|e| failed(e, &self.target))?;
+        self.open
+            .with(|file| {
+                file.take();
+                Ok(())
+            })
+            .map_err(|e| failed(e, &self.target))?;
         let _ = std::fs::remove_file(&self.open.part);
         Ok(())
     }
