@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, ErrorKind, IsTerminal, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::disk;
@@ -61,6 +61,11 @@ impl Destination {
         }
     }
 
+    /// Whether it is the process's own standard output.
+    pub fn is_stdout(&self) -> bool {
+        self.way == Way::Stdout
+    }
+
     /// The path as it was named.
     pub fn path(&self) -> &Path {
         &self.path
@@ -83,7 +88,16 @@ impl Destination {
             }
             Way::Replace(target) => {
                 let beside = disk::beside(target);
-                let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(beside.path());
+                let mut options = OpenOptions::new();
+                options.read(true).write(true).create_new(true);
+                if let Ok(before) = std::fs::metadata(target) {
+                    // Who must not read the file must not read its next content either.
+                    options.mode(before.permissions().mode() & 0o777);
+                }
+                let open = options.open(beside.path()).inspect(|file| {
+                    // Tells it from what a killed process left; where there are no locks, nobody else gets it either.
+                    let _ = file.try_lock();
+                });
                 open.map(|file| Sink::Beside { file: BufWriter::new(file), beside, target: target.clone() })
             }
         };
@@ -164,7 +178,9 @@ fn replace(file: &mut File, beside: &Path, target: &Path) -> std::io::Result<()>
         // Who may read it is for its owner to say; where that cannot be kept, the file counts more.
         let _ = file.set_permissions(before.permissions());
     }
-    let Err(e) = disk::finish(beside, target) else { return Ok(()) };
+    disk::written(beside);
+    disk::sync_file(file)?;
+    let Err(e) = disk::rename(beside, target) else { return disk::sync_folder(&disk::folder_of(target)) };
     // Mounted by itself, or another's file in a folder where each may rename only their own.
     if !matches!(e.kind(), ErrorKind::ResourceBusy | ErrorKind::CrossesDevices | ErrorKind::PermissionDenied) {
         return Err(e);
@@ -222,7 +238,7 @@ fn own_stream(at: &Path) -> Option<u32> {
 /// Whether a file can be made beside another.
 fn probe(target: &Path) -> std::io::Result<()> {
     let beside = disk::beside(target);
-    OpenOptions::new().write(true).create(true).truncate(true).open(beside.path()).map(|_| ())
+    OpenOptions::new().write(true).create_new(true).open(beside.path()).map(|_| ())
 }
 
 /// Whether permissions allow to write; opening a pipe to find out would be seen by its reader.
@@ -254,7 +270,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::io::Read;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(folder)

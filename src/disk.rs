@@ -11,8 +11,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crate::scratch::Partial;
+use crate::scratch::{self, Partial};
+
+/// An unlocked half that is younger may be about to be locked.
+const YOUNG: Duration = Duration::from_secs(60);
 
 /// Folders whose own names are known to be on the disk.
 static KNOWN: LazyLock<Mutex<BTreeSet<PathBuf>>> = LazyLock::new(Mutex::default);
@@ -25,14 +29,34 @@ static THINNED: LazyLock<Mutex<BTreeSet<PathBuf>>> = LazyLock::new(Mutex::defaul
 /// The disk's.
 pub fn write_whole(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     let partial = beside(path);
-    File::create(partial.path())?.write_all(bytes.as_ref())?;
+    File::create_new(partial.path())?.write_all(bytes.as_ref())?;
     finish(partial.path(), path)
 }
 
-/// The place where a file is written before it gets the name `path`.
+/// The place where a file is written before it gets the name `path`; nothing is there yet. Halves that killed processes
+/// left beside it are removed: who still writes one holds it locked.
 pub fn beside(path: &Path) -> Partial {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Partial::new(path.with_file_name(format!(".{name}.partial-{}", std::process::id())))
+    let prefix = format!(".{}.partial-", path.file_name().unwrap_or_default().to_string_lossy());
+    remove_halves(&folder_of(path), &prefix);
+    Partial::new(path.with_file_name(format!("{prefix}{}", scratch::unique())))
+}
+
+/// Removes files of that prefix that nobody holds locked. Young ones stay: between its making and its lock a file looks
+/// like a dead process's.
+fn remove_halves(folder: &Path, prefix: &str) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)) {
+        let is_old =
+            |meta: &std::fs::Metadata| meta.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > YOUNG));
+        // Links are not followed: only files of ours are opened.
+        if !entry.metadata().is_ok_and(|meta| meta.is_file() && is_old(&meta)) {
+            continue;
+        }
+        let is_free = File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+        if is_free {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Gives a written file its name. Where there is one of that name, it is either that or this one, at any moment.
@@ -46,20 +70,31 @@ pub fn finish(partial: &Path, path: &Path) -> Result<()> {
     sync_folder(&folder_of(path))
 }
 
-/// As [`finish`], for a folder with files in it; folders in it are not looked into.
+/// As [`finish`], for a folder with all that is in it.
 ///
 /// # Errors
 /// The disk's.
 pub fn finish_folder(partial: &Path, path: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(partial)? {
+    sync_tree(partial)?;
+    rename(partial, path)?;
+    sync_folder(&folder_of(path))
+}
+
+/// Brings all that is in a folder to the disk; links are not followed.
+///
+/// # Errors
+/// The disk's.
+pub fn sync_tree(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_type()?.is_file() {
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sync_tree(&entry.path())?;
+        } else if kind.is_file() {
             sync_file(&File::open(entry.path())?)?;
         }
     }
-    sync_folder(partial)?;
-    rename(partial, path)?;
-    sync_folder(&folder_of(path))
+    sync_folder(folder)
 }
 
 /// The folder that holds a file.
@@ -130,9 +165,14 @@ fn sync_names(folder: &Path) -> Result<()> {
     if LIES.load(Ordering::Relaxed) {
         return Ok(());
     }
-    match File::open(folder)?.sync_all() {
-        // Some network file systems keep names without being asked and know no such call.
-        Err(e) if !matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => return Err(e),
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // Some network file systems keep names without being asked and know no such call. A folder that may be written but
+        // not read cannot be opened at all; what has its name there must not count as failed.
+        Err(e)
+            if !matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::PermissionDenied) =>
+        {
+            return Err(e);
+        }
         _ => {}
     }
     note(|loss| loss.keep_names(folder));
@@ -185,14 +225,18 @@ pub fn thinned(folder: &Path) {
 /// The disk's.
 pub fn settle() -> Result<()> {
     let folders = std::mem::take(&mut *locked(&THINNED));
+    let mut done = Ok(());
     for folder in folders {
         match sync_folder(&folder) {
             // It was removed since, with what was in it.
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                thinned(&folder);
+                done = Err(e);
+            }
             _ => {}
         }
     }
-    Ok(())
+    done
 }
 
 // ------------------------------------------------------------------------------------------------------------- drill

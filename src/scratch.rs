@@ -233,7 +233,8 @@ fn is_older(folder: &Path, age: Duration) -> bool {
 }
 
 /// A name that no other process makes, on this machine or another that shares the disk.
-fn unique() -> String {
+/// A name that nothing has yet.
+pub(crate) fn unique() -> String {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());

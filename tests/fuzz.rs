@@ -538,7 +538,7 @@ fn partitions_and_hive_values_come_back_as_they_were() {
         let root = Location::parse(folder.path().to_str().unwrap()).unwrap();
         let found = runtime.block_on(open_input(&contract, &root));
         if hidden {
-            prop_assert_eq!(found.unwrap_err().kind(), Kind::Input);
+            prop_assert_eq!(found.unwrap_err().kind(), Kind::NotArrived);
             return Ok(());
         }
         let found = found.unwrap();

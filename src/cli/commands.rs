@@ -290,13 +290,14 @@ impl ForgetArgs {
     fn execute(&self) -> Result<u8> {
         let outcome = self.forget();
         match &outcome {
-            Ok(done) if self.json => print(&format!("{}\n", done.json()))?,
+            Ok(done) if self.json => tell(&done.json(), None)?,
             Ok(done) => print(&done.to_string())?,
             Err(e) if self.json => {
                 let (status, rerun_helps) = (e.kind().name(), e.kind().rerun_helps());
-                let line = serde_json::json!({ "status": status, "error": e.to_string(), "rerun_helps": rerun_helps });
+                let error = redact(&e.to_string());
+                let line = serde_json::json!({ "status": status, "error": error, "rerun_helps": rerun_helps });
                 // The error itself comes first.
-                let _ = print(&format!("{line}\n"));
+                let _ = tell(&line, None);
             }
             Err(_) => {}
         }
@@ -305,7 +306,13 @@ impl ForgetArgs {
 
     fn forget(&self) -> Result<forget::Done> {
         let options = forget::Options { users: self.users()?, dry_run: self.dry_run, unlinked: self.unlinked };
-        let done = block_on_or_stop(forget::forget(&self.job.load()?, &options))?;
+        let done = block_on_or_stop(forget::forget(&self.job.load()?, &options)).map_err(|e| match e.kind() {
+            Kind::Interrupted => {
+                Error::new(Kind::Interrupted, "stopped by a signal: some rows may be removed, others not")
+                    .hint("run the same command again before the next `curec run`")
+            }
+            _ => e,
+        })?;
         for warning in &done.warnings {
             tracing::warn!("{warning}");
         }
@@ -677,12 +684,18 @@ async fn query(args: SqlArgs) -> Result<u8> {
         "-" => std::io::read_to_string(std::io::stdin()).context(Kind::Usage, || "cannot read the query".into())?,
         text => text.to_string(),
     };
+    let not_for_terminals =
+        || Error::new(Kind::Usage, "Parquet is not for a terminal").hint("add --output result.parquet");
     if args.format == Format::Parquet && to.is_none() && Out::Stdout.is_terminal() {
-        return Err(Error::new(Kind::Usage, "Parquet is not for a terminal").hint("add --output result.parquet"));
+        return Err(not_for_terminals());
     }
     let session: Session = run::session_of(&job).await?;
     let rows = session.sql_read_only(&text, &[]).await?;
-    write_rows(rows, args.format, args.raw, Out::open(to.as_ref())?).await?;
+    let out = Out::open(to.as_ref())?;
+    if args.format == Format::Parquet && out.is_terminal() {
+        return Err(not_for_terminals());
+    }
+    write_rows(rows, args.format, args.raw, out).await?;
     Ok(0)
 }
 

@@ -58,9 +58,13 @@ pub(crate) fn say(text: &str) {
 
 /// Writes a command's one-line JSON: to its file, where one was asked for, and to standard output in any case.
 pub(crate) fn tell(line: &serde_json::Value, summary: Option<&Destination>) -> Result<()> {
-    let line = line.to_string();
+    let line = format!("{line}\n");
     let written = summary.map_or(Ok(()), |to| to.write(printable::json(&line).as_bytes()));
-    let printed = print_json(&format!("{line}\n"));
+    // Once is enough where the summary is asked for on standard output.
+    if summary.is_some_and(Destination::is_stdout) {
+        return written;
+    }
+    let printed = print_json(&line);
     written.and(printed)
 }
 

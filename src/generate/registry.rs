@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::{Job, parse_moment};
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::adapter::{Adapter, FILES, Precision};
 use crate::llm::merged::{self, new_folder};
@@ -709,7 +710,7 @@ impl Registry {
         let _ = std::fs::remove_dir_all(&beside);
         let mut lacks = written?;
         // It tells until when the weights have learned.
-        std::fs::write(out.join(CARD), card.json()?).context(Kind::Temporary, || format!("cannot write {CARD}"))?;
+        disk::write_whole(&out.join(CARD), card.json()?).context(Kind::Temporary, || format!("cannot write {CARD}"))?;
         if base.digest()? != card.base_model {
             lacks.push("the adapter was trained on other weights than these, of the same shapes".to_owned());
         }

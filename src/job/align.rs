@@ -117,7 +117,8 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &Stop) -
 
     let models = Models::new(&job)?;
     models.fetch().await?;
-    let vocabulary = vocabulary(&rows)?.with_titles(titles(&job).await?.iter().map(String::as_str));
+    let vocabulary = vocabulary(&rows, &job.spec.check.language)?;
+    let vocabulary = vocabulary.with_titles(titles(&job).await?.iter().map(String::as_str));
     let mut questions = questions(&rows)?;
     let teacher = match spec.align.teacher.as_str() {
         "" => None,
@@ -243,7 +244,7 @@ pub(crate) struct Asked {
 }
 
 /// What reasons may name besides titles.
-pub(crate) fn vocabulary(rows: &[RecordBatch]) -> Result<Vocabulary> {
+pub(crate) fn vocabulary(rows: &[RecordBatch], language: &str) -> Result<Vocabulary> {
     let mut all: Vec<String> = Vec::new();
     for batch in rows {
         let (task, attributes) = (text(batch, "task")?, text_lists(batch, "attributes")?);
@@ -251,7 +252,7 @@ pub(crate) fn vocabulary(rows: &[RecordBatch]) -> Result<Vocabulary> {
         let told = attributes.into_iter().enumerate().filter(|(row, _)| task.value(*row) != "choose");
         all.extend(told.flat_map(|(_, attributes)| attributes));
     }
-    Ok(Vocabulary::new(all.iter().map(String::as_str)))
+    Ok(Vocabulary::new(all.iter().map(String::as_str)).in_language(language))
 }
 
 /// Rows of `alignment_example` as questions.

@@ -40,6 +40,9 @@ const BEFORE: [&str; 7] =
 /// As [`prepare`] and [`Model::run`].
 pub(crate) async fn evidence(job: &Job, interval: Interval, tables: &[&'static str]) -> Result<Session> {
     let prepared = prepare(job, interval).await?;
+    for (name, input) in &prepared.inputs {
+        tables::hold_bad_rows(&prepared.contracts[name], input).await?;
+    }
     let session = tables::session(&prepared).await?;
     // Evidence is what a run knows that ends where the interval begins; the session holds the interval's events too.
     let before = Interval { start: interval.start - Duration::days(1), end: interval.start };

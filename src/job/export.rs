@@ -27,7 +27,9 @@ use tokio::task::JoinHandle;
 use crate::columns::{column, text};
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
-use crate::job::tables::{as_of, contract_of, learned_later, locate, new_session, open_input_of, register_input};
+use crate::job::tables::{
+    as_of, contract_of, hold_bad_rows, learned_later, locate, new_session, open_input_of, register_input,
+};
 use crate::query::session::{BatchStream, Param, Session};
 use crate::table::as_of::{AsOf, Picked};
 use crate::table::contract::{Column, Contract, Writer};
@@ -205,6 +207,7 @@ pub async fn export(job: &Job, options: &Options) -> Result<Exported> {
     let contract = contract_of(job, "interaction")?;
     let input = open_input_of(job, &contract, &job.spec.input.interaction).await?;
     input.warnings.iter().for_each(|warning| tracing::warn!(table = "interaction", "{warning}"));
+    hold_bad_rows(&contract, &input).await?;
     register_input(&session, &contract, &input).await?;
 
     let layout = Layout::of(&contract, &sides)?;

@@ -32,7 +32,7 @@ use crate::job::scrub::{QUARANTINES, Scrub};
 use crate::job::tables::{TABLES, content, contract_of, files_in, locate, rows_of};
 use crate::table::contract::Contract;
 use crate::table::filter::{count_each, count_matching, read_texts, rows_without};
-use crate::table::input::{InputTable, open_input};
+use crate::table::input::{InputTable, Source, open_input, open_parquet, source_of};
 use crate::table::lease::{Held, Holder};
 use crate::table::partition::{self, CommitRecord, Publisher, StagedTable, live_runs, partitions};
 use crate::table::segment::{self, segments};
@@ -314,19 +314,24 @@ impl Work<'_> {
 
     async fn rows_in_input(&self, table: &str, text: &str, found: &mut BTreeSet<String>) -> Result<u64> {
         let input = open_input(&self.contracts[table], &locate(self.job, text)?).await?;
-        let source = input.columns.iter().find(|c| c.name == "user_id").and_then(|c| c.source.as_deref());
+        let contract = &self.contracts[table];
         let mut rows = 0;
         for file in &input.files {
-            let told = file.partition.iter().find(|(name, _)| name == "user_id").and_then(|(_, id)| id.as_ref());
-            if let (None, Some(user)) = (source, told) {
-                rows += if self.options.users.contains(user) { file.rows } else { 0 };
-                found.extend(self.looked_for.get(user).cloned());
-                continue;
+            let builder = open_parquet(&file.location, file.bytes).await?;
+            let source = contract.column("user_id").and_then(|c| source_of(c, builder.schema(), &file.partition));
+            match source {
+                Some(Source::Field(field)) => {
+                    let each = count_each(&file.location, file.bytes, field.name(), &self.looked_for).await?;
+                    let users = each.iter().filter(|(user, _)| self.options.users.contains(*user));
+                    rows += users.map(|(_, n)| n).sum::<u64>();
+                    found.extend(each.into_keys());
+                }
+                Some(Source::Path(Some(user))) => {
+                    rows += if self.options.users.contains(&user) { file.rows } else { 0 };
+                    found.extend(self.looked_for.get(&user).cloned());
+                }
+                _ => {}
             }
-            let source = source.unwrap_or("user_id");
-            let each = count_each(&file.location, file.bytes, source, &self.looked_for).await?;
-            rows += each.iter().filter(|(user, _)| self.options.users.contains(*user)).map(|(_, n)| n).sum::<u64>();
-            found.extend(each.into_keys());
         }
         Ok(rows)
     }

@@ -101,8 +101,9 @@ pub async fn compare(
 ) -> Result<Compared> {
     let out = spec.folder()?;
     let rows = examples::read(&out.join("alignment_example.parquet"))?;
-    let titles = align::titles(&with_adapter(spec, None)?).await?;
-    let vocabulary = align::vocabulary(&rows)?.with_titles(titles.iter().map(String::as_str));
+    let job = with_adapter(spec, None)?;
+    let titles = align::titles(&job).await?;
+    let vocabulary = align::vocabulary(&rows, &job.spec.check.language)?.with_titles(titles.iter().map(String::as_str));
     let questions = align::questions(&rows)?;
     let asked = align::measured(&questions, gate.questions);
     if asked.is_empty() {

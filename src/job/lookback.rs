@@ -87,7 +87,11 @@ async fn look_at(job: &Job, prepared: &Prepared, options: Options, stop: &Stop) 
     }
     // Not an error: after every promotion the days before it would fail, and what was published by an older version is right.
     if let Err(why) = prepared.check_learned(&plans) {
-        tracing::warn!(dt = interval.dt(), why = %why, "a published day that is not up to date stays as it is");
+        let what = match is_published {
+            true => "a published day that is not up to date stays as it is",
+            false => "a day that was never published is not built",
+        };
+        tracing::warn!(dt = interval.dt(), why = %why, "{what}");
         return Ok(LookedBack::new(&interval, LEARNED_LATER));
     }
     let builds = plans.iter().filter(|p| p.is_build());
@@ -103,9 +107,13 @@ async fn look_at(job: &Job, prepared: &Prepared, options: Options, stop: &Stop) 
     );
     // What is asked of the run's own interval is not asked of these.
     let options = Options { full: false, retry_failed: false, allow_empty: false, ..options };
+    let mut job = job.clone();
+    if !is_published {
+        job.spec.interval.empty = "wait".into();
+    }
     // Boxed: the future of a run is large, and this one would hold two.
     let own = own_stop(stop);
-    let mut looked = match Box::pin(run(job, interval, options, own.stop.clone())).await {
+    let mut looked = match Box::pin(run(&job, interval, options, own.stop.clone())).await {
         Ok(done) => {
             let run_id = (!done.nothing_to_do).then(|| done.manifest.run_id.clone());
             let status = if done.nothing_to_do { "up_to_date" } else { "published" };

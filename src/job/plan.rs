@@ -66,8 +66,10 @@ pub async fn plan(job: &Job, interval: Interval, lookback_days: u64, full: bool)
     for before in interval.lookback(lookback_days) {
         let before = prepared.at(before);
         if before.is_looked_back_at().await? {
-            lookback.push(match before.check_learned(&before.decide(false, false).await?) {
-                Ok(()) => plan_one(&before, false).await?,
+            let tables = before.decide(false, false).await?;
+            let allowed = owner::check(&before.job, &tables).and_then(|()| before.check_learned(&tables));
+            lookback.push(match allowed {
+                Ok(()) => plan_work(&before, tables).await?,
                 Err(e) => Plan { stays: Some(e.message().to_owned()), ..plan_work(&before, Vec::new()).await? },
             });
         }

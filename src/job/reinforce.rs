@@ -131,7 +131,7 @@ pub async fn reinforce(spec: &Spec, interval: Interval, method: Method, voice: V
     }
     let (rows, outcomes) = (examples::read(&pairs)?, examples::read(&outcomes)?);
     stop.check()?;
-    let vocabulary = align::vocabulary(&rows)?;
+    let vocabulary = align::vocabulary(&rows, &job.spec.check.language)?;
     let mut taught = HashMap::new();
     if !spec.align.teacher.is_empty() {
         // The anchor is what the adapter was taught, not what the templates say.

@@ -24,7 +24,7 @@ use crate::query::session::{Param, Session, SessionOptions, TableFile};
 use crate::reward::checks::Language;
 use crate::reward::saved;
 use crate::table::contract::{self, ColumnType, Contract};
-use crate::table::input::{InputFile, InputTable, open_input};
+use crate::table::input::{InputFile, InputTable, check_input, open_input};
 use crate::table::partition::{CommitRecord, commit_record, missing_file, partition, segments};
 use crate::table::store::{Location, StoreOptions};
 
@@ -518,9 +518,13 @@ impl Prepared {
             // Prompts are asked under keys that tell both, whatever the SQL calls.
             "reason_prompt" => (reads.templates, reads.generator) = (true, true),
             // The words that the catalogue uses.
-            "reason_score" => _ = reads.tables.insert("item".into()),
+            "reason_score" => {
+                reads.tables.insert("item".into());
+                reads.params.insert("title_chars".into());
+            }
             "correction_prompt" | "reason_correction" => {
                 reads.tables.extend(["interaction", "item", "response"].map(String::from));
+                reads.params.insert("title_chars".into());
                 (reads.generator, reads.encoder) = (true, true);
             }
             "item_feature" | "user_feature" => reads.encoder = true,
@@ -534,8 +538,10 @@ impl Prepared {
     pub fn upstream(&self, table: &str) -> Vec<&'static str> {
         let reads = self.reads(table).tables;
         let is_read = |name: &&'static str| {
-            // Answers are those to a night's prompts.
-            let answers = reads.contains("response") && matches!(*name, "reason_prompt" | "reason");
+            // Answers are those to a night's prompts; corrections ask their own.
+            let answers = !CORRECTION.contains(&table)
+                && reads.contains("response")
+                && matches!(*name, "reason_prompt" | "reason");
             upstream(table).contains(name) || reads.contains(*name) || answers
         };
         TABLES.into_iter().take_while(|name| *name != table).filter(is_read).collect()
@@ -675,6 +681,18 @@ pub async fn session(prepared: &Prepared) -> Result<Session> {
 pub async fn open_input_of(job: &Job, contract: &Contract, text: &str) -> Result<InputTable> {
     let input = open_input(contract, &locate(job, text)?).await?;
     Ok(input.allowing(job.spec.input.max_bad_fraction))
+}
+
+/// Holds an input against the share of bad rows that the job allows, where it allows any: those who read it without a run
+/// have not looked at its rows.
+///
+/// # Errors
+/// As [`check_input`].
+pub async fn hold_bad_rows(contract: &Contract, input: &InputTable) -> Result<()> {
+    if input.max_bad_fraction > 0.0 {
+        check_input(contract, input).await?;
+    }
+    Ok(())
 }
 
 /// Registers an input under its contract's name: the one place that decides whether queries see its bad rows.

@@ -4,6 +4,7 @@
 //! deterministic as long as its SQL orders its rows: settings that let timing decide are off.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -160,9 +161,15 @@ impl Session {
         let pool = TrackConsumersPool::new(FairSpillPool::new(options.memory_limit), top);
         let scratch = match &options.spill_dir {
             Some(folder) => Some(Scratch::within(folder).map_err(|e| {
-                Error::new(Kind::Config, "cannot create the folder for spilled rows")
-                    .with("folder", folder.display())
-                    .source(e)
+                let is_final = matches!(
+                    e.kind(),
+                    ErrorKind::PermissionDenied
+                        | ErrorKind::ReadOnlyFilesystem
+                        | ErrorKind::NotADirectory
+                        | ErrorKind::AlreadyExists
+                );
+                let kind = if is_final { Kind::Config } else { Kind::Temporary };
+                Error::new(kind, "cannot create the folder for spilled rows").with("folder", folder.display()).source(e)
             })?),
             None => Scratch::within(&temporary_folder())
                 .inspect_err(|e| tracing::debug!(error = %e, "no temporary folder: what does not fit in memory fails"))

@@ -317,6 +317,10 @@ impl SavedJudge {
                 disk::rename(dir, &aside).context(Kind::Temporary, failed)?;
             }
             disk::finish_folder(&fresh, dir).map_err(|e| {
+                if !dir.exists() {
+                    // The judge of before stays in use.
+                    let _ = disk::rename(&aside, dir);
+                }
                 let is_full = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
                 Error::new(if is_full { Kind::Usage } else { Kind::Temporary }, failed())
                     .hint("the folder must be a judge's, or not exist")

@@ -26,13 +26,16 @@ const HINT: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SES
     AWS_WEB_IDENTITY_TOKEN_FILE with AWS_ROLE_ARN; curec reads variables, not ~/.aws (`aws configure export-credentials \
     --format env` prints them)";
 
+/// What counts as yes in the AWS variables.
+const TRUE: [&str; 5] = ["true", "1", "yes", "y", "on"];
+
 /// The builder with what makes it sure of its credentials.
 ///
 /// # Errors
 /// `Kind::Config` where there are none and no service may be asked.
 pub(crate) fn of(builder: AmazonS3Builder, vars: &BTreeMap<String, String>) -> Result<AmazonS3Builder> {
     let value = |name: &str| vars.get(name).map(String::as_str).filter(|value| !value.is_empty());
-    let is_true = |name: &str| value(name).is_some_and(|value| value.eq_ignore_ascii_case("true") || value == "1");
+    let is_true = |name: &str| value(name).is_some_and(|value| TRUE.contains(&value.to_ascii_lowercase().as_str()));
     let has_keys = value("AWS_ACCESS_KEY_ID").is_some() || value("AWS_SECRET_ACCESS_KEY").is_some();
     let has_role = ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"]
         .iter()

@@ -124,7 +124,7 @@ fn not_arrived(what: &str, at: &Location) -> Error {
 fn local_entry(at: &Location, path: &Path, meta: &std::fs::Metadata) -> Result<Entry> {
     let unusable = |e| {
         let error = Error::new(Kind::Input, "a file's name cannot be used").with("file", path.display());
-        error.hint("give it a name in UTF-8").source(e)
+        error.hint("give it a name in UTF-8 without control characters").source(e)
     };
     let location = at.sibling(ObjectPath::from_absolute_path(path).map_err(unusable)?);
     let last_modified = meta.modified().unwrap_or(std::time::UNIX_EPOCH).into();

@@ -398,7 +398,7 @@ async fn names_are_names_and_columns_without_a_type_are_nulls() {
     let one = || Arc::new(StringArray::from(vec!["1"])) as ArrayRef;
     let stamp = || Arc::new(TimestampMicrosecondArray::from(vec![5]).with_timezone("UTC")) as ArrayRef;
     let names =
-        ["star*.parquet", "f[1].parquet", "q?.parquet", "c#1.parquet", "%41.parquet", "a b\t.parquet", "~'&.parquet"];
+        ["star*.parquet", "f[1].parquet", "q?.parquet", "c#1.parquet", "%41.parquet", "a b.parquet", "~'&.parquet"];
     let mut files = Vec::new();
     for name in names.iter().chain(&["starred.parquet", "f1.parquet", "qq.parquet", "A.parquet"]) {
         let columns = vec![
