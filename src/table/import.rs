@@ -276,7 +276,7 @@ fn import_jsonl(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result<I
     let (mut ratings, mut times): (Vec<Option<f64>>, Vec<i64>) = (Vec::new(), Vec::new());
     each_line(reviews, |number, line| {
         let review: Review = serde_json::from_str(line)
-            .map_err(|e| bad_json(reviews, number, line, &e.to_string()).hint(REVIEW_HINT))?;
+            .map_err(|e| bad_json(reviews, number, line, &e.to_string(), Some(REVIEW_HINT)))?;
         if review.reviewerID.is_empty() || review.asin.is_empty() {
             return Err(bad_line(reviews, number, "reviewerID or asin is empty"));
         }
@@ -313,7 +313,7 @@ fn import_jsonl(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result<I
     if let Some(path) = metadata {
         let mut rows: Vec<ItemRow> = Vec::new();
         each_line(path, |number, line| {
-            rows.push(amazon_item(line).map_err(|why| bad_json(path, number, line, &why))?);
+            rows.push(amazon_item(line).map_err(|why| bad_json(path, number, line, &why, None))?);
             Ok(())
         })?;
         rows.sort_by(|a, b| a.item_id.cmp(&b.item_id));
@@ -710,11 +710,15 @@ fn bad_line(path: &Path, line: u64, why: &str) -> Error {
 const REVIEW_HINT: &str = "a line has reviewerID, asin, overall, unixReviewTime (whole seconds), reviewText and summary, as in \
                            Amazon's files of 2014 and 2018; rename the fields of other files";
 
-fn bad_json(path: &Path, line: u64, text: &str, why: &str) -> Error {
+/// `hint` is what to do where it is not plain to see.
+fn bad_json(path: &Path, line: u64, text: &str, why: &str, hint: Option<&str>) -> Error {
     let error = bad_line(path, line, why);
-    match text.trim_start().starts_with("{'") {
-        true => error.hint("these are Python literals; make JSON of each line: json.dumps(ast.literal_eval(line))"),
-        false => error,
+    match (text.trim_start().starts_with("{'"), hint) {
+        (true, _) => {
+            error.hint("these are Python literals; make JSON of each line: json.dumps(ast.literal_eval(line))")
+        }
+        (false, Some(hint)) => error.hint(hint),
+        (false, None) => error,
     }
 }
 

@@ -25,6 +25,7 @@ use url::Url;
 use crate::config::Job;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
+use crate::printable;
 use crate::table::credentials;
 use crate::table::durable::Durable;
 use crate::table::faults::{self, FailPoint};
@@ -215,8 +216,12 @@ impl Location {
                 other => clean.push(other),
             }
         }
-        let path = Path::from_absolute_path(&clean)
-            .context(Kind::Config, || format!("not a usable local path: {}", clean.display()))?;
+        let path = Path::from_absolute_path(&clean).map_err(|e| {
+            Error::new(Kind::Config, "not a usable local path")
+                .with("file", clean.display())
+                .hint("a path may not hold control characters")
+                .source(printable::line(&e.to_string()).into_owned())
+        })?;
         Self::assemble(Arc::new(Durable::default()), "file://", path)
     }
 

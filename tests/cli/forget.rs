@@ -148,7 +148,7 @@ fn with_audits(world: &World, table: &str, queries: &[&str]) -> String {
         format!("[[audit]]\nname = \"test_{n}\"\nseverity = \"error\"\ndescription = \"A test.\"\nsql = \"{sql}\"\n\n")
     };
     let audits: String = queries.iter().enumerate().map(audit).collect();
-    with_contract(world, table, |text| text.replacen("[writer]", &format!("{audits}[writer]"), 1))
+    with_contract(world, table, |text| format!("{text}\n{audits}"))
 }
 
 /// A failing audit leaves rows in the quarantine; those of before also left whole files there, and errors in manifests.
@@ -410,7 +410,7 @@ fn users_come_from_a_file_and_answers_of_nobody_go_when_asked() {
     let args = ["forget", "job.toml", "--user-file", "users.txt"];
     let out = world.curec(&args);
     expect_code(&out, 3);
-    assert!(stderr(&out).contains("no row is of the user \"nobody\""), "{}", stderr(&out));
+    assert!(stderr(&out).contains(r#"no row is of the user \"nobody\""#), "{}", stderr(&out));
     for table in NAMING {
         let n = world.sql(&format!("select count(*) as n from {table} where user_id like 'O%'"))[0]["n"].clone();
         assert_eq!(n, 0, "{table}");
@@ -514,7 +514,7 @@ fn ids_that_match_nothing_are_named_and_those_of_before_are_known() {
     assert_eq!((&line["status"], &line["users"]), (&"forgotten".into(), &3.into()), "{line}");
     assert_eq!(line["unmatched"], serde_json::json!(["nobody", "u01 "]));
     assert_eq!(line["tables"]["user_history"], serde_json::json!({ "rows": 3, "partitions": 3 }));
-    assert!(stderr(&out).contains("there are rows of \"u01\""), "{}", stderr(&out));
+    assert!(stderr(&out).contains(r#"there are rows of \"u01\""#), "{}", stderr(&out));
     let left = world.sql("select distinct user_id from user_history where user_id like 'u%'");
     assert_eq!(left.len(), 1, "{left:?}");
     // Nothing of u00 is left, neither in the warehouse nor in the input: that it was forgotten is known.

@@ -46,7 +46,7 @@ fn what_is_at_an_output_stays_what_it_is() {
     assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
     // With standard output in a file, what was written to it before stays.
     let script = format!(
-        "echo before; {} sql --job job.toml --format csv --output /dev/stdout '{QUERY}'; echo after",
+        "echo before; {} sql --job job.toml --format csv --output /dev/stdout \"{QUERY}\"; echo after",
         env!("CARGO_BIN_EXE_curec")
     );
     let kept = std::fs::File::create(at("kept")).unwrap();

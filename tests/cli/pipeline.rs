@@ -357,7 +357,7 @@ fn hive_partitions_by_event_are_read_as_they_are_checked() {
         let batch = common::event_batch(&common::events()).project(&[0, 1, 3, 4]).unwrap();
         common::write(&log.join(format!("event={event}/a.parquet")), &batch);
     }
-    let at = format!("input.interaction=\"{}\"", log.display());
+    let at = format!("input.interaction={}", log.display());
     let out = world.run(&["--set", &at]);
     expect_code(&out, 0);
     let query = "select event, count(*) as n from interaction group by event order by event";

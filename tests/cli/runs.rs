@@ -370,7 +370,7 @@ fn runs_are_listed_shown_and_compared() {
     let second = summary(&world.run(&["--set", "check.max_words=50"]));
     let [first, second] = [&first, &second].map(|s| s["run_id"].as_str().unwrap().to_string());
     // A run whose input is missing, and one whose setting holds a credential: both leave a manifest, without it.
-    let out = world.run(&["--set", "input.item=nowhere.parquet"]);
+    let out = world.run(&["--set", "input.item=nowhere/nowhere.parquet"]);
     expect_code(&out, 1);
     let out = world.run(&["--set", "input.review=s3://key:a-sec/ret@bucket/x"]);
     expect_code(&out, 2);

@@ -166,11 +166,11 @@ const CASES: [Case; 15] = [
         pays: true,
     },
     Case {
-        what: "how long a history is",
+        what: "how long a title and an attribute are",
         change: |_| set(&["history.title_chars=9"]),
-        first: &["user_history", "item_audience"],
+        first: &["user_history", "item_audience", "reason_score"],
         why: "settings [history] changed",
-        then: &["reason_prompt", "reason", "reason_score", "item_feature", "user_feature"],
+        then: &["reason_prompt", "reason", "item_feature", "user_feature"],
         pays: true,
     },
     Case {
