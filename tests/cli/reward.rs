@@ -104,6 +104,6 @@ fn judges_that_cannot_be_trained_are_refused_with_what_to_do() {
     std::fs::write(world.path(&file), &text).unwrap();
     let out =
         world.curec(&["learn", "reward", &file, "--interval-start", "2025-01-01", "--interval-end", "2025-01-02"]);
-    expect_code(&out, 1);
+    expect_code(&out, 75);
     assert!(stderr(&out).contains("nothing to make examples of"), "{}", stderr(&out));
 }
