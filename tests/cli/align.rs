@@ -144,7 +144,7 @@ fn what_cannot_be_aligned_is_refused_with_what_to_do() {
     std::fs::write(world.path(&file), &text).unwrap();
     let out = world.curec(&["learn", "align", &file, "--interval-start", "2025-01-01", "--interval-end", "2025-01-02"]);
     expect_code(&out, 75);
-    assert!(stderr(&out).contains("nothing to make examples of"), "{}", stderr(&out));
+    assert!(stderr(&out).contains("nothing to learn from"), "{}", stderr(&out));
 
     let out = world.run(&["--set", "model.adapter=nowhere"]);
     expect_code(&out, 2);

@@ -105,5 +105,5 @@ fn judges_that_cannot_be_trained_are_refused_with_what_to_do() {
     let out =
         world.curec(&["learn", "reward", &file, "--interval-start", "2025-01-01", "--interval-end", "2025-01-02"]);
     expect_code(&out, 75);
-    assert!(stderr(&out).contains("nothing to make examples of"), "{}", stderr(&out));
+    assert!(stderr(&out).contains("nothing to learn from"), "{}", stderr(&out));
 }
