@@ -21,12 +21,12 @@ from pathlib import Path
 # Rule -> (pattern of the first path segment, where it may stand). A folder ends with a slash.
 CRATE_FENCES = {
     "datafusion": (r"(datafusion|ballista)\w*", ["src/query/", "src/generate/functions.rs"]),
-    "burn": (r"(burn|cubecl|cubek)\w*", ["src/llm/", "src/network/", "src/reward/", "src/feature.rs", "src/learn/", "src/recommend/"]),
+    "burn": (r"(burn|cubecl|cubek)\w*", ["src/llm/", "src/network/", "src/reward/", "src/feature.rs", "src/learn/", "src/recommend/", "src/evaluate/"]),
     # query/session.rs hands the stores to DataFusion and names their trait for it.
     "object_store": (r"object_store", ["src/table/", "src/query/session.rs"]),
     "clap": (r"clap\w*", ["src/cli/"]),
-    "reqwest": (r"reqwest", ["src/job/teacher_endpoint.rs"]),
-    "polars": (r"polars\w*", ["src/table/import.rs", "src/table/inspect.rs"]),
+    "reqwest": (r"reqwest", ["src/weekly/teacher_endpoint.rs"]),
+    "polars": (r"polars\w*", ["src/operate/import.rs", "src/operate/inspect.rs"]),
 }
 PRINTING = ["src/cli/", "src/telemetry.rs", "src/main.rs"]
 ENVIRONMENT = ["src/config.rs"]

@@ -20,12 +20,14 @@ pub mod paths;
 pub mod columns;
 pub mod config;
 pub mod telemetry;
-pub mod keepers;
+pub mod background;
+pub mod cancel;
+pub mod directory_lock;
 pub mod scratch;
 pub mod disk;
 pub mod destination;
 
-/// Tables on object stores: contracts, URLs, importers, the publisher.
+/// Tables on object stores: contracts, URLs, the publisher.
 pub mod table {
     pub mod redact;
     pub mod traffic;
@@ -49,8 +51,6 @@ pub mod table {
     pub mod partition;
     pub mod as_of;
     pub mod quarantine;
-    pub mod import;
-    pub mod inspect;
 }
 
 /// DataFusion: the session, the tables made by SQL, audits. Knows nothing of language models.
@@ -88,6 +88,11 @@ pub mod network {
 
 pub mod statistics;
 
+/// Versions of what was learned: adapters and reward models, and which of them is in use.
+pub mod registry {
+    pub mod versions;
+}
+
 /// Where tables and language models meet: prompts, batches, the engine, and the SQL functions over it.
 pub mod generate {
     pub mod format;
@@ -95,14 +100,14 @@ pub mod generate {
     pub mod answers;
     pub mod batcher;
     pub mod engine;
-    pub mod registry;
     pub mod models;
     pub mod functions;
 }
 
-/// What a reason is worth.
+/// What a reason is worth: checks, the score, the reward model.
 pub mod reward {
     pub mod checks;
+    pub mod text_metrics;
     pub mod score;
     pub mod choose;
     pub mod model;
@@ -115,76 +120,75 @@ pub mod feature;
 /// How the language model learns: a differentiable decoder with low-rank adapters, packing, losses, the loops.
 pub mod learn {
     pub mod packing;
-    pub mod objective;
+    pub mod loss;
     pub mod kernels;
     pub mod host;
     pub mod generic;
-    pub mod decoder;
+    pub mod trainable;
     pub mod optimise;
-    pub mod align;
+    pub mod supervised;
     pub mod worth;
     pub mod rollout;
-    pub mod reinforce;
+    pub mod rounds;
 }
 
-/// Recommenders that read the features, and the yardstick: splits, metrics, logs with known structure.
+/// Recommenders that read the features: the log, its split, metrics, SASRec and DIN.
 pub mod recommend {
     pub mod data;
     pub mod split;
     pub mod metrics;
-    pub mod text_metrics;
-    pub mod results;
-    pub mod results_text;
-    pub mod simulate;
-    pub mod whitening;
     pub mod host;
     pub mod attention;
-    pub mod objective;
+    pub mod softmax_loss;
     pub mod adaptor;
-    pub mod histories;
-    pub mod baseline;
-    pub mod train;
+    pub mod fit;
     pub mod transformer;
     pub mod sasrec;
     pub mod din;
-    pub mod arms;
-    pub mod agreement;
-    pub mod ablation;
 }
 
-/// One run of a job: plan, run, manifest, report. And what runs before it left.
-pub mod job {
+/// One run of a job, from its inputs to what is published: plan, run, audits, manifest, report.
+pub mod night {
     pub mod manifest;
     pub mod report;
-    pub mod stop;
-    pub mod hold;
     pub mod learned;
     pub mod tables;
     pub mod owner;
-    pub mod generate;
+    pub mod generation;
     pub mod correct;
     pub mod plan;
     pub mod record;
-    pub mod audit;
+    pub mod verify;
     pub mod publish;
     pub mod run;
     pub mod lookback;
-    pub mod runs;
-    pub mod compact;
-    pub mod scrub;
-    pub mod pseudonym;
-    pub mod forget;
-    pub mod evaluation_page;
-    pub mod evaluation_text;
+}
+
+/// What features are worth to a recommender: the arms of the ablation, their nights, the statistics, the page.
+pub mod evaluate {
+    pub mod results;
+    pub mod results_text;
+    pub mod whitening;
+    pub mod history_blocks;
+    pub mod baseline;
+    pub mod arms;
+    pub mod agreement;
+    pub mod ablation;
+    pub mod page;
+    pub mod text_quality;
     pub mod arm_text;
-    pub mod evaluation_histories;
+    pub mod history_nights;
     pub mod evaluation_file;
-    pub mod evaluation_data;
-    pub mod evaluate;
+    pub mod arm_data;
+    pub mod evaluation;
+}
+
+/// How the models improve, week by week: examples, align, reward, reinforce, gate, publish.
+pub mod weekly {
     pub mod examples;
     pub mod teacher;
     pub mod teacher_endpoint;
-    pub mod weekly;
+    pub mod weekly_file;
     pub mod align;
     pub mod reward;
     pub mod negatives;
@@ -192,6 +196,18 @@ pub mod job {
     pub mod gate;
     pub mod learning_page;
     pub mod improve;
+}
+
+/// What an operator does with logs, runs and tables: import, inspect, export, compact, forget, clean up.
+pub mod operate {
+    pub mod import;
+    pub mod inspect;
+    pub mod simulate;
+    pub mod runs;
+    pub mod compact;
+    pub mod scrub;
+    pub mod pseudonym;
+    pub mod forget;
     pub mod export;
     pub mod feast;
 }

@@ -10,20 +10,20 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use curec::error::{Error, Kind};
+use curec::evaluate::baseline::{ItemNeighbours, Popularity};
 use curec::llm::device::ComputeDevice;
 use curec::llm::ops::into_vec;
 use curec::network::layers::Pass;
 use curec::network::parameters::Parameters;
 use curec::network::random::Random;
 use curec::recommend::adaptor::{Content, Histories, Vectors};
-use curec::recommend::baseline::{ItemNeighbours, Popularity};
 use curec::recommend::data::{Event, Log};
 use curec::recommend::din::{self, Din, Labels};
+use curec::recommend::fit::{Model, Plan, Sequence, Trained, fit, fit_by, mean_ndcg, sequences};
 use curec::recommend::metrics::{Options, Scorer, rank_cases};
-use curec::recommend::objective::Loss;
 use curec::recommend::sasrec::{self, Batch, Rows, SasRec};
+use curec::recommend::softmax_loss::Loss;
 use curec::recommend::split::{Case, Part, Target, temporal};
-use curec::recommend::train::{Model, Plan, Sequence, Trained, fit, fit_by, mean_ndcg, sequences};
 use curec::telemetry::Voice;
 use safetensors::SafeTensors;
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::background::spawn;
+use crate::cancel::CancelToken;
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
-use crate::job::stop::Stop;
-use crate::keepers::keep;
 use crate::scratch;
 
 /// A job file, with keys that are different.
@@ -106,7 +106,7 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 /// # Errors
 /// The work's; `Kind::Interrupted`.
 pub(crate) fn block_on_or_stop<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let stop = Stop::default();
+    let stop = CancelToken::default();
     watch(stop.clone(), Some(GIVE_UP));
     block_on(async { stop.or(work).await })
 }
@@ -125,13 +125,13 @@ pub(crate) fn compute_or_stop<T: Send + 'static>(work: impl FnOnce() -> Result<T
 const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// Asks the run to drain on the first SIGINT or SIGTERM and ends the process on the second.
-pub(crate) fn watch_signals(stop: Stop) {
+pub(crate) fn watch_signals(stop: CancelToken) {
     watch(stop, None);
 }
 
 /// As [`watch_signals`]; with `patience` the process ends after that time also without a second signal.
-fn watch(stop: Stop, patience: Option<Duration>) {
-    keep(async move {
+fn watch(stop: CancelToken, patience: Option<Duration>) {
+    spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
         let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
         else {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::cancel::CancelToken;
 use crate::cli::arguments::{
     IntervalArgs, JobArgs, block_on, block_on_or_stop, compute_or_stop, read_lines, watch_signals,
 };
@@ -16,14 +17,14 @@ use crate::cli::output::{Format, Out, file_lines, print, print_json, say, tell, 
 use crate::config::{self, Interval, Job};
 use crate::destination::Destination;
 use crate::error::{Context, Error, Kind, Result};
-use crate::job::lookback::{self, LookedBack};
-use crate::job::stop::Stop;
-use crate::job::{compact, export, feast, forget, plan, run, runs};
+use crate::night::lookback::{self, LookedBack};
+use crate::night::{plan, run};
+use crate::operate::simulate;
+use crate::operate::{compact, export, feast, forget, runs};
+use crate::operate::{import, inspect};
 use crate::query::session::Session;
-use crate::recommend::simulate;
 use crate::scratch;
 use crate::table::redact::redact;
-use crate::table::{import, inspect};
 use crate::telemetry::{self, Voice};
 
 const EXAMPLES: &str = "\
@@ -623,7 +624,7 @@ async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
             return Err(e);
         }
     };
-    let stop = Stop::default();
+    let stop = CancelToken::default();
     watch_signals(stop.clone());
     let options =
         run::Options { full: args.full, retry_failed: args.retry_failed, allow_empty: args.allow_empty, voice };

@@ -6,15 +6,16 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
+use crate::cancel::CancelToken;
 use crate::cli::arguments::{IntervalArgs, JobArgs, block_on, block_on_or_stop, watch_signals};
 use crate::cli::output::{print, say, tell};
 use crate::destination::Destination;
 use crate::error::{Context, Kind, Result};
-use crate::job::stop::Stop;
-use crate::job::{align, evaluate, evaluation_file, examples, improve, learning_page, reinforce, reward, weekly};
-use crate::learn::reinforce::Method;
+use crate::evaluate::{evaluation, evaluation_file};
+use crate::learn::rounds::Method;
 use crate::table::redact::redact;
 use crate::telemetry::Voice;
+use crate::weekly::{align, examples, improve, learning_page, reinforce, reward, weekly_file};
 
 /// See the module.
 #[derive(Debug, Subcommand)]
@@ -130,8 +131,8 @@ impl LearnCommand {
 }
 
 async fn learn_align(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
-    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
-    let stop = Stop::default();
+    let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
+    let stop = CancelToken::default();
     watch_signals(stop.clone());
     let _hold = spec.hold()?;
     let done = align::align(&spec, interval, voice, &stop).await?;
@@ -149,8 +150,8 @@ async fn learn_align(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Res
 async fn learn_weekly(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
     let mut name = None;
     let work = async {
-        let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
-        let stop = Stop::default();
+        let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
+        let stop = CancelToken::default();
         watch_signals(stop.clone());
         name = Some(spec.name.clone());
         improve::improve(&spec, interval, voice, &stop).await
@@ -168,8 +169,8 @@ async fn learn_weekly(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Re
 }
 
 async fn learn_reward(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
-    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
-    let stop = Stop::default();
+    let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
+    let stop = CancelToken::default();
     watch_signals(stop.clone());
     let _hold = spec.hold()?;
     let outcome = reward::reward(&spec, interval, voice, &stop).await;
@@ -190,8 +191,8 @@ async fn learn_reward(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Re
 }
 
 async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, voice: Voice) -> Result<u8> {
-    let (spec, interval) = (weekly::load(&file)?, interval.parse()?);
-    let stop = Stop::default();
+    let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
+    let stop = CancelToken::default();
     watch_signals(stop.clone());
     let _hold = spec.hold()?;
     let done = reinforce::reinforce(&spec, interval, method, voice, &stop).await?;
@@ -206,9 +207,9 @@ async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, 
 
 async fn learn_evaluate(file: PathBuf, voice: Voice) -> Result<u8> {
     let spec = evaluation_file::load(&file)?;
-    let stop = Stop::default();
+    let stop = CancelToken::default();
     watch_signals(stop.clone());
-    let done = evaluate::evaluate(&spec, voice, &stop).await?;
+    let done = evaluation::evaluate(&spec, voice, &stop).await?;
     let line = serde_json::json!({
         "status": "evaluated",
         "evaluation": spec.name,

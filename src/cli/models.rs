@@ -1,6 +1,6 @@
 //! `curec models`: versions of adapters in a registry.
 //!
-//! Knows its flags and what it prints; what a registry is, [`crate::generate::registry`] knows.
+//! Knows its flags and what it prints; what a registry is, [`crate::registry::versions`] knows.
 
 use std::path::PathBuf;
 
@@ -10,9 +10,9 @@ use crate::cli::output::{print, print_json};
 use crate::config::{self, Job};
 use crate::error::{Error, Kind, Result};
 use crate::generate::models;
-use crate::generate::registry::{self, Registry, Trained};
 use crate::llm::adapter::Precision;
 use crate::llm::weights::ModelFiles;
+use crate::registry::versions::{self, Registry, Trained};
 use crate::table::store::StoreOptions;
 
 /// Where the registry is.
@@ -171,7 +171,7 @@ impl ModelsCommand {
             }
             ModelsCommand::List { name, json, registry } => {
                 let found = registry.open()?.list(name.as_deref()).await?;
-                if *json { print_json(&registry::list_json(&found)?) } else { print(&registry::list_text(&found)) }
+                if *json { print_json(&versions::list_json(&found)?) } else { print(&versions::list_text(&found)) }
             }
             ModelsCommand::Show { name, version, registry } => {
                 let registry = registry.open()?;

@@ -15,7 +15,6 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::generate::batcher::{Completion, Request, RowError};
 use crate::generate::engine::{Engine, EngineOptions};
 use crate::generate::prompt::{self, Fingerprint, PromptTemplate};
-use crate::generate::registry::{self, Card, Registry};
 use crate::llm::adapter::Adapter;
 use crate::llm::chat::ChatTemplate;
 use crate::llm::device;
@@ -23,6 +22,7 @@ use crate::llm::encoder::{EncoderFiles, SentenceEncoder};
 use crate::llm::sampler::Sampling;
 use crate::llm::tokenizer::Tokenizer;
 use crate::llm::weights::ModelFiles;
+use crate::registry::versions::{self, Card, Registry};
 use crate::table::fetch::fetch;
 use crate::table::store::{Location, StoreOptions};
 
@@ -65,7 +65,7 @@ enum Source {
 impl Place {
     fn new(job: &Job, key: &'static str, text: &str) -> Result<Place> {
         let (path, card, cache) = (OnceLock::new(), OnceLock::new(), job.cache_dir.clone());
-        if let Some(name) = text.strip_prefix(registry::SCHEME) {
+        if let Some(name) = text.strip_prefix(versions::SCHEME) {
             let source = Source::Promoted(Registry::of(job)?, name.to_owned());
             return Ok(Place { key, source, cache, path, card });
         }

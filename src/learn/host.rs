@@ -1,7 +1,7 @@
 //! The decoder that learns, on the CPU by hand: forwards with what is needed backwards, and the gradients of the adapter.
 //!
 //! Knows slices, frozen weights and adapters; knows nothing of losses: it takes the gradient of the targets'
-//! log-probabilities and gives those of A and B. The same arithmetic as [`crate::learn::decoder`]'s generic operations,
+//! log-probabilities and gives those of A and B. The same arithmetic as [`crate::learn::trainable`]'s generic operations,
 //! with which it is compared. Frozen weights are packed twice, for `x · Wᵀ` and for `dY · W`: memory for speed. Results do
 //! not depend on the number of threads.
 

@@ -6,7 +6,7 @@
 //!
 //! The generator's own log-probabilities are not used to learn from: it computes by its own kernels, in another order and
 //! maybe in fewer bits than what is differentiated. The old policy's are recomputed by
-//! [`TrainableLm::target_logprobs`](crate::learn::decoder::TrainableLm::target_logprobs) on the sampled tokens, so that the
+//! [`TrainableLm::target_logprobs`](crate::learn::trainable::TrainableLm::target_logprobs) on the sampled tokens, so that the
 //! ratio of a step that has not moved yet is exactly one.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Kind, Result};
 use crate::generate::batcher::{Completion, Finish, Request, RowError};
 use crate::generate::engine::{Engine, EngineOptions, EngineUsage};
-use crate::learn::decoder::TrainableLm;
+use crate::learn::trainable::TrainableLm;
 use crate::llm::adapter::{Adapter, AdapterShape};
 use crate::llm::decoder::CausalLm;
 use crate::llm::device::ComputeDevice;

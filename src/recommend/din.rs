@@ -20,9 +20,9 @@ use crate::network::layers::{Linear, Pass, Prelu};
 use crate::network::parameters::{Init, Parameters, Slot};
 use crate::network::random::Random;
 use crate::recommend::adaptor::{Adaptor, AdaptorConfig, Content};
+use crate::recommend::fit::{Model, Sequence, Step};
 use crate::recommend::metrics::Scorer;
 use crate::recommend::split::Case;
-use crate::recommend::train::{Model, Sequence, Step};
 
 /// What is a yes and what is a no.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -26,10 +26,10 @@ use crate::network::layers::Pass;
 use crate::network::parameters::{Init, Parameters, Slot};
 use crate::network::random::Random;
 use crate::recommend::adaptor::{Adaptor, AdaptorConfig, Content};
+use crate::recommend::fit::{Model, Sequence, Step};
 use crate::recommend::metrics::Scorer;
-use crate::recommend::objective::{Loss, inject};
+use crate::recommend::softmax_loss::{Loss, inject};
 use crate::recommend::split::Case;
-use crate::recommend::train::{Model, Sequence, Step};
 use crate::recommend::transformer::{Sizes, Transformer};
 
 /// How sequences become rows of a batch.

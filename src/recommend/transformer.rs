@@ -16,7 +16,7 @@ use crate::network::layers::{Linear, NORM_EPSILON, Norm, Pass};
 use crate::network::parameters::{Init, Parameters, Slot};
 use crate::recommend::attention::{Shape, attend, attend_backward};
 use crate::recommend::host::{self, Noise, Normed};
-use crate::recommend::objective::Judged;
+use crate::recommend::softmax_loss::Judged;
 
 /// Measures of a transformer.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
+use crate::background::spawn;
 use crate::error::{Context, Error, Kind, Result};
-use crate::keepers::keep;
 use crate::table::store::{Location, Version};
 
 /// The format of commit records and leases that this code writes and reads.
@@ -291,7 +291,7 @@ impl Held {
         let leases = Arc::new(leases);
         let (finished, mut is_finished) = tokio::sync::oneshot::channel();
         let kept = Arc::clone(&leases);
-        let keeper = keep(async move {
+        let keeper = spawn(async move {
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(ttl / 3) => {}

@@ -618,7 +618,7 @@ async fn a_part_that_cannot_be_listed_is_named() {
     ] {
         symlink(&target, &link).unwrap();
         refused("interaction", &log, &[says, "odd", "what to do"]).await;
-        let error = curec::table::inspect::inspect(&log, 1).unwrap_err();
+        let error = curec::operate::inspect::inspect(&log, 1).unwrap_err();
         assert!(error.explain().contains(says), "{}", error.explain());
         std::fs::remove_file(&link).unwrap();
     }

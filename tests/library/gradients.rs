@@ -5,11 +5,11 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use curec::error::Kind;
-use curec::learn::align::{Config, Record, Surroundings, accumulate, align, validate};
-use curec::learn::decoder::TrainableLm;
-use curec::learn::objective::{self, Grpo};
+use curec::learn::loss::{self, Grpo};
 use curec::learn::optimise::Accumulation;
 use curec::learn::packing::{Batch, Example};
+use curec::learn::supervised::{Config, Record, Surroundings, accumulate, align, validate};
+use curec::learn::trainable::TrainableLm;
 use curec::llm::adapter::{AdapterShape, TARGETS};
 use curec::llm::decoder::{CausalLm, Decoder, RowStep, WantLogits};
 use curec::llm::device::ComputeDevice;
@@ -206,10 +206,10 @@ fn grpo_and_dpo_are_pytorchs() {
         let number = |key: &str| golden.case[key].as_f64().unwrap();
         let settings = Grpo { clip: number("clip"), kl: number("kl") };
         let pairs = [(batch.spans[0].clone(), batch.spans[1].clone())];
-        let dpo = objective::dpo(logprobs.clone().inner(), reference.clone(), &pairs, 0.1, 1);
+        let dpo = loss::dpo(logprobs.clone().inner(), reference.clone(), &pairs, 0.1, 1);
         assert_number(&format!("{model} dpo"), f64::from(into_vec(dpo).unwrap()[0]), golden.loss("dpo"));
         let (old, advantages, weights) = (vector("old"), vector("advantages"), vector("weights"));
-        let loss = objective::grpo(logprobs, old, reference, advantages, weights, settings);
+        let loss = loss::grpo(logprobs, old, reference, advantages, weights, settings);
         let mut accumulation = Accumulation::default();
         accumulation.add(pass, loss.clone()).unwrap();
         let value = f64::from(into_vec(loss.inner()).unwrap()[0]);

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use crate::sql_support::{run, session};
 use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::compute::concat_batches;
+use curec::evaluate::baseline::{ItemNeighbours, Popularity};
 use curec::network::random::Random;
 use curec::query::session::Param;
-use curec::recommend::baseline::{ItemNeighbours, Popularity};
 use curec::recommend::data::{Event, Log};
+use curec::recommend::fit::sequences;
 use curec::recommend::metrics::{Scorer, Tier, Tiers};
 use curec::recommend::split::{Case, Part, Split, Target, temporal};
-use curec::recommend::train::sequences;
 use proptest::prelude::*;
 
 const USERS: u32 = 9;

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use curec::columns::{column, text};
-use curec::job::reward::{Asked, asked, blind_texts};
+use curec::operate::simulate::{Options, START, Signal, simulate};
 use curec::query::audit::audit;
 use curec::query::session::{Param, Session};
-use curec::recommend::simulate::{Options, START, Signal, simulate};
 use curec::table::contract::Contract;
 use curec::table::store::Location;
+use curec::weekly::reward::{Asked, asked, blind_texts};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::DataType;

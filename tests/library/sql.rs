@@ -12,7 +12,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Int64Type, Schema};
 use curec::config::HistorySpec;
 use curec::error::{Error, Kind};
-use curec::job::tables;
+use curec::night::tables;
 use curec::query::audit::{Drift, audit};
 use curec::query::model::Model;
 use curec::query::session::{Param, Session, SessionOptions, TableFile};

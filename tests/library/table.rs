@@ -12,10 +12,10 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Float32Type, Int32Type};
 use bytes::Bytes;
 use curec::error::{Kind, Result};
+use curec::operate::import::{self, CsvMapping};
+use curec::operate::inspect::inspect;
 use curec::table::contract::{Change, Contract, builtin_names};
-use curec::table::import::{self, CsvMapping};
 use curec::table::input::{check_input, open_input};
-use curec::table::inspect::inspect;
 use curec::table::lease::{Holder, Lease};
 use curec::table::partition::{
     CommitRecord, Publisher, append_segment, commit_record, gc, missing_file, partitions, segments,

@@ -1,0 +1,321 @@
+//! `curec learn evaluate`: what content features are worth to a recommender, arm by arm, with its intervals.
+//!
+//! Knows the evaluation's file, jobs and their tables; leaves training and statistics to [`crate::evaluate::ablation`].
+//! The vectors come from the nightly pipeline itself, run for the last midnight before the first held-out event, so
+//! nothing that is asked for later can stand in them; those of histories from nights in training as well, each seen by later
+//! events alone. Everything is kept in the evaluation's folder: an evaluation that
+//! was killed goes on where it was.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::cancel::CancelToken;
+use crate::destination::Destination;
+use crate::directory_lock::DirectoryLock;
+use crate::error::Result;
+use crate::evaluate::ablation::{self, Around, Evaluation, Training};
+use crate::evaluate::arm_data::{Source, make_folder};
+use crate::evaluate::arms::Data;
+use crate::evaluate::evaluation_file::{Budget, DinSpec, SasRecSpec, Spec, arms, targets};
+use crate::evaluate::page;
+use crate::evaluate::results::Results;
+use crate::llm::device;
+use crate::night::record::now;
+use crate::recommend::din::{self, Labels};
+use crate::recommend::fit::Plan;
+use crate::recommend::sasrec;
+use crate::table::write::write_local;
+use crate::telemetry::Voice;
+
+/// An evaluation that ended well.
+pub struct Done {
+    /// What was found.
+    pub results: Results,
+    /// The page for people.
+    pub page: PathBuf,
+    /// The same for a person, some lines.
+    pub story: String,
+}
+
+/// Runs an evaluation: texts and vectors, trainings, statistics, tables and pages.
+///
+/// # Errors
+/// As [`crate::night::run::run`] for the texts, and [`ablation::evaluate`] for what is learned from them; `Kind::Interrupted` after a
+/// signal, with everything kept; `Kind::Busy` where another process works in the folder.
+pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<Done> {
+    let out = PathBuf::from(&spec.out);
+    let work = out.join("work");
+    make_folder(&work)?;
+    let _hold = DirectoryLock::take(&out)?;
+    if !spec.markdown.is_empty() {
+        Destination::find(Path::new(&spec.markdown))?;
+    }
+    let arms = arms(spec)?;
+    let evaluation = Evaluation {
+        arms: arms.clone(),
+        seeds: spec.seeds,
+        targets: targets(spec)?,
+        resamples: spec.resamples,
+        confidence: spec.confidence,
+        sasrec: spec.sasrec.as_ref().map(|s| sasrec_of(s, voice)),
+        din: spec.din.as_ref().map(|s| din_of(s, voice)),
+        checkpoints: Some(work.clone()),
+        device: device::open(&spec.device)?,
+    };
+    let mut results = Results {
+        title: format!("Ablation: {}", spec.name),
+        created: now(),
+        facts: facts(spec),
+        measurements: Vec::new(),
+        contrasts: Vec::new(),
+        notes: notes(spec),
+    };
+    // Before hours are spent: what the last arm of the last data set needs is there.
+    for data in &spec.data {
+        Source::open(spec, data, &work).await?.check(&arms).await?;
+    }
+    for data in &spec.data {
+        stop.check()?;
+        let source = Source::open(spec, data, &work).await?;
+        results.facts.push((data.name.clone(), source.describe()));
+        let vectors = source.vectors(&arms, voice, stop, &mut results).await?;
+        let histories = match &spec.histories {
+            Some(of) => source.histories(of, &arms, voice, stop, &mut results).await?,
+            None => BTreeMap::new(),
+        };
+        let (mut evaluation, stop) = (evaluation.clone(), stop.clone());
+        if let (Some(training), Some(budget)) = (&mut evaluation.sasrec, &data.sasrec) {
+            training.config.batch = budget.batch;
+            allow(&mut training.plan, budget);
+            results.facts.push((format!("{}, SASRec", data.name), told(budget)));
+        }
+        if let (Some(training), Some(budget)) = (&mut evaluation.din, &data.din) {
+            training.config.batch = budget.batch;
+            allow(&mut training.plan, budget);
+            results.facts.push((format!("{}, DIN", data.name), told(budget)));
+        }
+        let liked = spec.din.as_ref().map_or(LIKED, |din| din.like_threshold);
+        let found = device::guarded_blocking("evaluating", move || {
+            let Source { name, split, .. } = &source;
+            let data = Data { name, split, liked, texts: vectors, histories, arms: &evaluation.arms };
+            let mut around = Around { say: &mut |line| tracing::info!("{line}"), go_on: &|| stop.check() };
+            ablation::evaluate(&data, &evaluation, &mut around)
+        })
+        .await?;
+        results.measurements.extend(found.measurements);
+        results.contrasts.extend(found.contrasts);
+    }
+    let page = write(spec, &results, &out)?;
+    let story = story(&results, &page);
+    Ok(Done { results, page, story })
+}
+
+/// Whether the data sets of an evaluation hold out nothing of before `learned_until` (microseconds since 1970).
+///
+/// # Errors
+/// `Kind::Config` where one does; as for the inputs of [`evaluate`].
+pub async fn check(spec: &Spec, learned_until: Option<i64>) -> Result<()> {
+    let spec = Spec { learned_until, ..spec.clone() };
+    for data in &spec.data {
+        Source::open(&spec, data, Path::new(&spec.out)).await?;
+    }
+    Ok(())
+}
+
+/// A rating of at least this is a like where no [din] says otherwise.
+const LIKED: f32 = 4.0;
+
+/// What is said of items and of histories, where these have no vectors.
+const ALONE: [&str; 2] = [
+    "Every arm has the same recommender with the same weights in number and first values, the same batches and the same \
+     search; it differs in the vectors of its items alone. An item without a vector gets exactly zero from the adaptor.",
+    "Items without an event before the cut have no vector in any arm. Users' histories have no vectors but in A9.",
+];
+
+/// The same where histories have vectors.
+const WITH_HISTORIES: [&str; 2] = [
+    "Every arm has the same recommender with the same weights in number and first values, the same batches and the same \
+     search; it differs in the vectors of its items and its users' histories alone. What has no vector gets exactly zero from \
+     the adaptor.",
+    "Items without an event before the cut have no vector in any arm. Users' histories are described at several midnights of \
+     the training period and at the last one before the first held-out event, from events before that midnight, by nights \
+     of the arm's own job that are run in the order of time; an event sees its user's newest description as of a moment \
+     that is not after it, and a user without one has no vector. The evidence is of before; adapters and judges may have \
+     learned from later events of the training part, of none that is held out: what a record beside them tells otherwise of is \
+     refused. Their whitening is their own. Histories of A6 \
+     and A6n are those of their nights after correction: the vectors of what is said anew and of what the outcomes of a block \
+     made of the reason before it, pooled, from the block's end on; so there are two reasons behind a vector where A5 has \
+     one, also where nothing was rewritten. The reasons of items are not corrected. A7 gives histories to other users of the \
+     same midnight. A9 is given the answer instead.",
+];
+
+const NOTES: [&str; 6] = [
+    "Vectors: texts of the nightly pipeline as of the last midnight before the first held-out event, through the sentence \
+     encoder and a whitening to 64 values that is fitted on items with training events. A2 is the evidence that the \
+     prompts hold (title, attributes, co-consumed titles by PMI), written down without a language model; A3 the accepted \
+     reasons that a language model made of the same evidence.",
+    "Full ranking over the whole catalogue, items of the history left out, the target loses ties. DIN: whether a user \
+     likes what the user met, by rating.",
+    "Intervals of arms are Student's t over trainings that differ in their seed; those of differences are percentiles of a \
+     paired bootstrap over users and trainings, so that the luck of seeds is in them. Holm corrects within a data set, \
+     recommender, target, metric and tier.",
+    "A9 is given the answer with the question. It is never a result: where NDCG or AUC over all cases do not jump, the \
+     yardstick is broken.",
+    "The texts themselves: grounding and format are over all answers, the rest over the texts that an arm encodes. \
+     References of BLEU and ROUGE-L are the sentences of the item's own reviews in the held-out period (3 to 60 words, at \
+     most 256): corpus BLEU of many references, lower case, words alone; ROUGE-L's best F1. They are higher than those of \
+     papers with one reference a text, and not comparable with them; `shuffled` holds the same texts against another \
+     item's references.",
+    "agreement is a proxy of human agreement, no more: the mean over users of Spearman's correlation between the cosine of \
+     an item's text with the texts of the user's likes and the scores of A0, which knows no texts; 0 is chance.",
+];
+
+fn notes(spec: &Spec) -> Vec<String> {
+    let [first, third] = if spec.histories.is_some() { WITH_HISTORIES } else { ALONE };
+    let [second, others @ ..] = NOTES;
+    [first, second, third].into_iter().chain(others).map(str::to_owned).collect()
+}
+
+fn sasrec_of(s: &SasRecSpec, voice: Voice) -> Training<sasrec::Config> {
+    let config = sasrec::Config {
+        hidden: s.hidden,
+        inner: s.inner,
+        layers: s.layers,
+        heads: s.heads,
+        length: s.length,
+        dropout: s.dropout,
+        attention_dropout: s.dropout,
+        batch: s.batch,
+        ..sasrec::Config::default()
+    };
+    let plan = Plan { epochs: s.epochs, patience: s.patience, voice, ..Plan::default() };
+    Training { config, learning_rates: s.learning_rates.clone(), plan }
+}
+
+fn din_of(s: &DinSpec, voice: Voice) -> Training<din::Config> {
+    let config = din::Config {
+        hidden: s.hidden,
+        length: s.length,
+        dropout: s.dropout,
+        batch: s.batch,
+        labels: Labels::Rated { liked: s.like_threshold },
+        ..din::Config::default()
+    };
+    let plan = Plan { epochs: s.epochs, patience: s.patience, voice, ..Plan::default() };
+    Training { config, learning_rates: s.learning_rates.clone(), plan }
+}
+
+fn facts(spec: &Spec) -> Vec<(String, String)> {
+    let mut facts = vec![
+        ("curec".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("arms".to_owned(), spec.arms.join(", ")),
+        ("seeds".to_owned(), spec.seeds.to_string()),
+        (
+            "split".to_owned(),
+            format!("global, at quantiles {} and {} of it", spec.split.train_quantile, spec.split.valid_quantile),
+        ),
+        (
+            "bootstrap".to_owned(),
+            format!("{} resamples of users and trainings, {} intervals", spec.resamples, spec.confidence),
+        ),
+        ("device".to_owned(), spec.device.clone()),
+    ];
+    facts.extend(spec.facts.iter().cloned());
+    if let Some(s) = &spec.sasrec {
+        let budget = budget(&s.learning_rates, s.epochs, s.patience);
+        facts.push((
+            "SASRec".into(),
+            format!(
+                "width {}, {} layers, {} heads, {} items, dropout {}, full softmax; {budget}",
+                s.hidden, s.layers, s.heads, s.length, s.dropout
+            ),
+        ));
+    }
+    if let Some(s) = &spec.din {
+        let budget = budget(&s.learning_rates, s.epochs, s.patience);
+        facts.push((
+            "DIN".into(),
+            format!(
+                "width {}, {} items, dropout {}, likes from {}; {budget}",
+                s.hidden, s.length, s.dropout, s.like_threshold
+            ),
+        ));
+    }
+    facts
+}
+
+/// A data set's own budget in the place of the evaluation's.
+fn allow(plan: &mut Plan, budget: &Budget) {
+    (plan.epochs, plan.patience) = (budget.epochs, budget.patience);
+}
+
+fn told(budget: &Budget) -> String {
+    format!("here batches of {}, at most {} epochs, patience {}", budget.batch, budget.epochs, budget.patience)
+}
+
+fn budget(rates: &[f64], epochs: usize, patience: usize) -> String {
+    format!("learning rates {rates:?}, at most {epochs} epochs, patience {patience}")
+}
+
+/// Tables, markdown and page, each whole or not at all.
+fn write(spec: &Spec, results: &Results, out: &Path) -> Result<PathBuf> {
+    for (name, batch) in results.tables()? {
+        write_local(&out.join(format!("{name}.parquet")), &[batch])?;
+    }
+    let markdown = results.markdown();
+    let mut files = vec![(out.join("ABLATION.md"), markdown.clone())];
+    if !spec.markdown.is_empty() {
+        files.push((PathBuf::from(&spec.markdown), markdown));
+    }
+    let page = out.join("report.html");
+    files.push((page.clone(), page::page(results)?));
+    for (path, text) in files {
+        Destination::find(&path)?.write(text.as_bytes())?;
+    }
+    Ok(page)
+}
+
+/// The contrasts that matter, in lines.
+fn story(results: &Results, page: &Path) -> String {
+    let main = |metric: &str| matches!(metric, "ndcg@10" | "auc");
+    let lines = results.contrasts.iter().filter(|c| c.tier == "all" && main(&c.metric)).map(|c| {
+        format!(
+            "{:<22} {:<7} {:<11} {:<8} {:>3} - {:<3} {:+.4} [{:+.4}, {:+.4}]  p {:.4}",
+            c.data,
+            c.recommender,
+            c.target,
+            c.metric,
+            c.arm,
+            c.against,
+            c.contrast.interval.mean,
+            c.contrast.interval.low,
+            c.contrast.interval.high,
+            c.p_holm
+        )
+    });
+    lines.chain([format!("Page: {}", page.display())]).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::evaluate::evaluation_file::tests::loaded;
+
+    #[test]
+    fn notes_say_of_histories_what_is_true() {
+        let section = |keys: &str| loaded("[\"A0\"]", &format!("[histories]\n{keys}"));
+        let (without, with) = (loaded("[\"A0\"]", "").unwrap(), section("blocks = 3\nmax_users = 0").unwrap());
+        let says = |spec: &Spec| notes(spec).iter().any(|note| note.contains("have no vectors but in A9"));
+        assert_eq!((says(&without), says(&with)), (true, false));
+        assert_eq!((notes(&without).len(), notes(&with).len()), (8, 8));
+        for (keys, says) in [
+            ("blocks = 0\nmax_users = 1", "between 1"),
+            ("blocks = 3", "max_users"),
+            ("blocks = 3\nmax_users = -1", "-1"),
+        ] {
+            let told = section(keys).unwrap_err().to_string();
+            assert!(told.contains(says), "{told}");
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The generate stage: prompts that nobody has answered yet go to the engine, answers come back as small segments.
+//!
+//! The `response` table is both the resume state and the cache across runs: what was flushed is never paid for again.
+//! Rows are streamed to the engine and not pulled through a SQL function, because a query engine hands results over
+//! only batch by batch, and an answer should be safe seconds after it is finished.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::SchemaRef;
+use futures::stream::{SelectAll, Stream, StreamExt, TryStreamExt};
+
+use crate::cancel::CancelToken;
+use crate::columns::{at, text};
+use crate::config::{BudgetSpec, Interval, ResponseSpec};
+use crate::error::{Context, Error, Kind, Result};
+use crate::generate::batcher::{Completion, RowError};
+use crate::generate::models::{Models, no_device_fault};
+use crate::night::manifest::Usage;
+use crate::query::session::BatchStream;
+use crate::table::contract::Contract;
+use crate::table::lease::Lease;
+use crate::table::partition::append_segment;
+use crate::table::store::Location;
+use crate::telemetry::Progress;
+
+/// Prompts handed to the engine at a time; two such chunks are in flight so that no slot waits for the next.
+const CHUNK: usize = 1024;
+
+/// One answer, or why there is none.
+struct Answer {
+    key: String,
+    prompt_tokens: u32,
+    /// Share of the stage's time, once it is shared out.
+    seconds: Option<f64>,
+    result: std::result::Result<Completion, RowError>,
+}
+
+/// Where answers go.
+pub struct Sink<'a> {
+    /// The warehouse.
+    pub root: &'a Location,
+    /// The contract of `response`.
+    pub contract: &'a Contract,
+    /// The run's right to pay for the interval.
+    pub lease: &'a Lease,
+    /// The run that pays.
+    pub run_id: &'a str,
+    /// The interval, for `created_timestamp`.
+    pub interval: Interval,
+    /// How often to commit.
+    pub response: &'a ResponseSpec,
+    /// How many rows may fail.
+    pub budget: &'a BudgetSpec,
+    /// Different prompts of the interval, answered before or not: what the budget's share is a share of, so that a run
+    /// that goes on where another died is held to the same.
+    pub total: u64,
+}
+
+/// Generates for every row of `pending` (prompt_key, prompt_text, answer_stem; keys are distinct) and commits the
+/// answers as they come.
+///
+/// # Errors
+/// [`Kind::Budget`] when too many rows failed and [`Kind::Interrupted`] when `stop` was requested; what had finished is
+/// committed in both cases. [`Kind::Temporary`] when the device failed. [`Kind::Busy`] when another run has taken the
+/// lease, and pays.
+pub async fn generate(
+    mut pending: BatchStream,
+    models: &Arc<Models>,
+    sink: &Sink<'_>,
+    stop: &CancelToken,
+    progress: &Progress,
+    usage: &mut Usage,
+) -> Result<()> {
+    let started = Instant::now();
+    let digest = models.generator()?.fingerprint.model_name();
+    let mut writer = Writer { sink, digest, waiting: Vec::new(), since: started, shared_until: started };
+    let mut in_flight: SelectAll<Pin<Box<dyn Stream<Item = Answer> + Send>>> = SelectAll::new();
+    let mut exhausted = false;
+    let mut outstanding = 0usize;
+    let period = Duration::from_secs_f64(sink.response.flush_seconds);
+    let outcome = loop {
+        if !exhausted && outstanding < CHUNK {
+            match next_chunk(&mut pending).await {
+                Ok(Some(rows)) => {
+                    let n = rows.len();
+                    match submit(models, rows).await {
+                        Ok(answers) => in_flight.push(answers),
+                        Err(e) => break Err(e),
+                    }
+                    outstanding += n;
+                }
+                Ok(None) => exhausted = true,
+                Err(e) => break Err(e),
+            }
+            continue;
+        }
+        if outstanding == 0 {
+            break Ok(());
+        }
+        let flush_at = tokio::time::Instant::from_std(writer.since + period);
+        let answer = tokio::select! {
+            answer = in_flight.next() => answer,
+            () = tokio::time::sleep_until(flush_at) => {
+                if let Err(e) = writer.flush().await {
+                    break Err(e);
+                }
+                continue;
+            }
+            () = stop.requested() => {
+                let hint = "finished answers are kept; run the same command again";
+                break Err(Error::new(Kind::Interrupted, "stopped by a signal while generating").hint(hint));
+            }
+        };
+        let Some(answer) = answer else {
+            break Err(Error::new(Kind::Temporary, "the engine ended before all rows were answered"));
+        };
+        outstanding -= 1;
+        let mut tokens = 0;
+        match &answer.result {
+            Ok(c) => {
+                usage.generated += 1;
+                usage.prompt_tokens += u64::from(c.prompt_tokens);
+                usage.cached_tokens += u64::from(c.cached_tokens);
+                usage.completion_tokens += u64::from(c.completion_tokens);
+                tokens = u64::from(c.completion_tokens);
+            }
+            Err(e) => {
+                if let Err(lost) = no_device_fault(e) {
+                    break Err(lost);
+                }
+                tracing::warn!(prompt_key = answer.key, error = e.code(), detail = %e, "a prompt failed");
+                *usage.failed.entry(e.code().to_string()).or_default() += 1;
+            }
+        }
+        progress.advance(1, tokens);
+        if let Err(e) = writer.push(answer).await {
+            break Err(e);
+        }
+        if let Err(e) = within_budget(sink.budget, &usage.failed, sink.total) {
+            break Err(e);
+        }
+    };
+    drop(in_flight);
+    let flushed = writer.flush().await;
+    usage.seconds += started.elapsed().as_secs_f64();
+    outcome.and(flushed)
+}
+
+/// The share is one of all prompts, not of those that are done: prompts that are too long fail at once, before the first
+/// answer, and must not stop a run that they are a small part of.
+fn within_budget(budget: &BudgetSpec, failed: &BTreeMap<String, u64>, total: u64) -> Result<()> {
+    let failures: u64 = failed.values().sum();
+    let over_share = failures as f64 > budget.max_failed_fraction * total as f64;
+    let over_rows = budget.max_failed_rows > 0 && failures > budget.max_failed_rows;
+    if !over_share && !over_rows {
+        return Ok(());
+    }
+    let codes: Vec<String> = failed.iter().map(|(code, n)| format!("{code}: {n}")).collect();
+    let message = format!("{failures} of {total} prompts failed, more than the failure budget allows");
+    Err(Error::new(Kind::Budget, message)
+        .with("failures", codes.join(", "))
+        .hint("see `select * from response where error is not null`; mend the cause or raise [budget]"))
+}
+
+/// The next rows to generate for: (key, prompt, stem).
+async fn next_chunk(pending: &mut BatchStream) -> Result<Option<Vec<(String, String, String)>>> {
+    let mut rows = Vec::new();
+    while rows.len() < CHUNK {
+        let Some(batch) = pending.try_next().await? else { break };
+        let columns = [text(&batch, "prompt_key")?, text(&batch, "prompt_text")?, text(&batch, "answer_stem")?];
+        let value = |column: &StringArray, i| at(column, i).unwrap_or_default().to_string();
+        rows.extend((0..batch.num_rows()).map(|i| {
+            let [key, prompt, stem] = &columns;
+            (value(key, i), value(prompt, i), value(stem, i))
+        }));
+    }
+    Ok((!rows.is_empty()).then_some(rows))
+}
+
+async fn submit(
+    models: &Arc<Models>,
+    rows: Vec<(String, String, String)>,
+) -> Result<Pin<Box<dyn Stream<Item = Answer> + Send>>> {
+    let models = models.clone();
+    let (keys, receiver) = tokio::task::spawn_blocking(move || -> Result<_> {
+        use rayon::prelude::*;
+        let requests: Result<Vec<_>> =
+            rows.par_iter().enumerate().map(|(i, (_, prompt, stem))| models.request(i as u64, prompt, stem)).collect();
+        let requests = requests?;
+        let keys = rows.into_iter().map(|(key, _, _)| key);
+        let keys: Vec<(String, u32)> = keys.zip(requests.iter().map(|r| r.prompt.len() as u32)).collect();
+        Ok((keys, models.engine()?.submit_blocking(requests)?))
+    })
+    .await
+    .context(Kind::Internal, || "the generate stage was interrupted".into())??;
+    Ok(futures::stream::unfold((receiver, keys), |(mut receiver, keys)| async move {
+        let (id, result) = receiver.recv().await?;
+        let (key, prompt_tokens) = keys.get(id as usize)?.clone();
+        Some((Answer { key, prompt_tokens, seconds: None, result }, (receiver, keys)))
+    })
+    .boxed())
+}
+
+struct Writer<'a> {
+    sink: &'a Sink<'a>,
+    digest: String,
+    waiting: Vec<Answer>,
+    /// The last flush, whether there was something to write or not.
+    since: Instant,
+    /// The time up to here stands in the rows.
+    shared_until: Instant,
+}
+
+impl Writer<'_> {
+    async fn push(&mut self, answer: Answer) -> Result<()> {
+        self.waiting.push(answer);
+        if self.waiting.len() >= self.sink.response.flush_rows { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        self.since = Instant::now();
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        // Shared out once: rows that are tried again must give the same segment.
+        let unpaid = self.waiting.iter().filter(|a| a.seconds.is_none()).count();
+        if unpaid > 0 {
+            let share = (self.since - self.shared_until).as_secs_f64() / unpaid as f64;
+            self.waiting.iter_mut().for_each(|a| _ = a.seconds.get_or_insert(share));
+            self.shared_until = self.since;
+        }
+        self.sink.lease.check_not_taken().await?;
+        self.waiting.sort_by(|a, b| a.key.cmp(&b.key));
+        let schema = self.sink.contract.arrow_schema(None);
+        let batch = rows_of(&self.waiting, schema, &self.digest, self.sink)?;
+        append_segment(self.sink.root, self.sink.contract, &batch).await?;
+        // Only now: answers that were not committed are tried again with the next ones.
+        self.waiting.clear();
+        Ok(())
+    }
+}
+
+fn rows_of(rows: &[Answer], schema: SchemaRef, digest: &str, sink: &Sink<'_>) -> Result<RecordBatch> {
+    let done = |a: &'_ Answer| a.result.as_ref().ok().cloned();
+    let texts =
+        |pick: fn(&Answer) -> Option<String>| -> ArrayRef { Arc::new(rows.iter().map(pick).collect::<StringArray>()) };
+    let counts = |pick: fn(&Completion) -> u32| -> ArrayRef {
+        Arc::new(rows.iter().map(|a| done(a).map_or(0, |c| i64::from(pick(&c)))).collect::<Int64Array>())
+    };
+    let columns: Result<Vec<ArrayRef>> = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            Ok(match field.name().as_str() {
+                "prompt_key" => texts(|a| Some(a.key.clone())),
+                "text" => texts(|a| a.result.as_ref().ok().map(|c| c.text.trim_end().to_string())),
+                "error" => texts(|a| a.result.as_ref().err().map(|e| e.code().to_string())),
+                "error_detail" => texts(|a| a.result.as_ref().err().map(ToString::to_string)),
+                "finish" => texts(|a| a.result.as_ref().ok().map(|c| c.finish.name().to_string())),
+                "logprob_sum" => {
+                    Arc::new(rows.iter().map(|a| done(a).map(|c| c.logprob_sum)).collect::<Float64Array>())
+                }
+                "prompt_tokens" => {
+                    Arc::new(rows.iter().map(|a| Some(i64::from(a.prompt_tokens))).collect::<Int64Array>())
+                }
+                "cached_tokens" => counts(|c| c.cached_tokens),
+                "completion_tokens" => counts(|c| c.completion_tokens),
+                "model_digest" => Arc::new(StringArray::from(vec![digest; rows.len()])),
+                "created_timestamp" => Arc::new(
+                    TimestampMicrosecondArray::from(vec![sink.interval.end.timestamp_micros(); rows.len()])
+                        .with_timezone_opt(timezone_of(field.data_type())),
+                ),
+                "run_id" => Arc::new(StringArray::from(vec![sink.run_id; rows.len()])),
+                "seconds" => Arc::new(rows.iter().map(|a| a.seconds).collect::<Float64Array>()),
+                name => {
+                    return Err(Error::new(
+                        Kind::Config,
+                        "the contract of response has a column that curec does not fill",
+                    )
+                    .with("column", name));
+                }
+            })
+        })
+        .collect();
+    RecordBatch::try_new(schema, columns?).context(Kind::Internal, || "answers do not fit the contract".into())
+}
+
+fn timezone_of(data_type: &arrow::datatypes::DataType) -> Option<Arc<str>> {
+    match data_type {
+        arrow::datatypes::DataType::Timestamp(_, zone) => zone.clone(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_budget_is_a_share_of_all_prompts_or_a_number_of_rows() {
+        let budget = BudgetSpec { max_failed_fraction: 0.1, max_failed_rows: 0 };
+        let failed = |n| BTreeMap::from([("too_long".to_string(), n)]);
+        assert!(within_budget(&budget, &failed(20), 200).is_ok());
+        let e = within_budget(&budget, &failed(21), 200).unwrap_err();
+        assert_eq!(e.kind(), Kind::Budget);
+        assert!(e.explain().contains("too_long: 21"));
+        assert!(within_budget(&budget, &failed(1), 5).is_err(), "small runs are held to it as well");
+        let rows = BudgetSpec { max_failed_fraction: 1.0, max_failed_rows: 1 };
+        assert!(within_budget(&rows, &failed(1), 2).is_ok());
+        assert!(within_budget(&rows, &failed(2), 2).is_err());
+    }
+}

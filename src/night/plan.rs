@@ -1,0 +1,228 @@
+//! What a run would build and why, and what its generate stage would cost.
+//!
+//! Changes nothing and loads no model: evidence and prompts are made in memory, tokens are counted.
+
+use std::fmt;
+
+use arrow::array::RecordBatch;
+use futures::TryStreamExt;
+
+use crate::columns::{at, text};
+use crate::config::{Interval, Job};
+use crate::error::Result;
+use crate::night::manifest::Manifest;
+use crate::night::owner;
+use crate::night::tables::{self, PENDING, Prepared, TablePlan, prepare};
+use crate::table::partition::CommitRecord;
+use crate::table::store::Location;
+
+/// New tokens per second of SmolLM2-135M on two cores, prompts included (benches/RESULTS.md): the guess before any run.
+const CPU_TOKENS_PER_SECOND: f64 = 60.0;
+
+/// A plan for people and programs.
+#[derive(Debug)]
+pub struct Plan {
+    job: String,
+    dt: String,
+    warehouse: String,
+    inputs: Vec<(String, usize, u64)>,
+    tables: Vec<TablePlan>,
+    /// What the generate stage would do, where the prompts are known.
+    work: Option<Work>,
+    /// Prompts that failed in earlier runs and have no answer.
+    failed_prompts: u64,
+    /// The intervals before this one that a lookback looks at; oldest first.
+    lookback: Vec<Plan>,
+    /// Why a day that was looked back at stays as it is, though it is not up to date.
+    stays: Option<String>,
+}
+
+/// Prompts and tokens that a run would pay for.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Work {
+    /// Rows to explain.
+    pub prompts: u64,
+    /// Different prompts.
+    pub distinct: u64,
+    /// Of those, answered by earlier runs.
+    pub answered: u64,
+    /// Prompt tokens of the rest.
+    pub prompt_tokens: u64,
+    /// At most so many new tokens.
+    pub completion_tokens_at_most: u64,
+    /// Minutes, at the speed of the job's last run or, without one, of a two-core CPU.
+    pub minutes: f64,
+    /// Price at the job's rates.
+    pub price: f64,
+}
+
+/// Plans a run that looks back so many days.
+///
+/// # Errors
+/// As a run that checks its inputs by their footers.
+pub async fn plan(job: &Job, interval: Interval, lookback_days: u64, full: bool) -> Result<Plan> {
+    let prepared = prepare(job, interval).await?;
+    let mut lookback = Vec::new();
+    for before in interval.lookback(lookback_days) {
+        let before = prepared.at(before);
+        if before.is_looked_back_at().await? {
+            let tables = before.decide(false, false).await?;
+            let allowed = owner::check(&before.job, &tables).and_then(|()| before.check_learned(&tables));
+            lookback.push(match allowed {
+                Ok(()) => plan_work(&before, tables).await?,
+                Err(e) => Plan { stays: Some(e.message().to_owned()), ..plan_work(&before, Vec::new()).await? },
+            });
+        }
+    }
+    Ok(Plan { lookback, ..plan_one(&prepared, full).await? })
+}
+
+async fn plan_one(prepared: &Prepared, full: bool) -> Result<Plan> {
+    let tables = prepared.decide(full, false).await?;
+    owner::check(&prepared.job, &tables)?;
+    prepared.check_learned(&tables)?;
+    plan_work(prepared, tables).await
+}
+
+async fn plan_work(prepared: &Prepared, tables: Vec<TablePlan>) -> Result<Plan> {
+    let inputs = prepared.inputs.iter().map(|(name, i)| (name.clone(), i.files.len(), i.rows())).collect();
+    let work = match tables.iter().any(TablePlan::is_build) {
+        true => Some(estimate(prepared).await?),
+        false => None,
+    };
+    Ok(Plan {
+        job: prepared.job.spec.name.clone(),
+        dt: prepared.interval.dt(),
+        warehouse: prepared.root.url().to_string(),
+        inputs,
+        tables,
+        work,
+        failed_prompts: prepared.failed_prompts().await?,
+        lookback: Vec::new(),
+        stays: None,
+    })
+}
+
+/// Makes evidence and prompts in memory and counts what has no answer yet.
+async fn estimate(prepared: &Prepared) -> Result<Work> {
+    let session = tables::session(prepared).await?;
+    let params = tables::params(prepared)?;
+    for table in ["user_history", "item_audience", "reason_prompt"] {
+        for name in prepared.unpublished(table) {
+            if !session.has_table(name) {
+                prepared.make_unpublished(&session, name).await?;
+            }
+        }
+        let contract = &prepared.contracts[table];
+        let rows: Vec<RecordBatch> = prepared.sql[table].run(&session, contract, &params).await?.try_collect().await?;
+        // As the SQL made them: only staging holds them against the contract's nulls.
+        let schema = rows.first().map_or_else(|| contract.arrow_schema(None), |batch| batch.schema());
+        session.register_batches(table, schema, rows)?;
+    }
+    tables::register_responses(&session, &prepared.root, &prepared.contracts["response"]).await?;
+    let prompts = tables::count(&session, "select 1 as one from reason_prompt").await?;
+    let distinct = tables::count(&session, tables::ASKED).await?;
+    let generator = prepared.models.generator()?;
+    let (mut waiting, mut prompt_tokens) = (0, 0);
+    let mut rows = session.sql(PENDING, &[]).await?.stream().await?;
+    while let Some(batch) = rows.try_next().await? {
+        let (prompt, stem) = (text(&batch, "prompt_text")?, text(&batch, "answer_stem")?);
+        for i in 0..batch.num_rows() {
+            let tokens = generator.tokenize(at(&prompt, i).unwrap_or_default(), at(&stem, i).unwrap_or_default())?;
+            prompt_tokens += tokens.len() as u64;
+        }
+        waiting += batch.num_rows() as u64;
+    }
+    let spec = &prepared.job.spec;
+    let completion = waiting * spec.sampling.max_new_tokens as u64;
+    let per_token = seconds_per_new_token(&prepared.root).await?.unwrap_or(1.0 / CPU_TOKENS_PER_SECOND);
+    Ok(Work {
+        prompts,
+        distinct,
+        answered: distinct - waiting,
+        prompt_tokens,
+        completion_tokens_at_most: completion,
+        minutes: completion as f64 * per_token / 60.0,
+        price: (prompt_tokens as f64 * spec.price.prompt_tokens_million
+            + completion as f64 * spec.price.completion_tokens_million)
+            / 1e6,
+    })
+}
+
+/// Seconds per new token, prefill included, of the latest run that generated something.
+async fn seconds_per_new_token(root: &Location) -> Result<Option<f64>> {
+    let mut manifests: Vec<_> = root.child("_runs").list().await?;
+    manifests.retain(|e| e.location.name() == Manifest::NAME);
+    manifests.sort_by_key(|e| std::cmp::Reverse(e.last_modified));
+    for entry in manifests.into_iter().take(20) {
+        let Some(bytes) = entry.location.get().await? else { continue };
+        // A manifest of another version of curec is no reason to fail a plan.
+        let Ok(manifest) = Manifest::parse(&bytes) else { continue };
+        if manifest.usage.completion_tokens > 0 {
+            return Ok(Some(manifest.usage.seconds / manifest.usage.completion_tokens as f64));
+        }
+    }
+    Ok(None)
+}
+
+impl Plan {
+    /// Whether the answers of the language model are put together again, failed prompts with them.
+    fn retries(&self) -> bool {
+        self.tables.iter().any(|t| t.table == "reason" && t.is_build())
+    }
+
+    /// One JSON object.
+    pub fn json(&self) -> serde_json::Value {
+        let tables: Vec<_> = self
+            .tables
+            .iter()
+            .map(|t| {
+                serde_json::json!({
+                    "table": t.table,
+                    "dt": self.dt,
+                    "build": t.is_build(),
+                    "why": t.why,
+                    "fingerprint": t.fingerprint,
+                    "rows_standing": t.standing.as_ref().map(CommitRecord::rows),
+                })
+            })
+            .collect();
+        serde_json::json!({
+            "job": self.job, "dt": self.dt, "warehouse": self.warehouse, "tables": tables, "work": self.work,
+            "failed_prompts": self.failed_prompts, "stays": self.stays, "lookback": self.lookback.iter().map(Plan::json).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for before in &self.lookback {
+            match (&before.stays, before.tables.iter().any(TablePlan::is_build)) {
+                (Some(why), _) => writeln!(f, "looking back, dt={} stays as it is: {why}", before.dt)?,
+                (None, true) => write!(f, "looking back, {before}")?,
+                (None, false) => writeln!(f, "looking back, dt={} is up to date", before.dt)?,
+            }
+        }
+        writeln!(f, "job {} for dt={} in {}", self.job, self.dt, self.warehouse)?;
+        for (name, files, rows) in &self.inputs {
+            writeln!(f, "  reads  {name:<15} {files} file(s), {rows} rows")?;
+        }
+        for t in &self.tables {
+            let why = if t.is_build() { format!("build: {}", t.why.join(", ")) } else { "up to date".into() };
+            writeln!(f, "  table  {:<15} {why}", t.table)?;
+        }
+        match &self.work {
+            Some(w) => writeln!(
+                f,
+                "  prompts {} ({} different, {} answered before); {} prompt tokens, at most {} new tokens, about {:.1} minutes, price {:.2}",
+                w.prompts, w.distinct, w.answered, w.prompt_tokens, w.completion_tokens_at_most, w.minutes, w.price
+            ),
+            None => writeln!(f, "nothing to do"),
+        }?;
+        match (self.failed_prompts, self.retries()) {
+            (0, _) => Ok(()),
+            (n, true) => writeln!(f, "  {n} prompt(s) failed before and are tried again"),
+            (n, false) => writeln!(f, "  {n} prompt(s) failed and have no reason; run --retry-failed tries them again"),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What a run says of itself: its manifest from the beginning to the end, the report, and the story for a person.
+//!
+//! Knows what a run has counted and where its record lies; does none of a run's work.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, RecordBatch};
+use chrono::Utc;
+use futures::TryStreamExt;
+
+use crate::columns::{at, floats, integers, text, text_lists};
+use crate::config::{Interval, Job, JobSpec};
+use crate::error::{Context, Error, Kind, Result};
+use crate::night::correct;
+use crate::night::manifest::{self, InputRecord, Manifest, TableRecord};
+use crate::night::report::{self, Details, Sample};
+use crate::night::tables::{self, Prepared, TablePlan, locate};
+use crate::query::session::{Param, Session};
+use crate::reward::checks::{self, Vocabulary};
+use crate::table::input::InputTable;
+use crate::table::redact::redact;
+use crate::table::store::Location;
+use crate::table::traffic::{Traffic, traffic};
+use crate::telemetry;
+
+/// How long a run that cannot begin tries to say so in the warehouse.
+const TRACE_PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn now() -> String {
+    Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}
+
+/// The manifest as far as job and interval tell.
+pub(super) fn begin(job: &Job, interval: Interval) -> Manifest {
+    let started = Utc::now();
+    let pid = std::process::id();
+    Manifest {
+        format: manifest::FORMAT,
+        status: "running".into(),
+        // A URL may hold what nobody else is to see.
+        settings: job.settings.iter().map(|(key, value)| (key.clone(), redact(value))).collect(),
+        curec: format!("curec {}", env!("CARGO_PKG_VERSION")),
+        run_id: format!("{}-{}-{pid}", job.spec.name, started.format("%Y%m%dT%H%M%S%3fZ")),
+        job: job.spec.name.clone(),
+        job_file: job.origin.clone(),
+        interval_start: interval.start.to_rfc3339(),
+        interval_end: interval.end.to_rfc3339(),
+        started_at: now(),
+        finished_at: now(),
+        host: std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_string(),
+        pid,
+        device: job.spec.model.device.clone(),
+        ..Manifest::default()
+    }
+}
+
+/// Fills in inputs and models.
+pub(super) fn describe(prepared: &Prepared, manifest: &mut Manifest) -> Result<()> {
+    let record = |(name, input): (&String, &InputTable)| {
+        let (files, bytes, digest) = (input.files.len(), input.bytes(), input.digest());
+        (name.clone(), InputRecord { files, rows: input.rows(), bytes, digest, ..InputRecord::default() })
+    };
+    manifest.inputs = prepared.inputs.iter().map(record).collect();
+    manifest.models = BTreeMap::from([
+        ("generator".to_string(), prepared.models.generator()?.fingerprint.model_name()),
+        ("encoder".to_string(), prepared.models.encoder_files()?.digest().to_string()),
+    ]);
+    Ok(())
+}
+
+pub(super) fn table_record(plan: &TablePlan, dt: &str) -> TableRecord {
+    let standing = plan.standing.as_ref();
+    TableRecord {
+        table: plan.table.clone(),
+        dt: dt.to_string(),
+        action: "kept".into(),
+        why: Vec::new(),
+        rows: standing.map_or(0, |r| r.rows()),
+        bytes: standing.map_or(0, |r| r.files.iter().map(|f| f.bytes).sum()),
+        files: standing.map_or_else(Vec::new, |r| r.files.iter().map(|f| f.name.clone()).collect()),
+        fingerprint: plan.fingerprint.clone(),
+        parts: standing.map_or_else(BTreeMap::new, |r| r.parts.clone()),
+    }
+}
+
+/// Counts and samples for manifest and report.
+pub(super) async fn look(
+    prepared: &Prepared,
+    session: &Session,
+    manifest: &mut Manifest,
+    details: &mut Details,
+) -> Result<()> {
+    let reasons = &mut manifest.reasons;
+    let mut rows = session.sql(tables::TALLY, &[]).await?.stream().await?;
+    while let Some(batch) = rows.try_next().await? {
+        let (kind, refusal) = (text(&batch, "kind")?, text(&batch, "refusal")?);
+        let n = integers(&batch, "n")?;
+        for i in 0..batch.num_rows() {
+            let n = n.value(i) as u64;
+            *reasons.by_kind.entry(kind.value(i).to_string()).or_default() += n;
+            match at(&refusal, i) {
+                Some(code) => *reasons.refused.entry(code.to_string()).or_default() += n,
+                None => *reasons.accepted.entry(kind.value(i).to_string()).or_default() += n,
+            }
+        }
+    }
+    if session.has_table("reason_correction") {
+        let corrections = manifest.corrections.get_or_insert_default();
+        for batch in session.sql(correct::TALLY, &[]).await?.collect().await? {
+            let (fate, n) = (text(&batch, "correction")?, integers(&batch, "n")?);
+            let (before, after) = (floats(&batch, "gain_before")?, floats(&batch, "gain_after")?);
+            for i in 0..batch.num_rows() {
+                let fate = fate.value(i).to_string();
+                corrections.by_fate.insert(fate.clone(), n.value(i) as u64);
+                corrections.gain_before.insert(fate.clone(), before.value(i));
+                if after.is_valid(i) {
+                    corrections.gain_after.insert(fate, after.value(i));
+                }
+            }
+        }
+    }
+    for batch in session.sql(tables::MEASURES, &[]).await?.collect().await? {
+        details.scores.extend(floats(&batch, "score")?.iter().flatten());
+        details.lengths.extend(floats(&batch, "n_words")?.iter().flatten());
+    }
+    let (contract, root) = (&prepared.contracts["response"], &prepared.root);
+    if !session.has_table("response") {
+        tables::register_responses(session, root, contract).await?;
+    }
+    let usage_all = tables::usage_all(session, contract).await?;
+    manifest.failed_prompts = usage_all.failed;
+    manifest.usage_all = Some(usage_all);
+    let price = &prepared.job.spec.price;
+    details.price = (price.prompt_tokens_million, price.completion_tokens_million);
+    let words = vocabulary(session, &prepared.job.spec).await?;
+    details.accepted = samples(&session.sql(&tables::samples(true), &[]).await?.collect().await?, &words)?;
+    details.refused = samples(&session.sql(&tables::samples(false), &[]).await?.collect().await?, &words)?;
+    Ok(())
+}
+
+/// The attributes of the catalogue, for reasons of the job's language.
+pub(super) async fn vocabulary(session: &Session, spec: &JobSpec) -> Result<Vocabulary> {
+    let title_chars = ("title_chars", Param::Int(spec.history.title_chars));
+    let mut categories = Vec::new();
+    for batch in session.sql(tables::CATEGORIES, &[title_chars]).await?.collect().await? {
+        categories.extend(text(&batch, "category")?.iter().flatten().map(str::to_string));
+    }
+    Ok(Vocabulary::new(categories.iter().map(String::as_str)).in_language(&spec.check.language))
+}
+
+fn samples(batches: &[RecordBatch], vocabulary: &Vocabulary) -> Result<Vec<Sample>> {
+    let mut all = Vec::new();
+    for batch in batches {
+        let [kind, entity] = [text(batch, "kind")?, text(batch, "entity")?];
+        let [reason, refusal, subject] = [text(batch, "reason")?, text(batch, "refusal")?, text(batch, "subject")?];
+        let score = floats(batch, "score")?;
+        let lists = ["liked", "disliked", "related", "attributes"].map(|name| (name, text_lists(batch, name)));
+        let mut evidence: Vec<Vec<String>> = (0..batch.num_rows())
+            .map(|i| at(&subject, i).map(|s| format!("about: {s}")).into_iter().collect())
+            .collect();
+        let mut pieces: Vec<Vec<String>> =
+            (0..batch.num_rows()).map(|i| at(&subject, i).map(str::to_string).into_iter().collect()).collect();
+        for (name, lists) in lists {
+            for ((held, pieces), list) in evidence.iter_mut().zip(&mut pieces).zip(lists?) {
+                pieces.extend(list.iter().cloned());
+                if !list.is_empty() {
+                    held.push(format!("{name}: {}", list.join("; ")));
+                }
+            }
+        }
+        for (i, evidence) in evidence.into_iter().enumerate() {
+            let pieces: Vec<&str> = pieces[i].iter().map(String::as_str).collect();
+            let said = at(&reason, i).unwrap_or_default();
+            all.push(Sample {
+                invented: checks::mentions(said, &pieces, vocabulary).invented,
+                kind: kind.value(i).to_string(),
+                entity: at(&entity, i).unwrap_or_default().to_string(),
+                evidence,
+                reason: said.to_string(),
+                score: score.is_valid(i).then(|| score.value(i)),
+                refusal: at(&refusal, i).map(str::to_string),
+            });
+        }
+    }
+    Ok(all)
+}
+
+/// Fills in how the run ended.
+pub(super) fn close(manifest: &mut Manifest, error: Option<&Error>, started: Instant, traffic_before: Traffic) {
+    manifest.store = traffic().since(traffic_before);
+    manifest.seconds = started.elapsed().as_secs_f64();
+    manifest.finished_at = now();
+    manifest.peak_memory = telemetry::peak_memory();
+    manifest.status = error.map_or("published", |e| e.kind().name()).into();
+    manifest.error = error.map(|e| redact(&e.to_string()));
+}
+
+/// Writes the manifest alone, where the warehouse can be written: a run that cannot begin is worth a trace, but the
+/// trace is not worth a run.
+pub(super) async fn leave(job: &Job, manifest: &Manifest) {
+    let write = async {
+        let folder = locate(job, &job.spec.warehouse)?.child("_runs").child(&manifest.run_id);
+        write_manifest(&folder, manifest).await
+    };
+    match tokio::time::timeout(TRACE_PATIENCE, write).await {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => tracing::warn!(error = %e, "the run leaves no manifest"),
+        Err(_) => tracing::warn!("the run leaves no manifest: the warehouse does not answer"),
+    }
+}
+
+async fn write_manifest(folder: &Location, manifest: &Manifest) -> Result<()> {
+    let text = serde_json::to_string_pretty(manifest).context(Kind::Internal, || "the manifest is not JSON".into())?;
+    folder.child(Manifest::NAME).put(text.into()).await
+}
+
+pub(super) async fn write_run(folder: &Location, manifest: &Manifest, details: &Details) -> Result<String> {
+    write_manifest(folder, manifest).await?;
+    folder.child("report.json").put(report::json(manifest, details)?.into()).await?;
+    let page = folder.child("report.html");
+    page.put(report::html(manifest, details)?.into()).await?;
+    Ok(page.local_path().map_or_else(|| page.url().to_string(), |p| p.display().to_string()))
+}
+
+pub(super) fn story(m: &Manifest, report: &str, root: &Location) -> String {
+    let kinds = |counts: &BTreeMap<String, u64>| {
+        counts.iter().map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ")
+    };
+    let refused: Vec<String> = m.reasons.refused.iter().map(|(code, n)| format!("{code} {n}")).collect();
+    format!(
+        "Published {} reasons ({}) in {:.1} s; accepted {:.1} % ({}); refused: {}.\n\
+         Generated {} prompts, {} prompt tokens ({} shared), {} new tokens at {:.1} tokens/s.{}{}\n\
+         {}Tables: {}\nReport: {report}",
+        m.reasons.total(),
+        kinds(&m.reasons.by_kind),
+        m.seconds,
+        100.0 * m.reasons.acceptance(),
+        kinds(&m.reasons.accepted),
+        if refused.is_empty() { "none".to_string() } else { refused.join(", ") },
+        m.usage.generated,
+        m.usage.prompt_tokens,
+        m.usage.cached_tokens,
+        m.usage.completion_tokens,
+        m.usage.completion_tokens as f64 / m.usage.seconds.max(1e-9),
+        match &m.usage_all {
+            // Without earlier runs it would say the same again.
+            Some(all) if m.usage.answered_before > 0 || all.runs > 1 => format!(
+                "\nWith earlier runs: {} prompts answered, {} prompt tokens, {} new tokens, {:.1} s, paid by {} run(s).",
+                all.answered, all.prompt_tokens, all.completion_tokens, all.seconds, all.runs
+            ),
+            _ => String::new(),
+        },
+        failed_story(m.failed_prompts),
+        match m.store.retries {
+            0 => String::new(),
+            n => format!("Store: {n} of {} requests failed and were made again.\n", m.store.requests),
+        },
+        root.local_path().map_or_else(|| root.url().to_string(), |p: PathBuf| p.display().to_string()),
+    )
+}
+
+/// A line on prompts that have no answer; empty where all have one.
+pub(super) fn failed_story(prompts: u64) -> String {
+    match prompts {
+        0 => String::new(),
+        n => format!("\n{n} prompt(s) failed and have no reason; --retry-failed tries them again."),
+    }
+}

@@ -1,0 +1,451 @@
+//! A teacher behind an OpenAI-compatible endpoint (`POST {address}/chat/completions`): every question is asked once.
+//!
+//! Knows HTTP, the words that ask for the answer format, and a file of answers to which each is appended as it comes: a run
+//! that was killed asks only what has no answer yet, and a later run pays for no answer twice. A refusal is kept
+//! like an answer, so that a training that was killed goes on with the same examples; without the file all is asked again. What
+//! the answers are worth is decided in [`crate::weekly::teacher`], by the same filter as a file's.
+//!
+//! Of a question with an outcome the teacher is told the outcome: what it writes is learned from and never becomes a feature,
+//! so a hint is no leak (Reason4Rec does the same). Titles are data: whatever they say, an answer counts only if it passes.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::cancel::CancelToken;
+use crate::error::{Context, Error, Kind, Result};
+
+/// Times a request is sent before the endpoint counts as down.
+const TRIES: u32 = 6;
+/// So much of a server's words stands in an error.
+const SHOWN: usize = 300;
+
+/// Whom to ask, and how.
+#[derive(Clone)]
+pub struct Endpoint {
+    address: Url,
+    model: String,
+    key: Option<String>,
+    max_tokens: u64,
+    at_once: usize,
+    /// Before the second try; doubled before each further one. A server's own `Retry-After` counts instead.
+    patience: Duration,
+}
+
+/// A question as it is put to a teacher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Its `example_id`.
+    pub id: String,
+    /// What the model is asked.
+    pub prompt: String,
+    /// The outcome, where the answer ends in a verdict.
+    pub verdict: Option<bool>,
+}
+
+/// What a teacher said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// By `example_id`.
+    pub texts: HashMap<String, String>,
+    /// Questions that the endpoint refused.
+    pub refused: usize,
+    /// Tokens of all questions, paid for now or before, as the endpoint counts them.
+    pub prompt_tokens: u64,
+    /// And of the answers.
+    pub completion_tokens: u64,
+}
+
+/// A line of the file. Without a text the endpoint refused the question.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Line {
+    /// Digest of all that the answer follows from.
+    question: String,
+    example_id: String,
+    answer_text: Option<String>,
+    prompt_tokens: u64,
+    completion_tokens: u64,
+}
+
+struct Reply {
+    text: Option<String>,
+    prompt_tokens: u64,
+    completion_tokens: u64,
+}
+
+/// How a request ended that was not answered.
+enum Failed {
+    /// It may go through later, after so long where the server says so.
+    Later(String, Option<Duration>),
+    /// This question will not be answered.
+    Refused(String),
+    /// Nor will any other.
+    All(String),
+}
+
+/// Whether a teacher is an endpoint's address, and no file.
+pub fn is_address(teacher: &str) -> bool {
+    ["http://", "https://"].iter().any(|scheme| teacher.to_ascii_lowercase().starts_with(scheme))
+}
+
+impl Endpoint {
+    /// `address` is what stands before `/chat/completions`; `key` goes into the header of each request and nowhere else.
+    ///
+    /// # Errors
+    /// `Kind::Config` for an address that is none or holds credentials, and where no model is named.
+    pub fn new(address: &str, model: &str, key: Option<String>, max_tokens: u64, at_once: usize) -> Result<Endpoint> {
+        let bad = |what: &str| Error::new(Kind::Config, format!("[align] teacher: {what}"));
+        let mut address = Url::parse(address).map_err(|e| bad("this is no address").source(e))?;
+        if !address.username().is_empty() || address.password().is_some() {
+            return Err(bad("an address must hold no credentials").hint("set the key as OPENAI_API_KEY"));
+        }
+        if key.as_ref().is_some_and(|key| key.chars().any(char::is_control)) {
+            return Err(bad("the variable OPENAI_API_KEY holds a line end or another control character")
+                .hint("set it to the key alone; a line end at its very end is left out"));
+        }
+        if model.is_empty() {
+            return Err(bad("an endpoint wants a model").hint("set [align] teacher_model"));
+        }
+        let path = format!("{}/chat/completions", address.path().trim_end_matches('/'));
+        address.set_path(&path);
+        let (model, patience) = (model.to_owned(), Duration::from_secs(1));
+        Ok(Endpoint { address, model, key, max_tokens, at_once: at_once.max(1), patience })
+    }
+
+    /// The questions' answers; those that are not in `file` are asked for and appended to it.
+    ///
+    /// # Errors
+    /// `Kind::Config` where the endpoint takes no key, no such model or no question at all; `Kind::Temporary` where it cannot
+    /// be reached for long, `Kind::Interrupted` after a signal: what was answered is kept.
+    pub async fn ask(&self, questions: &[Asked], file: &Path, stop: &CancelToken) -> Result<Answers> {
+        let known = read(file)?;
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(180))
+            .build()
+            .context(Kind::Internal, || "cannot make an HTTP client".into())?;
+        let pending: Vec<&Asked> = questions.iter().filter(|q| !known.contains_key(&self.digest(q))).collect();
+        tracing::info!(questions = questions.len(), pending = pending.len(), "asking the teacher");
+        let failed = |e| Error::new(Kind::Temporary, "cannot keep an answer").with("file", file.display()).source(e);
+        let mut kept = std::fs::OpenOptions::new().create(true).append(true).open(file).map_err(failed)?;
+        // A line that was cut short must not swallow the next one.
+        if std::fs::read(file).map_err(failed)?.last().is_some_and(|byte| *byte != b'\n') {
+            kept.write_all(b"\n").map_err(failed)?;
+        }
+        let mut said = known;
+        let mut answers = futures::stream::iter(pending)
+            .map(|question| {
+                let client = &client;
+                async move { (question, self.answer(client, question).await) }
+            })
+            .buffer_unordered(self.at_once);
+        let mut refusal = None;
+        while let Some((question, answered)) = stop.or(async { Ok(answers.next().await) }).await? {
+            let Reply { text, prompt_tokens, completion_tokens } = match answered {
+                Ok(reply) => reply,
+                Err(Failed::Refused(what)) => {
+                    tracing::warn!(example_id = question.id, "the teacher refused a question: {what}");
+                    refusal = Some(what);
+                    Reply { text: None, prompt_tokens: 0, completion_tokens: 0 }
+                }
+                Err(Failed::Later(what, _)) => {
+                    return Err(self
+                        .error(Kind::Temporary, "the teacher does not answer", &what)
+                        .hint("answers so far are kept; run the same command again"));
+                }
+                Err(Failed::All(what)) => {
+                    return Err(self
+                        .error(Kind::Config, "the teacher takes no questions", &what)
+                        .hint("look at [align] teacher and teacher_model, at the variable OPENAI_API_KEY, and at the account behind it; \
+                               answers so far are kept"));
+                }
+            };
+            let (id, digest) = (question.id.clone(), self.digest(question));
+            let line = Line { question: digest, example_id: id, answer_text: text, prompt_tokens, completion_tokens };
+            let text = serde_json::to_string(&line).context(Kind::Internal, || "a teacher's answer".into())?;
+            kept.write_all(format!("{text}\n").as_bytes()).map_err(failed)?;
+            said.insert(line.question.clone(), line);
+        }
+        let mut found = Answers::default();
+        for question in questions {
+            let Some(line) = said.get(&self.digest(question)) else { continue };
+            found.prompt_tokens += line.prompt_tokens;
+            found.completion_tokens += line.completion_tokens;
+            match &line.answer_text {
+                Some(text) => drop(found.texts.insert(question.id.clone(), text.clone())),
+                None => found.refused += 1,
+            }
+        }
+        if found.texts.is_empty() && found.refused > 0 {
+            let why = refusal.unwrap_or_else(|| "in an earlier run".to_owned());
+            return Err(self
+                .error(Kind::Config, "the teacher refused every question", &why)
+                .with("file", file.display())
+                .hint("remove the file to ask again"));
+        }
+        Ok(found)
+    }
+
+    fn error(&self, kind: Kind, what: &str, why: &str) -> Error {
+        Error::new(kind, format!("{what}: {why}")).with("endpoint", &self.address)
+    }
+
+    /// Everything that an answer follows from.
+    fn digest(&self, question: &Asked) -> String {
+        let body = self.body(question).to_string();
+        blake3::hash(format!("{} {body}", self.address).as_bytes()).to_hex()[..32].to_owned()
+    }
+
+    fn body(&self, question: &Asked) -> Value {
+        let verdict = match question.verdict {
+            None => String::new(),
+            Some(liked) => format!("<verdict>{}</verdict>", if liked { "yes" } else { "no" }),
+        };
+        let asked = format!(
+            "{}\n\nAnswer in one line, in exactly this format:\n<think>at most 30 words of notes</think><reason>one sentence of \
+             at most 40 words</reason>{verdict}\nThe reason names only titles and categories that stand in the lines above, \
+             as they stand there, and tells why in its own words.",
+            question.prompt
+        );
+        json!({
+            "model": self.model,
+            "messages": [{"role": "user", "content": asked}],
+            "temperature": 0,
+            "max_tokens": self.max_tokens,
+        })
+    }
+
+    async fn answer(&self, client: &reqwest::Client, question: &Asked) -> Result<Reply, Failed> {
+        let mut pause = self.patience;
+        for last in (0..TRIES).map(|n| n + 1 == TRIES) {
+            match self.request(client, question).await {
+                Err(Failed::Later(what, after)) if !last => {
+                    tracing::debug!("the teacher is asked again: {what}");
+                    tokio::time::sleep(after.unwrap_or(pause).min(Duration::from_secs(60))).await;
+                    pause *= 2;
+                }
+                ended => return ended,
+            }
+        }
+        Err(Failed::Later("it was asked too often".into(), None))
+    }
+
+    async fn request(&self, client: &reqwest::Client, question: &Asked) -> Result<Reply, Failed> {
+        let mut request = client
+            .post(self.address.clone())
+            .header("content-type", "application/json")
+            .body(self.body(question).to_string());
+        if let Some(key) = &self.key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        // The address stands in the error already; a library's words may hold it with more.
+        let later = |e: reqwest::Error| Failed::Later(self.shown(&e.without_url().to_string()), None);
+        let response = request.send().await.map_err(later)?;
+        let status = response.status();
+        let after = response.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
+        let text = response.text().await.map_err(later)?;
+        let what = || format!("{status}: {}", self.shown(&text));
+        match status.as_u16() {
+            200..=299 => {}
+            408 | 409 | 424 | 425 | 429 | 500..=599 => {
+                return Err(Failed::Later(what(), after.map(Duration::from_secs)));
+            }
+            // Of this one question: its words, its length, a filter. All else, such as an empty account, is of every other as well.
+            400 | 413 | 422 | 451 => return Err(Failed::Refused(what())),
+            _ => return Err(Failed::All(what())),
+        }
+        let said: Value = serde_json::from_str(&text).map_err(|_| Failed::All(what()))?;
+        let message = &said["choices"][0]["message"];
+        if !message.is_object() {
+            return Err(Failed::All(what()));
+        }
+        let tokens = |name: &str| said["usage"][name].as_u64().unwrap_or(0);
+        Ok(Reply {
+            text: Some(message["content"].as_str().unwrap_or_default().trim().to_owned()),
+            prompt_tokens: tokens("prompt_tokens"),
+            completion_tokens: tokens("completion_tokens"),
+        })
+    }
+
+    /// A server's words, cut, and without the key, which some repeat.
+    fn shown(&self, text: &str) -> String {
+        let text = match &self.key {
+            Some(key) if !key.is_empty() => text.replace(key.as_str(), "***"),
+            _ => text.to_owned(),
+        };
+        let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN).collect();
+        line.trim().to_owned()
+    }
+}
+
+/// The lines of a file by their question; none where there is no file. What is no line, as after a kill, is left out.
+fn read(file: &Path) -> Result<HashMap<String, Line>> {
+    let text = match std::fs::read(file) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(HashMap::new()),
+        Err(e) => {
+            return Err(Error::new(Kind::Config, "cannot read the teacher's answers")
+                .with("file", file.display())
+                .source(e));
+        }
+    };
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    Ok(lines.map(|line| (line.question.clone(), line)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use std::io::{BufRead, BufReader, Read};
+    use std::net::TcpListener;
+    use std::sync::{Arc, Mutex};
+
+    type Seen = Arc<Mutex<Vec<(String, String)>>>;
+
+    /// A server that answers each request by `answer`, from its number and its body; keeps heads and bodies.
+    fn server(answer: impl Fn(usize, &str) -> (u16, String) + Send + 'static) -> (String, Seen) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}/v1/", listener.local_addr().unwrap());
+        let seen = Seen::default();
+        let kept = seen.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut head, mut length) = (String::new(), 0);
+                loop {
+                    let mut line = String::new();
+                    if reader.read_line(&mut line).unwrap() == 0 || line == "\r\n" {
+                        break;
+                    }
+                    if let Some(n) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = n.trim().parse().unwrap();
+                    }
+                    head += &line;
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).unwrap();
+                let body = String::from_utf8(body).unwrap();
+                let n = {
+                    let mut kept = kept.lock().unwrap();
+                    kept.push((head, body.clone()));
+                    kept.len() - 1
+                };
+                let (status, text) = answer(n, &body);
+                let reply = format!(
+                    "HTTP/1.1 {status} x\r\ncontent-length: {}\r\nretry-after: 0\r\nconnection: close\r\n\r\n{text}",
+                    text.len()
+                );
+                stream.write_all(reply.as_bytes()).unwrap();
+            }
+        });
+        (address, seen)
+    }
+
+    fn said(content: &str) -> (u16, String) {
+        let usage = json!({"prompt_tokens": 7, "completion_tokens": 3});
+        (200, json!({"choices": [{"message": {"role": "assistant", "content": content}}], "usage": usage}).to_string())
+    }
+
+    fn endpoint(address: &str) -> Endpoint {
+        let key = Some("sk-secret".to_owned());
+        Endpoint { patience: Duration::from_millis(1), ..Endpoint::new(address, "m", key, 99, 2).unwrap() }
+    }
+
+    fn questions(n: usize) -> Vec<Asked> {
+        let verdict = |i: usize| [None, Some(true), Some(false)][i % 3];
+        (0..n)
+            .map(|i| Asked { id: format!("q{i}"), prompt: format!("About \"Alpha {i}\"\n?"), verdict: verdict(i) })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn every_question_is_paid_for_once_and_told_its_outcome() {
+        let (address, seen) = server(|n, _| match n {
+            0 => (429, "slow down".into()),
+            1 => (503, "not now".into()),
+            _ => said(" <think>a</think><reason>b</reason> "),
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("teacher.jsonl");
+        let (endpoint, stop) = (endpoint(&address), CancelToken::default());
+        let answers = endpoint.ask(&questions(3), &file, &stop).await.unwrap();
+        assert_eq!(answers.texts.len(), 3);
+        assert_eq!(answers.texts["q1"], "<think>a</think><reason>b</reason>");
+        assert_eq!((answers.refused, answers.prompt_tokens, answers.completion_tokens), (0, 21, 9));
+        {
+            let seen = seen.lock().unwrap();
+            assert_eq!(seen.len(), 5, "two were asked again");
+            let (head, body) = &seen[4];
+            assert!(head.starts_with("POST /v1/chat/completions ") && head.contains("Bearer sk-secret"), "{head}");
+            let body: Value = serde_json::from_str(body).unwrap();
+            assert_eq!((&body["model"], &body["max_tokens"]), (&json!("m"), &json!(99)));
+            let has = |what: &str| seen.iter().any(|(_, body)| body.contains(what));
+            assert!(has("<verdict>yes</verdict>") && has("<verdict>no</verdict>") && has("Alpha 0"));
+        }
+        // What is kept is not asked again, also after a line that was cut short; what is new is.
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(!text.contains("sk-secret"));
+        let whole: Vec<&str> = text.lines().collect();
+        std::fs::write(&file, format!("{}\n{}\n{}", whole[0], whole[1], &whole[2][..20])).unwrap();
+        let answers = endpoint.ask(&questions(4), &file, &stop).await.unwrap();
+        assert_eq!((answers.texts.len(), seen.lock().unwrap().len()), (4, 7));
+        assert_eq!(endpoint.ask(&questions(4), &file, &stop).await.unwrap(), answers);
+        assert_eq!(seen.lock().unwrap().len(), 7);
+        // Another model's answers are other answers.
+        let other = Endpoint { model: "n".into(), ..endpoint };
+        other.ask(&questions(1), &file, &stop).await.unwrap();
+        assert_eq!(seen.lock().unwrap().len(), 8);
+    }
+
+    #[tokio::test]
+    async fn what_fails_says_what_to_do_and_keeps_the_key_to_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        for (status, text, kind, says) in [
+            (401, "no such key sk-secret", Kind::Config, "OPENAI_API_KEY"),
+            (404, "no such model", Kind::Config, "teacher_model"),
+            (402, "insufficient balance", Kind::Config, "the account behind it"),
+            (200, "<html>", Kind::Config, "<html>"),
+            (200, "{\"object\": \"list\"}", Kind::Config, "object"),
+            (400, "too long", Kind::Config, "every question"),
+            (500, "out of order", Kind::Temporary, "run the same command again"),
+        ] {
+            let (address, _) = server(move |_, _| (status, text.to_owned()));
+            let file = folder.path().join(format!("{status}-{}", text.len()));
+            let error = endpoint(&address).ask(&questions(3), &file, &CancelToken::default()).await.unwrap_err();
+            let told = error.explain();
+            assert_eq!(error.kind(), kind, "{told}");
+            assert!(told.contains(says) && !told.contains("sk-secret"), "{told}");
+        }
+        // An account that runs empty says nothing of the questions that are left: they are asked when it is full again.
+        let (address, seen) = server(|n, _| if n == 1 { (402, "empty".into()) } else { said("x") });
+        let (file, one) = (folder.path().join("empty"), Endpoint { at_once: 1, ..endpoint(&address) });
+        one.ask(&questions(3), &file, &CancelToken::default()).await.unwrap_err();
+        let answers = one.ask(&questions(3), &file, &CancelToken::default()).await.unwrap();
+        assert_eq!((answers.texts.len(), answers.refused, seen.lock().unwrap().len()), (3, 0, 4));
+
+        // One that is refused is one less, the next time too.
+        let (address, seen) =
+            server(|_, body| if body.contains("Alpha 1") { (400, "too long".into()) } else { said("x") });
+        let file = folder.path().join("some");
+        let answers = endpoint(&address).ask(&questions(3), &file, &CancelToken::default()).await.unwrap();
+        assert_eq!((answers.texts.len(), answers.refused), (2, 1));
+        let again = endpoint(&address).ask(&questions(3), &file, &CancelToken::default()).await.unwrap();
+        assert!(again == answers && seen.lock().unwrap().len() == 3);
+
+        assert!(is_address("HTTPS://host/v1") && !is_address("teacher.parquet"));
+        let bad = |address: &str, model: &str| Endpoint::new(address, model, None, 1, 1).err().unwrap().explain();
+        assert!(bad("http://user:word@host/v1", "m").contains("credentials"));
+        assert!(!bad("http://user:word@host/v1", "m").contains("word@"));
+        assert!(bad("http://host/v1", "").contains("teacher_model"));
+        assert!(bad("http://", "m").contains("no address"));
+        let two_lines = Endpoint::new("http://host/v1", "m", Some("sk-a\nsk-b".into()), 1, 1).err().unwrap().explain();
+        assert!(two_lines.contains("OPENAI_API_KEY") && !two_lines.contains("sk-a"), "{two_lines}");
+    }
+}
