@@ -36,6 +36,9 @@ pub mod table {
     pub mod faults;
     pub mod store;
     pub mod fetch;
+    pub mod builtin;
+    pub mod build;
+    pub mod column_type;
     pub mod contract;
     pub mod finding;
     pub mod check;
@@ -55,6 +58,7 @@ pub mod table {
 
 /// DataFusion: the session, the tables made by SQL, audits. Knows nothing of language models.
 pub mod query {
+    pub mod texts;
     pub mod good_rows;
     pub mod session;
     pub mod model;
@@ -153,6 +157,10 @@ pub mod night {
     pub mod report;
     pub mod learned;
     pub mod tables;
+    pub mod graph;
+    pub mod prepare;
+    pub mod made_from;
+    pub mod decide;
     pub mod owner;
     pub mod generation;
     pub mod correct;
@@ -160,7 +168,9 @@ pub mod night {
     pub mod record;
     pub mod verify;
     pub mod publish;
+    pub mod steps;
     pub mod run;
+    pub mod warehouse;
     pub mod lookback;
 }
 
@@ -204,6 +214,7 @@ pub mod operate {
     pub mod inspect;
     pub mod simulate;
     pub mod runs;
+    pub mod garbage;
     pub mod compact;
     pub mod scrub;
     pub mod pseudonym;
