@@ -55,6 +55,7 @@ pub mod table {
 
 /// DataFusion: the session, the tables made by SQL, audits. Knows nothing of language models.
 pub mod query {
+    pub mod texts;
     pub mod good_rows;
     pub mod session;
     pub mod model;

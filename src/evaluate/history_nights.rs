@@ -21,8 +21,8 @@ use crate::evaluate::history_blocks::{HistoryVectors, moments};
 use crate::feature::Pooler;
 use crate::generate::models::Models;
 use crate::llm::device;
-use crate::night::correct;
 use crate::query::session::Session;
+use crate::query::texts;
 use crate::recommend::data::Log;
 use crate::recommend::split::{Part, Split};
 
@@ -185,7 +185,7 @@ pub fn coverage(told: &HistoryVectors, split: &Split) -> String {
 /// What the query says.
 pub async fn corrections(session: &Session) -> Result<Option<String>> {
     let (mut all, mut kept, mut parts) = (0, 0, Vec::new());
-    for batch in session.sql(correct::TALLY, &[]).await?.collect().await? {
+    for batch in session.sql(texts::CORRECTION_TALLY, &[]).await?.collect().await? {
         let (fates, counts) = (columns::text(&batch, "correction")?, columns::integers(&batch, "n")?);
         let (before, after) = (columns::floats(&batch, "gain_before")?, columns::floats(&batch, "gain_after")?);
         for row in 0..batch.num_rows() {

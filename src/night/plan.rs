@@ -12,7 +12,8 @@ use crate::config::{Interval, Job};
 use crate::error::Result;
 use crate::night::manifest::Manifest;
 use crate::night::owner;
-use crate::night::tables::{self, PENDING, Prepared, TablePlan, prepare};
+use crate::night::tables::{self, Prepared, TablePlan, prepare};
+use crate::query::texts;
 use crate::table::partition::CommitRecord;
 use crate::table::store::Location;
 
@@ -120,11 +121,11 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
         session.register_batches(table, schema, rows)?;
     }
     tables::register_responses(&session, &prepared.root, &prepared.contracts["response"]).await?;
-    let prompts = tables::count(&session, "select 1 as one from reason_prompt").await?;
-    let distinct = tables::count(&session, tables::ASKED).await?;
+    let prompts = tables::count(&session, texts::PROMPTS).await?;
+    let distinct = tables::count(&session, texts::ASKED_PROMPTS).await?;
     let generator = prepared.models.generator()?;
     let (mut waiting, mut prompt_tokens) = (0, 0);
-    let mut rows = session.sql(PENDING, &[]).await?.stream().await?;
+    let mut rows = session.sql(texts::PENDING_PROMPTS, &[]).await?.stream().await?;
     while let Some(batch) = rows.try_next().await? {
         let (prompt, stem) = (text(&batch, "prompt_text")?, text(&batch, "answer_stem")?);
         for i in 0..batch.num_rows() {

@@ -31,9 +31,10 @@ use crate::night::record::{
     begin, close, describe, failed_story, leave, look, story, table_record, vocabulary, write_run,
 };
 use crate::night::report::Details;
-use crate::night::tables::{self, PENDING, Prepared, TablePlan, locate, prepare};
+use crate::night::tables::{self, Prepared, TablePlan, locate, prepare};
 use crate::night::verify::{audit_table, check_inputs, count_unknown_items, look_for_events, note, refused};
-use crate::query::session::{BatchStream, Session, TableFile};
+use crate::query::session::{BatchStream, Param, Session, TableFile};
+use crate::query::texts;
 use crate::reward::score::score_batch;
 use crate::table::contract::Contract;
 use crate::table::finding::Findings;
@@ -449,9 +450,9 @@ impl Build {
         let contract = &self.prepared.contracts["response"];
         tables::register_responses(session, &root, contract).await?;
         let usage = &mut self.manifest.usage;
-        usage.prompts = tables::count(session, "select 1 as one from reason_prompt").await?;
-        usage.distinct_prompts = tables::count(session, tables::ASKED).await?;
-        let waiting = tables::count(session, PENDING).await?;
+        usage.prompts = tables::count(session, texts::PROMPTS).await?;
+        usage.distinct_prompts = tables::count(session, texts::ASKED_PROMPTS).await?;
+        let waiting = tables::count(session, texts::PENDING_PROMPTS).await?;
         usage.answered_before = usage.distinct_prompts - waiting;
         tracing::info!(
             prompts = usage.prompts,
@@ -467,7 +468,7 @@ impl Build {
             let run_id = &self.manifest.run_id;
             let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total };
             let progress = Progress::begin(self.options.voice, "generate", waiting, "new tokens");
-            let pending = session.sql(PENDING, &[]).await?.stream().await?;
+            let pending = session.sql(texts::PENDING_PROMPTS, &[]).await?.stream().await?;
             let outcome = generate(pending, &self.prepared.models, &sink, &self.stop, &progress, usage).await;
             progress.finish();
             outcome?;
@@ -511,14 +512,14 @@ impl Build {
         let root = self.prepared.root.clone();
         let contract = &self.prepared.contracts["response"];
         tables::register_responses(session, &root, contract).await?;
-        let waiting = tables::count(session, correct::PENDING).await?;
+        let waiting = tables::count(session, texts::PENDING_REWRITES).await?;
         if waiting > 0 {
             let interval = self.prepared.interval;
             let (response, budget, run_id) =
                 (&self.prepared.job.spec.response, &correct::BUDGET, &self.manifest.run_id);
             let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total: waiting };
             let progress = Progress::begin(self.options.voice, "rewrite", waiting, "new tokens");
-            let pending = session.sql(correct::PENDING, &[]).await?.stream().await?;
+            let pending = session.sql(texts::PENDING_REWRITES, &[]).await?.stream().await?;
             // Counted apart: what fails here is none of the budget's business.
             let mut usage = Usage::default();
             let outcome = generate(pending, &self.prepared.models, &sink, &self.stop, &progress, &mut usage).await;
@@ -544,7 +545,7 @@ impl Build {
     async fn make_with_corrections(&mut self, session: &Session, plan: &TablePlan) -> Result<u64> {
         const ASIDE: &str = "reason_score_alone";
         session.register_alias(ASIDE, "reason_score").await?;
-        session.register_view("reason_score", correct::SCORES, &[]).await?;
+        session.register_view("reason_score", texts::SCORES_WITH_CORRECTIONS, &[]).await?;
         let rows = self.make(session, plan).await;
         session.register_alias("reason_score", ASIDE).await?;
         session.deregister(ASIDE)?;
@@ -556,7 +557,7 @@ impl Build {
         let check = self.prepared.job.spec.check.clone();
         let vocabulary = vocabulary(session, &self.prepared.job.spec).await?;
         let schema = self.prepared.contracts["reason_score"].arrow_schema(None);
-        let rows = session.sql(tables::SCORED, &[]).await?.stream().await?;
+        let rows = session.sql(texts::REASONS_TO_SCORE, &[]).await?.stream().await?;
         let (check, vocabulary) = (Arc::new(check), Arc::new(vocabulary));
         let scored = rows.then(move |batch| {
             let (schema, check, vocabulary) = (schema.clone(), check.clone(), vocabulary.clone());
@@ -575,11 +576,11 @@ impl Build {
         let kind = if table == "item_feature" { "item" } else { "history" };
         let started = Instant::now();
         let width = self.prepared.models.encoder_files()?.dimension();
-        let query = match kind == "history" && self.prepared.is_correcting() {
-            true => correct::ACCEPTED.to_string(),
-            false => tables::accepted(kind),
+        let rows = match kind == "history" && self.prepared.is_correcting() {
+            true => session.sql(texts::ACCEPTED_AND_CORRECTED_REASONS, &[]).await?,
+            false => session.sql(texts::ACCEPTED_REASONS, &[("kind", Param::Text(kind.into()))]).await?,
         };
-        let mut rows = session.sql(&query, &[]).await?.stream().await?;
+        let mut rows = rows.stream().await?;
         let mut pooler = Pooler::new(kind, width);
         let mut n = 0;
         while let Some(batch) = rows.try_next().await? {

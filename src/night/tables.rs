@@ -20,6 +20,7 @@ use crate::night::learned::{self, Learned};
 use crate::night::manifest::UsageAll;
 use crate::query::model::Model;
 use crate::query::session::{Param, Session, SessionOptions, TableFile};
+use crate::query::texts;
 use crate::registry::versions;
 use crate::reward::checks::Language;
 use crate::reward::saved;
@@ -587,8 +588,7 @@ impl Prepared {
         let Some(record) = commit_record(&self.root, "reason", &self.interval.dt()).await? else { return Ok(0) };
         let session = new_session(&self.job)?;
         session.register_files("reason", &self.contracts["reason"], &files_in(&self.root, &record)?).await?;
-        count(&session, "select distinct prompt_key from reason where error not in ('not_generated', 'bad_format')")
-            .await
+        count(&session, texts::FAILED_PROMPTS).await
     }
 
     /// Compares every table with its partition. `force` builds all; `retry_failed` builds `reason` where a prompt has
@@ -763,61 +763,14 @@ pub async fn count(session: &Session, text: &str) -> Result<u64> {
     session.sql(text, &[]).await?.count().await
 }
 
-/// An event of the interval, if there is one.
-pub const EVENTS: &str = "select 1 as one from interaction \
-     where event_timestamp >= $interval_start and event_timestamp < $interval_end limit 1";
-
-/// How many items have events and no row in `item`, and one of them.
-pub const UNKNOWN_ITEMS: &str = "select count(*) as n, min(item_id) as example \
-     from (select distinct item_id from interaction) as i left anti join item on item.item_id = i.item_id";
-
-/// Every attribute that the catalogue uses, as prompts show it.
-pub const CATEGORIES: &str = "select distinct category from (
-         select unnest(clean_texts(cast(categories as varchar[]), cast($title_chars as bigint))) as category from item)
-     where category is not null";
-
-/// What a prompt must hold to be worth asking: a question about nothing has no grounded answer.
-macro_rules! has_evidence {
-    () => {
-        "(p.subject is not null or coalesce(cardinality(p.liked), 0) + coalesce(cardinality(p.disliked), 0) \
-          + coalesce(cardinality(p.related), 0) + coalesce(cardinality(p.attributes), 0) > 0)"
-    };
-}
-
-/// Different prompts that are asked: those with evidence.
-pub const ASKED: &str = concat!("select distinct p.prompt_key from reason_prompt as p where ", has_evidence!());
-
-/// Of those, prompts that no response without an error exists for, each once.
-pub const PENDING: &str = concat!(
-    "select p.prompt_key, min(p.prompt_text) as prompt_text, min(p.answer_stem) as answer_stem \
-     from reason_prompt as p \
-     left anti join (select prompt_key from response where error is null) as r on r.prompt_key = p.prompt_key where ",
-    has_evidence!(),
-    " group by p.prompt_key order by p.prompt_key"
-);
-
 /// What was paid for the interval's prompts, whichever run paid: sums over `response`. Failed attempts count their time
 /// and no tokens.
+///
+/// # Errors
+/// The session's.
 pub async fn usage_all(session: &Session, response: &Contract) -> Result<UsageAll> {
-    // A job's own contract may be older than these columns.
-    let column = |name: &str, kind: &str| match response.columns.iter().any(|c| c.name == name) {
-        true => format!("r.{name}"),
-        false => format!("cast(null as {kind})"),
-    };
-    let (seconds, run_id) = (column("seconds", "double"), column("run_id", "varchar"));
-    let text = format!(
-        "select count(*) filter (where answers > 0) as answered, count(*) filter (where answers = 0) as failed, \
-           sum(attempts - answers) as failed_attempts, sum(prompt_tokens) as prompt_tokens, \
-           sum(cached_tokens) as cached_tokens, sum(completion_tokens) as completion_tokens, sum(seconds) as seconds \
-         from (select r.prompt_key, count(*) as attempts, count(*) filter (where r.error is null) as answers, \
-             sum(case when r.error is null then r.prompt_tokens end) as prompt_tokens, \
-             sum(case when r.error is null then r.cached_tokens end) as cached_tokens, \
-             sum(case when r.error is null then r.completion_tokens end) as completion_tokens, \
-             sum({seconds}) as seconds \
-           from response as r left semi join reason_prompt as p on p.prompt_key = r.prompt_key group by r.prompt_key)"
-    );
     let mut usage = UsageAll::default();
-    for batch in session.sql(&text, &[]).await?.collect().await? {
+    for batch in session.sql(texts::USAGE, &[]).await?.collect().await? {
         let n = |name: &str| Ok::<_, Error>(integers(&batch, name)?.iter().flatten().sum::<i64>() as u64);
         usage.answered += n("answered")?;
         usage.failed += n("failed")?;
@@ -825,55 +778,15 @@ pub async fn usage_all(session: &Session, response: &Contract) -> Result<UsageAl
         usage.prompt_tokens += n("prompt_tokens")?;
         usage.cached_tokens += n("cached_tokens")?;
         usage.completion_tokens += n("completion_tokens")?;
-        usage.seconds += floats(&batch, "seconds")?.iter().flatten().sum::<f64>();
     }
-    let runs = format!(
-        "select distinct {run_id} as run_id from response as r \
-         left semi join reason_prompt as p on p.prompt_key = r.prompt_key where {run_id} is not null"
-    );
-    usage.runs = count(session, &runs).await?;
+    // A job's own contract may be older than these columns.
+    if response.column("seconds").is_some() {
+        for batch in session.sql(texts::USAGE_SECONDS, &[]).await?.collect().await? {
+            usage.seconds += floats(&batch, "seconds")?.iter().flatten().sum::<f64>();
+        }
+    }
+    if response.column("run_id").is_some() {
+        usage.runs = count(session, texts::USAGE_RUNS).await?;
+    }
     Ok(usage)
-}
-
-/// Reasons with their evidence, for scoring. All keys are compared alike, null with null: a key compared otherwise would
-/// become a filter, and the join quadratic.
-pub const SCORED: &str = "select r.kind, r.user_id, r.item_id, r.as_of, r.prompt_key, r.reason, r.error, r.finish, \
-     r.logprob_sum, r.completion_tokens, p.subject, p.verdict, p.liked, p.disliked, p.related, p.attributes \
-     from reason as r join reason_prompt as p on (p.kind is not distinct from r.kind) and (p.user_id is not distinct from r.user_id) \
-     and (p.item_id is not distinct from r.item_id) \
-     order by r.kind, r.user_id nulls first, r.item_id nulls first";
-
-/// How many reasons there are of each kind and fate.
-pub const TALLY: &str = "select kind, refusal, count(*) as n from reason_score group by kind, refusal \
-     order by kind, refusal nulls first";
-
-/// Scores and lengths for the histograms: all of them, or the first 20,000.
-pub const MEASURES: &str = "select score, cast(n_words as double) as n_words from reason_score \
-     where score is not null order by kind, user_id nulls first, item_id nulls first limit 20000";
-
-/// Accepted reasons of a kind with the entity that they describe.
-pub fn accepted(kind: &str) -> String {
-    let entity = if kind == "item" { "item_id" } else { "user_id" };
-    format!(
-        "select r.{entity} as entity_id, r.reason from reason as r join reason_score as s on (s.kind is not distinct from r.kind) \
-         and (s.user_id is not distinct from r.user_id) and (s.item_id is not distinct from r.item_id) \
-         where s.accepted and r.kind = '{kind}' order by r.{entity}, r.prompt_key"
-    )
-}
-
-/// Ten reasons with their evidence for the report: the best accepted ones or the first refused ones of each kind.
-pub fn samples(accepted: bool) -> String {
-    let order = if accepted { "s.score desc, r.prompt_key" } else { "r.prompt_key" };
-    format!(
-        "select kind, entity, reason, refusal, score, subject, liked, disliked, related, attributes from ( \
-           select r.kind, coalesce(r.user_id, r.item_id) as entity, r.reason, s.refusal, s.score, p.subject, p.liked, \
-             p.disliked, p.related, p.attributes, row_number() over (partition by r.kind order by {order}) as place \
-           from reason as r \
-           join reason_score as s on (s.kind is not distinct from r.kind) and (s.user_id is not distinct from r.user_id) \
-             and (s.item_id is not distinct from r.item_id) \
-           join reason_prompt as p on (p.kind is not distinct from r.kind) and (p.user_id is not distinct from r.user_id) \
-             and (p.item_id is not distinct from r.item_id) \
-           where s.accepted = {accepted}) \
-         where place <= 5 order by kind, place"
-    )
 }

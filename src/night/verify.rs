@@ -10,6 +10,7 @@ use crate::night::manifest::{AuditRecord, Manifest};
 use crate::night::tables::{self, Prepared};
 use crate::query::audit::{self, Drift};
 use crate::query::session::{Param, Session};
+use crate::query::texts;
 use crate::table::finding::{Finding, Findings};
 use crate::table::input::check_input;
 use crate::table::partition;
@@ -66,7 +67,7 @@ pub(super) async fn has_events(session: &Session, interval: Interval) -> Result<
         ("interval_start", Param::Timestamp(interval.start.timestamp_micros())),
         ("interval_end", Param::Timestamp(interval.end.timestamp_micros())),
     ];
-    Ok(session.sql(tables::EVENTS, &params).await?.count().await? > 0)
+    Ok(session.sql(texts::INTERVAL_EVENT, &params).await?.count().await? > 0)
 }
 
 /// The error for an interval without events: it waits for its log, unless the job refuses to.
@@ -77,7 +78,7 @@ pub(super) fn without_events(job: &Job, interval: Interval, so: &str) -> Error {
 }
 
 /// The error for an interval that gives nothing to learn from: its log is late, or what it has does not do.
-pub(super) async fn nothing_to_learn(
+pub(crate) async fn nothing_to_learn(
     job: &Job,
     interval: Interval,
     session: &Session,
@@ -95,7 +96,7 @@ pub(super) async fn nothing_to_learn(
 
 /// Counts items that have events and no row in `item`: accepted, but somebody may want to know.
 pub(super) async fn count_unknown_items(session: &Session, manifest: &mut Manifest) -> Result<()> {
-    for batch in session.sql(tables::UNKNOWN_ITEMS, &[]).await?.collect().await? {
+    for batch in session.sql(texts::UNKNOWN_ITEMS, &[]).await?.collect().await? {
         let (n, example) = (integers(&batch, "n")?, text(&batch, "example")?);
         if let (1.., Some(example)) = (n.value(0), at(&example, 0)) {
             let note = format!("{} items with events are not in `item`, for example {example}", n.value(0));
