@@ -18,13 +18,16 @@ pub mod fingerprint;
 
 pub mod paths;
 pub mod columns;
+#[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
 pub mod config;
+#[expect(clippy::disallowed_methods, reason = "logs and progress go to standard error")]
 pub mod telemetry;
 pub mod background;
 pub mod cancel;
 pub mod directory_lock;
 pub mod scratch;
 pub mod disk;
+#[expect(clippy::disallowed_methods, reason = "/dev/stdout and /dev/stderr are destinations too")]
 pub mod destination;
 
 /// Tables on object stores: contracts, URLs, the publisher.
@@ -224,6 +227,7 @@ pub mod operate {
 }
 
 /// The command line.
+#[expect(clippy::disallowed_methods, reason = "prints results; a second signal ends the process at once")]
 pub mod cli {
     pub mod output;
     pub mod arguments;

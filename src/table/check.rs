@@ -694,6 +694,7 @@ impl KeyHasher {
     }
 }
 
+#[expect(clippy::disallowed_types, reason = "compared within one process, never kept")]
 pub(crate) fn hash_of(key: &[u8]) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     key.hash(&mut hasher);
