@@ -311,3 +311,101 @@ fn ordered(contracts: &BTreeMap<String, Contract>, ancestors: &BTreeMap<String, 
     order.extend(unpublished.into_iter().cloned());
     order
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A graph of tables without columns of interest: name, `[build]`, SQL.
+    fn graph(tables: &[(&str, &str, &str)]) -> Result<Graph> {
+        let (mut contracts, mut definitions) = (BTreeMap::new(), BTreeMap::new());
+        for name in ["interaction", "response"] {
+            contracts.insert(name.to_owned(), Contract::builtin(name)?);
+        }
+        for (name, build, sql) in tables {
+            let partition = if build.contains("publish = false") { "" } else { "partition_by = \"dt\"\n" };
+            let text = format!(
+                "name = \"{name}\"\nversion = \"1.0\"\nrole = \"derived\"\n{partition}[build]\n{build}\n\
+                 [[column]]\nname = \"a\"\ntype = \"utf8\"\nnullable = true\n"
+            );
+            contracts.insert((*name).to_owned(), Contract::parse(&text, name)?);
+            definitions.insert((*name).to_owned(), Model::parse(name, sql, name)?);
+        }
+        Graph::linked(contracts, definitions)
+    }
+
+    #[test]
+    fn the_built_in_tables_stand_in_the_order_of_the_data_flow() {
+        let graph = Graph::builtin().unwrap();
+        let published: Vec<&str> = graph.published().collect();
+        assert_eq!(
+            published,
+            [
+                "user_history",
+                "item_audience",
+                "reason_prompt",
+                "correction_prompt",
+                "reason_correction",
+                "reason",
+                "reason_score",
+                "item_feature",
+                "user_feature"
+            ]
+        );
+        let place = |name: &str| graph.order().position(|table| table == name).unwrap();
+        for table in graph.order() {
+            for read in graph.reads(table).filter(|read| graph.build(read).is_ok()) {
+                assert!(place(read) < place(table), "{table} is made before {read}");
+            }
+        }
+        assert_eq!(graph.upstream("user_feature"), ["user_history", "reason_correction", "reason", "reason_score"]);
+        assert_eq!(graph.parts("item_feature"), ["item_embedding", "item_feature"]);
+        let before = graph.before(&["alignment_example"]);
+        assert!(
+            before.contains(&"opinion") && before.contains(&"reason_prompt") && !before.contains(&"reason"),
+            "{before:?}"
+        );
+    }
+
+    #[test]
+    fn an_unpublished_table_comes_just_before_the_first_that_needs_it() {
+        let (hidden, shown) = ("by = \"sql\"\npublish = false", "by = \"sql\"");
+        let graph = graph(&[
+            ("z", shown, "select a from interaction"),
+            ("a", hidden, "select a from interaction"),
+            ("b", hidden, "select a from a"),
+            ("c", shown, "select a from b"),
+            ("lonely", hidden, "select a from c"),
+        ])
+        .unwrap();
+        assert_eq!(graph.order().collect::<Vec<_>>(), ["z", "a", "b", "c", "lonely"]);
+        assert_eq!((graph.parts("c"), graph.upstream("c")), (vec!["a", "b", "c"], vec![]));
+        assert_eq!(graph.upstream("lonely"), ["c"]);
+    }
+
+    #[test]
+    fn circles_and_unknown_tables_are_named() {
+        let build = "by = \"sql\"";
+        let error =
+            graph(&[("a", build, "select a from b"), ("b", build, "select a from a"), ("c", build, "select 1 as a")]);
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), Kind::Config);
+        assert!(error.to_string().contains("a, b"), "{error}");
+        let error = graph(&[("a", build, "select a from nothing")]).unwrap_err().to_string();
+        assert!(error.contains("a reads nothing"), "{error}");
+        // Only what is published has earlier partitions.
+        assert!(graph(&[("a", build, "select a from earlier_b"), ("b", build, "select 1 as a")]).is_ok());
+        assert!(graph(&[("a", build, "select a from earlier_interaction")]).is_err());
+    }
+
+    #[test]
+    fn who_reads_answers_comes_after_those_who_ask() {
+        let graph = graph(&[
+            ("asks", "by = \"generate\"", "select a from interaction"),
+            ("counts", "by = \"sql\"", "select a from response"),
+        ])
+        .unwrap();
+        assert_eq!(graph.upstream("counts"), ["asks"]);
+    }
+}

@@ -20,6 +20,7 @@ mod models;
 #[path = "../common/night.rs"]
 mod night;
 mod outputs;
+mod own_tables;
 mod pipeline;
 mod refusals;
 mod response;
