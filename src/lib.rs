@@ -31,17 +31,27 @@ pub mod destination;
 pub mod table {
     pub mod redact;
     pub mod traffic;
+    pub mod write_layer;
     pub mod durable;
     pub mod credentials;
     pub mod faults;
+    pub mod file_lock;
+    pub mod store_error;
     pub mod store;
+    pub mod local_folder;
     pub mod fetch;
     pub mod contract;
     pub mod finding;
+    pub mod cast;
+    pub mod rules;
+    pub mod keys;
+    pub mod row_json;
     pub mod check;
     pub mod bad_rows;
     pub mod footer;
     pub mod listing;
+    pub mod parquet_file;
+    pub mod source;
     pub mod input;
     pub mod lease;
     pub mod write;
@@ -82,7 +92,6 @@ pub mod llm {
 /// What trains: weights, Adam, layers, one random generator. Knows nothing of what is learned.
 pub mod network {
     pub mod random;
-    pub mod parameters;
     pub mod layers;
 }
 

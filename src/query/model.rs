@@ -14,7 +14,7 @@ use futures::StreamExt;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::query::session::{BatchStream, Param, Session};
-use crate::table::check::cast_batch;
+use crate::table::cast::cast_batch;
 use crate::table::contract::Contract;
 
 /// The definitions inside the binary, by table.
