@@ -65,7 +65,13 @@ pub mod table {
 
 /// DataFusion: the session, the tables made by SQL, audits. Knows nothing of language models.
 pub mod query {
+    pub mod datafusion_error;
     pub mod good_rows;
+    pub mod clean_text;
+    pub mod memory;
+    pub mod parameters;
+    pub mod scan;
+    pub mod read_only;
     pub mod session;
     pub mod model;
     pub mod audit;
@@ -92,6 +98,7 @@ pub mod llm {
 /// What trains: weights, Adam, layers, one random generator. Knows nothing of what is learned.
 pub mod network {
     pub mod random;
+    pub mod parameters;
     pub mod layers;
 }
 

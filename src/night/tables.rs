@@ -566,11 +566,11 @@ impl Prepared {
     /// Makes one of them and registers it; returns its rows.
     ///
     /// # Errors
-    /// As [`Model::run`] and [`Session::register_aside`].
+    /// As [`Model::run`] and [`Session::register_spilled`].
     pub async fn make_unpublished(&self, session: &Session, name: &str) -> Result<u64> {
         let contract = &self.contracts[name];
         let rows = self.sql[name].run(session, contract, &params(self)?).await?;
-        session.register_aside(name, contract, rows).await
+        session.register_spilled(name, contract, rows).await
     }
 
     /// Removes the unpublished tables that none of `later` is made from.
@@ -773,7 +773,7 @@ pub const UNKNOWN_ITEMS: &str = "select count(*) as n, min(item_id) as example \
 
 /// Every attribute that the catalogue uses, as prompts show it.
 pub const CATEGORIES: &str = "select distinct category from (
-         select unnest(clean_texts(cast(categories as varchar[]), cast($title_chars as bigint))) as category from item)
+         select unnest(clean_text(cast(categories as varchar[]), cast($title_chars as bigint))) as category from item)
      where category is not null";
 
 /// What a prompt must hold to be worth asking: a question about nothing has no grounded answer.

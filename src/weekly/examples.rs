@@ -57,7 +57,7 @@ pub(crate) async fn evidence(job: &Job, interval: Interval, tables: &[&'static s
     for name in tables {
         let contract = &prepared.contracts[*name];
         let rows = prepared.sql[*name].run(&session, contract, &params).await?;
-        session.register_aside(name, contract, rows).await?;
+        session.register_spilled(name, contract, rows).await?;
     }
     Ok(session)
 }
