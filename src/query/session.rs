@@ -87,7 +87,7 @@ impl Session {
     /// Registers Parquet files as one table in the contract's columns, order and types.
     ///
     /// Aliases are renamed, accepted types cast, missing nullable columns are typed nulls, unknown columns are left out;
-    /// a Hive partition column of the path counts as a column of the file ([`source_of`]). Files may differ in all of
+    /// a Hive partition column of the path counts as a column of the file ([`source_of`](crate::table::source::source_of)). Files may differ in all of
     /// this. Columns of the path that the contract does not have are left out as well.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use crate::table::contract::{Column, ColumnType, Contract};
 /// Whether an input's column of physical type `found` can be read as `column`.
 pub(crate) fn accepts(column: &Column, found: &DataType) -> bool {
     let named = |n: &str| column.accept.iter().any(|a| a == n);
-    // What writers make of a column without any value; nulls are the checker's business.
+    // Writers produce this type for a column without any value; nulls are checked elsewhere.
     if found.is_null() {
         return true;
     }
@@ -140,7 +140,7 @@ pub(crate) fn cast_what_fits(
         }
         _ => cast_with_options(found, &target, &safe).map_err(|_| all())?,
     };
-    // Nulls of a dictionary's keys are not those of its values.
+    // A dictionary's keys and its values have nulls of their own.
     let nulls = found.logical_nulls();
     let was_null = |row: usize| nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
     let lost = match cast.null_count() > found.logical_null_count() {
@@ -199,8 +199,8 @@ pub(crate) fn without_zone(array: &ArrayRef) -> Option<ArrayRef> {
 /// Columns with the rows whose values do not fit.
 pub(crate) type Misfits<'a> = Vec<(&'a Column, Vec<usize>)>;
 
-/// Brings a batch that we made ourselves into the contract's columns, order and types; every column may hold nulls.
-/// The vector width is taken from the batch.
+/// Brings a batch that curec made into the contract's columns, order and types; every column may hold nulls. The vector
+/// width is taken from the batch.
 ///
 /// # Errors
 /// `Kind::Internal` for a missing column. The inner error names values that do not fit their column.

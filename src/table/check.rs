@@ -1,4 +1,4 @@
-//! The rows of one file held against their contract: types, nulls, ranges, allowed values.
+//! Checks the rows of one file against their contract: types, nulls, ranges, allowed values.
 //!
 //! Knows contracts and record batches, not where they come from. Every refusal names the file, the column, the row
 //! (0-based in its file) and the row's key. Inputs are refused at their first bad row; of tables that curec makes all bad
@@ -19,7 +19,7 @@ use crate::table::keys::key_text;
 use crate::table::row_json::row_json;
 use crate::table::rules::{Broken, each_bad_value, problem, value_text};
 
-/// Brings a batch that we made ourselves (from SQL, say) into the contract's columns, order and types, and checks it.
+/// Brings a batch that curec made (from SQL, say) into the contract's columns, order and types, and checks it.
 ///
 /// Shapes: any batch that has every column by name; the result has exactly [`Contract::arrow_schema`]. The vector width
 /// is taken from the batch.
@@ -51,7 +51,7 @@ pub(crate) fn finish_batch(
     strict(contract, &batch)
 }
 
-/// Holds the rows of one file against a contract: nulls, NaN and infinities, ranges, allowed values, empty texts.
+/// Checks the rows of one file against a contract: nulls, NaN and infinities, ranges, allowed values, empty texts.
 ///
 /// Feed it the file's batches in order, in the contract's columns.
 pub struct Checker<'a> {
@@ -83,7 +83,7 @@ impl<'a> Checker<'a> {
     /// Checks the next rows; columns are found by name.
     ///
     /// # Errors
-    /// `Kind::Input` for inputs, `Kind::Audit` for our own tables, naming file, column, row and key of a bad row.
+    /// `Kind::Input` for inputs, `Kind::Audit` for curec's own tables, naming file, column, row and key of a bad row.
     pub fn check(&mut self, batch: &RecordBatch) -> Result<()> {
         let mut first = None;
         self.each_bad(batch, |column, row, rule| {
@@ -96,7 +96,7 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    /// As [`Checker::check`], but notes all bad rows and goes on.
+    /// As [`Checker::check`], but records all bad rows and continues.
     pub(crate) fn find(&mut self, batch: &RecordBatch, findings: &mut Findings) {
         let mut bad = Vec::new();
         self.each_bad(batch, |column, row, rule| bad.push((column, row, rule)));
@@ -107,7 +107,7 @@ impl<'a> Checker<'a> {
         self.rows += batch.num_rows() as u64;
     }
 
-    /// Notes values that do not fit their columns.
+    /// Records values that do not fit their columns.
     pub(crate) fn find_misfits(&mut self, batch: &RecordBatch, misfits: &Misfits<'_>, findings: &mut Findings) {
         for (column, rows) in misfits {
             for row in rows {
@@ -143,8 +143,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Notes the rows of an input's batch that break the contract, by column as [`judge_column`] found them, and counts
-    /// the batch; returns which rows to keep, `None` where all are.
+    /// Records the rows of an input's batch that break the contract, by column as [`judge_column`](crate::table::rules::judge_column) found them, and
+    /// counts the batch; returns which rows to keep, `None` where all are.
     ///
     /// `batch` holds the contract's columns; `found` is what the file has for a column.
     pub(crate) fn leave_out(
@@ -154,7 +154,7 @@ impl<'a> Checker<'a> {
         findings: &mut Findings,
     ) -> Option<BooleanArray> {
         let mut keep: Option<Vec<bool>> = None;
-        // By row, so that the first is the first in the file.
+        // Sorted by row, so that the first finding is the first in the file.
         let mut bad: Vec<_> = bad
             .iter()
             .flat_map(|(column, found, rows)| rows.iter().map(move |(row, rule)| (column, found, row, rule)))
@@ -193,7 +193,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The error for one row of the batch that is being looked at.
+    /// The error for one row of the current batch.
     pub(crate) fn refuse(&self, column: &Column, batch: &RecordBatch, row: usize, problem: &str) -> Error {
         let mut error = Error::new(self.contract.refusal(), problem)
             .with("table", &self.contract.name)

@@ -14,9 +14,9 @@
 //! ```
 //!
 //! A change is a put (conditional ones and the completion of a multipart upload too), a copy or a delete. Changes are
-//! numbered from 1 over all stores of the process. What a clock drives has no number, or the same run would count
-//! otherwise on another machine: a lease counts when it is first written, not when it is renewed. Knows nothing of
-//! locations, tables or credentials.
+//! numbered from 1 over all stores of the process. Changes that a clock triggers have no number, or the same run would
+//! count differently on another machine: a lease counts when it is first written, not when it is renewed. Knows nothing
+//! of locations, tables or credentials.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -39,14 +39,14 @@ use crate::table::write_layer::{WriteLayer, Writes};
 /// The variable that asks for a drill.
 pub const VARIABLE: &str = "CUREC_FAIL_POINT";
 
-/// What happens on purpose.
+/// What goes wrong on purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FailPoint {
     /// The process kills or stops itself at one change.
     Die {
         /// Just after the change instead of just before.
         after: bool,
-        /// It is only stopped, and can be let go on.
+        /// The process is only stopped, and can be continued.
         stop: bool,
         /// Counts changes of this kind only.
         operation: Option<Operation>,
@@ -141,7 +141,7 @@ impl FailPoint {
         changes[kind + 1] += 1;
         let numbers = [changes[0], changes[kind + 1]];
         match self {
-            // With the lock held, so that no other thread changes anything between now and the end.
+            // The lock is held, so that no other thread changes anything before the process dies.
             FailPoint::Die { after: false, stop, .. } if self.is_due(operation, numbers) => strike(*stop),
             FailPoint::Power { number, names, .. } if *number == numbers[0] => {
                 disk::lose(*names);
@@ -193,7 +193,7 @@ static CHANGES: Mutex<[u64; 4]> = Mutex::new([0; 4]);
 /// Leases that this process has written.
 static LEASES: Mutex<BTreeSet<Path>> = Mutex::new(BTreeSet::new());
 
-/// Bytes that puts and parts of this process have brought so far.
+/// Bytes that puts and parts of this process have written so far.
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
 
 fn generic(error: std::io::Error) -> object_store::Error {

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 
-/// How long to wait for a lock, which is held for milliseconds by whoever is not stopped.
+/// How long to wait for a lock; a process that is not stopped holds it for milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An advisory lock on a local file or folder; gone with the process that dies.
+/// An advisory lock on a local file or folder; the system releases it when the process dies.
 pub(crate) struct Lock(#[allow(dead_code)] std::fs::File);
 
 impl Lock {
-    /// Of the folder that holds a local object, made where there is none.
+    /// Locks the folder that holds a local object; creates it where there is none.
     pub(crate) async fn of_folder(object: PathBuf) -> Result<Self> {
         let folder = object.parent().map(std::path::Path::to_path_buf).unwrap_or(object);
         disk::make_folder(&folder).map_err(|e| unlockable(&folder, e))?;
@@ -24,11 +24,11 @@ impl Lock {
         Lock::take(handle, &folder).await
     }
 
-    /// Of a local object as it lies there now, and of no other in its folder; `None` where there is none. Objects are
-    /// replaced by renaming, so who waited may hold what is no longer the object. That does no harm to who then compares
-    /// versions: a version can be replaced only by who holds its own file.
+    /// Locks a local object as it is now, and no other in its folder; `None` where there is none. Objects are replaced
+    /// by renaming, so after a wait the locked file may no longer be the object. That is harmless if versions are
+    /// compared next: only the holder of a version's own file can replace that version.
     pub(crate) async fn of_object(object: &std::path::Path) -> Result<Option<Self>> {
-        // Network file systems lock a file for him alone who could write it; others let a reader.
+        // Network file systems lock a file exclusively only if it is open for writing; others let readers do so too.
         let opened = match std::fs::File::options().read(true).write(true).open(object) {
             Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => std::fs::File::open(object),
             opened => opened,

@@ -1,4 +1,4 @@
-//! Inputs: one Parquet file, a folder, or Hive partitions, owned by others and held against a contract before use.
+//! Inputs: one Parquet file, a folder, or Hive partitions, owned by others and checked against a contract before use.
 //!
 //! Knows Parquet files on a store. Knows nothing of SQL or of what the rows are for.
 
@@ -40,7 +40,7 @@ pub struct InputFile {
     pub rows: u64,
     /// Bytes.
     pub bytes: u64,
-    /// What its content is known by: blake3 for local files, the store's tag elsewhere.
+    /// Identifies its content: blake3 for local files, the store's tag elsewhere.
     pub digest: String,
     /// The earliest `event_timestamp` by the footer's statistics, microseconds since 1970 UTC; `None` where they do not
     /// say.
@@ -59,7 +59,7 @@ pub struct InputColumn {
     pub target: DataType,
     /// The column of the first file that carries it; `None`: none does.
     pub source: Option<String>,
-    /// Whether the files hold its moments in nanoseconds, which are cut to microseconds.
+    /// Whether the files hold timestamps in nanoseconds, which are truncated to microseconds.
     pub is_cut: bool,
 }
 
@@ -76,7 +76,7 @@ pub struct InputTable {
     pub columns: Vec<InputColumn>,
     /// Names of Hive partition columns in the paths, in order.
     pub hive_columns: Vec<String>,
-    /// The share of rows that may break the contract and are then left out wherever the input is read; with 0 none may.
+    /// The share of rows that may break the contract; they are left out wherever the input is read. 0: none may.
     pub max_bad_fraction: f64,
     /// What is allowed but worth knowing, one sentence each.
     pub warnings: Vec<String>,
@@ -109,7 +109,7 @@ impl InputTable {
     }
 }
 
-/// What a full look at an input found.
+/// What a full check of an input found.
 #[derive(Debug, Clone, Default)]
 pub struct InputReport {
     /// Rows, those that are left out included.
@@ -131,7 +131,7 @@ impl InputReport {
     }
 }
 
-/// Lists an input (one file, a folder, or Hive partitions) and holds every file's footer against the contract.
+/// Lists an input (one file, a folder, or Hive partitions) and checks every file's footer against the contract.
 ///
 /// # Errors
 /// `Kind::NotArrived` where nothing is there yet; `Kind::Input` naming the file and column: not Parquet, truncated, a column
@@ -196,8 +196,8 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
     Ok(InputTable { table, location, files, columns, hive_columns, max_bad_fraction: 0.0, warnings })
 }
 
-/// Whether two physical types, each of which the column accepts, say the same of its values: an id as number and as text
-/// does not, for zeros in front are lost in between, and vectors have one width.
+/// Whether two physical types, each of which the column accepts, mean the same values: an id as a number and as a text
+/// do not, since leading zeros are lost, and vectors have one width.
 fn is_alike(column: &ColumnType, a: &DataType, b: &DataType) -> bool {
     let is_number = |t: &DataType| match t {
         DataType::Dictionary(_, value) => value.is_numeric(),
@@ -210,7 +210,7 @@ fn is_alike(column: &ColumnType, a: &DataType, b: &DataType) -> bool {
     }
 }
 
-/// What is worth knowing of how files carry columns: by the sentence's beginning, how many files and the first of them.
+/// Warnings about how files carry columns: the sentence, the number of files, and the first of them.
 #[derive(Default)]
 struct Notes(BTreeMap<String, (usize, Option<Location>)>);
 
@@ -386,7 +386,7 @@ impl<'a> InputReader<'a> {
 ///
 /// # Errors
 /// `Kind::Input` naming file, column, row and key of the first row that breaks the contract, and how many do, where
-/// these are more than the input may have; the same for keys that stand twice.
+/// these are more than the input may have; the same for duplicate keys.
 pub async fn check_input(contract: &Contract, table: &InputTable) -> Result<InputReport> {
     let mut report = InputReport::default();
     let passes = (table.rows() as usize).div_ceil(KEY_HASHES).max(1) as u64;
@@ -437,7 +437,7 @@ pub async fn check_input(contract: &Contract, table: &InputTable) -> Result<Inpu
     Ok(report)
 }
 
-/// Reads again and compares the keys themselves wherever their hashes met.
+/// Reads again and compares the keys themselves where their hashes were equal.
 async fn confirm_duplicates(contract: &Contract, table: &InputTable, suspects: &HashSet<u64>) -> Result<()> {
     let mut first: BTreeMap<Vec<u8>, (Location, u64)> = BTreeMap::new();
     for file in &table.files {

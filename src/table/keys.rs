@@ -14,7 +14,7 @@ use crate::error::{Context, Kind, Result};
 use crate::table::cast::without_zone;
 use crate::table::contract::Contract;
 
-/// The columns that tell one row from another: the grain, or without one those that hold no nulls.
+/// The columns that identify a row: the grain, or without one those that hold no nulls.
 pub(crate) fn key_columns(contract: &Contract) -> Vec<&str> {
     match contract.grain.is_empty() {
         false => contract.grain.iter().map(String::as_str).collect(),

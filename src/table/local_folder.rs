@@ -8,11 +8,11 @@ use crate::error::{Error, Kind, Result};
 use crate::table::file_lock::Lock;
 use crate::table::store::Location;
 
-/// Keeps other processes from switching or removing files below the folder that holds `folder`, as long as the answer
-/// lives. `None` on stores that have no locks.
+/// Keeps other processes from switching or removing files below the folder that holds `folder`, until the lock is
+/// dropped. `None` on stores that have no locks.
 ///
 /// # Errors
-/// `Kind::Busy` when another process keeps it for long; `Kind::Temporary` for the disk's.
+/// `Kind::Busy` when another process holds the lock for too long; `Kind::Temporary` for errors of the disk.
 pub(crate) async fn lock_folder(folder: &Location) -> Result<Option<Lock>> {
     match folder.local_path() {
         Some(path) => Lock::of_folder(path).await.map(Some),

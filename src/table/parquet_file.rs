@@ -80,8 +80,8 @@ impl AsyncFileReader for ObjectReader {
     }
 }
 
-/// Opens a Parquet file of `size` bytes by its footer. Moments of the old type INT96 are read as microseconds: as
-/// nanoseconds those before 1677 and after 2262 would come out as others.
+/// Opens a Parquet file of `size` bytes by its footer. Timestamps of the old type INT96 are read as microseconds: as
+/// nanoseconds those before 1677 and after 2262 would wrap around.
 ///
 /// # Errors
 /// `Kind::Input` naming the file where it is missing, truncated or not Parquet; the store's own errors.
@@ -120,8 +120,8 @@ async fn open_reader(
     Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(reader, found))
 }
 
-/// The schema of a file with moments as Spark wrote them for long (INT96), in microseconds: in nanoseconds, as which they
-/// are read else, placeholders such as 9999-12-31 would become other years. `None` where the file has none.
+/// The schema of a file whose timestamps have the type INT96, as Spark wrote them for years, in microseconds: in
+/// nanoseconds, the default, placeholders such as 9999-12-31 would become other years. `None` where the file has none.
 fn int96_in_microseconds(file: &ArrowReaderMetadata) -> Option<SchemaRef> {
     let roots = int96_columns(file.parquet_schema());
     if roots.is_empty() {
@@ -137,7 +137,7 @@ fn int96_in_microseconds(file: &ArrowReaderMetadata) -> Option<SchemaRef> {
     Some(Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), file.schema().metadata().clone())))
 }
 
-/// The columns of a file that hold moments of the old type INT96.
+/// The columns of a file that hold timestamps of the old type INT96.
 pub(crate) fn int96_columns(schema: &SchemaDescriptor) -> HashSet<&str> {
     let columns = schema.columns().iter();
     columns
@@ -146,7 +146,7 @@ pub(crate) fn int96_columns(schema: &SchemaDescriptor) -> HashSet<&str> {
         .collect()
 }
 
-/// The earliest value of a column of moments by the statistics of the file's row groups, microseconds since 1970 UTC;
+/// The earliest value of a timestamp column by the statistics of the file's row groups, microseconds since 1970 UTC;
 /// `None` where a row group does not say. A column without a time zone is read as UTC, as everywhere.
 pub(crate) fn earliest(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>, column: &str) -> Option<i64> {
     let converter = StatisticsConverter::try_new(column, builder.schema(), builder.parquet_schema()).ok()?;
@@ -154,7 +154,7 @@ pub(crate) fn earliest(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>, 
         return None;
     }
     let minima = converter.row_group_mins(builder.metadata().row_groups()).ok()?;
-    // Cast as the rows will be, so that both round alike.
+    // Cast as the rows will be, so that both are rounded in the same way.
     let minima = arrow::compute::cast(&minima, &ColumnType::TimestampUs.arrow(0)).ok()?;
     let minima = minima.as_primitive_opt::<TimestampMicrosecondType>()?;
     if minima.null_count() > 0 { None } else { arrow::compute::min(minima) }
@@ -167,12 +167,12 @@ pub(crate) fn damaged(error: &ParquetError, at: &Location) -> Error {
     Error::new(Kind::Input, "the Parquet file is damaged").with("file", at).source(error.to_string())
 }
 
-/// What stands for a panic of the library over damaged pages.
+/// The error for a panic of the library at damaged pages.
 pub(crate) fn torn() -> ParquetError {
     ParquetError::General("its pages cannot be understood".into())
 }
 
-/// The store's error inside a Parquet error: a network fault is no reason to call a file damaged.
+/// The store's error inside a Parquet error: a network fault does not mean that the file is damaged.
 fn store_error(error: &ParquetError) -> Option<&object_store::Error> {
     match error {
         ParquetError::External(inner) => inner.downcast_ref::<object_store::Error>(),

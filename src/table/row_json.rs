@@ -13,8 +13,8 @@ use crate::table::contract::{Column, ColumnType, Contract};
 use crate::table::keys::key_columns;
 use crate::table::rules::MOMENTS;
 
-/// A row's key and one more column as a JSON object. Vectors are left out: their numbers tell nobody anything; so are
-/// moments that no calendar has.
+/// A row's key and one more column as a JSON object. Vectors are left out, since nobody reads their numbers, and so are
+/// timestamps outside of any calendar.
 pub(crate) fn row_json(contract: &Contract, batch: &RecordBatch, row: usize, column: Option<&Column>) -> String {
     let key = key_columns(contract);
     let shown = column.filter(|c| c.column_type != ColumnType::Vector && !key.contains(&c.name.as_str()));

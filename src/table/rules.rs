@@ -12,11 +12,11 @@ use crate::table::cast::cast_what_fits;
 use crate::table::contract::{Column, ColumnType};
 use crate::table::finding::Rule;
 
-/// The moments of the years 0 to 10000, microseconds since 1970 UTC. What others write for "never" and "always" (years 1
-/// and 9999, in any time zone) lies within; beyond it calendars and their texts fail, and units overflow.
+/// The years 0 to 10000 as microseconds since 1970 UTC. Placeholders for "never" and "always" (years 1 and 9999, in any
+/// time zone) lie within; beyond it calendars and their texts fail, and units overflow.
 pub(crate) const MOMENTS: std::ops::Range<i64> = -62_167_219_200_000_000..253_433_923_200_000_000;
 
-/// Whether a value of a column of physical type `found` can break the contract: others need not be looked at.
+/// Whether a value of a column of physical type `found` can break the contract; other columns need no check.
 pub(crate) fn can_break(column: &Column, found: &DataType) -> bool {
     let has_rule =
         column.min_length.is_some() || column.values.is_some() || column.min.is_some() || column.max.is_some();
@@ -27,8 +27,8 @@ pub(crate) fn can_break(column: &Column, found: &DataType) -> bool {
 /// Rows whose value breaks a column's rules, each with the rule.
 pub(crate) type Broken = Vec<(usize, Rule)>;
 
-/// A column of an input in the contract's type, with null in place of what does not fit, and the rows whose value breaks
-/// the contract. This alone says which rows those are, for checks and for queries.
+/// A column of an input in the contract's type, with null in place of what does not fit, and the rows whose value
+/// breaks the contract. Checks and queries both take the bad rows from here.
 ///
 /// # Errors
 /// As [`cast_what_fits`].
@@ -50,7 +50,7 @@ pub(crate) fn judge_column(column: &Column, found: &ArrayRef) -> Result<(ArrayRe
     Ok((cast, bad))
 }
 
-/// Calls `bad` for every value of a column that its contract does not allow; nulls are another matter.
+/// Calls `bad` for every value of a column that its contract does not allow; nulls are not looked at.
 pub(crate) fn each_bad_value(column: &Column, array: &ArrayRef, mut bad: impl FnMut(usize, Rule)) {
     if let Some(strings) = array.as_string_opt::<i32>() {
         if column.min_length.is_none() && column.values.is_none() {
@@ -118,7 +118,8 @@ fn infinite_in_vector(array: &ArrayRef, row: usize) -> Option<f32> {
     values.get(row * width..(row + 1) * width)?.iter().copied().find(|v| !v.is_finite())
 }
 
-/// A value as the file has it, for people: of moments the number and its unit, since no calendar may have them.
+/// A value as the file has it, for people; timestamps as a number with its unit, since they may be outside of any
+/// calendar.
 pub(crate) fn value_text(found: &ArrayRef, row: usize) -> String {
     let one = found.slice(row, 1);
     let (one, unit) = match found.data_type() {

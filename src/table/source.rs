@@ -9,7 +9,7 @@ use crate::table::cast::accepts;
 use crate::table::contract::{Column, ColumnType, Contract};
 use crate::table::store::Location;
 
-/// A column that a file's path tells (`event=click`), and its value; `None`: null.
+/// A column in a file's path (`event=click`) and its value; `None`: null.
 pub type PathColumn = (String, Option<String>);
 
 /// How Hive and Spark write null as a folder's name.
@@ -26,8 +26,8 @@ pub enum Source {
     Null,
 }
 
-/// Where a file has a contract's column; `None`: nowhere. The column's own name comes before its aliases, and for each
-/// name the file before its path. Checks and queries both go by this.
+/// Finds a contract's column in a file; `None`: it has none. The column's own name comes before its aliases, and for
+/// each name the file before its path. Checks and queries both go by this.
 pub fn source_of(column: &Column, schema: &Schema, path: &[PathColumn]) -> Option<Source> {
     let mut untyped = None;
     for name in column.names() {
@@ -87,7 +87,7 @@ pub(crate) fn find_column(
         .hint(way_out(column, field)))
 }
 
-/// A field whose name is a contract's but for case and underscores, as other systems write it.
+/// A field whose name differs from the column's in case and underscores only, as other systems write it.
 pub(crate) fn near<'a>(column: &Column, schema: &'a Schema) -> Option<&'a str> {
     let bare = |name: &str| name.replace(['_', ' ', '-'], "").to_lowercase();
     let wanted: Vec<String> = column.names().map(bare).collect();
@@ -145,7 +145,7 @@ pub(crate) fn hive_values(file: &Location, root: &Location) -> Vec<PathColumn> {
 fn percent_decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut out, mut i) = (Vec::with_capacity(bytes.len()), 0);
-    // Parsing a number alone would take a sign for a digit.
+    // Parsing alone would accept a sign.
     let is_hex = |hex: &&str| hex.bytes().all(|b| b.is_ascii_hexdigit());
     while i < bytes.len() {
         let code = text.get(i + 1..i + 3).filter(is_hex).and_then(|hex| u8::from_str_radix(hex, 16).ok());

@@ -31,7 +31,7 @@ use crate::table::redact::{Scrubbed, redact, remember};
 use crate::table::store_error::{fail, is_missing, missing};
 use crate::table::traffic::Watched;
 
-/// What a store needs to be opened and an URL does not say.
+/// What is needed to open a store besides its URL.
 #[derive(Clone)]
 pub struct StoreOptions {
     /// The standard AWS variables by their names in the environment: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
@@ -42,9 +42,9 @@ pub struct StoreOptions {
     pub timeout: Duration,
     /// Longest time for a connection.
     pub connect_timeout: Duration,
-    /// How often a request is made again that failed in a way that may pass.
+    /// How many times a request is retried after a failure that may be temporary.
     pub max_retries: usize,
-    /// No request is made again after so long.
+    /// No request is retried after this time.
     pub retry_timeout: Duration,
 }
 
@@ -97,7 +97,7 @@ pub struct Entry {
     pub location: Location,
     /// Bytes.
     pub size: u64,
-    /// When the store says that it was written.
+    /// When it was written, according to the store.
     pub last_modified: chrono::DateTime<chrono::Utc>,
     /// The store's tag for its content, where it has one.
     pub e_tag: Option<String>,
@@ -110,7 +110,7 @@ pub struct Version {
     version: Option<String>,
 }
 
-/// In-memory stores by name: a process's tests name one store from several places, as they would a bucket.
+/// In-memory stores by name, so that tests can open one store in several places, like a bucket.
 static MEMORY: LazyLock<Mutex<BTreeMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
 
 impl Location {
@@ -144,7 +144,7 @@ impl Location {
             let absolute = std::path::absolute(text).context(Kind::Config, || format!("cannot resolve {text}"))?;
             return Self::local(absolute);
         };
-        // In a path they are characters like others, as the AWS tools take them: nothing here knows queries or fragments.
+        // Both are ordinary characters of a key, as in the AWS tools: these URLs have no queries or fragments.
         let escaped = text.replace('#', "%23").replace('?', "%3F");
         let url = Url::parse(&escaped).context(Kind::Config, || format!("not a valid URL: {}", redact(text)))?;
         if !url.username().is_empty() || url.password().is_some() {
@@ -254,7 +254,7 @@ impl Location {
         &self.url
     }
 
-    /// The URL of the store alone (`file:///`, `s3://bucket/`): what an engine registers the store under.
+    /// The URL of the store alone (`file:///`, `s3://bucket/`), under which query engines register it.
     pub fn store_url(&self) -> &Url {
         &self.base
     }
@@ -306,8 +306,8 @@ impl Location {
     /// writer came first. Compare-and-swap on every store: conditional put by tag on S3 and in memory, an advisory lock on
     /// the object on local disk.
     ///
-    /// `true` says that the object holds these bytes now. Where two writers may bring the same bytes, both can hear it: who
-    /// needs to be the only one writes something that is only his, such as a run id.
+    /// `true` means that the object holds these bytes now. Two writers of the same bytes may both get `true`: a writer
+    /// that must be the only one writes something unique, such as a run id.
     ///
     /// # Errors
     /// As [`fail`].
@@ -327,8 +327,8 @@ impl Location {
         self.put_once(mode, bytes, "update").await
     }
 
-    /// A conditional put. A request whose answer was lost may have been carried out: made again, it is refused because of
-    /// its own effect. So a refusal or a lost answer is only believed after a look at the object.
+    /// A conditional put. A request whose response was lost may have succeeded; its retry is then refused because of
+    /// its own effect. So after a refusal or a lost response the object is read to see what happened.
     async fn put_once(&self, mode: PutMode, bytes: Bytes, doing: &str) -> Result<bool> {
         use object_store::Error as E;
         let Err(e) = self.store.put_opts(&self.path, bytes.clone().into(), PutOptions::from(mode)).await else {
@@ -341,7 +341,7 @@ impl Location {
         }
         match self.get().await {
             Ok(Some(now)) if now == bytes => Ok(true),
-            // A bucket that is not there refuses everything.
+            // A bucket that does not exist refuses everything.
             Ok(_) if refused && error.kind() != Kind::Config => Ok(false),
             Err(unread) if refused => Err(unread),
             _ => Err(error),
@@ -451,7 +451,7 @@ impl PartialEq for Location {
 impl Eq for Location {}
 
 impl fmt::Display for Location {
-    /// A local path as a path, everything else as an URL: what a person would type.
+    /// A local path as a path, everything else as a URL: what a person would type.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.local_path() {
             Some(path) => write!(f, "{}", path.display()),

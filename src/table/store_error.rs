@@ -12,7 +12,7 @@ use crate::error::{Error, Kind};
 use crate::table::credentials;
 use crate::table::redact::Scrubbed;
 
-/// Whether a store or disk fault stands anywhere behind an error, which may pass, unlike damaged data.
+/// Whether an error was caused by a store or disk fault, which may be temporary, unlike damaged data.
 pub fn is_store_fault(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |e| e.source()).any(|e| {
         let hidden = match (e.downcast_ref::<ParquetError>(), e.downcast_ref::<ArrowError>()) {
@@ -28,16 +28,16 @@ pub fn missing(at: &dyn fmt::Display) -> Error {
     Error::new(Kind::Input, "no such file or folder").with("file", at)
 }
 
-/// Turns a store's error into curec's: `Kind::Input` for a missing object, `Kind::Config` for permissions, credentials and
-/// locations that cannot work, `Kind::Temporary` for everything that may pass.
+/// Turns a store's error into curec's: `Kind::Input` for a missing object, `Kind::Config` for permissions, credentials
+/// and locations that cannot work, `Kind::Temporary` for everything else.
 pub fn fail(error: &object_store::Error, doing: &str, at: &dyn fmt::Display) -> Error {
     use object_store::Error as E;
     let text = Scrubbed::new(error);
     let kind = match error {
-        // Said as "not found" or, to a listing, as any refusal.
+        // Stores report it as "not found" or, to a listing, like any other refusal.
         _ if names_no_bucket(&text) => Kind::Config,
         _ if credentials::are_missing(error) => return credentials::missing(at),
-        // An upload whose completion was carried out but not answered, or that a lifecycle rule has removed.
+        // The upload was completed but the response was lost, or a lifecycle rule removed it.
         E::NotFound { .. } if text.to_string().contains("NoSuchUpload") => Kind::Temporary,
         E::NotFound { .. } => Kind::Input,
         E::PermissionDenied { .. } | E::Unauthenticated { .. } | E::InvalidPath { .. } => Kind::Config,
@@ -58,7 +58,7 @@ pub fn fail(error: &object_store::Error, doing: &str, at: &dyn fmt::Display) -> 
     }
 }
 
-/// What to do where [`is_full`].
+/// The hint where [`is_full`] holds.
 pub(crate) const FULL: &str =
     "the disk or quota is full: make room and run the same command again; what was finished is kept";
 
@@ -67,7 +67,7 @@ pub(crate) fn is_full(kind: std::io::ErrorKind) -> bool {
     matches!(kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
-/// Whether there is no such object; a bucket that does not exist is another matter.
+/// Whether there is no such object; a bucket that does not exist is a different error.
 pub(crate) fn is_missing(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::NotFound { .. }) && !names_no_bucket(&Scrubbed::new(error))
 }
