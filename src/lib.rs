@@ -106,7 +106,10 @@ pub mod statistics;
 
 /// Versions of what was learned: adapters and reward models, and which of them is in use.
 pub mod registry {
+    pub mod card;
+    pub mod promotions;
     pub mod versions;
+    pub mod export;
 }
 
 /// Where tables and language models meet: prompts, batches, the engine, and the SQL functions over it.
@@ -216,7 +219,19 @@ pub mod weekly {
 
 /// What an operator does with logs, runs and tables: import, inspect, export, compact, forget, clean up.
 pub mod operate {
-    pub mod import;
+    /// `curec import`: known public data sets become Parquet files that satisfy the input contracts.
+    pub mod import {
+        pub mod frames;
+        pub mod lines;
+        pub mod separated;
+        pub mod times;
+        pub mod titles;
+        pub mod rows;
+        pub mod writing;
+        pub mod movielens;
+        pub mod csv;
+        pub mod jsonl;
+    }
     pub mod inspect;
     pub mod simulate;
     pub mod runs;
@@ -234,5 +249,11 @@ pub mod cli {
     pub mod arguments;
     pub mod models;
     pub mod learn;
+    pub mod run;
+    pub mod sql;
+    pub mod export;
+    pub mod forget;
+    pub mod import;
+    pub mod runs;
     pub mod commands;
 }
