@@ -1,6 +1,6 @@
 //! The command line: commands, help, exit codes.
 //!
-//! Data goes to standard output, everything else to standard error. Knows every other module; nothing but the binary knows it.
+//! Data goes to standard output, everything else to standard error. Knows every other module; only the binary knows it.
 
 use std::path::PathBuf;
 
@@ -40,10 +40,10 @@ did all, but some ids were not found.";
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Say only what went wrong.
+    /// Print errors only.
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Say more; twice for everything.
+    /// Log more; twice for everything.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     /// Log JSON lines even on a terminal.
@@ -60,7 +60,7 @@ enum Command {
   curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --retry-failed\n\
   curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --lookback 3")]
     Run(RunArgs),
-    /// Say what `run` would build and why; changes nothing.
+    /// Show what `run` would build and why; changes nothing.
     #[command(before_help = "Examples:\n\
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22\n\
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --json")]
@@ -72,7 +72,7 @@ enum Command {
   curec sql --job jobs/nightly.toml --format parquet --output out.parquet \"select * from item_feature\"\n\
   echo \"select generate('Name a colour.') as text\" | curec sql --job jobs/nightly.toml -")]
     Sql(SqlArgs),
-    /// Write what a ranker trains on: every event with the newest features that were true before or at its moment.
+    /// Write training data for a ranker: every event with the newest features that were known at its time.
     #[command(
         before_help = "Examples:\n\
   curec export jobs/nightly.toml --out training\n\
@@ -94,7 +94,7 @@ The files are in place when _export.json is; it lists them. jobs/loaders/ranker_
   curec import jsonl Gift_Cards_5.json --metadata meta_Gift_Cards.json --out input"
     )]
     Import(ImportCommand),
-    /// Improve the model: align, judge, reinforce, gate and promote it; and measure what features are worth.
+    /// Improve the model: align, train a reward model, reinforce, gate and promote; and measure the value of features.
     #[command(subcommand)]
     Learn(LearnCommand),
     /// Write input tables from a known preference structure, to test recommenders and how they are measured.
@@ -147,17 +147,17 @@ The files are in place when _export.json is; it lists them. jobs/loaders/ranker_
   curec forget jobs/nightly.toml --user-id 4711 --dry-run\n\
   curec forget jobs/nightly.toml --user-id 4711 --user-id 0815\n\
   curec forget jobs/nightly.toml --user-file requests.txt --json",
-        after_help = "Removes the users' rows from every derived table; the model's answers to prompts that were theirs \
-and nobody else's; files that dead runs left; quarantined rows, and samples and errors in reports and manifests, that \
-name them. First tries all of it: what cannot be read or written is refused before anything is removed; days that are \
-rewritten take room twice meanwhile. Killed, run it again. Refused with 75 while a run is live.\n\n\
-Exit codes: 0 all ids were found, now or by an earlier `forget`; 3 everything was done, and ids that stand nowhere are \
-named (in --json as `unmatched`): mistyped, or never there; 1, 2 and 75 as everywhere.\n\n\
+        after_help = "Removes the users' rows from every derived table; the model's answers to prompts of these users \
+alone; files that dead runs left; and quarantined rows, samples and errors in reports and manifests that name the users. \
+Everything is tried first: what cannot be read or written is refused before anything is removed. Days that are rewritten \
+take twice their space meanwhile. If it is killed, run it again. It is refused with 75 while a run is live.\n\n\
+Exit codes: 0 all ids were found, now or by an earlier `forget`; 3 everything was done, and ids that were found \
+nowhere are listed (in --json as `unmatched`): mistyped, or never there; 1, 2 and 75 as everywhere.\n\n\
 Writes a manifest (_runs/forget-...) with keyed digests of the ids; the key stays in the warehouse (_forget/key). To ask \
 later whether an id was forgotten, forget it again: 0 says yes, 3 says no.\n\n\
-Not touched: the inputs (mend them first, or the next run that reads them brings the rows back); counts over many users \
-(item_audience, reports' totals) and what was written from them; answers whose prompts stand in no partition any more \
-(--unlinked removes them); models and anything learned; logs, older versions and backups that the store keeps, \
+Not touched: the inputs (correct them first, or the next run that reads them brings the rows back); counts over many \
+users (item_audience, totals in reports) and what was written from them; answers whose prompts are in no partition any \
+more (--unlinked removes them); models and anything learned; logs, older versions and backups that the store keeps, \
 and copies made elsewhere."
     )]
     Forget(ForgetArgs),

@@ -29,7 +29,7 @@ pub(super) struct ExportArgs {
     /// Replace the export that is in the folder.
     #[arg(long)]
     overwrite: bool,
-    /// Join features too that were written by a model which learned from events after their day. Not for measuring.
+    /// Also join features of a model that was trained on events after their day. Not for measuring.
     #[arg(long)]
     allow_later_training: bool,
     /// Print a Feast definition of the feature tables (Python) and export nothing.

@@ -27,11 +27,11 @@ pub(super) struct ForgetArgs {
     /// Print the outcome as one JSON object.
     #[arg(long)]
     json: bool,
-    /// Say what would go; change nothing.
+    /// Show what would be removed; change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Remove also all answers whose prompts stand in no partition: left by other settings or by runs that did not end.
-    /// Nobody can tell whose they were, and prompts among them that come back are paid for again.
+    /// Also remove all answers whose prompts are in no partition: left by other settings or by runs that did not finish.
+    /// Nobody can tell whose they were; if such a prompt comes back, its answer is generated again.
     #[arg(long)]
     unlinked: bool,
 }
@@ -55,7 +55,7 @@ impl ForgetArgs {
                 let (status, rerun_helps) = (e.kind().name(), e.kind().rerun_helps());
                 let error = redact(&e.to_string());
                 let line = serde_json::json!({ "status": status, "error": error, "rerun_helps": rerun_helps });
-                // The error itself comes first.
+                // The error itself is reported in any case.
                 let _ = tell(&line, None);
             }
             Err(_) => {}

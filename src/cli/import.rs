@@ -60,7 +60,7 @@ impl ImportCommand {
     pub(super) fn execute(self) -> Result<()> {
         let report = compute_or_stop(move || self.import())?;
         if report.duplicates > 0 {
-            tracing::warn!(lines = report.duplicates, "left out lines that stood there before");
+            tracing::warn!(lines = report.duplicates, "left out repeated lines");
         }
         if report.items_without_title > 0 {
             tracing::warn!(items = report.items_without_title, "items without a title");
@@ -96,23 +96,23 @@ pub(super) struct SimulateArgs {
     /// Groups of items that are taken together; 0 makes one for every 50 items.
     #[arg(long, default_value_t = 0)]
     tastes: u32,
-    /// Days from 2026-01-01 on over which the events lie.
+    /// Days, from 2026-01-01 on, over which the events are spread.
     #[arg(long, default_value_t = 365)]
     days: u32,
-    /// Everything is drawn from it: the same seed gives the same bytes.
+    /// Seed of all random numbers: the same seed gives the same bytes.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// What preference comes from.
+    /// Where preference comes from.
     #[arg(long, value_enum, default_value_t = Signal::CoConsumption)]
     signal: Signal,
 }
 
-/// What simulated preference comes from.
+/// Where simulated preference comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Signal {
-    /// Tastes that users keep: co-consumption tells what attributes do not.
+    /// Lasting tastes of users: co-consumption shows what attributes do not.
     CoConsumption,
-    /// Popularity alone: neither tells anything.
+    /// Popularity alone: neither shows anything.
     None,
 }
 

@@ -32,9 +32,9 @@ pub(super) struct RunArgs {
     /// Publish empty tables when the interval has no event, instead of waiting for its log ([interval] empty).
     #[arg(long)]
     allow_empty: bool,
-    /// Before that, look at the intervals of so many days before and build those again that were published and are no
-    /// longer up to date; with `[interval] lookback_missing` those also that never were published (overrides `[interval] lookback_days`). Where the interval itself goes well, days that fail
-    /// decide the exit code: 75 if one may pass, else 1 or 2.
+    /// First check the intervals of so many days before, and rebuild those that were published and are out of date; with
+    /// `[interval] lookback_missing` also those that were never published (overrides `[interval] lookback_days`). If the
+    /// interval itself succeeds, days that fail decide the exit code: 75 if a rerun may help, else 1 or 2.
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(..=config::MAX_LOOKBACK_DAYS))]
     lookback: Option<u64>,
     /// Exit with 99 instead of 0 when there is nothing to do, for Airflow's skip.
@@ -64,7 +64,7 @@ pub(super) struct PlanArgs {
 
 /// Runs the job and prints the summary; returns the exit code.
 pub(super) async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
-    // Whoever waits for a summary learns now, not after hours, that there will be none.
+    // If the summary cannot be written, say so now and not after hours.
     let (found, summary) = match args.summary.as_deref().map(Destination::find).transpose() {
         Ok(summary) => (args.job.load().and_then(|job| Ok((job, args.interval.parse()?))), summary),
         Err(e) => (Err(e), None),
@@ -72,7 +72,7 @@ pub(super) async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
     let (job, interval) = match found {
         Ok(found) => found,
         Err(e) => {
-            // The error comes first: whoever listens to it must not hear of a closed pipe instead.
+            // The error comes first: a closed pipe must not hide it.
             let _ = tell(&failure(None, args.interval.parse().ok(), &e), summary.as_ref());
             return Err(e);
         }

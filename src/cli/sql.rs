@@ -27,8 +27,8 @@ pub(super) struct SqlArgs {
     /// Write the result to this file, pipe or device instead of standard output. A file is replaced whole.
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
-    /// As CSV, write texts that spreadsheets take for formulas (=, +, -, @ at their beginning) as they are, without an
-    /// apostrophe before them.
+    /// In CSV, write texts that spreadsheets take for formulas (they begin with =, +, - or @) without an apostrophe before
+    /// them.
     #[arg(long)]
     raw: bool,
 }

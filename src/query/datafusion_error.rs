@@ -46,7 +46,7 @@ pub(super) fn fail(error: DataFusionError, doing: &str) -> Error {
     told.source(error)
 }
 
-/// Finds an error of ours that a function of ours returned through DataFusion.
+/// Unwraps a curec error that one of our functions returned through DataFusion.
 fn own(error: DataFusionError) -> std::result::Result<Error, DataFusionError> {
     match error {
         DataFusionError::External(inner) => match inner.downcast::<Error>() {
@@ -69,7 +69,7 @@ fn own(error: DataFusionError) -> std::result::Result<Error, DataFusionError> {
     }
 }
 
-/// A copy of our own error inside an error that others hold too.
+/// A copy of a curec error inside a shared error.
 fn find_own(error: &DataFusionError) -> Option<Error> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(e) = cause {

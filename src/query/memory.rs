@@ -81,7 +81,7 @@ impl SessionOptions {
     }
 }
 
-/// A memory pool that keeps the folder of spilled rows for as long as anything may spill.
+/// A memory pool that keeps the folder for spilled rows alive as long as anything may spill.
 #[derive(Debug)]
 struct Pool {
     pool: TrackConsumersPool<FairSpillPool>,

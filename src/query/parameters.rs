@@ -22,9 +22,9 @@ pub enum Param {
     Text(String),
     /// BOOLEAN.
     Bool(bool),
-    /// A moment, microseconds since 1970 UTC.
+    /// A timestamp in microseconds since 1970 UTC.
     Timestamp(i64),
-    /// A vector of that many zeros: what a missing embedding holds.
+    /// A vector of that many zeros, in place of a missing embedding.
     ZeroVector(usize),
 }
 

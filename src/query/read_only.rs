@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use crate::error::{Error, Kind, Result};
 use crate::query::datafusion_error::planning;
 
-/// Holds that a text is one SELECT, EXPLAIN, SHOW or DESCRIBE.
+/// Checks that a text is one SELECT, EXPLAIN, SHOW or DESCRIBE.
 ///
 /// # Errors
 /// `Kind::Usage` for anything that would write a file, make a table or change a setting, and for SQL that cannot be

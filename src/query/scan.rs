@@ -37,7 +37,7 @@ const FOOTERS_AT_ONCE: usize = 16;
 pub struct TableFile {
     /// Where it is.
     pub location: Location,
-    /// Columns that its path tells (Hive partitions), by name; `None`: null.
+    /// Columns in its path (Hive partitions), by name; `None`: null.
     pub columns: Vec<PathColumn>,
 }
 
@@ -47,7 +47,7 @@ impl From<Location> for TableFile {
     }
 }
 
-/// Files with the same columns, the columns that their paths tell, and where they are.
+/// Files of the same shape: their schema, the columns in their paths, and their URLs.
 type Shape = (SchemaRef, Vec<PathColumn>, Vec<ListingTableUrl>);
 
 /// The columns of a table: the contract's, and `extra` (a text) as the last one.
@@ -70,7 +70,7 @@ pub(super) async fn scan(
     extra: Option<&'static str>,
     is_filtered: bool,
 ) -> Result<Option<DataFrame>> {
-    // Files of one shape become one scan; a log of many days is still a handful of scans.
+    // Files of the same shape become one scan, so that a log of many days is only a few scans.
     let mut shapes: Vec<Shape> = Vec::new();
     let format = TableParquetOptions {
         global: context.copied_config().options().execution.parquet.clone(),
@@ -97,17 +97,17 @@ pub(super) async fn scan(
         // Metadata differs between writers and means nothing here.
         let schema = Arc::new(Schema::new(schema.fields().clone()));
         let wanted = |n: &str| extra == Some(n) || contract.columns.iter().any(|c| c.names().any(|a| a == n));
-        let told: Vec<_> = file.columns.iter().filter(|(n, _)| wanted(n)).cloned().collect();
-        match shapes.iter_mut().find(|(s, t, _)| *s == schema && *t == told) {
+        let in_path: Vec<_> = file.columns.iter().filter(|(n, _)| wanted(n)).cloned().collect();
+        match shapes.iter_mut().find(|(s, t, _)| *s == schema && *t == in_path) {
             Some((_, _, urls)) => urls.push(url),
-            None => shapes.push((schema, told, vec![url])),
+            None => shapes.push((schema, in_path, vec![url])),
         }
     }
     drop(footers);
     let mut whole: Option<DataFrame> = None;
     let width = vector_width(contract, shapes.iter().map(|(s, _, _)| s)).map_err(|e| e.with("table", name))?;
     let target = contract.arrow_schema(width);
-    for (schema, told, urls) in shapes {
+    for (schema, in_path, urls) in shapes {
         let place = |e: DataFusionError| fail(e, "cannot register files").with("table", name);
         let first = urls.first().map(ToString::to_string).unwrap_or_default();
         let config = ListingTableConfig::new_with_multi_paths(urls)
@@ -115,11 +115,11 @@ pub(super) async fn scan(
             .with_schema(Arc::clone(&schema));
         let table = ListingTable::try_new(config).map_err(place)?;
         let mut frame = context.read_table(Arc::new(table)).map_err(place)?;
-        let mut judged: Vec<(&Column, Expr)> = Vec::new();
+        let mut fallible: Vec<(&Column, Expr)> = Vec::new();
         let mut columns: Vec<Expr> = Vec::with_capacity(target.fields().len() + 1);
         for (column, field) in contract.columns.iter().zip(target.fields()) {
             let null = || ScalarValue::try_from(field.data_type()).map(lit).map_err(place);
-            let found = match source_of(column, &schema, &told) {
+            let found = match source_of(column, &schema, &in_path) {
                 Some(Source::Field(found)) => ident(found.name()),
                 Some(Source::Path(value)) => lit(ScalarValue::Utf8(value)),
                 Some(Source::Null) => null()?,
@@ -133,18 +133,18 @@ pub(super) async fn scan(
             };
             let kind = found.get_type(frame.schema()).map_err(place)?;
             if is_filtered && can_break(column, &kind) {
-                judged.push((column, found.clone()));
+                fallible.push((column, found.clone()));
             }
-            // What does not fit is in a row that is left out.
+            // A value that does not fit is in a row that is left out.
             let fitted = if is_filtered { try_cast } else { cast };
             let value = fitted(found, field.data_type().clone());
             columns.push(value.alias(&column.name));
         }
         if let Some(extra) = extra {
-            let value = told.iter().find(|(n, _)| n == extra).and_then(|(_, v)| v.clone()).unwrap_or_default();
+            let value = in_path.iter().find(|(n, _)| n == extra).and_then(|(_, v)| v.clone()).unwrap_or_default();
             columns.push(lit(value).alias(extra));
         }
-        if let Some(is_good) = is_good(contract, judged) {
+        if let Some(is_good) = is_good(contract, fallible) {
             frame = frame.filter(is_good).map_err(place)?;
         }
         let frame = frame.select(columns).map_err(place)?;
@@ -156,7 +156,7 @@ pub(super) async fn scan(
     Ok(whole)
 }
 
-/// A table whose files cannot be read: whoever reads its rows gets `why`.
+/// A table whose files cannot be read: reading its rows fails with `why`.
 ///
 /// # Errors
 /// As [`fail`].

@@ -56,12 +56,12 @@ impl Session {
             .with_target_partitions(options.partitions())
             .with_batch_size(options.batch_size.max(1));
         let settings = config.options_mut();
-        // Under Ballista files taken from a shared queue would be read twice; and timing would decide who reads what.
+        // With a shared queue Ballista would read files twice, and timing would decide which task reads which file.
         settings.execution.enable_file_stream_work_stealing = false;
         settings.execution.time_zone = Some("UTC".into());
         // One text type everywhere: contracts know only Utf8, and functions need not accept two.
         settings.sql_parser.map_string_types_to_utf8view = false;
-        // As the checks of inputs read them: as nanoseconds, far moments would come out as others.
+        // As the checks of inputs read them: nanoseconds would wrap around for distant years.
         settings.execution.parquet.coerce_int96 = Some("us".into());
         settings.execution.parquet.schema_force_view_types = false;
         let state = SessionStateBuilder::new()
@@ -74,7 +74,7 @@ impl Session {
         Ok(Session { context, spilled: Arc::default(), this: Arc::default() })
     }
 
-    /// Registers batches under a name, in place of what had it.
+    /// Registers batches as a table; replaces one of the same name.
     ///
     /// # Errors
     /// `Kind::Internal` when a batch does not have `schema`.
@@ -86,9 +86,9 @@ impl Session {
 
     /// Registers Parquet files as one table in the contract's columns, order and types.
     ///
-    /// Aliases are renamed, accepted types cast, missing nullable columns are typed nulls, unknown columns are left out;
-    /// a Hive partition column of the path counts as a column of the file ([`source_of`](crate::table::source::source_of)). Files may differ in all of
-    /// this. Columns of the path that the contract does not have are left out as well.
+    /// Aliases are renamed, accepted types are cast, missing nullable columns become typed nulls. A Hive partition
+    /// column in the path counts as a column of the file ([`source_of`](crate::table::source::source_of)). Columns that
+    /// the contract does not have are left out. Files may differ in all of this.
     ///
     /// # Errors
     /// `Kind::Input` naming the file that cannot be read, or the column that no file of its shape has.
@@ -96,8 +96,7 @@ impl Session {
         self.register(name, contract, files, None, false).await
     }
 
-    /// As [`Session::register_files`], for an input of which bad rows are left out: rows that break the contract, as the
-    /// check of inputs finds them, are not there.
+    /// As [`Session::register_files`], without the rows that break the contract, as the check of inputs finds them.
     ///
     /// # Errors
     /// As [`Session::register_files`].
@@ -146,8 +145,8 @@ impl Session {
 
     /// Spills rows to a temporary file and registers them as a table; returns how many.
     ///
-    /// The rows come in the contract's columns and types. The file goes when the table is replaced or removed, or the
-    /// session ends.
+    /// The rows must have the contract's columns and types. The file is removed when the table is replaced or removed,
+    /// or when the session ends.
     ///
     /// # Errors
     /// The stream's own; `Kind::Temporary` when the file cannot be written.
@@ -189,7 +188,7 @@ impl Session {
     }
 
     /// Registers a table whose files cannot be read, with its partition's date where `is_published`: queries over other
-    /// tables go on, and one that reads this table gets `why`.
+    /// tables work, and one that reads this table fails with `why`.
     ///
     /// # Errors
     /// `Kind::Internal` when the session refuses.
@@ -198,7 +197,7 @@ impl Session {
         self.replace(name, scan::unreadable_table(schema, why).map_err(|e| e.with("table", name))?)
     }
 
-    /// Gives a table a second name, in place of what had it.
+    /// Gives a table a second name; replaces a table of that name.
     ///
     /// # Errors
     /// `Kind::Internal` when there is no table `table`.
@@ -208,7 +207,7 @@ impl Session {
         self.replace(name, provider)
     }
 
-    /// Registers the rows of a query under a name; the query runs anew whenever the table is read.
+    /// Registers the rows of a query under a name; the query runs again whenever the table is read.
     ///
     /// # Errors
     /// As [`Session::sql`].
@@ -247,7 +246,7 @@ impl Session {
         self.context.register_udf(function);
     }
 
-    /// Plans SQL of our own files. Nothing is computed until the rows are asked for.
+    /// Plans SQL of curec's own or of a job. Nothing is computed until the rows are read.
     ///
     /// # Errors
     /// `Kind::Config` for SQL that cannot be planned or a parameter without a value.
@@ -255,8 +254,8 @@ impl Session {
         self.plan(&self.context, text, params, Kind::Config).await
     }
 
-    /// As [`Session::sql`], with joins as they are written: the left side is held in memory, as a whole, and the rows of
-    /// the right side keep their order. Otherwise statistics decide, which over a whole log guess wrong.
+    /// As [`Session::sql`], with joins as written: the left side is held in memory as a whole, and the rows of the
+    /// right side keep their order. Otherwise statistics decide, and they are wrong for a whole log.
     ///
     /// # Errors
     /// As [`Session::sql`].
@@ -265,13 +264,13 @@ impl Session {
         let optimizer = &mut state.config_mut().options_mut().optimizer;
         optimizer.join_reordering = false;
         optimizer.repartition_joins = false;
-        // Rows that are dealt out by item are dealt out by item and anything else as well: no need to deal again.
+        // Rows that are partitioned by item are also partitioned by item and any other column.
         optimizer.subset_repartition_threshold = 1;
         self.plan(&SessionContext::new_with_state(state), text, params, Kind::Config).await
     }
 
-    /// As [`Session::sql`], with joins of sorted rows, which spill what does not fit: for wide rows on both sides, of which
-    /// none is to be held in memory as a whole.
+    /// As [`Session::sql`], with sort-merge joins, which can spill: for wide rows on both sides, when neither side fits
+    /// in memory.
     ///
     /// # Errors
     /// As [`Session::sql`].
@@ -292,7 +291,7 @@ impl Session {
     }
 
     async fn plan(&self, context: &SessionContext, text: &str, params: &[(&str, Param)], kind: Kind) -> Result<Rows> {
-        // Behind the parser's check: whatever slipped through still cannot write.
+        // A second check after the parser's: a statement that passed it still cannot write.
         let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         let frame = context.sql_with_options(text, options).await.map_err(|e| planning(e, kind))?;
         let values = params.iter().map(|(n, p)| Ok(((*n).to_owned(), p.value()?))).collect::<Result<Vec<_>>>()?;
@@ -332,10 +331,11 @@ impl Rows {
         Arc::new(self.frame.schema().as_arrow().clone())
     }
 
-    /// Holds that no two columns have one name: readers of JSON, CSV and Parquet keep one of them, or refuse the file.
+    /// Checks that no two columns have the same name: readers of JSON, CSV and Parquet keep one of them, or refuse the
+    /// file.
     ///
     /// # Errors
-    /// `Kind::Usage` naming the column and a way out.
+    /// `Kind::Usage` naming the column and how to rename it.
     pub fn each_name_once(&self) -> Result<()> {
         let mut seen = std::collections::BTreeSet::new();
         let schema = self.frame.schema().as_arrow();
@@ -378,7 +378,7 @@ impl Rows {
     /// The rows as they are computed, in order.
     ///
     /// # Errors
-    /// What a function returned as [`Error`] comes back as it was; `Kind::Config` when memory does not suffice;
+    /// An [`Error`] of a function comes back unchanged; `Kind::Config` when memory does not suffice;
     /// `Kind::Temporary` for store failures; else `Kind::Input` for values that do not fit.
     pub async fn stream(self) -> Result<BatchStream> {
         let stream = self.frame.execute_stream().await.map_err(|e| fail(e, "a query failed"))?;

@@ -21,15 +21,15 @@ pub(super) const REWARD: &str = "reward";
 /// One condition of the gate that a version passes before it is used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Check {
-    /// What was asked, such as `format >= 0.98`.
+    /// The condition, such as `format >= 0.98`.
     pub what: String,
-    /// What was found.
+    /// The measured value.
     pub value: f64,
-    /// Whether that suffices.
+    /// Whether the condition holds.
     pub holds: bool,
 }
 
-/// How a version came about, as those who trained it tell.
+/// How a version was trained, as reported by the training.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Trained {
@@ -39,15 +39,15 @@ pub struct Trained {
     pub metrics: Map<String, Value>,
     /// Seeds of the training.
     pub seeds: Vec<u64>,
-    /// The gate; holds when it has conditions and all of them hold.
+    /// The gate; it holds when it has conditions and all of them hold.
     pub gate: Vec<Check>,
-    /// What it answers.
+    /// Sample answers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<Sample>,
 }
 
 impl Trained {
-    /// The end of the interval that it has learned from, where that is told.
+    /// The end of the interval that it was trained on, where that is known.
     pub fn learned_until(&self) -> Option<DateTime<Utc>> {
         self.interval.as_ref().and_then(|[_, end]| parse_moment("interval", end).ok())
     }
@@ -55,7 +55,7 @@ impl Trained {
     /// Reads a JSON file.
     ///
     /// # Errors
-    /// `Kind::Usage` where it is none of these.
+    /// `Kind::Usage` where the file cannot be read or is something else.
     pub fn read(path: &Path) -> Result<Trained> {
         let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(Kind::Usage, "cannot read what is told of the training")
@@ -68,11 +68,11 @@ impl Trained {
     }
 }
 
-/// A question that trained nothing, and what the model answers.
+/// A held-out question and the model's answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sample {
-    /// What is asked, such as `pair`.
+    /// The kind of question, such as `pair`.
     pub task: String,
     /// The prompt.
     pub question: String,
@@ -89,21 +89,21 @@ pub struct Card {
     pub version: String,
     /// When it was added.
     pub created: DateTime<Utc>,
-    /// Digest of the model that the adapter is for.
+    /// Digest of the model that the adapter was trained for.
     pub base_model: String,
     /// Digest of the adapter, as fingerprints and manifests have it.
     pub adapter: String,
     /// Digest of the sentence encoder that its reward model reads, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoder: Option<String>,
-    /// How it came about.
+    /// How it was trained.
     pub trained: Trained,
     /// BLAKE3 of every file, by its path in the version.
     pub files: BTreeMap<String, String>,
 }
 
 impl Card {
-    /// Whether the gate was asked and all of it holds.
+    /// Whether the gate has conditions and all of them hold.
     pub fn gate_holds(&self) -> bool {
         !self.trained.gate.is_empty() && self.trained.gate.iter().all(|check| check.holds)
     }
@@ -161,7 +161,7 @@ impl Card {
     }
 }
 
-/// Text of the data as a Markdown quotation that shows it as it is: every line is one, no markup, no HTML, no link.
+/// Text of the data as a Markdown quotation that shows it literally: line by line, without markup, HTML or links.
 fn quoted(text: &str) -> String {
     let mut out = String::new();
     for line in text.trim().lines() {

@@ -1,6 +1,6 @@
 //! A version's files on this machine: fetched for use, exported, or merged into the language model.
 //!
-//! Every file is held against the digests of its card. Knows [`Registry`]. Knows nothing of which version is in use,
+//! Every file is checked against the digests of its card. Knows [`Registry`]. Knows nothing of which version is in use,
 //! except where a job asks for the one in use.
 
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ impl Registry {
         self.root.child(&card.name).child(&card.version).child("adapter")
     }
 
-    /// The folder with a version's adapter, brought to this machine and held against its card.
+    /// Fetches a version's adapter into the cache, checks it against its card, and returns the folder.
     ///
     /// # Errors
     /// `Kind::Model` where the files are not the card's; as [`fetch`].
@@ -46,7 +46,7 @@ impl Registry {
         card.reward_files().next().map(|_| at)
     }
 
-    /// The folder with a version's reward model, brought to this machine and held against its card.
+    /// Fetches a version's reward model into the cache, checks it against its card, and returns the folder.
     ///
     /// # Errors
     /// `Kind::Config` where the version has none; `Kind::Model` where the files are not the card's; as [`fetch`].
@@ -68,8 +68,8 @@ impl Registry {
         Ok(path)
     }
 
-    /// Copies a version's adapter, card and README, and its reward model into `reward/`, into a folder that does not exist
-    /// yet, holding its files against their digests.
+    /// Copies a version's adapter, card and README, and its reward model (`reward/`), into a folder that does not exist
+    /// yet, and checks the files against their digests.
     ///
     /// # Errors
     /// `Kind::Input` for damaged files; `Kind::Usage` where the folder holds something; the store's and the disk's.
@@ -97,7 +97,7 @@ impl Registry {
         })
     }
 
-    /// Writes the language model with a version merged as a Hugging Face directory; says what that has to do without.
+    /// Writes the language model with a version merged into it as a Hugging Face directory; returns what that lacks.
     ///
     /// # Errors
     /// As [`Registry::export`] and [`merged::write`].
@@ -112,10 +112,10 @@ impl Registry {
         let beside = out.with_file_name(format!(".{name}.adapter-{}", std::process::id()));
         self.export(card, &beside).await?;
         let written = Adapter::read(&beside, base.config()).and_then(|a| merged::write(base, Some(&a), out, precision));
-        // It lies in the registry.
+        // The registry has a copy.
         let _ = std::fs::remove_dir_all(&beside);
         let mut lacks = written?;
-        // It tells until when the weights have learned.
+        // The card says which interval the weights were trained on.
         disk::write_whole(&out.join(CARD), card.json()?).context(Kind::Temporary, || format!("cannot write {CARD}"))?;
         if base.digest()? != card.base_model {
             lacks.push("the adapter was trained on other weights than these, of the same shapes".to_owned());
@@ -124,8 +124,8 @@ impl Registry {
     }
 }
 
-/// The folder of a reward model that a job names: a path, a URL, or `registry:<name>` for that of the version in use, whose
-/// card comes with it.
+/// The folder of a reward model that a job names: a path, a URL, or `registry:<name>` for that of the version in use,
+/// which is returned with its card.
 ///
 /// # Errors
 /// `Kind::Config` where the job has no registry, nothing is promoted, or what is has no reward model; as [`fetch`].

@@ -17,9 +17,9 @@ pub(super) const PROMOTED: &str = "promoted.json";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// A version came into use.
+    /// A version was put into use.
     Promote,
-    /// The one before it came into use again.
+    /// The version before it was put into use again.
     Rollback,
 }
 
@@ -51,7 +51,7 @@ impl Promotions {
         self.stack().pop()
     }
 
-    /// The version in use and those that rolling back leads to, which it takes off one by one.
+    /// The version in use on top of those that rollbacks return to, one by one.
     pub(super) fn stack(&self) -> Vec<&str> {
         let mut stack = Vec::new();
         for promotion in &self.history {
@@ -76,7 +76,7 @@ impl Promotions {
         Ok(promotions)
     }
 
-    /// Appends to the history, if it is still as `next` saw it.
+    /// Appends to the history, if nobody else has since `next` saw it.
     ///
     /// # Errors
     /// `Kind::Busy` where another promotion came in between; those of `next`; the store's.

@@ -1,9 +1,9 @@
 //! Versions of adapters, and which one is in use.
 //!
-//! A registry is a folder here or on S3: `<name>/<version>/` holds `adapter/` in PEFT's format, `reward/` where it has a
-//! reward model, `card.json` and README.md, and never changes; a version is complete when its card is there, which is
-//! written last. `<name>/promoted.json` is the history of promotions. Knows nothing of how adapters and reward models are
-//! made.
+//! A registry is a folder on local disk or on S3: `<name>/<version>/` holds `adapter/` in PEFT's format, `reward/`
+//! where it has a reward model, `card.json` and README.md, and never changes; a version is complete when its card is
+//! there, which is written last. `<name>/promoted.json` is the history of promotions. Knows nothing of how adapters and
+//! reward models are made.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,9 +21,9 @@ use crate::registry::card::{Card, REWARD, Trained, parse};
 use crate::registry::promotions::{Action, PROMOTED, Promotion, Promotions, overtaken};
 use crate::table::store::{Location, StoreOptions};
 
-/// The file of a version that is written last: a version is whole when it is there.
+/// The file that is written last: a version is complete when it has one.
 pub(super) const CARD: &str = "card.json";
-/// The file of a version that people read.
+/// The card for people.
 pub(super) const README: &str = "README.md";
 /// How `[model] adapter` names what is promoted here: `registry:<name>`.
 pub const SCHEME: &str = "registry:";
@@ -120,12 +120,12 @@ impl Registry {
         self.add_parts(name, Parts { adapter: dir, reward: None, encoder: None }, base, trained, now).await
     }
 
-    /// Adds an adapter, and the reward model that goes with it, as a version of `name`; one that is there already, with
-    /// equal files and an equal story, is found again. Killed, do it again.
+    /// Adds an adapter, and the reward model that goes with it, as a version of `name`. Returns the existing version if
+    /// there is one with the same files and the same card. After a crash, add it again.
     ///
     /// # Errors
-    /// `Kind::Usage` for an impossible name; `Kind::Model` where the adapter does not fit its base, or a file cannot be read;
-    /// the store's.
+    /// `Kind::Usage` for an invalid name; `Kind::Model` where the adapter does not fit its base, or a file cannot be
+    /// read; the store's.
     pub async fn add_parts(
         &self,
         name: &str,
@@ -185,7 +185,7 @@ impl Registry {
         }
     }
 
-    /// The versions of a name, the oldest first, and whether they are whole.
+    /// The versions of a name, the oldest first, and whether they are complete.
     async fn folders(&self, name: &str) -> Result<BTreeMap<String, bool>> {
         let root = self.root.child(name);
         let mut found = BTreeMap::new();
@@ -198,8 +198,8 @@ impl Registry {
         Ok(found)
     }
 
-    /// A version's card. What it says is held against where it lies: a card of another version, or one whose files lie
-    /// elsewhere, is none.
+    /// A version's card, checked against its place: the card of another version, or one with files elsewhere, is
+    /// refused.
     async fn card(&self, name: &str, version: &str) -> Result<Card> {
         let at = self.held(&[name, version, CARD])?;
         let bytes = at.get().await?.ok_or_else(|| {
@@ -219,7 +219,7 @@ impl Registry {
         Ok(card)
     }
 
-    /// The place of a file by the parts of its path, none of which leads out of the registry, by its name or by a link.
+    /// The location of a file by the parts of its path, none of which may lead out of the registry, by name or by link.
     pub(super) fn held(&self, parts: &[&str]) -> Result<Location> {
         let path = parts.join("/");
         let of_registry = |e: Error| e.with("registry", &self.root);
@@ -230,7 +230,7 @@ impl Registry {
         Ok(location)
     }
 
-    /// All whole versions, by name and number; of one name alone where one is given.
+    /// All complete versions, by name and number; with `of`, those of one name.
     ///
     /// # Errors
     /// `Kind::Input` for a damaged card; the store's.
@@ -310,7 +310,7 @@ impl Registry {
         }
     }
 
-    /// Brings a version into use; one that is in use stays so.
+    /// Puts a version into use; does nothing where it is in use already.
     ///
     /// # Errors
     /// `Kind::Audit` where the card's gate does not hold, unless `force`; `Kind::Busy` where another promotion came in
@@ -339,7 +339,7 @@ impl Registry {
         Ok(card)
     }
 
-    /// Brings the version into use again that was before the one in use.
+    /// Puts the version before the current one into use again.
     ///
     /// # Errors
     /// `Kind::Config` where there is none; `Kind::Busy` where another promotion came in between; the store's.
@@ -385,7 +385,7 @@ fn files_of_reward(dir: &Path) -> Result<Vec<(String, Bytes)>> {
     }
 }
 
-/// Refuses names that are no single plain folder.
+/// Refuses names that are not one plain folder name.
 fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     match !name.is_empty() && !name.starts_with('.') && name.chars().all(plain) {

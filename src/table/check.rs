@@ -1,8 +1,8 @@
 //! Checks the rows of one file against their contract: types, nulls, ranges, allowed values.
 //!
 //! Knows contracts and record batches, not where they come from. Every refusal names the file, the column, the row
-//! (0-based in its file) and the row's key. Inputs are refused at their first bad row; of tables that curec makes all bad
-//! rows are counted and the first ones kept ([`Findings`]).
+//! (0-based in its file) and the row's key. Inputs are refused at their first bad row; of tables that curec makes all
+//! bad rows are counted and the first ones kept ([`Findings`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -143,8 +143,9 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Records the rows of an input's batch that break the contract, by column as [`judge_column`](crate::table::rules::judge_column) found them, and
-    /// counts the batch; returns which rows to keep, `None` where all are.
+    /// Records the rows of an input's batch that break the contract, by column as
+    /// [`judge_column`](crate::table::rules::judge_column) found them, and counts the batch; returns which rows to
+    /// keep, `None` where all are.
     ///
     /// `batch` holds the contract's columns; `found` is what the file has for a column.
     pub(crate) fn leave_out(

@@ -1,4 +1,4 @@
-//! CSV files of interactions and items, of which a mapping says what their columns carry.
+//! CSV files of interactions and items, with a mapping that says what their columns carry.
 //!
 //! Knows the mapping. Knows nothing of particular data sets.
 
@@ -13,20 +13,21 @@ use crate::operate::import::times::TimeUnit;
 use crate::operate::import::titles::{movie_title, split_categories};
 use crate::operate::import::writing::{ImportReport, Output};
 
-/// Which columns of CSV files carry what.
+/// What the columns of CSV files carry.
 #[derive(Debug, Clone)]
 pub struct CsvMapping {
     /// Contract column to CSV column, such as `user_id` to `userId`. Columns that are not named keep their name.
     pub columns: BTreeMap<String, String>,
-    /// What the timestamps are.
+    /// The unit of the timestamps.
     pub time_unit: TimeUnit,
-    /// Between fields.
+    /// The character between fields.
     pub separator: u8,
-    /// Around fields that hold separators or line breaks; `None`: quotation marks are characters like any other.
+    /// The character around fields that hold separators or line breaks; `None`: quotation marks are ordinary
+    /// characters.
     pub quote: Option<u8>,
-    /// Between the categories of one field.
+    /// The character between the categories of one field.
     pub category_separator: char,
-    /// Whether titles read `Matrix, The (1999)` and are to become `The Matrix (1999)`.
+    /// Whether titles such as `Matrix, The (1999)` become `The Matrix (1999)`.
     pub turn_articles: bool,
 }
 

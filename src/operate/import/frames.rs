@@ -1,4 +1,4 @@
-//! Polars for importers and `curec inspect`: on a thread of its own, with paths as names of files, and errors as ours.
+//! Polars for importers and `curec inspect`: a thread of its own, paths, errors, and columns of frames.
 //!
 //! Knows Polars. Knows nothing of what frames hold.
 

@@ -15,12 +15,12 @@ use crate::operate::import::lines::{bad_line, each_line};
 use crate::operate::import::rows::ItemRow;
 use crate::operate::import::writing::{ImportReport, Output};
 
-/// What lines of reviews hold.
+/// The hint for lines that are not reviews.
 const REVIEW_HINT: &str = "a line has reviewerID, asin, overall, unixReviewTime (whole seconds), reviewText and summary, as in \
                            Amazon's files of 2014 and 2018; rename the fields of other files";
 
-/// Imports Amazon's 5-core JSON lines: reviews (`reviewerID`, `asin`, `overall`, `unixReviewTime`, `reviewText`, `summary`) and, where
-/// given, metadata (`asin`, `title`, `categories` or `category`, `brand`, `description`).
+/// Imports Amazon's 5-core JSON lines: reviews (`reviewerID`, `asin`, `overall`, `unixReviewTime`, `reviewText`,
+/// `summary`) and, where given, metadata (`asin`, `title`, `categories` or `category`, `brand`, `description`).
 ///
 /// # Errors
 /// `Kind::Input` naming file and line for missing files and bad lines; `Kind::Temporary` where writing fails.
@@ -85,7 +85,7 @@ fn read_and_write(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result
             Ok(())
         })?;
         rows.sort_by(|a, b| a.item_id.cmp(&b.item_id));
-        // The published sets repeat items; the first stands.
+        // The published sets repeat items; the first one is kept.
         rows.dedup_by(|later, first| later.item_id == first.item_id);
         output.items(rows)?;
     }

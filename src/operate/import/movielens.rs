@@ -12,8 +12,8 @@ use crate::operate::import::times::TimeUnit;
 use crate::operate::import::titles::{movie_title, split_categories};
 use crate::operate::import::writing::{ImportReport, Output};
 
-/// Imports RecBole's atomic files (`*.inter`, `*.item`) of a MovieLens set from `dir` into `out/interaction.parquet` and
-/// `out/item.parquet`. Titles become what people say: `Matrix, The` of 1999 is `The Matrix (1999)`.
+/// Imports RecBole's atomic files (`*.inter`, `*.item`) of a MovieLens set from `dir` into `out/interaction.parquet`
+/// and `out/item.parquet`. Titles are written as people say them: `Matrix, The` of 1999 becomes `The Matrix (1999)`.
 ///
 /// # Errors
 /// `Kind::Input` naming file and line for missing files and bad lines; `Kind::Temporary` where writing fails.

@@ -1,6 +1,6 @@
 //! Interactions and items of separated files, checked and sorted.
 //!
-//! Knows which column carries what, as importers say it. Knows nothing of how tables are written.
+//! Importers say which column carries what. Knows nothing of how tables are written.
 
 use polars::prelude::{Column, DataFrame, DataType, Expr, IntoLazy, NamedFrom, Series, col, lit, when};
 

@@ -21,8 +21,8 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Reads records and fields. What begins with a quotation mark is quoted, two of them within stand for one, and a mark
-    /// elsewhere is a character; empty lines are left out.
+    /// Reads records and fields. A field that begins with a quotation mark is quoted, and two marks in it stand for
+    /// one; elsewhere a mark is an ordinary character. Empty lines are left out.
     fn reader(&self) -> Result<csv::Reader<File>> {
         let mut file = open(&self.path)?;
         let mut magic = [0; 2];
@@ -42,7 +42,7 @@ impl Source {
             .delimiter(self.separator)
             .quoting(self.quote.is_some())
             .quote(self.quote.unwrap_or(b'"'))
-            // A line ends in a line feed; what stands before it is taken off below. A lone carriage return ends none.
+            // A line ends with a line feed; a carriage return before it is removed below, a lone one ends no line.
             .terminator(csv::Terminator::Any(b'\n'))
             .buffer_capacity(1 << 20)
             .from_reader(file))
@@ -59,7 +59,7 @@ impl Source {
             if !more {
                 return Ok(());
             }
-            // Empty lines before it belong to the record as far as the reader counts.
+            // The reader counts empty lines before a record as part of it.
             let breaks = record.iter().flatten().filter(|b| **b == b'\n').count() as u64;
             let after = reader.position();
             let mut ends = breaks + 1;
@@ -91,8 +91,7 @@ impl Source {
         }
     }
 
-    /// Whether the file ends within its last field, which a quotation mark opened and none closed; and whether it ends in a
-    /// line's end.
+    /// Whether the file ends inside a quoted field that is never closed, and whether it ends with a line feed.
     fn tail(&self, last: &[u8]) -> Result<(bool, bool)> {
         use std::io::{Read, Seek, SeekFrom};
         let mut open_field: Vec<u8> = self.quote.into_iter().collect();
@@ -110,7 +109,7 @@ impl Source {
         Ok((is_open && self.quote.is_some(), tail.last() == Some(&b'\n')))
     }
 
-    /// An error about a record that runs over `breaks` lines' ends, with what may be behind it.
+    /// Adds the likely cause to the error for a record that spans `breaks` line feeds.
     fn explain(&self, error: Error, breaks: u64) -> Error {
         match self.quote.map(char::from) {
             Some(quote) if breaks > 0 => error.hint(format!(
@@ -139,7 +138,7 @@ impl Source {
             .hint(format!("the file has {}; name the right one in the mapping", header.join(", ")))
     }
 
-    /// The named columns as texts, with a row number. Nothing at all and `\N`, which databases write, are null.
+    /// The named columns as texts, with a row number. An empty field and `\N`, which databases write, are null.
     pub(super) fn read(&self, wanted: &[&str]) -> Result<Rows<'_>> {
         let mut places: Vec<(usize, StringChunkedBuilder)> = Vec::new();
         let (mut width, mut lines) = (None, Vec::new());
@@ -180,7 +179,7 @@ impl Source {
 pub(super) struct Rows<'a> {
     source: &'a Source,
     pub(super) frame: DataFrame,
-    /// On which line each row begins: rows and lines differ where quoted fields hold line breaks.
+    /// The line on which each row begins: rows and lines differ where quoted fields hold line breaks.
     pub(super) lines: Vec<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! Moments as data sets write them: numbers of some unit, or texts.
+//! Timestamps as data sets write them: numbers of some unit, or texts.
 //!
 //! Knows time formats only.
 
@@ -31,7 +31,7 @@ pub(super) fn parse_time(text: &str) -> Option<i64> {
         Some(at) => (&rest[..at], offset_seconds(&rest[at..])?),
         None => (["Z", "z", "UTC", "GMT"].iter().find_map(|zone| rest.strip_suffix(zone)).unwrap_or(rest), 0),
     };
-    // A comma before the fraction, as ISO 8601 allows and loggers write.
+    // ISO 8601 allows a comma before the fraction, and loggers write it.
     let time = time.trim_end().replace(',', ".");
     let time = ["%H:%M:%S%.f", "%H:%M"].iter().find_map(|form| chrono::NaiveTime::parse_from_str(&time, form).ok())?;
     date.and_time(time).and_utc().timestamp_micros().checked_sub(east * 1_000_000)

@@ -2,8 +2,9 @@
 //!
 //! Knows MovieLens' ways of writing titles. Knows nothing of files.
 
-/// A film's title as people say it, and its year: `("Matrix, The", "1999")` gives `The Matrix (1999)`. A year at the title's
-/// end wins over a year column that holds none; a title that says it is unknown, without a year, is no title.
+/// A film's title as people say it, and its year: `("Matrix, The", "1999")` gives `The Matrix (1999)`. A year at the
+/// end of the title is used where the year column has none; a title that says it is unknown, without a year, is no
+/// title.
 pub(super) fn movie_title(title: Option<&str>, year: Option<&str>) -> (Option<String>, Option<i32>) {
     let plausible = |y: &i32| (1870..=2100).contains(y);
     let mut year = year.and_then(|y| y.trim().parse::<i32>().ok()).filter(plausible);
@@ -16,7 +17,7 @@ pub(super) fn movie_title(title: Option<&str>, year: Option<&str>) -> (Option<St
         name = before.trim_end();
         year = year.or(Some(found));
     }
-    // MovieLens-100k's item 267: `unknown`, in RecBole's file `unkonwn`.
+    // Item 267 of MovieLens-100k: `unknown`, misspelled `unkonwn` in RecBole's file.
     if year.is_none() && ["unknown", "unkonwn"].contains(&name.to_lowercase().as_str()) {
         return (None, None);
     }
@@ -40,7 +41,7 @@ pub(super) fn movie_title(title: Option<&str>, year: Option<&str>) -> (Option<St
     }
 }
 
-/// `Matrix, The` to `The Matrix`; anything else as it is.
+/// Turns `Matrix, The` into `The Matrix`; other titles stay as they are.
 fn turn_article(title: &str) -> String {
     const ARTICLES: [&str; 19] = [
         "The", "A", "An", "La", "Le", "Les", "L'", "Il", "Lo", "I", "El", "Los", "Las", "Der", "Die", "Das", "Det",
