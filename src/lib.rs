@@ -34,20 +34,30 @@ pub mod destination;
 pub mod table {
     pub mod redact;
     pub mod traffic;
+    pub mod write_layer;
     pub mod durable;
     pub mod credentials;
     pub mod faults;
+    pub mod file_lock;
+    pub mod store_error;
     pub mod store;
+    pub mod local_folder;
     pub mod fetch;
     pub mod builtin;
     pub mod build;
     pub mod column_type;
     pub mod contract;
     pub mod finding;
+    pub mod cast;
+    pub mod rules;
+    pub mod keys;
+    pub mod row_json;
     pub mod check;
     pub mod bad_rows;
     pub mod footer;
     pub mod listing;
+    pub mod parquet_file;
+    pub mod source;
     pub mod input;
     pub mod lease;
     pub mod write;
@@ -62,7 +72,13 @@ pub mod table {
 /// DataFusion: the session, the tables made by SQL, audits. Knows nothing of language models.
 pub mod query {
     pub mod texts;
+    pub mod datafusion_error;
     pub mod good_rows;
+    pub mod clean_text;
+    pub mod memory;
+    pub mod parameters;
+    pub mod scan;
+    pub mod read_only;
     pub mod session;
     pub mod model;
     pub mod audit;
@@ -97,7 +113,10 @@ pub mod statistics;
 
 /// Versions of what was learned: adapters and reward models, and which of them is in use.
 pub mod registry {
+    pub mod card;
+    pub mod promotions;
     pub mod versions;
+    pub mod export;
 }
 
 /// Where tables and language models meet: prompts, batches, the engine, and the SQL functions over it.
@@ -213,7 +232,19 @@ pub mod weekly {
 
 /// What an operator does with logs, runs and tables: import, inspect, export, compact, forget, clean up.
 pub mod operate {
-    pub mod import;
+    /// `curec import`: known public data sets become Parquet files that satisfy the input contracts.
+    pub mod import {
+        pub mod frames;
+        pub mod lines;
+        pub mod separated;
+        pub mod times;
+        pub mod titles;
+        pub mod rows;
+        pub mod writing;
+        pub mod movielens;
+        pub mod csv;
+        pub mod jsonl;
+    }
     pub mod inspect;
     pub mod simulate;
     pub mod runs;
@@ -233,5 +264,11 @@ pub mod cli {
     pub mod arguments;
     pub mod models;
     pub mod learn;
+    pub mod run;
+    pub mod sql;
+    pub mod export;
+    pub mod forget;
+    pub mod import;
+    pub mod runs;
     pub mod commands;
 }

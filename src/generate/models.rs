@@ -22,7 +22,8 @@ use crate::llm::encoder::{EncoderFiles, SentenceEncoder};
 use crate::llm::sampler::Sampling;
 use crate::llm::tokenizer::Tokenizer;
 use crate::llm::weights::ModelFiles;
-use crate::registry::versions::{self, Card, Registry};
+use crate::registry::card::Card;
+use crate::registry::versions::{self, Registry};
 use crate::table::fetch::fetch;
 use crate::table::store::{Location, StoreOptions};
 

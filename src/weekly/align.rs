@@ -24,7 +24,7 @@ use crate::learn::trainable::TrainableLm;
 use crate::llm::adapter::{Adapter, AdapterShape, Precision};
 use crate::llm::device;
 use crate::night::warehouse;
-use crate::registry::versions::Sample;
+use crate::registry::card::Sample;
 use crate::reward::checks::{self, Vocabulary};
 use crate::reward::text_metrics::{bleu, distinct, tokens};
 use crate::telemetry::Voice;

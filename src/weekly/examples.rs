@@ -67,7 +67,7 @@ pub(crate) async fn evidence(prepared: &Prepared, tables: &[&str]) -> Result<Ses
     for name in tables {
         let contract = prepared.graph.contract(name)?;
         let rows = prepared.graph.definition(name)?.run(&session, contract, &params).await?;
-        session.register_aside(name, contract, rows).await?;
+        session.register_spilled(name, contract, rows).await?;
     }
     Ok(session)
 }
