@@ -792,7 +792,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use crate::llm::adapter::AdapterShape;
-    use crate::llm::weights::HostTensor;
+    use crate::llm::tensor_files::HostTensor;
 
     fn base() -> ModelFiles {
         ModelFiles::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/tiny-qwen3")).unwrap()
