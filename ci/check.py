@@ -97,6 +97,14 @@ def file_modules(text):
     return found
 
 
+def file_modules(text):
+    """(start, name, is_test) of every `mod name;`."""
+    found = []
+    for m in re.finditer(r"((?:#\[[^\]]*\]\s*)*)(?:pub(?:\([^)]*\))?\s+)?\bmod\s+(\w+)\s*;", text):
+        found.append((m.start(), m.group(2), bool(re.search(r"cfg\(\s*test\s*\)", m.group(1)))))
+    return found
+
+
 def expand(tree):
     """The paths of a use tree, each as a list of segments."""
     tree = tree.strip()
@@ -225,6 +233,15 @@ class Checker:
             for rule, (pattern, places) in CRATE_FENCES.items():
                 if re.fullmatch(pattern, path[0]) and not allowed(places):
                     self.add(file, text, position, "fence", f"{path[0]} belongs in {', '.join(places)} only")
+
+    def tested(self, file):
+        """The declared file whose unit tests `file` holds, or None: `src/a/tests.rs` belongs to `src/a.rs`."""
+        path = Path(file)
+        own = path.with_suffix("").parts[1:]
+        if path.name != TESTS or tuple(own) in self.order or tuple(own[:-1]) not in self.order:
+            return None
+        owner = path.parent.with_suffix(".rs")
+        return owner.as_posix() if (self.root / owner).is_file() else None
 
     def tested(self, file):
         """The declared file whose unit tests `file` holds, or None: `src/a/tests.rs` belongs to `src/a.rs`."""

@@ -90,7 +90,13 @@ pub mod llm {
     pub mod jinja;
     pub mod chat;
     pub mod tokenizer;
+    pub mod file;
+    pub mod tensor_format;
+    pub mod tensor_files;
+    pub mod decoder_config;
+    pub mod hugging_face;
     pub mod gguf;
+    pub mod llama_cpp;
     pub mod weights;
     pub mod adapter;
     pub mod merged;
@@ -124,7 +130,11 @@ pub mod generate {
     pub mod format;
     pub mod prompt;
     pub mod answers;
+    pub mod row;
+    #[cfg(test)]
+    pub(crate) mod mock_decoder;
     pub mod batcher;
+    pub mod device_thread;
     pub mod engine;
     pub mod models;
     pub mod functions;

@@ -12,9 +12,10 @@ use tokio::runtime::RuntimeFlavor;
 
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
-use crate::generate::batcher::{Completion, Request, RowError};
-use crate::generate::engine::{Engine, EngineOptions};
+use crate::generate::device_thread::EngineOptions;
+use crate::generate::engine::Engine;
 use crate::generate::prompt::{self, Fingerprint, PromptTemplate};
+use crate::generate::row::{Completion, Request, RowError};
 use crate::llm::adapter::Adapter;
 use crate::llm::chat::ChatTemplate;
 use crate::llm::device;

@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
-use crate::llm::weights::{DecoderConfig, HostTensor, TensorFiles, read_json};
+use crate::llm::decoder_config::DecoderConfig;
+use crate::llm::file::read_json;
+use crate::llm::tensor_files::{HostTensor, TensorFiles};
 
 /// The linear layers that can have an adapter.
 pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
@@ -391,7 +393,7 @@ fn all_there(
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::llm::weights::Family;
+    use crate::llm::decoder_config::Family;
 
     fn model() -> DecoderConfig {
         DecoderConfig {

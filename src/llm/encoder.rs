@@ -13,10 +13,11 @@ use serde_json::Value;
 
 use crate::error::{Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
-use crate::llm::gguf::map_file;
+use crate::llm::file::map_file;
+use crate::llm::file::{ConfigFile, read_json};
 use crate::llm::ops::{Linear, from_vec, into_vec};
+use crate::llm::tensor_files::{HostTensor, TensorFiles};
 use crate::llm::tokenizer::Tokenizer;
-use crate::llm::weights::{ConfigFile, HostTensor, TensorFiles, read_json};
 use crate::paths;
 
 /// Tokens in a batch: enough for the matrix products, few enough to stay near the caches.

@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
 use crate::llm::kernels::{self, HeadNorms, Heads, Isa, Packed, Place, Rope, Span};
 use crate::llm::kv_cache::{DeviceLayer, LayerCache};
-use crate::llm::weights::HostTensor;
+use crate::llm::tensor_files::HostTensor;
 
 /// The values of a tensor; no copy where it lies in host memory and has no other owner.
 ///

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use curec::error::{Kind, Result};
-use curec::generate::engine::{Engine, EngineOptions};
+use curec::generate::device_thread::EngineOptions;
+use curec::generate::engine::Engine;
 use curec::learn::rollout::{Base, Prompt, Sampled, Sampler};
 use curec::learn::rounds::{Config, Ended, Line, Method, reinforce};
 use curec::learn::supervised::Surroundings;
@@ -282,7 +283,7 @@ fn rollouts_are_nearly_as_fast_as_the_plain_generator() {
     let plain = Engine::start(&model, None, "cpu", options).unwrap();
     plain.load_blocking().unwrap();
     let requests = (0..128usize)
-        .map(|id| curec::generate::batcher::Request {
+        .map(|id| curec::generate::row::Request {
             id: id as u64,
             prompt: prompts[id / 4].tokens.clone(),
             max_new_tokens: 48,

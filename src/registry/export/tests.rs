@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 
 use super::*;
 use crate::llm::adapter::AdapterShape;
-use crate::llm::weights::HostTensor;
+use crate::llm::tensor_files::HostTensor;
 use crate::registry::card::{Check, Trained};
 use crate::registry::promotions::{Action, PROMOTED};
 use crate::registry::versions::{Parts, list_text};
