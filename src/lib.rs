@@ -18,6 +18,7 @@ pub mod fingerprint;
 
 pub mod paths;
 pub mod columns;
+pub mod settings;
 pub mod config;
 pub mod telemetry;
 pub mod background;
@@ -217,6 +218,7 @@ pub mod cli {
     pub mod output;
     pub mod arguments;
     pub mod models;
+    pub mod config;
     pub mod learn;
     pub mod commands;
 }

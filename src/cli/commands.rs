@@ -11,6 +11,7 @@ use crate::cancel::CancelToken;
 use crate::cli::arguments::{
     IntervalArgs, JobArgs, block_on, block_on_or_stop, compute_or_stop, read_lines, watch_signals,
 };
+use crate::cli::config::ConfigArgs;
 use crate::cli::learn::LearnCommand;
 use crate::cli::models::ModelsCommand;
 use crate::cli::output::{Format, Out, file_lines, print, print_json, say, tell, write_rows};
@@ -116,9 +117,12 @@ The files are in place when _export.json is; it lists them. jobs/loaders/ranker_
         #[arg(long, default_value_t = 5)]
         rows: usize,
     },
-    /// Print every key of a job file with its default and meaning.
-    #[command(before_help = "Example:\n  curec config > jobs/mine.toml")]
-    Config,
+    /// Print every key of a job file with its default and meaning; of a file, what it comes to and where each value is from.
+    #[command(
+        before_help = "Examples:\n  curec config > jobs/mine.toml\n  curec config jobs/nightly.toml",
+        after_help = "Credentials are printed as ***."
+    )]
+    Config(ConfigArgs),
     /// Remove what dead runs left behind, and merge the small files of the response store.
     #[command(before_help = "Example:\n  curec gc jobs/nightly.toml")]
     Gc {
@@ -571,7 +575,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Learn(command) => command.execute(voice),
         Command::Simulate(args) => print(&file_lines(&compute_or_stop(move || args.execute())?)).map(|()| 0),
         Command::Inspect { path, rows } => print(&format!("{}\n", inspect::inspect(&path, rows)?)).map(|()| 0),
-        Command::Config => print(config::DEFAULTS).map(|()| 0),
+        Command::Config(args) => args.execute().map(|()| 0),
         Command::Gc { job } => {
             let job = job.load()?;
             let done = block_on_or_stop(run::collect_garbage(&job))?;

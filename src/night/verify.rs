@@ -77,7 +77,7 @@ pub(super) fn without_events(job: &Job, interval: Interval, so: &str) -> Error {
 }
 
 /// The error for an interval that gives nothing to learn from: its log is late, or what it has does not do.
-pub(super) async fn nothing_to_learn(
+pub(crate) async fn nothing_to_learn(
     job: &Job,
     interval: Interval,
     session: &Session,
