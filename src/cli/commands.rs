@@ -117,7 +117,7 @@ The files are in place when _export.json is; it lists them. jobs/loaders/ranker_
         #[arg(long, default_value_t = 5)]
         rows: usize,
     },
-    /// Print every key of a job file with its default and meaning; of a file, what it comes to and where each value is from.
+    /// Print every key of a job file with its default and meaning, or the resolved values of a file and their origins.
     #[command(
         before_help = "Examples:\n  curec config > jobs/mine.toml\n  curec config jobs/nightly.toml",
         after_help = "Credentials are printed as ***."

@@ -1,4 +1,4 @@
-//! `curec config`: the keys of a file with their defaults, or what a file comes to.
+//! `curec config`: every key with its default, or the resolved values of a file and where each came from.
 //!
 //! Knows the three kinds of files; what their keys mean is in [`crate::config`], [`crate::weekly::weekly_file`] and
 //! [`crate::evaluate::evaluation_file`].
@@ -16,14 +16,15 @@ use crate::settings::{self, MASK};
 use crate::table::redact;
 use crate::weekly::weekly_file;
 
+/// Which defaults or which file to print.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
-    /// A job file, or with --weekly or --evaluation such a file; a file is known by its sections too.
+    /// A job file, a weekly file or an evaluation's file: its sections tell which. Without a file the defaults are printed.
     file: Option<PathBuf>,
-    /// The weekly file.
+    /// Defaults of the weekly file, or read the file as one.
     #[arg(long)]
     weekly: bool,
-    /// The evaluation's file.
+    /// Defaults of an evaluation's file, or read the file as one.
     #[arg(long, conflicts_with = "weekly")]
     evaluation: bool,
     /// Override a key of the job file, for example `--set model.device=wgpu`.
@@ -79,11 +80,10 @@ fn form_of(file: &Path) -> Result<Form> {
     let text = settings::read_text(file, "the file", "pass the path of a job file, for example jobs/nightly.toml")?;
     let Ok(table) = toml::from_str::<Table>(&text) else { return Ok(Form::Job) };
     let has = |names: &[&str]| names.iter().any(|name| table.contains_key(*name));
-    Ok(match () {
-        () if has(&["data", "arms", "sasrec", "din"]) => Form::Evaluation,
-        () if has(&["job", "align", "reinforce", "reward", "gate"]) => Form::Weekly,
-        () => Form::Job,
-    })
+    if has(&["data", "arms", "sasrec", "din"]) {
+        return Ok(Form::Evaluation);
+    }
+    Ok(if has(&["job", "align", "reinforce", "reward", "gate"]) { Form::Weekly } else { Form::Job })
 }
 
 /// The text without what is a credential by its form: users in URLs, and what a URL's query is signed with.

@@ -251,7 +251,7 @@ pub(crate) fn arms(spec: &Spec) -> Result<Vec<Arm>> {
     let known = |name: &String| {
         Arm::ALL.into_iter().find(|arm| arm.code() == name).ok_or_else(|| {
             let all: Vec<&str> = Arm::ALL.iter().map(|arm| arm.code()).collect();
-            Error::new(Kind::Config, format!("there is no arm {name:?}")).hint(format!("arms: {}", all.join(", ")))
+            Error::new(Kind::Config, format!("there is no arm `{name}`; the arms are {}", all.join(", ")))
         })
     };
     let mut found: Vec<Arm> = spec.arms.iter().map(known).collect::<Result<_>>()?;
@@ -271,11 +271,11 @@ pub(crate) fn targets(spec: &Spec) -> Result<Vec<Target>> {
     let all = [Target::Last, Target::First, Target::Successive];
     let known = |name: &String| {
         all.into_iter().find(|target| target_name(*target) == name).ok_or_else(|| {
-            Error::new(Kind::Config, format!("there is no target {name:?}")).hint("targets: last, first, successive")
+            Error::new(Kind::Config, format!("there is no target `{name}`; the targets are last, first, successive"))
         })
     };
     match spec.targets.is_empty() {
-        true => Err(Error::new(Kind::Config, "targets: name one or more of last, first, successive")),
+        true => Err(Error::new(Kind::Config, "name one or more of last, first, successive")),
         false => spec.targets.iter().map(known).collect(),
     }
 }

@@ -1,4 +1,4 @@
-//! `curec config`: defaults, what a file comes to, where each value is from, and no credential in any of it.
+//! `curec config`: defaults, resolved files, the origin of each value, and no credential in any of it.
 
 use crate::common::{World, expect_code, stderr, stdout};
 

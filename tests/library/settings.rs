@@ -1,9 +1,10 @@
 //! How files of settings are read: layers, mistakes, origins, credentials.
 
-#![allow(clippy::unwrap_used)]
-use serde::Deserialize;
+use std::collections::BTreeMap;
 
-use super::*;
+use curec::error::Result;
+use curec::settings::{Form, Layers, MASK, Place, Resolved, is_secret};
+use serde::Deserialize;
 
 const FORM: Form = Form {
     what: "the plan",
