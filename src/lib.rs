@@ -18,6 +18,7 @@ pub mod fingerprint;
 
 pub mod paths;
 pub mod columns;
+pub mod settings;
 #[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
 pub mod config;
 #[expect(clippy::disallowed_methods, reason = "logs and progress go to standard error")]
@@ -287,6 +288,7 @@ pub mod cli {
     pub mod output;
     pub mod arguments;
     pub mod models;
+    pub mod config;
     pub mod learn;
     pub mod run;
     pub mod sql;

@@ -7,6 +7,7 @@
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 use rayon::prelude::*;
+use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::kernels::isa::Isa;
@@ -16,8 +17,10 @@ use crate::llm::ops::{from_vec, into_vec};
 use crate::network::random::Random;
 
 /// What a model of the next item is trained on.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Loss {
+    #[default]
     /// −log softmax of the target over the whole catalogue.
     CrossEntropy,
     /// Generalised binary cross-entropy over the target and `negatives` drawn uniformly from the other items (gSASRec,
