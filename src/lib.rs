@@ -18,6 +18,7 @@ pub mod fingerprint;
 
 pub mod paths;
 pub mod columns;
+pub mod settings;
 #[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
 pub mod config;
 #[expect(clippy::disallowed_methods, reason = "logs and progress go to standard error")]
@@ -84,6 +85,22 @@ pub mod query {
     pub mod audit;
 }
 
+/// CPU kernels on plain slices: what is compiled for each instruction set. Knows nothing of tensors or models.
+pub mod kernels {
+    pub mod isa;
+    pub mod arithmetic;
+    pub mod tile;
+    pub mod product;
+    pub mod rows;
+    pub mod norm;
+    pub mod activation;
+    pub mod softmax;
+    pub mod heads;
+    pub mod cached_attention;
+    pub mod packed_attention;
+    pub mod row_attention;
+}
+
 /// Language models in Burn. Knows nothing of tables or SQL.
 pub mod llm {
     pub mod device;
@@ -100,7 +117,6 @@ pub mod llm {
     pub mod weights;
     pub mod adapter;
     pub mod merged;
-    pub mod kernels;
     pub mod kv_cache;
     pub mod ops;
     pub mod decoder;
@@ -157,7 +173,6 @@ pub mod feature;
 pub mod learn {
     pub mod packing;
     pub mod loss;
-    pub mod kernels;
     pub mod host;
     pub mod generic;
     pub mod trainable;
@@ -273,6 +288,7 @@ pub mod cli {
     pub mod output;
     pub mod arguments;
     pub mod models;
+    pub mod config;
     pub mod learn;
     pub mod run;
     pub mod sql;

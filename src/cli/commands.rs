@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cli::arguments::{JobArgs, block_on, block_on_or_stop};
+use crate::cli::config::ConfigArgs;
 use crate::cli::export::ExportArgs;
 use crate::cli::forget::ForgetArgs;
 use crate::cli::import::{ImportCommand, SimulateArgs};
@@ -111,9 +112,12 @@ The files are in place when _export.json is; it lists them. jobs/loaders/ranker_
         #[arg(long, default_value_t = 5)]
         rows: usize,
     },
-    /// Print every key of a job file with its default and meaning.
-    #[command(before_help = "Example:\n  curec config > jobs/mine.toml")]
-    Config,
+    /// Print every key of a job file with its default and meaning, or the resolved values of a file and their origins.
+    #[command(
+        before_help = "Examples:\n  curec config > jobs/mine.toml\n  curec config jobs/nightly.toml",
+        after_help = "Credentials are printed as ***."
+    )]
+    Config(ConfigArgs),
     /// Remove what dead runs left behind, and merge the small files of the response store.
     #[command(before_help = "Example:\n  curec gc jobs/nightly.toml")]
     Gc {
@@ -206,7 +210,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Learn(command) => command.execute(voice),
         Command::Simulate(args) => args.execute().map(|()| 0),
         Command::Inspect { path, rows } => print(&format!("{}\n", inspect::inspect(&path, rows)?)).map(|()| 0),
-        Command::Config => print(config::DEFAULTS).map(|()| 0),
+        Command::Config(args) => args.execute().map(|()| 0),
         Command::Gc { job } => runs::collect_garbage(&job).map(|()| 0),
         Command::Runs(command) => block_on_or_stop(command.execute()).map(|()| 0),
         Command::Models(command) => block_on_or_stop(command.execute()).map(|()| 0),

@@ -7,12 +7,12 @@ use std::path::Path;
 
 use minijinja::{Environment, context};
 
-use crate::config::read_text;
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::format;
 use crate::llm::chat::{ChatTemplate, Message, OwnedPiece};
 use crate::llm::sampler::Sampling;
 use crate::llm::tokenizer::{Piece, Tokenizer};
+use crate::settings::read_text;
 
 /// What a reason may lean on.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]

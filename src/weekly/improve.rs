@@ -532,7 +532,7 @@ fn metrics(out: &Path, method: &str, found: &Compared, in_use: Option<&str>) -> 
 }
 
 fn seeds(spec: &Spec) -> Vec<u64> {
-    vec![spec.align.seed, spec.reward.seed, spec.reward.second_seed, spec.reinforce.seed]
+    vec![spec.align.learning.seed, spec.reward.seed, spec.reward.second_seed, spec.reinforce.learning.seed]
 }
 
 fn refusal(name: &str, version: &str, checks: &[Check]) -> String {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use curec::error::{Kind, Result};
 use curec::generate::device_thread::EngineOptions;
 use curec::generate::engine::Engine;
+use curec::learn::loss::Grpo;
 use curec::learn::rollout::{Base, Prompt, Sampled, Sampler};
 use curec::learn::rounds::{Config, Ended, Line, Method, reinforce};
 use curec::learn::supervised::Surroundings;
@@ -83,7 +84,17 @@ fn config(method: Method) -> Config {
         patience: 0,
         check_sampling: sampling,
         seed: 4,
-        ..Config::default()
+        epochs: 1,
+        warmup: 0.05,
+        clip: 1.0,
+        micro_batch_tokens: 512,
+        min_gain: 0.0,
+        min_deviation: 0.02,
+        lambda: 0.4,
+        most_weight: 5.0,
+        grpo: Grpo { ratio_clip: 0.2, kl: 0.04 },
+        dpo_beta: 0.1,
+        anchor: 0.0,
     }
 }
 
