@@ -26,6 +26,7 @@ use crate::night::correct::Corrector;
 use crate::night::learned::learned_until;
 use crate::night::run::{self, Options};
 use crate::night::tables::{self, locate};
+use crate::query::texts;
 use crate::recommend::data::Log;
 use crate::recommend::split::{Split, temporal};
 use crate::reward::checks::Vocabulary;
@@ -306,7 +307,7 @@ impl Source {
         let folder = self.folder.join("anonymous");
         make_folder(&folder)?;
         let session = run::session_of(&self.job).await?;
-        let rows = session.sql("select item_id, categories from item order by item_id", &[]).await?.collect().await?;
+        let rows = session.sql(texts::ITEM_CATEGORIES, &[]).await?.collect().await?;
         let mut n = 0;
         let mut renamed = Vec::new();
         for batch in rows {
