@@ -20,7 +20,7 @@ pub const DEFAULTS: &str = include_str!("defaults.toml");
 pub const MAX_LOOKBACK_DAYS: u64 = 3660;
 
 /// A job as written, after layering: every key has a value of the right type.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)] // every key is documented once, in defaults.toml
 pub struct JobSpec {

@@ -18,13 +18,16 @@ pub mod fingerprint;
 
 pub mod paths;
 pub mod columns;
+#[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
 pub mod config;
+#[expect(clippy::disallowed_methods, reason = "logs and progress go to standard error")]
 pub mod telemetry;
 pub mod background;
 pub mod cancel;
 pub mod directory_lock;
 pub mod scratch;
 pub mod disk;
+#[expect(clippy::disallowed_methods, reason = "/dev/stdout and /dev/stderr are destinations too")]
 pub mod destination;
 
 /// Tables on object stores: contracts, URLs, the publisher.
@@ -36,6 +39,9 @@ pub mod table {
     pub mod faults;
     pub mod store;
     pub mod fetch;
+    pub mod builtin;
+    pub mod build;
+    pub mod column_type;
     pub mod contract;
     pub mod finding;
     pub mod check;
@@ -154,6 +160,10 @@ pub mod night {
     pub mod report;
     pub mod learned;
     pub mod tables;
+    pub mod graph;
+    pub mod prepare;
+    pub mod made_from;
+    pub mod decide;
     pub mod owner;
     pub mod generation;
     pub mod correct;
@@ -161,7 +171,9 @@ pub mod night {
     pub mod record;
     pub mod verify;
     pub mod publish;
+    pub mod steps;
     pub mod run;
+    pub mod warehouse;
     pub mod lookback;
 }
 
@@ -205,6 +217,7 @@ pub mod operate {
     pub mod inspect;
     pub mod simulate;
     pub mod runs;
+    pub mod garbage;
     pub mod compact;
     pub mod scrub;
     pub mod pseudonym;
@@ -214,6 +227,7 @@ pub mod operate {
 }
 
 /// The command line.
+#[expect(clippy::disallowed_methods, reason = "prints results; a second signal ends the process at once")]
 pub mod cli {
     pub mod output;
     pub mod arguments;

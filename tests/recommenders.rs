@@ -1,5 +1,6 @@
 //! Recommenders: they learn, do not look ahead, repeat and resume, agree with RecBole and with differences of their loss.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "fences are for the product")]
 
 mod common;
 

@@ -18,9 +18,9 @@ use crate::config::{self, Interval, Job};
 use crate::destination::Destination;
 use crate::error::{Context, Error, Kind, Result};
 use crate::night::lookback::{self, LookedBack};
-use crate::night::{plan, run};
+use crate::night::{plan, run, warehouse};
 use crate::operate::simulate;
-use crate::operate::{compact, export, feast, forget, runs};
+use crate::operate::{compact, export, feast, forget, garbage, runs};
 use crate::operate::{import, inspect};
 use crate::query::session::Session;
 use crate::scratch;
@@ -574,7 +574,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Config => print(config::DEFAULTS).map(|()| 0),
         Command::Gc { job } => {
             let job = job.load()?;
-            let done = block_on_or_stop(run::collect_garbage(&job))?;
+            let done = block_on_or_stop(garbage::collect_garbage(&job))?;
             print(&format!(
                 "removed {} staged file(s), {} orphan(s) and {} old file(s) of the quarantine, {} bytes\n",
                 done.staged_files, done.orphans, done.quarantined, done.bytes
@@ -690,7 +690,7 @@ async fn query(args: SqlArgs) -> Result<u8> {
     if args.format == Format::Parquet && to.is_none() && Out::Stdout.is_terminal() {
         return Err(not_for_terminals());
     }
-    let session: Session = run::session_of(&job).await?;
+    let session: Session = warehouse::session_of(&job).await?;
     let rows = session.sql_read_only(&text, &[]).await?;
     let out = Out::open(to.as_ref())?;
     if args.format == Format::Parquet && out.is_terminal() {

@@ -156,7 +156,7 @@ pub async fn pooled(job: &Job, texts: Vec<(String, String)>) -> Result<BTreeMap<
 fn embed(models: &Arc<Models>, texts: &[(String, String)]) -> Result<BTreeMap<String, Vec<f32>>> {
     let sentences: Vec<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
     let vectors = if sentences.is_empty() { Vec::new() } else { models.embed(&sentences)? };
-    let mut pooler = Pooler::new("text", models.encoder_files()?.dimension());
+    let mut pooler = Pooler::new(models.encoder_files()?.dimension());
     texts.iter().zip(&vectors).try_for_each(|((about, _), vector)| pooler.push(about, vector))?;
     let batch = pooler.finish()?;
     let entities = columns::text(&batch, "entity_id")?;

@@ -789,6 +789,7 @@ mod tests {
     async fn dropping_the_receiver_cancels_its_rows() {
         let mut decoder = MockDecoder::new(2, 100_000);
         decoder.before = Box::new(|_, _| {
+            #[expect(clippy::disallowed_methods, reason = "the decoder's thread, in a test")]
             std::thread::sleep(Duration::from_millis(1));
             Ok(())
         });

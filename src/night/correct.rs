@@ -28,9 +28,8 @@ use crate::generate::format;
 use crate::generate::models::Models;
 use crate::generate::prompt::{Evidence, PromptTemplate};
 use crate::llm::device;
-use crate::night::tables::{Prepared, files_in};
-use crate::query::session::{BatchStream, Session, TableFile};
-use crate::query::texts;
+use crate::night::prepare::Prepared;
+use crate::query::session::BatchStream;
 use crate::reward::checks::{self, Language, Vocabulary};
 use crate::reward::choose::{Candidate, Choice, Correction, Rule, choose, edit, stands};
 use crate::reward::saved::{Case, PastEvent, SavedJudge};
@@ -42,26 +41,6 @@ const CHUNK: usize = 128;
 
 /// A rewrite that fails is a candidate less, and no reason to end a night.
 pub const BUDGET: BudgetSpec = BudgetSpec { max_failed_fraction: 1.0, max_failed_rows: 0 };
-
-/// Registers what was published before the interval as `earlier_reason` and `earlier_prompt`.
-///
-/// # Errors
-/// `Kind::Busy` where that is not what the run was planned with (`expected`, see [`Prepared::earlier`]); the store's.
-pub async fn register_earlier(prepared: &Prepared, session: &Session, expected: &str) -> Result<()> {
-    let earlier = prepared.earlier().await?;
-    if earlier.digest != expected {
-        return Err(Error::new(Kind::Busy, "another run has published a day before this one meanwhile")
-            .hint("corrections lean on it; run the same command again"));
-    }
-    for (name, table) in [("earlier_reason", "reason"), ("earlier_prompt", "reason_prompt")] {
-        let mut files: Vec<TableFile> = Vec::new();
-        for record in earlier.records.iter().filter(|r| r.table == table) {
-            files.extend(files_in(&prepared.root, record)?);
-        }
-        session.register_files(name, &prepared.contracts[table], &files).await?;
-    }
-    Ok(())
-}
 
 /// A reason, what it leaned on, and what became of it.
 struct User {
@@ -550,35 +529,15 @@ fn batch_of(contract: &Contract, fill: impl Fn(&str) -> Option<ArrayRef>) -> Res
 
 /// Which of the stage's tables.
 #[derive(Clone, Copy)]
-enum Pass {
+pub(super) enum Pass {
+    /// Rewrites to ask for.
     Prompts,
+    /// Corrections, once the rewrites were answered.
     Corrections,
 }
 
-/// Rows of correction_prompt: rewrites to ask for.
-///
-/// # Errors
-/// The session's, the models' and the judge's.
-pub async fn prompts(corrector: Arc<Corrector>, session: &Session, contract: &Contract) -> Result<BatchStream> {
-    rows(corrector, session, contract, texts::CORRECTION_CASES, Pass::Prompts).await
-}
-
-/// Rows of reason_correction, once the rewrites were answered.
-///
-/// # Errors
-/// The session's, the models' and the judge's.
-pub async fn corrections(corrector: Arc<Corrector>, session: &Session, contract: &Contract) -> Result<BatchStream> {
-    rows(corrector, session, contract, texts::ANSWERED_CASES, Pass::Corrections).await
-}
-
-async fn rows(
-    corrector: Arc<Corrector>,
-    session: &Session,
-    contract: &Contract,
-    query: &str,
-    pass: Pass,
-) -> Result<BatchStream> {
-    let cases = session.sql(query, &[]).await?.stream().await?;
+/// Rows of a table of the stage, made from `cases`.
+pub(super) fn rows(corrector: Arc<Corrector>, cases: BatchStream, contract: &Contract, pass: Pass) -> BatchStream {
     let contract = Arc::new(contract.clone());
     let made = cases.then(move |batch| {
         let (corrector, contract) = (corrector.clone(), contract.clone());
@@ -591,5 +550,5 @@ async fn rows(
             .await
         }
     });
-    Ok(made.boxed())
+    made.boxed()
 }

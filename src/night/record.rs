@@ -13,9 +13,12 @@ use futures::TryStreamExt;
 use crate::columns::{at, floats, integers, text, text_lists};
 use crate::config::{Interval, Job, JobSpec};
 use crate::error::{Context, Error, Kind, Result};
+use crate::night::decide::TablePlan;
+use crate::night::graph::RESPONSE;
 use crate::night::manifest::{self, InputRecord, Manifest, TableRecord};
+use crate::night::prepare::Prepared;
 use crate::night::report::{self, Details, Sample};
-use crate::night::tables::{self, Prepared, TablePlan, locate};
+use crate::night::tables::{self, locate};
 use crate::query::session::{Param, Session};
 use crate::query::texts;
 use crate::reward::checks::{self, Vocabulary};
@@ -106,7 +109,7 @@ pub(super) async fn look(
             }
         }
     }
-    if session.has_table("reason_correction") {
+    if prepared.is_correcting() {
         let corrections = manifest.corrections.get_or_insert_default();
         for batch in session.sql(texts::CORRECTION_TALLY, &[]).await?.collect().await? {
             let (fate, n) = (text(&batch, "correction")?, integers(&batch, "n")?);
@@ -125,8 +128,8 @@ pub(super) async fn look(
         details.scores.extend(floats(&batch, "score")?.iter().flatten());
         details.lengths.extend(floats(&batch, "n_words")?.iter().flatten());
     }
-    let (contract, root) = (&prepared.contracts["response"], &prepared.root);
-    if !session.has_table("response") {
+    let (contract, root) = (prepared.graph.contract(RESPONSE)?, &prepared.root);
+    if !session.has_table(RESPONSE) {
         tables::register_responses(session, root, contract).await?;
     }
     let usage_all = tables::usage_all(session, contract).await?;

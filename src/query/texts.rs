@@ -3,12 +3,6 @@
 //! Knows their texts only: what a query returns, reads and needs stands at the head of its file. Whoever runs one says
 //! where its tables come from.
 
-/// Accepted and corrected history reasons with their user, for pooling.
-pub const ACCEPTED_AND_CORRECTED_REASONS: &str = include_str!("../../sql/query/accepted_and_corrected_reasons.sql");
-/// Accepted reasons of the kind `$kind` with the entity that they describe, for pooling.
-pub const ACCEPTED_REASONS: &str = include_str!("../../sql/query/accepted_reasons.sql");
-/// The cases of correction with the rewrites that were answered.
-pub const ANSWERED_CASES: &str = include_str!("../../sql/query/answered_cases.sql");
 /// The items that a job asked about, with their evidence and what came of it.
 pub const ASKED_ITEMS: &str = include_str!("../../sql/query/asked_items.sql");
 /// Keys of all different prompts that are asked.
@@ -19,8 +13,6 @@ pub const AUDIENCE_ITEMS: &str = include_str!("../../sql/query/audience_items.sq
 pub const CATALOGUE_ATTRIBUTES: &str = include_str!("../../sql/query/catalogue_attributes.sql");
 /// Every title of the catalogue.
 pub const CATALOGUE_TITLES: &str = include_str!("../../sql/query/catalogue_titles.sql");
-/// The cases of correction, by user.
-pub const CORRECTION_CASES: &str = include_str!("../../sql/query/correction_cases.sql");
 /// How many corrections there are of each outcome, with mean gains.
 pub const CORRECTION_TALLY: &str = include_str!("../../sql/query/correction_tally.sql");
 /// Events between `$range_start` and `$range_end`, sorted.
@@ -47,8 +39,6 @@ pub const PROMPT_EVIDENCE: &str = include_str!("../../sql/query/prompt_evidence.
 pub const PUBLISHED_AND_CORRECTED_REASONS: &str = include_str!("../../sql/query/published_and_corrected_reasons.sql");
 /// Accepted reasons of `$kind` and `$dt`.
 pub const PUBLISHED_REASONS: &str = include_str!("../../sql/query/published_reasons.sql");
-/// Every reason with its evidence.
-pub const REASONS_TO_SCORE: &str = include_str!("../../sql/query/reasons_to_score.sql");
 /// Scores and lengths, for histograms.
 pub const REASON_MEASURES: &str = include_str!("../../sql/query/reason_measures.sql");
 /// How many reasons there are of each kind and refusal.
@@ -59,8 +49,6 @@ pub const REPORT_SAMPLES: &str = include_str!("../../sql/query/report_samples.sq
 pub const RESPONSE_ROWS_TO_KEEP: &str = include_str!("../../sql/query/response_rows_to_keep.sql");
 /// Texts of reviews that were written at `$from` or later.
 pub const REVIEW_TEXTS: &str = include_str!("../../sql/query/review_texts.sql");
-/// Scores of reasons and of corrections, for user_feature.
-pub const SCORES_WITH_CORRECTIONS: &str = include_str!("../../sql/query/scores_with_corrections.sql");
 /// What the templates of alignment say for the prompts of `$kind` and `$dt`.
 pub const TEMPLATE_REASONS: &str = include_str!("../../sql/query/template_reasons.sql");
 /// How many items have events and no row in `item`, and one of them.

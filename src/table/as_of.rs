@@ -20,7 +20,8 @@ use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::check::{cast_batch, strict};
-use crate::table::contract::{Column, ColumnType, Contract};
+use crate::table::column_type::ColumnType;
+use crate::table::contract::{Column, Contract};
 use crate::table::input::{ObjectReader, earliest, open_parquet};
 use crate::table::store::{Location, is_store_fault};
 

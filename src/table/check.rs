@@ -21,7 +21,8 @@ use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::table::contract::{Column, ColumnType, Contract};
+use crate::table::column_type::ColumnType;
+use crate::table::contract::{Column, Contract};
 use crate::table::finding::{Findings, Rule};
 
 /// Whether an input's column of physical type `found` can be read as `column`.
@@ -693,6 +694,7 @@ impl KeyHasher {
     }
 }
 
+#[expect(clippy::disallowed_types, reason = "compared within one process, never kept")]
 pub(crate) fn hash_of(key: &[u8]) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     key.hash(&mut hasher);

@@ -201,6 +201,7 @@ fn generic(error: std::io::Error) -> object_store::Error {
 }
 
 /// The end of the process without any chance to clean up, as by `kill -9` or a power cut; or its pause.
+#[expect(clippy::disallowed_methods, reason = "a fail point ends the process on purpose")]
 fn strike(stop: bool) {
     // The shell's own `kill` is there where the program of that name is not.
     let kill = format!("kill -{} {}", if stop { "STOP" } else { "KILL" }, std::process::id());

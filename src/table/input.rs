@@ -30,7 +30,8 @@ use crate::table::bad_rows::{BadRows, LeftOut, kinds};
 use crate::table::check::{
     Checker, KeyHasher, accepts, cast_column, finish_batch, hash_of, judge_column, key_text, strict,
 };
-use crate::table::contract::{Column, ColumnType, Contract};
+use crate::table::column_type::ColumnType;
+use crate::table::contract::{Column, Contract};
 use crate::table::footer::wild_count;
 use crate::table::listing::list_parquet;
 use crate::table::store::{Location, fail};

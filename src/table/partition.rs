@@ -362,6 +362,24 @@ async fn copy_missing(staged: &StagedTable, folder: &Location, there: &[Entry]) 
     Ok(())
 }
 
+/// The names of the tables that have a commit record below a root, sorted.
+///
+/// # Errors
+/// The store's.
+pub async fn tables(root: &Location) -> Result<Vec<String>> {
+    let mut found = BTreeSet::new();
+    for entry in root.list().await? {
+        let relative = entry.location.relative_to(root).unwrap_or_default();
+        if let [table, partition, RECORD] = relative.split('/').collect::<Vec<_>>()[..]
+            && partition.starts_with("dt=")
+            && !table.starts_with('_')
+        {
+            found.insert(table.to_owned());
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
 /// A file that the commit record lists and that is not there, whole; `None` where the partition is sound.
 ///
 /// # Errors

@@ -23,7 +23,8 @@ use tokio::io::AsyncWriteExt;
 use crate::destination::Destination;
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::check::{KeyHasher, key_text, row_json};
-use crate::table::contract::{ColumnType, Contract};
+use crate::table::column_type::ColumnType;
+use crate::table::contract::Contract;
 use crate::table::finding::{Findings, Rule};
 use crate::table::store::{FULL, Location, fail, is_full, remove_folder};
 

@@ -23,7 +23,7 @@ use crate::learn::supervised::{self, Surroundings};
 use crate::learn::trainable::TrainableLm;
 use crate::llm::adapter::{Adapter, AdapterShape, Precision};
 use crate::llm::device;
-use crate::night::run;
+use crate::night::warehouse;
 use crate::query::texts;
 use crate::registry::versions::Sample;
 use crate::reward::checks::{self, Vocabulary};
@@ -345,7 +345,7 @@ pub(crate) async fn titles(job: &Job) -> Result<Vec<String>> {
     if job.spec.input.item.is_empty() {
         return Ok(Vec::new());
     }
-    let session = run::session_of(job).await?;
+    let session = warehouse::session_of(job).await?;
     let rows = session.sql(texts::CATALOGUE_TITLES, &[]).await?.collect().await?;
     let mut found = Vec::new();
     for batch in &rows {

@@ -30,9 +30,8 @@ use crate::generate::models::Models;
 use crate::generate::prompt::Evidence;
 use crate::llm::adapter::Adapter;
 use crate::llm::device;
-use crate::night::tables::{contract_of, like_threshold};
+use crate::night::tables::like_threshold;
 use crate::night::verify::nothing_to_learn;
-use crate::query::model::Model;
 use crate::query::session::Param;
 use crate::query::texts;
 use crate::reward::model::{Config, Past, RewardExample};
@@ -43,8 +42,8 @@ use crate::telemetry::Voice;
 use crate::weekly::examples;
 use crate::weekly::weekly_file::{RewardSpec, Spec};
 
-/// Tables that examples are made from, in the order in which they are made.
-const BEFORE: [&str; 6] = ["opinion", "user_history", "item_taste", "item_pair", "item_category", "item_audience"];
+/// The table of the examples.
+const EXAMPLES: &str = "reward_example";
 
 /// Answers between two looks at whether to stop.
 const ANSWERS: usize = 32;
@@ -268,20 +267,19 @@ type Rows = (Vec<RecordBatch>, Catalogue, BTreeMap<String, String>);
 
 /// Rows, items and titles; the rows are written into the folder `out` as well.
 async fn rows(job: &Job, interval: Interval, of: &RewardSpec, out: &Path) -> Result<Rows> {
-    let session = examples::evidence(job, interval, &BEFORE).await?;
-    let contract = contract_of(job, "reward_example")?;
-    let sql = (!job.spec.project.sql.is_empty()).then(|| Path::new(&job.spec.project.sql));
-    let model = Model::find(contract.name.as_str(), sql)?;
+    let (session, graph) = examples::evidence_for(job, interval, EXAMPLES).await?;
+    let contract = graph.contract(EXAMPLES)?;
     let whole = |n: u64| Param::Int(i64::try_from(n).unwrap_or(i64::MAX));
     let params = [
         ("interval_start", Param::Timestamp(interval.start.timestamp_micros())),
         ("interval_end", Param::Timestamp(interval.end.timestamp_micros())),
-        ("like_threshold", like_threshold(&job.spec.history, &contract_of(job, "interaction")?)),
+        ("like_threshold", like_threshold(&job.spec.history, graph.contract("interaction")?)),
         ("title_chars", Param::Int(job.spec.history.title_chars)),
         ("rows_per_user", whole(of.rows_per_user)),
         ("max_examples", whole(of.max_examples)),
     ];
-    let rows: Vec<RecordBatch> = model.run(&session, &contract, &params).await?.try_collect().await?;
+    let rows: Vec<RecordBatch> =
+        graph.definition(EXAMPLES)?.run(&session, contract, &params).await?.try_collect().await?;
     if rows.iter().all(|batch| batch.num_rows() == 0) {
         let needs = "the interval needs users who meet new items, and enough events before it";
         return Err(nothing_to_learn(job, interval, &session, "there is nothing to make examples of", needs).await?);

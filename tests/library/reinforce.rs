@@ -253,7 +253,7 @@ fn the_answers_of_a_prompt_share_its_prefill_and_differ() {
 }
 
 /// Tokens of answers in a second: sampling in the loop, the making of its policy included, beside the plain generator on the
-/// same prompts and seeds. `cargo test --release --test library -- --ignored rollouts --nocapture`.
+/// same prompts and seeds. `cargo test --profile ci --test library -- --ignored rollouts --nocapture`.
 #[test]
 #[ignore = "a minute of SmolLM2-135M"]
 fn rollouts_are_nearly_as_fast_as_the_plain_generator() {

@@ -565,19 +565,14 @@ async fn audits_find_each_kind_of_bad_row_and_show_it() {
 #[tokio::test]
 async fn the_runs_own_queries_join_by_hash_on_every_key() {
     let session = session(2, 8192);
-    for table in ["reason", "reason_prompt", "reason_score"] {
+    for table in ["reason", "reason_prompt", "reason_score", "reason_correction"] {
         let contract = Contract::builtin(table).unwrap();
         session.register_batches(table, contract.arrow_schema(None), Vec::new()).unwrap();
     }
-    let kind = |kind: &str| vec![("kind", Param::Text(kind.into()))];
+    let definitions = ["reason_score", "item_embedding", "user_embedding"].map(|table| Model::builtin(table).unwrap());
     let accepted = |accepted| vec![("accepted", Param::Bool(accepted))];
-    let queries = [
-        (texts::REASONS_TO_SCORE, vec![]),
-        (texts::ACCEPTED_REASONS, kind("item")),
-        (texts::ACCEPTED_REASONS, kind("history")),
-        (texts::REPORT_SAMPLES, accepted(true)),
-        (texts::REPORT_SAMPLES, accepted(false)),
-    ];
+    let mut queries: Vec<(&str, Vec<(&str, Param)>)> = definitions.iter().map(|d| (d.text(), vec![])).collect();
+    queries.extend([(texts::REPORT_SAMPLES, accepted(true)), (texts::REPORT_SAMPLES, accepted(false))]);
     for (query, params) in queries {
         let plan = session.explain(query, &params).await.unwrap();
         // Without rows the physical plan is empty; the logical one tells the keys.

@@ -1,6 +1,5 @@
--- The accepted history reasons and the corrected ones with their user, for pooling: a user's vectors are those of both.
--- Sorted by user, accepted ones first, then by prompt.
--- Reads reason, reason_score and reason_correction. No parameters.
+-- The texts that a user's vector is pooled from: accepted history reasons and corrected ones.
+-- Sorted by user, accepted ones first, then by prompt: sums of vectors run in this order.
 select entity_id, reason
 from (
     select r.user_id as entity_id, r.reason, 0 as source, r.prompt_key

@@ -1,5 +1,5 @@
--- Every reason with its evidence, for scoring; sorted as reason_score is.
--- Reads reason and reason_prompt. No parameters.
+-- What reason_score is worked out from: every reason with its evidence. Checks and score are not SQL's work.
+-- Sorted as reason_score is.
 --
 -- All keys are compared alike, null with null: a key compared otherwise becomes a filter, and the join quadratic.
 select

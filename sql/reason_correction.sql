@@ -1,6 +1,5 @@
--- The cases of correction, by user, with the rewrites that were answered: `rewrites`, in the order of their places;
--- null where there are none.
--- Reads correction_case, correction_prompt and response. No parameters.
+-- What reason_correction is chosen from: the cases of correction with the rewrites that were answered, `rewrites`, in the
+-- order of their places; null where there are none. Judging them is not SQL's work.
 --
 -- Of several responses to one prompt the same counts as in reason.sql.
 select c.*, a.rewrites
