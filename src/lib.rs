@@ -5,7 +5,7 @@
 //!    └─ sql ─▶ user_history, item_audience          who did what before t; who picks an item and why
 //!         └─ sql ─▶ reason_prompt                   one row per thing to explain, with its fingerprint
 //!              └─ generate() ─▶ response ─▶ reason  the language model; pay once per fingerprint
-//!                   └─ score() ─▶ reason_score
+//!                   └─ checks ─▶ reason_score
 //!                        └─ embed() ─▶ item_feature, user_feature ─▶ the ranker
 //! ```
 //!

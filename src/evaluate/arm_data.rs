@@ -28,6 +28,7 @@ use crate::night::prepare::prepare;
 use crate::night::run::{self, Options};
 use crate::night::tables::locate;
 use crate::night::warehouse;
+use crate::query::texts;
 use crate::recommend::data::Log;
 use crate::recommend::split::{Split, temporal};
 use crate::reward::checks::Vocabulary;
@@ -308,7 +309,7 @@ impl Source {
         let folder = self.folder.join("anonymous");
         make_folder(&folder)?;
         let session = warehouse::session_of(&self.job).await?;
-        let rows = session.sql("select item_id, categories from item order by item_id", &[]).await?.collect().await?;
+        let rows = session.sql(texts::ITEM_CATEGORIES, &[]).await?.collect().await?;
         let mut n = 0;
         let mut renamed = Vec::new();
         for batch in rows {

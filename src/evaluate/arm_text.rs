@@ -12,6 +12,7 @@ use crate::config::Interval;
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::arms::Arm;
 use crate::query::session::{Param, Session};
+use crate::query::texts;
 
 /// What texts are about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +31,9 @@ impl About {
         }
     }
 
-    fn id(self) -> &'static str {
-        match self {
-            About::Items => "item_id",
-            About::Histories => "user_id",
-        }
+    /// The prompts and reasons of an interval, as queries name them.
+    fn of(self, interval: Interval) -> [(&'static str, Param); 2] {
+        [("kind", Param::Text(self.kind().into())), ("dt", Param::Text(interval.dt()))]
     }
 }
 
@@ -66,13 +65,7 @@ async fn attributes(session: &Session, about: About, interval: Interval) -> Resu
             [("", "attributes"), ("Likes", "liked"), ("What goes with it:", "related"), ("Dislikes", "disliked")]
         }
     };
-    let sql = format!(
-        "select {0} as id, subject, attributes, liked, related, disliked from reason_prompt \
-         where kind = '{1}' and dt = $dt order by {0}",
-        about.id(),
-        about.kind()
-    );
-    let mut rows = session.sql(&sql, &[("dt", Param::Text(interval.dt()))]).await?.stream().await?;
+    let mut rows = session.sql(texts::PROMPT_EVIDENCE, &about.of(interval)).await?.stream().await?;
     let mut texts = Vec::new();
     while let Some(batch) = rows.try_next().await? {
         let (ids, subjects) = (columns::text(&batch, "id")?, columns::text(&batch, "subject")?);
@@ -116,51 +109,22 @@ async fn beside(session: &Session, about: About, interval: Interval) -> Result<V
 
 /// The reasons that the templates write of the same evidence: what an aligned model is taught.
 async fn templates(session: &Session, about: About, interval: Interval) -> Result<Vec<(String, String)>> {
-    let is_told = match about {
-        About::Items => "subject is not null",
-        About::Histories => "subject is null",
-    };
-    let sql = format!(
-        "select {0} as id, reason_text('<think>', example_answer('{1}', cast(subject as varchar), \
-         cast(verdict as varchar), cast(liked as varchar[]), cast(disliked as varchar[]), \
-         cast(related as varchar[]), cast(attributes as varchar[]), cast(make_array() as varchar[]), \
-         concat('template ', {0}))) as reason \
-         from reason_prompt where kind = '{1}' and dt = $dt and {is_told} \
-         and cardinality(liked) + cardinality(disliked) + cardinality(attributes) > 0 order by {0}",
-        about.id(),
-        about.kind()
-    );
-    rows(session, &sql, interval).await
+    rows(session, texts::TEMPLATE_REASONS, &about.of(interval)).await
 }
 
 /// The reasons that were accepted.
 async fn reasons(session: &Session, about: About, interval: Interval) -> Result<Vec<(String, String)>> {
-    let sql = format!(
-        "select r.{0} as id, r.reason from reason as r \
-         join reason_score as s on s.kind = r.kind and s.{0} = r.{0} and s.dt = r.dt \
-         where r.kind = '{1}' and r.dt = $dt and s.accepted order by r.{0}",
-        about.id(),
-        about.kind()
-    );
-    rows(session, &sql, interval).await
+    rows(session, texts::PUBLISHED_REASONS, &about.of(interval)).await
 }
 
 /// As [`reasons`] of histories, and what the interval's outcomes made of those before.
 async fn corrected(session: &Session, interval: Interval) -> Result<Vec<(String, String)>> {
-    let sql = "select id, reason from ( \
-                 select r.user_id as id, r.reason, 0 as source from reason as r \
-                 join reason_score as s on s.kind = r.kind and s.user_id = r.user_id and s.dt = r.dt \
-                 where r.kind = 'history' and r.dt = $dt and s.accepted \
-                 union all \
-                 select user_id as id, reason, 1 as source from reason_correction \
-                 where dt = $dt and reason is not null) \
-               order by id, source";
-    rows(session, sql, interval).await
+    rows(session, texts::PUBLISHED_AND_CORRECTED_REASONS, &[("dt", Param::Text(interval.dt()))]).await
 }
 
 /// The rows of a query that have a `reason`, by `id`.
-async fn rows(session: &Session, sql: &str, interval: Interval) -> Result<Vec<(String, String)>> {
-    let mut rows = session.sql(sql, &[("dt", Param::Text(interval.dt()))]).await?.stream().await?;
+async fn rows(session: &Session, sql: &str, params: &[(&str, Param)]) -> Result<Vec<(String, String)>> {
+    let mut rows = session.sql(sql, params).await?.stream().await?;
     let mut texts = Vec::new();
     while let Some(batch) = rows.try_next().await? {
         let (ids, reasons) = (columns::text(&batch, "id")?, columns::text(&batch, "reason")?);

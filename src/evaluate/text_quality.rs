@@ -26,6 +26,7 @@ use crate::evaluate::results::{Measurement, TEXT};
 use crate::generate::format::STEM;
 use crate::network::random::Random;
 use crate::query::session::{Param, Session};
+use crate::query::texts;
 use crate::reward::checks::{self, Vocabulary};
 use crate::reward::text_metrics::{bleu_of_many, distinct, rouge_l, sentences, unique_sentences};
 use crate::statistics;
@@ -56,11 +57,8 @@ pub struct Asked {
 /// # Errors
 /// What the query says.
 pub async fn asked(session: &Session, interval: Interval) -> Result<Vec<Asked>> {
-    let sql = "select p.item_id, p.subject, p.answer_stem, p.attributes, p.liked, p.related, p.disliked, r.reason, r.error \
-               from reason_prompt as p left join reason as r \
-               on r.kind = p.kind and r.item_id = p.item_id and r.dt = p.dt \
-               where p.kind = 'item' and p.dt = $dt order by p.item_id";
-    let mut rows = session.sql(sql, &[("dt", Param::Text(interval.dt()))]).await?.stream().await?;
+    let dt = [("dt", Param::Text(interval.dt()))];
+    let mut rows = session.sql(texts::ASKED_ITEMS, &dt).await?.stream().await?;
     let mut found = Vec::new();
     while let Some(batch) = rows.try_next().await? {
         let [item, subject, stem, reason, error] =
@@ -92,9 +90,7 @@ pub async fn asked(session: &Session, interval: Interval) -> Result<Vec<Asked>> 
 /// # Errors
 /// What the query says.
 pub async fn references(session: &Session, from: i64) -> Result<References> {
-    let sql = "select item_id, text from review where event_timestamp >= $from and text is not null \
-               order by item_id, event_timestamp, user_id, text";
-    let mut rows = session.sql(sql, &[("from", Param::Timestamp(from))]).await?.stream().await?;
+    let mut rows = session.sql(texts::REVIEW_TEXTS, &[("from", Param::Timestamp(from))]).await?.stream().await?;
     let mut found = References::new();
     while let Some(batch) = rows.try_next().await? {
         let (items, texts) = (columns::text(&batch, "item_id")?, columns::text(&batch, "text")?);

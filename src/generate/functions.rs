@@ -1,5 +1,6 @@
-//! The language model as SQL functions: `render_prompt`, `render_stem`, `prompt_key`, `generate`, `score`, `embed`; and the ones over the
-//! answer format and the texts of prompts, which need no model: `reason_text`, `example_prompt`, `example_answer`.
+//! The language model as SQL functions: `render_prompt`, `render_stem`, `prompt_key`, `generate`, `mean_logprob`, `embed`;
+//! and those over the answer format and the texts of prompts, which need no model: `reason_text`, `example_prompt`,
+//! `example_answer`.
 //!
 //! Knows DataFusion's function traits and [`Models`]. The functions that need weights are asynchronous: they hand their
 //! rows to the engine's thread and wait, so that no model work happens on a worker of the query engine.
@@ -37,7 +38,7 @@ pub fn all(models: &Arc<Models>) -> Vec<ScalarUDF> {
         sync(What::RenderStem),
         sync(What::PromptKey),
         with_model(What::Generate),
-        with_model(What::Score),
+        with_model(What::MeanLogprob),
         with_model(What::Embed),
     ];
     all.extend(without_model());
@@ -102,7 +103,7 @@ enum What {
     RenderStem,
     PromptKey,
     Generate,
-    Score,
+    MeanLogprob,
     Embed,
 }
 
@@ -113,7 +114,7 @@ impl What {
             What::RenderStem => "render_stem",
             What::PromptKey => "prompt_key",
             What::Generate => "generate",
-            What::Score => "score",
+            What::MeanLogprob => "mean_logprob",
             What::Embed => "embed",
         }
     }
@@ -122,12 +123,12 @@ impl What {
         let arities: &[usize] = match self {
             What::RenderPrompt | What::RenderStem => &[7],
             What::PromptKey | What::Generate => &[1, 2],
-            What::Score => &[2],
+            What::MeanLogprob => &[2],
             What::Embed => &[1],
         };
         let kinds = arities.iter().map(|n| TypeSignature::Any(*n)).collect();
         // A planner folds constants by calling the function at once, which an asynchronous one does not survive.
-        let is_async = matches!(self, What::Generate | What::Score | What::Embed);
+        let is_async = matches!(self, What::Generate | What::MeanLogprob | What::Embed);
         Signature::one_of(kinds, if is_async { Volatility::Volatile } else { Volatility::Stable })
     }
 }
@@ -247,8 +248,8 @@ impl Function {
         Ok(Arc::new(rows.iter().map(text).collect::<StringArray>()))
     }
 
-    /// Mean natural-log likelihood of an answer after a prompt.
-    async fn score(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
+    /// Mean log-probability of an answer's tokens after a prompt, in nats.
+    async fn mean_logprob(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
         let (prompt, answer) = (texts(&args[0])?, texts(&args[1])?);
         let rows: Vec<usize> = (0..prompt.len()).filter(|i| prompt.is_valid(*i) && answer.is_valid(*i)).collect();
         let requests: Result<Vec<_>> = rows
@@ -261,7 +262,7 @@ impl Function {
         for (i, result) in rows.iter().zip(&results) {
             match result {
                 Ok(c) => values[*i] = Some(c.logprob_sum / c.tokens.len().max(1) as f64),
-                Err(e) => tracing::warn!(error = e.code(), detail = %e, "score() failed for a row; it is null"),
+                Err(e) => tracing::warn!(error = e.code(), detail = %e, "mean_logprob() failed for a row; it is null"),
             }
         }
         Ok(Arc::new(Float64Array::from(values)))
@@ -304,7 +305,7 @@ impl ScalarUDFImpl for Function {
 
     fn return_type(&self, _: &[DataType]) -> DfResult<DataType> {
         match self.what {
-            What::Score => Ok(DataType::Float64),
+            What::MeanLogprob => Ok(DataType::Float64),
             What::Embed => self.vector_type(),
             _ => Ok(DataType::Utf8),
         }
@@ -334,7 +335,7 @@ impl AsyncScalarUDFImpl for Function {
         let arrays = arrays(&args)?;
         let result = match self.what {
             What::Generate => self.generate(&arrays).await,
-            What::Score => self.score(&arrays).await,
+            What::MeanLogprob => self.mean_logprob(&arrays).await,
             What::Embed => self.embed(&arrays).await,
             _ => Err(DataFusionError::Internal(format!("{} is not asynchronous", self.what.name()))),
         };

@@ -17,7 +17,7 @@ use crate::settings::read_text;
 /// What a reason may lean on.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct Evidence {
-    /// `item`, `history` or `pair`.
+    /// `item` or `history`; in alignment also its other tasks: `pair`, `choose`, `rewrite`.
     pub kind: String,
     /// Title of the item that the reason is about.
     pub subject: Option<String>,

@@ -31,7 +31,7 @@ use crate::llm::device;
 use crate::night::prepare::Prepared;
 use crate::query::session::BatchStream;
 use crate::reward::checks::{self, Language, Vocabulary};
-use crate::reward::choose::{Candidate, Choice, Rule, choose, edit, stands};
+use crate::reward::choose::{Candidate, Choice, Correction, Rule, choose, edit, stands};
 use crate::reward::saved::{Case, PastEvent, SavedJudge};
 use crate::reward::score::{Score, Scored, score};
 use crate::table::contract::Contract;
@@ -429,7 +429,7 @@ impl Corrector {
                 "as_of" => utc(rows.iter().map(|_| self.as_of)),
                 "from_as_of" => utc(rows.iter().map(|r| r.from_as_of)),
                 "corrected_from" => texts(|r| Some(&r.corrected_from)),
-                "correction" => texts(|r| Some(r.correction)),
+                "correction" => texts(|r| Some(r.correction.as_str())),
                 "reason" => texts(|r| r.chosen.as_ref().map(|c| c.reason.as_str())),
                 "prompt_key" => texts(|r| r.chosen.as_ref()?.prompt_key.as_deref()),
                 "gain_before" => values(|r| Some(r.gain_before)),
@@ -456,12 +456,12 @@ impl Corrector {
             })
             .collect();
         let (correction, chosen) = match choose(forecast, &candidates, &self.rule()) {
-            Choice::Kept => ("kept", Some((user.draft.clone(), *forecast))),
+            Choice::Kept => (Correction::Kept, Some((user.draft.clone(), *forecast))),
             Choice::Replaced(place) if drafts[place].is_template => {
-                ("template", Some((drafts[place].clone(), candidates[place])))
+                (Correction::Template, Some((drafts[place].clone(), candidates[place])))
             }
-            Choice::Replaced(place) => ("rewritten", Some((drafts[place].clone(), candidates[place]))),
-            Choice::Dropped => ("dropped", None),
+            Choice::Replaced(place) => (Correction::Rewritten, Some((drafts[place].clone(), candidates[place]))),
+            Choice::Dropped => (Correction::Dropped, None),
         };
         let score = chosen.as_ref().and_then(|(d, _)| user.score(d, &self.check, &self.vocabulary).score);
         Corrected {
@@ -499,7 +499,7 @@ struct Corrected {
     user_id: String,
     from_as_of: i64,
     corrected_from: String,
-    correction: &'static str,
+    correction: Correction,
     gain_before: f64,
     gain_after: Option<f64>,
     n_outcomes: usize,

@@ -12,6 +12,7 @@ use crate::config::Job;
 use crate::error::{Kind, Result};
 use crate::night::tables::{contract_of, locate, new_session};
 use crate::query::session::TableFile;
+use crate::query::texts;
 use crate::table::contract::Contract;
 use crate::table::lease::{Held, Holder};
 use crate::table::partition::live_runs;
@@ -88,32 +89,12 @@ async fn under_lease(
     let files = |entries: &[Entry]| entries.iter().map(|e| e.location.clone().into()).collect::<Vec<TableFile>>();
     session.register_files("response", contract, &files(&found.current())).await?;
     session.register_files("small", contract, &files(&small)).await?;
-    let rows = session.sql(&merge(contract), &[]).await?.stream().await?;
+    // All columns decide, so that the order does not depend on the files.
+    let order: Vec<String> = contract.grain.iter().chain(contract.columns.iter().map(|c| &c.name)).cloned().collect();
+    let rows = session.sql(texts::RESPONSE_ROWS_TO_KEEP, &[]).await?.sorted_by(&order)?.stream().await?;
     held.check().await?;
     let staging = root.child("_staging").child(run_id).child(&contract.name);
     done.into = segment::replace(root, contract, &staging, &small, rows).await?.len();
     done.merged = small.len();
     Ok(done)
-}
-
-/// The rows worth keeping of the table `small`, each once, in an order that does not depend on the files.
-fn merge(contract: &Contract) -> String {
-    let quoted = |name: &String| format!("\"{}\"", name.replace('"', "\"\""));
-    let names: Vec<String> = contract.columns.iter().map(|c| quoted(&c.name)).collect();
-    let columns = |of: &str| names.iter().map(|n| format!("{of}.{n}")).collect::<Vec<_>>().join(", ");
-    let key = contract.grain.iter().map(|name| format!("kept.{}", quoted(name)));
-    let order: Vec<String> = key.chain((1..=names.len()).map(|i| i.to_string())).collect();
-    format!(
-        "select {} from (\
-           select {} from small as s where s.error is null \
-           union select {} from small as s \
-           left anti join (select r.prompt_key from response as r where r.error is null and r.text is not null) as a \
-             on a.prompt_key = s.prompt_key \
-           where s.error is not null) as kept \
-         order by {}",
-        columns("kept"),
-        columns("s"),
-        columns("s"),
-        order.join(", ")
-    )
 }

@@ -30,6 +30,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::night::made_from::{as_of, learned_later};
 use crate::night::tables::{contract_of, hold_bad_rows, locate, new_session, open_input_of, register_input};
 use crate::query::session::{BatchStream, Param, Session};
+use crate::query::texts;
 use crate::table::as_of::{AsOf, Picked};
 use crate::table::contract::{Column, Contract, Writer};
 use crate::table::partition::{CommittedFile, partition, partitions};
@@ -319,25 +320,16 @@ async fn publish(
     remove_folder(staging).await
 }
 
-/// The events of the range, sorted. All columns decide, so that equal moments do not leave the order to chance.
+/// The events of the range, sorted, in the columns of [`EVENT`].
 async fn events(session: &Session, options: &Options) -> Result<BatchStream> {
-    let mut params = Vec::new();
-    let mut conditions = Vec::new();
-    for (name, condition, moment) in [
-        ("range_start", "event_timestamp >= $range_start", options.from),
-        ("range_end", "event_timestamp < $range_end", options.to),
-    ] {
-        if let Some(moment) = moment {
-            params.push((name, Param::Timestamp(moment.timestamp_micros())));
-            conditions.push(condition);
-        }
-    }
-    let filter = if conditions.is_empty() { String::new() } else { format!("where {} ", conditions.join(" and ")) };
-    let text = format!(
-        "select {} from interaction {filter}order by event_timestamp, user_id, item_id, event, rating",
-        EVENT.join(", ")
-    );
-    session.sql(&text, &params).await?.stream().await
+    let moment = |t: Option<DateTime<Utc>>| Param::Timestamp(t.unwrap_or_default().timestamp_micros());
+    let params = [
+        ("from_first", Param::Bool(options.from.is_none())),
+        ("range_start", moment(options.from)),
+        ("to_last", Param::Bool(options.to.is_none())),
+        ("range_end", moment(options.to)),
+    ];
+    session.sql(texts::EVENTS_OF_RANGE, &params).await?.stream().await
 }
 
 /// The features of one kind of entity.

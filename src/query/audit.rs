@@ -1,6 +1,7 @@
 //! Audits: queries that return a staged table's bad rows, some made from its contract, some written in it.
 //!
-//! Knows the session and contracts; decides nothing about publishing, it only reports.
+//! Knows the session and contracts; decides nothing about publishing, it only reports. The SQL of audits is built here and
+//! stands in no file: its tables and columns are those that contracts name.
 
 use std::fmt;
 

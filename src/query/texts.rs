@@ -3,28 +3,54 @@
 //! Knows their texts only: what a query returns, reads and needs stands at the head of its file. Whoever runs one says
 //! where its tables come from.
 
+/// The items that a job asked about, with their evidence and what came of it.
+pub const ASKED_ITEMS: &str = include_str!("../../sql/query/asked_items.sql");
 /// Keys of all different prompts that are asked.
 pub const ASKED_PROMPTS: &str = include_str!("../../sql/query/asked_prompts.sql");
+/// Items that have an audience, with categories and titles.
+pub const AUDIENCE_ITEMS: &str = include_str!("../../sql/query/audience_items.sql");
 /// Every attribute of the catalogue as prompts show it, cut at `$title_chars`.
 pub const CATALOGUE_ATTRIBUTES: &str = include_str!("../../sql/query/catalogue_attributes.sql");
+/// Every title of the catalogue.
+pub const CATALOGUE_TITLES: &str = include_str!("../../sql/query/catalogue_titles.sql");
 /// How many corrections there are of each outcome, with mean gains.
 pub const CORRECTION_TALLY: &str = include_str!("../../sql/query/correction_tally.sql");
+/// Events between `$range_start` and `$range_end`, sorted.
+pub const EVENTS_OF_RANGE: &str = include_str!("../../sql/query/events_of_range.sql");
 /// Keys of all different prompts that were asked and have failed.
 pub const FAILED_PROMPTS: &str = include_str!("../../sql/query/failed_prompts.sql");
 /// One row if there is an event between `$interval_start` and `$interval_end`.
 pub const INTERVAL_EVENT: &str = include_str!("../../sql/query/interval_event.sql");
+/// Who met which item before `$interval_end`.
+pub const ITEMS_MET: &str = include_str!("../../sql/query/items_met.sql");
+/// Items with their categories, by id.
+pub const ITEM_CATEGORIES: &str = include_str!("../../sql/query/item_categories.sql");
+/// How many users met each item before the interval.
+pub const ITEM_POPULARITY: &str = include_str!("../../sql/query/item_popularity.sql");
 /// Prompts to ask: those without a response, or with errors only.
 pub const PENDING_PROMPTS: &str = include_str!("../../sql/query/pending_prompts.sql");
 /// Rewrites to ask for: those without a response, or with errors only.
 pub const PENDING_REWRITES: &str = include_str!("../../sql/query/pending_rewrites.sql");
 /// One row per row of reason_prompt.
 pub const PROMPTS: &str = include_str!("../../sql/query/prompts.sql");
+/// The evidence of the prompts of `$kind` and `$dt`.
+pub const PROMPT_EVIDENCE: &str = include_str!("../../sql/query/prompt_evidence.sql");
+/// Accepted and corrected history reasons of `$dt`.
+pub const PUBLISHED_AND_CORRECTED_REASONS: &str = include_str!("../../sql/query/published_and_corrected_reasons.sql");
+/// Accepted reasons of `$kind` and `$dt`.
+pub const PUBLISHED_REASONS: &str = include_str!("../../sql/query/published_reasons.sql");
 /// Scores and lengths, for histograms.
 pub const REASON_MEASURES: &str = include_str!("../../sql/query/reason_measures.sql");
 /// How many reasons there are of each kind and refusal.
 pub const REASON_TALLY: &str = include_str!("../../sql/query/reason_tally.sql");
 /// Reasons for the report: accepted or refused ones, as `$accepted` says.
 pub const REPORT_SAMPLES: &str = include_str!("../../sql/query/report_samples.sql");
+/// Rows of small segments of the response store that are kept when they are merged.
+pub const RESPONSE_ROWS_TO_KEEP: &str = include_str!("../../sql/query/response_rows_to_keep.sql");
+/// Texts of reviews that were written at `$from` or later.
+pub const REVIEW_TEXTS: &str = include_str!("../../sql/query/review_texts.sql");
+/// What the templates of alignment say for the prompts of `$kind` and `$dt`.
+pub const TEMPLATE_REASONS: &str = include_str!("../../sql/query/template_reasons.sql");
 /// How many items have events and no row in `item`, and one of them.
 pub const UNKNOWN_ITEMS: &str = include_str!("../../sql/query/unknown_items.sql");
 /// What was paid for a night's prompts.

@@ -40,6 +40,35 @@ pub enum Choice {
     Dropped,
 }
 
+/// What the table of corrections says of a reason: the values of `correction` in the contract of reason_correction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Correction {
+    /// It stays as it was.
+    Kept,
+    /// The language model wrote another.
+    Rewritten,
+    /// The words of a template over its evidence replace it.
+    Template,
+    /// It fails the checks, and nothing else was better.
+    Dropped,
+}
+
+impl Correction {
+    /// All of them, in the contract's order.
+    pub const ALL: [Correction; 4] =
+        [Correction::Kept, Correction::Rewritten, Correction::Template, Correction::Dropped];
+
+    /// The value of the column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Correction::Kept => "kept",
+            Correction::Rewritten => "rewritten",
+            Correction::Template => "template",
+            Correction::Dropped => "dropped",
+        }
+    }
+}
+
 /// Whether a reason needs no candidates.
 pub fn stands(reason: &Candidate, rule: &Rule) -> bool {
     reason.is_clean && reason.gain >= rule.keep_gain
@@ -87,7 +116,9 @@ pub fn edit(a: &str, b: &str) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::table::contract::Contract;
 
     const RULE: Rule = Rule { keep_gain: 0.0, min_improvement: 0.1, edit_weight: 0.05 };
 
@@ -97,6 +128,13 @@ mod tests {
 
     fn unclean(gain: f64) -> Candidate {
         Candidate { gain, edit: 0.0, is_clean: false }
+    }
+
+    #[test]
+    fn the_contract_lists_every_correction() {
+        let contract = Contract::builtin("reason_correction").unwrap();
+        let values = contract.column("correction").unwrap().values.clone().unwrap();
+        assert_eq!(values, Correction::ALL.map(Correction::as_str));
     }
 
     #[test]

@@ -13,7 +13,72 @@ use crate::config::CheckSpec;
 use crate::error::{Context, Kind, Result};
 use crate::reward::checks::{self, Vocabulary};
 
-/// What one reason is worth, and why it is refused where it is.
+/// Why a reason is refused: the values of `refusal` in the contract of reason_score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The prompt holds no evidence.
+    NoEvidence,
+    /// Generation failed, or nobody has asked yet.
+    Error,
+    /// The answer breaks its format.
+    BadFormat,
+    /// There is no text.
+    Empty,
+    /// It does not end with the end of a sentence.
+    Unfinished,
+    /// It has too few words.
+    TooShort,
+    /// It has too many words.
+    TooLong,
+    /// It is in another language.
+    Language,
+    /// It repeats itself.
+    Repetition,
+    /// It argues for the opposite of its verdict.
+    Polarity,
+    /// It mentions what the evidence does not hold.
+    Ungrounded,
+    /// The language model itself finds it unlikely.
+    Unlikely,
+}
+
+impl Refusal {
+    /// All of them, in the order in which they are checked.
+    pub const ALL: [Refusal; 12] = [
+        Refusal::NoEvidence,
+        Refusal::Error,
+        Refusal::BadFormat,
+        Refusal::Empty,
+        Refusal::Unfinished,
+        Refusal::TooShort,
+        Refusal::TooLong,
+        Refusal::Language,
+        Refusal::Repetition,
+        Refusal::Polarity,
+        Refusal::Ungrounded,
+        Refusal::Unlikely,
+    ];
+
+    /// The value of the column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Refusal::NoEvidence => "no_evidence",
+            Refusal::Error => "error",
+            Refusal::BadFormat => "bad_format",
+            Refusal::Empty => "empty",
+            Refusal::Unfinished => "unfinished",
+            Refusal::TooShort => "too_short",
+            Refusal::TooLong => "too_long",
+            Refusal::Language => "language",
+            Refusal::Repetition => "repetition",
+            Refusal::Polarity => "polarity",
+            Refusal::Ungrounded => "ungrounded",
+            Refusal::Unlikely => "unlikely",
+        }
+    }
+}
+
+/// A reason's score, and why it is refused where it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score {
     /// Mean natural-log likelihood of the generated tokens.
@@ -29,7 +94,7 @@ pub struct Score {
     /// `exp(mean_logprob) * grounding * (1 - repetition)`, 0 to 1.
     pub score: Option<f64>,
     /// The first check that failed.
-    pub refusal: Option<&'static str>,
+    pub refusal: Option<Refusal>,
 }
 
 /// One reason with its evidence.
@@ -59,9 +124,9 @@ pub struct Scored<'a> {
 pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Score {
     // Nothing was asked where there was nothing to lean on.
     let refusal = match row.error {
-        _ if row.evidence.is_empty() => "no_evidence",
-        Some("bad_format") => "bad_format",
-        _ => "error",
+        _ if row.evidence.is_empty() => Refusal::NoEvidence,
+        Some("bad_format") => Refusal::BadFormat,
+        _ => Refusal::Error,
     };
     let none = Score {
         mean_logprob: None,
@@ -83,25 +148,25 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
     // Where no mark tells the end of a sentence, the model's own end does.
     let is_finished = checks::is_finished(reason) || (!expected.marks_ends() && row.finish == Some("stop"));
     let refusal = if reason.trim().is_empty() || row.completion_tokens <= 1 {
-        Some("empty")
+        Some(Refusal::Empty)
     } else if row.evidence.is_empty() {
-        Some("no_evidence")
+        Some(Refusal::NoEvidence)
     } else if check.require_finished && !is_finished {
-        Some("unfinished")
+        Some(Refusal::Unfinished)
     } else if n_words < check.min_words {
-        Some("too_short")
+        Some(Refusal::TooShort)
     } else if n_words > check.max_words {
-        Some("too_long")
+        Some(Refusal::TooLong)
     } else if language.is_some_and(|share| share < check.min_language) {
-        Some("language")
+        Some(Refusal::Language)
     } else if repetition > check.max_repetition {
-        Some("repetition")
+        Some(Refusal::Repetition)
     } else if checks::contradicts(reason, row.verdict, &row.titles, &row.disliked, expected) {
-        Some("polarity")
+        Some(Refusal::Polarity)
     } else if grounding < check.min_grounding {
-        Some("ungrounded")
+        Some(Refusal::Ungrounded)
     } else if mean.is_none_or(|m| m < check.min_mean_logprob) {
-        Some("unlikely")
+        Some(Refusal::Unlikely)
     } else {
         None
     };
@@ -165,7 +230,7 @@ pub fn score_batch(
                 "score" => floats(|s| s.score),
                 "n_words" => Arc::new(scores.iter().map(|s| s.n_words).collect::<Int64Array>()),
                 "accepted" => Arc::new(scores.iter().map(|s| Some(s.refusal.is_none())).collect::<BooleanArray>()),
-                "refusal" => Arc::new(scores.iter().map(|s| s.refusal).collect::<StringArray>()),
+                "refusal" => Arc::new(scores.iter().map(|s| s.refusal.map(Refusal::as_str)).collect::<StringArray>()),
                 name => column(batch, name, field.data_type())?,
             })
         })
@@ -177,6 +242,7 @@ pub fn score_batch(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::table::contract::Contract;
 
     fn check() -> CheckSpec {
         CheckSpec {
@@ -210,19 +276,26 @@ mod tests {
         let v = Vocabulary::new(["Crime", "Comedy"]);
         let refusal = |r: &Scored<'_>| score(r, &check(), &v).refusal;
         assert_eq!(refusal(&row("People like Heat because it is a crime story.")), None);
-        assert_eq!(refusal(&Scored::default()), Some("no_evidence"));
-        assert_eq!(refusal(&Scored { reason: None, ..row("") }), Some("error"));
-        assert_eq!(refusal(&Scored { reason: None, error: Some("bad_format"), ..row("") }), Some("bad_format"));
-        assert_eq!(refusal(&row("People like Heat because it is")), Some("unfinished"));
-        assert_eq!(refusal(&row("It is so.")), Some("too_short"));
-        assert_eq!(refusal(&row("People like Heat because it is a comedy.")), Some("ungrounded"));
-        assert_eq!(refusal(&row("People like Heat because of Titanic.")), Some("ungrounded"));
-        assert_eq!(refusal(&row("The user is not a fan of Heat and it.")), Some("polarity"));
-        assert_eq!(refusal(&row("so it is so it is so it is so it is so it is.")), Some("repetition"));
+        assert_eq!(refusal(&Scored::default()), Some(Refusal::NoEvidence));
+        assert_eq!(refusal(&Scored { reason: None, ..row("") }), Some(Refusal::Error));
+        assert_eq!(refusal(&Scored { reason: None, error: Some("bad_format"), ..row("") }), Some(Refusal::BadFormat));
+        assert_eq!(refusal(&row("People like Heat because it is")), Some(Refusal::Unfinished));
+        assert_eq!(refusal(&row("It is so.")), Some(Refusal::TooShort));
+        assert_eq!(refusal(&row("People like Heat because it is a comedy.")), Some(Refusal::Ungrounded));
+        assert_eq!(refusal(&row("People like Heat because of Titanic.")), Some(Refusal::Ungrounded));
+        assert_eq!(refusal(&row("The user is not a fan of Heat and it.")), Some(Refusal::Polarity));
+        assert_eq!(refusal(&row("so it is so it is so it is so it is so it is.")), Some(Refusal::Repetition));
         let unlikely = Scored { logprob_sum: Some(-50.0), ..row("People like Heat because it is a crime story.") };
-        assert_eq!(refusal(&unlikely), Some("unlikely"));
+        assert_eq!(refusal(&unlikely), Some(Refusal::Unlikely));
         let bare = Scored { evidence: vec![], ..row("People like it because it is good.") };
-        assert_eq!(refusal(&bare), Some("no_evidence"));
+        assert_eq!(refusal(&bare), Some(Refusal::NoEvidence));
+    }
+
+    #[test]
+    fn the_contract_lists_every_refusal() {
+        let contract = Contract::builtin("reason_score").unwrap();
+        let values = contract.column("refusal").unwrap().values.clone().unwrap();
+        assert_eq!(values, Refusal::ALL.map(Refusal::as_str));
     }
 
     #[test]
@@ -239,9 +312,9 @@ mod tests {
             .refusal
         };
         assert_eq!(thai("stop"), None);
-        assert_eq!(thai("length"), Some("unfinished"));
+        assert_eq!(thai("length"), Some(Refusal::Unfinished));
         let english = score(&row("People like Heat because it is a crime story."), &check(), &v);
-        assert_eq!((english.refusal, english.language), (Some("language"), Some(0.0)));
+        assert_eq!((english.refusal, english.language), (Some(Refusal::Language), Some(0.0)));
     }
 
     #[test]

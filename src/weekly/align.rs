@@ -24,6 +24,7 @@ use crate::learn::trainable::TrainableLm;
 use crate::llm::adapter::{Adapter, Precision};
 use crate::llm::device;
 use crate::night::warehouse;
+use crate::query::texts;
 use crate::registry::card::Sample;
 use crate::reward::checks::{self, Vocabulary};
 use crate::reward::text_metrics::{bleu, distinct, tokens};
@@ -330,7 +331,7 @@ pub(crate) async fn titles(job: &Job) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let session = warehouse::session_of(job).await?;
-    let rows = session.sql("select distinct title from item where title is not null", &[]).await?.collect().await?;
+    let rows = session.sql(texts::CATALOGUE_TITLES, &[]).await?.collect().await?;
     let mut found = Vec::new();
     for batch in &rows {
         found.extend(text(batch, "title")?.iter().flatten().map(str::to_owned));

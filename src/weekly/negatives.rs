@@ -15,16 +15,8 @@ use crate::error::Result;
 use crate::learn::worth::NEGATIVES;
 use crate::night::prepare::prepare;
 use crate::query::session::Param;
+use crate::query::texts;
 use crate::weekly::examples;
-
-/// Every user and item counts, so these are all items of `item_audience` and its `n_users`, without what is costly there.
-const POPULARITY: &str = "select item_id, count(*) as n_users from opinion group by item_id";
-
-/// `opinion` holds all that was met before the interval.
-const MET: &str = "select user_id, item_id from opinion
-union all
-select user_id, item_id from interaction
-where event_timestamp >= $interval_start and event_timestamp < $interval_end";
 
 /// How popular items are, and what users met.
 #[derive(Debug, Clone, Default)]
@@ -43,7 +35,7 @@ impl Negatives {
     pub async fn read(job: &Job, interval: Interval, users: &BTreeSet<&str>) -> Result<Negatives> {
         let session = examples::evidence(&prepare(job, interval).await?, &["opinion"]).await?;
         let mut found = Negatives::default();
-        let mut rows = session.sql(POPULARITY, &[]).await?.stream().await?;
+        let mut rows = session.sql(texts::ITEM_POPULARITY, &[]).await?.stream().await?;
         while let Some(batch) = rows.try_next().await? {
             let (items, counts) = (text(&batch, "item_id")?, integers(&batch, "n_users")?);
             found.popularity.extend(items.iter().flatten().map(str::to_owned).zip(counts.values().iter().copied()));
@@ -52,7 +44,7 @@ impl Negatives {
             ("interval_start", Param::Timestamp(interval.start.timestamp_micros())),
             ("interval_end", Param::Timestamp(interval.end.timestamp_micros())),
         ];
-        let mut rows = session.sql(MET, &params).await?.stream().await?;
+        let mut rows = session.sql(texts::ITEMS_MET, &params).await?.stream().await?;
         while let Some(batch) = rows.try_next().await? {
             let (of, items) = (text(&batch, "user_id")?, text(&batch, "item_id")?);
             let pairs = of.iter().zip(items.iter()).filter_map(|(user, item)| Some((user?, item?)));

@@ -33,6 +33,7 @@ use crate::llm::device;
 use crate::night::tables::like_threshold;
 use crate::night::verify::nothing_to_learn;
 use crate::query::session::Param;
+use crate::query::texts;
 use crate::reward::model::{Config, Past, RewardExample};
 use crate::reward::saved::{self, Catalogue, SavedJudge, user_number};
 use crate::reward::train::{Around, Gates, Judge, Trained};
@@ -281,7 +282,7 @@ async fn rows(job: &Job, interval: Interval, of: &RewardSpec, out: &Path) -> Res
     }
     examples::replace(&out.join("reward_example.parquet"), &rows, &out.join("reward.json"))?;
     let (mut items, mut titles) = (BTreeMap::new(), BTreeMap::new());
-    for batch in session.sql("select item_id, categories, title from item_audience", &[]).await?.collect().await? {
+    for batch in session.sql(texts::AUDIENCE_ITEMS, &[]).await?.collect().await? {
         let [ids, names] = [text(&batch, "item_id")?, text(&batch, "title")?];
         let categories = text_lists(&batch, "categories")?;
         items.extend(ids.iter().flatten().map(str::to_owned).zip(categories));

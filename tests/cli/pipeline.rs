@@ -115,7 +115,7 @@ fn the_model_is_a_sql_function() {
     let world = World::new();
     let rows = world.sql(
         "select generate('Why?') as a, generate('Why?') as b, generate('Why?', 'Because') as c, \
-         score('Why?', 'so') as s, array_length(embed('hello')) as width",
+         mean_logprob('Why?', 'so') as s, array_length(embed('hello')) as width",
     );
     assert_eq!(rows[0]["a"], rows[0]["b"]);
     assert!(rows[0]["s"].as_f64().unwrap() < 0.0, "{rows:?}");

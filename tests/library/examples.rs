@@ -12,7 +12,7 @@ use curec::operate::simulate::{Options, START, Signal, simulate};
 use curec::query::audit::audit;
 use curec::query::session::Param;
 use curec::reward::checks::Vocabulary;
-use curec::reward::score::{Scored, score};
+use curec::reward::score::{Refusal, Scored, score};
 use curec::table::contract::Contract;
 use curec::table::store::Location;
 
@@ -111,7 +111,7 @@ async fn every_answer_of_a_simulated_log_passes_the_checks() {
             if task == "rewrite" {
                 let bad = Scored { reason: Some(&extra[i][0]), ..row };
                 let refusal = score(&bad, &check, &vocabulary).refusal;
-                assert_eq!(refusal, Some("ungrounded"), "{}", extra[i][0]);
+                assert_eq!(refusal, Some(Refusal::Ungrounded), "{}", extra[i][0]);
             }
             assert!(subject.is_valid(i) || task == "history");
         }
