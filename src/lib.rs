@@ -82,6 +82,7 @@ pub mod llm {
     pub mod ops;
     pub mod decoder;
     pub mod sampler;
+    pub mod encoder_files;
     pub mod encoder;
 }
 
@@ -120,8 +121,10 @@ pub mod reward {
     pub mod text_metrics;
     pub mod score;
     pub mod choose;
+    pub mod example;
     pub mod model;
     pub mod train;
+    pub mod judge;
     pub mod saved;
 }
 
@@ -139,6 +142,8 @@ pub mod learn {
     pub mod supervised;
     pub mod worth;
     pub mod rollout;
+    pub mod curve;
+    pub mod lessons;
     pub mod rounds;
 }
 
