@@ -1,6 +1,6 @@
-//! The curve of a reinforcement: what every round and every check came to, and how that is kept in files.
+//! The curve of a reinforcement: the figures of every round and every check, and the files that keep them.
 //!
-//! Knows answers' worths as numbers, the curve's file and the checkpoint. Knows nothing of sampling or learning.
+//! Knows answers' rewards as numbers, the curve's file and the checkpoint. Knows nothing of sampling or learning.
 
 use std::collections::{HashMap, HashSet};
 
@@ -70,7 +70,7 @@ pub struct Round {
 pub enum Line {
     /// What was learned.
     Round(Round),
-    /// What it came to.
+    /// What was measured.
     Check(Check),
 }
 

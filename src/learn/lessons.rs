@@ -7,7 +7,7 @@
 //! | grpo | all answers by their advantage within the group, held near the reference (Shao et al. 2024) |
 //! | dpo | the best answer of a prompt against its worst (Rafailov et al. 2023) |
 //!
-//! Knows prompts, answers and what they are worth; knows nothing of sampling, rounds or checkpoints.
+//! Knows prompts, answers and their rewards; knows nothing of sampling, rounds or checkpoints.
 
 use std::fmt;
 use std::str::FromStr;
@@ -154,13 +154,13 @@ pub(super) struct Unit {
     pub(super) examples: Vec<Example>,
     /// Weight, or advantage.
     pub(super) value: f32,
-    /// Their targets' log-probabilities by the policy that wrote them; none where it is the policy of now.
+    /// Their targets' log-probabilities by the policy that wrote them; empty where that is the current policy.
     pub(super) old: Vec<f32>,
 }
 
 /// What is learned from the answers of a prompt; nothing where they are too much alike or none is good enough.
 pub(super) fn units(prompt: &Prompt, group: &[Sampled], worth: &[Worth], config: &Config) -> Vec<Unit> {
-    // An answer that was cut off is not over: what it is worth says nothing of its tokens.
+    // An answer that was cut off is incomplete: its reward says nothing of its tokens.
     let whole: Vec<usize> = (0..group.len()).filter(|i| !group[*i].is_cut && !group[*i].tokens.is_empty()).collect();
     let example =
         |i: usize| Example { prompt: prompt.tokens.clone(), answer: group[i].tokens.clone(), weights: Vec::new() };

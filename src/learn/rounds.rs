@@ -1,7 +1,7 @@
 //! Reinforcement: rounds of sampling several answers of each prompt, judging them, and learning from the difference.
 //!
 //! ```text
-//! a round: balanced prompts ─▶ answers by the policy of now ─▶ what each is worth ─▶ steps of Adam ─▶ a checkpoint
+//! a round: balanced prompts ─▶ answers by the current policy ─▶ their rewards ─▶ steps of Adam ─▶ a checkpoint
 //! ```
 //!
 //! What each method learns from a group of answers stands in [`lessons`](crate::learn::lessons).
@@ -11,7 +11,7 @@
 //! reference. Were the bare base the reference, the divergence would pull the alignment itself away. The two adapters are
 //! put together afterwards ([`Adapter::beside`](crate::llm::adapter::Adapter::beside)).
 //!
-//! Knows prompts, answers and what they are worth; knows nothing of tables. A round's prompts, answers and steps depend on
+//! Knows prompts, answers and their rewards; knows nothing of tables. A round's prompts, answers and steps depend on
 //! the seed, the round and the adapter alone, and a checkpoint stands whole or not at all after every round: what was
 //! killed and started again gives the same weights as what was not (on the CPU, bit by bit).
 
@@ -49,7 +49,7 @@ pub enum Ended {
 /// A finished reinforcement. The model holds the adapter that the second judge likes best.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reinforced {
-    /// The first first.
+    /// In order.
     pub rounds: Vec<Round>,
     /// The first one is from before anything was learned.
     pub checks: Vec<Check>,
@@ -66,10 +66,10 @@ impl Reinforced {
     }
 }
 
-/// What answers are worth, one for each.
+/// Computes the reward of each answer, in order.
 pub type Worths<'a> = dyn Fn(&[(&Prompt, &Sampled)]) -> Result<Vec<Worth>> + 'a;
 
-/// Learns from what the policy's own answers are worth, and leaves the best adapter in it.
+/// Learns from the rewards of the policy's own answers, and leaves the best adapter in the model.
 ///
 /// # Errors
 /// `Kind::Interrupted` where it was stopped; finished rounds are kept where a checkpoint is named. `Kind::Input` where there

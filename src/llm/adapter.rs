@@ -366,7 +366,7 @@ fn checkpoint_in(dir: &Path) -> Option<String> {
     names.pop()
 }
 
-/// Refuses an adapter without tensors for what its configuration lists; patterns are taken at the tensors' word.
+/// Refuses an adapter without tensors for a layer that its configuration lists by name. Patterns are not checked.
 fn all_there(
     config: &Value,
     model: &DecoderConfig,

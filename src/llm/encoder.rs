@@ -54,7 +54,14 @@ impl SentenceEncoder {
     /// # Errors
     /// As [`EncoderFiles::open`].
     pub fn load(dir: &Path, device: &ComputeDevice) -> Result<SentenceEncoder> {
-        let files = EncoderFiles::open(dir)?;
+        Self::from_files(&EncoderFiles::open(dir)?, device)
+    }
+
+    /// Loads the weights of a directory that is open.
+    ///
+    /// # Errors
+    /// As [`EncoderFiles::open`].
+    pub fn from_files(files: &EncoderFiles, device: &ComputeDevice) -> Result<SentenceEncoder> {
         let tokenizer = files.tokenizer()?;
         let norm = |name: &str| -> Result<Norm> {
             let (weight, bias) = files.pair(name)?;
@@ -91,7 +98,7 @@ impl SentenceEncoder {
             positions,
             embedding_norm: norm("embeddings.LayerNorm")?,
             layers: (0..files.layers).map(layer).collect::<Result<_>>()?,
-            digest: files.digest,
+            digest: files.digest.clone(),
         })
     }
 

@@ -14,7 +14,7 @@ use crate::llm::tensor_files::{HostTensor, TensorFiles};
 use crate::llm::tokenizer::Tokenizer;
 use crate::paths;
 
-/// What becomes of the tokens' vectors.
+/// How the tokens' vectors become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pooling {
     Mean,

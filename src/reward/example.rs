@@ -9,13 +9,13 @@ use crate::error::{Error, Kind, Result};
 pub struct Past {
     /// Dense id.
     pub item: u32,
-    /// What became of it.
+    /// Whether the user liked it.
     pub liked: bool,
     /// When, in any unit that [`RewardExample`]'s time is in.
     pub time: i64,
 }
 
-/// A user and an item at a time, what became of it, and reasons that were written for it.
+/// A user and an item at a time, the outcome, and reasons that were written for it.
 #[derive(Debug, Clone)]
 pub struct RewardExample<'a> {
     user: u32,

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The titles' vectors and the last product let it see whether a reason is about this item and this history at all, which
-//! item ids alone cannot tell: without them a reason about somebody else moved the judgement.
+//! item ids alone cannot tell: without them a reason about another user moved the logit.
 //!
 //! f_0 is `f` with a learned null in the place of h_z. The information gain of a reason is
 //! `log p(y | f(z)) − log p(y | f_0)`: what item, popularity and user tell cancels out.
@@ -94,7 +94,7 @@ impl Attend {
     }
 }
 
-/// See the module.
+/// The reward model; its formula stands at the top of this file.
 #[derive(Clone)]
 pub struct RewardModel {
     config: Config,
@@ -126,7 +126,7 @@ pub(crate) struct Batch<'a> {
     pub places: Vec<u32>,
 }
 
-/// What a reason was found to be worth.
+/// The model's judgement of one reason.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Judged {
     /// f(z).
@@ -298,7 +298,7 @@ impl RewardModel {
         (keys, present)
     }
 
-    /// What reasons are worth for examples: `asked[n]` are vectors of reasons for `examples[n]`, whose own reasons are not
+    /// Judges reasons for examples: `asked[n]` are vectors of reasons for `examples[n]`, whose own reasons are not
     /// looked at; `None` is no reason. In the shape of `asked`.
     ///
     /// # Errors

@@ -79,7 +79,7 @@ pub struct Epoch {
 /// A finished training. The model holds the best weights.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trained {
-    /// All epochs, the first first.
+    /// All epochs, in order.
     pub epochs: Vec<Epoch>,
     /// The best epoch, from 1; the last one where there was no validation.
     pub best_epoch: usize,
