@@ -10,8 +10,9 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use curec::generate::batcher::Request;
-use curec::generate::engine::{Engine, EngineOptions};
+use curec::generate::device_thread::EngineOptions;
+use curec::generate::engine::Engine;
+use curec::generate::row::Request;
 use curec::llm::decoder::{CausalLm, Decoder, RowStep, WantLogits};
 use curec::llm::device;
 use curec::llm::sampler::Sampling;

@@ -5,7 +5,9 @@
     ci/check.py --self-test # every rule must catch a tree that breaks it
 
 1. Direction: `src/lib.rs` declares the module tree; a file may name only modules that stand before its own there.
-   `query` and `llm` do not know each other, `llm` does not know `table`. No other file declares file modules.
+   `query` and `llm` do not know each other, `llm` does not know `table`. No other file declares file modules, with
+   one exception: the unit tests of `src/a.rs` may stand in `src/a/tests.rs`, declared in `src/a.rs` by
+   `#[cfg(test)] mod tests;`. Such a file is test code: it may use every module.
 2. Fences: foreign crates are used only where CRATE_FENCES says. What the compiler can fence (printing, the environment,
    the process's end) stands in clippy.toml and in `[lints]` of Cargo.toml.
 3. Tables: every `schemas/<table>.toml` has a stem of its own, every `sql/<table>.sql` has a contract of that name.
@@ -28,8 +30,9 @@ CRATE_FENCES = {
     "object_store": (r"object_store", ["src/table/", "src/query/session.rs"]),
     "clap": (r"clap\w*", ["src/cli/"]),
     "reqwest": (r"reqwest", ["src/weekly/teacher_endpoint.rs"]),
-    "polars": (r"polars\w*", ["src/operate/import.rs", "src/operate/inspect.rs"]),
+    "polars": (r"polars\w*", ["src/operate/import/", "src/operate/inspect.rs"]),
 }
+TESTS = "tests.rs"
 STRANGERS = {"query": {"llm"}, "llm": {"query", "table"}}
 
 
@@ -84,6 +87,22 @@ def closing(text, start):
 def inline_modules(text):
     """(start, end) of every `mod name { ... }`."""
     return [(m.start(), closing(text, m.end() - 1)) for m in re.finditer(r"\bmod\s+\w+\s*\{", text)]
+
+
+def file_modules(text):
+    """(start, name, is_test) of every `mod name;`."""
+    found = []
+    for m in re.finditer(r"((?:#\[[^\]]*\]\s*)*)(?:pub(?:\([^)]*\))?\s+)?\bmod\s+(\w+)\s*;", text):
+        found.append((m.start(), m.group(2), bool(re.search(r"cfg\(\s*test\s*\)", m.group(1)))))
+    return found
+
+
+def file_modules(text):
+    """(start, name, is_test) of every `mod name;`."""
+    found = []
+    for m in re.finditer(r"((?:#\[[^\]]*\]\s*)*)(?:pub(?:\([^)]*\))?\s+)?\bmod\s+(\w+)\s*;", text):
+        found.append((m.start(), m.group(2), bool(re.search(r"cfg\(\s*test\s*\)", m.group(1)))))
+    return found
 
 
 def expand(tree):
@@ -204,24 +223,53 @@ class Checker:
                 self.add(file, text, position, "direction", f"{own[0]} may not know {module[0]}")
 
     def fences(self, file, text, found):
+        # Unit tests beside a file may use the crates that the file may use.
+        owner = self.tested(file) or file
+
         def allowed(places):
-            return any(file == p or (p.endswith("/") and file.startswith(p)) for p in places)
+            return any(owner == p or (p.endswith("/") and owner.startswith(p)) for p in places)
 
         for position, path in found:
             for rule, (pattern, places) in CRATE_FENCES.items():
                 if re.fullmatch(pattern, path[0]) and not allowed(places):
                     self.add(file, text, position, "fence", f"{path[0]} belongs in {', '.join(places)} only")
 
+    def tested(self, file):
+        """The declared file whose unit tests `file` holds, or None: `src/a/tests.rs` belongs to `src/a.rs`."""
+        path = Path(file)
+        own = path.with_suffix("").parts[1:]
+        if path.name != TESTS or tuple(own) in self.order or tuple(own[:-1]) not in self.order:
+            return None
+        owner = path.parent.with_suffix(".rs")
+        return owner.as_posix() if (self.root / owner).is_file() else None
+
+    def tested(self, file):
+        """The declared file whose unit tests `file` holds, or None: `src/a/tests.rs` belongs to `src/a.rs`."""
+        path = Path(file)
+        own = path.with_suffix("").parts[1:]
+        if path.name != TESTS or tuple(own) in self.order or tuple(own[:-1]) not in self.order:
+            return None
+        owner = path.parent.with_suffix(".rs")
+        return owner.as_posix() if (self.root / owner).is_file() else None
+
     def declared(self, files):
         for path in files:
             file = path.relative_to(self.root).as_posix()
             if file in ("src/lib.rs", "src/main.rs"):
                 continue
-            if tuple(Path(file).with_suffix("").parts[1:]) not in self.order:
+            owner = self.tested(file)
+            if owner:
+                text = blank((self.root / owner).read_text(encoding="utf-8"))
+                if not any(name == "tests" for _, name, _ in file_modules(text)):
+                    self.found.append(f"{file}:1: direction: {owner} does not declare its tests")
+            elif tuple(Path(file).with_suffix("").parts[1:]) not in self.order:
                 self.found.append(f"{file}:1: direction: src/lib.rs does not declare this file")
             text = blank(path.read_text(encoding="utf-8"))
-            for m in re.finditer(r"\bmod\s+\w+\s*;", text):
-                self.add(file, text, m.start(), "direction", "file modules are declared in src/lib.rs only")
+            for position, name, is_test in file_modules(text):
+                if name != "tests" or owner:
+                    self.add(file, text, position, "direction", "file modules are declared in src/lib.rs only")
+                elif not is_test:
+                    self.add(file, text, position, "direction", "mod tests; must stand under #[cfg(test)]")
 
     def tables(self):
         stems = {}
@@ -248,11 +296,11 @@ pub mod generate { pub mod engine; pub mod functions; }
 pub mod reward { pub mod score; }
 pub mod feature;
 pub mod job { pub mod run; }
-pub mod operate { pub mod import; }
+pub mod operate { pub mod import { pub mod csv; } pub mod inspect; }
 pub mod cli { pub mod commands; }
 """
 
-# (file, text, part of the expected message; None = must pass)
+# (file, its text or every file's text, part of the expected message; None = must pass)
 CASES = [
     ("src/config.rs", "use crate::error::Error;", None),
     ("src/config.rs", "use crate::telemetry::Bar;", "config may not use telemetry"),
@@ -282,9 +330,39 @@ CASES = [
     ("src/job/run.rs", "use reqwest::Client;", "reqwest belongs in"),
     ("src/cli/commands.rs", "use clap::Parser; use clap_complete::generate;", None),
     ("src/table/store.rs", "use polars::prelude::*;", "polars belongs in"),
-    ("src/operate/import.rs", "use polars::prelude::*;", None),
+    ("src/operate/import/csv.rs", "use polars::prelude::*;", None),
     ("src/job/run.rs", "mod helper;", "declared in src/lib.rs only"),
     ("src/job/extra.rs", "", "does not declare this file"),
+    ("src/job/run.rs", "#[cfg(test)]\nmod helper;", "declared in src/lib.rs only"),
+    ("src/job/run.rs", "#[cfg(test)]\nmod tests;", None),
+    ("src/job/run.rs", "#[cfg(test)]\n#[allow(dead_code)]\npub(crate) mod tests;", None),
+    ("src/job/run.rs", "mod tests;", "must stand under #[cfg(test)]"),
+    ("src/job/run.rs", "#[cfg(feature = \"test\")]\nmod tests;", "must stand under #[cfg(test)]"),
+    ("src/config/tests.rs", {
+        "src/config.rs": "#[cfg(test)]\nmod tests;",
+        "src/config/tests.rs": "use super::*; use crate::job::run::go; fn f() { println!(); std::env::var(\"A\"); }",
+    }, None),
+    ("src/config/tests.rs", {
+        "src/config.rs": "mod tests;",
+        "src/config/tests.rs": "use crate::job::run::go;",
+    }, "must stand under #[cfg(test)]"),
+    ("src/config/tests.rs", {
+        "src/config.rs": "",
+        "src/config/tests.rs": "",
+    }, "does not declare its tests"),
+    ("src/config/tests.rs", {
+        "src/config.rs": "#[cfg(test)]\nmod tests;",
+        "src/config/tests.rs": "mod helper;",
+    }, "declared in src/lib.rs only"),
+    ("src/feature/tests.rs", {
+        "src/feature.rs": "#[cfg(test)]\nmod tests;",
+        "src/feature/tests.rs": "use burn::tensor::Tensor;",
+    }, None),
+    ("src/config/tests.rs", {
+        "src/config.rs": "#[cfg(test)]\nmod tests;",
+        "src/config/tests.rs": "use burn::tensor::Tensor;",
+    }, "burn belongs in"),
+    ("src/job/tests.rs", "", "does not declare this file"),
     ("src/main.rs", "fn main() { curec::cli::main() }", None),
     ("src/main.rs", "fn main() { curec::job::run::go() }", "main.rs may use curec::cli only"),
     ("schemas/a/item.toml", "", "already defines the table item"),
@@ -298,8 +376,9 @@ CASES = [
 def self_test():
     failed = 0
     for file, text, expected in CASES:
+        files = text if isinstance(text, dict) else {file: text}
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in {"src/lib.rs": LIB, "schemas/item.toml": "", file: text}.items():
+            for name, content in {"src/lib.rs": LIB, "schemas/item.toml": "", **files}.items():
                 path = Path(folder) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(content, encoding="utf-8")

@@ -12,9 +12,10 @@ use tokio::runtime::RuntimeFlavor;
 
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
-use crate::generate::batcher::{Completion, Request, RowError};
-use crate::generate::engine::{Engine, EngineOptions};
+use crate::generate::device_thread::EngineOptions;
+use crate::generate::engine::Engine;
 use crate::generate::prompt::{self, Fingerprint, PromptTemplate};
+use crate::generate::row::{Completion, Request, RowError};
 use crate::llm::adapter::Adapter;
 use crate::llm::chat::ChatTemplate;
 use crate::llm::device;
@@ -22,7 +23,8 @@ use crate::llm::encoder::{EncoderFiles, SentenceEncoder};
 use crate::llm::sampler::Sampling;
 use crate::llm::tokenizer::Tokenizer;
 use crate::llm::weights::ModelFiles;
-use crate::registry::versions::{self, Card, Registry};
+use crate::registry::card::Card;
+use crate::registry::versions::{self, Registry};
 use crate::table::fetch::fetch;
 use crate::table::store::{Location, StoreOptions};
 

@@ -17,9 +17,10 @@ use burn::tensor::{Int, Tensor, activation};
 
 use crate::error::Result;
 use crate::learn::packing::Batch;
+use crate::llm::decoder_config::DecoderConfig;
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::from_vec;
-use crate::llm::weights::{DecoderConfig, HostTensor};
+use crate::llm::tensor_files::HostTensor;
 use crate::network::layers::Pass;
 use crate::network::parameters::Slot;
 

@@ -12,15 +12,18 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Kind, Result};
-use crate::generate::batcher::{Completion, Finish, Request, RowError};
-use crate::generate::engine::{Engine, EngineOptions, EngineUsage};
+use crate::generate::device_thread::{EngineOptions, EngineUsage};
+use crate::generate::engine::Engine;
+use crate::generate::row::{Completion, Finish, Request, RowError};
 use crate::learn::trainable::TrainableLm;
 use crate::llm::adapter::{Adapter, AdapterShape};
 use crate::llm::decoder::CausalLm;
+use crate::llm::decoder_config::DecoderConfig;
 use crate::llm::device::ComputeDevice;
 use crate::llm::sampler::Sampling;
+use crate::llm::tensor_files::HostTensor;
 use crate::llm::tokenizer::Tokenizer;
-use crate::llm::weights::{DecoderConfig, HostTensor, ModelFiles};
+use crate::llm::weights::ModelFiles;
 
 /// A question for the policy.
 #[derive(Debug, Clone, PartialEq, Default)]

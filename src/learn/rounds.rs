@@ -45,10 +45,11 @@ use crate::network::random::Random;
 use crate::telemetry::Progress;
 
 /// What is learned from a group of answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// The best answer that is right and has a gain.
+    #[default]
     BestOfN,
     /// Answers weighted by their rewards.
     Weighted,
@@ -89,9 +90,10 @@ impl FromStr for Method {
 }
 
 /// How to sample, what to learn and how fast.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// What is learned.
+    /// What is learned. No setting: it is chosen for each reinforcement.
+    #[serde(skip)]
     pub method: Method,
     /// Rounds.
     pub rounds: usize,
@@ -100,6 +102,7 @@ pub struct Config {
     /// Answers of a prompt.
     pub answers: usize,
     /// How they are chosen.
+    #[serde(flatten)]
     pub sampling: Sampling,
     /// Prompts of a step of Adam.
     pub step_prompts: usize,
@@ -122,6 +125,7 @@ pub struct Config {
     /// weighted: the largest weight.
     pub most_weight: f64,
     /// grpo: ε and β.
+    #[serde(flatten)]
     pub grpo: Grpo,
     /// dpo: β.
     pub dpo_beta: f64,
@@ -131,39 +135,11 @@ pub struct Config {
     pub check_every: usize,
     /// Checks without a new best after which it stops; 0 never does.
     pub patience: usize,
-    /// How answers of a check are chosen.
+    /// How answers of a check are chosen. No setting: as a night chooses them.
+    #[serde(skip)]
     pub check_sampling: Sampling,
     /// Decides prompts, answers and dropout.
     pub seed: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            method: Method::BestOfN,
-            rounds: 8,
-            prompts: 32,
-            answers: 8,
-            sampling: Sampling { temperature: 1.0, top_p: 0.95, ..Sampling::default() },
-            step_prompts: 16,
-            epochs: 1,
-            learning_rate: 1e-4,
-            warmup: 0.05,
-            clip: 1.0,
-            micro_batch_tokens: 512,
-            min_gain: 0.0,
-            min_deviation: 0.02,
-            lambda: 0.4,
-            most_weight: 5.0,
-            grpo: Grpo { clip: 0.2, kl: 0.04 },
-            dpo_beta: 0.1,
-            anchor: 0.0,
-            check_every: 1,
-            patience: 3,
-            check_sampling: Sampling::default(),
-            seed: 0,
-        }
-    }
 }
 
 /// A round of the curve.
@@ -309,7 +285,8 @@ pub fn reinforce(
         let told = |p: &&Prompt| Example { prompt: p.tokens.clone(), answer: p.taught.clone(), weights: Vec::new() };
         prompts.iter().map(told).collect()
     };
-    let mut purpose = Fingerprint::new("reinforce", 1);
+    let mut purpose = Fingerprint::new("reinforce", 2);
+    purpose.add("learned by", config.method).add_settings("check sampling", &config.check_sampling)?;
     purpose.add_settings("config", config)?.add_settings("shape", lm.shape())?.add("begun at", begun_at(lm)?);
     purpose.add("model", around.model).add("prompts", packing::digest(&[&told(&kept), &told(&checked)]));
     let purpose = purpose.digest();
@@ -798,13 +775,40 @@ mod tests {
         Worth { reward, gain, passed: reward > -1.0, is_right, ..Worth::default() }
     }
 
+    fn config() -> Config {
+        Config {
+            method: Method::BestOfN,
+            rounds: 8,
+            prompts: 32,
+            answers: 8,
+            sampling: Sampling { temperature: 1.0, top_p: 0.95, ..Sampling::default() },
+            step_prompts: 16,
+            epochs: 1,
+            learning_rate: 1e-4,
+            warmup: 0.05,
+            clip: 1.0,
+            micro_batch_tokens: 512,
+            min_gain: 0.0,
+            min_deviation: 0.02,
+            lambda: 0.4,
+            most_weight: 5.0,
+            grpo: Grpo { ratio_clip: 0.2, kl: 0.04 },
+            dpo_beta: 0.1,
+            anchor: 0.0,
+            check_every: 1,
+            patience: 3,
+            check_sampling: Sampling::default(),
+            seed: 0,
+        }
+    }
+
     fn group(n: usize) -> Vec<Sampled> {
         (0..n).map(|i| Sampled { tokens: vec![i as u32 + 10], ..Sampled::default() }).collect()
     }
 
     fn chosen(method: Method, group: &[Sampled], worth: &[Worth]) -> Vec<(Vec<u32>, f32)> {
         let prompt = Prompt { tokens: vec![1], ..Prompt::default() };
-        let config = Config { method, min_gain: 0.0, lambda: 0.5, most_weight: 2.0, ..Config::default() };
+        let config = Config { method, min_gain: 0.0, lambda: 0.5, most_weight: 2.0, ..config() };
         let first = |unit: Unit| (unit.examples.iter().flat_map(|e| e.answer.clone()).collect(), unit.value);
         units(&prompt, group, worth, &config).into_iter().map(first).collect()
     }
@@ -870,7 +874,7 @@ mod tests {
             let check = |(round, second): (usize, &f64)| Check { round, second: *second, ..Check::default() };
             seconds.iter().enumerate().map(check).collect()
         };
-        let config = Config { patience: 2, ..Config::default() };
+        let config = Config { patience: 2, ..config() };
         assert_eq!(over(&checks(&[0.1, 0.3, 0.2]), &config), None);
         assert_eq!(over(&checks(&[0.1, 0.3, 0.2, 0.3]), &config), Some(Ended::Patience));
         assert_eq!(best_of(&checks(&[0.1, 0.3, 0.2, 0.3])), Some(1));

@@ -9,12 +9,14 @@ use std::path::Path;
 use half::f16;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
-use crate::llm::weights::{DecoderConfig, HostTensor, TensorFiles, read_json};
+use crate::llm::decoder_config::DecoderConfig;
+use crate::llm::file::read_json;
+use crate::llm::tensor_files::{HostTensor, TensorFiles};
 
 /// The linear layers that can have an adapter.
 pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
@@ -27,7 +29,7 @@ pub const FILES: [&str; 2] = [CONFIG, WEIGHTS];
 const PREFIX: &str = "base_model.model.";
 
 /// What an adapter looks like.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdapterShape {
     /// Width of the bottleneck.
     pub rank: usize,
@@ -391,7 +393,7 @@ fn all_there(
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::llm::weights::Family;
+    use crate::llm::decoder_config::Family;
 
     fn model() -> DecoderConfig {
         DecoderConfig {

@@ -5,12 +5,15 @@
 use std::sync::Arc;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::kernels::cached_attention::Span;
+use crate::kernels::heads::Heads;
 use crate::llm::adapter::Adapter;
+use crate::llm::decoder_config::DecoderConfig;
 use crate::llm::device::ComputeDevice;
-use crate::llm::kernels::{Heads, Span};
 use crate::llm::kv_cache::KvCache;
 use crate::llm::ops::{self, Attention, Embedding, Linear, QkNorms, RmsNorm};
-use crate::llm::weights::{DecoderConfig, HostTensor, ModelFiles};
+use crate::llm::tensor_files::HostTensor;
+use crate::llm::weights::ModelFiles;
 
 /// Which positions of a row's step need logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,7 +322,7 @@ impl Decoder for CausalLm {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::llm::weights::Family;
+    use crate::llm::decoder_config::Family;
 
     fn config(family: Family) -> DecoderConfig {
         DecoderConfig {

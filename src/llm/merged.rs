@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::adapter::{Adapter, Precision};
-use crate::llm::weights::{Family, ModelFiles, read_json};
+use crate::llm::decoder_config::Family;
+use crate::llm::file::read_json;
+use crate::llm::weights::ModelFiles;
 use crate::scratch::Partial;
 
 /// What lies beside the weights and is copied as it is.

@@ -117,7 +117,7 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
     for table in graph.before(&generated) {
         let (contract, rows) = (graph.contract(table)?, prepared.rows(&session, table).await?);
         if !graph.is_published(table) {
-            session.register_aside(table, contract, rows).await?;
+            session.register_spilled(table, contract, rows).await?;
             continue;
         }
         let rows: Vec<RecordBatch> = rows.try_collect().await?;

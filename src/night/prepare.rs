@@ -17,7 +17,7 @@ use crate::night::learned::{self, Learned};
 use crate::night::tables::{inputs_of, like_threshold, locate, new_session, open_input_of, register_input};
 use crate::query::model::Model;
 use crate::query::session::{BatchStream, Param, Session};
-use crate::registry::versions;
+use crate::registry::export;
 use crate::reward::checks::Language;
 use crate::table::input::InputTable;
 use crate::table::partition::commit_record;
@@ -76,7 +76,7 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     let (mut job, mut judged) = (job.clone(), None);
     if !job.spec.correct.judge.is_empty() {
         // From here on a folder of this machine, wherever it came from.
-        let (folder, card) = versions::judge(&job, &job.spec.correct.judge).await?;
+        let (folder, card) = export::judge(&job, &job.spec.correct.judge).await?;
         judged = learned::told(&job, &job.spec.correct.judge, card.as_ref()).await?;
         job.spec.correct.judge = folder.display().to_string();
     }

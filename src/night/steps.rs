@@ -153,7 +153,7 @@ impl Build {
                 session.register_batches(table, schema, pooled)?;
                 n
             }
-            _ => session.register_aside(table, graph.contract(table)?, rows).await?,
+            _ => session.register_spilled(table, graph.contract(table)?, rows).await?,
         };
         self.stage(table, started, n);
         Ok(())

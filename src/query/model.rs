@@ -16,7 +16,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::query::session::{BatchStream, Param, Rows, Session};
 use crate::table::build::Joins;
 use crate::table::builtin::{self, DEFINITIONS};
-use crate::table::check::cast_batch;
+use crate::table::cast::cast_batch;
 use crate::table::contract::Contract;
 
 /// One table's definition.

@@ -24,7 +24,7 @@ use crate::reward::model::{Attributes, Batch, Config, Judged, Past, RewardExampl
 use crate::statistics::{Contrast, Interval, auc, paired_bootstrap, paired_bootstrap_auc};
 
 /// How long, how fast and on what to learn.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Most epochs.
     pub epochs: usize,
@@ -51,25 +51,6 @@ pub struct Plan {
     pub folds: usize,
     /// Share of the other folds' users whose examples only tell when to stop.
     pub validation: f64,
-}
-
-impl Default for Plan {
-    fn default() -> Self {
-        Plan {
-            epochs: 10,
-            patience: 2,
-            learning_rate: 1e-3,
-            weight_decay: 1e-5,
-            batch: 512,
-            null_dropout: 0.3,
-            unknown: 0.0,
-            margin_weight: 0.5,
-            margin: 0.1,
-            anchor_weight: 3.0,
-            folds: 5,
-            validation: 0.1,
-        }
-    }
 }
 
 /// What an epoch brought: both mean over examples.
@@ -571,7 +552,7 @@ const CONFIDENCE: f64 = 0.95;
 const PROBE_EPOCHS: u64 = 10;
 
 /// How much the gates let pass.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// How far others' reasons may move AUC, either way.
     pub shuffled: f64,
@@ -579,12 +560,6 @@ pub struct Limits {
     pub probe: f64,
     /// Whether AUC with the reasons must be above that without.
     pub needs_gain: bool,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits { shuffled: 0.002, probe: 0.65, needs_gain: true }
-    }
 }
 
 /// Whether a judge may reward reasons: all out of fold, with 95 % bootstrap intervals over users.

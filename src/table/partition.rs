@@ -21,11 +21,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::paths;
-use crate::table::check::{Checker, cast_batch, conform, strict};
+use crate::table::cast::{cast_batch, strict};
+use crate::table::check::{Checker, conform};
 use crate::table::contract::Contract;
 use crate::table::finding::Findings;
 use crate::table::lease::{AT_ONCE, FORMAT, Lease, check_format, is_live, read_lease};
-use crate::table::store::{Entry, Location, lock_folder, remove_folder, torn_uploads};
+use crate::table::local_folder::{lock_folder, torn_uploads};
+use crate::table::store::{Entry, Location, remove_folder};
 use crate::table::write::{OrderCheck, StagedFile, Stamp, TableWriter, writer_properties};
 
 pub use crate::table::segment::segments;

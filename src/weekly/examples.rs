@@ -10,6 +10,7 @@ use arrow::array::RecordBatch;
 use chrono::Duration;
 use futures::TryStreamExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
@@ -67,7 +68,7 @@ pub(crate) async fn evidence(prepared: &Prepared, tables: &[&str]) -> Result<Ses
     for name in tables {
         let contract = prepared.graph.contract(name)?;
         let rows = prepared.graph.definition(name)?.run(&session, contract, &params).await?;
-        session.register_aside(name, contract, rows).await?;
+        session.register_spilled(name, contract, rows).await?;
     }
     Ok(session)
 }
@@ -87,9 +88,10 @@ pub(crate) fn replace(file: &Path, rows: &[RecordBatch], record: &Path) -> Resul
 }
 
 /// How many examples, at most.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 pub struct Size {
     /// In all; half of them pairs (see `sql/alignment_example.sql`).
+    #[serde(rename = "max")]
     pub max_examples: u64,
     /// Pairs of each label and user.
     pub pairs_per_user: u64,

@@ -23,7 +23,8 @@ use crate::llm::adapter::Adapter;
 use crate::llm::device;
 use crate::night::prepare::prepare;
 use crate::night::record;
-use crate::registry::versions::{Card, Check, Parts, Registry, Trained};
+use crate::registry::card::{Card, Check, Trained};
+use crate::registry::versions::{Parts, Registry};
 use crate::reward::saved::{self, SavedJudge};
 use crate::telemetry::Voice;
 use crate::weekly::gate::{self, Compared, Rivals};
@@ -531,7 +532,7 @@ fn metrics(out: &Path, method: &str, found: &Compared, in_use: Option<&str>) -> 
 }
 
 fn seeds(spec: &Spec) -> Vec<u64> {
-    vec![spec.align.seed, spec.reward.seed, spec.reward.second_seed, spec.reinforce.seed]
+    vec![spec.align.learning.seed, spec.reward.seed, spec.reward.second_seed, spec.reinforce.learning.seed]
 }
 
 fn refusal(name: &str, version: &str, checks: &[Check]) -> String {

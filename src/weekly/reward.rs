@@ -24,10 +24,10 @@ use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generate::answers::Examples;
-use crate::generate::batcher::RowError;
 use crate::generate::format;
 use crate::generate::models::Models;
 use crate::generate::prompt::Evidence;
+use crate::generate::row::RowError;
 use crate::llm::adapter::Adapter;
 use crate::llm::device;
 use crate::night::tables::like_threshold;
@@ -35,7 +35,7 @@ use crate::night::verify::nothing_to_learn;
 use crate::query::session::Param;
 use crate::reward::model::{Config, Past, RewardExample};
 use crate::reward::saved::{self, Catalogue, SavedJudge, user_number};
-use crate::reward::train::{Around, Gates, Judge, Limits, Plan, Trained};
+use crate::reward::train::{Around, Gates, Judge, Trained};
 use crate::table::write::write_local;
 use crate::telemetry::Voice;
 use crate::weekly::examples;
@@ -213,9 +213,9 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Cance
         encoder,
         model,
         adapter: adapter.as_deref().map(Adapter::digest).transpose()?.unwrap_or_default(),
-        limit_shuffled: of.shuffled,
-        limit_probe: of.probe,
-        needs_gain: of.needs_gain,
+        limit_shuffled: of.limits.shuffled,
+        limit_probe: of.limits.probe,
+        needs_gain: of.limits.needs_gain,
         judge,
         second,
     };
@@ -224,7 +224,7 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Cance
     disk::write_whole(&record, text + "\n")
         .context(Kind::Temporary, || format!("cannot write into `{}`", out.display()))?;
     for (name, judge) in [("judge", &done.judge), ("second", &done.second)] {
-        judge.gates.check(limits(of)).map_err(|e| e.with("of", name).with("record", record.display()))?;
+        judge.gates.check(of.limits).map_err(|e| e.with("of", name).with("record", record.display()))?;
     }
     Ok(done)
 }
@@ -255,10 +255,6 @@ fn taught_users(out: &Path, adapter: Option<&Path>) -> Result<HashSet<String>> {
         );
     }
     Ok(found)
-}
-
-fn limits(of: &RewardSpec) -> Limits {
-    Limits { shuffled: of.shuffled, probe: of.probe, needs_gain: of.needs_gain }
 }
 
 /// Rows of `reward_example`, the items that are known when the interval begins, and the titles of those that have one.
@@ -521,28 +517,19 @@ fn train(
         rows.push(RewardExample::new(who, &histories[place], reasons, corrupted, outcome.label, outcome.time)?);
     }
     let rows: Vec<&RewardExample<'_>> = rows.iter().collect();
-    let plan = Plan {
-        epochs: of.epochs,
-        patience: of.patience,
-        learning_rate: of.learning_rate,
-        batch: of.batch,
-        folds: of.folds,
-        unknown: of.unknown,
-        ..Plan::default()
-    };
     let reason = vectors.values().next().map_or(0, Vec::len);
-    let config = Config { reason, hidden: of.hidden, ..Config::default() };
+    let config = Config::new(reason, of.hidden);
     let device = device::open(&spec.device)?;
     let checkpoints = checkpoints(&folder.join("checkpoints"), spec, cases, catalogue, encoder)?;
     let one = |name: &str, seed: u64| -> Result<JudgeRecord> {
         let directory = checkpoints.join(name);
         let around = Around { directory: Some(&directory), go_on: &|| stop.check() };
-        let judge = Judge::train_in(&rows, catalogue.attributes(), &config, &plan, &around, seed, &device)?;
+        let judge = Judge::train_in(&rows, catalogue.attributes(), &config, &of.plan, &around, seed, &device)?;
         stop.check()?;
         let gates = judge.gates(&rows, of.resamples)?;
         let folds = judge.trained().to_vec();
         let at = folder.join(name);
-        let passed = gates.check(limits(of)).is_ok();
+        let passed = gates.check(of.limits).is_ok();
         SavedJudge::new(judge, catalogue.clone(), encoder, gates, passed).write(&at)?;
         let digest = saved::digest(&at)?;
         Ok(JudgeRecord { seed, digest, gates, passed, folds })

@@ -10,6 +10,7 @@ mod bad_rows;
 mod bucket;
 #[path = "../common/mod.rs"]
 mod common;
+mod config;
 mod correct;
 mod evaluate;
 mod export;

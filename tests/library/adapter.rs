@@ -7,8 +7,9 @@ use curec::llm::adapter::{Adapter, AdapterShape, Precision};
 use curec::llm::decoder::{CausalLm, Decoder, RowStep, WantLogits};
 use curec::llm::device::ComputeDevice;
 use curec::llm::merged;
+use curec::llm::tensor_files::HostTensor;
 use curec::llm::tokenizer::Piece;
-use curec::llm::weights::{HostTensor, ModelFiles};
+use curec::llm::weights::ModelFiles;
 use serde_json::Value;
 
 use crate::common::{fixture, project};

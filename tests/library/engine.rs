@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use curec::error::Kind;
-use curec::generate::batcher::{Completion, Finish, Request, RowError};
-use curec::generate::engine::{Engine, EngineOptions};
+use curec::generate::device_thread::EngineOptions;
+use curec::generate::engine::Engine;
+use curec::generate::row::{Completion, Finish, Request, RowError};
 use curec::llm::decoder::{CausalLm, Decoder, RowStep, WantLogits};
 use curec::llm::device;
 use curec::llm::sampler::{self, Sampling};

@@ -23,6 +23,7 @@ mod reward;
 mod reward_texts;
 #[path = "../common/s3.rs"]
 mod s3;
+mod settings;
 mod sql;
 mod sql_support;
 mod store;

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 
 use curec::error::Kind;
 use curec::llm::chat::{ChatTemplate, Message, OwnedPiece};
+use curec::llm::decoder_config::Family;
 use curec::llm::device::{self, ComputeDevice};
 use curec::llm::encoder::{EncoderFiles, SentenceEncoder};
-use curec::llm::gguf::{Format, Gguf};
+use curec::llm::gguf::Gguf;
+use curec::llm::tensor_format::Format;
 use curec::llm::tokenizer::{Piece, Tokenizer};
-use curec::llm::weights::{Family, ModelFiles};
+use curec::llm::weights::ModelFiles;
 use serde_json::Value;
 
 /// `parts` below the directory that the environment variable names, or below the default; `None`, and a word on

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use curec::error::{Kind, Result};
-use curec::generate::engine::{Engine, EngineOptions};
+use curec::generate::device_thread::EngineOptions;
+use curec::generate::engine::Engine;
+use curec::learn::loss::Grpo;
 use curec::learn::rollout::{Base, Prompt, Sampled, Sampler};
 use curec::learn::rounds::{Config, Ended, Line, Method, reinforce};
 use curec::learn::supervised::Surroundings;
@@ -82,7 +84,17 @@ fn config(method: Method) -> Config {
         patience: 0,
         check_sampling: sampling,
         seed: 4,
-        ..Config::default()
+        epochs: 1,
+        warmup: 0.05,
+        clip: 1.0,
+        micro_batch_tokens: 512,
+        min_gain: 0.0,
+        min_deviation: 0.02,
+        lambda: 0.4,
+        most_weight: 5.0,
+        grpo: Grpo { ratio_clip: 0.2, kl: 0.04 },
+        dpo_beta: 0.1,
+        anchor: 0.0,
     }
 }
 
@@ -282,7 +294,7 @@ fn rollouts_are_nearly_as_fast_as_the_plain_generator() {
     let plain = Engine::start(&model, None, "cpu", options).unwrap();
     plain.load_blocking().unwrap();
     let requests = (0..128usize)
-        .map(|id| curec::generate::batcher::Request {
+        .map(|id| curec::generate::row::Request {
             id: id as u64,
             prompt: prompts[id / 4].tokens.clone(),
             max_new_tokens: 48,

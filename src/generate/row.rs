@@ -1,0 +1,225 @@
+//! A row: what is asked of the model, how far the answer is, and the answer or the error in the end.
+//!
+//! Knows tokens, stop texts and log-probabilities of one row. Knows nothing of slots, batches or other rows.
+
+use crate::error::Result;
+use crate::llm::sampler::{self, Sampling};
+
+/// One row to generate for, or to score.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The caller's number for the row.
+    pub id: u64,
+    /// Prompt, token ids.
+    pub prompt: Vec<u32>,
+    /// At most so many new tokens; not used by a row that is scored.
+    pub max_new_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Seed of the row.
+    pub seed: [u8; 32],
+    /// Texts that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+    /// Score these tokens after the prompt instead of generating.
+    pub score: Option<Vec<u32>>,
+}
+
+/// Why a row ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// An end-of-text token or a stop text.
+    Stop,
+    /// `max_new_tokens`.
+    Length,
+}
+
+impl Finish {
+    /// Name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+        }
+    }
+}
+
+/// A finished row.
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// The request's number.
+    pub id: u64,
+    /// Generated (or scored) tokens, without the end-of-text token; those of a stop text are among them.
+    pub tokens: Vec<u32>,
+    /// Their text, cut before a stop text.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Sum of natural-log probabilities of the tokens under the model's unmodified distribution.
+    pub logprob_sum: f64,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Prompt tokens whose prefill was shared with another row. Depends on scheduling.
+    pub cached_tokens: u32,
+    /// Tokens generated (the end-of-text token included) or scored.
+    pub completion_tokens: u32,
+}
+
+/// Why a row failed. Never stops a run by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RowError {
+    /// Prompt and answer do not fit the context.
+    TooLong {
+        /// Tokens needed.
+        tokens: usize,
+        /// Tokens that fit.
+        limit: usize,
+    },
+    /// The prompt has no tokens: it says nothing besides white space and control tokens.
+    Empty,
+    /// The tokens are not valid UTF-8 text.
+    InvalidUtf8,
+    /// The device failed.
+    Device(String),
+    /// The run was stopped before the row was done.
+    Cancelled,
+}
+
+impl RowError {
+    /// Stable code for the `error` column.
+    pub fn code(&self) -> &'static str {
+        match self {
+            RowError::TooLong { .. } => "too_long",
+            RowError::Empty => "empty",
+            RowError::InvalidUtf8 => "invalid_utf8",
+            RowError::Device(_) => "device_error",
+            RowError::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl std::fmt::Display for RowError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RowError::TooLong { tokens, limit } => write!(f, "prompt and answer need {tokens} tokens, {limit} fit"),
+            RowError::Empty => f.write_str("the prompt says nothing"),
+            RowError::InvalidUtf8 => f.write_str("the answer is not valid UTF-8"),
+            RowError::Device(why) => write!(f, "the device failed: {why}"),
+            RowError::Cancelled => f.write_str("stopped before the row was done"),
+        }
+    }
+}
+
+/// A request's number and its result.
+pub type Answer = (u64, Result<Completion, RowError>);
+
+/// Text of token ids: the one thing that the batcher asks of a tokenizer.
+pub trait Detokenize: Send + Sync {
+    /// The text of `ids` without special tokens; bytes that are not (yet) UTF-8 come out as U+FFFD.
+    fn decode(&self, ids: &[u32]) -> Result<String>;
+}
+
+/// What stands in decoded text for bytes that are not UTF-8.
+pub(super) const NOT_UTF8: char = '\u{FFFD}';
+
+/// One row, from its arrival to its answer.
+pub(super) struct Row {
+    pub(super) ticket: u64,
+    pub(super) id: u64,
+    /// The model's input: the prompt, then the generated tokens (or all scored tokens but the last).
+    pub(super) ids: Vec<u32>,
+    pub(super) prompt_len: usize,
+    pub(super) score: Option<Vec<u32>>,
+    pub(super) scored: usize,
+    pub(super) max_new_tokens: usize,
+    pub(super) sampling: Sampling,
+    pub(super) seed: [u8; 32],
+    pub(super) stop: Vec<String>,
+    pub(super) logprob_sum: f64,
+    /// `None` until the row is started for the first time.
+    pub(super) cached_tokens: Option<u32>,
+    pub(super) deferred: u32,
+    pub(super) slot: usize,
+}
+
+/// Why a row ended, before its answer is made.
+pub(super) enum End {
+    Token,
+    StopText(String),
+    Length,
+    Failed(RowError),
+}
+
+impl Row {
+    pub(super) fn generated(&self) -> &[u32] {
+        if self.score.is_some() { &[] } else { &self.ids[self.prompt_len..] }
+    }
+
+    /// How many positions may come from another slot: at least one must be computed for the first logits.
+    pub(super) fn shareable(&self) -> &[u32] {
+        let end = if self.score.is_some() { self.prompt_len } else { self.ids.len() };
+        &self.ids[..end - 1]
+    }
+
+    pub(super) fn finish(self, finish: Finish, text: Result<String, RowError>, ended_by_token: bool) -> Answer {
+        let tokens = match self.score {
+            Some(score) => score,
+            None => self.ids[self.prompt_len..].to_vec(),
+        };
+        let completion = text.map(|text| Completion {
+            id: self.id,
+            text,
+            finish,
+            logprob_sum: self.logprob_sum,
+            prompt_tokens: self.prompt_len as u32,
+            cached_tokens: self.cached_tokens.unwrap_or(0),
+            completion_tokens: tokens.len() as u32 + u32::from(ended_by_token),
+            tokens,
+        });
+        (self.id, completion)
+    }
+
+    /// Takes the next token in; says whether the row has ended.
+    pub(super) fn take(&mut self, chosen: sampler::Chosen, eos_ids: &[u32], text: &dyn Detokenize) -> Option<End> {
+        if let Some(score) = &self.score {
+            self.logprob_sum += chosen.logprob;
+            self.scored += 1;
+            return (self.scored == score.len()).then_some(End::Length);
+        }
+        if eos_ids.contains(&chosen.token) {
+            return Some(End::Token);
+        }
+        self.ids.push(chosen.token);
+        self.logprob_sum += chosen.logprob;
+        if !self.stop.is_empty() {
+            // All tokens anew: a character may span several of them, and the answers are short.
+            match text.decode(self.generated()) {
+                Ok(mut text) => {
+                    if let Some(cut) = self.stop.iter().filter_map(|stop| text.find(stop)).min() {
+                        text.truncate(cut);
+                        return Some(End::StopText(text));
+                    }
+                }
+                Err(_) => return Some(End::Failed(RowError::InvalidUtf8)),
+            }
+        }
+        (self.generated().len() >= self.max_new_tokens).then_some(End::Length)
+    }
+
+    /// The answer's text; an unfinished character at its end is cut off.
+    pub(super) fn text(&self, text: &dyn Detokenize) -> Result<String, RowError> {
+        match &self.score {
+            Some(score) => text.decode(score).map_err(|_| RowError::InvalidUtf8),
+            None => {
+                let mut decoded = text.decode(self.generated()).map_err(|_| RowError::InvalidUtf8)?;
+                decoded.truncate(decoded.trim_end_matches(NOT_UTF8).len());
+                whole(decoded)
+            }
+        }
+    }
+}
+
+/// The text, unless it holds bytes that are not UTF-8.
+pub(super) fn whole(text: String) -> Result<String, RowError> {
+    if text.contains(NOT_UTF8) { Err(RowError::InvalidUtf8) } else { Ok(text) }
+}
