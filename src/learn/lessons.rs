@@ -272,7 +272,7 @@ fn filled<'a>(units: &[&'a Unit], limit: usize) -> Vec<Vec<&'a Unit>> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
@@ -281,7 +281,7 @@ pub(super) mod tests {
     }
 
     /// Settings for tests.
-    pub(in crate::learn) fn config() -> Config {
+    pub(crate) fn config() -> Config {
         Config {
             method: Method::BestOfN,
             rounds: 8,
