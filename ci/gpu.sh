@@ -8,6 +8,7 @@
 #   CUREC_TEST_DEVICE  device of the parity tests and the bench (default wgpu; wgpu:1, cuda:0 with that feature)
 #   CUREC_HOME         data and models (default $HOME/.cache/curec/home; `CUREC_HOME=... ci/fetch.sh` fills it)
 #   CUREC_SHARED       the goldens (default ../shared)
+#   CUREC_PROFILE      what is built: ci (default), or release for timings of what a user runs
 #
 # The GPU machine needs a Vulkan driver: `vulkaninfo --summary` must list the card. On NVIDIA containers set
 # NVIDIA_DRIVER_CAPABILITIES=all, or libGLX_nvidia and its ICD file are missing. A list that shows only llvmpipe means
@@ -16,7 +17,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 usage() {
-    sed -n '2,10s/^# \{0,1\}//p' ci/gpu.sh >&2
+    sed -n '2,11s/^# \{0,1\}//p' ci/gpu.sh >&2
     exit 2
 }
 
@@ -27,7 +28,7 @@ build() {
     local target kind
     for target in test:library bench:generation; do
         kind=${target%%:*}
-        cargo test --release --locked --no-run "--$kind" "${target#*:}" --message-format=json |
+        cargo test --profile "${CUREC_PROFILE:-ci}" --locked --no-run "--$kind" "${target#*:}" --message-format=json |
             python3 -c '
 import json, shutil, sys
 name, folder = sys.argv[1:]

@@ -6,6 +6,7 @@
 #
 #   CUREC_HOME        where data, models and tables go (default .curec in the clone, git-ignored)
 #   CUREC_BIN         an existing curec binary; nothing is built then
+#   CUREC_PROFILE     release (default): what a user should run; ci: builds much faster, as development and CI do
 #   CARGO_TARGET_DIR  where cargo builds (default $HOME/.cache/curec/target)
 set -eu
 cd "$(dirname "$0")/.."
@@ -37,9 +38,10 @@ finish
 if [ -z "${CUREC_BIN:-}" ]; then
     CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HOME/.cache/curec/target}
     export CARGO_TARGET_DIR
+    CUREC_PROFILE=${CUREC_PROFILE:-release}
     begin "2/5 build (long the first time, see README; target folder $CARGO_TARGET_DIR)"
-    cargo build --release --locked
-    CUREC_BIN=$CARGO_TARGET_DIR/release/curec
+    cargo build --profile "$CUREC_PROFILE" --locked
+    CUREC_BIN=$CARGO_TARGET_DIR/$CUREC_PROFILE/curec
     finish
 else
     say "== 2/5 build: skipped, using $CUREC_BIN"

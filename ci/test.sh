@@ -98,12 +98,17 @@ prepare() {
 # the next run, which is warm, makes up for it.
 rust_tests() {
     local less=()
-    cargo test --release --locked --no-run || return
+    cargo test --profile ci --locked --no-run || return
     if [ "$SECONDS" -gt 3900 ]; then
         less=(--skip killed_ --skip whatever_the_server_does --skip beyond_its_lease)
         echo "skipped: kill tests, faults of S3 and paused runs, since the build took $((SECONDS / 60)) minutes; run again for them"
     fi
-    cargo test --release --locked --no-fail-fast -- "${less[@]}"
+    cargo test --profile ci --locked --no-fail-fast -- "${less[@]}"
+}
+
+# Private items too: the library is read by those who work on it, and their links must lead somewhere.
+documentation() {
+    RUSTDOCFLAGS="-D warnings" cargo doc --profile ci --no-deps --locked --document-private-items
 }
 
 python_tests() {
@@ -161,11 +166,17 @@ main() {
         echo '0 passed, 1 failed'
         exit 1
     fi
+    if ! cargo --version; then
+        echo 'rustup does not have the toolchain of rust-toolchain.toml; rustup toolchain install gets it'
+        echo '0 passed, 1 failed'
+        exit 1
+    fi
     prepare
     step 'cargo fmt --check' cargo fmt --check
     step 'ci/check.py --self-test' python3 ci/check.py --self-test
     step 'ci/check.sh' ci/check.sh
-    step 'cargo clippy' cargo clippy --release --locked --all-targets -- -D warnings
+    step 'cargo clippy' cargo clippy --profile ci --locked --all-targets -- -D warnings
+    step 'cargo doc' documentation
     counted 'cargo test' count_cargo rust_tests
     counted 'Python tests' count_python python_tests
     summary

@@ -5,7 +5,7 @@ Needs apache-airflow 3 and apache-airflow-providers-standard. Copy it into the D
 A run is a function of its data interval: both bounds are passed, nothing reads the clock. CronDataIntervalTimetable
 is named on purpose: in Airflow 3 a plain cron string gives runs whose data interval is empty.
 
-Exit codes (README) become task states: 0 success, 99 skipped (nothing to do, because of --skip-exit-code), 75 (the log
+Exit codes (docs/operations.md) become task states: 0 success, 99 skipped (nothing to do, because of --skip-exit-code), 75 (the log
 has not arrived yet, or a fault that may pass) or a kill is retried until DEADLINE, everything else fails at once, because
 running it again as it is would not help. A task that fails for good calls alarm(). The last line of standard output is a
 one-line JSON summary, which the operator pushes to XCom.

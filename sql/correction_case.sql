@@ -2,7 +2,7 @@
 -- who had a reason before it and met something new in it. Never published; and since it knows the interval's outcomes,
 -- nothing that is made from it counts before $interval_end.
 --
--- earlier_reason and earlier_prompt are reason and reason_prompt of intervals that ended at or before $interval_start; the
+-- earlier_reason and earlier_reason_prompt are reason and reason_prompt of intervals that ended at or before $interval_start; the
 -- newest reason of each user counts. Outcomes are the latest $max_outcomes items that the user met for the first time, as
 -- of the first event, liked as the latest rating says, or without one. Where likes outnumber dislikes, each of the latest
 -- surplus likes is matched with an unmet item: the nearest in popularity that the user never met, as not liked. Without
@@ -191,7 +191,7 @@ select
     h.past,
     j.outcomes
 from forecast as f
-join earlier_prompt as p
+join earlier_reason_prompt as p
     on p.user_id = f.user_id and p.as_of = f.as_of and p.prompt_key = f.prompt_key and p.kind = 'history'
 join judged as j on j.user_id = f.user_id
 join past as h on h.user_id = f.user_id

@@ -1,6 +1,5 @@
 -- One content feature per item of tonight: the pooled embedding of its accepted item reasons.
--- Pooling is not SQL's work: `pooled_embedding(kind, entity_id, embedding)` holds one vector per entity.
--- A item without an accepted reason has zeros ($zero_embedding, as wide as the encoder) and `missing` set.
+-- An item without an accepted reason has zeros ($zero_embedding, as wide as the encoder) and `missing` set.
 with accepted as (
     select
         item_id,
@@ -15,8 +14,8 @@ with accepted as (
 found as (
     select a.item_id, a.n_reasons, a.score_sum, a.n_scores, p.embedding
     from accepted as a
-    join pooled_embedding as p on p.entity_id = a.item_id
-    where p.kind = 'item' and p.embedding is not null
+    join item_embedding as p on p.entity_id = a.item_id
+    where p.embedding is not null
 )
 select
     cast(t.item_id as varchar) as item_id,

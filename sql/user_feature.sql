@@ -1,22 +1,27 @@
 -- One content feature per user of tonight: the pooled embedding of its accepted history reasons.
--- Pooling is not SQL's work: `pooled_embedding(kind, entity_id, embedding)` holds one vector per entity.
+-- A corrected reason is one more of the user's reasons.
 -- A user without an accepted reason has zeros ($zero_embedding, as wide as the encoder) and `missing` set.
-with accepted as (
+with scored as (
+    select user_id, accepted, score from reason_score where kind = 'history'
+    union all
+    select user_id, reason is not null as accepted, score from reason_correction
+),
+accepted as (
     select
         user_id,
         count(*) as n_reasons,
         -- Summed as decimals, so that the order of the rows cannot change the last bit.
         sum(cast(least(greatest(score, -1e9), 1e9) as decimal(18, 8))) filter (where score is not null) as score_sum,
         count(score) as n_scores
-    from reason_score
-    where kind = 'history' and accepted and user_id is not null
+    from scored
+    where accepted and user_id is not null
     group by user_id
 ),
 found as (
     select a.user_id, a.n_reasons, a.score_sum, a.n_scores, p.embedding
     from accepted as a
-    join pooled_embedding as p on p.entity_id = a.user_id
-    where p.kind = 'history' and p.embedding is not null
+    join user_embedding as p on p.entity_id = a.user_id
+    where p.embedding is not null
 )
 select
     cast(t.user_id as varchar) as user_id,

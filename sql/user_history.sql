@@ -21,7 +21,7 @@ tonight as (
 titled as (
     select
         item_id,
-        clean_texts(cast(categories as varchar[]), cast($title_chars as bigint)) as categories,
+        clean_text(cast(categories as varchar[]), cast($title_chars as bigint)) as categories,
         clean_text(cast(title as varchar), cast($title_chars as bigint)) as title
     from item
 ),

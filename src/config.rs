@@ -1,28 +1,36 @@
 //! The job: what a person wrote ([`JobSpec`]) and what it means ([`Job`]).
 //!
-//! Layers `defaults.toml` < job file < `CUREC_*` variables < `--set` flags, tells all problems of a job file at once
-//! with their lines, and is the only file that reads environment variables. Opens no file but the job file.
+//! Layers `config/job.toml` < job file < `CUREC_*` variables < `--set` flags, checks what the values may be, and is the only
+//! file that reads environment variables. Opens no file but the job file; reading is left to [`crate::settings`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use serde::{Deserialize, Serialize};
-use toml::de::{DeTable, DeValue};
-use toml::{Spanned, Table, Value};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
+use crate::settings::{Form, Layers, Place, Resolved, read_text};
 
 /// The defaults with their documentation, as a job file.
-pub const DEFAULTS: &str = include_str!("defaults.toml");
+pub const DEFAULTS: &str = include_str!("config/job.toml");
+
+/// The job file.
+const FORM: Form = Form {
+    what: "the job",
+    file: "the job file",
+    defaults: DEFAULTS,
+    optional: &[],
+    hint: "`curec config` prints every key with its default and meaning",
+};
 
 /// The longest lookback, ten years.
 pub const MAX_LOOKBACK_DAYS: u64 = 3660;
 
 /// A job as written, after layering: every key has a value of the right type.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs)] // every key is documented once, in defaults.toml
+#[allow(missing_docs)] // every key is documented once, in config/job.toml
 pub struct JobSpec {
     pub name: String,
     pub warehouse: String,
@@ -49,7 +57,7 @@ macro_rules! section {
         $(#[$doc])*
         #[derive(Debug, Clone, Deserialize, Serialize)]
         #[serde(deny_unknown_fields)]
-        #[allow(missing_docs)] // every key is documented once, in defaults.toml
+        #[allow(missing_docs)] // every key is documented once, in config/job.toml
         pub struct $name { $(pub $field: $type),* }
     };
 }
@@ -192,6 +200,8 @@ pub struct Job {
     pub memory_limit: usize,
     /// The same settings as `section.key` and value, for the manifest.
     pub settings: BTreeMap<String, String>,
+    /// The same settings with where each came from.
+    pub resolved: Resolved,
     /// The variables that stores are opened with: the standard AWS ones, and `CUREC_FAIL_POINT` for drills.
     pub aws: BTreeMap<String, String>,
     /// Where models from stores are kept on this machine.
@@ -211,25 +221,6 @@ impl std::fmt::Debug for Job {
     }
 }
 
-/// A text file that a person wrote, with plain line ends and without a byte order mark, as editors on Windows write them;
-/// `what` names it in errors and `hint` says which file is meant.
-///
-/// # Errors
-/// [`Kind::Config`] naming the file where it cannot be read or is not UTF-8.
-pub fn read_text(path: &Path, what: &str, hint: &str) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| {
-        Error::new(Kind::Config, format!("cannot read {what}")).with("file", path.display()).hint(hint).source(e)
-    })?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
-        Error::new(Kind::Config, format!("{what} is not UTF-8"))
-            .with("file", path.display())
-            .with("line", line)
-            .hint("save it as UTF-8; Windows calls another encoding \"Unicode\" or \"UTF-16\"")
-    })?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).replace("\r\n", "\n"))
-}
-
 impl Job {
     /// Reads and validates a job file, with the environment and `overrides` (`key=value`) on top.
     ///
@@ -242,57 +233,30 @@ impl Job {
 
     /// The same for text; `env` stands for the environment.
     pub fn parse(text: &str, origin: &str, overrides: &[String], env: &BTreeMap<String, String>) -> Result<Job> {
-        let mut merged: Table =
-            toml::from_str(DEFAULTS).context(Kind::Internal, || "the built-in defaults are not TOML".into())?;
-        let mut problems = Problems { origin, text, lines: BTreeMap::new(), list: Vec::new() };
-        let parsed = DeTable::parse(text).map_err(|e| {
-            let line = e.span().map(|s| line_of(text, s.start));
-            let error = Error::new(Kind::Config, format!("the job file is not TOML: {}", e.message()));
-            match line {
-                Some(line) => error.with("file", origin).with("line", line),
-                None => error.with("file", origin),
-            }
-        })?;
-        merge_file(&mut merged, parsed.get_ref(), "", &mut problems);
+        let mut layers = Layers::read(&FORM, text, origin)?;
         for (name, value) in env {
             let key = match name.strip_prefix("CUREC_") {
                 Some("WAREHOUSE") => "warehouse".to_string(),
                 Some(rest) if rest.contains("__") => rest.to_lowercase().replace("__", "."),
                 _ => continue,
             };
-            set(&mut merged, &key, value, name, &mut problems);
+            layers.set(&key, value, name, Place::Variable(name.clone()));
         }
         for pair in overrides {
             match pair.split_once('=') {
-                Some((key, value)) => set(&mut merged, key.trim(), value.trim(), "--set", &mut problems),
-                None => problems.list.push(format!("--set {pair}: write it as key=value")),
+                Some((key, value)) => layers.set(key.trim(), value.trim(), "--set", Place::Flag),
+                None => layers.problem_of_flag(format!("--set {pair}: write it as key=value")),
             }
         }
-        expand(&mut merged, "", env, &mut problems);
-        let mut settings = BTreeMap::new();
-        flatten(&merged, "", &mut settings);
-        let spec: Option<JobSpec> = match Value::Table(merged).try_into() {
-            Ok(spec) => Some(spec),
-            Err(e) if problems.list.is_empty() => {
-                problems.list.push(e.to_string().trim().to_string());
-                None
-            }
-            Err(_) => None,
-        };
-        let memory_limit = spec.as_ref().map_or(0, |s| validate(s, &mut problems));
-        match spec {
-            Some(spec) if problems.list.is_empty() => {
-                let aws = of_stores(env);
-                let cache_dir = cache_dir(&spec.model.cache_dir, env);
-                Ok(Job { spec, origin: origin.to_string(), memory_limit, settings, aws, cache_dir })
-            }
-            _ => Err(Error::new(
-                Kind::Config,
-                format!("the job has {} problem(s):\n  {}", problems.list.len(), problems.list.join("\n  ")),
-            )
-            .with("file", origin)
-            .hint("`curec config` prints every key with its default and meaning")),
-        }
+        layers.expand(env);
+        let spec: Option<JobSpec> = layers.build();
+        let memory_limit = spec.as_ref().map_or(0, |s| validate(s, &mut layers));
+        let resolved = layers.finish()?;
+        let spec = spec.ok_or_else(|| Error::new(Kind::Internal, "the job has no settings"))?;
+        let aws = of_stores(env);
+        let cache_dir = cache_dir(&spec.model.cache_dir, env);
+        let settings = resolved.texts();
+        Ok(Job { spec, origin: origin.to_string(), memory_limit, settings, resolved, aws, cache_dir })
     }
 }
 
@@ -345,166 +309,6 @@ fn cache_dir(given: &str, env: &BTreeMap<String, String>) -> PathBuf {
     }
 }
 
-struct Problems<'a> {
-    origin: &'a str,
-    text: &'a str,
-    lines: BTreeMap<String, usize>,
-    list: Vec<String>,
-}
-
-impl Problems<'_> {
-    fn add(&mut self, key: &str, what: impl std::fmt::Display) {
-        let place = match self.lines.get(key) {
-            Some(line) => format!("{}:{line}: ", self.origin),
-            None => String::new(),
-        };
-        self.list.push(format!("{place}{key}: {what}"));
-    }
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
-}
-
-fn flatten(table: &Table, prefix: &str, into: &mut BTreeMap<String, String>) {
-    for (key, value) in table {
-        match value {
-            Value::Table(inner) => flatten(inner, &format!("{prefix}{key}."), into),
-            Value::String(text) => _ = into.insert(format!("{prefix}{key}"), text.clone()),
-            other => _ = into.insert(format!("{prefix}{key}"), other.to_string()),
-        }
-    }
-}
-
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::String(_) => "a string",
-        Value::Integer(_) => "a whole number",
-        Value::Float(_) => "a number",
-        Value::Boolean(_) => "true or false",
-        Value::Table(_) => "a section",
-        Value::Array(_) => "a list",
-        Value::Datetime(_) => "a date",
-    }
-}
-
-fn merge_file(into: &mut Table, from: &DeTable<'_>, prefix: &str, problems: &mut Problems<'_>) {
-    for (key, value) in from {
-        let name: &str = key.get_ref();
-        let path = if prefix.is_empty() { name.to_string() } else { format!("{prefix}.{name}") };
-        problems.lines.insert(path.clone(), line_of(problems.text, key.span().start));
-        let known: Vec<String> = into.keys().cloned().collect();
-        let Some(slot) = into.get_mut(name) else {
-            let hint = closest(name, &known).map(|k| format!("; did you mean `{k}`?")).unwrap_or_default();
-            problems.add(&path, format!("unknown key{hint}"));
-            continue;
-        };
-        match (slot, value.get_ref()) {
-            (Value::Table(table), DeValue::Table(inner)) => merge_file(table, inner, &path, problems),
-            (slot, found) => match (plain(value), &*slot) {
-                (Some(Value::Integer(i)), Value::Float(_)) => *slot = Value::Float(i as f64),
-                (Some(Value::Integer(i)), Value::Integer(_)) if i < 0 => {
-                    problems.add(&path, format!("must not be negative, got {i}"));
-                }
-                (Some(new), old) if type_name(&new) == type_name(old) && !old.is_table() => *slot = new,
-                (_, old) => {
-                    let wanted = type_name(old);
-                    problems.add(&path, format!("must be {wanted}, got {}", found.type_str()));
-                }
-            },
-        }
-    }
-}
-
-fn plain(value: &Spanned<DeValue<'_>>) -> Option<Value> {
-    match value.get_ref() {
-        DeValue::String(s) => Some(Value::String(s.to_string())),
-        DeValue::Integer(i) => i64::from_str_radix(i.as_str(), i.radix()).ok().map(Value::Integer),
-        DeValue::Float(f) => f.as_str().parse().ok().map(Value::Float),
-        DeValue::Boolean(b) => Some(Value::Boolean(*b)),
-        _ => None,
-    }
-}
-
-fn set(into: &mut Table, key: &str, text: &str, source: &str, problems: &mut Problems<'_>) {
-    let slot = match key.split('.').collect::<Vec<_>>()[..] {
-        [name] => into.get_mut(name),
-        [section, name] => into.get_mut(section).and_then(Value::as_table_mut).and_then(|table| table.get_mut(name)),
-        _ => None,
-    };
-    let Some(slot) = slot.filter(|s| !s.is_table()) else {
-        problems.list.push(format!("{source}: unknown key `{key}`"));
-        return;
-    };
-    let new = match slot {
-        Value::Integer(_) => text.parse().ok().filter(|i| *i >= 0).map(Value::Integer),
-        Value::Float(_) => text.parse().ok().map(Value::Float),
-        Value::Boolean(_) => text.parse().ok().map(Value::Boolean),
-        _ => Some(Value::String(text.to_string())),
-    };
-    match new {
-        Some(new) => *slot = new,
-        None => problems.list.push(format!("{source}: {key} must be {}, got `{text}`", type_name(slot))),
-    }
-}
-
-/// Replaces `${NAME}` and `${NAME:-default}` in every string.
-fn expand(table: &mut Table, prefix: &str, env: &BTreeMap<String, String>, problems: &mut Problems<'_>) {
-    for (key, value) in table.iter_mut() {
-        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-        match value {
-            Value::Table(inner) => expand(inner, &path, env, problems),
-            Value::String(text) if text.contains("${") => match expand_text(text, env) {
-                Ok(new) => *text = new,
-                Err(name) => problems.add(&path, format!("the variable {name} is not set and has no default")),
-            },
-            _ => {}
-        }
-    }
-}
-
-/// Replaces `${VARIABLE}` and `${VARIABLE:-default}`; or the name of a variable that is not set and has no default.
-pub(crate) fn expand_text(text: &str, env: &BTreeMap<String, String>) -> std::result::Result<String, String> {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find("${") {
-        let Some(end) = rest[at..].find('}') else { break };
-        out.push_str(&rest[..at]);
-        let inner = &rest[at + 2..at + end];
-        let (name, default) = match inner.split_once(":-") {
-            Some((name, default)) => (name, Some(default)),
-            None => (inner, None),
-        };
-        match env.get(name).map(String::as_str).filter(|v| !v.is_empty()).or(default) {
-            Some(value) => out.push_str(value),
-            None => return Err(name.to_string()),
-        }
-        rest = &rest[at + end + 1..];
-    }
-    out.push_str(rest);
-    Ok(out)
-}
-
-fn closest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
-    known.iter().map(|k| (distance(name, k), k)).filter(|(d, _)| *d <= 3).min().map(|(_, k)| k.as_str())
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = (diagonal + usize::from(ca != *cb)).min(above + 1).min(row[j] + 1);
-            diagonal = above;
-        }
-    }
-    row[b.len()]
-}
-
 /// Parses `512 MiB`, `2 GB`, `1073741824`.
 pub fn parse_bytes(text: &str) -> Option<usize> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -524,10 +328,10 @@ pub fn parse_bytes(text: &str) -> Option<usize> {
 }
 
 /// Checks what types cannot say; returns the memory limit in bytes.
-fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
+fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     let name_ok = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if s.name.is_empty() || !s.name.chars().all(name_ok) {
-        p.add("name", format!("must be letters, digits, - and _, got `{}`", s.name));
+        p.problem("name", format!("must be letters, digits, - and _, got `{}`", s.name));
     }
     for (key, value) in [
         ("warehouse", &s.warehouse),
@@ -537,7 +341,7 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
         ("model.encoder", &s.model.encoder),
     ] {
         if value.is_empty() {
-            p.add(key, "must be set");
+            p.problem(key, "must be set");
         }
     }
     for (key, value, low, high) in [
@@ -587,11 +391,11 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
         ("store.retry_seconds", s.store.retry_seconds, 0.0, 300.0),
     ] {
         if !(low..=high).contains(&value) {
-            p.add(key, format!("must be between {low} and {high}, got {value}"));
+            p.problem(key, format!("must be between {low} and {high}, got {value}"));
         }
     }
     if s.audit.row_count_band != 0.0 && s.audit.row_count_band < 1.0 {
-        p.add("audit.row_count_band", "must be 0 (off) or a factor of at least 1");
+        p.problem("audit.row_count_band", "must be 0 (off) or a factor of at least 1");
     }
     for (key, value) in [
         ("prompt.item", &s.prompt.item),
@@ -604,30 +408,30 @@ fn validate(s: &JobSpec, p: &mut Problems<'_>) -> usize {
     ] {
         // The value may hold a credential: only its scheme is told.
         if let Some((scheme, _)) = value.split_once("://") {
-            p.add(key, format!("must be a path on this machine, not a {scheme}:// URL; copy it here first"));
+            p.problem(key, format!("must be a path on this machine, not a {scheme}:// URL; copy it here first"));
         }
     }
     for (key, value) in [("model.adapter", &s.model.adapter), ("correct.judge", &s.correct.judge)] {
         if value.starts_with("registry:") && s.project.registry.is_empty() {
-            p.add(key, "names what a registry has promoted, but project.registry is not set");
+            p.problem(key, "names what a registry has promoted, but project.registry is not set");
         }
     }
     if !matches!(s.interval.empty.as_str(), "wait" | "refuse" | "publish") {
-        p.add("interval.empty", format!("must be wait, refuse or publish, got `{}`", s.interval.empty));
+        p.problem("interval.empty", format!("must be wait, refuse or publish, got `{}`", s.interval.empty));
     }
     if s.check.min_words > s.check.max_words {
-        p.add("check.min_words", "must not be larger than check.max_words");
+        p.problem("check.min_words", "must not be larger than check.max_words");
     }
     let device = s.model.device.as_str();
     let is_number = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
     let numbered = ["wgpu:", "cuda:"].iter().any(|kind| device.strip_prefix(kind).is_some_and(is_number));
     if !matches!(device, "auto" | "cpu" | "wgpu" | "cuda") && !numbered {
-        p.add("model.device", format!("must be auto, cpu, wgpu, wgpu:N or cuda:N, got `{device}`"));
+        p.problem("model.device", format!("must be auto, cpu, wgpu, wgpu:N or cuda:N, got `{device}`"));
     }
     let memory = parse_bytes(s.resources.memory_limit.trim()).filter(|b| *b >= 16 << 20);
     if memory.is_none() {
         let got = &s.resources.memory_limit;
-        p.add("resources.memory_limit", format!("must be a size of at least 16 MiB such as `2 GiB`, got `{got}`"));
+        p.problem("resources.memory_limit", format!("must be a size of at least 16 MiB such as `2 GiB`, got `{got}`"));
     }
     memory.unwrap_or_default()
 }

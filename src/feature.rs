@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::error::{Context, Error, Kind, Result};
 
@@ -15,7 +15,6 @@ use crate::error::{Context, Error, Kind, Result};
 /// Vectors come ordered by entity, so that one sum is held at a time. The sum runs in the order of the vectors: equal
 /// input gives equal bits.
 pub struct Pooler {
-    kind: &'static str,
     width: usize,
     entities: Vec<String>,
     values: Vec<f32>,
@@ -24,9 +23,9 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// A pooler for vectors of `width` values; `kind` names them in the result.
-    pub fn new(kind: &'static str, width: usize) -> Pooler {
-        Pooler { kind, width, entities: Vec::new(), values: Vec::new(), sum: vec![0.0; width], n: 0 }
+    /// A pooler for vectors of `width` values.
+    pub fn new(width: usize) -> Pooler {
+        Pooler { width, entities: Vec::new(), values: Vec::new(), sum: vec![0.0; width], n: 0 }
     }
 
     /// Adds a vector.
@@ -64,25 +63,29 @@ impl Pooler {
         self.n = 0;
     }
 
-    /// One row an entity: kind, entity_id, embedding.
+    /// The columns of pooled vectors of `width` values: entity_id, embedding.
+    pub fn schema(width: usize) -> SchemaRef {
+        let item = Arc::new(Field::new("item", DataType::Float32, false));
+        let width = i32::try_from(width).unwrap_or(i32::MAX);
+        Arc::new(Schema::new(vec![
+            Field::new("entity_id", DataType::Utf8, false),
+            Field::new("embedding", DataType::FixedSizeList(item, width), false),
+        ]))
+    }
+
+    /// One row an entity: entity_id, embedding.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`], which is no data's fault.
     pub fn finish(mut self) -> Result<RecordBatch> {
         self.close();
         let item = Arc::new(Field::new("item", DataType::Float32, false));
         let width = self.width as i32;
-        let schema = Arc::new(Schema::new(vec![
-            Field::new("kind", DataType::Utf8, false),
-            Field::new("entity_id", DataType::Utf8, false),
-            Field::new("embedding", DataType::FixedSizeList(item.clone(), width), false),
-        ]));
         let values: ArrayRef = Arc::new(Float32Array::from(self.values));
         let vectors = FixedSizeListArray::try_new(item, width, values, None)
             .context(Kind::Internal, || "pooled vectors do not fit their width".into())?;
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from(vec![self.kind; self.entities.len()])),
-            Arc::new(StringArray::from(self.entities)),
-            Arc::new(vectors),
-        ];
-        RecordBatch::try_new(schema, columns)
+        let columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from(self.entities)), Arc::new(vectors)];
+        RecordBatch::try_new(Self::schema(self.width), columns)
             .context(Kind::Internal, || "pooled vectors do not fit their schema".into())
     }
 }
@@ -95,19 +98,19 @@ mod tests {
     use arrow::datatypes::Float32Type;
 
     fn pool(width: usize, rows: &[(&str, &[f32])]) -> Result<RecordBatch> {
-        let mut pooler = Pooler::new("item", width);
+        let mut pooler = Pooler::new(width);
         rows.iter().try_for_each(|(entity, vector)| pooler.push(entity, vector))?;
         pooler.finish()
     }
 
     fn vector(batch: &RecordBatch, row: usize) -> Vec<f32> {
-        batch.column(2).as_fixed_size_list().value(row).as_primitive::<Float32Type>().values().to_vec()
+        batch.column(1).as_fixed_size_list().value(row).as_primitive::<Float32Type>().values().to_vec()
     }
 
     #[test]
     fn pools_by_entity_to_unit_length() {
         let batch = pool(2, &[("a", &[3.0, 4.0]), ("b", &[1.0, 0.0]), ("b", &[0.0, 1.0])]).unwrap();
-        assert_eq!(batch.column(1).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(batch.column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(vector(&batch, 0), [0.6, 0.8]);
         let half = std::f32::consts::FRAC_1_SQRT_2;
         assert_eq!(vector(&batch, 1), [half, half]);

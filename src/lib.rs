@@ -18,30 +18,47 @@ pub mod fingerprint;
 
 pub mod paths;
 pub mod columns;
+pub mod settings;
+#[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
 pub mod config;
+#[expect(clippy::disallowed_methods, reason = "logs and progress go to standard error")]
 pub mod telemetry;
 pub mod background;
 pub mod cancel;
 pub mod directory_lock;
 pub mod scratch;
 pub mod disk;
+#[expect(clippy::disallowed_methods, reason = "/dev/stdout and /dev/stderr are destinations too")]
 pub mod destination;
 
 /// Tables on object stores: contracts, URLs, the publisher.
 pub mod table {
     pub mod redact;
     pub mod traffic;
+    pub mod write_layer;
     pub mod durable;
     pub mod credentials;
     pub mod faults;
+    pub mod file_lock;
+    pub mod store_error;
     pub mod store;
+    pub mod local_folder;
     pub mod fetch;
+    pub mod builtin;
+    pub mod build;
+    pub mod column_type;
     pub mod contract;
     pub mod finding;
+    pub mod cast;
+    pub mod rules;
+    pub mod keys;
+    pub mod row_json;
     pub mod check;
     pub mod bad_rows;
     pub mod footer;
     pub mod listing;
+    pub mod parquet_file;
+    pub mod source;
     pub mod input;
     pub mod lease;
     pub mod write;
@@ -55,10 +72,33 @@ pub mod table {
 
 /// DataFusion: the session, the tables made by SQL, audits. Knows nothing of language models.
 pub mod query {
+    pub mod texts;
+    pub mod datafusion_error;
     pub mod good_rows;
+    pub mod clean_text;
+    pub mod memory;
+    pub mod parameters;
+    pub mod scan;
+    pub mod read_only;
     pub mod session;
     pub mod model;
     pub mod audit;
+}
+
+/// CPU kernels on plain slices: what is compiled for each instruction set. Knows nothing of tensors or models.
+pub mod kernels {
+    pub mod isa;
+    pub mod arithmetic;
+    pub mod tile;
+    pub mod product;
+    pub mod rows;
+    pub mod norm;
+    pub mod activation;
+    pub mod softmax;
+    pub mod heads;
+    pub mod cached_attention;
+    pub mod packed_attention;
+    pub mod row_attention;
 }
 
 /// Language models in Burn. Knows nothing of tables or SQL.
@@ -77,7 +117,6 @@ pub mod llm {
     pub mod weights;
     pub mod adapter;
     pub mod merged;
-    pub mod kernels;
     pub mod kv_cache;
     pub mod ops;
     pub mod decoder;
@@ -97,7 +136,10 @@ pub mod statistics;
 
 /// Versions of what was learned: adapters and reward models, and which of them is in use.
 pub mod registry {
+    pub mod card;
+    pub mod promotions;
     pub mod versions;
+    pub mod export;
 }
 
 /// Where tables and language models meet: prompts, batches, the engine, and the SQL functions over it.
@@ -134,7 +176,6 @@ pub mod feature;
 pub mod learn {
     pub mod packing;
     pub mod loss;
-    pub mod kernels;
     pub mod host;
     pub mod generic;
     pub mod trainable;
@@ -168,6 +209,10 @@ pub mod night {
     pub mod report;
     pub mod learned;
     pub mod tables;
+    pub mod graph;
+    pub mod prepare;
+    pub mod made_from;
+    pub mod decide;
     pub mod owner;
     pub mod generation;
     pub mod correct;
@@ -175,7 +220,9 @@ pub mod night {
     pub mod record;
     pub mod verify;
     pub mod publish;
+    pub mod steps;
     pub mod run;
+    pub mod warehouse;
     pub mod lookback;
 }
 
@@ -215,10 +262,23 @@ pub mod weekly {
 
 /// What an operator does with logs, runs and tables: import, inspect, export, compact, forget, clean up.
 pub mod operate {
-    pub mod import;
+    /// `curec import`: known public data sets become Parquet files that satisfy the input contracts.
+    pub mod import {
+        pub mod frames;
+        pub mod lines;
+        pub mod separated;
+        pub mod times;
+        pub mod titles;
+        pub mod rows;
+        pub mod writing;
+        pub mod movielens;
+        pub mod csv;
+        pub mod jsonl;
+    }
     pub mod inspect;
     pub mod simulate;
     pub mod runs;
+    pub mod garbage;
     pub mod compact;
     pub mod scrub;
     pub mod pseudonym;
@@ -228,10 +288,18 @@ pub mod operate {
 }
 
 /// The command line.
+#[expect(clippy::disallowed_methods, reason = "prints results; a second signal ends the process at once")]
 pub mod cli {
     pub mod output;
     pub mod arguments;
     pub mod models;
+    pub mod config;
     pub mod learn;
+    pub mod run;
+    pub mod sql;
+    pub mod export;
+    pub mod forget;
+    pub mod import;
+    pub mod runs;
     pub mod commands;
 }

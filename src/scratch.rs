@@ -179,6 +179,7 @@ pub fn clean() {
             if !scratch.folder.exists() {
                 break;
             }
+            #[expect(clippy::disallowed_methods, reason = "the process ends; no runtime is left to wait on")]
             std::thread::sleep(Duration::from_millis(2));
         }
     }

@@ -14,13 +14,14 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::printable::{self, Guard, Shape};
 
 /// How to speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Voice {
     /// For a person at a terminal.
     Terminal,
     /// One JSON object a line.
     JsonLines,
     /// Errors only.
+    #[default]
     Quiet,
 }
 

@@ -1,5 +1,6 @@
 //! Recommenders: they learn, do not look ahead, repeat and resume, agree with RecBole and with differences of their loss.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "fences are for the product")]
 
 mod common;
 
@@ -60,25 +61,25 @@ fn cases(walks: &[Vec<u32>]) -> Vec<Case<'_>> {
 /// A circle repeats items: seen ones stay candidates.
 fn plan(epochs: usize) -> Plan {
     let ranking = Options { mask_seen: false, ..Options::default() };
-    Plan { epochs, patience: 1000, learning_rate: 5e-3, ranking, ..Plan::default() }
+    Plan { ranking, ..Plan::new(epochs, 1000, 5e-3) }
 }
 
 fn small() -> sasrec::Config {
-    let base = sasrec::Config::default();
+    let base = sasrec::Config::recbole();
     sasrec::Config {
         hidden: 16,
         inner: 32,
         heads: 2,
         length: 8,
         dropout: 0.1,
-        attention_dropout: 0.1,
+        attention_dropout: Some(0.1),
         batch: 64,
         ..base
     }
 }
 
 fn small_din() -> din::Config {
-    let base = din::Config::default();
+    let base = din::Config::published();
     din::Config { hidden: 12, attention: [8, 4], network: [24, 8], length: 4, batch: 64, ..base }
 }
 
@@ -299,7 +300,7 @@ fn gradients_by_hand_are_those_of_automatic_differentiation() {
         (Loss::CrossEntropy, Rows::Prefixes),
         (Loss::Gbce { negatives: 5, calibration: 0.5 }, Rows::Packed),
     ] {
-        let config = sasrec::Config { dropout: 0.0, attention_dropout: 0.0, loss, rows, batch: 100, ..small() };
+        let config = sasrec::Config { dropout: 0.0, attention_dropout: Some(0.0), loss, rows, batch: 100, ..small() };
         let mut found: Vec<(f64, Gradients)> = Vec::new();
         for device in [ComputeDevice::cpu(), ComputeDevice::cpu_reference()] {
             let mut model = SasRec::new(ITEMS, config.clone(), Some(features()), 6, &device).unwrap();
@@ -329,7 +330,7 @@ fn gradients_by_hand_are_those_of_automatic_differentiation() {
 fn gradients_with_dropout_are_the_slopes_of_the_loss() {
     let walks = circle(4, 13);
     let data = training(&walks);
-    let config = sasrec::Config { dropout: 0.3, attention_dropout: 0.4, batch: 100, ..small() };
+    let config = sasrec::Config { dropout: 0.3, attention_dropout: Some(0.4), batch: 100, ..small() };
     let mut model = sas(config, None, 6);
     stir(model.parameters_mut());
     let batch = model.batches(&data, &mut Random::new(2, "batches")).remove(0);
@@ -389,8 +390,8 @@ fn sasrec_is_recboles() {
         inner: 24,
         length: 6,
         dropout: 0.0,
-        attention_dropout: 0.0,
-        ..sasrec::Config::default()
+        attention_dropout: Some(0.0),
+        ..sasrec::Config::recbole()
     };
     // RecBole counts items from 1.
     let histories: [&[u32]; 4] = [&[2], &[0, 1, 2, 3, 4, 5], &[6, 18, 6], &[17, 16, 15, 14]];
@@ -738,7 +739,7 @@ fn movielens_under_the_temporal_split() {
     };
     for seed in 0..setting("CUREC_SEEDS", 1) {
         let patience = setting("CUREC_PATIENCE", 10);
-        let plan = Plan { epochs: setting("CUREC_EPOCHS", 200), patience, voice: Voice::JsonLines, ..Plan::default() };
+        let plan = Plan { voice: Voice::JsonLines, ..Plan::new(setting("CUREC_EPOCHS", 200), patience, 1e-3) };
         let dropout = setting("CUREC_DROPOUT_PERCENT", 50) as f64 / 100.0;
         let config = sasrec::Config {
             hidden: setting("CUREC_HIDDEN", 64),
@@ -747,16 +748,15 @@ fn movielens_under_the_temporal_split() {
             length: setting("CUREC_LENGTH", 50),
             batch: setting("CUREC_BATCH", 2048),
             dropout,
-            attention_dropout: dropout,
             rows,
-            ..sasrec::Config::default()
+            ..sasrec::Config::recbole()
         };
         let mut model = SasRec::new(catalogue, config, None, seed as u64, &device).unwrap();
         let trained = fit(&mut model, &data, &valid, catalogue, &plan).unwrap();
         say("SASRec", seed, &trained);
         report("SASRec", &mut model);
         if std::env::var("CUREC_DIN").is_ok() {
-            let mut model = Din::new(catalogue, din::Config::default(), None, seed as u64, &device).unwrap();
+            let mut model = Din::new(catalogue, din::Config::published(), None, seed as u64, &device).unwrap();
             let trained = fit(&mut model, &data, &valid, catalogue, &Plan { patience: 3, ..plan }).unwrap();
             say("DIN", seed, &trained);
             report("DIN", &mut model);

@@ -6,6 +6,7 @@
 Makes a log and a warehouse of `--days` days of item and user features (vectors of `--width` floats), laid out and encoded
 as curec publishes them. DuckDB runs in a process of its own; only its query is timed, without starting Python. curec is
 timed as a whole process, and its rows are sorted by time, which DuckDB's are not (`--sorted` has DuckDB sort as well).
+Without CUREC_BIN it measures the build of the `ci` profile.
 Checks that both have the same rows, then prints seconds, CPU seconds, peak memory and bytes, the medians and the ratio.
 Exit code 1 where rows differ or the ratio of medians is above `--limit`. Needs duckdb and pyarrow, some 10 GB of disk,
 and as much memory as DuckDB wants.
@@ -182,7 +183,7 @@ def main():
     parser.add_argument("--work", type=Path, help="keeps the files here between calls")
     args = parser.parse_args()
     target = os.environ.get("CARGO_TARGET_DIR", os.path.expanduser("~/.cache/curec/target"))
-    curec = os.environ.get("CUREC_BIN", f"{target}/release/curec")
+    curec = os.environ.get("CUREC_BIN", f"{target}/ci/curec")
     work = (args.work or Path(tempfile.mkdtemp())).resolve()
     work.mkdir(parents=True, exist_ok=True)
     try:

@@ -5,12 +5,12 @@
 #
 #   benches/memory/run.sh FOLDER_WITH_INTERACTIONS_AND_ITEMS [COPIES=200] [LIMIT="2 GB"]
 #
-# CUREC_BIN names the binary, PYTHON a Python with pyarrow; WORK (default: a new folder, removed at the end) keeps the
-# replicated log between calls. Needs about 10 GB of disk at 200 copies.
+# CUREC_BIN names the binary (default: the build of the `ci` profile), PYTHON a Python with pyarrow; WORK (default: a new
+# folder, removed at the end) keeps the replicated log between calls. Needs about 10 GB of disk at 200 copies.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source=$1 copies=${2:-200} limit=${3:-2 GB}
-bin=${CUREC_BIN:-${CARGO_TARGET_DIR:-$HOME/.cache/curec/target}/release/curec}
+bin=${CUREC_BIN:-${CARGO_TARGET_DIR:-$HOME/.cache/curec/target}/ci/curec}
 if [ -z "${WORK:-}" ]; then
     WORK=$(mktemp -d)
     trap 'rm -rf "$WORK"' EXIT

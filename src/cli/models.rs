@@ -12,7 +12,8 @@ use crate::error::{Error, Kind, Result};
 use crate::generate::models;
 use crate::llm::adapter::Precision;
 use crate::llm::weights::ModelFiles;
-use crate::registry::versions::{self, Registry, Trained};
+use crate::registry::card::Trained;
+use crate::registry::versions::{self, Registry};
 use crate::table::store::StoreOptions;
 
 /// Where the registry is.

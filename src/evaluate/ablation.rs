@@ -7,6 +7,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::Deserialize;
+
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::agreement::Agreement;
 use crate::evaluate::arms::{Arm, Data, content};
@@ -26,14 +28,16 @@ use crate::statistics::{Contrast, auc, holm, over_seeds, paired_bootstrap, paire
 const TOP: u32 = 10;
 /// Neighbours of the item-kNN baseline.
 const NEIGHBOURS: usize = 100;
-/// A recommender's sizes and the budget that every arm has.
-#[derive(Debug, Clone)]
+/// A recommender's sizes and the budget that every arm has: a section of an evaluation's file.
+#[derive(Debug, Clone, Deserialize)]
 pub struct Training<C> {
     /// Sizes.
+    #[serde(flatten)]
     pub config: C,
     /// All are tried; validation chooses.
     pub learning_rates: Vec<f64>,
     /// Epochs, patience and the like. Its rate and its checkpoint are not looked at.
+    #[serde(flatten)]
     pub plan: Plan,
 }
 
@@ -528,7 +532,7 @@ mod tests {
     fn the_yardstick_sees_a_leak_and_no_difference_where_there_is_none() {
         let split = temporal(&log(), 0.8, 0.9).unwrap();
         let data = data(&split);
-        let plan = Plan { epochs: 6, patience: 6, voice: crate::telemetry::Voice::Quiet, ..Plan::default() };
+        let plan = Plan::new(6, 6, 1e-3);
         let folder = tempfile::tempdir().unwrap();
         let evaluation = Evaluation {
             arms: vec![Arm::NoText, Arm::Random, Arm::Leak],
@@ -543,8 +547,9 @@ mod tests {
                     layers: 1,
                     length: 8,
                     dropout: 0.0,
+                    attention_dropout: Some(0.5),
                     batch: 64,
-                    ..Default::default()
+                    ..sasrec::Config::recbole()
                 },
                 learning_rates: vec![3e-3],
                 plan: Plan { epochs: 12, ..plan.clone() },
@@ -554,7 +559,7 @@ mod tests {
                     hidden: 8,
                     length: 8,
                     labels: Labels::Rated { liked: 4.0 },
-                    ..Default::default()
+                    ..din::Config::published()
                 },
                 learning_rates: vec![3e-3],
                 plan,

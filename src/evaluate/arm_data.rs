@@ -24,8 +24,10 @@ use crate::evaluate::text_quality::{self, Asked, References};
 use crate::llm::device;
 use crate::night::correct::Corrector;
 use crate::night::learned::learned_until;
+use crate::night::prepare::prepare;
 use crate::night::run::{self, Options};
-use crate::night::tables::{self, locate};
+use crate::night::tables::locate;
+use crate::night::warehouse;
 use crate::recommend::data::Log;
 use crate::recommend::split::{Split, temporal};
 use crate::reward::checks::Vocabulary;
@@ -119,7 +121,7 @@ impl Source {
                         return Err(of(held_out(&self.split, until)).with(key, named));
                     }
                 }
-                let prepared = tables::prepare(&job, self.interval).await.map_err(of)?;
+                let prepared = prepare(&job, self.interval).await.map_err(of)?;
                 let opened = device::guarded_blocking("reading models", move || {
                     prepared.models.generator()?;
                     match prepared.is_correcting() {
@@ -148,7 +150,7 @@ impl Source {
         }
         // The others' evidence is this job's, whoever makes texts of it.
         self.run(&self.job, self.interval, voice, stop).await?;
-        let session = run::session_of(&self.job).await?;
+        let session = warehouse::session_of(&self.job).await?;
         let references = match self.job.spec.input.review.as_str() {
             "" => None,
             _ => Some(text_quality::references(&session, self.split.valid_from()).await?),
@@ -160,7 +162,7 @@ impl Source {
                 stop.check()?;
                 let job = Job::load(&self.file, &keys.overrides)?;
                 self.run(&job, self.interval, voice, stop).await?;
-                let session = run::session_of(&job).await?;
+                let session = warehouse::session_of(&job).await?;
                 texts.extend(arm_text::texts(&session, arm, About::Items, self.interval).await?);
                 asked.extend(text_quality::asked(&session, self.interval).await?);
             }
@@ -206,7 +208,7 @@ impl Source {
                 job = Some(night);
             }
             let Some(job) = job else { continue };
-            let session = run::session_of(&job).await?;
+            let session = warehouse::session_of(&job).await?;
             let mut texts = Vec::new();
             for interval in nights.intervals() {
                 let told = arm_text::texts(&session, arm, About::Histories, *interval).await?;
@@ -305,7 +307,7 @@ impl Source {
     async fn anonymous(&self) -> Result<PathBuf> {
         let folder = self.folder.join("anonymous");
         make_folder(&folder)?;
-        let session = run::session_of(&self.job).await?;
+        let session = warehouse::session_of(&self.job).await?;
         let rows = session.sql("select item_id, categories from item order by item_id", &[]).await?.collect().await?;
         let mut n = 0;
         let mut renamed = Vec::new();

@@ -16,14 +16,13 @@ use crate::error::Result;
 use crate::evaluate::ablation::{self, Around, Evaluation, Training};
 use crate::evaluate::arm_data::{Source, make_folder};
 use crate::evaluate::arms::Data;
-use crate::evaluate::evaluation_file::{Budget, DinSpec, SasRecSpec, Spec, arms, targets};
+use crate::evaluate::evaluation_file::{Budget, Spec, arms, targets};
 use crate::evaluate::page;
 use crate::evaluate::results::Results;
 use crate::llm::device;
 use crate::night::record::now;
 use crate::recommend::din::{self, Labels};
 use crate::recommend::fit::Plan;
-use crate::recommend::sasrec;
 use crate::table::write::write_local;
 use crate::telemetry::Voice;
 
@@ -57,8 +56,8 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
         targets: targets(spec)?,
         resamples: spec.resamples,
         confidence: spec.confidence,
-        sasrec: spec.sasrec.as_ref().map(|s| sasrec_of(s, voice)),
-        din: spec.din.as_ref().map(|s| din_of(s, voice)),
+        sasrec: spec.sasrec.clone().map(|s| heard(s, voice)),
+        din: spec.din.clone().map(|s| heard(s, voice)),
         checkpoints: Some(work.clone()),
         device: device::open(&spec.device)?,
     };
@@ -94,7 +93,7 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
             allow(&mut training.plan, budget);
             results.facts.push((format!("{}, DIN", data.name), told(budget)));
         }
-        let liked = spec.din.as_ref().map_or(LIKED, |din| din.like_threshold);
+        let liked = spec.din.as_ref().map_or(LIKED, |din| liked(&din.config));
         let found = device::guarded_blocking("evaluating", move || {
             let Source { name, split, .. } = &source;
             let data = Data { name, split, liked, texts: vectors, histories, arms: &evaluation.arms };
@@ -176,33 +175,17 @@ fn notes(spec: &Spec) -> Vec<String> {
     [first, second, third].into_iter().chain(others).map(str::to_owned).collect()
 }
 
-fn sasrec_of(s: &SasRecSpec, voice: Voice) -> Training<sasrec::Config> {
-    let config = sasrec::Config {
-        hidden: s.hidden,
-        inner: s.inner,
-        layers: s.layers,
-        heads: s.heads,
-        length: s.length,
-        dropout: s.dropout,
-        attention_dropout: s.dropout,
-        batch: s.batch,
-        ..sasrec::Config::default()
-    };
-    let plan = Plan { epochs: s.epochs, patience: s.patience, voice, ..Plan::default() };
-    Training { config, learning_rates: s.learning_rates.clone(), plan }
+/// A training that speaks like this.
+fn heard<C>(training: Training<C>, voice: Voice) -> Training<C> {
+    Training { plan: Plan { voice, ..training.plan }, ..training }
 }
 
-fn din_of(s: &DinSpec, voice: Voice) -> Training<din::Config> {
-    let config = din::Config {
-        hidden: s.hidden,
-        length: s.length,
-        dropout: s.dropout,
-        batch: s.batch,
-        labels: Labels::Rated { liked: s.like_threshold },
-        ..din::Config::default()
-    };
-    let plan = Plan { epochs: s.epochs, patience: s.patience, voice, ..Plan::default() };
-    Training { config, learning_rates: s.learning_rates.clone(), plan }
+/// The least rating of a like.
+fn liked(config: &din::Config) -> f32 {
+    match config.labels {
+        Labels::Rated { liked } => liked,
+        Labels::Sampled { .. } => LIKED,
+    }
 }
 
 fn facts(spec: &Spec) -> Vec<(String, String)> {
@@ -221,8 +204,8 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
         ("device".to_owned(), spec.device.clone()),
     ];
     facts.extend(spec.facts.iter().cloned());
-    if let Some(s) = &spec.sasrec {
-        let budget = budget(&s.learning_rates, s.epochs, s.patience);
+    if let Some(Training { config: s, learning_rates, plan }) = &spec.sasrec {
+        let budget = budget(learning_rates, plan.epochs, plan.patience);
         facts.push((
             "SASRec".into(),
             format!(
@@ -231,14 +214,11 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
             ),
         ));
     }
-    if let Some(s) = &spec.din {
-        let budget = budget(&s.learning_rates, s.epochs, s.patience);
+    if let Some(Training { config: s, learning_rates, plan }) = &spec.din {
+        let budget = budget(learning_rates, plan.epochs, plan.patience);
         facts.push((
             "DIN".into(),
-            format!(
-                "width {}, {} items, dropout {}, likes from {}; {budget}",
-                s.hidden, s.length, s.dropout, s.like_threshold
-            ),
+            format!("width {}, {} items, dropout {}, likes from {}; {budget}", s.hidden, s.length, s.dropout, liked(s)),
         ));
     }
     facts
@@ -311,7 +291,7 @@ mod tests {
         assert_eq!((notes(&without).len(), notes(&with).len()), (8, 8));
         for (keys, says) in [
             ("blocks = 0\nmax_users = 1", "between 1"),
-            ("blocks = 3", "max_users"),
+            ("blocks = 3\nmax_user = 1", "did you mean `max_users`"),
             ("blocks = 3\nmax_users = -1", "-1"),
         ] {
             let told = section(keys).unwrap_err().to_string();

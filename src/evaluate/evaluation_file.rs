@@ -1,26 +1,39 @@
 //! The file of an evaluation: its keys, what they may hold, and what every arm of it needs.
 //!
-//! Knows keys alone; what is done with them is in [`crate::evaluate::evaluation`].
+//! Knows keys alone; what is done with them is in [`crate::evaluate::evaluation`]. Every key stands in
+//! `src/config/evaluation.toml` with its default and its meaning, and is read straight into the type that uses it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::config;
 use crate::error::{Error, Kind, Result};
-use crate::evaluate::ablation::target_name;
+use crate::evaluate::ablation::{Training, target_name};
 use crate::evaluate::arms::Arm;
 use crate::evaluate::history_nights::HistoriesSpec;
 use crate::recommend::split::Target;
+use crate::recommend::{din, sasrec};
+use crate::settings::{self, Form, Layers, Resolved};
+
+/// The defaults with their documentation, as an evaluation's file.
+pub const DEFAULTS: &str = include_str!("../config/evaluation.toml");
+
+const FORM: Form = Form {
+    what: "the evaluation",
+    file: "the evaluation's file",
+    defaults: DEFAULTS,
+    optional: &["histories", "sasrec", "din", "data.sasrec", "data.din"],
+    hint: "`curec config --evaluation` prints every key with its default and meaning",
+};
 
 /// An evaluation's file.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)] // every key is documented in jobs/ablation.toml
+#[allow(missing_docs)] // every key is documented once, in config/evaluation.toml
 pub struct Spec {
     pub name: String,
     pub out: String,
-    #[serde(default)]
     pub markdown: String,
     pub arms: Vec<String>,
     pub seeds: u64,
@@ -30,9 +43,8 @@ pub struct Spec {
     pub device: String,
     pub split: SplitSpec,
     pub histories: Option<HistoriesSpec>,
-    pub sasrec: Option<SasRecSpec>,
-    pub din: Option<DinSpec>,
-    #[serde(default)]
+    pub sasrec: Option<Training<sasrec::Config>>,
+    pub din: Option<Training<din::Config>>,
     pub text: Vec<TextSpec>,
     pub data: Vec<DataSpec>,
     /// What was learned by whoever runs it came from before this moment (microseconds since 1970): no data set may hold out
@@ -46,65 +58,27 @@ pub struct Spec {
 
 /// `[split]`
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct SplitSpec {
     pub train_quantile: f64,
     pub valid_quantile: f64,
 }
 
-/// `[sasrec]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
-pub struct SasRecSpec {
-    pub hidden: usize,
-    pub inner: usize,
-    pub layers: usize,
-    pub heads: usize,
-    pub length: usize,
-    pub dropout: f64,
-    pub batch: usize,
-    pub epochs: usize,
-    pub patience: usize,
-    pub learning_rates: Vec<f64>,
-}
-
-/// `[din]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
-pub struct DinSpec {
-    pub hidden: usize,
-    pub length: usize,
-    pub dropout: f64,
-    pub batch: usize,
-    pub like_threshold: f32,
-    pub epochs: usize,
-    pub patience: usize,
-    pub learning_rates: Vec<f64>,
-}
-
 /// `[[data]]`
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct DataSpec {
     pub name: String,
     pub job: PathBuf,
-    #[serde(default)]
     pub set: Vec<String>,
     pub sasrec: Option<Budget>,
     pub din: Option<Budget>,
-    #[serde(default)]
     pub aligned: Vec<String>,
-    #[serde(default)]
     pub text: Vec<TextSpec>,
 }
 
 /// `sasrec` and `din` of `[[data]]`
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Budget {
     pub batch: usize,
@@ -114,119 +88,159 @@ pub struct Budget {
 
 /// `[[data.text]]`
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct TextSpec {
     pub arm: String,
     pub set: Vec<String>,
-    #[serde(default = "once")]
     pub samples: u64,
-}
-
-fn once() -> u64 {
-    1
 }
 
 impl TextSpec {
     /// The keys of an arm that is asked once.
     pub fn of(arm: Arm, set: Vec<String>) -> TextSpec {
-        TextSpec { arm: arm.code().into(), set, samples: once() }
+        TextSpec { arm: arm.code().into(), set, samples: 1 }
     }
 }
 
-/// Reads an evaluation's file, with every problem named.
+/// Reads an evaluation's file.
 ///
 /// # Errors
-/// `Kind::Config`.
+/// `Kind::Config` with everything that is wrong, each with its line.
 pub fn load(path: &Path) -> Result<Spec> {
-    let text = config::read_text(path, "the evaluation's file", "jobs/ablation.toml is one")?;
-    let mut spec: Spec = toml::from_str(&text).map_err(|e| {
-        Error::new(Kind::Config, format!("the evaluation's file is wrong: {}", e.to_string().trim_end()))
-            .with("file", path.display())
-            .hint("jobs/ablation.toml has every key with its meaning")
-    })?;
-    let bad = |what: String| Err(Error::new(Kind::Config, what).with("file", path.display()));
-    let env = config::environment();
-    for text in [&mut spec.out, &mut spec.markdown, &mut spec.device] {
-        *text = config::expand_text(text, &env)
-            .map_err(|name| Error::new(Kind::Config, format!("the variable {name} is not set and has no default")))
-            .map_err(|e| e.with("file", path.display()))?;
+    Ok(resolve(path)?.0)
+}
+
+/// Reads an evaluation's file, and where each of its values came from.
+///
+/// # Errors
+/// As [`load`].
+pub fn resolve(path: &Path) -> Result<(Spec, Resolved)> {
+    let text = settings::read_text(path, "the evaluation's file", "jobs/ablation.toml is one")?;
+    parse(&text, &path.display().to_string(), &config::environment())
+}
+
+/// The same for text; `env` stands for the environment.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(text: &str, file: &str, env: &BTreeMap<String, String>) -> Result<(Spec, Resolved)> {
+    let mut layers = Layers::read(&FORM, text, file)?;
+    layers.expand(env);
+    let mut spec: Option<Spec> = layers.build();
+    if let Some(spec) = &mut spec {
+        validate(spec, &mut layers);
+        let arms = arms(spec).map_err(|e| layers.problem("arms", told(&e))).unwrap_or_default();
+        if let Err(e) = targets(spec) {
+            layers.problem("targets", told(&e));
+        }
+        for (number, data) in spec.data.iter_mut().enumerate() {
+            gather_texts(data, &spec.text);
+            validate_data(data, &format!("data[{number}]"), &arms, &mut layers);
+        }
+        for (arm, others) in [(Arm::Beside, vec![Arm::Attributes, Arm::Aligned]), (Arm::Sampled, vec![Arm::Aligned])] {
+            if let Some(missing) = others.iter().find(|other| arms.contains(&arm) && !arms.contains(other)) {
+                let (arm, missing) = (arm.code(), missing.code());
+                layers.problem("arms", format!("{arm} leans on {missing}, which must be among them"));
+            }
+        }
     }
-    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
-    if let Some(name) = spec.data.iter().map(|d| &d.name).chain([&spec.name]).find(|name| !is_name(name)) {
-        return bad(format!("a name may hold letters, digits, - and _ alone: {name:?}"));
+    let resolved = layers.finish()?;
+    let spec = spec.ok_or_else(|| Error::new(Kind::Internal, "the evaluation has no settings"))?;
+    Ok((spec, resolved))
+}
+
+fn told(e: &Error) -> String {
+    e.message().to_owned()
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
+}
+
+/// Checks what types cannot say, of everything but the data sets.
+fn validate(spec: &Spec, p: &mut Layers<'_>) {
+    p.demand(is_name(&spec.name), "name", format!("must be letters, digits, - and _, got `{}`", spec.name));
+    p.demand(!spec.out.is_empty(), "out", "must be set");
+    if spec.out.contains("://") {
+        p.problem("out", format!("checkpoints need a folder of this machine, not {}", spec.out));
+    }
+    p.demand(spec.seeds > 0, "seeds", "must be positive");
+    p.demand(spec.resamples > 0, "resamples", "must be positive");
+    p.demand(spec.confidence > 0.0 && spec.confidence < 1.0, "confidence", "must be between 0 and 1");
+    if spec.sasrec.is_none() && spec.din.is_none() {
+        p.problem("sasrec", "there must be a [sasrec] or a [din]");
+    }
+    let rates = [
+        ("sasrec.learning_rates", spec.sasrec.as_ref().map(|s| &s.learning_rates)),
+        ("din.learning_rates", spec.din.as_ref().map(|d| &d.learning_rates)),
+    ];
+    for (key, rates) in rates.into_iter().filter_map(|(key, rates)| Some((key, rates?))) {
+        let are_rates = !rates.is_empty() && rates.iter().all(|r| *r > 0.0);
+        p.demand(are_rates, key, "name one or more, each above 0");
+    }
+    let every = [
+        ("sasrec.validate_every", spec.sasrec.as_ref().map(|s| s.plan.validate_every)),
+        ("din.validate_every", spec.din.as_ref().map(|d| d.plan.validate_every)),
+    ];
+    every.into_iter().for_each(|(key, every)| p.demand(every != Some(0), key, "must be positive"));
+    if spec.histories.as_ref().is_some_and(|h| h.blocks == 0 || h.blocks > 1000) {
+        p.problem("histories.blocks", "must be between 1 and 1000");
     }
     let mut names: Vec<&String> = spec.data.iter().map(|d| &d.name).collect();
     names.sort();
     if names.is_empty() || names.windows(2).any(|w| w[0] == w[1]) {
-        return bad("[[data]]: there must be one data set or more, each with a name of its own".into());
+        p.problem("data", "there must be one data set or more, each with a name of its own");
     }
-    if spec.seeds == 0 || spec.resamples == 0 || !(spec.confidence > 0.0 && spec.confidence < 1.0) {
-        return bad("seeds and resamples must be positive, confidence between 0 and 1".into());
+}
+
+/// All keys of arms in the data set's own list: its own, then those of [[text]] for arms that it names no keys of.
+fn gather_texts(data: &mut DataSpec, shared: &[TextSpec]) {
+    if !data.aligned.is_empty() {
+        data.text.push(TextSpec::of(Arm::Aligned, std::mem::take(&mut data.aligned)));
     }
-    if spec.sasrec.is_none() && spec.din.is_none() {
-        return bad("there must be a [sasrec] or a [din]".into());
+    let own: Vec<String> = data.text.iter().map(|text| text.arm.clone()).collect();
+    data.text.extend(shared.iter().filter(|text| !own.contains(&text.arm)).cloned());
+}
+
+/// Checks a data set, whose keys begin with `at`.
+fn validate_data(data: &DataSpec, at: &str, arms: &[Arm], p: &mut Layers<'_>) {
+    let key = |name: &str| format!("{at}.{name}");
+    p.demand(is_name(&data.name), &key("name"), format!("must be letters, digits, - and _, got `{}`", data.name));
+    p.demand(!data.job.as_os_str().is_empty(), &key("job"), "must be set");
+    let named = |arm: &str| data.text.iter().filter(|text| text.arm == arm).count();
+    for arm in arms.iter().filter(|arm| arm.wants_keys() && named(arm.code()) != 1) {
+        let arm = arm.code();
+        p.problem(
+            &key("text"),
+            format!(
+                "{}: arm {arm} needs one `[[data.text]]` with arm = \"{arm}\" and set = [the keys that name the adapter and \
+                 its templates]",
+                data.name
+            ),
+        );
     }
-    if spec.out.contains("://") {
-        return bad(format!("out: checkpoints need a folder of this machine, not {}", spec.out));
-    }
-    let rates = [spec.sasrec.as_ref().map(|s| &s.learning_rates), spec.din.as_ref().map(|d| &d.learning_rates)];
-    if rates.into_iter().flatten().any(|rates| rates.is_empty() || rates.iter().any(|r| r.is_nan() || *r <= 0.0)) {
-        return bad("learning_rates: name one or more, each above 0".into());
-    }
-    if spec.histories.as_ref().is_some_and(|h| h.blocks == 0 || h.blocks > 1000) {
-        return bad("[histories] blocks: between 1 and 1000".into());
-    }
-    let arms = arms(&spec)?;
-    targets(&spec)?;
-    for data in &mut spec.data {
-        if !data.aligned.is_empty() {
-            data.text.push(TextSpec::of(Arm::Aligned, std::mem::take(&mut data.aligned)));
-        }
-        let own: Vec<String> = data.text.iter().map(|text| text.arm.clone()).collect();
-        data.text.extend(spec.text.iter().filter(|text| !own.contains(&text.arm)).cloned());
-        let named = |arm: &str| data.text.iter().filter(|text| text.arm == arm).count();
-        if let Some(arm) = arms.iter().find(|arm| arm.wants_keys() && named(arm.code()) != 1) {
-            return bad(format!(
-                "[[data]] {0}: arm {1} needs one `[[data.text]]` with arm = \"{1}\" and set = [the keys that name the \
-                 adapter and its templates]",
-                data.name,
-                arm.code()
-            ));
-        }
-        let known = |arm: &str| Arm::ALL.iter().any(|one| one.wants_keys() && one.code() == arm);
-        if let Some(text) = data.text.iter().find(|text| !known(&text.arm) || text.set.is_empty()) {
+    let known = |arm: &str| Arm::ALL.iter().any(|one| one.wants_keys() && one.code() == arm);
+    for text in &data.text {
+        let arm = &text.arm;
+        if !known(arm) || text.set.is_empty() {
             let all: Vec<&str> = Arm::ALL.iter().filter(|arm| arm.wants_keys()).map(|arm| arm.code()).collect();
-            return bad(format!(
-                "[[data.text]] of {}: arm {:?} is none of {}, or its `set` is empty",
-                data.name,
-                text.arm,
-                all.join(", ")
-            ));
+            p.problem(&key("text"), format!("arm `{arm}` is none of {}, or its `set` is empty", all.join(", ")));
         }
-        let is_sampled = |text: &&TextSpec| text.arm == Arm::Sampled.code();
-        if let Some(text) =
-            data.text.iter().find(|text| if is_sampled(text) { text.samples < 2 } else { text.samples != 1 })
-        {
-            return bad(format!(
-                "[[data.text]] of {}: `samples` is for {} alone, which wants two or more; {} has {}",
-                data.name,
-                Arm::Sampled.code(),
-                text.arm,
-                text.samples
-            ));
-        }
-        let budgets = [&data.sasrec, &data.din];
-        if budgets.into_iter().flatten().any(|b| [b.batch, b.epochs, b.patience].contains(&0)) {
-            return bad(format!("[[data]] {}: batch, epochs and patience must be positive", data.name));
+        let sampled = Arm::Sampled.code();
+        let is_right = if arm == sampled { text.samples >= 2 } else { text.samples == 1 };
+        if !is_right {
+            let samples = text.samples;
+            p.problem(
+                &key("text"),
+                format!("`samples` is for {sampled} alone, which wants two or more; {arm} has {samples}"),
+            );
         }
     }
-    for (arm, others) in [(Arm::Beside, vec![Arm::Attributes, Arm::Aligned]), (Arm::Sampled, vec![Arm::Aligned])] {
-        if let Some(missing) = others.iter().find(|other| arms.contains(&arm) && !arms.contains(other)) {
-            return bad(format!("arms: {} leans on {}, which must be among them", arm.code(), missing.code()));
+    for (section, budget) in [("sasrec", &data.sasrec), ("din", &data.din)] {
+        if budget.as_ref().is_some_and(|b| [b.batch, b.epochs, b.patience].contains(&0)) {
+            p.problem(&key(section), "batch, epochs and patience must be positive");
         }
     }
-    Ok(spec)
 }
 
 /// The arms to run, in order.
@@ -237,7 +251,7 @@ pub(crate) fn arms(spec: &Spec) -> Result<Vec<Arm>> {
     let known = |name: &String| {
         Arm::ALL.into_iter().find(|arm| arm.code() == name).ok_or_else(|| {
             let all: Vec<&str> = Arm::ALL.iter().map(|arm| arm.code()).collect();
-            Error::new(Kind::Config, format!("there is no arm {name:?}")).hint(format!("arms: {}", all.join(", ")))
+            Error::new(Kind::Config, format!("there is no arm `{name}`; the arms are {}", all.join(", ")))
         })
     };
     let mut found: Vec<Arm> = spec.arms.iter().map(known).collect::<Result<_>>()?;
@@ -257,11 +271,11 @@ pub(crate) fn targets(spec: &Spec) -> Result<Vec<Target>> {
     let all = [Target::Last, Target::First, Target::Successive];
     let known = |name: &String| {
         all.into_iter().find(|target| target_name(*target) == name).ok_or_else(|| {
-            Error::new(Kind::Config, format!("there is no target {name:?}")).hint("targets: last, first, successive")
+            Error::new(Kind::Config, format!("there is no target `{name}`; the targets are last, first, successive"))
         })
     };
     match spec.targets.is_empty() {
-        true => Err(Error::new(Kind::Config, "targets: name one or more of last, first, successive")),
+        true => Err(Error::new(Kind::Config, "name one or more of last, first, successive")),
         false => spec.targets.iter().map(known).collect(),
     }
 }
@@ -272,16 +286,13 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn loaded(arms: &str, of_data: &str) -> Result<Spec> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.toml");
         let text = format!(
             "name = \"x\"\nout = \"work\"\narms = {arms}\nseeds = 1\ntargets = [\"last\"]\nresamples = 10\n\
              confidence = 0.95\ndevice = \"cpu\"\n[split]\ntrain_quantile = 0.9\nvalid_quantile = 0.9\n\
              [din]\nhidden = 8\nlength = 5\ndropout = 0.0\nbatch = 8\nlike_threshold = 4.0\nepochs = 1\npatience = 1\n\
              learning_rates = [0.001]\n[[data]]\nname = \"d\"\njob = \"job.toml\"\n{of_data}\n"
         );
-        std::fs::write(&path, text).unwrap();
-        load(&path)
+        Ok(parse(&text, "x.toml", &BTreeMap::new())?.0)
     }
 
     #[test]

@@ -21,15 +21,14 @@ use crate::evaluate::history_blocks::{HistoryVectors, moments};
 use crate::feature::Pooler;
 use crate::generate::models::Models;
 use crate::llm::device;
-use crate::night::correct;
 use crate::query::session::Session;
+use crate::query::texts;
 use crate::recommend::data::Log;
 use crate::recommend::split::{Part, Split};
 
 /// `[histories]` of an evaluation's file.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)] // every key is documented in jobs/ablation.toml
+#[allow(missing_docs)] // every key is documented once, in config/evaluation.toml
 pub struct HistoriesSpec {
     pub blocks: usize,
     pub max_users: u64,
@@ -156,7 +155,7 @@ pub async fn pooled(job: &Job, texts: Vec<(String, String)>) -> Result<BTreeMap<
 fn embed(models: &Arc<Models>, texts: &[(String, String)]) -> Result<BTreeMap<String, Vec<f32>>> {
     let sentences: Vec<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
     let vectors = if sentences.is_empty() { Vec::new() } else { models.embed(&sentences)? };
-    let mut pooler = Pooler::new("text", models.encoder_files()?.dimension());
+    let mut pooler = Pooler::new(models.encoder_files()?.dimension());
     texts.iter().zip(&vectors).try_for_each(|((about, _), vector)| pooler.push(about, vector))?;
     let batch = pooler.finish()?;
     let entities = columns::text(&batch, "entity_id")?;
@@ -185,7 +184,7 @@ pub fn coverage(told: &HistoryVectors, split: &Split) -> String {
 /// What the query says.
 pub async fn corrections(session: &Session) -> Result<Option<String>> {
     let (mut all, mut kept, mut parts) = (0, 0, Vec::new());
-    for batch in session.sql(correct::TALLY, &[]).await?.collect().await? {
+    for batch in session.sql(texts::CORRECTION_TALLY, &[]).await?.collect().await? {
         let (fates, counts) = (columns::text(&batch, "correction")?, columns::integers(&batch, "n")?);
         let (before, after) = (columns::floats(&batch, "gain_before")?, columns::floats(&batch, "gain_after")?);
         for row in 0..batch.num_rows() {

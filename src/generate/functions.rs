@@ -1,5 +1,5 @@
 //! The language model as SQL functions: `render_prompt`, `render_stem`, `prompt_key`, `generate`, `score`, `embed`; and the ones over the
-//! answer format and the texts of prompts, which need no model: `clean_text`, `clean_texts`, `reason_text`, `example_prompt`, `example_answer`.
+//! answer format and the texts of prompts, which need no model: `reason_text`, `example_prompt`, `example_answer`.
 //!
 //! Knows DataFusion's function traits and [`Models`]. The functions that need weights are asynchronous: they hand their
 //! rows to the engine's thread and wait, so that no model work happens on a worker of the query engine.
@@ -7,11 +7,9 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Float64Array, ListBuilder, StringArray, StringBuilder,
-};
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Float64Array, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Int64Type};
+use arrow::datatypes::{DataType, Field};
 use async_trait::async_trait;
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::logical_expr::async_udf::{AsyncScalarUDF, AsyncScalarUDFImpl};
@@ -25,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::generate::answers::Examples;
 use crate::generate::format;
 use crate::generate::models::Models;
-use crate::generate::prompt::{self, Evidence, PromptTemplate};
+use crate::generate::prompt::{Evidence, PromptTemplate};
 
 /// All functions, ready to be registered in a session.
 pub fn all(models: &Arc<Models>) -> Vec<ScalarUDF> {
@@ -48,8 +46,6 @@ pub fn all(models: &Arc<Models>) -> Vec<ScalarUDF> {
 
 /// The functions that need neither a job nor a model.
 ///
-/// `clean_text(text, n)` is a text of the data as it may stand in a prompt, see [`prompt::one_line`], null where nothing is
-/// left; `clean_texts(list, n)` is the same for each text of a list, each once.
 /// `reason_text(stem, text)` is the reason in an answer, null where its format is broken.
 /// `example_prompt(task, subject, verdict, liked, disliked, related, attributes, extra)` and `example_answer(the same,
 /// key)` are a question and its answer after `<think>`.
@@ -92,33 +88,8 @@ pub fn without_model() -> Vec<ScalarUDF> {
             .collect();
         Ok(ColumnarValue::Array(Arc::new(StringArray::from_iter_values(rows.map_err(external)?)) as ArrayRef))
     };
-    let clean_text = |args: &[ColumnarValue]| {
-        let args = ColumnarValue::values_to_arrays(args)?;
-        let (text, n) = (texts(&args[0])?, lengths(&args[1])?);
-        let cleaned = (0..text.len()).map(|i| prompt::one_line(at(&text, i)?, n(i)));
-        Ok(ColumnarValue::Array(Arc::new(cleaned.collect::<StringArray>()) as ArrayRef))
-    };
-    let clean_texts = |args: &[ColumnarValue]| {
-        let args = ColumnarValue::values_to_arrays(args)?;
-        let (lists, n) = (lists_of(&args[0])?, lengths(&args[1])?);
-        let mut cleaned = ListBuilder::new(StringBuilder::new());
-        for (i, list) in lists.iter().enumerate() {
-            let mut kept: Vec<String> = Vec::with_capacity(list.len());
-            for text in list.iter().filter_map(|text| prompt::one_line(text, n(i))) {
-                if !kept.contains(&text) {
-                    kept.push(text);
-                }
-            }
-            kept.iter().for_each(|text| cleaned.values().append_value(text));
-            cleaned.append(args[0].is_valid(i));
-        }
-        Ok(ColumnarValue::Array(Arc::new(cleaned.finish()) as ArrayRef))
-    };
     let pure = Volatility::Immutable;
-    let (length, list) = (DataType::Int64, DataType::List(Arc::new(Field::new("item", DataType::Utf8, true))));
     vec![
-        create_udf("clean_text", vec![text.clone(), length.clone()], text.clone(), pure, Arc::new(clean_text)),
-        create_udf("clean_texts", vec![list.clone(), length], list, pure, Arc::new(clean_texts)),
         create_udf("reason_text", vec![text.clone(), text.clone()], text.clone(), pure, Arc::new(reason_text)),
         create_udf("example_prompt", evidence, text.clone(), pure, Arc::new(example)),
         create_udf("example_answer", keyed, text, pure, Arc::new(example)),
@@ -198,12 +169,6 @@ fn arrays(args: &ScalarFunctionArgs) -> DfResult<Vec<ArrayRef>> {
 
 fn texts(array: &ArrayRef) -> DfResult<StringArray> {
     Ok(cast(array, &DataType::Utf8)?.as_string::<i32>().clone())
-}
-
-/// Numbers of characters by row.
-fn lengths(array: &ArrayRef) -> DfResult<impl Fn(usize) -> usize + use<>> {
-    let numbers = cast(array, &DataType::Int64)?.as_primitive::<Int64Type>().clone();
-    Ok(move |i| usize::try_from(numbers.value(i)).unwrap_or(0))
 }
 
 fn lists_of(array: &ArrayRef) -> DfResult<Vec<Vec<String>>> {

@@ -24,7 +24,8 @@ use crate::llm::encoder_files::EncoderFiles;
 use crate::llm::sampler::Sampling;
 use crate::llm::tokenizer::Tokenizer;
 use crate::llm::weights::ModelFiles;
-use crate::registry::versions::{self, Card, Registry};
+use crate::registry::card::Card;
+use crate::registry::versions::{self, Registry};
 use crate::table::fetch::fetch;
 use crate::table::store::{Location, StoreOptions};
 

@@ -7,14 +7,13 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use minijinja::{Environment, context};
-use unicode_segmentation::UnicodeSegmentation;
 
-use crate::config::read_text;
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::format;
 use crate::llm::chat::{ChatTemplate, Message, OwnedPiece};
 use crate::llm::sampler::Sampling;
 use crate::llm::tokenizer::{Piece, Tokenizer};
+use crate::settings::read_text;
 
 /// What a reason may lean on.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
@@ -136,27 +135,6 @@ impl PromptTemplate {
             .context(Kind::Config, || format!("the prompt template cannot render its section `{name}`"))?;
         Ok(text.trim().to_string())
     }
-}
-
-/// A text of the data (a title, a category) as it may stand in a prompt: white space, control characters and marks that turn
-/// the writing direction become one space, and at most `chars` characters stay, none cut from its marks. `None` where nothing
-/// is left.
-pub fn one_line(text: &str, chars: usize) -> Option<String> {
-    let is_space = |c: char| {
-        c.is_whitespace()
-            || c.is_control()
-            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
-    let line = text.split(is_space).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-    let (mut end, mut count) = (0, 0);
-    for cluster in line.graphemes(true) {
-        count += cluster.chars().count();
-        if count > chars {
-            break;
-        }
-        end += cluster.len();
-    }
-    Some(line[..end].trim_end()).filter(|line| !line.is_empty()).map(str::to_owned)
 }
 
 /// Whether a text says nothing: white space, control characters and invisible marks only.
@@ -336,11 +314,6 @@ mod tests {
 
     #[test]
     fn blank_texts_say_nothing() {
-        let hindi = "फ़िल्म".repeat(3);
-        assert_eq!(one_line(" Be\t\n\u{202e} ta\u{2028}", 60).as_deref(), Some("Be ta"));
-        assert_eq!(one_line("A very long title", 12).as_deref(), Some("A very long"));
-        assert_eq!(one_line(&hindi, 3).as_deref(), Some("फ़ि"), "a letter keeps its marks");
-        assert_eq!(one_line(" \u{feff}\n", 60), None);
         assert!(is_blank("") && is_blank(" \n\t\u{0}\u{7f}\u{200b}\u{202e}\u{feff}"));
         assert!(!is_blank("?") && !is_blank(" \u{202e}a"));
     }

@@ -12,19 +12,26 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::learn::kernels::{Attention, odds_below, rms_norm_back, sum_over_rows, swiglu_back, transpose};
+use crate::kernels::activation::{swiglu, swiglu_back};
+use crate::kernels::arithmetic::largest;
+use crate::kernels::heads::{Heads, Rope};
+use crate::kernels::isa::Isa;
+use crate::kernels::norm::{rms_norm, rms_norm_back};
+use crate::kernels::packed_attention::Attention;
+use crate::kernels::product::{Into, Packed, sum_over_rows, transpose};
+use crate::kernels::rows::{add, multiply, select, spread};
+use crate::kernels::softmax::exponentials_less;
 use crate::learn::packing::Batch;
 use crate::llm::decoder_config::DecoderConfig;
-use crate::llm::kernels::{Heads, Into, Isa, Packed, Rope, rms_norm, swiglu};
 use crate::llm::tensor_files::HostTensor;
 use crate::network::layers::dropout_mask;
 use crate::network::parameters::Slot;
 use crate::network::random::Random;
 
-/// Rows of the vocabulary that are judged at a time: as the sum of their product with odds runs over them.
+/// Rows of the vocabulary that are worked on at a time: sums over the vocabulary are made part by part, in this order.
 const VOCABULARY_PART: usize = 1024;
 
-/// Targets whose odds are in memory at a time.
+/// Targets whose logits are in memory at a time.
 const JUDGED_AT_ONCE: usize = 256;
 
 /// The frozen model.
@@ -284,12 +291,12 @@ impl HostLm {
                     logits
                 })
                 .collect();
-            let largest: Vec<f32> = (0..n)
+            let most: Vec<f32> = (0..n)
                 .into_par_iter()
                 .map(|row| {
                     let of = |part: &Vec<f32>| {
                         let outputs = part.len() / n;
-                        part[row * outputs..][..outputs].iter().copied().fold(f32::NEG_INFINITY, f32::max)
+                        largest(&part[row * outputs..][..outputs])
                     };
                     parts.iter().map(of).fold(f32::NEG_INFINITY, f32::max)
                 })
@@ -306,18 +313,18 @@ impl HostLm {
                 .par_iter_mut()
                 .map(|part| {
                     let outputs = part.len() / n;
-                    let rows = part.chunks_exact_mut(outputs).zip(&largest);
-                    rows.map(|(logits, largest)| odds_below(self.isa, logits, *largest)).collect()
+                    let rows = part.chunks_exact_mut(outputs).zip(&most);
+                    rows.map(|(logits, most)| exponentials_less(self.isa, logits, *most)).collect()
                 })
                 .collect();
             let totals: Vec<f32> = (0..n).map(|row| sums.iter().map(|of| of[row]).sum()).collect();
-            logprobs.extend((0..n).map(|row| of_targets[row] - largest[row] - totals[row].ln()));
+            logprobs.extend((0..n).map(|row| of_targets[row] - most[row] - totals[row].ln()));
             if !tracked {
                 continue;
             }
             let mut expected = vec![0f32; n * width];
-            for (odds, (_, part)) in parts.iter().zip(&self.head) {
-                part.product(odds, None, &mut expected, Into::Add);
+            for (exponentials, (_, part)) in parts.iter().zip(&self.head) {
+                part.product(exponentials, None, &mut expected, Into::Add);
             }
             let mut row = vec![0f32; width];
             for (i, target) in targets.iter().enumerate() {
@@ -563,31 +570,4 @@ impl Adapted {
         multiply(&mut mask, x);
         Some(mask)
     }
-}
-
-/// Values that a task works on.
-const TASK: usize = 1 << 14;
-
-fn add(target: &mut [f32], values: &[f32]) {
-    let tasks = target.par_chunks_mut(TASK).zip(values.par_chunks(TASK));
-    tasks.for_each(|(t, v)| t.iter_mut().zip(v).for_each(|(t, v)| *t += v));
-}
-
-fn multiply(target: &mut [f32], values: &[f32]) {
-    let tasks = target.par_chunks_mut(TASK).zip(values.par_chunks(TASK));
-    tasks.for_each(|(t, v)| t.iter_mut().zip(v).for_each(|(t, v)| *t *= v));
-}
-
-/// Some rows below each other.
-fn select(x: &[f32], width: usize, rows: &[usize]) -> Vec<f32> {
-    rows.iter().flat_map(|row| x[row * width..(row + 1) * width].iter().copied()).collect()
-}
-
-/// Rows at their places among zeros.
-fn spread(x: &[f32], width: usize, rows: &[usize], of: usize) -> Vec<f32> {
-    let mut out = vec![0f32; of * width];
-    for (row, values) in rows.iter().zip(x.chunks_exact(width)) {
-        out[row * width..(row + 1) * width].iter_mut().zip(values).for_each(|(o, v)| *o += v);
-    }
-    out
 }

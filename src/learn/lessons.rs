@@ -27,10 +27,11 @@ use crate::network::layers::Pass;
 use crate::network::random::Random;
 
 /// What is learned from a group of answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// The best answer that is right and has a gain.
+    #[default]
     BestOfN,
     /// Answers weighted by their rewards.
     Weighted,
@@ -71,9 +72,10 @@ impl FromStr for Method {
 }
 
 /// How to sample, what to learn and how fast.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// What is learned.
+    /// What is learned. No setting: it is chosen for each reinforcement.
+    #[serde(skip)]
     pub method: Method,
     /// Rounds.
     pub rounds: usize,
@@ -82,6 +84,7 @@ pub struct Config {
     /// Answers of a prompt.
     pub answers: usize,
     /// How they are chosen.
+    #[serde(flatten)]
     pub sampling: Sampling,
     /// Prompts of a step of Adam.
     pub step_prompts: usize,
@@ -104,6 +107,7 @@ pub struct Config {
     /// weighted: the largest weight.
     pub most_weight: f64,
     /// grpo: ε and β.
+    #[serde(flatten)]
     pub grpo: Grpo,
     /// dpo: β.
     pub dpo_beta: f64,
@@ -113,39 +117,11 @@ pub struct Config {
     pub check_every: usize,
     /// Checks without a new best after which it stops; 0 never does.
     pub patience: usize,
-    /// How answers of a check are chosen.
+    /// How answers of a check are chosen. No setting: as a night chooses them.
+    #[serde(skip)]
     pub check_sampling: Sampling,
     /// Decides prompts, answers and dropout.
     pub seed: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            method: Method::BestOfN,
-            rounds: 8,
-            prompts: 32,
-            answers: 8,
-            sampling: Sampling { temperature: 1.0, top_p: 0.95, ..Sampling::default() },
-            step_prompts: 16,
-            epochs: 1,
-            learning_rate: 1e-4,
-            warmup: 0.05,
-            clip: 1.0,
-            micro_batch_tokens: 512,
-            min_gain: 0.0,
-            min_deviation: 0.02,
-            lambda: 0.4,
-            most_weight: 5.0,
-            grpo: Grpo { clip: 0.2, kl: 0.04 },
-            dpo_beta: 0.1,
-            anchor: 0.0,
-            check_every: 1,
-            patience: 3,
-            check_sampling: Sampling::default(),
-            seed: 0,
-        }
-    }
 }
 
 /// Answers that are learned together, a pair of them for dpo.
@@ -296,12 +272,39 @@ fn filled<'a>(units: &[&'a Unit], limit: usize) -> Vec<Vec<&'a Unit>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn worth(reward: f64, gain: f64, is_right: bool) -> Worth {
         Worth { reward, gain, passed: reward > -1.0, is_right, ..Worth::default() }
+    }
+
+    pub(crate) fn config() -> Config {
+        Config {
+            method: Method::BestOfN,
+            rounds: 8,
+            prompts: 32,
+            answers: 8,
+            sampling: Sampling { temperature: 1.0, top_p: 0.95, ..Sampling::default() },
+            step_prompts: 16,
+            epochs: 1,
+            learning_rate: 1e-4,
+            warmup: 0.05,
+            clip: 1.0,
+            micro_batch_tokens: 512,
+            min_gain: 0.0,
+            min_deviation: 0.02,
+            lambda: 0.4,
+            most_weight: 5.0,
+            grpo: Grpo { ratio_clip: 0.2, kl: 0.04 },
+            dpo_beta: 0.1,
+            anchor: 0.0,
+            check_every: 1,
+            patience: 3,
+            check_sampling: Sampling::default(),
+            seed: 0,
+        }
     }
 
     fn group(n: usize) -> Vec<Sampled> {
@@ -310,7 +313,7 @@ mod tests {
 
     fn chosen(method: Method, group: &[Sampled], worth: &[Worth]) -> Vec<(Vec<u32>, f32)> {
         let prompt = Prompt { tokens: vec![1], ..Prompt::default() };
-        let config = Config { method, min_gain: 0.0, lambda: 0.5, most_weight: 2.0, ..Config::default() };
+        let config = Config { method, min_gain: 0.0, lambda: 0.5, most_weight: 2.0, ..config() };
         let first = |unit: Unit| (unit.examples.iter().flat_map(|e| e.answer.clone()).collect(), unit.value);
         units(&prompt, group, worth, &config).into_iter().map(first).collect()
     }

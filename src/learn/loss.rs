@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use burn::tensor::{Tensor, activation};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What [`advantages`] adds to the standard deviation, as TRL does.
 pub const ADVANTAGE_EPSILON: f64 = 1e-4;
@@ -61,10 +61,10 @@ pub fn shares(lengths: &[usize], truncated: &[bool], share: Share) -> Vec<f32> {
 }
 
 /// Measures of group-relative policy optimisation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Grpo {
     /// How far the ratio of new to old probability counts: within 1 ± this.
-    pub clip: f64,
+    pub ratio_clip: f64,
     /// Weight of the divergence from the reference.
     pub kl: f64,
 }
@@ -80,7 +80,7 @@ pub fn grpo(
     settings: Grpo,
 ) -> Tensor<1> {
     let ratio = (logprobs.clone() - old).exp();
-    let clipped = ratio.clone().clamp(1.0 - settings.clip, 1.0 + settings.clip);
+    let clipped = ratio.clone().clamp(1.0 - settings.ratio_clip, 1.0 + settings.ratio_clip);
     let gain = (ratio * advantages.clone()).min_pair(clipped * advantages);
     let loss = match settings.kl == 0.0 {
         true => gain.neg(),
@@ -163,7 +163,7 @@ mod tests {
                 vector(&[0.0; 5]),
                 vector(&[1.0, 1.0, -1.0, -1.0, 1.0]),
                 vector(&[1.0, 1.0, 1.0, 1.0, 0.0]),
-                Grpo { clip: 0.2, kl: 0.0 },
+                Grpo { ratio_clip: 0.2, kl: 0.0 },
             )
         };
         let (loss, gradient) = learn(&ratios, grpo);

@@ -101,7 +101,8 @@ pub fn reinforce(
         let told = |p: &&Prompt| Example { prompt: p.tokens.clone(), answer: p.taught.clone(), weights: Vec::new() };
         prompts.iter().map(told).collect()
     };
-    let mut purpose = Fingerprint::new("reinforce", 1);
+    let mut purpose = Fingerprint::new("reinforce", 2);
+    purpose.add("learned by", config.method).add_settings("check sampling", &config.check_sampling)?;
     purpose.add_settings("config", config)?.add_settings("shape", lm.shape())?.add("begun at", begun_at(lm)?);
     purpose.add("model", around.model).add("prompts", packing::digest(&[&told(&kept), &told(&checked)]));
     let purpose = purpose.digest();
@@ -362,6 +363,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::learn::lessons::tests::config;
 
     #[test]
     fn prompts_are_drawn_in_balance_and_all_of_them_are_asked() {
@@ -386,7 +388,7 @@ mod tests {
             let check = |(round, second): (usize, &f64)| Check { round, second: *second, ..Check::default() };
             seconds.iter().enumerate().map(check).collect()
         };
-        let config = Config { patience: 2, ..Config::default() };
+        let config = Config { patience: 2, ..config() };
         assert_eq!(over(&checks(&[0.1, 0.3, 0.2]), &config), None);
         assert_eq!(over(&checks(&[0.1, 0.3, 0.2, 0.3]), &config), Some(Ended::Patience));
         assert_eq!(best_of(&checks(&[0.1, 0.3, 0.2, 0.3])), Some(1));

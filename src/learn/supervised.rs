@@ -24,7 +24,7 @@ use crate::network::random::Random;
 use crate::telemetry::{Progress, Voice};
 
 /// How long, how fast and how evenly to learn.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// Adam's highest learning rate.
     pub learning_rate: f64,
@@ -49,24 +49,6 @@ pub struct Config {
     pub checkpoint_every: usize,
     /// Decides the order of examples and dropout.
     pub seed: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            learning_rate: 3e-4,
-            warmup: 0.05,
-            epochs: 3,
-            max_steps: 0,
-            batch_tokens: 4096,
-            micro_batch_tokens: 512,
-            clip: 1.0,
-            validate_every: 50,
-            patience: 3,
-            checkpoint_every: 10,
-            seed: 0,
-        }
-    }
 }
 
 /// Where a training keeps what, and whom it listens to.

@@ -9,28 +9,27 @@ use crate::generate::format;
 use crate::reward::checks::{self, Vocabulary};
 
 /// What counts how much.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prices {
     /// Of the information gain, clipped to one nat either way.
+    #[serde(rename = "gain_weight")]
     pub gain: f64,
     /// Of the change of the item's reciprocal rank, see [`rank_gain`].
+    #[serde(rename = "rank_weight")]
     pub rank: f64,
     /// Of the share of mentions that the evidence does not hold.
+    #[serde(rename = "ungrounded_weight")]
     pub ungrounded: f64,
     /// Of the share of words beyond the longest reason, at most all of them.
+    #[serde(rename = "overlong_weight")]
     pub overlong: f64,
     /// Of the share of repeated three-word sequences.
+    #[serde(rename = "repetition_weight")]
     pub repetition: f64,
     /// What an answer is worth that does not pass the gate.
     pub floor: f64,
     /// Words of a reason that cost nothing.
     pub max_words: usize,
-}
-
-impl Default for Prices {
-    fn default() -> Self {
-        Prices { gain: 1.0, rank: 0.05, ungrounded: 0.2, overlong: 0.1, repetition: 0.2, floor: -1.0, max_words: 48 }
-    }
 }
 
 /// What the gate holds an answer against.
@@ -201,6 +200,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn prices() -> Prices {
+        Prices { gain: 1.0, rank: 0.05, ungrounded: 0.2, overlong: 0.1, repetition: 0.2, floor: -1.0, max_words: 48 }
+    }
+
     fn judged(text: &str) -> Option<Passed> {
         let evidence = ["Heat (1995)", "Ronin (1998)", "Crime"].map(str::to_owned);
         let forbidden = ["stars".to_owned()];
@@ -211,7 +214,7 @@ mod tests {
             evidence: &evidence,
             forbidden: &forbidden,
         };
-        gate(text, &asked, &Prices { max_words: 10, ..Prices::default() }, &Vocabulary::new(["Crime", "Drama"]))
+        gate(text, &asked, &Prices { max_words: 10, ..prices() }, &Vocabulary::new(["Crime", "Drama"]))
     }
 
     fn answer(reason: &str) -> String {
@@ -238,7 +241,7 @@ mod tests {
 
     #[test]
     fn rewards_are_gains_less_faults_and_the_floor_for_the_broken() {
-        let prices = Prices::default();
+        let prices = prices();
         let passed = |ungrounded, overlong, repetition| Passed {
             reason: String::new(),
             verdict: None,
@@ -250,7 +253,7 @@ mod tests {
         close(reward(None, 0.9, 1.0, &prices), -1.0);
         close(reward(Some(&passed(0.0, 0.0, 0.0)), 0.3, 0.0, &prices), 0.3);
         close(reward(Some(&passed(0.0, 0.0, 0.0)), 0.3, -0.5, &prices), 0.275);
-        close(reward(Some(&passed(0.0, 0.0, 0.0)), 0.3, -0.5, &Prices { rank: 0.0, ..Prices::default() }), 0.3);
+        close(reward(Some(&passed(0.0, 0.0, 0.0)), 0.3, -0.5, &Prices { rank: 0.0, ..prices.clone() }), 0.3);
         close(reward(Some(&passed(0.0, 0.0, 0.0)), 7.0, 0.0, &prices), 1.0);
         close(reward(Some(&passed(0.0, 0.0, 0.0)), -7.0, 0.0, &prices), -1.0);
         close(reward(Some(&passed(0.5, 1.0, 0.25)), 0.4, 0.0, &prices), 0.4 - 0.1 - 0.1 - 0.05);

@@ -9,7 +9,7 @@ use std::path::Path;
 use half::f16;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::disk;
@@ -29,7 +29,7 @@ pub const FILES: [&str; 2] = [CONFIG, WEIGHTS];
 const PREFIX: &str = "base_model.model.";
 
 /// What an adapter looks like.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdapterShape {
     /// Width of the bottleneck.
     pub rank: usize,

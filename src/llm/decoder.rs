@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::kernels::cached_attention::Span;
+use crate::kernels::heads::Heads;
 use crate::llm::adapter::Adapter;
 use crate::llm::decoder_config::DecoderConfig;
 use crate::llm::device::ComputeDevice;
-use crate::llm::kernels::{Heads, Span};
 use crate::llm::kv_cache::KvCache;
 use crate::llm::ops::{self, Attention, Embedding, Linear, QkNorms, RmsNorm};
 use crate::llm::tensor_files::HostTensor;

@@ -10,6 +10,10 @@ use burn::tensor::{Tensor, activation};
 use rayon::prelude::*;
 
 use crate::error::Result;
+use crate::kernels::activation::gelu;
+use crate::kernels::isa::Isa;
+use crate::kernels::norm::add_layer_norm;
+use crate::kernels::row_attention::attend_sentence;
 use crate::llm::device::ComputeDevice;
 use crate::llm::encoder_files::{EncoderFiles, Pooling, Reading};
 use crate::llm::ops::{Linear, from_vec, into_vec};
@@ -215,7 +219,8 @@ impl SentenceEncoder {
                 parts.push((&qkv[start * 3 * width..(start + len) * 3 * width], part));
                 rest = later;
             }
-            parts.into_par_iter().for_each(|(qkv, out)| host::attention(qkv, out, heads, head_dim, scale));
+            let isa = Isa::detect();
+            parts.into_par_iter().for_each(|(qkv, out)| attend_sentence(isa, qkv, out, heads, head_dim, scale));
             return Ok(from_vec(out, [batch.tokens, width], &self.device));
         }
         let (b, t) = (batch.rows.len(), batch.padded_to);
@@ -237,7 +242,8 @@ impl SentenceEncoder {
         }
         let shape = x.dims();
         let mut x = into_vec(x)?;
-        x.par_chunks_mut(1 << 14).for_each(host::gelu);
+        let isa = Isa::detect();
+        x.par_chunks_mut(1 << 14).for_each(|x| gelu(isa, x));
         Ok(from_vec(x, shape, &self.device))
     }
 }
@@ -293,13 +299,13 @@ impl Norm {
     fn forward(&self, x: Tensor<2>, residual: Option<Tensor<2>>, device: &ComputeDevice) -> Result<Tensor<2>> {
         let shape = x.dims();
         if device.is_host {
-            let width = self.weight.len();
+            let (isa, width) = (Isa::detect(), self.weight.len());
             let residual = residual.map(into_vec).transpose()?.unwrap_or_default();
             let mut x = into_vec(x)?;
             let rows = 16 * width;
             x.par_chunks_mut(rows).enumerate().for_each(|(i, x)| {
                 let residual = residual.get(i * rows..i * rows + x.len()).unwrap_or(&[]);
-                host::add_norm(x, residual, &self.weight, &self.bias, self.eps);
+                add_layer_norm(isa, x, residual, &self.weight, &self.bias, self.eps);
             });
             return Ok(from_vec(x, shape, device));
         }
@@ -310,206 +316,6 @@ impl Norm {
         let centred = x.clone() - x.mean_dim(1);
         let variance = centred.clone().powi_scalar(2).mean_dim(1);
         Ok(centred / (variance + self.eps).sqrt() * self.device_weight.clone() + self.device_bias.clone())
-    }
-}
-
-/// Loops over host memory, compiled twice: for AVX2 with FMA, chosen at run time, and for any machine.
-mod host {
-    /// `a * b + c`; a fused operation would be a slow library call where the machine has none.
-    #[inline(always)]
-    fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
-        if FUSED { a.mul_add(b, c) } else { a * b + c }
-    }
-
-    /// Defines `$name`, which runs `$body` as compiled for the machine.
-    macro_rules! dispatch {
-        ($(#[$doc:meta])* $name:ident = $body:ident($($arg:ident: $type:ty),*)) => {
-            $(#[$doc])*
-            pub(super) fn $name($($arg: $type),*) {
-                #[cfg(target_arch = "x86_64")]
-                {
-                    #[target_feature(enable = "avx2,fma")]
-                    fn fused($($arg: $type),*) {
-                        $body::<true>($($arg),*);
-                    }
-                    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-                        // SAFETY: the function asks for exactly the features that were just detected.
-                        return unsafe { fused($($arg),*) };
-                    }
-                }
-                $body::<{ cfg!(target_arch = "aarch64") }>($($arg),*);
-            }
-        };
-    }
-
-    dispatch! {
-        /// GELU in place: x Φ(x).
-        gelu = gelu_body(x: &mut [f32])
-    }
-
-    dispatch! {
-        /// Layer norm of `x + residual` (empty: none) in place, row by row.
-        add_norm = add_norm_body(x: &mut [f32], residual: &[f32], weight: &[f32], bias: &[f32], eps: f32)
-    }
-
-    dispatch! {
-        /// One sentence's attention: `[tokens, 3, heads, head_dim]` to `[tokens, heads, head_dim]`.
-        attention = attention_body(qkv: &[f32], out: &mut [f32], heads: usize, head_dim: usize, scale: f32)
-    }
-
-    #[inline(always)]
-    fn gelu_body<const FUSED: bool>(x: &mut [f32]) {
-        for x in x {
-            *x = 0.5 * *x * (1.0 + erf::<FUSED>(*x * std::f32::consts::FRAC_1_SQRT_2));
-        }
-    }
-
-    /// A rational approximation (Eigen's) within a few units in the last place; no branches, so loops vectorise.
-    #[inline(always)]
-    fn erf<const FUSED: bool>(x: f32) -> f32 {
-        const P: [f32; 7] = [
-            -2.726_142_3e-10,
-            2.770_681_4e-8,
-            -2.101_024e-6,
-            -5.692_506_4e-5,
-            -7.349_906_3e-4,
-            -2.954_6e-3,
-            -1.609_603_3e-2,
-        ];
-        const Q: [f32; 5] = [-1.456_607_2e-5, -2.133_740_6e-4, -1.682_827e-3, -7.373_329_2e-3, -1.426_473_9e-2];
-        let x = x.clamp(-4.0, 4.0);
-        let square = x * x;
-        let mut p = P[0];
-        for &c in &P[1..] {
-            p = fma::<FUSED>(p, square, c);
-        }
-        let mut q = Q[0];
-        for &c in &Q[1..] {
-            q = fma::<FUSED>(q, square, c);
-        }
-        x * p / q
-    }
-
-    /// e^x for x <= 0 within a few units in the last place; no branches.
-    #[inline(always)]
-    fn exp<const FUSED: bool>(x: f32) -> f32 {
-        let x = x.max(-87.0);
-        let n = (x * std::f32::consts::LOG2_E).round_ties_even();
-        let r = fma::<FUSED>(n, -0.693_359_4, x);
-        let r = fma::<FUSED>(n, 2.121_944_4e-4, r);
-        let mut p = 1.987_569_1e-4;
-        for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
-            p = fma::<FUSED>(p, r, c);
-        }
-        let p = fma::<FUSED>(p, r * r, r) + 1.0;
-        p * f32::from_bits(((n as i32 + 127) << 23) as u32)
-    }
-
-    /// A sum in eight strands, which a compiler may keep in one vector.
-    #[inline(always)]
-    fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-        let mut strands = [0.0f32; 8];
-        let chunks = x.chunks_exact(8);
-        let rest: f32 = chunks.remainder().iter().map(|&v| f(v)).sum();
-        for chunk in chunks {
-            for (s, &v) in strands.iter_mut().zip(chunk) {
-                *s += f(v);
-            }
-        }
-        strands.iter().sum::<f32>() + rest
-    }
-
-    #[inline(always)]
-    fn add_norm_body<const FUSED: bool>(x: &mut [f32], residual: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
-        let width = weight.len();
-        x.iter_mut().zip(residual).for_each(|(x, r)| *x += r);
-        for x in x.chunks_exact_mut(width) {
-            let mean = sum(x, |v| v) / width as f32;
-            let variance = sum(x, |v| (v - mean) * (v - mean)) / width as f32;
-            let scale = 1.0 / (variance + eps).sqrt();
-            for ((x, w), b) in x.iter_mut().zip(weight).zip(bias) {
-                *x = fma::<FUSED>((*x - mean) * scale, *w, *b);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn attention_body<const FUSED: bool>(qkv: &[f32], out: &mut [f32], heads: usize, head_dim: usize, scale: f32) {
-        let width = heads * head_dim;
-        let tokens = out.len() / width;
-        let mut keys = vec![0.0f32; head_dim * tokens];
-        let mut weights = vec![0.0f32; tokens];
-        for head in 0..heads {
-            let part = |token: usize, which: usize| {
-                let at = token * 3 * width + which * width + head * head_dim;
-                &qkv[at..at + head_dim]
-            };
-            // Keys transposed: then the scores of one query against all keys are sums of whole vectors.
-            for token in 0..tokens {
-                for (d, &k) in part(token, 1).iter().enumerate() {
-                    keys[d * tokens + token] = k * scale;
-                }
-            }
-            for (token, out) in out.chunks_exact_mut(width).enumerate() {
-                weights.fill(0.0);
-                for (&q, keys) in part(token, 0).iter().zip(keys.chunks_exact(tokens)) {
-                    weights.iter_mut().zip(keys).for_each(|(w, &k)| *w = fma::<FUSED>(q, k, *w));
-                }
-                let largest = weights.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-                weights.iter_mut().for_each(|w| *w = exp::<FUSED>(*w - largest));
-                let total = sum(&weights, |v| v);
-                let out = &mut out[head * head_dim..(head + 1) * head_dim];
-                for (other, &w) in weights.iter().enumerate() {
-                    let w = w / total;
-                    out.iter_mut().zip(part(other, 2)).for_each(|(o, &v)| *o = fma::<FUSED>(w, v, *o));
-                }
-            }
-        }
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-
-        #[test]
-        fn gelu_and_exp_follow_their_definitions() {
-            // Φ by its series, in f64.
-            let phi = |x: f64| {
-                let (mut term, mut total, mut k) = (x, x, 1.0);
-                while term.abs() > 1e-18 {
-                    term *= x * x / (2.0 * k + 1.0);
-                    total += term;
-                    k += 1.0;
-                }
-                0.5 + total * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
-            };
-            for i in -600..=600i32 {
-                let x = i as f32 / 100.0;
-                let exact = f64::from(x) * phi(f64::from(x));
-                let mut fast = [x];
-                gelu(&mut fast);
-                let mut portable = [x];
-                gelu_body::<false>(&mut portable);
-                for y in [fast[0], portable[0]] {
-                    assert!((f64::from(y) - exact).abs() < 2e-6, "{x}: {y} {exact}");
-                }
-                let x = -(i.unsigned_abs() as f32) / 8.0;
-                let exact = f64::from(x).exp();
-                for y in [exp::<false>(x), exp::<true>(x)] {
-                    assert!((f64::from(y) - exact).abs() <= 1e-6 * exact, "{x}: {y} {exact}");
-                }
-            }
-        }
-
-        #[test]
-        fn fused_and_portable_attention_agree() {
-            let (tokens, heads, head_dim) = (11, 2, 12);
-            let qkv: Vec<f32> = (0..tokens * 3 * 24).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect();
-            let (mut a, mut b) = (vec![0.0; tokens * 24], vec![0.0; tokens * 24]);
-            attention(&qkv, &mut a, heads, head_dim, 0.3);
-            attention_body::<false>(&qkv, &mut b, heads, head_dim, 0.3);
-            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5));
-        }
     }
 }
 

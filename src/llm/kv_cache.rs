@@ -6,8 +6,10 @@
 use burn::tensor::Tensor;
 
 use crate::error::{Error, Kind, Result};
+use crate::kernels::cached_attention::CacheLayout;
+use crate::kernels::heads::Heads;
+use crate::kernels::isa::Isa;
 use crate::llm::device::ComputeDevice;
-use crate::llm::kernels::{CacheLayout, Heads, Isa};
 
 /// Keys and values of one layer.
 #[derive(Debug)]

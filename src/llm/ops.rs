@@ -6,11 +6,17 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use burn::tensor::activation::{silu, softmax};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::kernels::activation;
+use crate::kernels::cached_attention::{self, CacheLayout, HeadNorms, Place, Span};
+use crate::kernels::heads::{Heads, Rope};
+use crate::kernels::isa::Isa;
+use crate::kernels::norm;
+use crate::kernels::product::{self, Packed};
 use crate::llm::device::ComputeDevice;
-use crate::llm::kernels::{self, HeadNorms, Heads, Isa, Packed, Place, Rope, Span};
 use crate::llm::kv_cache::{DeviceLayer, LayerCache};
 use crate::llm::tensor_files::HostTensor;
 
@@ -152,7 +158,7 @@ impl Linear {
         match &self.weights {
             Weights::Host { packed, bias } => {
                 let mut out = vec![0f32; rows * self.outputs];
-                packed.product(&into_vec(x)?, bias.as_ref().map(|b| b.as_slice()), &mut out, kernels::Into::Set);
+                packed.product(&into_vec(x)?, bias.as_ref().map(|b| b.as_slice()), &mut out, product::Into::Set);
                 Ok(from_vec(out, [rows, self.outputs], &self.device))
             }
             Weights::Device(device) => {
@@ -175,7 +181,7 @@ impl Linear {
         match &self.weights {
             Weights::Host { packed, bias } => {
                 let mut out = into_vec(residual)?;
-                packed.product(&into_vec(x)?, bias.as_ref().map(|b| b.as_slice()), &mut out, kernels::Into::Add);
+                packed.product(&into_vec(x)?, bias.as_ref().map(|b| b.as_slice()), &mut out, product::Into::Add);
                 Ok(from_vec(out, [rows, self.outputs], &self.device))
             }
             Weights::Device(_) => Ok(residual + self.forward(x)?),
@@ -311,7 +317,7 @@ impl RmsNorm {
         }
         let x = into_vec(x.clone())?;
         let mut out = vec![0f32; x.len()];
-        kernels::rms_norm(Isa::detect(), &x, &self.weight, self.eps, &mut out);
+        norm::rms_norm(Isa::detect(), &x, &self.weight, self.eps, &mut out);
         Ok(from_vec(out, [rows, width], &self.device))
     }
 }
@@ -327,11 +333,11 @@ pub fn swiglu(gate_up: Tensor<2>, device: &ComputeDevice) -> Result<Tensor<2>> {
     if !device.is_host {
         let gate = gate_up.clone().slice([0..rows, 0..width]);
         let up = gate_up.slice([0..rows, width..both]);
-        return Ok(activation::silu(gate) * up);
+        return Ok(silu(gate) * up);
     }
     let gate_up = into_vec(gate_up)?;
     let mut out = vec![0f32; rows * width];
-    kernels::swiglu(Isa::detect(), &gate_up, width, &mut out);
+    activation::swiglu(Isa::detect(), &gate_up, width, &mut out);
     Ok(from_vec(out, [rows, width], device))
 }
 
@@ -429,7 +435,7 @@ impl Attention {
                 order: indices(order, &self.device),
             }
         });
-        Plan { places, pieces: kernels::cut(spans), on_device }
+        Plan { places, pieces: cached_attention::cut(spans), on_device }
     }
 
     fn group(&self, spans: &[Span]) -> Group {
@@ -466,7 +472,7 @@ impl Attention {
         qkv: Tensor<2>,
         norms: Option<&QkNorms>,
         cache: &mut LayerCache,
-        layout: &kernels::CacheLayout,
+        layout: &CacheLayout,
         plan: &Plan,
     ) -> Result<Tensor<2>> {
         match (cache, &plan.on_device) {
@@ -476,8 +482,8 @@ impl Attention {
                 let mut qkv = into_vec(qkv)?;
                 let mut out = vec![0f32; tokens * width];
                 let norms = norms.map(|n| HeadNorms { query: &n.query.weight, key: &n.key.weight, eps: n.query.eps });
-                kernels::append(layout, &self.rope, norms, &plan.places, &mut qkv, keys, values);
-                kernels::attend(layout, &plan.pieces, &qkv, keys, values, &mut out);
+                cached_attention::append(layout, &self.rope, norms, &plan.places, &mut qkv, keys, values);
+                cached_attention::attend(layout, &plan.pieces, &qkv, keys, values, &mut out);
                 Ok(from_vec(out, [tokens, width], &self.device))
             }
             (LayerCache::Device(cache), Some(on_device)) => self.forward_generic(qkv, norms, cache, on_device),
@@ -526,7 +532,7 @@ impl Attention {
             let k = lines(keys).permute([0, 2, 3, 1]);
             let v = lines(values).permute([0, 2, 1, 3]);
             let scores = q.matmul(k).mul_scalar(1.0 / (width as f32).sqrt()).reshape([rows, kv, n, shared, m]);
-            let weights = activation::softmax(scores + g.mask.clone(), 4).reshape([rows, kv, n * shared, m]);
+            let weights = softmax(scores + g.mask.clone(), 4).reshape([rows, kv, n * shared, m]);
             let out = weights.matmul(v).reshape([rows, kv, n, shared, width]);
             results.push(out.permute([0, 2, 1, 3, 4]).reshape([rows * n, heads * width]));
         }

@@ -3,10 +3,10 @@
 //! Knows logits and a row's seed. The random numbers of a row depend on its seed and its position only, so order, batch
 //! and shard never change a row. Knows nothing of slots, text or how the logits were made.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How the next token is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// 0 is greedy.
     pub temperature: f32,

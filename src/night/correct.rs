@@ -28,8 +28,8 @@ use crate::generate::format;
 use crate::generate::models::Models;
 use crate::generate::prompt::{Evidence, PromptTemplate};
 use crate::llm::device;
-use crate::night::tables::{Prepared, files_in};
-use crate::query::session::{BatchStream, Session, TableFile};
+use crate::night::prepare::Prepared;
+use crate::query::session::BatchStream;
 use crate::reward::checks::{self, Language, Vocabulary};
 use crate::reward::choose::{Candidate, Choice, Rule, choose, edit, stands};
 use crate::reward::saved::{Case, PastEvent, SavedJudge};
@@ -41,68 +41,6 @@ const CHUNK: usize = 128;
 
 /// A rewrite that fails is a candidate less, and no reason to end a night.
 pub const BUDGET: BudgetSpec = BudgetSpec { max_failed_fraction: 1.0, max_failed_rows: 0 };
-
-/// Rewrites that no response without an error exists for, each once.
-pub const PENDING: &str = "select p.prompt_key, min(p.prompt_text) as prompt_text, min(p.answer_stem) as answer_stem \
-     from correction_prompt as p \
-     left anti join (select prompt_key from response where error is null) as r on r.prompt_key = p.prompt_key \
-     group by p.prompt_key order by p.prompt_key";
-
-/// Cases in order.
-const CASES: &str = "select * from correction_case order by user_id";
-
-/// Cases with the rewrites that are there, in the order of their places. Of several responses the one that reason.sql takes.
-const ANSWERED: &str = "select c.*, a.rewrites from correction_case as c left join ( \
-       select p.user_id, array_agg(named_struct('prompt_key', p.prompt_key, \
-           'reason', reason_text(p.answer_stem, r.text), 'finish', r.finish, 'logprob_sum', r.logprob_sum, \
-           'completion_tokens', r.completion_tokens) order by p.place) as rewrites \
-       from correction_prompt as p join ( \
-         select prompt_key, text, finish, logprob_sum, completion_tokens, row_number() over ( \
-             partition by prompt_key order by created_timestamp desc, model_digest, text, finish, logprob_sum, \
-             prompt_tokens, completion_tokens) as place \
-         from response where error is null and text is not null) as r on r.prompt_key = p.prompt_key \
-       where r.place = 1 group by p.user_id) as a on a.user_id = c.user_id order by c.user_id";
-
-/// Accepted history reasons and corrected ones, for pooling: a user's vectors are those of both.
-pub const ACCEPTED: &str = "select entity_id, reason from ( \
-       select r.user_id as entity_id, r.reason, 0 as source, r.prompt_key from reason as r \
-       join reason_score as s on (s.kind is not distinct from r.kind) and (s.user_id is not distinct from r.user_id) \
-         and (s.item_id is not distinct from r.item_id) \
-       where s.accepted and r.kind = 'history' \
-       union all \
-       select user_id as entity_id, reason, 1 as source, corrected_from as prompt_key from reason_correction \
-       where reason is not null) \
-     order by entity_id, source, prompt_key";
-
-/// What user_feature reads as `reason_score` where reasons are corrected: a corrected reason is one more of the user's.
-pub const SCORES: &str = "select kind, user_id, item_id, accepted, score from reason_score \
-     union all \
-     select 'history' as kind, user_id, cast(null as varchar) as item_id, reason is not null as accepted, score \
-     from reason_correction";
-
-/// How many corrections there are of each fate, with mean gains.
-pub const TALLY: &str = "select correction, count(*) as n, avg(gain_before) as gain_before, avg(gain_after) as gain_after \
-     from reason_correction group by correction order by correction";
-
-/// Registers what was published before the interval as `earlier_reason` and `earlier_prompt`.
-///
-/// # Errors
-/// `Kind::Busy` where that is not what the run was planned with (`expected`, see [`Prepared::earlier`]); the store's.
-pub async fn register_earlier(prepared: &Prepared, session: &Session, expected: &str) -> Result<()> {
-    let earlier = prepared.earlier().await?;
-    if earlier.digest != expected {
-        return Err(Error::new(Kind::Busy, "another run has published a day before this one meanwhile")
-            .hint("corrections lean on it; run the same command again"));
-    }
-    for (name, table) in [("earlier_reason", "reason"), ("earlier_prompt", "reason_prompt")] {
-        let mut files: Vec<TableFile> = Vec::new();
-        for record in earlier.records.iter().filter(|r| r.table == table) {
-            files.extend(files_in(&prepared.root, record)?);
-        }
-        session.register_files(name, &prepared.contracts[table], &files).await?;
-    }
-    Ok(())
-}
 
 /// A reason, what it leaned on, and what became of it.
 struct User {
@@ -591,35 +529,15 @@ fn batch_of(contract: &Contract, fill: impl Fn(&str) -> Option<ArrayRef>) -> Res
 
 /// Which of the stage's tables.
 #[derive(Clone, Copy)]
-enum Pass {
+pub(super) enum Pass {
+    /// Rewrites to ask for.
     Prompts,
+    /// Corrections, once the rewrites were answered.
     Corrections,
 }
 
-/// Rows of correction_prompt: rewrites to ask for.
-///
-/// # Errors
-/// The session's, the models' and the judge's.
-pub async fn prompts(corrector: Arc<Corrector>, session: &Session, contract: &Contract) -> Result<BatchStream> {
-    rows(corrector, session, contract, CASES, Pass::Prompts).await
-}
-
-/// Rows of reason_correction, once the rewrites were answered.
-///
-/// # Errors
-/// The session's, the models' and the judge's.
-pub async fn corrections(corrector: Arc<Corrector>, session: &Session, contract: &Contract) -> Result<BatchStream> {
-    rows(corrector, session, contract, ANSWERED, Pass::Corrections).await
-}
-
-async fn rows(
-    corrector: Arc<Corrector>,
-    session: &Session,
-    contract: &Contract,
-    query: &str,
-    pass: Pass,
-) -> Result<BatchStream> {
-    let cases = session.sql(query, &[]).await?.stream().await?;
+/// Rows of a table of the stage, made from `cases`.
+pub(super) fn rows(corrector: Arc<Corrector>, cases: BatchStream, contract: &Contract, pass: Pass) -> BatchStream {
     let contract = Arc::new(contract.clone());
     let made = cases.then(move |batch| {
         let (corrector, contract) = (corrector.clone(), contract.clone());
@@ -632,5 +550,5 @@ async fn rows(
             .await
         }
     });
-    Ok(made.boxed())
+    made.boxed()
 }

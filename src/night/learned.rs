@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 
 use crate::config::{Job, parse_moment};
 use crate::error::Result;
-use crate::registry::versions::{Card, Registry, SCHEME, Trained};
+use crate::registry::card::{Card, Trained};
+use crate::registry::versions::{Registry, SCHEME};
 use crate::table::store::{Location, StoreOptions};
 
 /// The records that stages of learning leave beside what they made.

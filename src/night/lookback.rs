@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use crate::cancel::CancelToken;
 use crate::config::{Interval, Job};
 use crate::error::{Error, Kind, Result};
+use crate::night::decide::TablePlan;
+use crate::night::prepare::{Prepared, prepare};
 use crate::night::run::{Options, run};
-use crate::night::tables::{Prepared, TablePlan, prepare};
 use crate::table::redact::redact;
 
 /// What became of an interval before the one of the run.

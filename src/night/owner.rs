@@ -6,7 +6,7 @@
 
 use crate::config::Job;
 use crate::error::{Error, Kind, Result};
-use crate::night::tables::TablePlan;
+use crate::night::decide::TablePlan;
 
 /// The jobs whose days a job may replace besides its own.
 pub fn replaced_jobs(job: &Job) -> impl Iterator<Item = &str> {

@@ -10,9 +10,14 @@ use futures::TryStreamExt;
 use crate::columns::{at, text};
 use crate::config::{Interval, Job};
 use crate::error::Result;
+use crate::night::decide::TablePlan;
+use crate::night::graph::RESPONSE;
 use crate::night::manifest::Manifest;
 use crate::night::owner;
-use crate::night::tables::{self, PENDING, Prepared, TablePlan, prepare};
+use crate::night::prepare::{Prepared, prepare};
+use crate::night::tables;
+use crate::query::texts;
+use crate::table::build::By;
 use crate::table::partition::CommitRecord;
 use crate::table::store::Location;
 
@@ -105,26 +110,27 @@ async fn plan_work(prepared: &Prepared, tables: Vec<TablePlan>) -> Result<Plan> 
 
 /// Makes evidence and prompts in memory and counts what has no answer yet.
 async fn estimate(prepared: &Prepared) -> Result<Work> {
-    let session = tables::session(prepared).await?;
-    let params = tables::params(prepared)?;
-    for table in ["user_history", "item_audience", "reason_prompt"] {
-        for name in prepared.unpublished(table) {
-            if !session.has_table(name) {
-                prepared.make_unpublished(&session, name).await?;
-            }
+    let session = prepared.session().await?;
+    let graph = &prepared.graph;
+    let generated: Vec<&str> =
+        graph.order().filter(|table| graph.build(table).is_ok_and(|build| build.by == By::Generate)).collect();
+    for table in graph.before(&generated) {
+        let (contract, rows) = (graph.contract(table)?, prepared.rows(&session, table).await?);
+        if !graph.is_published(table) {
+            session.register_spilled(table, contract, rows).await?;
+            continue;
         }
-        let contract = &prepared.contracts[table];
-        let rows: Vec<RecordBatch> = prepared.sql[table].run(&session, contract, &params).await?.try_collect().await?;
+        let rows: Vec<RecordBatch> = rows.try_collect().await?;
         // As the SQL made them: only staging holds them against the contract's nulls.
         let schema = rows.first().map_or_else(|| contract.arrow_schema(None), |batch| batch.schema());
         session.register_batches(table, schema, rows)?;
     }
-    tables::register_responses(&session, &prepared.root, &prepared.contracts["response"]).await?;
-    let prompts = tables::count(&session, "select 1 as one from reason_prompt").await?;
-    let distinct = tables::count(&session, tables::ASKED).await?;
+    tables::register_responses(&session, &prepared.root, graph.contract(RESPONSE)?).await?;
+    let prompts = tables::count(&session, texts::PROMPTS).await?;
+    let distinct = tables::count(&session, texts::ASKED_PROMPTS).await?;
     let generator = prepared.models.generator()?;
     let (mut waiting, mut prompt_tokens) = (0, 0);
-    let mut rows = session.sql(PENDING, &[]).await?.stream().await?;
+    let mut rows = session.sql(texts::PENDING_PROMPTS, &[]).await?.stream().await?;
     while let Some(batch) = rows.try_next().await? {
         let (prompt, stem) = (text(&batch, "prompt_text")?, text(&batch, "answer_stem")?);
         for i in 0..batch.num_rows() {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::cancel::CancelToken;
 use crate::error::{Error, Kind, Result};
-use crate::night::tables::{Prepared, TablePlan};
+use crate::night::decide::TablePlan;
+use crate::night::prepare::Prepared;
 use crate::table::lease::Lease;
 use crate::table::partition::{Publisher, StagedTable, commit_record};
 

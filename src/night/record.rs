@@ -13,11 +13,14 @@ use futures::TryStreamExt;
 use crate::columns::{at, floats, integers, text, text_lists};
 use crate::config::{Interval, Job, JobSpec};
 use crate::error::{Context, Error, Kind, Result};
-use crate::night::correct;
+use crate::night::decide::TablePlan;
+use crate::night::graph::RESPONSE;
 use crate::night::manifest::{self, InputRecord, Manifest, TableRecord};
+use crate::night::prepare::Prepared;
 use crate::night::report::{self, Details, Sample};
-use crate::night::tables::{self, Prepared, TablePlan, locate};
+use crate::night::tables::{self, locate};
 use crate::query::session::{Param, Session};
+use crate::query::texts;
 use crate::reward::checks::{self, Vocabulary};
 use crate::table::input::InputTable;
 use crate::table::redact::redact;
@@ -93,7 +96,7 @@ pub(super) async fn look(
     details: &mut Details,
 ) -> Result<()> {
     let reasons = &mut manifest.reasons;
-    let mut rows = session.sql(tables::TALLY, &[]).await?.stream().await?;
+    let mut rows = session.sql(texts::REASON_TALLY, &[]).await?.stream().await?;
     while let Some(batch) = rows.try_next().await? {
         let (kind, refusal) = (text(&batch, "kind")?, text(&batch, "refusal")?);
         let n = integers(&batch, "n")?;
@@ -106,9 +109,9 @@ pub(super) async fn look(
             }
         }
     }
-    if session.has_table("reason_correction") {
+    if prepared.is_correcting() {
         let corrections = manifest.corrections.get_or_insert_default();
-        for batch in session.sql(correct::TALLY, &[]).await?.collect().await? {
+        for batch in session.sql(texts::CORRECTION_TALLY, &[]).await?.collect().await? {
             let (fate, n) = (text(&batch, "correction")?, integers(&batch, "n")?);
             let (before, after) = (floats(&batch, "gain_before")?, floats(&batch, "gain_after")?);
             for i in 0..batch.num_rows() {
@@ -121,12 +124,12 @@ pub(super) async fn look(
             }
         }
     }
-    for batch in session.sql(tables::MEASURES, &[]).await?.collect().await? {
+    for batch in session.sql(texts::REASON_MEASURES, &[]).await?.collect().await? {
         details.scores.extend(floats(&batch, "score")?.iter().flatten());
         details.lengths.extend(floats(&batch, "n_words")?.iter().flatten());
     }
-    let (contract, root) = (&prepared.contracts["response"], &prepared.root);
-    if !session.has_table("response") {
+    let (contract, root) = (prepared.graph.contract(RESPONSE)?, &prepared.root);
+    if !session.has_table(RESPONSE) {
         tables::register_responses(session, root, contract).await?;
     }
     let usage_all = tables::usage_all(session, contract).await?;
@@ -135,8 +138,10 @@ pub(super) async fn look(
     let price = &prepared.job.spec.price;
     details.price = (price.prompt_tokens_million, price.completion_tokens_million);
     let words = vocabulary(session, &prepared.job.spec).await?;
-    details.accepted = samples(&session.sql(&tables::samples(true), &[]).await?.collect().await?, &words)?;
-    details.refused = samples(&session.sql(&tables::samples(false), &[]).await?.collect().await?, &words)?;
+    let of = |accepted| [("accepted", Param::Bool(accepted))];
+    let accepted = session.sql(texts::REPORT_SAMPLES, &of(true)).await?.collect().await?;
+    let refused = session.sql(texts::REPORT_SAMPLES, &of(false)).await?.collect().await?;
+    (details.accepted, details.refused) = (samples(&accepted, &words)?, samples(&refused, &words)?);
     Ok(())
 }
 
@@ -144,7 +149,7 @@ pub(super) async fn look(
 pub(super) async fn vocabulary(session: &Session, spec: &JobSpec) -> Result<Vocabulary> {
     let title_chars = ("title_chars", Param::Int(spec.history.title_chars));
     let mut categories = Vec::new();
-    for batch in session.sql(tables::CATEGORIES, &[title_chars]).await?.collect().await? {
+    for batch in session.sql(texts::CATALOGUE_ATTRIBUTES, &[title_chars]).await?.collect().await? {
         categories.extend(text(&batch, "category")?.iter().flatten().map(str::to_string));
     }
     Ok(Vocabulary::new(categories.iter().map(String::as_str)).in_language(&spec.check.language))

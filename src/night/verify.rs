@@ -7,9 +7,10 @@ use crate::columns::{at, integers, text};
 use crate::config::{Interval, Job};
 use crate::error::{Error, Kind, Result};
 use crate::night::manifest::{AuditRecord, Manifest};
-use crate::night::tables::{self, Prepared};
+use crate::night::prepare::Prepared;
 use crate::query::audit::{self, Drift};
 use crate::query::session::{Param, Session};
+use crate::query::texts;
 use crate::table::finding::{Finding, Findings};
 use crate::table::input::check_input;
 use crate::table::partition;
@@ -20,7 +21,7 @@ use crate::table::store::Location;
 pub(super) async fn check_inputs(prepared: &Prepared, manifest: &mut Manifest) -> Result<u64> {
     let mut rows = 0;
     for (name, input) in &prepared.inputs {
-        let found = match check_input(&prepared.contracts[name], input).await {
+        let found = match check_input(prepared.graph.contract(name)?, input).await {
             Ok(found) => found,
             Err(error) => {
                 let bad = Findings::of(&error).map(|f| f.found().to_vec()).unwrap_or_default();
@@ -66,7 +67,7 @@ pub(super) async fn has_events(session: &Session, interval: Interval) -> Result<
         ("interval_start", Param::Timestamp(interval.start.timestamp_micros())),
         ("interval_end", Param::Timestamp(interval.end.timestamp_micros())),
     ];
-    Ok(session.sql(tables::EVENTS, &params).await?.count().await? > 0)
+    Ok(session.sql(texts::INTERVAL_EVENT, &params).await?.count().await? > 0)
 }
 
 /// The error for an interval without events: it waits for its log, unless the job refuses to.
@@ -95,7 +96,7 @@ pub(crate) async fn nothing_to_learn(
 
 /// Counts items that have events and no row in `item`: accepted, but somebody may want to know.
 pub(super) async fn count_unknown_items(session: &Session, manifest: &mut Manifest) -> Result<()> {
-    for batch in session.sql(tables::UNKNOWN_ITEMS, &[]).await?.collect().await? {
+    for batch in session.sql(texts::UNKNOWN_ITEMS, &[]).await?.collect().await? {
         let (n, example) = (integers(&batch, "n")?, text(&batch, "example")?);
         if let (1.., Some(example)) = (n.value(0), at(&example, 0)) {
             let note = format!("{} items with events are not in `item`, for example {example}", n.value(0));
@@ -118,8 +119,9 @@ pub(super) async fn audit_table(
         true => rows_before(prepared, table).await?.map(|previous_rows| Drift { previous_rows, band }),
         false => None,
     };
-    let contract = &prepared.contracts[table];
-    let params = tables::params(prepared)?;
+    let contract = prepared.graph.contract(table)?;
+    // Without the zero vector: no audit asks for it, and it would open the encoder.
+    let params = prepared.params()?;
     let report = audit::audit(session, contract, table, &params, drift).await?;
     let at = note(prepared, table, &report.found, manifest).await?;
     report.into_result().map(drop).map_err(|error| refused(error, at, &prepared.job))
@@ -146,7 +148,7 @@ pub(super) async fn note(
         return Ok(None);
     }
     let of = Origin { run_id: &manifest.run_id, dt: &prepared.interval.dt(), table };
-    quarantine::record(&prepared.root, &prepared.contracts["quarantine"], of, found).await.map(Some)
+    quarantine::record(&prepared.root, prepared.graph.contract("quarantine")?, of, found).await.map(Some)
 }
 
 /// Rows of the table's latest partition before this one.

@@ -27,9 +27,8 @@ use tokio::task::JoinHandle;
 use crate::columns::{column, text};
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
-use crate::night::tables::{
-    as_of, contract_of, hold_bad_rows, learned_later, locate, new_session, open_input_of, register_input,
-};
+use crate::night::made_from::{as_of, learned_later};
+use crate::night::tables::{contract_of, hold_bad_rows, locate, new_session, open_input_of, register_input};
 use crate::query::session::{BatchStream, Param, Session};
 use crate::table::as_of::{AsOf, Picked};
 use crate::table::contract::{Column, Contract, Writer};

@@ -10,7 +10,7 @@ use crate::config::Job;
 use crate::error::{Error, Kind, Result};
 use crate::night::tables::{contract_of, locate};
 use crate::operate::export::Entity;
-use crate::table::contract::ColumnType;
+use crate::table::column_type::ColumnType;
 
 /// Columns that Feast knows by other means than its schema.
 const TIMES: [&str; 2] = ["event_timestamp", "created_timestamp"];

@@ -24,18 +24,22 @@ use futures::{StreamExt, TryStreamExt};
 use crate::columns::at;
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
+use crate::night::graph::{Graph, RESPONSE};
+use crate::night::made_from::rows_of;
 use crate::night::manifest::{Forgotten, Manifest, TableRecord};
 use crate::night::record::now;
-use crate::night::tables::{TABLES, content, contract_of, files_in, locate, rows_of};
+use crate::night::tables::{content, files_in, inputs_of, locate};
 use crate::operate::compact;
 use crate::operate::pseudonym::Pseudonyms;
 use crate::operate::scrub::{QUARANTINES, Scrub};
 use crate::table::contract::Contract;
 use crate::table::filter::{count_each, count_matching, read_texts, rows_without};
-use crate::table::input::{InputTable, Source, open_input, open_parquet, source_of};
+use crate::table::input::{InputTable, open_input};
 use crate::table::lease::{Held, Holder};
+use crate::table::parquet_file::open_parquet;
 use crate::table::partition::{self, CommitRecord, Publisher, StagedTable, live_runs, partitions};
 use crate::table::segment::{self, segments};
+use crate::table::source::{Source, source_of};
 use crate::table::store::{Entry, Location};
 use crate::table::traffic::traffic;
 use crate::table::write::{StagedFile, Stamp};
@@ -145,15 +149,13 @@ pub async fn forget(job: &Job, options: &Options) -> Result<Done> {
     }
     let (started, traffic_before) = ((Instant::now(), now()), traffic());
     let root = locate(job, &job.spec.warehouse)?;
-    let mut contracts = BTreeMap::new();
-    for table in TABLES.iter().chain(&["interaction", "review", "response"]) {
-        contracts.insert(table.to_string(), contract_of(job, table)?);
-    }
+    let graph = Graph::of(job)?;
     let run_id = format!("forget-{}-{}", Utc::now().format("%Y%m%dT%H%M%S%3fZ"), std::process::id());
     let trimmed = options.users.iter().map(|user| trimmed(user).to_owned()).filter(|user| !user.is_empty());
     let looked_for = options.users.iter().cloned().chain(trimmed).collect();
-    let work = Work { job, options, root, contracts, run_id, looked_for };
+    let work = Work { job, options, root, graph, run_id, looked_for };
     refuse_live(live_runs(&work.root).await?)?;
+    work.refuse_unknown_tables().await?;
     let standing = work.standing().await?;
     let mut found = BTreeSet::new();
     let days = work.days(&standing, &mut found).await?;
@@ -219,7 +221,7 @@ fn refuse_live(runs: Vec<String>) -> Result<()> {
 type Counts = BTreeMap<String, u64>;
 
 /// The commit records of all days, by table.
-type Standing = BTreeMap<String, BTreeMap<&'static str, CommitRecord>>;
+type Standing = BTreeMap<String, BTreeMap<String, CommitRecord>>;
 
 /// A manifest of an earlier `forget`, and what it says.
 struct Before {
@@ -232,7 +234,7 @@ struct Work<'a> {
     job: &'a Job,
     options: &'a Options,
     root: Location,
-    contracts: BTreeMap<String, Contract>,
+    graph: Graph,
     run_id: String,
     /// The ids, and what they are without blanks: to say that the latter would have been found.
     looked_for: BTreeSet<String>,
@@ -240,23 +242,45 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// The derived tables whose contracts have all of these columns.
-    fn tables_with(&self, columns: &[&str]) -> impl Iterator<Item = &'static str> {
-        TABLES.into_iter().filter(|table| columns.iter().all(|c| self.contracts[*table].column(c).is_some()))
+    fn tables_with(&self, columns: &[&str]) -> Vec<&str> {
+        let has_all = |table: &&str| {
+            self.graph.contract(table).is_ok_and(|contract| columns.iter().all(|c| contract.column(c).is_some()))
+        };
+        self.graph.published().filter(has_all).collect()
+    }
+
+    /// Refuses a warehouse with tables that the job does not define: rows of the users may stand in them.
+    async fn refuse_unknown_tables(&self) -> Result<()> {
+        let known: BTreeSet<&str> = self.graph.published().collect();
+        let published = partition::tables(&self.root).await?;
+        let unknown: Vec<&str> = published.iter().map(String::as_str).filter(|table| !known.contains(table)).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Config,
+            format!("the warehouse holds tables that this job does not define: {}", unknown.join(", ")),
+        )
+        .with("warehouse", &self.root)
+        .hint(
+            "nothing was removed; rows of the users may stand in them. Use the job file that publishes them, or bring \
+                 their contracts and SQL back into [project] schemas and sql, or remove their folders",
+        ))
     }
 
     /// Everything that is published.
     async fn standing(&self) -> Result<Standing> {
         let mut standing = Standing::new();
-        for table in TABLES {
+        for table in self.graph.published() {
             for record in partitions(&self.root, table).await? {
-                standing.entry(record.dt.clone()).or_default().insert(table, record);
+                standing.entry(record.dt.clone()).or_default().insert(table.to_owned(), record);
             }
         }
         Ok(standing)
     }
 
     /// The published files of the tables that have these columns, with table and day.
-    fn files(&self, standing: &Standing, columns: &[&str]) -> Result<Vec<(&'static str, String, Location, u64)>> {
+    fn files(&self, standing: &Standing, columns: &[&str]) -> Result<Vec<(&str, String, Location, u64)>> {
         let mut files = Vec::new();
         for table in self.tables_with(columns) {
             for record in standing.values().filter_map(|day| day.get(table)) {
@@ -289,10 +313,9 @@ impl Work<'_> {
 
     /// Input tables that still hold rows of the users. One that cannot be read is told and keeps nothing from going.
     async fn inputs(&self, found: &mut BTreeSet<String>, warnings: &mut Vec<String>) -> Vec<String> {
-        let input = &self.job.spec.input;
         let mut naming = Vec::new();
-        for (table, text) in [("interaction", &input.interaction), ("review", &input.review)] {
-            if text.is_empty() {
+        for (table, text) in inputs_of(self.job) {
+            if self.graph.contract(table).is_ok_and(|contract| contract.column("user_id").is_none()) {
                 continue;
             }
             match self.rows_in_input(table, text, found).await {
@@ -313,8 +336,8 @@ impl Work<'_> {
     }
 
     async fn rows_in_input(&self, table: &str, text: &str, found: &mut BTreeSet<String>) -> Result<u64> {
-        let input = open_input(&self.contracts[table], &locate(self.job, text)?).await?;
-        let contract = &self.contracts[table];
+        let contract = self.graph.contract(table)?;
+        let input = open_input(contract, &locate(self.job, text)?).await?;
         let mut rows = 0;
         for file in &input.files {
             let builder = open_parquet(&file.location, file.bytes).await?;
@@ -338,7 +361,7 @@ impl Work<'_> {
 
     /// What there is besides the tables: answers, the quarantine, files of runs. Reads all of it, changes nothing.
     async fn look(&self, keys: &BTreeSet<String>, found: &mut BTreeSet<String>, done: &mut Done) -> Result<()> {
-        let contract = &self.contracts["response"];
+        let contract = self.graph.contract(RESPONSE)?;
         let mut answers = 0;
         for entry in segment::Segments::find(&self.root, "response").await?.all {
             let n = count_matching(&entry.location, entry.size, "prompt_key", keys).await?;
@@ -441,7 +464,7 @@ impl Work<'_> {
         self.write(manifest).await?;
         // No reader holds a lease now: what merged segments stand for may go, and must, since it names answers.
         segment::remove_replaced(&self.root, "response", |_| true).await?;
-        let contract = &self.contracts["response"];
+        let contract = self.graph.contract(RESPONSE)?;
         let staging = publisher.staging().child("response");
         let (answers, _) = segment::remove_rows(&self.root, contract, &staging, "prompt_key", &keys).await?;
         done.rows.insert("response".to_string(), (answers, 0));
@@ -537,17 +560,17 @@ impl Work<'_> {
     /// Stages what changes of one day, in the order in which it is made, each with the rows that go.
     async fn stage_day(
         &self,
-        records: &BTreeMap<&'static str, CommitRecord>,
+        records: &BTreeMap<String, CommitRecord>,
         counts: &Counts,
         publisher: &Publisher,
     ) -> Result<Vec<(u64, StagedTable)>> {
         // What each table held and what it will hold.
         let mut held: BTreeMap<&str, [String; 2]> = BTreeMap::new();
         let mut staged = Vec::new();
-        for table in TABLES {
+        for table in self.graph.published() {
             let Some(record) = records.get(table) else { continue };
             let mut parts = record.parts.clone();
-            for name in TABLES {
+            for name in self.graph.published() {
                 if let (Some(known), Some([was, is])) = (parts.get_mut(&rows_of(name)), held.get(name))
                     && known == was
                 {
@@ -574,7 +597,7 @@ impl Work<'_> {
     /// Stages a partition's rows without the `n` that are the users'.
     async fn stage(&self, record: &CommitRecord, stamp: &Stamp, n: u64, publisher: &Publisher) -> Result<StagedTable> {
         let place = |e: Error| unfit(e).with("table", &record.table).with("dt", &record.dt);
-        let contract = &without_rules(&self.contracts[&record.table]);
+        let contract = &without_rules(self.graph.contract(&record.table)?);
         let mut tables: Vec<InputTable> = Vec::new();
         for file in files_in(&self.root, record)? {
             tables.push(open_input(contract, &file.location).await.map_err(place)?);
@@ -610,7 +633,7 @@ impl Work<'_> {
             location: publisher.staging().child(&record.table).child(&format!("dt={}", record.dt)),
             files: record.files.iter().map(file).collect(),
             rows: record.rows(),
-            schema: self.contracts[&record.table].arrow_schema(None),
+            schema: self.graph.contract(&record.table)?.arrow_schema(None),
             stamp,
             run_id: Some(record.run_id.clone()),
         })

@@ -12,7 +12,7 @@ use polars::prelude::{
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
-use crate::operate::import::{apart, polars_path};
+use crate::operate::import::frames::{apart, polars_path};
 use crate::table::listing::walk;
 
 /// One column's profile.

@@ -10,7 +10,8 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::table::store::{Location, is_full};
+use crate::table::store::Location;
+use crate::table::store_error::is_full;
 
 /// The key of a warehouse.
 #[derive(Clone)]

@@ -9,9 +9,10 @@ use arrow::datatypes::Int64Type;
 
 use crate::error::{Error, Kind, Result};
 use crate::query::session::{Param, Session};
-use crate::table::check::json_rows;
-use crate::table::contract::{ColumnType, Contract, ForeignKey, Role, Severity};
+use crate::table::column_type::ColumnType;
+use crate::table::contract::{Contract, ForeignKey, Role, Severity};
 use crate::table::finding::{Finding, Rule, shares};
+use crate::table::row_json::json_rows;
 
 /// The table's rows the last time, and by which factor they may change.
 #[derive(Debug, Clone, Copy, PartialEq)]

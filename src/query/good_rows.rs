@@ -14,8 +14,8 @@ use datafusion::logical_expr::{
 };
 
 use crate::error::{Error, Kind};
-use crate::table::check::judge_column;
 use crate::table::contract::{Column, Contract};
+use crate::table::rules::judge_column;
 
 /// Whether a row keeps the contract: `found` are columns with what the files have for them, uncast. `None` where no value
 /// can break it.

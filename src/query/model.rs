@@ -2,7 +2,7 @@
 //!
 //! Knows the session and contracts; knows nothing of where rows go or when they are made.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -13,33 +13,11 @@ use datafusion::sql::sqlparser::ast::{Expr, Value, visit_expressions};
 use futures::StreamExt;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::query::session::{BatchStream, Param, Session};
-use crate::table::check::cast_batch;
+use crate::query::session::{BatchStream, Param, Rows, Session};
+use crate::table::build::Joins;
+use crate::table::builtin::{self, DEFINITIONS};
+use crate::table::cast::cast_batch;
 use crate::table::contract::Contract;
-
-/// The definitions inside the binary, by table.
-const BUILTIN: [(&str, &str); 14] = [
-    ("alignment_example", include_str!("../../sql/alignment_example.sql")),
-    ("correction_case", include_str!("../../sql/correction_case.sql")),
-    ("item_audience", include_str!("../../sql/item_audience.sql")),
-    ("item_category", include_str!("../../sql/item_category.sql")),
-    ("item_feature", include_str!("../../sql/item_feature.sql")),
-    ("item_pair", include_str!("../../sql/item_pair.sql")),
-    ("item_taste", include_str!("../../sql/item_taste.sql")),
-    ("opinion", include_str!("../../sql/opinion.sql")),
-    ("reason", include_str!("../../sql/reason.sql")),
-    ("reason_prompt", include_str!("../../sql/reason_prompt.sql")),
-    ("reward_example", include_str!("../../sql/reward_example.sql")),
-    ("split", include_str!("../../sql/split.sql")),
-    ("user_feature", include_str!("../../sql/user_feature.sql")),
-    ("user_history", include_str!("../../sql/user_history.sql")),
-];
-
-/// Definitions over a whole log, whose joins are written so that the left side is the one to hold in memory.
-const JOINS_AS_WRITTEN: [&str; 5] = ["item_category", "item_pair", "item_taste", "opinion", "user_history"];
-
-/// Definitions that join wide rows, or more rows than there are events.
-const SORTED_JOINS: [&str; 2] = ["item_audience", "reason_prompt"];
 
 /// One table's definition.
 #[derive(Debug, Clone)]
@@ -110,9 +88,7 @@ impl Model {
                 .map_err(|e| e.with("file", path.display()))?;
             return Self::parse(name, &text, &path.display().to_string());
         }
-        let (_, text) = BUILTIN
-            .iter()
-            .find(|(n, _)| *n == name)
+        let text = builtin::text(DEFINITIONS, name)
             .ok_or_else(|| Error::new(Kind::Config, "no SQL makes this table").with("table", name))?;
         Self::parse(name, text, &format!("sql/{name}.sql (built in)"))
     }
@@ -127,7 +103,7 @@ impl Model {
 
     /// Names of all tables defined inside the binary, sorted.
     pub fn builtin_names() -> impl Iterator<Item = &'static str> {
-        BUILTIN.iter().map(|(n, _)| *n)
+        DEFINITIONS.iter().map(|(n, _)| *n)
     }
 
     /// The table's name.
@@ -165,16 +141,11 @@ impl Model {
         &self.params
     }
 
-    /// The table's rows in the contract's columns, order and types, sorted as the contract says. They are not held
-    /// against the contract yet: any column may hold nulls, and a batch with a value that does not fit its column comes
-    /// as the SQL made it. That is staging's business, which finds all bad rows and not just the first.
-    ///
-    /// `params` may hold more than the definition needs.
+    /// The definition's rows as its SQL makes them, planned as `joins` says. `params` may hold more than it needs.
     ///
     /// # Errors
-    /// `Kind::Config` when a parameter has no value, the SQL cannot be planned, or its columns are not the contract's.
-    pub async fn run(&self, session: &Session, contract: &Contract, params: &[(&str, Param)]) -> Result<BatchStream> {
-        let place = |e: Error| e.with("table", &self.name).with("file", &self.origin);
+    /// `Kind::Config` when a parameter has no value or the SQL cannot be planned.
+    pub async fn rows(&self, session: &Session, joins: Joins, params: &[(&str, Param)]) -> Result<Rows> {
         let given: Vec<_> = params.iter().filter(|(n, _)| self.params.contains(*n)).cloned().collect();
         let absent: Vec<_> = self
             .params
@@ -183,16 +154,33 @@ impl Model {
             .map(|p| format!("${p}"))
             .collect();
         if !absent.is_empty() {
-            return Err(place(Error::new(Kind::Config, format!("no value for the parameter {}", absent.join(", ")))));
+            return Err(
+                self.place(Error::new(Kind::Config, format!("no value for the parameter {}", absent.join(", "))))
+            );
         }
-        let rows = match self.name.as_str() {
-            name if JOINS_AS_WRITTEN.contains(&name) => session.sql_as_written(&self.text, &given).await,
-            name if SORTED_JOINS.contains(&name) => session.sql_with_sorted_joins(&self.text, &given).await,
-            _ => session.sql(&self.text, &given).await,
+        let rows = match joins {
+            Joins::AsWritten => session.sql_as_written(&self.text, &given).await,
+            Joins::Sorted => session.sql_with_sorted_joins(&self.text, &given).await,
+            Joins::Planned => session.sql(&self.text, &given).await,
         };
-        let rows = rows.map_err(place)?;
-        self.compare(&rows.schema(), contract).map_err(place)?;
-        let stream = rows.sorted_by(&contract.sorted_by)?.stream().await.map_err(place)?;
+        rows.map_err(|e| self.place(e))
+    }
+
+    fn place(&self, error: Error) -> Error {
+        error.with("table", &self.name).with("file", &self.origin)
+    }
+
+    /// The table's rows in the contract's columns, order and types, sorted as the contract says. They are not held
+    /// against the contract yet: any column may hold nulls, and a batch with a value that does not fit its column comes
+    /// as the SQL made it. That is staging's business, which finds all bad rows and not just the first.
+    ///
+    /// # Errors
+    /// As [`Model::rows`]; `Kind::Config` when the columns are not the contract's.
+    pub async fn run(&self, session: &Session, contract: &Contract, params: &[(&str, Param)]) -> Result<BatchStream> {
+        let joins = contract.build.as_ref().map(|build| build.joins).unwrap_or_default();
+        let rows = self.rows(session, joins, params).await?;
+        self.compare(&rows.schema(), contract).map_err(|e| self.place(e))?;
+        let stream = rows.sorted_by(&contract.sorted_by)?.stream().await.map_err(|e| self.place(e))?;
         let contract = contract.clone();
         Ok(stream
             .map(move |batch| {
@@ -224,28 +212,6 @@ impl Model {
     }
 }
 
-/// The models in an order in which each one stands behind what it reads; ties by name.
-///
-/// # Errors
-/// `Kind::Config` naming the tables of a circle.
-pub fn in_order(models: Vec<Model>) -> Result<Vec<Model>> {
-    let mut waiting: BTreeMap<String, Model> = models.into_iter().map(|m| (m.name.clone(), m)).collect();
-    let mut ordered = Vec::with_capacity(waiting.len());
-    while !waiting.is_empty() {
-        let next = waiting.values().find(|m| !m.tables.iter().any(|t| waiting.contains_key(t))).map(|m| m.name.clone());
-        match next.and_then(|name| waiting.remove(&name)) {
-            Some(model) => ordered.push(model),
-            None => {
-                let names = waiting.into_keys().collect::<Vec<_>>().join(", ");
-                return Err(
-                    Error::new(Kind::Config, "table definitions read each other in a circle").with("tables", names)
-                );
-            }
-        }
-    }
-    Ok(ordered)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -266,22 +232,5 @@ mod tests {
         for text in ["drop table t", "select 1; select 2", "", "copy t to 'x'", "selec"] {
             assert_eq!(Model::parse("t", text, "t.sql").unwrap_err().kind(), Kind::Config, "{text}");
         }
-    }
-
-    #[test]
-    fn every_built_in_definition_parses_and_they_order_by_what_they_read() {
-        let models = Model::builtin_names().map(|n| Model::builtin(n).unwrap()).collect();
-        let names: Vec<_> = in_order(models).unwrap().into_iter().map(|m| m.name).collect();
-        let place = |n: &str| names.iter().position(|m| m == n).unwrap();
-        assert!(place("reason_prompt") > place("item_audience") && place("reason_prompt") > place("user_history"));
-        assert!(place("reason") > place("reason_prompt"));
-        assert!(place("item_feature") > place("item_audience") && place("user_feature") > place("user_history"));
-    }
-
-    #[test]
-    fn a_circle_is_named() {
-        let model = |name: &str, other: &str| Model::parse(name, &format!("select 1 as a from {other}"), "x").unwrap();
-        let error = in_order(vec![model("a", "b"), model("b", "a"), model("c", "d")]).unwrap_err();
-        assert!(error.to_string().contains("a, b"), "{error}");
     }
 }

@@ -12,8 +12,10 @@
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, activation};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
+use crate::fingerprint::Fingerprint;
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::into_vec;
 use crate::network::layers::{Linear, Pass, Prelu};
@@ -25,7 +27,8 @@ use crate::recommend::metrics::Scorer;
 use crate::recommend::split::Case;
 
 /// What is a yes and what is a no.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum Labels {
     /// Every event is a yes; as many items drawn uniformly from those that the user has no training event with are noes.
     Sampled {
@@ -35,12 +38,13 @@ pub enum Labels {
     /// An event is a yes if it was rated at least so, else a no; events without a rating are left out.
     Rated {
         /// The least rating of a yes.
+        #[serde(rename = "like_threshold")]
         liked: f32,
     },
 }
 
 /// Sizes and the like.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// Width of item vectors.
     pub hidden: usize,
@@ -53,6 +57,7 @@ pub struct Config {
     /// Dropout after the network's hidden layers.
     pub dropout: f64,
     /// What is a yes and what is a no.
+    #[serde(flatten)]
     pub labels: Labels,
     /// Events of a batch.
     pub batch: usize,
@@ -60,8 +65,9 @@ pub struct Config {
     pub adaptor: AdaptorConfig,
 }
 
-impl Default for Config {
-    fn default() -> Self {
+impl Config {
+    /// What tests and measurements use; an evaluation's file names its own.
+    pub fn published() -> Self {
         Config {
             hidden: 32,
             attention: [32, 16],
@@ -70,7 +76,7 @@ impl Default for Config {
             dropout: 0.0,
             labels: Labels::Sampled { negatives: 4 },
             batch: 256,
-            adaptor: AdaptorConfig::default(),
+            adaptor: AdaptorConfig::published(),
         }
     }
 }
@@ -307,9 +313,11 @@ impl Model for Din {
         &mut self.parameters
     }
 
-    fn describe(&self) -> String {
-        let features = self.adaptor.as_ref().map_or_else(|| "none".to_owned(), |a| a.digest());
-        format!("DIN over {} items, {:?}, features: {features}", self.catalogue, self.config)
+    fn fingerprint(&self) -> Result<Fingerprint> {
+        let mut made = Fingerprint::new("din", 1);
+        made.add("items", self.catalogue).add_settings("config", &self.config)?;
+        made.add("features", self.adaptor.as_ref().map_or_else(|| "none".to_owned(), |a| a.digest()));
+        Ok(made)
     }
 
     fn batches(&self, data: &[Sequence<'_>], random: &mut Random) -> Vec<Batch> {

@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
+use serde::Deserialize;
 
 use crate::error::{Error, Kind, Result};
+use crate::fingerprint::Fingerprint;
 use crate::network::layers::Pass;
 use crate::network::parameters::{Parameters, Values};
 use crate::network::random::Random;
@@ -50,9 +52,12 @@ pub trait Model: Scorer {
     /// See [`Model::parameters`].
     fn parameters_mut(&mut self) -> &mut Parameters;
 
-    /// Everything that makes two models of this kind differ, but for weights: a checkpoint belongs to one description.
+    /// Everything that makes two models of this kind differ, but for weights: a checkpoint belongs to one fingerprint.
     /// Of content features it holds a digest.
-    fn describe(&self) -> String;
+    ///
+    /// # Errors
+    /// `Kind::Internal` for settings that have no serialised form.
+    fn fingerprint(&self) -> Result<Fingerprint>;
 
     /// An epoch's batches, in order.
     fn batches(&self, data: &[Sequence<'_>], random: &mut Random) -> Vec<Self::Batch>;
@@ -77,7 +82,7 @@ pub struct Step {
 }
 
 /// How long and how fast to learn.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Plan {
     /// Most epochs.
     pub epochs: usize,
@@ -85,27 +90,25 @@ pub struct Plan {
     pub patience: usize,
     /// Epochs from one validation to the next.
     pub validate_every: usize,
-    /// Adam's.
+    /// Adam's. No setting of an evaluation, which tries several.
+    #[serde(skip)]
     pub learning_rate: f64,
-    /// How validation ranks.
+    /// How validation ranks. No setting of an evaluation.
+    #[serde(skip)]
     pub ranking: Options,
     /// Where to keep the state; a training that finds one there goes on with it.
+    #[serde(skip)]
     pub checkpoint: Option<PathBuf>,
     /// How to speak.
+    #[serde(skip)]
     pub voice: Voice,
 }
 
-impl Default for Plan {
-    fn default() -> Self {
-        Plan {
-            epochs: 200,
-            patience: 10,
-            validate_every: 1,
-            learning_rate: 1e-3,
-            ranking: Options::default(),
-            checkpoint: None,
-            voice: Voice::Quiet,
-        }
+impl Plan {
+    /// A plan without a checkpoint that validates after every epoch.
+    pub fn new(epochs: usize, patience: usize, learning_rate: f64) -> Self {
+        let (ranking, voice) = (Options::default(), Voice::Quiet);
+        Plan { epochs, patience, validate_every: 1, learning_rate, ranking, checkpoint: None, voice }
     }
 }
 
@@ -199,15 +202,14 @@ pub fn fit_by<M: Model>(
     go_on: &dyn Fn() -> Result<()>,
     score: &mut dyn FnMut(&mut M) -> Result<f64>,
 ) -> Result<Trained> {
-    let purpose = format!(
-        "{}, data {}, seed {}, learning rate {}, validated every {}, patience {}",
-        model.describe(),
-        digest(data, valid),
-        model.parameters().seed(),
-        plan.learning_rate,
-        plan.validate_every,
-        plan.patience
-    );
+    let mut purpose = model.fingerprint()?;
+    purpose
+        .add("data", digest(data, valid))
+        .add("seed", model.parameters().seed())
+        .add("learning_rate", plan.learning_rate)
+        .add("validate_every", plan.validate_every)
+        .add("patience", plan.patience);
+    let purpose = purpose.digest();
     let mut state = resume(model, plan, &purpose)?;
     let random = Random::new(model.parameters().seed(), "epochs");
     let total: usize = data.iter().map(|s| s.items.len().saturating_sub(1)).sum();

@@ -18,8 +18,10 @@
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
+use crate::fingerprint::Fingerprint;
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::into_vec;
 use crate::network::layers::Pass;
@@ -33,16 +35,18 @@ use crate::recommend::split::Case;
 use crate::recommend::transformer::{Sizes, Transformer};
 
 /// How sequences become rows of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Rows {
+    #[default]
     /// All positions of packed rows are learned.
     Packed,
     /// One row for every prefix, whose last position is learned.
     Prefixes,
 }
 
-/// Sizes and the like; the defaults are RecBole's.
-#[derive(Debug, Clone, PartialEq)]
+/// Sizes and the like.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// Width of embeddings and hidden states.
     pub hidden: usize,
@@ -56,11 +60,14 @@ pub struct Config {
     pub length: usize,
     /// Dropout after the embedding and after each branch.
     pub dropout: f64,
-    /// Dropout of attention probabilities.
-    pub attention_dropout: f64,
-    /// What is learned.
+    /// Dropout of attention probabilities, where it is not that of the branches. No setting of an evaluation.
+    #[serde(skip_deserializing)]
+    pub attention_dropout: Option<f64>,
+    /// What is learned. No setting of an evaluation.
+    #[serde(skip_deserializing)]
     pub loss: Loss,
-    /// How sequences become rows.
+    /// How sequences become rows. No setting of an evaluation.
+    #[serde(skip_deserializing)]
     pub rows: Rows,
     /// Targets of a batch.
     pub batch: usize,
@@ -68,8 +75,9 @@ pub struct Config {
     pub adaptor: AdaptorConfig,
 }
 
-impl Default for Config {
-    fn default() -> Self {
+impl Config {
+    /// RecBole's: what tests and measurements compare with.
+    pub fn recbole() -> Self {
         Config {
             hidden: 64,
             inner: 256,
@@ -77,11 +85,11 @@ impl Default for Config {
             heads: 2,
             length: 50,
             dropout: 0.5,
-            attention_dropout: 0.5,
+            attention_dropout: None,
             loss: Loss::CrossEntropy,
             rows: Rows::Packed,
             batch: 2048,
-            adaptor: AdaptorConfig::default(),
+            adaptor: AdaptorConfig::published(),
         }
     }
 }
@@ -143,7 +151,7 @@ impl SasRec {
             heads,
             length,
             dropout: config.dropout,
-            attention_dropout: config.attention_dropout,
+            attention_dropout: config.attention_dropout.unwrap_or(config.dropout),
         };
         let transformer = Transformer::new(&mut parameters, sizes, init);
         let adaptor = match content {
@@ -311,9 +319,11 @@ impl Model for SasRec {
         &mut self.parameters
     }
 
-    fn describe(&self) -> String {
-        let features = self.adaptor.as_ref().map_or_else(|| "none".to_owned(), |a| a.digest());
-        format!("SASRec over {} items, {:?}, features: {features}", self.catalogue, self.config)
+    fn fingerprint(&self) -> Result<Fingerprint> {
+        let mut made = Fingerprint::new("sasrec", 1);
+        made.add("items", self.catalogue).add_settings("config", &self.config)?;
+        made.add("features", self.adaptor.as_ref().map_or_else(|| "none".to_owned(), |a| a.digest()));
+        Ok(made)
     }
 
     fn batches(&self, data: &[Sequence<'_>], random: &mut Random) -> Vec<Batch> {

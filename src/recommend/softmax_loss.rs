@@ -7,16 +7,20 @@
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 use rayon::prelude::*;
+use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
+use crate::kernels::isa::Isa;
+use crate::kernels::softmax::cross_entropy;
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::{from_vec, into_vec};
 use crate::network::random::Random;
-use crate::recommend::host;
 
 /// What a model of the next item is trained on.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Loss {
+    #[default]
     /// −log softmax of the target over the whole catalogue.
     CrossEntropy,
     /// Generalised binary cross-entropy over the target and `negatives` drawn uniformly from the other items (gSASRec,
@@ -90,15 +94,15 @@ impl Loss {
         device: &ComputeDevice,
     ) -> Result<(f64, Tensor<2>)> {
         let [n, items] = logits.dims();
-        let mut logits = into_vec(logits)?;
+        let (isa, mut logits) = (Isa::detect(), into_vec(logits)?);
         let rows = logits.par_chunks_exact_mut(items).zip(targets).enumerate();
         let losses: Vec<f64> = rows
             .map(|(row, (logits, target))| match self {
-                Loss::CrossEntropy => host::cross_entropy(logits, *target as usize, scale),
+                Loss::CrossEntropy => cross_entropy(isa, logits, *target as usize, scale),
                 Loss::Gbce { negatives, calibration } => {
                     let drawn = draw(items, *target, negatives, &mut stream.child(row as u64));
                     let beta = beta(items, negatives, calibration);
-                    host::binary(logits, *target as usize, &drawn, beta, scale)
+                    binary_cross_entropy(logits, *target as usize, &drawn, beta, scale)
                 }
             })
             .collect();
@@ -155,6 +159,22 @@ fn draw(items: usize, target: u32, negatives: usize, random: &mut Random) -> Vec
     let others = items.saturating_sub(1);
     let past = |i: usize| if i < target as usize { i } else { i + 1 };
     (0..if others == 0 { 0 } else { negatives }).map(|_| past(random.below(others)) as u32).collect()
+}
+
+/// Generalised binary cross-entropy of the target and the drawn items; the logits become `scale` times its derivative.
+fn binary_cross_entropy(logits: &mut [f32], target: usize, drawn: &[u32], beta: f32, scale: f32) -> f64 {
+    let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let share = 1.0 / (drawn.len() + 1) as f64;
+    let (aimed, beta) = (f64::from(logits[target]), f64::from(beta));
+    let away: Vec<f64> = drawn.iter().map(|i| f64::from(logits[*i as usize])).collect();
+    logits.fill(0.0);
+    let scale = f64::from(scale) * share;
+    for (item, logit) in drawn.iter().zip(&away) {
+        logits[*item as usize] += (scale * sigmoid(*logit)) as f32;
+    }
+    logits[target] -= (scale * beta * sigmoid(-aimed)) as f32;
+    share * (beta * softplus(-aimed) + away.iter().map(|x| softplus(*x)).sum::<f64>())
 }
 
 /// β of [`Loss::Gbce`].

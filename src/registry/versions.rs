@@ -1,124 +1,32 @@
 //! Versions of adapters, and which one is in use.
 //!
-//! A registry is a folder here or on S3: `<name>/<version>/` holds `adapter/` in PEFT's format, `reward/` where it has a
-//! reward model, `card.json` and README.md, and never changes; a version is whole when its card is there, which is written
-//! last. `<name>/promoted.json` is the history of promotions, changed by conditional puts. Knows nothing of how adapters
-//! and reward models come about.
+//! A registry is a folder on local disk or on S3: `<name>/<version>/` holds `adapter/` in PEFT's format, `reward/`
+//! where it has a reward model, `card.json` and README.md, and never changes; a version is complete when its card is
+//! there, which is written last. `<name>/promoted.json` is the history of promotions. Knows nothing of how adapters and
+//! reward models are made.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use chrono::{DateTime, SubsecRound, Utc};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde::Serialize;
 
-use crate::config::{Job, parse_moment};
-use crate::disk;
+use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
-use crate::llm::adapter::{Adapter, FILES, Precision};
-use crate::llm::merged::{self, new_folder};
+use crate::llm::adapter::{Adapter, FILES};
 use crate::llm::weights::ModelFiles;
 use crate::paths;
-use crate::table::fetch::fetch;
+use crate::registry::card::{Card, REWARD, Trained, parse};
+use crate::registry::promotions::{Action, PROMOTED, Promotion, Promotions, overtaken};
 use crate::table::store::{Location, StoreOptions};
 
-const CARD: &str = "card.json";
-const README: &str = "README.md";
-const PROMOTED: &str = "promoted.json";
-/// The folder of a version that holds its reward model.
-const REWARD: &str = "reward";
-
+/// The file that is written last: a version is complete when it has one.
+pub(super) const CARD: &str = "card.json";
+/// The card for people.
+pub(super) const README: &str = "README.md";
 /// How `[model] adapter` names what is promoted here: `registry:<name>`.
 pub const SCHEME: &str = "registry:";
-
-/// One condition of the gate that a version passes before it is used.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Check {
-    /// What was asked, such as `format >= 0.98`.
-    pub what: String,
-    /// What was found.
-    pub value: f64,
-    /// Whether that suffices.
-    pub holds: bool,
-}
-
-/// How a version came about, as those who trained it tell.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Trained {
-    /// First day of the data, and the first day after it.
-    pub interval: Option<[String; 2]>,
-    /// Measures by name.
-    pub metrics: Map<String, Value>,
-    /// Seeds of the training.
-    pub seeds: Vec<u64>,
-    /// The gate; holds when it has conditions and all of them hold.
-    pub gate: Vec<Check>,
-    /// What it answers.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub samples: Vec<Sample>,
-}
-
-impl Trained {
-    /// The end of the interval that it has learned from, where that is told.
-    pub fn learned_until(&self) -> Option<DateTime<Utc>> {
-        self.interval.as_ref().and_then(|[_, end]| parse_moment("interval", end).ok())
-    }
-}
-
-/// A question that trained nothing, and what the model answers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sample {
-    /// What is asked, such as `pair`.
-    pub task: String,
-    /// The prompt.
-    pub question: String,
-    /// The answer, its stem included.
-    pub answer: String,
-}
-
-/// Text of the data as a Markdown quotation that shows it as it is: every line is one, no markup, no HTML, no link.
-fn quoted(text: &str) -> String {
-    let mut out = String::new();
-    for line in text.trim().lines() {
-        // Two spaces keep the end of a line.
-        out += if out.is_empty() { "> " } else { "  \n> " };
-        let mut is_number = true;
-        for c in line.trim().chars() {
-            match c {
-                c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => out.push(' '),
-                // A number with one of these begins a list.
-                '.' | ')' if is_number => out.extend(['\\', c]),
-                '.' | ')' | ',' | ';' | '\'' | '"' | '?' | '%' | '/' => out.push(c),
-                c if c.is_ascii_punctuation() => out.extend(['\\', c]),
-                c => out.push(c),
-            }
-            is_number &= c.is_ascii_digit();
-        }
-    }
-    out
-}
-
-impl Trained {
-    /// Reads a JSON file.
-    ///
-    /// # Errors
-    /// `Kind::Usage` where it is none of these.
-    pub fn read(path: &Path) -> Result<Trained> {
-        let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
-            Error::new(Kind::Usage, "cannot read what is told of the training")
-                .with("file", path.display())
-                .hint("it may hold interval, metrics, seeds, gate and samples; `curec models add --help` tells their form")
-                .source(e)
-        };
-        let bytes = std::fs::read(path).map_err(|e| failed(e.into()))?;
-        serde_json::from_slice(&bytes).map_err(|e| failed(e.into()))
-    }
-}
 
 /// What a version is made of.
 #[derive(Debug, Clone, Copy)]
@@ -129,138 +37,6 @@ pub struct Parts<'a> {
     pub reward: Option<&'a Path>,
     /// Digest of the sentence encoder whose vectors the reward model reads.
     pub encoder: Option<&'a str>,
-}
-
-/// What is known of a version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Card {
-    /// The model's name in the registry.
-    pub name: String,
-    /// Its number and the beginning of its digest: `0003-1a2b3c4d`.
-    pub version: String,
-    /// When it was added.
-    pub created: DateTime<Utc>,
-    /// Digest of the model that the adapter is for.
-    pub base_model: String,
-    /// Digest of the adapter, as fingerprints and manifests have it.
-    pub adapter: String,
-    /// Digest of the sentence encoder that its reward model reads, where it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub encoder: Option<String>,
-    /// How it came about.
-    pub trained: Trained,
-    /// BLAKE3 of every file, by its path in the version.
-    pub files: BTreeMap<String, String>,
-}
-
-impl Card {
-    /// Whether the gate was asked and all of it holds.
-    pub fn gate_holds(&self) -> bool {
-        !self.trained.gate.is_empty() && self.trained.gate.iter().all(|check| check.holds)
-    }
-
-    /// The files of its reward model, by their path in the version; none where it has none.
-    fn reward_files(&self) -> impl Iterator<Item = (&str, &str)> {
-        let inside = |file: &str| file.strip_prefix(REWARD).is_some_and(|rest| rest.starts_with('/'));
-        self.files.iter().filter(move |(file, _)| inside(file)).map(|(file, digest)| (file.as_str(), digest.as_str()))
-    }
-
-    /// The card as indented JSON.
-    ///
-    /// # Errors
-    /// `Kind::Internal`.
-    pub fn json(&self) -> Result<String> {
-        to_json(self)
-    }
-
-    /// The card for people, as Markdown.
-    pub fn readme(&self) -> String {
-        let Card { name, version, base_model, adapter, trained, .. } = self;
-        let mut text = format!(
-            "---\nlibrary_name: peft\ntags: [lora]\n---\n\n# {name} {version}\n\nA LoRA adapter in PEFT's format that \
-             makes a language model write reasons for recommendations.\n\n| | |\n|---|---|\n| base model (digest) | \
-             `{base_model}` |\n| adapter (digest) | `{adapter}` |\n"
-        );
-        // Writing to a String cannot fail.
-        if self.reward_files().next().is_some() {
-            let encoder = self.encoder.as_deref().unwrap_or("not told");
-            let _ = writeln!(text, "| reward model | `{REWARD}/`, reads vectors of the encoder `{encoder}` |");
-        }
-        if let Some([start, end]) = &trained.interval {
-            let _ = writeln!(text, "| data | from {start} to before {end} |");
-        }
-        let seeds: Vec<String> = trained.seeds.iter().map(u64::to_string).collect();
-        let _ = writeln!(text, "| seeds | {} |", if seeds.is_empty() { "not told".into() } else { seeds.join(", ") });
-        let _ = writeln!(text, "\n## Gate\n");
-        for Check { what, value, holds } in &trained.gate {
-            let _ = writeln!(text, "* {what}: {value}, {}", if *holds { "holds" } else { "does **not** hold" });
-        }
-        if trained.gate.is_empty() {
-            let _ = writeln!(text, "Not asked.");
-        }
-        let metrics = serde_json::to_string_pretty(&trained.metrics).unwrap_or_default();
-        let _ = write!(text, "\n## Measures\n\n```json\n{metrics}\n```\n");
-        if !trained.samples.is_empty() {
-            let _ = writeln!(text, "\n## Samples\n\nHeld-out questions and what the model answers, as they came.");
-        }
-        for (i, Sample { task, question, answer }) in trained.samples.iter().enumerate() {
-            let task: String = task.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
-            let (question, answer) = (quoted(question), quoted(answer));
-            let _ = write!(text, "\n### {}. {task}\n\n{question}\n\nAnswer:\n\n{answer}\n", i + 1);
-        }
-        text
-    }
-}
-
-/// What a promotion was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// A version came into use.
-    Promote,
-    /// The one before it came into use again.
-    Rollback,
-}
-
-/// One line of the history.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Promotion {
-    /// When.
-    pub at: DateTime<Utc>,
-    /// What was done.
-    pub action: Action,
-    /// The version in use from then on.
-    pub version: String,
-    /// Why.
-    pub why: String,
-    /// Whether the gate was overruled.
-    pub forced: bool,
-}
-
-/// A name's history of promotions.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Promotions {
-    /// Oldest first.
-    pub history: Vec<Promotion>,
-}
-
-impl Promotions {
-    /// The version in use.
-    pub fn current(&self) -> Option<&str> {
-        self.stack().pop()
-    }
-
-    /// The version in use and those that rolling back leads to, which it takes off one by one.
-    fn stack(&self) -> Vec<&str> {
-        let mut stack = Vec::new();
-        for promotion in &self.history {
-            match promotion.action {
-                Action::Promote => stack.push(promotion.version.as_str()),
-                Action::Rollback => _ = stack.pop(),
-            }
-        }
-        stack
-    }
 }
 
 /// A version in a listing.
@@ -304,7 +80,7 @@ pub fn list_json(found: &[Listed]) -> Result<String> {
 /// A folder of versions.
 #[derive(Debug, Clone)]
 pub struct Registry {
-    root: Location,
+    pub(super) root: Location,
 }
 
 impl Registry {
@@ -344,12 +120,12 @@ impl Registry {
         self.add_parts(name, Parts { adapter: dir, reward: None, encoder: None }, base, trained, now).await
     }
 
-    /// Adds an adapter, and the reward model that goes with it, as a version of `name`; one that is there already, with
-    /// equal files and an equal story, is found again. Killed, do it again.
+    /// Adds an adapter, and the reward model that goes with it, as a version of `name`. Returns the existing version if
+    /// there is one with the same files and the same card. After a crash, add it again.
     ///
     /// # Errors
-    /// `Kind::Usage` for an impossible name; `Kind::Model` where the adapter does not fit its base, or a file cannot be read;
-    /// the store's.
+    /// `Kind::Usage` for an invalid name; `Kind::Model` where the adapter does not fit its base, or a file cannot be
+    /// read; the store's.
     pub async fn add_parts(
         &self,
         name: &str,
@@ -409,7 +185,7 @@ impl Registry {
         }
     }
 
-    /// The versions of a name, the oldest first, and whether they are whole.
+    /// The versions of a name, the oldest first, and whether they are complete.
     async fn folders(&self, name: &str) -> Result<BTreeMap<String, bool>> {
         let root = self.root.child(name);
         let mut found = BTreeMap::new();
@@ -422,8 +198,8 @@ impl Registry {
         Ok(found)
     }
 
-    /// A version's card. What it says is held against where it lies: a card of another version, or one whose files lie
-    /// elsewhere, is none.
+    /// A version's card, checked against its place: the card of another version, or one with files elsewhere, is
+    /// refused.
     async fn card(&self, name: &str, version: &str) -> Result<Card> {
         let at = self.held(&[name, version, CARD])?;
         let bytes = at.get().await?.ok_or_else(|| {
@@ -443,8 +219,8 @@ impl Registry {
         Ok(card)
     }
 
-    /// The place of a file by the parts of its path, none of which leads out of the registry, by its name or by a link.
-    fn held(&self, parts: &[&str]) -> Result<Location> {
+    /// The location of a file by the parts of its path, none of which may lead out of the registry, by name or by link.
+    pub(super) fn held(&self, parts: &[&str]) -> Result<Location> {
         let path = parts.join("/");
         let of_registry = |e: Error| e.with("registry", &self.root);
         let location = self.root.child(paths::relative(&path).map_err(of_registry)?);
@@ -454,7 +230,7 @@ impl Registry {
         Ok(location)
     }
 
-    /// All whole versions, by name and number; of one name alone where one is given.
+    /// All complete versions, by name and number; with `of`, those of one name.
     ///
     /// # Errors
     /// `Kind::Input` for a damaged card; the store's.
@@ -517,13 +293,7 @@ impl Registry {
     /// `Kind::Input` where it is damaged; the store's.
     pub async fn promotions(&self, name: &str) -> Result<Promotions> {
         check_name(name)?;
-        let at = self.held(&[name, PROMOTED])?;
-        let Some(bytes) = at.get().await? else { return Ok(Promotions::default()) };
-        let promotions: Promotions = parse(&bytes, &at)?;
-        for promotion in &promotions.history {
-            paths::plain(&promotion.version).map_err(|e| e.with("file", &at))?;
-        }
-        Ok(promotions)
+        Promotions::read(&self.held(&[name, PROMOTED])?).await
     }
 
     /// The card of the version in use.
@@ -540,56 +310,7 @@ impl Registry {
         }
     }
 
-    /// Where the adapter of a version lies, in PEFT's format.
-    pub fn adapter(&self, card: &Card) -> Location {
-        self.root.child(&card.name).child(&card.version).child("adapter")
-    }
-
-    /// The folder with a version's adapter, brought to this machine and held against its card.
-    ///
-    /// # Errors
-    /// `Kind::Model` where the files are not the card's; as [`fetch`].
-    pub async fn fetch_adapter(&self, card: &Card, cache: &Path) -> Result<PathBuf> {
-        let at = self.adapter(card);
-        for file in FILES {
-            self.held(&[&card.name, &card.version, "adapter", file])?;
-        }
-        let path = fetch(&at, cache).await?;
-        match Adapter::digest(&path)? == card.adapter {
-            true => Ok(path),
-            false => Err(damaged(&at)),
-        }
-    }
-
-    /// Where the reward model of a version lies, if it has one.
-    pub fn judge(&self, card: &Card) -> Option<Location> {
-        let at = self.root.child(&card.name).child(&card.version).child(REWARD);
-        card.reward_files().next().map(|_| at)
-    }
-
-    /// The folder with a version's reward model, brought to this machine and held against its card.
-    ///
-    /// # Errors
-    /// `Kind::Config` where the version has none; `Kind::Model` where the files are not the card's; as [`fetch`].
-    pub async fn fetch_judge(&self, card: &Card, cache: &Path) -> Result<PathBuf> {
-        let Some(at) = self.judge(card) else {
-            return Err(Error::new(Kind::Config, format!("{} {} has no reward model", card.name, card.version))
-                .hint("`curec learn weekly` adds versions with one; name the folder of a reward model instead"));
-        };
-        for (file, _) in card.reward_files() {
-            self.held(&[&card.name, &card.version, file])?;
-        }
-        let path = fetch(&at, cache).await?;
-        for (file, wanted) in card.reward_files() {
-            let read = std::fs::read(path.join(file.trim_start_matches(REWARD).trim_start_matches('/')));
-            if read.map_or(true, |bytes| blake3::hash(&bytes).to_hex().as_str() != wanted) {
-                return Err(damaged(&at).with("of", file));
-            }
-        }
-        Ok(path)
-    }
-
-    /// Brings a version into use; one that is in use stays so.
+    /// Puts a version into use; does nothing where it is in use already.
     ///
     /// # Errors
     /// `Kind::Audit` where the card's gate does not hold, unless `force`; `Kind::Busy` where another promotion came in
@@ -608,7 +329,7 @@ impl Registry {
                 .hint("train a better one; --force promotes it all the same, and the history says so"));
         }
         let forced = !card.gate_holds();
-        self.change(name, |promotions| {
+        Promotions::append(&self.root.child(name).child(PROMOTED), |promotions| {
             let is_new = promotions.current() != Some(&card.version);
             let version = card.version.clone();
             let at = now.trunc_subsecs(0);
@@ -618,7 +339,7 @@ impl Registry {
         Ok(card)
     }
 
-    /// Brings the version into use again that was before the one in use.
+    /// Puts the version before the current one into use again.
     ///
     /// # Errors
     /// `Kind::Config` where there is none; `Kind::Busy` where another promotion came in between; the store's.
@@ -633,7 +354,7 @@ impl Registry {
             })
         };
         let card = self.card(name, &back_to(&self.promotions(name).await?)?).await?;
-        self.change(name, |promotions| {
+        Promotions::append(&self.root.child(name).child(PROMOTED), |promotions| {
             let version = back_to(promotions)?;
             if version != card.version {
                 return Err(overtaken());
@@ -643,94 +364,6 @@ impl Registry {
         })
         .await?;
         Ok(card)
-    }
-
-    /// Appends to the history, if it is still as `next` saw it.
-    async fn change(&self, name: &str, next: impl FnOnce(&Promotions) -> Result<Option<Promotion>>) -> Result<()> {
-        let at = self.root.child(name).child(PROMOTED);
-        let seen = at.get_versioned().await?;
-        let mut promotions: Promotions = match &seen {
-            Some((bytes, _)) => parse(bytes, &at)?,
-            None => Promotions::default(),
-        };
-        let Some(promotion) = next(&promotions)? else { return Ok(()) };
-        promotions.history.push(promotion);
-        let bytes = Bytes::from(to_json(&promotions)?);
-        match at.put_if(seen.as_ref().map(|(_, version)| version), bytes).await? {
-            true => Ok(()),
-            false => Err(overtaken().with("file", &at)),
-        }
-    }
-
-    /// Copies a version's adapter, card and README, and its reward model into `reward/`, into a folder that does not exist
-    /// yet, holding its files against their digests.
-    ///
-    /// # Errors
-    /// `Kind::Input` for damaged files; `Kind::Usage` where the folder holds something; the store's and the disk's.
-    pub async fn export(&self, card: &Card, out: &Path) -> Result<()> {
-        let mut files = vec![(CARD.to_owned(), Bytes::from(card.json()?)), (README.to_owned(), card.readme().into())];
-        let adapter = FILES.map(|file| format!("adapter/{file}"));
-        for path in adapter.iter().map(String::as_str).chain(card.reward_files().map(|(path, _)| path)) {
-            let at = self.held(&[&card.name, &card.version, path])?;
-            let bytes = at.get().await?.unwrap_or_default();
-            if card.files.get(path).map(String::as_str) != Some(blake3::hash(&bytes).to_hex().as_str()) {
-                return Err(damaged(&at));
-            }
-            files.push((path.trim_start_matches("adapter/").to_owned(), bytes));
-        }
-        new_folder(out, |dir| {
-            if card.reward_files().next().is_some() {
-                let reward = dir.join(REWARD);
-                std::fs::create_dir(&reward)
-                    .context(Kind::Temporary, || format!("cannot make {}", reward.display()))?;
-            }
-            for (file, bytes) in &files {
-                std::fs::write(dir.join(file), bytes).context(Kind::Temporary, || format!("cannot write {file}"))?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Writes the language model with a version merged as a Hugging Face directory; says what that has to do without.
-    ///
-    /// # Errors
-    /// As [`Registry::export`] and [`merged::write`].
-    pub async fn export_merged(
-        &self,
-        card: &Card,
-        base: &ModelFiles,
-        out: &Path,
-        precision: Precision,
-    ) -> Result<Vec<String>> {
-        let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let beside = out.with_file_name(format!(".{name}.adapter-{}", std::process::id()));
-        self.export(card, &beside).await?;
-        let written = Adapter::read(&beside, base.config()).and_then(|a| merged::write(base, Some(&a), out, precision));
-        // It lies in the registry.
-        let _ = std::fs::remove_dir_all(&beside);
-        let mut lacks = written?;
-        // It tells until when the weights have learned.
-        disk::write_whole(&out.join(CARD), card.json()?).context(Kind::Temporary, || format!("cannot write {CARD}"))?;
-        if base.digest()? != card.base_model {
-            lacks.push("the adapter was trained on other weights than these, of the same shapes".to_owned());
-        }
-        Ok(lacks)
-    }
-}
-
-/// The folder of a reward model that a job names: a path, a URL, or `registry:<name>` for that of the version in use, whose
-/// card comes with it.
-///
-/// # Errors
-/// `Kind::Config` where the job has no registry, nothing is promoted, or what is has no reward model; as [`fetch`].
-pub async fn judge(job: &Job, text: &str) -> Result<(PathBuf, Option<Card>)> {
-    match text.strip_prefix(SCHEME) {
-        Some(name) => {
-            let registry = Registry::of(job)?;
-            let card = registry.promoted(name).await?;
-            Ok((registry.fetch_judge(&card, &job.cache_dir).await?, Some(card)))
-        }
-        None => Ok((fetch(&Location::parse_with(text, &StoreOptions::of(job))?, &job.cache_dir).await?, None)),
     }
 }
 
@@ -752,271 +385,12 @@ fn files_of_reward(dir: &Path) -> Result<Vec<(String, Bytes)>> {
     }
 }
 
-/// The error for a version whose files are not those that its card names.
-fn damaged(at: &Location) -> Error {
-    Error::new(Kind::Model, "the version's files are not those that its card names")
-        .with("file", at)
-        .hint("versions never change: restore it, or promote another")
-}
-
-fn overtaken() -> Error {
-    Error::new(Kind::Busy, "another promotion came in between").hint("look at `curec models show` and decide again")
-}
-
-fn to_json(value: &impl Serialize) -> Result<String> {
-    let text = serde_json::to_string_pretty(value).context(Kind::Internal, || "a record of the registry".into())?;
-    Ok(text + "\n")
-}
-
-fn parse<T: DeserializeOwned>(bytes: &[u8], at: &Location) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|e| {
-        Error::new(Kind::Input, "a record of the registry is damaged")
-            .with("file", at)
-            .hint("restore it from a backup of the registry")
-            .source(e)
-    })
-}
-
-/// Refuses names that are no single plain folder.
+/// Refuses names that are not one plain folder name.
 fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     match !name.is_empty() && !name.starts_with('.') && name.chars().all(plain) {
         true => Ok(()),
         false => Err(Error::new(Kind::Usage, format!("`{name}` is no name of a model"))
             .hint("use letters, digits, -, _ and ., not a dot at the beginning")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use super::*;
-    use crate::llm::adapter::AdapterShape;
-    use crate::llm::tensor_files::HostTensor;
-
-    fn base() -> ModelFiles {
-        ModelFiles::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/tiny-qwen3")).unwrap()
-    }
-
-    /// An adapter of the tiny model's first query projection.
-    fn adapter(dir: &Path, value: f32) {
-        let name = "model.layers.0.self_attn.q_proj";
-        let shape = base().config().tensors().into_iter().find(|(n, _)| n.starts_with(name)).unwrap().1;
-        let filled = |shape: [usize; 2]| HostTensor { data: vec![value; shape[0] * shape[1]], shape: shape.to_vec() };
-        let tensors = [(name.to_owned(), (filled([1, shape[1]]), filled([shape[0], 1])))].into_iter().collect();
-        // No targets are listed: only one layer has tensors.
-        let shape = AdapterShape { rank: 1, alpha: 1.0, dropout: 0.0, targets: Vec::new() };
-        Adapter { shape, tensors }.write(dir, "tiny-qwen3", Precision::F32).unwrap();
-    }
-
-    #[test]
-    fn samples_are_shown_as_they_are() {
-        let evil = "# Title\n1. <script>x</script> [l](http://e) `f` *g*\r\n\n- end";
-        let sample = Sample { task: "pa#ir".into(), question: evil.into(), answer: evil.into() };
-        let trained = Trained { samples: vec![sample.clone(), sample], ..Trained::default() };
-        let card = Card {
-            name: "x".into(),
-            version: "0001-ab".into(),
-            created: DateTime::UNIX_EPOCH,
-            base_model: "b".into(),
-            adapter: "a".into(),
-            encoder: None,
-            trained,
-            files: BTreeMap::new(),
-        };
-        let text = card.readme();
-        assert!(!text.contains(" <script") && !text.contains("](") && !text.contains("http://"), "{text}");
-        let headings: Vec<&str> = text.lines().filter(|l| l.starts_with('#')).collect();
-        assert_eq!(headings[headings.len() - 3..], ["## Samples", "### 1. pair", "### 2. pair"]);
-        assert!(text.contains("> \\# Title  \n> 1\\. \\<script\\>"), "{text}");
-        assert!(text.contains("\n> \\- end"), "{text}");
-        let back: Trained = serde_json::from_str(&serde_json::to_string(&card.trained).unwrap()).unwrap();
-        assert_eq!(back, card.trained);
-        assert!(!serde_json::to_string(&Trained::default()).unwrap().contains("samples"), "old cards keep their bytes");
-    }
-
-    fn passed(holds: bool) -> Trained {
-        let gate = vec![Check { what: "format >= 0.98".into(), value: 0.99, holds }];
-        Trained { gate, seeds: vec![7], ..Trained::default() }
-    }
-
-    fn at(second: i64) -> DateTime<Utc> {
-        DateTime::from_timestamp(second, 0).unwrap()
-    }
-
-    #[tokio::test]
-    async fn versions_are_added_promoted_and_rolled_back() {
-        let (dir, base) = (tempfile::tempdir().unwrap(), base());
-        for url in [format!("{}/registry", dir.path().display()), "memory://registry-versions/a".to_owned()] {
-            let registry = Registry::open(&url, &StoreOptions::default()).unwrap();
-            assert!(registry.list(None).await.unwrap().is_empty());
-            let none = registry.promoted("writer").await.unwrap_err();
-            assert_eq!(none.kind(), Kind::Config);
-            assert!(none.explain().contains("models promote writer"), "{none:?}");
-
-            let mut versions = Vec::new();
-            for (i, trained) in [passed(true), passed(true), passed(false)].into_iter().enumerate() {
-                let folder = dir.path().join(format!("adapter-{i}"));
-                adapter(&folder, i as f32 + 1.0);
-                let card = registry.add("writer", &folder, &base, trained.clone(), at(100)).await.unwrap();
-                let again = registry.add("writer", &folder, &base, trained, at(200)).await.unwrap();
-                assert_eq!(card, again, "the same is found again");
-                assert!(card.version.starts_with(&format!("000{}-", i + 1)), "{}", card.version);
-                versions.push(card.version);
-            }
-            assert_eq!(registry.find("writer", "latest").await.unwrap().version, versions[2]);
-            assert_eq!(registry.find("writer", "2").await.unwrap().version, versions[1]);
-            assert_eq!(registry.find("writer", "000").await.unwrap_err().kind(), Kind::Usage);
-            assert_eq!(registry.find("writer", "4").await.unwrap_err().kind(), Kind::Usage);
-            assert_eq!(registry.find("../writer", "1").await.unwrap_err().kind(), Kind::Usage);
-
-            let current = async || registry.promoted("writer").await.unwrap().version;
-            registry.promote("writer", "1", "first", false, at(1)).await.unwrap();
-            assert_eq!(registry.rollback("writer", "", at(2)).await.unwrap_err().kind(), Kind::Config);
-            registry.promote("writer", "2", "better", false, at(3)).await.unwrap();
-            registry.promote("writer", "2", "again", false, at(4)).await.unwrap();
-            assert_eq!(current().await, versions[1]);
-            let refused = registry.promote("writer", "3", "", false, at(5)).await.unwrap_err();
-            assert_eq!(refused.kind().exit_code(), 1);
-            assert!(refused.to_string().contains("format >= 0.98"), "{refused}");
-            registry.promote("writer", "3", "I know better", true, at(6)).await.unwrap();
-            assert_eq!(current().await, versions[2]);
-            registry.rollback("writer", "worse", at(7)).await.unwrap();
-            assert_eq!(current().await, versions[1]);
-            // Not back to the one that was just given up.
-            registry.rollback("writer", "worse still", at(8)).await.unwrap();
-            assert_eq!(current().await, versions[0]);
-            let history = registry.promotions("writer").await.unwrap().history;
-            let told: Vec<_> = history.iter().map(|p| (p.action, p.forced, p.at.timestamp())).collect();
-            let (up, down) = (Action::Promote, Action::Rollback);
-            assert_eq!(told, [(up, false, 1), (up, false, 3), (up, true, 6), (down, false, 7), (down, false, 8)]);
-            let listed = registry.list(None).await.unwrap();
-            let promoted: Vec<bool> = listed.iter().map(|l| l.promoted).collect();
-            assert_eq!(promoted, [true, false, false]);
-            assert!(list_text(&listed).contains("gate: fails"));
-        }
-    }
-
-    #[tokio::test]
-    async fn half_a_version_is_none_and_is_finished_by_adding_again() {
-        let (dir, base) = (tempfile::tempdir().unwrap(), base());
-        let folder = dir.path().join("adapter");
-        adapter(&folder, 1.0);
-        let registry = Registry::open("memory://registry-half/", &StoreOptions::default()).unwrap();
-        let card = registry.add("writer", &folder, &base, passed(true), at(1)).await.unwrap();
-        let whole = registry.root.child("writer").child(&card.version);
-        whole.child(CARD).delete().await.unwrap();
-        assert!(registry.list(Some("writer")).await.unwrap().is_empty());
-        let again = registry.add("writer", &folder, &base, passed(true), at(2)).await.unwrap();
-        assert_eq!((again.version, again.adapter.clone()), (card.version, card.adapter));
-        assert_eq!(again.adapter, Adapter::digest(&folder).unwrap());
-    }
-
-    #[tokio::test]
-    async fn an_export_holds_files_against_their_digests() {
-        let (dir, base) = (tempfile::tempdir().unwrap(), base());
-        let folder = dir.path().join("adapter");
-        adapter(&folder, 1.0);
-        let registry = Registry::open("memory://registry-export", &StoreOptions::default()).unwrap();
-        let card = registry.add("writer", &folder, &base, passed(true), at(1)).await.unwrap();
-        let out = dir.path().join("out");
-        registry.export(&card, &out).await.unwrap();
-        assert_eq!(Adapter::digest(&out).unwrap(), card.adapter);
-        assert_eq!(registry.export(&card, &out).await.unwrap_err().kind(), Kind::Usage);
-        assert!(!out.join(REWARD).exists() && registry.judge(&card).is_none());
-        registry.adapter(&card).child(FILES[1]).put(Bytes::from_static(b"else")).await.unwrap();
-        let e = registry.export(&card, &dir.path().join("other")).await.unwrap_err();
-        assert!(e.to_string().contains("not those that its card names"), "{e}");
-        assert!(!dir.path().join("other").exists());
-    }
-
-    #[tokio::test]
-    async fn a_version_holds_the_reward_model_that_goes_with_it() {
-        let (dir, base) = (tempfile::tempdir().unwrap(), base());
-        let (folder, reward) = (dir.path().join("adapter"), dir.path().join("judge"));
-        adapter(&folder, 1.0);
-        std::fs::create_dir(&reward).unwrap();
-        for (file, text) in [("judge.json", "{}"), ("fold-0.safetensors", "weights"), (".part", "half")] {
-            std::fs::write(reward.join(file), text).unwrap();
-        }
-        for url in [dir.path().join("registry").display().to_string(), "memory://registry-reward".to_owned()] {
-            let registry = Registry::open(&url, &StoreOptions::default()).unwrap();
-            let parts = Parts { adapter: &folder, reward: Some(&reward), encoder: Some("e5") };
-            let card = registry.add_parts("writer", parts, &base, passed(true), at(1)).await.unwrap();
-            let alone = registry.add("writer", &folder, &base, passed(true), at(1)).await.unwrap();
-            assert_ne!(alone.version, card.version);
-            assert_eq!(card.encoder.as_deref(), Some("e5"));
-            assert!(card.readme().contains("encoder `e5`") && !alone.readme().contains("encoder"));
-            assert!(!alone.json().unwrap().contains("encoder"), "cards of before are as they were");
-            assert_eq!(registry.find("writer", &card.version).await.unwrap(), card);
-
-            let name = if url.starts_with("memory") { "a" } else { "b" };
-            let (cache, out) = (dir.path().join(format!("cache-{name}")), dir.path().join(format!("out-{name}")));
-            let there = registry.fetch_judge(&card, &cache).await.unwrap();
-            assert_eq!(std::fs::read_to_string(there.join("fold-0.safetensors")).unwrap(), "weights");
-            assert_eq!(registry.fetch_judge(&alone, &cache).await.unwrap_err().kind(), Kind::Config);
-            assert_eq!(Adapter::digest(&registry.fetch_adapter(&card, &cache).await.unwrap()).unwrap(), card.adapter);
-            registry.export(&card, &out).await.unwrap();
-            assert_eq!(std::fs::read_to_string(out.join("reward/judge.json")).unwrap(), "{}");
-            assert!(!out.join("reward/.part").exists());
-
-            registry.judge(&card).unwrap().child("judge.json").put(Bytes::from_static(b"[]")).await.unwrap();
-            let e = registry.fetch_judge(&card, &cache).await.unwrap_err();
-            assert!(e.to_string().contains("not those that its card names"), "{e}");
-        }
-    }
-
-    #[tokio::test]
-    async fn nothing_in_a_registry_leads_out_of_it() {
-        let (dir, base) = (tempfile::tempdir().unwrap(), base());
-        let folder = dir.path().join("adapter");
-        adapter(&folder, 1.0);
-        for url in [dir.path().join("registry").display().to_string(), "memory://registry-paths".to_owned()] {
-            let registry = Registry::open(&url, &StoreOptions::default()).unwrap();
-            let card = registry.add("writer", &folder, &base, passed(true), at(1)).await.unwrap();
-            let there = registry.root.child("writer").child(&card.version).child(CARD);
-            let mut of_files = card.clone();
-            of_files.files.insert("reward/../../../../secret".into(), String::new());
-            for (changed, says) in [
-                (Card { name: "../writer".into(), ..card.clone() }, "the card is that of"),
-                (Card { version: "/etc".into(), ..card.clone() }, "the card is that of"),
-                (of_files, "out of its folder"),
-            ] {
-                there.put(Bytes::from(changed.json().unwrap())).await.unwrap();
-                let e = registry.find("writer", "latest").await.unwrap_err();
-                assert!(e.kind() == Kind::Model && e.explain().contains(says), "{}", e.explain());
-            }
-            there.put(Bytes::from(card.json().unwrap())).await.unwrap();
-            registry.promote("writer", "latest", "", false, at(2)).await.unwrap();
-            let promoted = registry.root.child("writer").child(PROMOTED);
-            let text = String::from_utf8(promoted.get().await.unwrap().unwrap().to_vec()).unwrap();
-            promoted.put(text.replace(&card.version, "../../elsewhere").into()).await.unwrap();
-            let e = registry.promoted("writer").await.unwrap_err();
-            assert!(e.explain().contains("out of its folder"), "{}", e.explain());
-        }
-    }
-
-    #[cfg(unix)]
-    #[tokio::test]
-    async fn a_link_in_a_registry_stays_inside() {
-        use std::os::unix::fs::symlink;
-        let (dir, base) = (tempfile::tempdir().unwrap(), base());
-        let (folder, root) = (dir.path().join("adapter"), dir.path().join("registry"));
-        adapter(&folder, 1.0);
-        let link = dir.path().join("link");
-        std::fs::create_dir(&root).unwrap();
-        symlink(&root, &link).unwrap();
-        let registry = Registry::open(&link.display().to_string(), &StoreOptions::default()).unwrap();
-        let card = registry.add("writer", &folder, &base, passed(true), at(1)).await.unwrap();
-        registry.fetch_adapter(&card, dir.path()).await.unwrap();
-        let weights = root.join("writer").join(&card.version).join("adapter").join(FILES[1]);
-        std::fs::remove_file(&weights).unwrap();
-        symlink(folder.join(FILES[1]), &weights).unwrap();
-        for e in [
-            registry.fetch_adapter(&card, dir.path()).await.unwrap_err(),
-            registry.export(&card, &dir.path().join("out")).await.unwrap_err(),
-        ] {
-            assert!(e.kind() == Kind::Model && e.explain().contains("a link leads out"), "{}", e.explain());
-        }
     }
 }

@@ -268,7 +268,7 @@ const CONFIDENCE: f64 = 0.95;
 const PROBE_EPOCHS: u64 = 10;
 
 /// How much the gates let pass.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// How far others' reasons may move AUC, either way.
     pub shuffled: f64,
@@ -276,12 +276,6 @@ pub struct Limits {
     pub probe: f64,
     /// Whether AUC with the reasons must be above that without.
     pub needs_gain: bool,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits { shuffled: 0.002, probe: 0.65, needs_gain: true }
-    }
 }
 
 /// Whether a judge may reward reasons: all out of fold, with 95 % bootstrap intervals over users.

@@ -45,9 +45,10 @@ pub struct Config {
     pub length: usize,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Config { reason: 384, projection: 128, hidden: 64, attention: [32, 16], network: [128, 64], length: 20 }
+impl Config {
+    /// For reasons of this width and item vectors of that one; the other sizes are fixed.
+    pub fn new(reason: usize, hidden: usize) -> Self {
+        Config { reason, projection: 128, hidden, attention: [32, 16], network: [128, 64], length: 20 }
     }
 }
 

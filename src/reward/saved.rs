@@ -285,6 +285,7 @@ impl SavedJudge {
         let beside = |what: &str| dir.with_file_name(format!(".{name}.{what}-{}", std::process::id()));
         let (fresh, aside) = (beside("new"), beside("old"));
         let of = |item: u32| self.catalogue.attributes.of(item).to_vec();
+        let config = self.judge.config().ok_or_else(|| Error::new(Kind::Internal, "a judge without a model"))?;
         new_folder(&fresh, |at| {
             let mut folds = Vec::new();
             for (fold, model) in self.judge.models().iter().enumerate() {
@@ -298,7 +299,7 @@ impl SavedJudge {
                 digest: String::new(),
                 encoder: self.encoder.clone(),
                 seed: self.judge.seed(),
-                config: self.judge.config().cloned().unwrap_or_default(),
+                config: config.clone(),
                 folds,
                 titles,
                 gates: self.gates,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use burn::tensor::{Tensor, activation};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
@@ -19,7 +19,7 @@ use crate::reward::example::{Past, RewardExample};
 use crate::reward::model::{Batch, Judged, RewardModel};
 
 /// How long, how fast and on what to learn.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Most epochs.
     pub epochs: usize,
@@ -46,25 +46,6 @@ pub struct Plan {
     pub folds: usize,
     /// Share of the other folds' users whose examples only tell when to stop.
     pub validation: f64,
-}
-
-impl Default for Plan {
-    fn default() -> Self {
-        Plan {
-            epochs: 10,
-            patience: 2,
-            learning_rate: 1e-3,
-            weight_decay: 1e-5,
-            batch: 512,
-            null_dropout: 0.3,
-            unknown: 0.0,
-            margin_weight: 0.5,
-            margin: 0.1,
-            anchor_weight: 3.0,
-            folds: 5,
-            validation: 0.1,
-        }
-    }
 }
 
 /// What an epoch brought: both mean over examples.

@@ -19,10 +19,12 @@ use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::table::check::{cast_batch, strict};
-use crate::table::contract::{Column, ColumnType, Contract};
-use crate::table::input::{ObjectReader, earliest, open_parquet};
-use crate::table::store::{Location, is_store_fault};
+use crate::table::cast::{cast_batch, strict};
+use crate::table::column_type::ColumnType;
+use crate::table::contract::{Column, Contract};
+use crate::table::parquet_file::{ObjectReader, earliest, open_parquet};
+use crate::table::store::Location;
+use crate::table::store_error::is_store_fault;
 
 /// Footers read at once.
 const FOOTERS_AT_ONCE: usize = 16;

@@ -1,6 +1,6 @@
 //! Rows of an input that break its contract: how many of which kind, and whether a run can do without them.
 //!
-//! Which rows those are is said by [`judge_column`](crate::table::check::judge_column) alone. Knows nothing of files
+//! Which rows those are is said by [`judge_column`](crate::table::rules::judge_column) alone. Knows nothing of files
 //! or of what the other rows are for.
 
 use crate::error::{Error, Result};

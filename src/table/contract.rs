@@ -6,11 +6,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::table::build::Build;
+use crate::table::builtin::{self, CONTRACTS};
+use crate::table::column_type::ColumnType;
 
 /// Who makes a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -22,134 +25,6 @@ pub enum Role {
     Derived,
     /// curec, append-only.
     Store,
-}
-
-/// A column's type, as contracts write it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ColumnType {
-    /// UTF-8 text.
-    Utf8,
-    /// True or false.
-    Bool,
-    /// 32-bit integer.
-    Int32,
-    /// 64-bit integer.
-    Int64,
-    /// Single precision.
-    Float32,
-    /// Double precision.
-    Float64,
-    /// Days.
-    Date32,
-    /// Microseconds, UTC.
-    TimestampUs,
-    /// `FixedSizeList<Float32, N>`, list and values not null; N is known only when the table is made.
-    Vector,
-    /// A list of something.
-    List(Box<ColumnType>),
-    /// Named fields.
-    Struct(Vec<(String, ColumnType)>),
-}
-
-/// How deep a column's type may nest: enough for any table, and what reads it recurses.
-const MAX_NESTING: usize = 8;
-
-impl ColumnType {
-    fn parse(text: &str) -> Option<Self> {
-        Self::parse_within(text, MAX_NESTING)
-    }
-
-    fn parse_within(text: &str, depth: usize) -> Option<Self> {
-        let (text, depth) = (text.trim(), depth.checked_sub(1)?);
-        if let Some(inner) = text.strip_prefix("list<").and_then(|t| t.strip_suffix('>')) {
-            return Some(ColumnType::List(Box::new(Self::parse_within(inner, depth)?)));
-        }
-        if let Some(inner) = text.strip_prefix("struct<").and_then(|t| t.strip_suffix('>')) {
-            let mut fields = Vec::new();
-            for part in split_top(inner) {
-                let (name, kind) = part.split_once(':')?;
-                fields.push((name.trim().to_owned(), Self::parse_within(kind, depth)?));
-            }
-            return (!fields.is_empty()).then_some(ColumnType::Struct(fields));
-        }
-        Some(match text {
-            "utf8" => ColumnType::Utf8,
-            "bool" => ColumnType::Bool,
-            "int32" => ColumnType::Int32,
-            "int64" => ColumnType::Int64,
-            "float32" => ColumnType::Float32,
-            "float64" => ColumnType::Float64,
-            "date32" => ColumnType::Date32,
-            "timestamp_us" => ColumnType::TimestampUs,
-            "vector" => ColumnType::Vector,
-            _ => return None,
-        })
-    }
-
-    /// The Arrow type; `width` is the N of a [`ColumnType::Vector`].
-    pub fn arrow(&self, width: usize) -> DataType {
-        match self {
-            ColumnType::Utf8 => DataType::Utf8,
-            ColumnType::Bool => DataType::Boolean,
-            ColumnType::Int32 => DataType::Int32,
-            ColumnType::Int64 => DataType::Int64,
-            ColumnType::Float32 => DataType::Float32,
-            ColumnType::Float64 => DataType::Float64,
-            ColumnType::Date32 => DataType::Date32,
-            ColumnType::TimestampUs => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-            ColumnType::Vector => {
-                let width = i32::try_from(width).unwrap_or(i32::MAX);
-                DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), width)
-            }
-            ColumnType::List(inner) => DataType::List(Arc::new(Field::new("item", inner.arrow(width), true))),
-            ColumnType::Struct(fields) => {
-                DataType::Struct(fields.iter().map(|(n, t)| Field::new(n, t.arrow(width), true)).collect())
-            }
-        }
-    }
-}
-
-impl fmt::Display for ColumnType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self {
-            ColumnType::Utf8 => "utf8",
-            ColumnType::Bool => "bool",
-            ColumnType::Int32 => "int32",
-            ColumnType::Int64 => "int64",
-            ColumnType::Float32 => "float32",
-            ColumnType::Float64 => "float64",
-            ColumnType::Date32 => "date32",
-            ColumnType::TimestampUs => "timestamp_us",
-            ColumnType::Vector => "vector",
-            ColumnType::List(inner) => return write!(f, "list<{inner}>"),
-            ColumnType::Struct(fields) => {
-                f.write_str("struct<")?;
-                for (i, (name, kind)) in fields.iter().enumerate() {
-                    write!(f, "{}{name}:{kind}", if i == 0 { "" } else { "," })?;
-                }
-                ">"
-            }
-        };
-        f.write_str(name)
-    }
-}
-
-/// Splits at the commas that stand outside of angle brackets.
-fn split_top(text: &str) -> Vec<&str> {
-    let (mut parts, mut depth, mut start) = (Vec::new(), 0_i32, 0);
-    for (i, c) in text.char_indices() {
-        match c {
-            '<' => depth += 1,
-            '>' => depth -= 1,
-            ',' if depth == 0 => {
-                parts.push(&text[start..i]);
-                start = i + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    parts
 }
 
 /// One column of a contract.
@@ -299,6 +174,8 @@ pub struct Contract {
     pub audits: Vec<Audit>,
     /// How files are written.
     pub writer: Writer,
+    /// How a run makes it; `None` for inputs, and for tables that something else makes.
+    pub build: Option<Build>,
     digest: String,
 }
 
@@ -325,6 +202,7 @@ struct ContractSpec {
     audit: Vec<AuditSpec>,
     #[serde(default)]
     writer: Option<Spanned<Writer>>,
+    build: Option<Spanned<Build>>,
 }
 
 #[derive(Deserialize)]
@@ -368,40 +246,6 @@ struct AuditSpec {
     sql: Spanned<String>,
 }
 
-macro_rules! builtins {
-    ($($name:literal),+ $(,)?) => {
-        &[$(($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/", $name, ".toml")))),+]
-    };
-}
-
-/// The contracts that come with curec, in the order of the data flow.
-const BUILTIN: &[(&str, &str)] = builtins![
-    "interaction",
-    "item",
-    "review",
-    "opinion",
-    "user_history",
-    "item_taste",
-    "item_pair",
-    "item_category",
-    "item_audience",
-    "reason_prompt",
-    "response",
-    "reason",
-    "reason_score",
-    "correction_case",
-    "correction_prompt",
-    "reason_correction",
-    "item_feature",
-    "user_feature",
-    "quarantine",
-    "split",
-    "ablation_measurement",
-    "ablation_contrast",
-    "alignment_example",
-    "reward_example",
-];
-
 /// The physical types that `accept` may name.
 const ACCEPT: &[&str] = &[
     "int8",
@@ -427,17 +271,9 @@ const ACCEPT: &[&str] = &[
     "date32",
 ];
 
-/// The names of the contracts that come with curec, in the order of the data flow.
+/// The names of the contracts that come with curec, sorted.
 pub fn builtin_names() -> impl Iterator<Item = &'static str> {
-    BUILTIN.iter().map(|(name, _)| *name)
-}
-
-/// A contract that comes with curec.
-///
-/// # Errors
-/// `Kind::Config` for a name that none has.
-pub fn builtin(name: &str) -> Result<Contract> {
-    Contract::builtin(name)
+    CONTRACTS.iter().map(|(name, _)| *name)
 }
 
 impl Contract {
@@ -563,6 +399,16 @@ impl Contract {
         if writer.row_group_bytes == 0 || writer.file_bytes == 0 {
             problems.push((writer_line, "row_group_bytes and file_bytes are at least 1".into()));
         }
+        if let Some(build) = &spec.build {
+            let at = line(build.span().start);
+            if spec.role != Role::Derived {
+                problems.push((at, "only a table of the role derived has a [build]".into()));
+            }
+            if build.get_ref().publish != spec.partition_by.is_some() {
+                problems
+                    .push((at, "a table with publish = true has partition_by = \"dt\", another one has none".into()));
+            }
+        }
         if let Some((at, first)) = problems.first().cloned() {
             let mut message = first;
             for (at, other) in &problems[1..] {
@@ -584,6 +430,7 @@ impl Contract {
             foreign_keys,
             audits,
             writer,
+            build: spec.build.map(Spanned::into_inner),
             digest: blake3::hash(text.as_bytes()).to_hex().as_str()[..32].to_owned(),
         })
     }
@@ -593,8 +440,8 @@ impl Contract {
     /// # Errors
     /// `Kind::Config` for a name that none has.
     pub fn builtin(name: &str) -> Result<Self> {
-        match BUILTIN.iter().find(|(n, _)| *n == name) {
-            Some((_, text)) => Self::parse(text, &format!("schemas/{name}.toml")),
+        match builtin::text(CONTRACTS, name) {
+            Some(text) => Self::parse(text, &format!("schemas/{name}.toml")),
             None => Err(Error::new(Kind::Config, format!("there is no contract for a table {name}"))
                 .hint(format!("known tables: {}", builtin_names().collect::<Vec<_>>().join(", ")))),
         }
@@ -633,6 +480,7 @@ impl Contract {
             foreign_keys: Vec::new(),
             audits: Vec::new(),
             writer,
+            build: None,
             digest: String::new(),
         }
     }

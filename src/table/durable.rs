@@ -1,9 +1,9 @@
-//! The store of the local disk: what it has answered for is there after a power cut.
+//! The store of the local disk: a write that was acknowledged survives a power cut.
 //!
-//! Reads and lists as object_store's own, which syncs nothing; writes itself, in the order that [`crate::disk`] tells. Two
-//! kinds of places need less. What lies in `_staging` is relied on by nothing until it is copied to its place, and the
-//! copy brings it to the disk. A lease says nothing after a power cut, which ends whoever held it; it is only never
-//! half of one. Knows nothing of tables.
+//! Reads and lists through object_store's own local store, which syncs nothing; writes on its own, in the order that
+//! [`crate::disk`] describes. Two kinds of places need less. Nothing relies on a file in `_staging` until it is copied to
+//! its place, and the copy syncs it. A lease means nothing after a power cut, which ends the process that held it; it only
+//! must never be half written. Knows nothing of tables.
 
 use std::fmt;
 use std::fs::File;
@@ -11,24 +11,29 @@ use std::io::{ErrorKind, Seek as _, SeekFrom, Write as _};
 use std::path::{Path as LocalPath, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::StreamExt;
-use futures::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyMode, CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, UploadPart,
+    CopyMode, CopyOptions, MultipartUpload, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, RenameOptions, UploadPart,
 };
 
 use crate::disk;
+use crate::table::write_layer::{WriteLayer, Writes};
 
-/// The local disk.
-#[derive(Debug, Default)]
-pub(crate) struct Durable {
-    inner: Arc<LocalFileSystem>,
+/// The store of the local disk.
+pub(crate) fn open() -> Arc<dyn ObjectStore> {
+    let disk = Arc::new(LocalFileSystem::new());
+    Arc::new(WriteLayer::new(Durable { disk: Arc::clone(&disk) }, disk))
 }
 
-/// How much of a file must be on the disk.
+/// How the local disk is written.
+#[derive(Debug)]
+struct Durable {
+    disk: Arc<LocalFileSystem>,
+}
+
+/// How much of a file must be synced before a write is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Needs {
     /// Nothing yet.
@@ -54,12 +59,12 @@ impl Needs {
         if self == Needs::Nothing { std::fs::create_dir_all(folder) } else { disk::make_folder(&folder) }
     }
 
-    /// Once everything is written to `file`, which is not read again.
+    /// Call it once everything is written to `file`, which is not used again.
     fn close(self, file: File) -> std::io::Result<()> {
         if self == Needs::Nothing { Ok(()) } else { disk::sync_file(&file) }
     }
 
-    /// Once it has its name.
+    /// Call it once the file has its name.
     fn finish(self, path: &LocalPath) -> std::io::Result<()> {
         if self != Needs::All {
             return Ok(());
@@ -71,7 +76,7 @@ impl Needs {
 
 /// A new file beside `target`, hidden from listings, and where it is.
 fn begin(target: &LocalPath, needs: Needs) -> std::io::Result<(File, PathBuf)> {
-    // The folder that lost a file may be another one: its loss comes before what is written now.
+    // A file may have been removed from another folder: that must reach the disk before what is written now.
     if needs == Needs::All {
         disk::settle()?;
     }
@@ -120,7 +125,7 @@ fn put(target: &LocalPath, payload: &PutPayload, new: bool, needs: Needs) -> std
     done
 }
 
-/// The copy is the same file under one more name: nothing changes a file that has its name.
+/// A copy is a hard link: a file that has its name never changes.
 fn copy(from: &LocalPath, to: &LocalPath, new: bool, needs: Needs) -> std::io::Result<()> {
     let source = File::open(from)?;
     disk::settle()?;
@@ -161,7 +166,7 @@ fn failed(error: std::io::Error, path: &LocalPath) -> object_store::Error {
     }
 }
 
-/// Does disk work where it keeps nobody waiting.
+/// Runs disk work on a thread where it blocks no asynchronous task.
 async fn blocking<T: Send + 'static>(
     path: PathBuf,
     work: impl FnOnce(&LocalPath) -> std::io::Result<T> + Send + 'static,
@@ -173,7 +178,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// What only stores elsewhere can keep.
+/// The error for what only remote stores offer.
 fn unsupported(what: &str) -> object_store::Error {
     object_store::Error::NotImplemented { operation: what.into(), implementer: "the local disk".into() }
 }
@@ -185,14 +190,10 @@ impl fmt::Display for Durable {
 }
 
 #[async_trait::async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl ObjectStore for Durable {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        opts: PutOptions,
-    ) -> object_store::Result<PutResult> {
+impl Writes for Durable {
+    const REMOVED_AT_ONCE: usize = 10;
+
+    async fn put(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> object_store::Result<PutResult> {
         let new = match opts.mode {
             PutMode::Overwrite => false,
             PutMode::Create => true,
@@ -202,12 +203,12 @@ impl ObjectStore for Durable {
             return Err(unsupported("attributes"));
         }
         let needs = Needs::of(location);
-        let target = self.inner.path_to_filesystem(location)?;
+        let target = self.disk.path_to_filesystem(location)?;
         blocking(target, move |target| put(target, &payload, new, needs)).await?;
         Ok(PutResult { e_tag: None, version: None })
     }
 
-    async fn put_multipart_opts(
+    async fn upload(
         &self,
         location: &Path,
         opts: PutMultipartOptions,
@@ -216,70 +217,29 @@ impl ObjectStore for Durable {
             return Err(unsupported("attributes"));
         }
         let needs = Needs::of(location);
-        let target = self.inner.path_to_filesystem(location)?;
+        let target = self.disk.path_to_filesystem(location)?;
         let (file, part) = blocking(target.clone(), move |target| begin(target, needs)).await?;
         let open = Arc::new(Open { file: Mutex::new(Some(file)), part });
         Ok(Box::new(Upload { open, target, needs, offset: 0 }))
     }
 
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        self.inner.get_opts(location, options).await
-    }
-
-    async fn get_ranges(
-        &self,
-        location: &Path,
-        ranges: &[std::ops::Range<u64>],
-    ) -> object_store::Result<Vec<bytes::Bytes>> {
-        self.inner.get_ranges(location, ranges).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        let names = Arc::clone(&self.inner);
-        let delete = move |location: object_store::Result<Path>| {
-            let names = Arc::clone(&names);
-            let path = location.and_then(|location| Ok((names.path_to_filesystem(&location)?, location)));
-            async move {
-                let (path, location) = path?;
-                let is_staged = Needs::of(&location) == Needs::Nothing;
-                let remove = move |path: &LocalPath| match is_staged {
-                    true => std::fs::remove_file(path),
-                    false => disk::remove(path),
-                };
-                blocking(path, remove).await.map(|()| location)
-            }
+    async fn remove(&self, location: &Path) -> object_store::Result<()> {
+        let is_staged = Needs::of(location) == Needs::Nothing;
+        let remove = move |path: &LocalPath| match is_staged {
+            true => std::fs::remove_file(path),
+            false => disk::remove(path),
         };
-        locations.map(delete).buffered(10).boxed()
+        blocking(self.disk.path_to_filesystem(location)?, remove).await
     }
 
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    fn list_with_offset(
-        &self,
-        prefix: Option<&Path>,
-        offset: &Path,
-    ) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+    async fn copy(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
         let (needs, new) = (Needs::of(to), matches!(options.mode, CopyMode::Create));
-        let (from, to) = (self.inner.path_to_filesystem(from)?, self.inner.path_to_filesystem(to)?);
+        let (from, to) = (self.disk.path_to_filesystem(from)?, self.disk.path_to_filesystem(to)?);
         blocking(from, move |from| copy(from, &to, new, needs)).await
     }
 
-    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> object_store::Result<()> {
-        // Nothing here renames objects: the log of what the drill would take need not know how.
-        let _ = (from, to, options);
+    async fn rename(&self, _: &Path, _: &Path, _: RenameOptions) -> object_store::Result<()> {
+        // Nothing here renames objects, so the drill's record of unsynced changes need not cover it.
         Err(unsupported("rename"))
     }
 }
@@ -299,7 +259,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // Gone already where it got its name.
+        // Already gone where the upload was completed.
         let _ = std::fs::remove_file(&self.part);
     }
 }

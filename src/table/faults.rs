@@ -14,9 +14,9 @@
 //! ```
 //!
 //! A change is a put (conditional ones and the completion of a multipart upload too), a copy or a delete. Changes are
-//! numbered from 1 over all stores of the process. What a clock drives has no number, or the same run would count
-//! otherwise on another machine: a lease counts when it is first written, not when it is renewed. Knows nothing of
-//! locations, tables or credentials.
+//! numbered from 1 over all stores of the process. Changes that a clock triggers have no number, or the same run would
+//! count differently on another machine: a lease counts when it is first written, not when it is renewed. Knows nothing
+//! of locations, tables or credentials.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,28 +26,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, UploadPart,
+    CopyOptions, MultipartUpload, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    RenameOptions, UploadPart,
 };
 
 use crate::disk;
 use crate::error::{Error, Kind, Result};
+use crate::table::write_layer::{WriteLayer, Writes};
 
 /// The variable that asks for a drill.
 pub const VARIABLE: &str = "CUREC_FAIL_POINT";
 
-/// What happens on purpose.
+/// What goes wrong on purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FailPoint {
     /// The process kills or stops itself at one change.
     Die {
         /// Just after the change instead of just before.
         after: bool,
-        /// It is only stopped, and can be let go on.
+        /// The process is only stopped, and can be continued.
         stop: bool,
         /// Counts changes of this kind only.
         operation: Option<Operation>,
@@ -125,7 +124,8 @@ impl FailPoint {
         if let FailPoint::Power { lies, .. } = self {
             disk::watch(*lies);
         }
-        Arc::new(FaultyStore { point: Arc::new(self.clone()), inner: store })
+        let writes = FaultyWrites { point: Arc::new(self.clone()), inner: Arc::clone(&store) };
+        Arc::new(WriteLayer::new(writes, store))
     }
 
     /// Before a change: its numbers among all and among its kind.
@@ -141,7 +141,7 @@ impl FailPoint {
         changes[kind + 1] += 1;
         let numbers = [changes[0], changes[kind + 1]];
         match self {
-            // With the lock held, so that no other thread changes anything between now and the end.
+            // The lock is held, so that no other thread changes anything before the process dies.
             FailPoint::Die { after: false, stop, .. } if self.is_due(operation, numbers) => strike(*stop),
             FailPoint::Power { number, names, .. } if *number == numbers[0] => {
                 disk::lose(*names);
@@ -193,7 +193,7 @@ static CHANGES: Mutex<[u64; 4]> = Mutex::new([0; 4]);
 /// Leases that this process has written.
 static LEASES: Mutex<BTreeSet<Path>> = Mutex::new(BTreeSet::new());
 
-/// Bytes that puts and parts of this process have brought so far.
+/// Bytes that puts and parts of this process have written so far.
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
 
 fn generic(error: std::io::Error) -> object_store::Error {
@@ -201,6 +201,7 @@ fn generic(error: std::io::Error) -> object_store::Error {
 }
 
 /// The end of the process without any chance to clean up, as by `kill -9` or a power cut; or its pause.
+#[expect(clippy::disallowed_methods, reason = "a fail point ends the process on purpose")]
 fn strike(stop: bool) {
     // The shell's own `kill` is there where the program of that name is not.
     let kill = format!("kill -{} {}", if stop { "STOP" } else { "KILL" }, std::process::id());
@@ -212,26 +213,23 @@ fn strike(stop: bool) {
 }
 
 #[derive(Debug)]
-struct FaultyStore {
+struct FaultyWrites {
     point: Arc<FailPoint>,
     inner: Arc<dyn ObjectStore>,
 }
 
-impl fmt::Display for FaultyStore {
+impl fmt::Display for FaultyWrites {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} with {:?}", self.inner, self.point)
     }
 }
 
 #[async_trait::async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl ObjectStore for FaultyStore {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        opts: PutOptions,
-    ) -> object_store::Result<PutResult> {
+impl Writes for FaultyWrites {
+    // One by one, so that each has its number.
+    const REMOVED_AT_ONCE: usize = 1;
+
+    async fn put(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> object_store::Result<PutResult> {
         let numbers = self.point.begin(Operation::Put, location)?;
         self.point.spend(payload.content_length())?;
         let done = self.inner.put_opts(location, payload, opts).await;
@@ -239,7 +237,7 @@ impl ObjectStore for FaultyStore {
         done
     }
 
-    async fn put_multipart_opts(
+    async fn upload(
         &self,
         location: &Path,
         opts: PutMultipartOptions,
@@ -248,61 +246,21 @@ impl ObjectStore for FaultyStore {
         Ok(Box::new(FaultyUpload { point: Arc::clone(&self.point), path: location.clone(), inner }))
     }
 
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        self.inner.get_opts(location, options).await
+    async fn remove(&self, location: &Path) -> object_store::Result<()> {
+        let numbers = self.point.begin(Operation::Delete, location)?;
+        let done = self.inner.delete(location).await;
+        self.point.end(Operation::Delete, numbers);
+        done
     }
 
-    async fn get_ranges(
-        &self,
-        location: &Path,
-        ranges: &[std::ops::Range<u64>],
-    ) -> object_store::Result<Vec<bytes::Bytes>> {
-        self.inner.get_ranges(location, ranges).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        // One by one, so that each has its number.
-        let (point, inner) = (Arc::clone(&self.point), Arc::clone(&self.inner));
-        let delete = move |location: object_store::Result<Path>| {
-            let (point, inner) = (Arc::clone(&point), Arc::clone(&inner));
-            async move {
-                let location = location?;
-                let numbers = point.begin(Operation::Delete, &location)?;
-                let done = inner.delete(&location).await;
-                point.end(Operation::Delete, numbers);
-                done.map(|()| location)
-            }
-        };
-        locations.then(delete).boxed()
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    fn list_with_offset(
-        &self,
-        prefix: Option<&Path>,
-        offset: &Path,
-    ) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+    async fn copy(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
         let numbers = self.point.begin(Operation::Copy, to)?;
         let done = self.inner.copy_opts(from, to, options).await;
         self.point.end(Operation::Copy, numbers);
         done
     }
 
-    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> object_store::Result<()> {
+    async fn rename(&self, from: &Path, to: &Path, options: RenameOptions) -> object_store::Result<()> {
         let numbers = self.point.begin(Operation::Copy, to)?;
         let done = self.inner.rename_opts(from, to, options).await;
         self.point.end(Operation::Copy, numbers);

@@ -16,7 +16,8 @@ use crate::error::{Error, Kind, Result};
 use crate::paths;
 use crate::scratch::{Partial, Scratch};
 use crate::table::redact::redact;
-use crate::table::store::{Entry, Location, fail};
+use crate::table::store::{Entry, Location};
+use crate::table::store_error::fail;
 
 /// Bytes of one request. Small enough to arrive well within a request's time limit on a slow line.
 const PIECE: u64 = 8 << 20;

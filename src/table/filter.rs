@@ -13,7 +13,8 @@ use parquet::arrow::ProjectionMask;
 use crate::columns::text;
 use crate::error::{Context, Kind, Result};
 use crate::table::contract::Contract;
-use crate::table::input::{InputReader, InputTable, damaged, open_parquet};
+use crate::table::input::{InputReader, InputTable};
+use crate::table::parquet_file::{damaged, open_parquet};
 use crate::table::store::Location;
 
 /// Some columns of a batch as texts, in the order in which they were asked for; all of one length.

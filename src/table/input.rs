@@ -1,9 +1,8 @@
-//! Inputs: one Parquet file, a folder, or Hive partitions, owned by others and held against a contract before use.
+//! Inputs: one Parquet file, a folder, or Hive partitions, owned by others and checked against a contract before use.
 //!
 //! Knows Parquet files on a store. Knows nothing of SQL or of what the rows are for.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -11,34 +10,25 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, new_null_array,
 };
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
-use bytes::Bytes;
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit, TimestampMicrosecondType};
 use futures::TryStreamExt;
-use futures::future::{BoxFuture, FutureExt};
-use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
-use parquet::arrow::{ProjectionMask, async_reader::ParquetRecordBatchStream};
-use parquet::basic::Type as PhysicalType;
-use parquet::errors::ParquetError;
-use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
-use parquet::schema::types::SchemaDescriptor;
+use futures::future::FutureExt;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::async_reader::ParquetRecordBatchStream;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::bad_rows::{BadRows, LeftOut, kinds};
-use crate::table::check::{
-    Checker, KeyHasher, accepts, cast_column, finish_batch, hash_of, judge_column, key_text, strict,
-};
-use crate::table::contract::{Column, ColumnType, Contract};
-use crate::table::footer::wild_count;
+use crate::table::cast::{cast_column, strict};
+use crate::table::check::{Checker, finish_batch};
+use crate::table::column_type::ColumnType;
+use crate::table::contract::{Column, Contract};
+use crate::table::keys::{KeyHasher, hash_of, key_text};
 use crate::table::listing::list_parquet;
-use crate::table::store::{Location, fail};
+use crate::table::parquet_file::{ObjectReader, damaged, earliest, int96_columns, open_parquet, torn};
+use crate::table::rules::judge_column;
+use crate::table::source::{PathColumn, Source, find_column, hive_values, near};
+use crate::table::store::Location;
 
-/// Rows per batch when files are read for checking.
-const BATCH_ROWS: usize = 8192;
-/// Read from the end of a file at first: most footers are shorter.
-const FOOTER_BYTES: u64 = 64 << 10;
 /// Key hashes held at once while looking for duplicates: 256 MiB.
 const KEY_HASHES: usize = 32 << 20;
 
@@ -51,47 +41,13 @@ pub struct InputFile {
     pub rows: u64,
     /// Bytes.
     pub bytes: u64,
-    /// What its content is known by: blake3 for local files, the store's tag elsewhere.
+    /// Identifies its content: blake3 for local files, the store's tag elsewhere.
     pub digest: String,
     /// The earliest `event_timestamp` by the footer's statistics, microseconds since 1970 UTC; `None` where they do not
     /// say.
     pub first_event: Option<i64>,
     /// Values of the Hive partition columns in its path; `None`: null.
     pub partition: Vec<PathColumn>,
-}
-
-/// A column that a file's path tells (`event=click`), and its value; `None`: null.
-pub type PathColumn = (String, Option<String>);
-
-/// How Hive and Spark write null as a folder's name.
-const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
-
-/// Where one file has a contract's column.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Source {
-    /// In this field.
-    Field(Field),
-    /// In its path: this text, or null.
-    Path(Option<String>),
-    /// Nowhere, or in a field without a type, as writers make it of a column without any value: all rows hold null.
-    Null,
-}
-
-/// Where a file has a contract's column; `None`: nowhere. The column's own name comes before its aliases, and for each
-/// name the file before its path. Checks and queries both go by this.
-pub fn source_of(column: &Column, schema: &Schema, path: &[PathColumn]) -> Option<Source> {
-    let mut untyped = None;
-    for name in column.names() {
-        match schema.field_with_name(name) {
-            Ok(field) if !field.data_type().is_null() => return Some(Source::Field(field.clone())),
-            Ok(_) => untyped = Some(Source::Null),
-            Err(_) => {}
-        }
-        if let Some((_, value)) = path.iter().find(|(n, _)| n == name) {
-            return Some(Source::Path(value.clone()));
-        }
-    }
-    untyped
 }
 
 /// How a contract's column is found in the files. Each file may carry it under another of its names, in another of its
@@ -104,7 +60,7 @@ pub struct InputColumn {
     pub target: DataType,
     /// The column of the first file that carries it; `None`: none does.
     pub source: Option<String>,
-    /// Whether the files hold its moments in nanoseconds, which are cut to microseconds.
+    /// Whether the files hold timestamps in nanoseconds, which are truncated to microseconds.
     pub is_cut: bool,
 }
 
@@ -121,7 +77,7 @@ pub struct InputTable {
     pub columns: Vec<InputColumn>,
     /// Names of Hive partition columns in the paths, in order.
     pub hive_columns: Vec<String>,
-    /// The share of rows that may break the contract and are then left out wherever the input is read; with 0 none may.
+    /// The share of rows that may break the contract; they are left out wherever the input is read. 0: none may.
     pub max_bad_fraction: f64,
     /// What is allowed but worth knowing, one sentence each.
     pub warnings: Vec<String>,
@@ -154,7 +110,7 @@ impl InputTable {
     }
 }
 
-/// What a full look at an input found.
+/// What a full check of an input found.
 #[derive(Debug, Clone, Default)]
 pub struct InputReport {
     /// Rows, those that are left out included.
@@ -176,129 +132,7 @@ impl InputReport {
     }
 }
 
-/// Reads one object for the Parquet reader.
-#[derive(Debug)]
-pub struct ObjectReader {
-    store: Arc<dyn ObjectStore>,
-    path: object_store::path::Path,
-    size: u64,
-}
-
-impl AsyncFileReader for ObjectReader {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        async move { Ok(self.store.get_range(&self.path, range).await?) }.boxed()
-    }
-
-    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
-        async move { Ok(self.store.get_ranges(&self.path, &ranges).await?) }.boxed()
-    }
-
-    fn get_metadata<'a>(
-        &'a mut self,
-        options: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
-        async move {
-            let (size, short) = (self.size, || ParquetError::EOF("the file is shorter than its footer".into()));
-            if size < 8 {
-                return Err(short());
-            }
-            let tail = self.get_bytes(size.saturating_sub(FOOTER_BYTES)..size).await?;
-            let footer = FooterTail::try_new(tail.last_chunk().ok_or_else(short)?)?;
-            if footer.is_encrypted_footer() {
-                return Err(ParquetError::General("the footer is encrypted".into()));
-            }
-            let length = footer.metadata_length() as u64 + 8;
-            let start = size.checked_sub(length).ok_or_else(short)?;
-            let bytes = match tail.len().checked_sub(length as usize) {
-                Some(at) => tail.slice(at..),
-                None => self.get_bytes(start..size).await?,
-            };
-            let bytes = bytes.slice(..bytes.len() - 8);
-            if let Some(what) = wild_count(&bytes) {
-                return Err(ParquetError::General(what));
-            }
-            let options = options.map(|o| o.metadata_options());
-            Ok(Arc::new(ParquetMetaDataReader::decode_metadata_with_options(&bytes, options)?))
-        }
-        .boxed()
-    }
-}
-
-/// Opens a Parquet file of `size` bytes by its footer. Moments of the old type INT96 are read as microseconds: as
-/// nanoseconds those before 1677 and after 2262 would come out as others.
-///
-/// # Errors
-/// `Kind::Input` naming the file where it is missing, truncated or not Parquet; the store's own errors.
-pub async fn open_parquet(at: &Location, size: u64) -> Result<ParquetRecordBatchStreamBuilder<ObjectReader>> {
-    let reader = ObjectReader { store: at.store(), path: at.path().clone(), size };
-    // The library panics at a schema in its own format that names types which do not exist.
-    match AssertUnwindSafe(open_reader(reader)).catch_unwind().await {
-        Err(_) => Err(Error::new(Kind::Input, "the Parquet file is damaged: its footer names types that do not exist")
-            .with("file", at)
-            .with("bytes", size)),
-        Ok(Ok(builder)) => Ok(builder.with_batch_size(BATCH_ROWS)),
-        Ok(Err(error)) => {
-            if let Some(error) = store_error(&error) {
-                return Err(fail(error, "read", at));
-            }
-            let end = size.min(4);
-            let start = at.store().get_range(at.path(), 0..end).await.unwrap_or_default();
-            let what = match &start[..] {
-                b"PAR1" => "the Parquet file is truncated or damaged: it has no readable footer",
-                b"" => "the file is empty, not Parquet",
-                _ => "not a Parquet file",
-            };
-            Err(Error::new(Kind::Input, what).with("file", at).with("bytes", size).source(error))
-        }
-    }
-}
-
-async fn open_reader(
-    mut reader: ObjectReader,
-) -> parquet::errors::Result<ParquetRecordBatchStreamBuilder<ObjectReader>> {
-    let mut found = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await?;
-    if let Some(schema) = int96_in_microseconds(&found) {
-        let options = ArrowReaderOptions::new().with_schema(schema);
-        found = ArrowReaderMetadata::try_new(Arc::clone(found.metadata()), options)?;
-    }
-    Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(reader, found))
-}
-
-/// The schema of a file with moments as Spark wrote them for long (INT96), in microseconds: in nanoseconds, as which they
-/// are read else, placeholders such as 9999-12-31 would become other years. `None` where the file has none.
-fn int96_in_microseconds(file: &ArrowReaderMetadata) -> Option<SchemaRef> {
-    let roots = int96_columns(file.parquet_schema());
-    if roots.is_empty() {
-        return None;
-    }
-    let fields = file.schema().fields().iter().map(|field| match field.data_type() {
-        DataType::Timestamp(TimeUnit::Nanosecond, zone) if roots.contains(field.name().as_str()) => {
-            let kind = DataType::Timestamp(TimeUnit::Microsecond, zone.clone());
-            Arc::new(field.as_ref().clone().with_data_type(kind))
-        }
-        _ => Arc::clone(field),
-    });
-    Some(Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), file.schema().metadata().clone())))
-}
-
-/// The columns of a file that hold moments of the old type INT96.
-fn int96_columns(schema: &SchemaDescriptor) -> HashSet<&str> {
-    let columns = schema.columns().iter();
-    columns
-        .filter(|c| c.physical_type() == PhysicalType::INT96 && c.path().parts().len() == 1)
-        .map(|c| c.name())
-        .collect()
-}
-
-/// The store's error inside a Parquet error: a network fault is no reason to call a file damaged.
-fn store_error(error: &ParquetError) -> Option<&object_store::Error> {
-    match error {
-        ParquetError::External(inner) => inner.downcast_ref::<object_store::Error>(),
-        _ => None,
-    }
-}
-
-/// Lists an input (one file, a folder, or Hive partitions) and holds every file's footer against the contract.
+/// Lists an input (one file, a folder, or Hive partitions) and checks every file's footer against the contract.
 ///
 /// # Errors
 /// `Kind::NotArrived` where nothing is there yet; `Kind::Input` naming the file and column: not Parquet, truncated, a column
@@ -363,8 +197,8 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
     Ok(InputTable { table, location, files, columns, hive_columns, max_bad_fraction: 0.0, warnings })
 }
 
-/// Whether two physical types, each of which the column accepts, say the same of its values: an id as number and as text
-/// does not, for zeros in front are lost in between, and vectors have one width.
+/// Whether two physical types, each of which the column accepts, mean the same values: an id as a number and as a text
+/// do not, since leading zeros are lost, and vectors have one width.
 fn is_alike(column: &ColumnType, a: &DataType, b: &DataType) -> bool {
     let is_number = |t: &DataType| match t {
         DataType::Dictionary(_, value) => value.is_numeric(),
@@ -377,7 +211,7 @@ fn is_alike(column: &ColumnType, a: &DataType, b: &DataType) -> bool {
     }
 }
 
-/// What is worth knowing of how files carry columns: by the sentence's beginning, how many files and the first of them.
+/// Warnings about how files carry columns: the sentence, the number of files, and the first of them.
 #[derive(Default)]
 struct Notes(BTreeMap<String, (usize, Option<Location>)>);
 
@@ -416,140 +250,6 @@ impl Notes {
         });
         told.collect()
     }
-}
-
-/// A field whose name is a contract's but for case and underscores, as other systems write it.
-fn near<'a>(column: &Column, schema: &'a Schema) -> Option<&'a str> {
-    let bare = |name: &str| name.replace(['_', ' ', '-'], "").to_lowercase();
-    let wanted: Vec<String> = column.names().map(bare).collect();
-    schema.fields().iter().map(|f| f.name().as_str()).find(|name| wanted.contains(&bare(name)))
-}
-
-/// The earliest value of a column of moments by the statistics of the file's row groups, microseconds since 1970 UTC;
-/// `None` where a row group does not say. A column without a time zone is read as UTC, as everywhere.
-pub(crate) fn earliest(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>, column: &str) -> Option<i64> {
-    let converter = StatisticsConverter::try_new(column, builder.schema(), builder.parquet_schema()).ok()?;
-    if !matches!(converter.arrow_field().data_type(), DataType::Timestamp(..)) {
-        return None;
-    }
-    let minima = converter.row_group_mins(builder.metadata().row_groups()).ok()?;
-    // Cast as the rows will be, so that both round alike.
-    let minima = arrow::compute::cast(&minima, &ColumnType::TimestampUs.arrow(0)).ok()?;
-    let minima = minima.as_primitive_opt::<TimestampMicrosecondType>()?;
-    if minima.null_count() > 0 { None } else { arrow::compute::min(minima) }
-}
-
-/// Where a file has a contract's column; `None` for a nullable column that is absent.
-fn find_column(
-    contract: &Contract,
-    column: &Column,
-    schema: &SchemaRef,
-    path: &[PathColumn],
-    file: &Location,
-) -> Result<Option<Source>> {
-    let Some(source) = source_of(column, schema, path) else {
-        if column.nullable {
-            return Ok(None);
-        }
-        let present: Vec<&str> = schema.fields().iter().take(20).map(|f| f.name().as_str()).collect();
-        let mut hint = format!("the file has the columns {}", present.join(", "));
-        if !column.aliases.is_empty() {
-            hint.push_str(&format!("; {} may also be called {}", column.name, column.aliases.join(" or ")));
-        }
-        if let Some(near) = near(column, schema) {
-            hint.push_str(&format!(
-                "; rename {near} to {}, or put it under the column's aliases in a contract of your own ([project] schemas)",
-                column.name
-            ));
-        }
-        return Err(Error::new(Kind::Input, format!("the column {} is missing", column.name))
-            .with("table", &contract.name)
-            .with("file", file)
-            .with("column", &column.name)
-            .hint(hint));
-    };
-    let Source::Field(field) = &source else { return Ok(Some(source)) };
-    if accepts(column, field.data_type()) {
-        return Ok(Some(source));
-    }
-    let wanted = match column.accept.is_empty() {
-        true => column.column_type.to_string(),
-        false => format!("{} (or {})", column.column_type, column.accept.join(", ")),
-    };
-    Err(Error::new(Kind::Input, format!("wrong type {}, the contract wants {wanted}", field.data_type()))
-        .with("table", &contract.name)
-        .with("file", file)
-        .with("column", field.name())
-        .hint(way_out(column, field)))
-}
-
-/// What to do about a column of a type that is not accepted.
-fn way_out(column: &Column, field: &Field) -> String {
-    let name = field.name();
-    match (&column.column_type, field.data_type()) {
-        (ColumnType::TimestampUs, t) if t.is_numeric() => {
-            "a number does not say its unit: store a Parquet timestamp, or let 'curec import csv' convert it".into()
-        }
-        (ColumnType::TimestampUs, DataType::Date32 | DataType::Date64) => format!(
-            "a date has no time of day: store when it happened, or CAST({name} AS TIMESTAMP) if midnight UTC will do"
-        ),
-        (ColumnType::TimestampUs, _) => format!(
-            "store a Parquet timestamp, in pandas pd.to_datetime({name}, utc=True), or let 'curec import csv' convert it"
-        ),
-        (ColumnType::Utf8, t) if t.is_floating() => format!(
-            "ids are texts or integers; pandas makes floats of integers with gaps: fill or drop those, then astype(\"int64\") \
-             on {name}"
-        ),
-        (ColumnType::Utf8, DataType::Binary | DataType::LargeBinary | DataType::BinaryView) => format!(
-            "the file does not say that these bytes are text: CAST({name} AS VARCHAR) when it is written, or in Spark \
-             spark.sql.parquet.binaryAsString=true where it is read"
-        ),
-        (ColumnType::Utf8, _) => format!("write it as text when the file is made: CAST({name} AS VARCHAR)"),
-        (ColumnType::Int32 | ColumnType::Int64, t) if t.is_floating() => format!(
-            "pandas makes floats of integers with gaps: astype(\"Int64\") on {name}, with a capital I, keeps both"
-        ),
-        (ColumnType::Int32 | ColumnType::Int64, _) => {
-            format!("write it as an integer when the file is made: CAST({name} AS INTEGER)")
-        }
-        (ColumnType::Float32 | ColumnType::Float64, _) => {
-            format!("write it as a number when the file is made: CAST({name} AS DOUBLE)")
-        }
-        (ColumnType::List(_), t) if t.is_string() => format!(
-            "write it as a list of texts when the file is made, for example string_split({name}, '|') in DuckDB or \
-             {name}.str.split(\"|\") in pandas"
-        ),
-        (kind, _) => format!("write {name} as {kind} when the file is made"),
-    }
-}
-
-/// `key=value` folders between the input's location and the file.
-fn hive_values(file: &Location, root: &Location) -> Vec<PathColumn> {
-    let relative = file.relative_to(root).unwrap_or_default();
-    let mut parts: Vec<&str> = relative.split('/').collect();
-    parts.pop();
-    let pairs = parts.into_iter().filter_map(|part| part.split_once('='));
-    pairs.map(|(key, value)| (percent_decoded(key), (value != HIVE_NULL).then(|| percent_decoded(value)))).collect()
-}
-
-fn percent_decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let (mut out, mut i) = (Vec::with_capacity(bytes.len()), 0);
-    // Parsing a number alone would take a sign for a digit.
-    let is_hex = |hex: &&str| hex.bytes().all(|b| b.is_ascii_hexdigit());
-    while i < bytes.len() {
-        let code = text.get(i + 1..i + 3).filter(is_hex).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match (bytes[i], code) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
-                i += 3;
-            }
-            (byte, _) => {
-                out.push(byte);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// A file of an input as batches in the contract's columns and types, checked.
@@ -681,25 +381,13 @@ impl<'a> InputReader<'a> {
     }
 }
 
-/// What stands for a panic of the library over damaged pages.
-fn torn() -> ParquetError {
-    ParquetError::General("its pages cannot be understood".into())
-}
-
-pub(crate) fn damaged(error: &ParquetError, at: &Location) -> Error {
-    if let Some(error) = store_error(error) {
-        return fail(error, "read", at);
-    }
-    Error::new(Kind::Input, "the Parquet file is damaged").with("file", at).source(error.to_string())
-}
-
 /// Streams every row of an input through a [`Checker`] and looks for duplicate keys among those that keep the contract.
 ///
 /// Memory: one batch, and at most 256 MiB of key hashes at a time; inputs with more keys are read several times.
 ///
 /// # Errors
 /// `Kind::Input` naming file, column, row and key of the first row that breaks the contract, and how many do, where
-/// these are more than the input may have; the same for keys that stand twice.
+/// these are more than the input may have; the same for duplicate keys.
 pub async fn check_input(contract: &Contract, table: &InputTable) -> Result<InputReport> {
     let mut report = InputReport::default();
     let passes = (table.rows() as usize).div_ceil(KEY_HASHES).max(1) as u64;
@@ -750,7 +438,7 @@ pub async fn check_input(contract: &Contract, table: &InputTable) -> Result<Inpu
     Ok(report)
 }
 
-/// Reads again and compares the keys themselves wherever their hashes met.
+/// Reads again and compares the keys themselves where their hashes were equal.
 async fn confirm_duplicates(contract: &Contract, table: &InputTable, suspects: &HashSet<u64>) -> Result<()> {
     let mut first: BTreeMap<Vec<u8>, (Location, u64)> = BTreeMap::new();
     for file in &table.files {

@@ -11,7 +11,8 @@ use futures::StreamExt;
 use object_store::path::Path as ObjectPath;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::table::store::{Entry, Location, missing};
+use crate::table::store::{Entry, Location};
+use crate::table::store_error::missing;
 
 /// The Parquet files of an input, and what is worth knowing about the rest.
 #[derive(Debug, Default)]

@@ -21,11 +21,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::paths;
-use crate::table::check::{Checker, cast_batch, conform, strict};
+use crate::table::cast::{cast_batch, strict};
+use crate::table::check::{Checker, conform};
 use crate::table::contract::Contract;
 use crate::table::finding::Findings;
 use crate::table::lease::{AT_ONCE, FORMAT, Lease, check_format, is_live, read_lease};
-use crate::table::store::{Entry, Location, lock_folder, remove_folder, torn_uploads};
+use crate::table::local_folder::{lock_folder, torn_uploads};
+use crate::table::store::{Entry, Location, remove_folder};
 use crate::table::write::{OrderCheck, StagedFile, Stamp, TableWriter, writer_properties};
 
 pub use crate::table::segment::segments;
@@ -360,6 +362,24 @@ async fn copy_missing(staged: &StagedTable, folder: &Location, there: &[Entry]) 
         }
     }
     Ok(())
+}
+
+/// The names of the tables that have a commit record below a root, sorted.
+///
+/// # Errors
+/// The store's.
+pub async fn tables(root: &Location) -> Result<Vec<String>> {
+    let mut found = BTreeSet::new();
+    for entry in root.list().await? {
+        let relative = entry.location.relative_to(root).unwrap_or_default();
+        if let [table, partition, RECORD] = relative.split('/').collect::<Vec<_>>()[..]
+            && partition.starts_with("dt=")
+            && !table.starts_with('_')
+        {
+            found.insert(table.to_owned());
+        }
+    }
+    Ok(found.into_iter().collect())
 }
 
 /// A file that the commit record lists and that is not there, whole; `None` where the partition is sound.

@@ -22,10 +22,13 @@ use tokio::io::AsyncWriteExt;
 
 use crate::destination::Destination;
 use crate::error::{Context, Error, Kind, Result};
-use crate::table::check::{KeyHasher, key_text, row_json};
-use crate::table::contract::{ColumnType, Contract};
+use crate::table::column_type::ColumnType;
+use crate::table::contract::Contract;
 use crate::table::finding::{Findings, Rule};
-use crate::table::store::{FULL, Location, fail, is_full, remove_folder};
+use crate::table::keys::{KeyHasher, key_text};
+use crate::table::row_json::row_json;
+use crate::table::store::{Location, remove_folder};
+use crate::table::store_error::{FULL, fail, is_full};
 
 /// What a table was made from; stands in the files' footers and in the commit record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

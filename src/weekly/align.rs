@@ -21,14 +21,14 @@ use crate::generate::row::{Completion, RowError};
 use crate::learn::packing::Example;
 use crate::learn::supervised::{self, Surroundings};
 use crate::learn::trainable::TrainableLm;
-use crate::llm::adapter::{Adapter, AdapterShape, Precision};
+use crate::llm::adapter::{Adapter, Precision};
 use crate::llm::device;
-use crate::night::run;
-use crate::registry::versions::Sample;
+use crate::night::warehouse;
+use crate::registry::card::Sample;
 use crate::reward::checks::{self, Vocabulary};
 use crate::reward::text_metrics::{bleu, distinct, tokens};
 use crate::telemetry::Voice;
-use crate::weekly::examples::{self, Size};
+use crate::weekly::examples;
 use crate::weekly::teacher::{self, Account, Taught};
 use crate::weekly::teacher_endpoint::{self, Answers, Endpoint};
 use crate::weekly::weekly_file::Spec;
@@ -110,8 +110,7 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
         .map_err(|e| Error::new(Kind::Config, "cannot make the folder").with("folder", out.display()).source(e))?;
     let mut overrides = spec.overrides();
     let job = Job::load(&spec.job, &overrides)?;
-    let size = Size { max_examples: spec.examples.max, pairs_per_user: spec.examples.pairs_per_user };
-    let rows = examples::examples(&job, interval, size, None).await?;
+    let rows = examples::examples(&job, interval, spec.examples.size, None).await?;
     examples::replace(&out.join("alignment_example.parquet"), &rows, &out.join("align.json"))?;
     stop.check()?;
 
@@ -191,21 +190,7 @@ fn train(
     let a = &spec.align;
     let step = valid.len().div_ceil(a.validated.max(1)).max(1);
     let valid: Vec<Example> = valid.into_iter().step_by(step).collect();
-    let shape = AdapterShape { rank: a.rank, alpha: a.alpha, dropout: a.dropout, targets: a.targets.clone() };
-    let mut lm = TrainableLm::load(&files, &shape, a.seed, &device::open(&spec.device)?)?;
-    let config = supervised::Config {
-        learning_rate: a.learning_rate,
-        warmup: a.warmup,
-        epochs: a.epochs,
-        max_steps: a.max_steps,
-        batch_tokens: a.batch_tokens,
-        micro_batch_tokens: a.micro_batch_tokens,
-        clip: a.clip,
-        validate_every: a.validate_every,
-        patience: a.patience,
-        checkpoint_every: a.checkpoint_every,
-        seed: a.seed,
-    };
+    let mut lm = TrainableLm::load(&files, &a.shape, a.learning.seed, &device::open(&spec.device)?)?;
     let around = Surroundings {
         checkpoint: Some(out.join("align.safetensors")),
         curve: Some(out.join("align.jsonl")),
@@ -213,7 +198,7 @@ fn train(
         voice,
         stop: &|| stop.is_requested(),
     };
-    let trained = supervised::align(&mut lm, &train, &valid, &config, &around)?;
+    let trained = supervised::align(&mut lm, &train, &valid, &a.learning, &around)?;
     lm.adapter()?.write(&out.join("adapter"), &files.name(), Precision::F16)?;
     Ok(trained)
 }
@@ -344,7 +329,7 @@ pub(crate) async fn titles(job: &Job) -> Result<Vec<String>> {
     if job.spec.input.item.is_empty() {
         return Ok(Vec::new());
     }
-    let session = run::session_of(job).await?;
+    let session = warehouse::session_of(job).await?;
     let rows = session.sql("select distinct title from item where title is not null", &[]).await?.collect().await?;
     let mut found = Vec::new();
     for batch in &rows {

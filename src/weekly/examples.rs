@@ -4,19 +4,25 @@
 //! in a session of their own, and only the interval's events tell the labels.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use chrono::Duration;
 use futures::TryStreamExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
-use crate::night::tables::{self, contract_of, like_threshold, prepare};
+use crate::night::graph::Graph;
+use crate::night::prepare::{Prepared, prepare};
+use crate::night::tables::{self, like_threshold};
 use crate::night::verify::nothing_to_learn;
-use crate::query::model::Model;
 use crate::query::session::{Param, Session};
 use crate::table::write::write_local;
+
+/// The table of the examples.
+const ALIGNMENT: &str = "alignment_example";
 
 /// Rows that [`examples`] wrote.
 ///
@@ -29,24 +35,29 @@ pub fn read(path: &Path) -> Result<Vec<RecordBatch>> {
     reader.collect::<std::result::Result<_, _>>().context(Kind::Input, failed)
 }
 
-/// Tables that examples are made from, in the order in which they are made.
-const BEFORE: [&str; 7] =
-    ["opinion", "user_history", "item_taste", "item_pair", "item_category", "item_audience", "reason_prompt"];
-
-/// A session with the inputs up to the interval's end, and `tables` as of its start, made in this order. Every user and item
-/// with an event before the interval counts, whatever the job's limits.
+/// A session with the inputs up to the interval's end, and as of its start every table that `table` is made from; with the
+/// job's tables. Every user and item with an event before the interval counts, whatever the job's limits.
 ///
 /// # Errors
-/// As [`prepare`] and [`Model::run`].
-pub(crate) async fn evidence(job: &Job, interval: Interval, tables: &[&'static str]) -> Result<Session> {
+/// As [`prepare`] and [`Prepared::rows`](crate::night::prepare::Prepared::rows).
+pub(crate) async fn evidence_for(job: &Job, interval: Interval, table: &str) -> Result<(Session, Arc<Graph>)> {
     let prepared = prepare(job, interval).await?;
+    let tables = prepared.graph.before(&[table]);
+    Ok((evidence(&prepared, &tables).await?, prepared.graph.clone()))
+}
+
+/// The same with these tables, which stand in order.
+///
+/// # Errors
+/// As [`evidence_for`].
+pub(crate) async fn evidence(prepared: &Prepared, tables: &[&str]) -> Result<Session> {
     for (name, input) in &prepared.inputs {
-        tables::hold_bad_rows(&prepared.contracts[name], input).await?;
+        tables::hold_bad_rows(prepared.graph.contract(name)?, input).await?;
     }
-    let session = tables::session(&prepared).await?;
+    let session = prepared.session().await?;
     // Evidence is what a run knows that ends where the interval begins; the session holds the interval's events too.
-    let before = Interval { start: interval.start - Duration::days(1), end: interval.start };
-    let mut params = tables::params(&prepared.at(before))?;
+    let start = prepared.interval.start;
+    let mut params = prepared.at(Interval { start: start - Duration::days(1), end: start }).params()?;
     for (name, value) in &mut params {
         match *name {
             "user_active_days" | "item_active_days" => *value = Param::Int(110_000),
@@ -55,9 +66,9 @@ pub(crate) async fn evidence(job: &Job, interval: Interval, tables: &[&'static s
         }
     }
     for name in tables {
-        let contract = &prepared.contracts[*name];
-        let rows = prepared.sql[*name].run(&session, contract, &params).await?;
-        session.register_aside(name, contract, rows).await?;
+        let contract = prepared.graph.contract(name)?;
+        let rows = prepared.graph.definition(name)?.run(&session, contract, &params).await?;
+        session.register_spilled(name, contract, rows).await?;
     }
     Ok(session)
 }
@@ -77,9 +88,10 @@ pub(crate) fn replace(file: &Path, rows: &[RecordBatch], record: &Path) -> Resul
 }
 
 /// How many examples, at most.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 pub struct Size {
     /// In all; half of them pairs (see `sql/alignment_example.sql`).
+    #[serde(rename = "max")]
     pub max_examples: u64,
     /// Pairs of each label and user.
     pub pairs_per_user: u64,
@@ -101,19 +113,18 @@ impl Default for Size {
 /// As [`prepare`] and [`Model::run`]; [`Kind::NotArrived`] when the interval has no event yet, [`Kind::Input`] when
 /// there is not one example.
 pub async fn examples(job: &Job, interval: Interval, size: Size, out: Option<&Path>) -> Result<Vec<RecordBatch>> {
-    let session = evidence(job, interval, &BEFORE).await?;
-    let contract = contract_of(job, "alignment_example")?;
-    let sql = (!job.spec.project.sql.is_empty()).then(|| Path::new(&job.spec.project.sql));
-    let model = Model::find(contract.name.as_str(), sql)?;
+    let (session, graph) = evidence_for(job, interval, ALIGNMENT).await?;
+    let contract = graph.contract(ALIGNMENT)?;
     let whole = |n: u64| Param::Int(i64::try_from(n).unwrap_or(i64::MAX / 100));
     let params = [
         ("interval_start", Param::Timestamp(interval.start.timestamp_micros())),
         ("interval_end", Param::Timestamp(interval.end.timestamp_micros())),
-        ("like_threshold", like_threshold(&job.spec.history, &contract_of(job, "interaction")?)),
+        ("like_threshold", like_threshold(&job.spec.history, graph.contract("interaction")?)),
         ("pairs_per_user", whole(size.pairs_per_user)),
         ("max_examples", whole(size.max_examples.min(1 << 40))),
     ];
-    let rows: Vec<RecordBatch> = model.run(&session, &contract, &params).await?.try_collect().await?;
+    let rows: Vec<RecordBatch> =
+        graph.definition(ALIGNMENT)?.run(&session, contract, &params).await?.try_collect().await?;
     if rows.iter().all(|batch| batch.num_rows() == 0) {
         let needs = "the interval needs rated events, and enough events before it";
         return Err(nothing_to_learn(job, interval, &session, "there is nothing to make examples of", needs).await?);

@@ -23,7 +23,7 @@ use crate::generate::models::Models;
 use crate::llm::device;
 use crate::night::tables::locate;
 use crate::recommend::data::{Log, Timelines};
-use crate::registry::versions::{Check, Sample};
+use crate::registry::card::{Check, Sample};
 use crate::reward::saved::{Case, PastEvent, SavedJudge};
 use crate::statistics::{Interval, RESAMPLES, paired_bootstrap};
 use crate::telemetry::Voice;

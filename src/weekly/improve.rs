@@ -21,10 +21,10 @@ use crate::generate::answers::Examples;
 use crate::learn::lessons::Method;
 use crate::llm::adapter::Adapter;
 use crate::llm::device;
+use crate::night::prepare::prepare;
 use crate::night::record;
-use crate::night::tables::prepare;
-use crate::query::model::Model;
-use crate::registry::versions::{Card, Check, Parts, Registry, Trained};
+use crate::registry::card::{Card, Check, Trained};
+use crate::registry::versions::{Parts, Registry};
 use crate::reward::saved::{self, SavedJudge};
 use crate::telemetry::Voice;
 use crate::weekly::gate::{self, Compared, Rivals};
@@ -483,15 +483,11 @@ async fn data(job: &Job, interval: Interval) -> Result<String> {
     for (name, input) in &prepared.inputs {
         made.add(format!("input {name}"), input.digest());
     }
-    for (name, contract) in &prepared.contracts {
+    for (name, contract) in prepared.graph.contracts() {
         made.add(format!("contract {name}"), contract.digest());
     }
-    for (name, model) in &prepared.sql {
-        made.add(format!("sql {name}"), model.digest());
-    }
-    let own = (!job.spec.project.sql.is_empty()).then(|| Path::new(&job.spec.project.sql));
-    for table in ["alignment_example", "reward_example"] {
-        made.add(format!("sql {table}"), Model::find(table, own)?.digest());
+    for (name, definition) in prepared.graph.definitions() {
+        made.add(format!("sql {name}"), definition.digest());
     }
     let has_say = |key: &str| !NO_SAY.iter().any(|no| key.starts_with(no)) && key != "project.registry";
     for (key, value) in job.settings.iter().filter(|(key, _)| has_say(key)) {
@@ -536,7 +532,7 @@ fn metrics(out: &Path, method: &str, found: &Compared, in_use: Option<&str>) -> 
 }
 
 fn seeds(spec: &Spec) -> Vec<u64> {
-    vec![spec.align.seed, spec.reward.seed, spec.reward.second_seed, spec.reinforce.seed]
+    vec![spec.align.learning.seed, spec.reward.seed, spec.reward.second_seed, spec.reinforce.learning.seed]
 }
 
 fn refusal(name: &str, version: &str, checks: &[Check]) -> String {

@@ -13,6 +13,7 @@ use crate::columns::{integers, text};
 use crate::config::{Interval, Job};
 use crate::error::Result;
 use crate::learn::worth::NEGATIVES;
+use crate::night::prepare::prepare;
 use crate::query::session::Param;
 use crate::weekly::examples;
 
@@ -40,7 +41,7 @@ impl Negatives {
     /// # Errors
     /// What inputs and the disk say.
     pub async fn read(job: &Job, interval: Interval, users: &BTreeSet<&str>) -> Result<Negatives> {
-        let session = examples::evidence(job, interval, &["opinion"]).await?;
+        let session = examples::evidence(&prepare(job, interval).await?, &["opinion"]).await?;
         let mut found = Negatives::default();
         let mut rows = session.sql(POPULARITY, &[]).await?.stream().await?;
         while let Some(batch) = rows.try_next().await? {

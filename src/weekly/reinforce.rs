@@ -24,15 +24,12 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generate::models::Models;
 use crate::learn::curve;
-use crate::learn::lessons::{Config, Method};
-use crate::learn::loss::Grpo;
 use crate::learn::rollout::{Base, Prompt, Sampled, Sampler};
 use crate::learn::rounds::{self, Ended, Reinforced};
 use crate::learn::supervised::Surroundings;
 use crate::learn::worth::{self, Asked, Check, Prices, Worth};
 use crate::llm::adapter::{Adapter, AdapterShape, Precision};
 use crate::llm::device;
-use crate::llm::sampler::Sampling;
 use crate::reward::checks::Vocabulary;
 use crate::reward::saved::{self, Case, PastEvent, SavedJudge, UNKNOWN};
 use crate::telemetry::Voice;
@@ -149,7 +146,7 @@ pub async fn reinforce(
     }
     let (questions, without_history) = questions(&rows, &histories(&outcomes)?, &taught)?;
     let users: BTreeSet<&str> = questions.iter().map(|q| q.user_id.as_str()).collect();
-    let negatives = match spec.reinforce.rank_weight > 0.0 {
+    let negatives = match spec.reinforce.prices.rank > 0.0 {
         true => Some(Negatives::read(&job, interval, &users).await?),
         false => None,
     };
@@ -276,33 +273,11 @@ impl Work<'_> {
             max_new_tokens: generator.fingerprint.max_new_tokens,
             stop: generator.fingerprint.stop.clone(),
         };
-        let mut lm = sampler.base.trainable(&shape, r.seed, &compute)?;
-        let config = Config {
-            method,
-            rounds: r.rounds,
-            prompts: r.prompts,
-            answers: r.answers,
-            sampling: Sampling { temperature: r.temperature, top_p: r.top_p, ..Sampling::default() },
-            step_prompts: r.step_prompts,
-            epochs: r.epochs,
-            learning_rate: r.learning_rate,
-            warmup: r.warmup,
-            clip: r.clip,
-            micro_batch_tokens: r.micro_batch_tokens,
-            min_gain: r.min_gain,
-            min_deviation: r.min_deviation,
-            lambda: r.lambda,
-            most_weight: r.most_weight,
-            grpo: Grpo { clip: r.ratio_clip, kl: r.kl },
-            dpo_beta: r.dpo_beta,
-            anchor: r.anchor,
-            check_every: r.check_every,
-            patience: r.patience,
-            check_sampling: generator.fingerprint.sampling,
-            seed: r.seed,
-        };
-        let prices = Prices { max_words: r.max_words, rank: r.rank_weight, ..Prices::default() };
-        let worths = |answers: &[(&Prompt, &Sampled)]| self.worths(&judges, &prices, answers);
+        let mut lm = sampler.base.trainable(&shape, r.learning.seed, &compute)?;
+        let check_sampling = generator.fingerprint.sampling;
+        let config = Config { method, check_sampling, ..r.learning.clone() };
+        let prices = &r.prices;
+        let worths = |answers: &[(&Prompt, &Sampled)]| self.worths(&judges, prices, answers);
         // Other judges, other rewards: their digests belong to what a checkpoint is for.
         let digests = ["judge", "second"].map(|name| saved::digest(&out.join("reward").join(name)));
         let [of_judge, of_second] = digests;
@@ -313,7 +288,7 @@ impl Work<'_> {
             .add("max_new_tokens", print.max_new_tokens)
             .add_settings("stop", &print.stop)?;
         model.add("adapter", Adapter::digest(&out.join(&r.from))?).add("judge", of_judge?).add("second", of_second?);
-        model.add_settings("prices", &prices)?.add_settings("forbidden", &r.forbidden)?;
+        model.add_settings("prices", prices)?.add_settings("forbidden", &r.forbidden)?;
         model.add("negatives", self.negatives.map(Negatives::digest).unwrap_or_default());
         let model = model.digest();
         let around = Surroundings {

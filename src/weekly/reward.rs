@@ -30,22 +30,21 @@ use crate::generate::prompt::Evidence;
 use crate::generate::row::RowError;
 use crate::llm::adapter::Adapter;
 use crate::llm::device;
-use crate::night::tables::{contract_of, like_threshold};
+use crate::night::tables::like_threshold;
 use crate::night::verify::nothing_to_learn;
-use crate::query::model::Model;
 use crate::query::session::Param;
 use crate::reward::example::{Past, RewardExample};
-use crate::reward::judge::{Around, Gates, Judge, Limits};
+use crate::reward::judge::{Around, Gates, Judge};
 use crate::reward::model::Config;
 use crate::reward::saved::{self, Catalogue, SavedJudge, user_number};
-use crate::reward::train::{Plan, Trained};
+use crate::reward::train::Trained;
 use crate::table::write::write_local;
 use crate::telemetry::Voice;
 use crate::weekly::examples;
 use crate::weekly::weekly_file::{RewardSpec, Spec};
 
-/// Tables that examples are made from, in the order in which they are made.
-const BEFORE: [&str; 6] = ["opinion", "user_history", "item_taste", "item_pair", "item_category", "item_audience"];
+/// The table of the examples.
+const EXAMPLES: &str = "reward_example";
 
 /// Answers between two looks at whether to stop.
 const ANSWERS: usize = 32;
@@ -216,9 +215,9 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Cance
         encoder,
         model,
         adapter: adapter.as_deref().map(Adapter::digest).transpose()?.unwrap_or_default(),
-        limit_shuffled: of.shuffled,
-        limit_probe: of.probe,
-        needs_gain: of.needs_gain,
+        limit_shuffled: of.limits.shuffled,
+        limit_probe: of.limits.probe,
+        needs_gain: of.limits.needs_gain,
         judge,
         second,
     };
@@ -227,7 +226,7 @@ pub async fn reward(spec: &Spec, interval: Interval, _voice: Voice, stop: &Cance
     disk::write_whole(&record, text + "\n")
         .context(Kind::Temporary, || format!("cannot write into `{}`", out.display()))?;
     for (name, judge) in [("judge", &done.judge), ("second", &done.second)] {
-        judge.gates.check(limits(of)).map_err(|e| e.with("of", name).with("record", record.display()))?;
+        judge.gates.check(of.limits).map_err(|e| e.with("of", name).with("record", record.display()))?;
     }
     Ok(done)
 }
@@ -260,29 +259,24 @@ fn taught_users(out: &Path, adapter: Option<&Path>) -> Result<HashSet<String>> {
     Ok(found)
 }
 
-fn limits(of: &RewardSpec) -> Limits {
-    Limits { shuffled: of.shuffled, probe: of.probe, needs_gain: of.needs_gain }
-}
-
 /// Rows of `reward_example`, the items that are known when the interval begins, and the titles of those that have one.
 type Rows = (Vec<RecordBatch>, Catalogue, BTreeMap<String, String>);
 
 /// Rows, items and titles; the rows are written into the folder `out` as well.
 async fn rows(job: &Job, interval: Interval, of: &RewardSpec, out: &Path) -> Result<Rows> {
-    let session = examples::evidence(job, interval, &BEFORE).await?;
-    let contract = contract_of(job, "reward_example")?;
-    let sql = (!job.spec.project.sql.is_empty()).then(|| Path::new(&job.spec.project.sql));
-    let model = Model::find(contract.name.as_str(), sql)?;
+    let (session, graph) = examples::evidence_for(job, interval, EXAMPLES).await?;
+    let contract = graph.contract(EXAMPLES)?;
     let whole = |n: u64| Param::Int(i64::try_from(n).unwrap_or(i64::MAX));
     let params = [
         ("interval_start", Param::Timestamp(interval.start.timestamp_micros())),
         ("interval_end", Param::Timestamp(interval.end.timestamp_micros())),
-        ("like_threshold", like_threshold(&job.spec.history, &contract_of(job, "interaction")?)),
+        ("like_threshold", like_threshold(&job.spec.history, graph.contract("interaction")?)),
         ("title_chars", Param::Int(job.spec.history.title_chars)),
         ("rows_per_user", whole(of.rows_per_user)),
         ("max_examples", whole(of.max_examples)),
     ];
-    let rows: Vec<RecordBatch> = model.run(&session, &contract, &params).await?.try_collect().await?;
+    let rows: Vec<RecordBatch> =
+        graph.definition(EXAMPLES)?.run(&session, contract, &params).await?.try_collect().await?;
     if rows.iter().all(|batch| batch.num_rows() == 0) {
         let needs = "the interval needs users who meet new items, and enough events before it";
         return Err(nothing_to_learn(job, interval, &session, "there is nothing to make examples of", needs).await?);
@@ -525,28 +519,19 @@ fn train(
         rows.push(RewardExample::new(who, &histories[place], reasons, corrupted, outcome.label, outcome.time)?);
     }
     let rows: Vec<&RewardExample<'_>> = rows.iter().collect();
-    let plan = Plan {
-        epochs: of.epochs,
-        patience: of.patience,
-        learning_rate: of.learning_rate,
-        batch: of.batch,
-        folds: of.folds,
-        unknown: of.unknown,
-        ..Plan::default()
-    };
     let reason = vectors.values().next().map_or(0, Vec::len);
-    let config = Config { reason, hidden: of.hidden, ..Config::default() };
+    let config = Config::new(reason, of.hidden);
     let device = device::open(&spec.device)?;
     let checkpoints = checkpoints(&folder.join("checkpoints"), spec, cases, catalogue, encoder)?;
     let one = |name: &str, seed: u64| -> Result<JudgeRecord> {
         let directory = checkpoints.join(name);
         let around = Around { directory: Some(&directory), go_on: &|| stop.check() };
-        let judge = Judge::train_in(&rows, catalogue.attributes(), &config, &plan, &around, seed, &device)?;
+        let judge = Judge::train_in(&rows, catalogue.attributes(), &config, &of.plan, &around, seed, &device)?;
         stop.check()?;
         let gates = judge.gates(&rows, of.resamples)?;
         let folds = judge.trained().to_vec();
         let at = folder.join(name);
-        let passed = gates.check(limits(of)).is_ok();
+        let passed = gates.check(of.limits).is_ok();
         SavedJudge::new(judge, catalogue.clone(), encoder, gates, passed).write(&at)?;
         let digest = saved::digest(&at)?;
         Ok(JudgeRecord { seed, digest, gates, passed, folds })

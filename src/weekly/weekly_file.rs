@@ -1,7 +1,9 @@
 //! The weekly file: what improves the model, and how.
 //!
-//! Knows its keys and what they may hold; the steps themselves are in the modules after this one.
+//! Knows its keys and what they may hold; the steps themselves are in the modules after this one, whose settings are read
+//! straight into their own types. Every key stands in `src/config/weekly.toml` with its default and its meaning.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,25 +11,39 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::directory_lock::DirectoryLock;
 use crate::error::{Error, Kind, Result};
-use crate::llm::adapter::TARGETS;
+use crate::learn::lessons;
+use crate::learn::supervised;
+use crate::learn::worth::Prices;
+use crate::llm::adapter::{AdapterShape, TARGETS};
+use crate::reward::judge::Limits;
+use crate::reward::train::Plan;
+use crate::settings::{self, Form, Layers, Resolved};
+use crate::weekly::examples::Size;
 use crate::weekly::teacher_endpoint;
+
+/// The defaults with their documentation, as a weekly file.
+pub const DEFAULTS: &str = include_str!("../config/weekly.toml");
+
+const FORM: Form = Form {
+    what: "the weekly file",
+    file: "the weekly file",
+    defaults: DEFAULTS,
+    optional: &["gate", "registry"],
+    hint: "`curec config --weekly` prints every key with its default and meaning",
+};
 
 /// The weekly file.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)] // every key is documented in jobs/weekly.toml
+#[allow(missing_docs)] // every key is documented once, in config/weekly.toml
 pub struct Spec {
     pub name: String,
     pub job: PathBuf,
-    #[serde(default)]
     pub set: Vec<String>,
     pub out: String,
     pub device: String,
     pub examples: ExamplesSpec,
     pub align: AlignSpec,
-    #[serde(default)]
     pub reward: RewardSpec,
-    #[serde(default)]
     pub reinforce: ReinforceSpec,
     pub gate: Option<GateSpec>,
     pub registry: Option<RegistrySpec>,
@@ -35,235 +51,63 @@ pub struct Spec {
 
 /// `[examples]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct ExamplesSpec {
-    pub max: u64,
-    pub pairs_per_user: u64,
+    #[serde(flatten)]
+    pub size: Size,
     pub measured: usize,
 }
 
 /// `[align]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct AlignSpec {
-    pub rank: usize,
-    pub alpha: f64,
-    pub dropout: f64,
-    pub targets: Vec<String>,
-    pub learning_rate: f64,
-    pub warmup: f64,
-    pub epochs: usize,
-    pub max_steps: usize,
-    pub batch_tokens: usize,
-    pub micro_batch_tokens: usize,
-    pub clip: f64,
-    pub validate_every: usize,
-    pub patience: usize,
-    pub checkpoint_every: usize,
-    pub seed: u64,
-    #[serde(default = "validated")]
+    #[serde(flatten)]
+    pub shape: AdapterShape,
+    #[serde(flatten)]
+    pub learning: supervised::Config,
     pub validated: usize,
-    #[serde(default)]
     pub teacher: String,
-    #[serde(default)]
     pub teacher_model: String,
-    #[serde(default = "teacher_tokens")]
     pub teacher_tokens: u64,
-    #[serde(default = "teacher_at_once")]
     pub teacher_at_once: usize,
-}
-
-fn validated() -> usize {
-    400
-}
-
-fn teacher_tokens() -> u64 {
-    200
-}
-
-fn teacher_at_once() -> usize {
-    8
 }
 
 /// `[reward]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
 #[allow(missing_docs)]
 pub struct RewardSpec {
     pub max_examples: u64,
     pub rows_per_user: u64,
     pub generated: usize,
-    pub epochs: usize,
-    pub patience: usize,
-    pub learning_rate: f64,
-    pub batch: usize,
     pub hidden: usize,
-    pub folds: usize,
-    pub unknown: f64,
+    #[serde(flatten)]
+    pub plan: Plan,
     pub resamples: usize,
-    pub shuffled: f64,
-    pub probe: f64,
-    pub needs_gain: bool,
+    #[serde(flatten)]
+    pub limits: Limits,
     pub seed: u64,
     pub second_seed: u64,
 }
 
-impl Default for RewardSpec {
-    /// For a weekly file from before this section.
-    fn default() -> Self {
-        RewardSpec {
-            max_examples: 6000,
-            rows_per_user: 20,
-            generated: 96,
-            epochs: 8,
-            patience: 2,
-            learning_rate: 1e-3,
-            batch: 256,
-            hidden: 32,
-            folds: 4,
-            unknown: 0.02,
-            resamples: 1000,
-            shuffled: 0.002,
-            probe: 0.65,
-            needs_gain: true,
-            seed: 0,
-            second_seed: 1,
-        }
-    }
-}
-
-impl RewardSpec {
-    fn problem(&self) -> Option<&'static str> {
-        let sizes = [self.epochs, self.patience, self.batch, self.hidden, self.resamples];
-        match self {
-            _ if sizes.contains(&0) => Some("[reward] epochs, patience, batch, hidden and resamples must be positive"),
-            r if r.max_examples == 0 || r.rows_per_user == 0 => {
-                Some("[reward] max_examples and rows_per_user must be positive")
-            }
-            r if !(r.learning_rate.is_finite() && r.learning_rate > 0.0) => {
-                Some("[reward] learning_rate must be above 0")
-            }
-            r if r.folds < 2 => Some("[reward] folds: a judge judges users it did not learn from, so two or more"),
-            r if !(0.0..1.0).contains(&r.unknown) => Some("[reward] unknown must be in [0, 1)"),
-            r if !(r.shuffled > 0.0 && r.probe > 0.0) => Some("[reward] shuffled and probe must be above 0"),
-            r if r.seed == r.second_seed => Some("[reward] second_seed: the second judge needs a seed of its own"),
-            _ => None,
-        }
-    }
-}
-
 /// `[reinforce]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
 #[allow(missing_docs)]
 pub struct ReinforceSpec {
     pub method: String,
     pub from: String,
     pub rank: usize,
     pub alpha: f64,
-    pub rounds: usize,
-    pub prompts: usize,
-    pub answers: usize,
-    pub temperature: f32,
-    pub top_p: f32,
-    pub step_prompts: usize,
-    pub epochs: usize,
-    pub learning_rate: f64,
-    pub warmup: f64,
-    pub clip: f64,
-    pub micro_batch_tokens: usize,
-    pub max_words: usize,
-    pub rank_weight: f64,
+    #[serde(flatten)]
+    pub learning: lessons::Config,
+    #[serde(flatten)]
+    pub prices: Prices,
     pub forbidden: Vec<String>,
-    pub min_gain: f64,
-    pub min_deviation: f64,
-    pub lambda: f64,
-    pub most_weight: f64,
-    pub ratio_clip: f64,
-    pub kl: f64,
-    pub dpo_beta: f64,
-    pub anchor: f64,
     pub checked: usize,
-    pub check_every: usize,
-    pub patience: usize,
-    pub seed: u64,
-}
-
-impl Default for ReinforceSpec {
-    /// As jobs/weekly.toml has it.
-    fn default() -> Self {
-        ReinforceSpec {
-            method: "best-of-n".into(),
-            from: "adapter".into(),
-            rank: 8,
-            alpha: 16.0,
-            rounds: 6,
-            prompts: 32,
-            answers: 4,
-            temperature: 1.0,
-            top_p: 0.95,
-            step_prompts: 16,
-            epochs: 1,
-            learning_rate: 1e-4,
-            warmup: 0.05,
-            clip: 0.3,
-            micro_batch_tokens: 512,
-            max_words: 48,
-            rank_weight: 0.05,
-            forbidden: ["rating", "rated", "stars", "verdict"].map(str::to_owned).to_vec(),
-            min_gain: 0.0,
-            min_deviation: 0.02,
-            lambda: 0.4,
-            most_weight: 5.0,
-            ratio_clip: 0.2,
-            kl: 0.04,
-            dpo_beta: 0.1,
-            anchor: 0.05,
-            checked: 48,
-            check_every: 1,
-            patience: 3,
-            seed: 0,
-        }
-    }
-}
-
-impl ReinforceSpec {
-    fn problem(&self) -> Option<&'static str> {
-        let sizes = [self.rank, self.rounds, self.prompts, self.step_prompts, self.epochs, self.micro_batch_tokens];
-        let above_zero =
-            [self.alpha, self.learning_rate, self.lambda, self.most_weight, self.ratio_clip, self.dpo_beta];
-        let from_zero = [self.clip, self.kl, self.anchor, self.min_deviation, self.rank_weight];
-        match self {
-            r if r.from.is_empty() || r.from.contains(['/', '\\']) || r.from.starts_with('.') => {
-                Some("[reinforce] from: name a folder that stands in `out`")
-            }
-            _ if sizes.contains(&0) => {
-                Some("[reinforce] rank, rounds, prompts, step_prompts, epochs and micro_batch_tokens must be positive")
-            }
-            r if r.answers < 2 => Some("[reinforce] answers: one alone is neither better nor worse, so two or more"),
-            r if r.max_words == 0 || r.checked == 0 => Some("[reinforce] max_words and checked must be positive"),
-            _ if above_zero.iter().any(|x| !(x.is_finite() && *x > 0.0)) => {
-                Some("[reinforce] alpha, learning_rate, lambda, most_weight, ratio_clip and dpo_beta must be above 0")
-            }
-            _ if from_zero.iter().any(|x| !(x.is_finite() && *x >= 0.0)) => {
-                Some("[reinforce] clip, kl, anchor, min_deviation and rank_weight must not be below 0")
-            }
-            r if !r.min_gain.is_finite() || !(0.0..1.0).contains(&r.warmup) => {
-                Some("[reinforce] min_gain must be a number and warmup in [0, 1)")
-            }
-            r if !(r.temperature.is_finite() && r.temperature > 0.0 && r.top_p > 0.0 && r.top_p <= 1.0) => {
-                Some("[reinforce] temperature must be above 0 and top_p in (0, 1]: greedy answers are all alike")
-            }
-            _ => None,
-        }
-    }
 }
 
 /// `[gate]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct GateSpec {
     pub questions: usize,
@@ -278,7 +122,6 @@ pub struct GateSpec {
 
 /// `[registry]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct RegistrySpec {
     pub name: String,
@@ -317,8 +160,9 @@ impl Spec {
     /// `Kind::Config` where one is not there.
     pub fn gate(&self) -> Result<(&GateSpec, &RegistrySpec)> {
         let missing = |section| {
-            Error::new(Kind::Config, format!("the weekly file has no [{section}]"))
-                .hint("the whole run needs [gate] and [registry]; jobs/weekly.toml has every key with its meaning")
+            Error::new(Kind::Config, format!("the weekly file has no [{section}]")).hint(
+                "the whole run needs [gate] and [registry]; `curec config --weekly` prints every key with its meaning",
+            )
         };
         Ok((
             self.gate.as_ref().ok_or_else(|| missing("gate"))?,
@@ -327,75 +171,248 @@ impl Spec {
     }
 }
 
-/// What is wrong with `[gate]` and `[registry]`.
-fn problem_of_gate(spec: &Spec) -> Option<String> {
-    let share = |x: f64| (0.0..=1.0).contains(&x);
-    let margin = |x: f64| x.is_finite() && x >= 0.0;
-    match &spec.gate {
-        Some(g) if !share(g.format) || !share(g.grounded) => {
-            Some("[gate] format and grounded must be in [0, 1]".into())
-        }
-        Some(g) if ![g.distinct2_margin, g.gain_margin, g.ndcg_margin].into_iter().all(margin) => {
-            Some("[gate] distinct2_margin, gain_margin and ndcg_margin must be 0 or more".into())
-        }
-        Some(g) if g.questions == 0 => Some("[gate] questions must be positive".into()),
-        Some(g) if g.adapted.iter().any(|pair| !pair.contains('=')) => {
-            Some("[gate] adapted: write each as key=value".into())
-        }
-        _ => match &spec.registry {
-            Some(r) if r.name.is_empty() => Some("[registry] name must not be empty".into()),
-            _ => None,
-        },
-    }
-}
-
 /// Reads a weekly file.
 ///
 /// # Errors
-/// `Kind::Config`.
+/// `Kind::Config` with everything that is wrong, each with its line.
 pub fn load(path: &Path) -> Result<Spec> {
-    let in_file = |e: Error| e.with("file", path.display());
-    let text = config::read_text(path, "the weekly file", "jobs/weekly.toml is one")?;
-    let mut spec: Spec = toml::from_str(&text).map_err(|e| {
-        in_file(Error::new(Kind::Config, format!("the weekly file is wrong: {}", e.to_string().trim_end())))
-            .hint("jobs/weekly.toml has every key with its meaning")
-    })?;
-    let env = config::environment();
-    let evaluation = spec.gate.as_mut().map(|g| &mut g.evaluation);
-    for text in [&mut spec.out, &mut spec.device, &mut spec.align.teacher].into_iter().chain(evaluation) {
-        *text = config::expand_text(text, &env)
-            .map_err(|name| Error::new(Kind::Config, format!("the variable {name} is not set and has no default")))
-            .map_err(in_file)?;
+    Ok(resolve(path)?.0)
+}
+
+/// Reads a weekly file, and where each of its values came from.
+///
+/// # Errors
+/// As [`load`].
+pub fn resolve(path: &Path) -> Result<(Spec, Resolved)> {
+    let text = settings::read_text(path, "the weekly file", "jobs/weekly.toml is one")?;
+    parse(&text, &path.display().to_string(), &config::environment())
+}
+
+/// The same for text; `env` stands for the environment.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(text: &str, file: &str, env: &BTreeMap<String, String>) -> Result<(Spec, Resolved)> {
+    let mut layers = Layers::read(&FORM, text, file)?;
+    layers.expand(env);
+    let spec: Option<Spec> = layers.build();
+    if let Some(spec) = &spec {
+        validate(spec, &mut layers);
     }
-    let a = &spec.align;
-    let share = |x: f64| (0.0..1.0).contains(&x);
-    let problem = match &spec {
-        s if s.out.contains("://") => Some(format!("out: checkpoints need a folder of this machine, not {}", s.out)),
-        s if s.examples.max == 0 => Some("[examples] max must be positive".to_owned()),
-        _ if !(a.learning_rate.is_finite() && a.learning_rate > 0.0) => {
-            Some("[align] learning_rate must be above 0".into())
+    let resolved = layers.finish()?;
+    let spec = spec.ok_or_else(|| Error::new(Kind::Internal, "the weekly file has no settings"))?;
+    Ok((spec, resolved))
+}
+
+/// Checks what types cannot say.
+fn validate(spec: &Spec, p: &mut Layers<'_>) {
+    for (key, value) in [("name", &spec.name), ("out", &spec.out)] {
+        p.demand(!value.is_empty(), key, "must be set");
+    }
+    p.demand(!spec.job.as_os_str().is_empty(), "job", "must be set");
+    if spec.out.contains("://") {
+        p.problem("out", format!("checkpoints need a folder of this machine, not {}", spec.out));
+    }
+    p.demand(spec.examples.size.max_examples > 0, "examples.max", "must be positive");
+    validate_align(&spec.align, p);
+    validate_reward(&spec.reward, p);
+    validate_reinforce(&spec.reinforce, p);
+    if let Some(gate) = &spec.gate {
+        validate_gate(gate, p);
+    }
+    if let Some(registry) = &spec.registry {
+        p.demand(!registry.name.is_empty(), "registry.name", "must not be empty");
+    }
+}
+
+fn is_above_zero(x: f64) -> bool {
+    x.is_finite() && x > 0.0
+}
+
+fn is_not_negative(x: f64) -> bool {
+    x.is_finite() && x >= 0.0
+}
+
+fn validate_align(align: &AlignSpec, p: &mut Layers<'_>) {
+    let AlignSpec { shape, learning, .. } = align;
+    for (key, value) in [
+        ("align.rank", shape.rank),
+        ("align.epochs", learning.epochs),
+        ("align.batch_tokens", learning.batch_tokens),
+        ("align.micro_batch_tokens", learning.micro_batch_tokens),
+        ("align.validated", align.validated),
+        ("align.teacher_at_once", align.teacher_at_once),
+    ] {
+        p.demand(value > 0, key, "must be positive");
+    }
+    p.demand(align.teacher_tokens > 0, "align.teacher_tokens", "must be positive");
+    for (key, value) in [("align.alpha", shape.alpha), ("align.learning_rate", learning.learning_rate)] {
+        p.demand(is_above_zero(value), key, "must be above 0");
+    }
+    for (key, value) in [("align.warmup", learning.warmup), ("align.dropout", shape.dropout)] {
+        p.demand((0.0..1.0).contains(&value), key, "must be in [0, 1)");
+    }
+    let targets = &shape.targets;
+    if targets.is_empty() || targets.iter().any(|t| !TARGETS.contains(&t.as_str())) {
+        let (known, got) = (TARGETS.join(", "), targets.join(", "));
+        p.problem("align.targets", format!("name one or more of {known}, not `{got}`"));
+    }
+    if teacher_endpoint::is_address(&align.teacher) {
+        let named = !align.teacher_model.is_empty();
+        p.demand(named, "align.teacher_model", "name the model that the endpoint is to use");
+    }
+}
+
+fn validate_reward(reward: &RewardSpec, p: &mut Layers<'_>) {
+    let RewardSpec { plan, limits, .. } = reward;
+    for (key, value) in [
+        ("reward.epochs", plan.epochs),
+        ("reward.patience", plan.patience),
+        ("reward.batch", plan.batch),
+        ("reward.hidden", reward.hidden),
+        ("reward.resamples", reward.resamples),
+    ] {
+        p.demand(value > 0, key, "must be positive");
+    }
+    for (key, value) in [("reward.max_examples", reward.max_examples), ("reward.rows_per_user", reward.rows_per_user)] {
+        p.demand(value > 0, key, "must be positive");
+    }
+    p.demand(is_above_zero(plan.learning_rate), "reward.learning_rate", "must be above 0");
+    p.demand(plan.folds >= 2, "reward.folds", "a judge judges users it did not learn from, so two or more");
+    for (key, value) in [
+        ("reward.unknown", plan.unknown),
+        ("reward.null_dropout", plan.null_dropout),
+        ("reward.validation", plan.validation),
+    ] {
+        p.demand((0.0..1.0).contains(&value), key, "must be in [0, 1)");
+    }
+    for (key, value) in [
+        ("reward.weight_decay", plan.weight_decay),
+        ("reward.margin_weight", plan.margin_weight),
+        ("reward.margin", plan.margin),
+        ("reward.anchor_weight", plan.anchor_weight),
+    ] {
+        p.demand(is_not_negative(value), key, "must not be below 0");
+    }
+    for (key, value) in [("reward.shuffled", limits.shuffled), ("reward.probe", limits.probe)] {
+        p.demand(value > 0.0, key, "must be above 0");
+    }
+    let own = reward.seed != reward.second_seed;
+    p.demand(own, "reward.second_seed", "the second judge needs a seed of its own");
+}
+
+fn validate_reinforce(reinforce: &ReinforceSpec, p: &mut Layers<'_>) {
+    let ReinforceSpec { learning, prices, from, .. } = reinforce;
+    let is_folder = !(from.is_empty() || from.contains(['/', '\\']) || from.starts_with('.'));
+    p.demand(is_folder, "reinforce.from", "name a folder that stands in `out`");
+    for (key, value) in [
+        ("reinforce.rank", reinforce.rank),
+        ("reinforce.rounds", learning.rounds),
+        ("reinforce.prompts", learning.prompts),
+        ("reinforce.step_prompts", learning.step_prompts),
+        ("reinforce.epochs", learning.epochs),
+        ("reinforce.micro_batch_tokens", learning.micro_batch_tokens),
+        ("reinforce.max_words", prices.max_words),
+        ("reinforce.checked", reinforce.checked),
+    ] {
+        p.demand(value > 0, key, "must be positive");
+    }
+    let enough = learning.answers >= 2;
+    p.demand(enough, "reinforce.answers", "one alone is neither better nor worse, so two or more");
+    for (key, value) in [
+        ("reinforce.alpha", reinforce.alpha),
+        ("reinforce.learning_rate", learning.learning_rate),
+        ("reinforce.lambda", learning.lambda),
+        ("reinforce.most_weight", learning.most_weight),
+        ("reinforce.ratio_clip", learning.grpo.ratio_clip),
+        ("reinforce.dpo_beta", learning.dpo_beta),
+    ] {
+        p.demand(is_above_zero(value), key, "must be above 0");
+    }
+    for (key, value) in [
+        ("reinforce.clip", learning.clip),
+        ("reinforce.kl", learning.grpo.kl),
+        ("reinforce.anchor", learning.anchor),
+        ("reinforce.min_deviation", learning.min_deviation),
+        ("reinforce.rank_weight", prices.rank),
+        ("reinforce.gain_weight", prices.gain),
+        ("reinforce.ungrounded_weight", prices.ungrounded),
+        ("reinforce.overlong_weight", prices.overlong),
+        ("reinforce.repetition_weight", prices.repetition),
+    ] {
+        p.demand(is_not_negative(value), key, "must not be below 0");
+    }
+    for (key, value) in [("reinforce.min_gain", learning.min_gain), ("reinforce.floor", prices.floor)] {
+        p.demand(value.is_finite(), key, "must be a number");
+    }
+    p.demand((0.0..1.0).contains(&learning.warmup), "reinforce.warmup", "must be in [0, 1)");
+    let sampling = &learning.sampling;
+    let is_warm = is_above_zero(f64::from(sampling.temperature));
+    p.demand(is_warm, "reinforce.temperature", "must be above 0: greedy answers are all alike");
+    p.demand(sampling.top_p > 0.0 && sampling.top_p <= 1.0, "reinforce.top_p", "must be in (0, 1]");
+    let penalty = is_above_zero(f64::from(sampling.repetition_penalty));
+    p.demand(penalty, "reinforce.repetition_penalty", "must be above 0");
+}
+
+fn validate_gate(gate: &GateSpec, p: &mut Layers<'_>) {
+    p.demand(gate.questions > 0, "gate.questions", "must be positive");
+    for (key, value) in [("gate.format", gate.format), ("gate.grounded", gate.grounded)] {
+        p.demand((0.0..=1.0).contains(&value), key, "must be in [0, 1]");
+    }
+    for (key, value) in [
+        ("gate.distinct2_margin", gate.distinct2_margin),
+        ("gate.gain_margin", gate.gain_margin),
+        ("gate.ndcg_margin", gate.ndcg_margin),
+    ] {
+        p.demand(is_not_negative(value), key, "must be 0 or more");
+    }
+    let are_pairs = gate.adapted.iter().all(|pair| pair.contains('='));
+    p.demand(are_pairs, "gate.adapted", "write each as key=value");
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const FILE: &str = "name = 'w'\njob = 'job.toml'\nout = 'work'\n";
+
+    fn read(text: &str) -> Result<Spec> {
+        Ok(parse(&format!("{FILE}{text}"), "weekly.toml", &BTreeMap::new())?.0)
+    }
+
+    #[test]
+    fn keys_go_into_the_types_that_the_steps_use() {
+        let spec = read("[align]\nrank = 2\nepochs = 3\n[reinforce]\nratio_clip = 0.3\ntop_p = 1\n").unwrap();
+        assert_eq!((spec.align.shape.rank, spec.align.learning.epochs), (2, 3));
+        assert_eq!((spec.align.shape.alpha, spec.align.learning.max_steps), (12.0, 140));
+        let learning = &spec.reinforce.learning;
+        assert_eq!((learning.grpo.ratio_clip, learning.grpo.kl, learning.sampling.top_p), (0.3, 0.04, 1.0));
+        assert_eq!((spec.reward.plan.folds, spec.reward.limits.needs_gain), (4, true));
+        assert!(spec.gate.is_none() && spec.registry.is_none());
+        assert!(spec.gate().unwrap_err().explain().contains("has no [gate]"));
+        let spec = read("[gate]\n[registry]\nname = 'writer'\n").unwrap();
+        assert_eq!(spec.gate().unwrap().0.questions, 256);
+    }
+
+    #[test]
+    fn what_may_not_be_is_told_with_its_line() {
+        let text = "[align]\nlearning_rate = 0\ntargets = ['q']\nteacher = 'https://host/v1'\n[reward]\nsecond_seed = 0\n\
+                    [reinforce]\nanswers = 1\ntemperature = 0\n[registry]\n";
+        let told = read(text).unwrap_err().explain();
+        for line in [
+            "the weekly file has 7 problem(s)",
+            "weekly.toml:5: align.learning_rate: must be above 0",
+            "weekly.toml:6: align.targets: name one or more of q_proj",
+            "align.teacher_model: name the model",
+            "weekly.toml:9: reward.second_seed: the second judge",
+            "weekly.toml:11: reinforce.answers: one alone",
+            "weekly.toml:12: reinforce.temperature: must be above 0",
+            "registry.name: must not be empty",
+        ] {
+            assert!(told.contains(line), "{line}: {told}");
         }
-        _ if !share(a.warmup) || !share(a.dropout) => Some("[align] warmup and dropout must be in [0, 1)".into()),
-        _ if a.rank == 0 || !(a.alpha.is_finite() && a.alpha > 0.0) => {
-            Some("[align] rank and alpha must be above 0".into())
-        }
-        _ if a.targets.is_empty() || a.targets.iter().any(|t| !TARGETS.contains(&t.as_str())) => {
-            Some(format!("[align] targets: name one or more of {}, not {:?}", TARGETS.join(", "), a.targets))
-        }
-        _ if teacher_endpoint::is_address(&a.teacher) && a.teacher_model.is_empty() => {
-            Some("[align] teacher_model: name the model that the endpoint is to use".into())
-        }
-        _ if a.teacher_tokens == 0 || a.teacher_at_once == 0 => {
-            Some("[align] teacher_tokens and teacher_at_once must be positive".into())
-        }
-        _ if a.validated == 0 => Some("[align] validated must be positive".into()),
-        _ if a.epochs == 0 || a.batch_tokens == 0 || a.micro_batch_tokens == 0 => {
-            Some("[align] epochs, batch_tokens and micro_batch_tokens must be positive".into())
-        }
-        s => s.reward.problem().or_else(|| s.reinforce.problem()).map(str::to_owned).or_else(|| problem_of_gate(s)),
-    };
-    match problem {
-        Some(what) => Err(in_file(Error::new(Kind::Config, what))),
-        None => Ok(spec),
+        let told = parse("", "weekly.toml", &BTreeMap::new()).unwrap_err().explain();
+        assert!(["name", "out", "job"].iter().all(|key| told.contains(&format!("{key}: must be set"))), "{told}");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! One program for all of them, since every test program costs a minute to build.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "fences are for the product")]
 
 mod align;
 mod audits;
@@ -9,6 +10,7 @@ mod bad_rows;
 mod bucket;
 #[path = "../common/mod.rs"]
 mod common;
+mod config;
 mod correct;
 mod evaluate;
 mod export;
@@ -19,6 +21,7 @@ mod models;
 #[path = "../common/night.rs"]
 mod night;
 mod outputs;
+mod own_tables;
 mod pipeline;
 mod refusals;
 mod response;

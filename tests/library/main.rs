@@ -2,6 +2,7 @@
 //!
 //! One program for all of them, since every test program costs a minute to build.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "fences are for the product")]
 
 mod adapter;
 mod bad_input;
@@ -22,6 +23,7 @@ mod reward;
 mod reward_texts;
 #[path = "../common/s3.rs"]
 mod s3;
+mod settings;
 mod sql;
 mod sql_support;
 mod store;

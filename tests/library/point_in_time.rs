@@ -77,7 +77,7 @@ fn tables(log: &[Event], threads: usize, batch_size: usize) -> Vec<Vec<Vec<u8>>>
              from (select column1 as user_id from (values ('u0'), ('u1'), ('u2'), ('u3'), ('u4'), ('u5'), ('u6'), ('new')))",
             T - 48 * HOUR
         );
-        for name in ["earlier_reason", "earlier_prompt"] {
+        for name in ["earlier_reason", "earlier_reason_prompt"] {
             session.register_view(name, &reasons, &[]).await.unwrap();
         }
         let params = [

@@ -10,6 +10,7 @@ use curec::generate::device_thread::EngineOptions;
 use curec::generate::engine::Engine;
 use curec::learn::curve::Line;
 use curec::learn::lessons::{Config, Method};
+use curec::learn::loss::Grpo;
 use curec::learn::rollout::{Base, Prompt, Sampled, Sampler};
 use curec::learn::rounds::{Ended, reinforce};
 use curec::learn::supervised::Surroundings;
@@ -85,7 +86,17 @@ fn config(method: Method) -> Config {
         patience: 0,
         check_sampling: sampling,
         seed: 4,
-        ..Config::default()
+        epochs: 1,
+        warmup: 0.05,
+        clip: 1.0,
+        micro_batch_tokens: 512,
+        min_gain: 0.0,
+        min_deviation: 0.02,
+        lambda: 0.4,
+        most_weight: 5.0,
+        grpo: Grpo { ratio_clip: 0.2, kl: 0.04 },
+        dpo_beta: 0.1,
+        anchor: 0.0,
     }
 }
 
@@ -256,7 +267,7 @@ fn the_answers_of_a_prompt_share_its_prefill_and_differ() {
 }
 
 /// Tokens of answers in a second: sampling in the loop, the making of its policy included, beside the plain generator on the
-/// same prompts and seeds. `cargo test --release --test library -- --ignored rollouts --nocapture`.
+/// same prompts and seeds. `cargo test --profile ci --test library -- --ignored rollouts --nocapture`.
 #[test]
 #[ignore = "a minute of SmolLM2-135M"]
 fn rollouts_are_nearly_as_fast_as_the_plain_generator() {

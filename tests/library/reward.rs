@@ -79,7 +79,20 @@ fn config() -> Config {
 }
 
 fn plan(epochs: usize) -> Plan {
-    Plan { epochs, patience: 100, learning_rate: 5e-3, batch: 64, folds: 2, ..Plan::default() }
+    Plan {
+        epochs,
+        patience: 100,
+        learning_rate: 5e-3,
+        weight_decay: 1e-5,
+        batch: 64,
+        null_dropout: 0.3,
+        unknown: 0.0,
+        margin_weight: 0.5,
+        margin: 0.1,
+        anchor_weight: 3.0,
+        folds: 2,
+        validation: 0.1,
+    }
 }
 
 fn judge(examples: &[&RewardExample<'_>], epochs: usize, seed: u64) -> Judge {

@@ -16,6 +16,7 @@ use curec::night::tables;
 use curec::query::audit::{Drift, audit};
 use curec::query::model::Model;
 use curec::query::session::{Param, Session, SessionOptions, TableFile};
+use curec::query::texts;
 use curec::recommend::data::LogBuilder;
 use curec::recommend::split::{Part, Target, temporal};
 use curec::table::contract::Contract;
@@ -564,13 +565,16 @@ async fn audits_find_each_kind_of_bad_row_and_show_it() {
 #[tokio::test]
 async fn the_runs_own_queries_join_by_hash_on_every_key() {
     let session = session(2, 8192);
-    for table in ["reason", "reason_prompt", "reason_score"] {
+    for table in ["reason", "reason_prompt", "reason_score", "reason_correction"] {
         let contract = Contract::builtin(table).unwrap();
         session.register_batches(table, contract.arrow_schema(None), Vec::new()).unwrap();
     }
-    let queries = [tables::SCORED.to_owned(), tables::accepted("item"), tables::samples(true), tables::samples(false)];
-    for query in queries {
-        let plan = session.explain(&query, &[]).await.unwrap();
+    let definitions = ["reason_score", "item_embedding", "user_embedding"].map(|table| Model::builtin(table).unwrap());
+    let accepted = |accepted| vec![("accepted", Param::Bool(accepted))];
+    let mut queries: Vec<(&str, Vec<(&str, Param)>)> = definitions.iter().map(|d| (d.text(), vec![])).collect();
+    queries.extend([(texts::REPORT_SAMPLES, accepted(true)), (texts::REPORT_SAMPLES, accepted(false))]);
+    for (query, params) in queries {
+        let plan = session.explain(query, &params).await.unwrap();
         // Without rows the physical plan is empty; the logical one tells the keys.
         assert!(plan.contains("Join"), "{plan}");
         assert!(!plan.contains("Filter: p.user_id") && !plan.contains("Filter: s.user_id"), "{query}\n{plan}");

@@ -6,9 +6,9 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use curec::generate::functions;
-use curec::query::model::Model;
+use curec::night::graph::Graph;
 use curec::query::session::{Param, Session, SessionOptions};
-use curec::table::contract::Contract;
+use curec::table::build::By;
 use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use futures::TryStreamExt;
 
@@ -47,26 +47,35 @@ pub(crate) fn cell(array: &ArrayRef, row: usize) -> String {
 }
 
 /// Makes a table from its built-in definition under its contract, and before it the unpublished ones that a run makes
-/// for it, and registers them; returns its rows.
+/// for it, and registers them; returns its rows. Of a table that a step in Rust makes, these
+/// are the definition's rows, before the step.
 pub(crate) async fn run(
     session: &Session,
     table: &str,
     params: &[(&str, Param)],
 ) -> curec::error::Result<Vec<RecordBatch>> {
-    for name in match table {
-        "user_history" | "item_taste" => &["opinion"][..],
-        "item_pair" | "item_category" => &["opinion", "item_taste"],
-        "item_audience" => &["opinion", "item_taste", "item_pair", "item_category"],
-        _ => &[],
-    } {
-        make(session, name, params).await?;
+    let graph = Graph::builtin()?;
+    for name in graph.parts(table).into_iter().filter(|name| *name != table) {
+        // A script may have put the table there itself, without what it is made from.
+        if graph.build(name)?.by == By::Sql && graph.reads(name).all(|read| session.has_table(read)) {
+            make(session, &graph, name, params).await?;
+        }
     }
-    make(session, table, params).await
+    make(session, &graph, table, params).await
 }
 
-async fn make(session: &Session, table: &str, params: &[(&str, Param)]) -> curec::error::Result<Vec<RecordBatch>> {
-    let contract = Contract::builtin(table)?;
-    let batches: Vec<_> = Model::builtin(table)?.run(session, &contract, params).await?.try_collect().await?;
+async fn make(
+    session: &Session,
+    graph: &Graph,
+    table: &str,
+    params: &[(&str, Param)],
+) -> curec::error::Result<Vec<RecordBatch>> {
+    let (contract, build, definition) = (graph.contract(table)?, graph.build(table)?, graph.definition(table)?);
+    let rows = match build.by {
+        By::Sql | By::Generate => definition.run(session, contract, params).await?,
+        By::Score | By::Pool | By::Correct => definition.rows(session, build.joins, params).await?.stream().await?,
+    };
+    let batches: Vec<_> = rows.try_collect().await?;
     let schema = batches.first().map_or_else(|| contract.arrow_schema(None), RecordBatch::schema);
     session.register_batches(table, schema, batches.clone())?;
     Ok(batches)

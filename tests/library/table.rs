@@ -12,7 +12,8 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Float32Type, Int32Type};
 use bytes::Bytes;
 use curec::error::{Kind, Result};
-use curec::operate::import::{self, CsvMapping};
+use curec::operate::import;
+use curec::operate::import::csv::CsvMapping;
 use curec::operate::inspect::inspect;
 use curec::table::contract::{Change, Contract, builtin_names};
 use curec::table::input::{check_input, open_input};
@@ -77,7 +78,7 @@ fn parquet_names(root: &Location, table: &str) -> Vec<String> {
 #[test]
 fn every_contract_is_sound() {
     let names: Vec<&str> = builtin_names().collect();
-    assert_eq!(names.len(), 24);
+    assert_eq!(names.len(), 26);
     for name in names {
         let contract = Contract::builtin(name).unwrap();
         assert_eq!(contract.name, name);
@@ -573,7 +574,7 @@ fn atomic(inter: &str, item: &str) -> (tempfile::TempDir, PathBuf) {
 #[tokio::test]
 async fn movielens_becomes_inputs_that_the_contracts_accept() {
     let (dir, out) = atomic(INTER, ITEM);
-    let report = import::movielens(dir.path(), &out).unwrap();
+    let report = import::movielens::import(dir.path(), &out).unwrap();
     assert_eq!(report.items_without_title, 1);
     assert_eq!(accepted("interaction", &out.join("interaction.parquet")).await, 3);
     assert_eq!(accepted("item", &out.join("item.parquet")).await, 3);
@@ -594,7 +595,7 @@ async fn movielens_becomes_inputs_that_the_contracts_accept() {
     let mut lines: Vec<&str> = INTER.lines().collect();
     lines[1..].reverse();
     let (dir, out) = atomic(&(lines.join("\n") + "\n"), ITEM);
-    import::movielens(dir.path(), &out).unwrap();
+    import::movielens::import(dir.path(), &out).unwrap();
     assert_eq!(std::fs::read(out.join("interaction.parquet")).unwrap(), bytes);
 }
 
@@ -618,7 +619,7 @@ fn a_bad_line_is_named_and_nothing_is_left() {
     ];
     for (inter, item, file, line, what) in cases {
         let (dir, out) = atomic(&inter, &item);
-        let error = import::movielens(dir.path(), &out).unwrap_err();
+        let error = import::movielens::import(dir.path(), &out).unwrap_err();
         let said = error.explain();
         assert_eq!(error.kind(), Kind::Input);
         for name in [file, what, &format!("line: {line}")] {
@@ -628,18 +629,18 @@ fn a_bad_line_is_named_and_nothing_is_left() {
         assert_eq!(left, 0, "{said}");
     }
     let dir = tempfile::tempdir().unwrap();
-    assert!(import::movielens(dir.path(), dir.path()).unwrap_err().explain().contains(".inter"));
+    assert!(import::movielens::import(dir.path(), dir.path()).unwrap_err().explain().contains(".inter"));
     let (dir, out) = atomic("user_id:token\tx:token\n1\t2\n", ITEM);
-    assert!(import::movielens(dir.path(), &out).unwrap_err().explain().contains("item_id"));
+    assert!(import::movielens::import(dir.path(), &out).unwrap_err().explain().contains("item_id"));
 }
 
 #[tokio::test]
 async fn repeated_lines_are_dropped_and_contradictions_refused() {
     let (dir, out) = atomic(&format!("{INTER}196\t242\t3\t881250949\n"), ITEM);
-    assert_eq!(import::movielens(dir.path(), &out).unwrap().duplicates, 1);
+    assert_eq!(import::movielens::import(dir.path(), &out).unwrap().duplicates, 1);
     assert_eq!(accepted("interaction", &out.join("interaction.parquet")).await, 3);
     let (dir, out) = atomic(&format!("{INTER}196\t242\t5\t881250949\n"), ITEM);
-    let error = import::movielens(dir.path(), &out).unwrap_err();
+    let error = import::movielens::import(dir.path(), &out).unwrap_err();
     assert!(error.explain().contains("user_id=196, item_id=242"), "{}", error.explain());
 }
 
@@ -654,7 +655,7 @@ async fn csv_is_imported_by_its_mapping() {
         "movieId,title,genres\n7,\"Matrix, The (1999)\",Action|Sci-Fi\n8,\"Say \"\"hi\"\",\nyou\",(no genres listed)\n",
     );
     let mapping = CsvMapping::parse("user_id=userId,item_id=movieId,categories=genres,turn_articles=true").unwrap();
-    import::csv(&ratings, Some(&movies), &mapping, &out).unwrap();
+    import::csv::import(&ratings, Some(&movies), &mapping, &out).unwrap();
     assert_eq!(accepted("interaction", &out.join("interaction.parquet")).await, 2);
     assert_eq!(accepted("item", &out.join("item.parquet")).await, 2);
     let item = read(&out.join("item.parquet"));
@@ -664,17 +665,17 @@ async fn csv_is_imported_by_its_mapping() {
 
     write(&ratings, "user,item,when\n1,7,2026-11-21T10:00:00Z\n1,8,2026-11-21 11:00:00\n1,9,soon\n");
     let mapping = CsvMapping::parse("user_id=user,item_id=item,event_timestamp=when,time_unit=text").unwrap();
-    let error = import::csv(&ratings, None, &mapping, &out).unwrap_err();
+    let error = import::csv::import(&ratings, None, &mapping, &out).unwrap_err();
     assert!(error.explain().contains("line: 4") && error.explain().contains("soon"), "{}", error.explain());
     write(&ratings, "user,item,when\n1,7,2026-11-21T10:00:00Z\n1,8,2026-11-21 11:00:00\n");
-    import::csv(&ratings, None, &mapping, &out).unwrap();
+    import::csv::import(&ratings, None, &mapping, &out).unwrap();
     assert_eq!(accepted("interaction", &out.join("interaction.parquet")).await, 2);
-    let error = import::csv(&ratings, None, &CsvMapping::default(), &out).unwrap_err();
+    let error = import::csv::import(&ratings, None, &CsvMapping::default(), &out).unwrap_err();
     assert!(error.explain().contains("user_id") && error.explain().contains("ratings.csv"), "{}", error.explain());
     write(&movies, "movieId,title\n7,\"two\nlines\"\n8,\n,x\n");
     let mapping = CsvMapping::parse("user_id=user,item_id=movieId,event_timestamp=when,time_unit=text").unwrap();
     write(&ratings, "user,movieId,when\n1,7,2026-11-21\n");
-    let error = import::csv(&ratings, Some(&movies), &mapping, &out).unwrap_err();
+    let error = import::csv::import(&ratings, Some(&movies), &mapping, &out).unwrap_err();
     assert!(error.explain().contains("line: 5"), "rows and lines differ: {}", error.explain());
 }
 
@@ -685,7 +686,7 @@ async fn csv_is_read_as_other_tools_read_it() {
     let file = out.join("interaction.parquet");
     let import = |text: &str, mapping: &str| {
         std::fs::write(&log, text).unwrap();
-        import::csv(&log, None, &CsvMapping::parse(mapping).unwrap(), &out)
+        import::csv::import(&log, None, &CsvMapping::parse(mapping).unwrap(), &out)
     };
     let items = || strings(&read(&file), "item_id").into_iter().flatten().collect::<Vec<_>>();
     let head = "user_id,item_id,rating,timestamp\n";
@@ -717,7 +718,7 @@ async fn csv_is_read_as_other_tools_read_it() {
         (b"", "no header line"),
     ] {
         std::fs::write(&log, bytes).unwrap();
-        let error = import::csv(&log, None, &CsvMapping::default(), &out).unwrap_err().explain();
+        let error = import::csv::import(&log, None, &CsvMapping::default(), &out).unwrap_err().explain();
         assert!(error.contains(what), "{error}");
     }
 }
@@ -741,7 +742,7 @@ async fn amazon_json_lines_are_imported() {
     let odd = dir.path().join("[r]*.json");
     std::fs::rename(&reviews, &odd).unwrap();
     write(&dir.path().join("r2.json"), &line("U3", 1));
-    let report = import::jsonl(&odd, Some(&meta), &out).unwrap();
+    let report = import::jsonl::import(&odd, Some(&meta), &out).unwrap();
     std::fs::rename(&odd, &reviews).unwrap();
     assert_eq!(report.items_without_title, 1);
     assert_eq!(accepted("interaction", &out.join("interaction.parquet")).await, 2);
@@ -753,13 +754,13 @@ async fn amazon_json_lines_are_imported() {
     let categories = item.column_by_name("categories").unwrap().as_list::<i32>();
     assert_eq!(categories.value(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["Music", "Guitar"]);
     write(&reviews, &format!("{}\n{{\"reviewerID\": \"U\"\n", line("U2", 1)));
-    let error = import::jsonl(&reviews, None, &out).unwrap_err();
+    let error = import::jsonl::import(&reviews, None, &out).unwrap_err();
     assert!(error.explain().contains("line: 2") && error.explain().contains("r.json"), "{}", error.explain());
     write(&reviews, &format!("\u{feff}{}\n", line("U1", 1_300_000_000)));
-    import::jsonl(&reviews, None, &out).unwrap();
+    import::jsonl::import(&reviews, None, &out).unwrap();
     for (line, what) in [(line("U1", 1_300_000_000_000), "seconds"), ("{'asin': 'B1'}".into(), "Python")] {
         write(&reviews, &line);
-        let error = import::jsonl(&reviews, None, &out).unwrap_err().explain();
+        let error = import::jsonl::import(&reviews, None, &out).unwrap_err().explain();
         assert!(error.contains("line: 1") && error.contains(what), "{error}");
     }
 }
@@ -772,7 +773,7 @@ async fn recbole_s_movielens_100k_is_imported_whole() {
         return;
     };
     let out = tempfile::tempdir().unwrap();
-    let report = import::movielens(&dir, out.path()).unwrap();
+    let report = import::movielens::import(&dir, out.path()).unwrap();
     assert_eq!((report.duplicates, report.items_without_title), (0, 1));
     assert_eq!(accepted("interaction", &out.path().join("interaction.parquet")).await, 100_000);
     assert_eq!(accepted("item", &out.path().join("item.parquet")).await, 1_682);

@@ -197,6 +197,7 @@ async fn a_step_that_fails_is_not_the_end() {
 async fn dropping_the_receiver_cancels_its_rows() {
     let mut decoder = MockDecoder::new(2, 100_000);
     decoder.before = Box::new(|_, _| {
+        #[expect(clippy::disallowed_methods, reason = "the decoder's thread, in a test")]
         std::thread::sleep(Duration::from_millis(1));
         Ok(())
     });

@@ -1,0 +1,32 @@
+-- Five reasons of each kind with their evidence, for the report: the accepted ones with the best scores, or the first
+-- refused ones by prompt.
+-- Reads reason, reason_score and reason_prompt. Parameter: $accepted, whether accepted or refused ones.
+select kind, entity, reason, refusal, score, subject, liked, disliked, related, attributes
+from (
+    select
+        r.kind,
+        coalesce(r.user_id, r.item_id) as entity,
+        r.reason,
+        s.refusal,
+        s.score,
+        p.subject,
+        p.liked,
+        p.disliked,
+        p.related,
+        p.attributes,
+        row_number() over (
+            partition by r.kind
+            order by case when s.accepted then s.score end desc, r.prompt_key) as place
+    from reason as r
+    join reason_score as s
+        on (s.kind is not distinct from r.kind)
+        and (s.user_id is not distinct from r.user_id)
+        and (s.item_id is not distinct from r.item_id)
+    join reason_prompt as p
+        on (p.kind is not distinct from r.kind)
+        and (p.user_id is not distinct from r.user_id)
+        and (p.item_id is not distinct from r.item_id)
+    where s.accepted = $accepted
+)
+where place <= 5
+order by kind, place

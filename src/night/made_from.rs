@@ -1,0 +1,272 @@
+//! What every table of a run is made from, as the parts of a fingerprint.
+//!
+//! Reads job, contracts, SQL, footers and model headers; loads no model and changes nothing. What is made of fingerprints
+//! (whether a partition still stands) is decided in [`crate::night::decide`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+
+use crate::config::{Interval, parse_moment};
+use crate::error::Result;
+use crate::fingerprint::Fingerprint;
+use crate::generate::answers::Examples;
+use crate::generate::prompt::PromptTemplate;
+use crate::night::graph::{self, RESPONSE};
+use crate::night::prepare::{Prepared, ZERO_EMBEDDING};
+use crate::night::tables::INPUTS;
+use crate::query::session::Param;
+use crate::reward::saved;
+use crate::table::build::ModelUse;
+use crate::table::partition::{CommitRecord, commit_record};
+
+/// The part that tells which earlier days a table leans on.
+pub const EARLIER: &str = "earlier reasons";
+
+/// Begins the names of parts that tell until when a model has learned that wrote of earlier events; what follows is the
+/// model's place in the job, the value a moment in RFC 3339. Tables without such a part were made by no such model, as far
+/// as records tell.
+pub const LEARNED_LATER: &str = "learned from later events: ";
+
+/// What was published before an interval and tables of it lean on.
+pub struct Earlier {
+    /// Of the tables that are read as earlier ones, oldest first.
+    pub records: Vec<CommitRecord>,
+    /// Digest of their fingerprints: forgetting a user does not change it.
+    pub digest: String,
+    /// Until when models have learned that wrote them, where that is after the day they wrote of.
+    pub learned_until: Option<DateTime<Utc>>,
+}
+
+/// What a table is made from, but for the tables before it.
+#[derive(Default)]
+struct Reads {
+    tables: BTreeSet<String>,
+    params: BTreeSet<String>,
+    settings: BTreeSet<String>,
+    generator: bool,
+    templates: bool,
+    encoder: bool,
+    judge: bool,
+}
+
+/// Begins the names of parts that tell what the tables before one held; they are no part of a fingerprint.
+pub(super) const ROWS_OF: &str = "rows of ";
+
+/// The part that tells what a table before this one held.
+pub fn rows_of(table: &str) -> String {
+    format!("{ROWS_OF}{table}")
+}
+
+/// One digest over the digests of a table's files.
+pub fn content<'a>(files: impl Iterator<Item = &'a str>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    files.for_each(|digest| {
+        hasher.update(digest.as_bytes());
+    });
+    hasher.finalize().to_hex()[..32].to_string()
+}
+
+/// The moments that [`LEARNED_LATER`] tells of among a table's parts, by the model's place in the job.
+pub fn learned_later(parts: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, DateTime<Utc>)> {
+    parts
+        .iter()
+        .filter_map(|(name, until)| Some((name.strip_prefix(LEARNED_LATER)?, parse_moment("learned", until).ok()?)))
+}
+
+/// The interval that parts tell.
+fn interval_of(parts: &BTreeMap<String, String>) -> Option<Interval> {
+    let (start, end) = parts.get("interval")?.split_once('/')?;
+    Interval::parse(start, end).ok()
+}
+
+/// The first moment after the interval that a partition was made for.
+pub fn as_of(record: &CommitRecord) -> Option<DateTime<Utc>> {
+    interval_of(&record.parts).map(|interval| interval.end)
+}
+
+impl Prepared {
+    /// The tables whose earlier partitions a table reads, itself or through unpublished ones.
+    fn earlier_of(&self, table: &str) -> BTreeSet<&str> {
+        let parts = self.graph.parts(table);
+        parts
+            .iter()
+            .flat_map(|part| self.graph.reads(part))
+            .filter_map(|read| read.strip_prefix(graph::EARLIER))
+            .collect()
+    }
+
+    /// What was published for intervals that ended before this one began, `[correct] days` back, of the tables that are
+    /// read as earlier ones.
+    ///
+    /// # Errors
+    /// As [`commit_record`].
+    pub async fn earlier(&self) -> Result<Earlier> {
+        let tables: BTreeSet<&str> = self.tables()?.into_iter().flat_map(|table| self.earlier_of(table)).collect();
+        let (mut records, mut hasher, mut learned_until) = (Vec::new(), blake3::Hasher::new(), None);
+        for back in (1..=self.job.spec.correct.days).rev() {
+            let Some(day) = self.interval.start.date_naive().checked_sub_days(chrono::Days::new(back)) else {
+                continue;
+            };
+            let dt = day.format("%Y-%m-%d").to_string();
+            for table in &tables {
+                let Some(record) = commit_record(&self.root, table, &dt).await? else { continue };
+                if as_of(&record).is_some_and(|end| end <= self.interval.start) {
+                    learned_until = learned_until.max(learned_later(&record.parts).map(|(_, until)| until).max());
+                    hasher.update(format!("{table} {dt} {};", record.fingerprint).as_bytes());
+                    records.push(record);
+                }
+            }
+        }
+        Ok(Earlier { records, digest: hasher.finalize().to_hex()[..32].to_string(), learned_until })
+    }
+
+    /// What `table` is made from; `made` holds what the tables before it are made from.
+    pub(super) fn made_from(
+        &self,
+        table: &str,
+        before: &BTreeMap<String, Fingerprint>,
+        earlier: Option<&Earlier>,
+    ) -> Result<Fingerprint> {
+        let build = self.graph.build(table)?;
+        let mut made = Fingerprint::new(build.by.name(), build.by.version());
+        made.add("table", table).add("contract", self.graph.contract(table)?.digest());
+        made.add("interval", self.interval_part()).add("sql", self.graph.definition(table)?.digest());
+        for name in self.graph.parts(table).into_iter().filter(|name| *name != table) {
+            let by = self.graph.build(name)?.by;
+            made.add(format!("method {name}"), format!("{}/{}", by.name(), by.version()));
+            made.add(format!("contract {name}"), self.graph.contract(name)?.digest());
+            made.add(format!("sql {name}"), self.graph.definition(name)?.digest());
+        }
+        let reads = self.reads(table)?;
+        // Which rows of an input count depends on whether bad ones are left out, not on how many may be.
+        if self.job.spec.input.max_bad_fraction > 0.0 && INPUTS.iter().any(|name| reads.tables.contains(*name)) {
+            made.add("bad rows of inputs", "left out");
+        }
+        for name in INPUTS.into_iter().filter(|name| reads.tables.contains(*name)) {
+            made.add(format!("contract {name}"), self.graph.contract(name)?.digest());
+            if let Some(input) = self.inputs.get(name) {
+                made.add(format!("input {name}"), input.digest());
+            }
+        }
+        if reads.tables.contains(RESPONSE) {
+            made.add("contract response", self.graph.contract(RESPONSE)?.digest());
+        }
+        self.add_parameters(&reads, &mut made)?;
+        for name in &reads.settings {
+            let mut of = Fingerprint::new("settings", 1);
+            made.add(format!("settings {name}"), of.add_settings(name, self.setting(name)?)?.digest());
+        }
+        if reads.generator {
+            let print = &self.models.generator()?.fingerprint;
+            made.add("generator", print.model_name()).add("settings [sampling]", print.prompt_key(&[]));
+        }
+        if reads.templates {
+            for (kind, digest) in self.models.template_digests() {
+                made.add(format!("template {kind}"), digest);
+            }
+        }
+        if reads.encoder {
+            made.add("encoder", self.models.encoder_files()?.digest());
+        }
+        if reads.judge {
+            // Where the judge lies does not matter.
+            made.add("judge", saved::digest(Path::new(&self.job.spec.correct.judge))?);
+            made.add("template rewrite", PromptTemplate::load(&self.job.spec.correct.template)?.digest());
+            made.add("templates of answers", Examples::new()?.digest());
+        }
+        if !self.earlier_of(table).is_empty() {
+            made.add(EARLIER, earlier.map_or("", |earlier| earlier.digest.as_str()));
+        }
+        for name in self.graph.upstream(table) {
+            // A table that this job does not make is no part.
+            if let Some(of) = before.get(name) {
+                made.add(format!("table {name}"), of.digest());
+            }
+        }
+        for (place, until) in self.learned_later(table, &reads, before, earlier) {
+            made.add(format!("{LEARNED_LATER}{place}"), until.to_rfc3339());
+        }
+        Ok(made)
+    }
+
+    /// Adds the parameters that the SQL of a table needs, but for the interval's, which is a part itself.
+    fn add_parameters(&self, reads: &Reads, made: &mut Fingerprint) -> Result<()> {
+        let mut history = Fingerprint::new("parameters", 1);
+        for (name, value) in self.params()? {
+            let text = match value {
+                _ if !reads.params.contains(name) => continue,
+                Param::Timestamp(_) | Param::ZeroVector(_) => continue,
+                Param::Int(v) => v.to_string(),
+                Param::Float(v) => v.to_string(),
+                Param::Bool(v) => v.to_string(),
+                Param::Text(v) => v,
+            };
+            match name {
+                "past_events" => made.add("past events", text),
+                "max_outcomes" => made.add("settings [correct] max_outcomes", text),
+                _ => history.add(name, text),
+            };
+        }
+        if history.pairs().len() > 1 {
+            made.add("settings [history]", history.digest());
+        }
+        Ok(())
+    }
+
+    /// Models that wrote what stands in a table and have learned from events after the interval, as far as records tell,
+    /// and until when: those that its own steps use, and those of the tables before it.
+    fn learned_later(
+        &self,
+        table: &str,
+        reads: &Reads,
+        before: &BTreeMap<String, Fingerprint>,
+        earlier: Option<&Earlier>,
+    ) -> BTreeMap<String, DateTime<Utc>> {
+        let learned = &self.learned;
+        // A prompt names the model that will be asked; the answers are what it has written.
+        let (writes, judges) = (reads.tables.contains(RESPONSE), reads.judge);
+        let models = [
+            ("model.generator", writes, learned.generator),
+            ("model.adapter", writes, learned.adapter),
+            ("correct.judge", judges, learned.judge),
+            ("earlier reasons", !self.earlier_of(table).is_empty(), earlier.and_then(|earlier| earlier.learned_until)),
+        ];
+        let end = self.interval.end;
+        let own = models.into_iter().filter(|(_, is_used, _)| *is_used);
+        let own = own.filter_map(|(place, _, until)| Some((place.to_owned(), until.filter(|until| *until > end)?)));
+        let upstream = self.graph.upstream(table);
+        let of_others = upstream.iter().filter_map(|name| before.get(*name)).flat_map(|of| learned_later(of.pairs()));
+        of_others.map(|(place, until)| (place.to_owned(), until)).chain(own).collect()
+    }
+
+    /// What the SQL of a table and of the unpublished tables before it reads, calls and needs, and what their steps use.
+    fn reads(&self, table: &str) -> Result<Reads> {
+        let mut reads = Reads::default();
+        for name in self.graph.parts(table) {
+            let (build, definition) = (self.graph.build(name)?, self.graph.definition(name)?);
+            reads.tables.extend(self.graph.reads(name).map(str::to_owned));
+            reads.params.extend(definition.params().iter().cloned());
+            reads.settings.extend(build.settings.iter().cloned());
+            for function in definition.functions() {
+                match function.as_str() {
+                    "render_prompt" | "render_stem" => (reads.templates, reads.generator) = (true, true),
+                    "prompt_key" | "generate" | "score" => reads.generator = true,
+                    "embed" => reads.encoder = true,
+                    _ => {}
+                }
+            }
+            for used in &build.models {
+                match used {
+                    ModelUse::Generator => reads.generator = true,
+                    ModelUse::Templates => reads.templates = true,
+                    ModelUse::Encoder => reads.encoder = true,
+                    ModelUse::Judge => reads.judge = true,
+                }
+            }
+        }
+        reads.encoder |= reads.params.contains(ZERO_EMBEDDING);
+        Ok(reads)
+    }
+}

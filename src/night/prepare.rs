@@ -1,0 +1,264 @@
+//! A job whose files were all found: inputs, contracts, definitions, templates, models.
+//!
+//! Finds and holds together what a run of an interval needs; loads no model, reads no row and changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use crate::config::{Interval, Job, JobSpec};
+use crate::error::{Error, Kind, Result};
+use crate::generate::functions;
+use crate::generate::models::Models;
+use crate::generate::prompt::PromptTemplate;
+use crate::night::graph::Graph;
+use crate::night::learned::{self, Learned};
+use crate::night::tables::{inputs_of, like_threshold, locate, new_session, open_input_of, register_input};
+use crate::query::model::Model;
+use crate::query::session::{BatchStream, Param, Session};
+use crate::registry::export;
+use crate::reward::checks::Language;
+use crate::table::input::InputTable;
+use crate::table::partition::commit_record;
+use crate::table::store::Location;
+
+/// A user's latest events that the reward model is shown; it looks at the end of what it is shown.
+const PAST_EVENTS: i64 = 100;
+
+/// The parameter for the vector of an entity without reasons.
+pub(super) const ZERO_EMBEDDING: &str = "zero_embedding";
+
+/// A job whose files were all found.
+#[derive(Clone)]
+pub struct Prepared {
+    /// The job.
+    pub job: Job,
+    /// The interval.
+    pub interval: Interval,
+    /// The warehouse.
+    pub root: Location,
+    /// The job's tables: contracts, definitions, and what each one is made from.
+    pub graph: Arc<Graph>,
+    /// The input tables by name, without files that are surely later than the interval.
+    pub inputs: BTreeMap<String, InputTable>,
+    /// The models, not loaded.
+    pub models: Arc<Models>,
+    /// Until when the models have learned.
+    pub learned: Learned,
+    /// The settings by section and key.
+    settings: serde_json::Value,
+    /// The input tables with all their files.
+    found: BTreeMap<String, InputTable>,
+}
+
+/// Says so where a model is asked in English for reasons of another language.
+fn warn_of_english_templates(spec: &JobSpec) {
+    let asks_in_english = |name: &String| PromptTemplate::builtin(name).is_some();
+    let names = [("item", &spec.prompt.item), ("history", &spec.prompt.history)];
+    let built_in: Vec<&str> = names.iter().filter(|(_, name)| asks_in_english(name)).map(|(kind, _)| *kind).collect();
+    if Language::of(&spec.check.language) != Language::default() && !built_in.is_empty() {
+        tracing::warn!(
+            language = spec.check.language,
+            templates = built_in.join(", "),
+            "the built-in prompt templates are English; name files with templates of the language in [prompt]"
+        );
+    }
+}
+
+/// Finds everything that a run of the interval needs, and holds inputs against their contracts as far as footers tell.
+///
+/// # Errors
+/// [`Kind::Input`] for inputs, [`Kind::NotArrived`] for those that are not there yet, [`Kind::Config`] for contracts,
+/// definitions and templates, [`Kind::Model`] for models.
+pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
+    let root = locate(job, &job.spec.warehouse)?;
+    let (mut job, mut judged) = (job.clone(), None);
+    if !job.spec.correct.judge.is_empty() {
+        // From here on a folder of this machine, wherever it came from.
+        let (folder, card) = export::judge(&job, &job.spec.correct.judge).await?;
+        judged = learned::told(&job, &job.spec.correct.judge, card.as_ref()).await?;
+        job.spec.correct.judge = folder.display().to_string();
+    }
+    let job = &job;
+    let settings = serde_json::to_value(&job.spec)
+        .map_err(|e| Error::new(Kind::Internal, "the settings have no serialised form").source(e))?;
+    let graph = Graph::of(job)?;
+    let models = Models::new(job)?;
+    warn_of_english_templates(&job.spec);
+    models.fetch().await?;
+    let learned = Learned {
+        generator: learned::of_generator(job).await?,
+        adapter: learned::told(job, &job.spec.model.adapter, models.promoted()).await?,
+        judge: judged,
+    };
+    let mut found = BTreeMap::new();
+    for (table, text) in inputs_of(job) {
+        let late = |e: Error| match e.kind() {
+            Kind::NotArrived => e.of_kind(job.spec.interval.late()),
+            _ => e,
+        };
+        found.insert(table.to_string(), open_input_of(job, graph.contract(table)?, text).await.map_err(late)?);
+    }
+    let inputs = BTreeMap::new();
+    let (job, graph) = (job.clone(), Arc::new(graph));
+    Ok(Prepared { job, interval, root, graph, inputs, models, learned, settings, found }.at(interval))
+}
+
+/// Leaves out files that are surely later than the interval: nothing in them can count, and a new day's logs must not
+/// make an old interval look changed. Those are files whose statistics say so, and Hive partitions `dt=` that lie
+/// more than `late_days` after the interval's end: logs may be filed by local time. What is no date stays.
+fn keep_before(input: &mut InputTable, interval: Interval, late_days: u64) {
+    let end = interval.end;
+    input.files.retain(|file| file.first_event.is_none_or(|first| first < end.timestamp_micros()));
+    let Some(last) = end.date_naive().checked_add_days(chrono::Days::new(late_days)) else { return };
+    let parse = |day: &str| ["%Y-%m-%d", "%Y%m%d"].iter().find_map(|f| NaiveDate::parse_from_str(day, f).ok());
+    let may_count = |day: &str| parse(day).is_none_or(|day| day <= last);
+    input
+        .files
+        .retain(|file| file.partition.iter().all(|(key, day)| key != "dt" || day.as_deref().is_none_or(may_count)));
+}
+
+impl Prepared {
+    /// The same job, with the files that were found then, for another interval.
+    pub fn at(&self, interval: Interval) -> Prepared {
+        let mut inputs = self.found.clone();
+        inputs.values_mut().for_each(|input| keep_before(input, interval, self.job.spec.input.late_days));
+        Prepared { interval, inputs, ..self.clone() }
+    }
+
+    /// The part that tells the interval.
+    pub(super) fn interval_part(&self) -> String {
+        format!("{}/{}", self.interval.start.to_rfc3339(), self.interval.end.to_rfc3339())
+    }
+
+    /// A setting, or a section of them: `model.max_positions`, `check`.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for a name that no setting has.
+    pub fn setting(&self, name: &str) -> Result<&serde_json::Value> {
+        name.split('.').try_fold(&self.settings, |value, key| value.get(key)).ok_or_else(|| {
+            Error::new(Kind::Config, format!("a contract's [build] names the setting {name}, which does not exist"))
+                .hint("`curec config` prints every key")
+        })
+    }
+
+    /// Whether the condition of a table's `[build]` holds.
+    ///
+    /// # Errors
+    /// As [`Prepared::setting`].
+    pub fn is_made(&self, table: &str) -> Result<bool> {
+        let Some(condition) = &self.graph.build(table)?.condition else { return Ok(true) };
+        Ok(match self.setting(condition)? {
+            serde_json::Value::String(text) => !text.is_empty(),
+            serde_json::Value::Number(number) => number.as_f64() != Some(0.0),
+            value => value != &serde_json::Value::Bool(false) && !value.is_null(),
+        })
+    }
+
+    /// The tables that a run of this job publishes, in the order in which they are made.
+    ///
+    /// # Errors
+    /// As [`Prepared::setting`].
+    pub fn tables(&self) -> Result<Vec<&str>> {
+        let mut made = Vec::new();
+        for table in self.graph.published() {
+            if self.is_made(table)? {
+                made.push(table);
+            }
+        }
+        Ok(made)
+    }
+
+    /// Whether this very interval was published, in part at least: a partition of another length does not count.
+    pub async fn is_published(&self) -> Result<bool> {
+        for table in self.graph.published() {
+            let record = commit_record(&self.root, table, &self.interval.dt()).await?;
+            if record.is_some_and(|r| r.parts.get("interval") == Some(&self.interval_part())) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether nothing was published for the interval's day, by a run of whatever length.
+    pub async fn is_vacant(&self) -> Result<bool> {
+        for table in self.graph.published() {
+            if commit_record(&self.root, table, &self.interval.dt()).await?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a lookback looks at the interval: it was published, or may be for the first time.
+    pub async fn is_looked_back_at(&self) -> Result<bool> {
+        Ok(self.is_published().await? || (self.job.spec.interval.lookback_missing && self.is_vacant().await?))
+    }
+
+    /// A session with the inputs and the job's functions.
+    ///
+    /// # Errors
+    /// What the inputs say.
+    pub async fn session(&self) -> Result<Session> {
+        let session = new_session(&self.job)?;
+        functions::all(&self.models).into_iter().for_each(|f| session.register_function(f));
+        for (name, input) in &self.inputs {
+            register_input(&session, self.graph.contract(name)?, input).await?;
+        }
+        Ok(session)
+    }
+
+    /// The values of the parameters that definitions and audits may name, but for the zero vector.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] where `interaction` has no contract.
+    pub fn params(&self) -> Result<Vec<(&'static str, Param)>> {
+        let (history, interval) = (&self.job.spec.history, self.interval);
+        let moment = |t: DateTime<Utc>| Param::Timestamp(t.timestamp_micros());
+        // 0 stands for all; three centuries hold every log.
+        let days = |days: i64| Param::Int(if days == 0 { 110_000 } else { days });
+        Ok(vec![
+            ("interval_start", moment(interval.start)),
+            ("interval_end", moment(interval.end)),
+            ("as_of", moment(interval.end)),
+            ("like_threshold", like_threshold(history, self.graph.contract("interaction")?)),
+            ("history_events", Param::Int(history.events)),
+            ("max_pair_events", Param::Int(history.max_pair_events)),
+            ("min_support", Param::Int(history.min_support)),
+            ("title_chars", Param::Int(history.title_chars)),
+            ("user_active_days", days(history.user_active_days)),
+            ("item_active_days", days(history.item_active_days)),
+            ("max_users", Param::Int(history.max_users)),
+            ("max_items", Param::Int(history.max_items)),
+            ("past_events", Param::Int(PAST_EVENTS)),
+            ("max_outcomes", Param::Int(self.job.spec.correct.max_outcomes)),
+        ])
+    }
+
+    /// The values of a definition's parameters: with the zero vector where it names it, whose width the encoder tells.
+    ///
+    /// # Errors
+    /// As [`Prepared::params`]; [`Kind::Model`] where the encoder cannot be read.
+    pub fn params_of(&self, definition: &Model) -> Result<Vec<(&'static str, Param)>> {
+        let mut params = self.params()?;
+        if definition.params().contains(ZERO_EMBEDDING) {
+            params.push((ZERO_EMBEDDING, Param::ZeroVector(self.models.encoder_files()?.dimension())));
+        }
+        Ok(params)
+    }
+
+    /// The rows of a table that SQL alone makes.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub async fn rows(&self, session: &Session, table: &str) -> Result<BatchStream> {
+        let definition = self.graph.definition(table)?;
+        definition.run(session, self.graph.contract(table)?, &self.params_of(definition)?).await
+    }
+
+    /// Whether reasons of earlier runs are corrected.
+    pub fn is_correcting(&self) -> bool {
+        !self.job.spec.correct.judge.is_empty()
+    }
+}

@@ -1,0 +1,563 @@
+//! Files of settings: how the job file, the weekly file and the evaluation file are read.
+//!
+//! Every key stands once, with its default and its meaning, in a file of defaults; what a person writes is laid over it. Keys
+//! that are not there, wrong types and missing variables are all told at once, with file and line. Each value knows where it
+//! came from, so that [`Resolved`] can be printed as a file of the same kind. Knows nothing of what the keys mean, and reads
+//! no environment: the caller passes it in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// A kind of file.
+#[derive(Debug)]
+pub struct Form {
+    /// What the file says, in messages: "the job".
+    pub what: &'static str,
+    /// The file in messages: "the job file".
+    pub file: &'static str,
+    /// Every key with its default and its meaning, as such a file. The one element of a list of sections (`[[data]]`) shows
+    /// the keys of each; the list itself is empty by default.
+    pub defaults: &'static str,
+    /// Sections that are there only where a file names them; `data.din` is one of each `[[data]]`.
+    pub optional: &'static [&'static str],
+    /// Where the keys are documented.
+    pub hint: &'static str,
+}
+
+/// Where a value was set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere: it is the default.
+    Default,
+    /// In this line of the file, from 1.
+    Line(usize),
+    /// In a variable of the environment of that name.
+    Variable(String),
+    /// On the command line.
+    Flag,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Where it was set.
+    pub place: Place,
+    /// The variables that its text names as `${NAME}`, each with whether it was set.
+    pub variables: Vec<(String, bool)>,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Default => f.write_str("default")?,
+            Place::Line(line) => write!(f, "line {line}")?,
+            Place::Variable(name) => write!(f, "variable {name}")?,
+            Place::Flag => f.write_str("--set")?,
+        }
+        for (name, is_set) in &self.variables {
+            match is_set {
+                true => write!(f, ", variable {name} by ${{{name}}}")?,
+                false => write!(f, ", variable {name} is not set")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A text file that a person wrote, with plain line ends and without a byte order mark, as editors on Windows write them;
+/// `what` names it in errors and `hint` says which file is meant.
+///
+/// # Errors
+/// [`Kind::Config`] naming the file where it cannot be read or is not UTF-8.
+pub fn read_text(path: &Path, what: &str, hint: &str) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| {
+        Error::new(Kind::Config, format!("cannot read {what}")).with("file", path.display()).hint(hint).source(e)
+    })?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        Error::new(Kind::Config, format!("{what} is not UTF-8"))
+            .with("file", path.display())
+            .with("line", line)
+            .hint("save it as UTF-8; Windows calls another encoding \"Unicode\" or \"UTF-16\"")
+    })?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).replace("\r\n", "\n"))
+}
+
+/// Settings while they are read: the defaults, what was laid over them, and what is wrong.
+pub struct Layers<'a> {
+    form: &'a Form,
+    file: &'a str,
+    text: &'a str,
+    /// The defaults with every section, also those that are optional.
+    known: Table,
+    values: Table,
+    /// As `values`, but what came from the variables of credentials is masked.
+    masked: Option<Table>,
+    /// By key, `data[0].name` in a list of sections. A key that is not here has its default.
+    origins: BTreeMap<String, Origin>,
+    problems: Vec<String>,
+}
+
+impl<'a> Layers<'a> {
+    /// The defaults with a file's text over them; `file` names it in messages.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for a text that is not TOML. What else is wrong is told by [`Layers::finish`].
+    pub fn read(form: &'a Form, text: &'a str, file: &'a str) -> Result<Self> {
+        let known: Table = toml::from_str(form.defaults)
+            .context(Kind::Internal, || format!("the built-in defaults of {} are not TOML", form.file))?;
+        let parsed = DeTable::parse(text).map_err(|e| {
+            let line = e.span().map(|s| line_of(text, s.start));
+            let error = Error::new(Kind::Config, format!("{} is not TOML: {}", form.file, e.message()));
+            match line {
+                Some(line) => error.with("file", file).with("line", line),
+                None => error.with("file", file),
+            }
+        })?;
+        let mut values = by_default(form, &known, "");
+        let mut layers = Layers {
+            form,
+            file,
+            text,
+            known: Table::new(),
+            values: Table::new(),
+            masked: None,
+            origins: BTreeMap::new(),
+            problems: Vec::new(),
+        };
+        layers.lay(&known, &mut values, parsed.get_ref(), "", "");
+        (layers.known, layers.values) = (known, values);
+        Ok(layers)
+    }
+
+    /// Lays a section of the file over its defaults. `path` has the numbers of list elements, `section` has not.
+    fn lay(&mut self, known: &Table, into: &mut Table, from: &DeTable<'_>, path: &str, section: &str) {
+        for (key, value) in from {
+            let name: &str = key.get_ref();
+            let (path, section) = (joined(path, name), joined(section, name));
+            let line = line_of(self.text, key.span().start);
+            self.origins.insert(path.clone(), Origin { place: Place::Line(line), variables: Vec::new() });
+            let Some(default) = known.get(name) else {
+                let names: Vec<&str> = known.keys().map(String::as_str).collect();
+                let hint = closest(name, &names).map(|k| format!("; did you mean `{k}`?")).unwrap_or_default();
+                self.problem(&path, format!("unknown key{hint}"));
+                continue;
+            };
+            match (default, value.get_ref()) {
+                (Value::Table(known), DeValue::Table(from)) => {
+                    let mut inner = match into.remove(name) {
+                        Some(Value::Table(inner)) => inner,
+                        _ => by_default(self.form, known, &section),
+                    };
+                    self.lay(known, &mut inner, from, &path, &section);
+                    into.insert(name.to_owned(), Value::Table(inner));
+                }
+                (Value::Array(known), DeValue::Array(from)) if element(known).is_some() => {
+                    let Some(known) = element(known) else { continue };
+                    let mut list = Vec::new();
+                    for (number, value) in from.iter().enumerate() {
+                        let path = format!("{path}[{number}]");
+                        let mut inner = by_default(self.form, known, &section);
+                        match value.get_ref() {
+                            DeValue::Table(from) => self.lay(known, &mut inner, from, &path, &section),
+                            other => self.problem(&path, format!("must be a section, got {}", other.type_str())),
+                        }
+                        list.push(Value::Table(inner));
+                    }
+                    into.insert(name.to_owned(), Value::Array(list));
+                }
+                (default, found) => match (plain(value), default) {
+                    (Some(Value::Integer(i)), Value::Float(_)) => {
+                        into.insert(name.to_owned(), Value::Float(i as f64));
+                    }
+                    (Some(Value::Integer(i)), Value::Integer(_)) if i < 0 => {
+                        self.problem(&path, format!("must not be negative, got {i}"));
+                    }
+                    (Some(new), old) if type_name(&new) == type_name(old) && !is_sections(old) => {
+                        into.insert(name.to_owned(), new);
+                    }
+                    (_, old) => {
+                        let wanted = if is_sections(old) { "a list of sections" } else { type_name(old) };
+                        self.problem(&path, format!("must be {wanted}, got {}", found.type_str()));
+                    }
+                },
+            }
+        }
+    }
+
+    /// Sets a plain value by its key, `name` or `section.name`; `source` names the setting in messages.
+    pub fn set(&mut self, key: &str, text: &str, source: &str, place: Place) {
+        let slot = match key.split('.').collect::<Vec<_>>()[..] {
+            [name] => self.values.get_mut(name),
+            [section, name] => {
+                self.values.get_mut(section).and_then(Value::as_table_mut).and_then(|table| table.get_mut(name))
+            }
+            _ => None,
+        };
+        let Some(slot) = slot.filter(|s| !s.is_table() && !s.is_array()) else {
+            self.problems.push(format!("{source}: unknown key `{key}`"));
+            return;
+        };
+        let new = match slot {
+            Value::Integer(_) => text.parse().ok().filter(|i| *i >= 0).map(Value::Integer),
+            Value::Float(_) => text.parse().ok().map(Value::Float),
+            Value::Boolean(_) => text.parse().ok().map(Value::Boolean),
+            _ => Some(Value::String(text.to_string())),
+        };
+        match new {
+            Some(new) => {
+                *slot = new;
+                self.origins.insert(key.to_owned(), Origin { place, variables: Vec::new() });
+            }
+            None => self.problems.push(format!("{source}: {key} must be {}, got `{text}`", type_name(slot))),
+        }
+    }
+
+    /// Replaces `${NAME}` and `${NAME:-default}` in every string.
+    pub fn expand(&mut self, env: &BTreeMap<String, String>) {
+        let hide = |(name, value): (&String, &String)| {
+            let shown = if is_secret(name) && !value.is_empty() { MASK.to_owned() } else { value.clone() };
+            (name.clone(), shown)
+        };
+        let without_secrets = env.iter().map(hide).collect();
+        let mut masked = self.values.clone();
+        each_text(&mut masked, "", &mut |_, text| {
+            if let Ok(new) = expand_text(text, &without_secrets) {
+                *text = new;
+            }
+        });
+        self.masked = Some(masked);
+        let mut values = std::mem::take(&mut self.values);
+        each_text(&mut values, "", &mut |path, text| {
+            let named = variables(text);
+            if named.is_empty() {
+                return;
+            }
+            let origin = Origin { place: Place::Default, variables: Vec::new() };
+            let into = &mut self.origins.entry(path.to_owned()).or_insert(origin).variables;
+            for name in named {
+                let told = (name.to_owned(), env.get(name).is_some_and(|value| !value.is_empty()));
+                if !into.contains(&told) {
+                    into.push(told);
+                }
+            }
+            match expand_text(text, env) {
+                Ok(new) => *text = new,
+                Err(name) => self.problem(path, format!("the variable {name} is not set and has no default")),
+            }
+        });
+        self.values = values;
+    }
+
+    /// Notes what is wrong with a key's value.
+    pub fn problem(&mut self, key: &str, what: impl fmt::Display) {
+        let place = match self.origins.get(key) {
+            Some(Origin { place: Place::Line(line), .. }) => format!("{}:{line}: ", self.file),
+            _ => String::new(),
+        };
+        self.problems.push(format!("{place}{key}: {what}"));
+    }
+
+    /// Notes a key whose value does not hold.
+    pub fn demand(&mut self, holds: bool, key: &str, what: impl fmt::Display) {
+        if !holds {
+            self.problem(key, what);
+        }
+    }
+
+    /// Notes what is wrong with a setting that stands in no file.
+    pub fn problem_of_flag(&mut self, what: String) {
+        self.problems.push(what);
+    }
+
+    /// The settings as the code has them; none where their types are wrong, which [`Layers::finish`] then tells.
+    pub fn build<T: DeserializeOwned>(&mut self) -> Option<T> {
+        match Value::Table(self.values.clone()).try_into() {
+            Ok(built) => Some(built),
+            Err(e) => {
+                if self.problems.is_empty() {
+                    self.problems.push(e.to_string().trim().to_string());
+                }
+                None
+            }
+        }
+    }
+
+    /// The settings with their origins.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] with everything that is wrong, each with its line where it has one.
+    pub fn finish(self) -> Result<Resolved> {
+        let (n, Form { what, hint, .. }) = (self.problems.len(), self.form);
+        if n > 0 {
+            let told = format!("{what} has {n} problem(s):\n  {}", self.problems.join("\n  "));
+            return Err(Error::new(Kind::Config, told).with("file", self.file).hint(*hint));
+        }
+        let masked = self.masked.unwrap_or_else(|| self.values.clone());
+        Ok(Resolved {
+            file: self.file.to_owned(),
+            what: self.form.what,
+            known: self.known,
+            values: self.values,
+            masked,
+            origins: self.origins,
+        })
+    }
+}
+
+/// Settings that are whole and right.
+#[derive(Clone)]
+pub struct Resolved {
+    file: String,
+    what: &'static str,
+    known: Table,
+    values: Table,
+    masked: Table,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl fmt::Debug for Resolved {
+    /// Without the values: some are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolved").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Resolved {
+    /// Every value by its key, as a text.
+    pub fn texts(&self) -> BTreeMap<String, String> {
+        let mut texts = BTreeMap::new();
+        flatten(&self.values, "", &mut texts);
+        texts
+    }
+
+    /// Where a key's value came from; `data[0].name` in a list of sections.
+    pub fn origin(&self, key: &str) -> Origin {
+        let default = Origin { place: Place::Default, variables: Vec::new() };
+        self.origins.get(key).cloned().unwrap_or(default)
+    }
+
+    /// The settings as a file of their kind, with each value's origin in a comment behind it. Values of variables and keys
+    /// that are named like credentials are `***`; `redact` masks what is a credential by its form.
+    pub fn print(&self, redact: &dyn Fn(&str) -> String) -> String {
+        let mut out =
+            format!("# {} of {}, resolved. Where each value came from stands behind it.\n", self.what, self.file);
+        self.print_section(&mut out, (&self.known, &self.masked), "", "", redact);
+        out
+    }
+
+    fn print_section(
+        &self,
+        out: &mut String,
+        (known, values): (&Table, &Table),
+        path: &str,
+        header: &str,
+        redact: &dyn Fn(&str) -> String,
+    ) {
+        // In the order of the defaults; plain values before sections, as TOML wants it.
+        let found = || known.iter().filter_map(|(name, known)| Some((name, known, values.get(name)?)));
+        for (name, _, value) in found().filter(|(_, known, _)| !known.is_table() && !is_sections(known)) {
+            let (shown, origin) = (shown(name, value, redact), self.origin(&joined(path, name)));
+            out.push_str(&format!("{name} = {shown}  # {}\n", printable(&origin.to_string())));
+        }
+        for (name, known, value) in found() {
+            let (path, header) = (joined(path, name), joined(header, name));
+            match (known, value) {
+                (Value::Table(known), Value::Table(values)) => {
+                    out.push_str(&format!("\n[{header}]\n"));
+                    self.print_section(out, (known, values), &path, &header, redact);
+                }
+                (Value::Array(known), Value::Array(list)) => {
+                    let Some(known) = element(known) else { continue };
+                    for (number, values) in list.iter().enumerate() {
+                        let Some(values) = values.as_table() else { continue };
+                        out.push_str(&format!("\n[[{header}]]\n"));
+                        self.print_section(out, (known, values), &format!("{path}[{number}]"), &header, redact);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What stands in the place of a credential.
+pub const MASK: &str = "***";
+
+/// Whether a variable or key holds a credential, by its name.
+pub fn is_secret(name: &str) -> bool {
+    const MARKS: [&str; 6] = ["SECRET", "TOKEN", "PASSW", "CREDENTIAL", "SIGNATURE", "AUTHORIZATION"];
+    let name = name.to_ascii_uppercase();
+    let is_key = name.split(['_', '-', '.']).any(|word| word == "KEY" || word == "APIKEY");
+    let is_marked = MARKS.iter().any(|mark| name.contains(mark));
+    // A number of tokens, and the file that a credential stands in.
+    (is_key || is_marked) && !name.contains("TOKENS") && !name.ends_with("_FILE")
+}
+
+fn shown(name: &str, value: &Value, redact: &dyn Fn(&str) -> String) -> Value {
+    match value {
+        Value::String(_) if is_secret(name) => Value::String(MASK.to_owned()),
+        Value::String(text) => Value::String(redact(text)),
+        Value::Array(values) => Value::Array(values.iter().map(|value| shown(name, value, redact)).collect()),
+        other => other.clone(),
+    }
+}
+
+/// The text on one line.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn joined(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// What a section holds where no file says otherwise.
+fn by_default(form: &Form, known: &Table, section: &str) -> Table {
+    let mut values = Table::new();
+    for (name, value) in known {
+        let section = joined(section, name);
+        match value {
+            Value::Table(_) if form.optional.contains(&section.as_str()) => {}
+            Value::Table(inner) => _ = values.insert(name.clone(), Value::Table(by_default(form, inner, &section))),
+            Value::Array(list) if element(list).is_some() => {
+                values.insert(name.clone(), Value::Array(Vec::new()));
+            }
+            value => _ = values.insert(name.clone(), value.clone()),
+        }
+    }
+    values
+}
+
+/// The keys of each section of a list, where it is one of sections.
+fn element(list: &[Value]) -> Option<&Table> {
+    list.first().and_then(Value::as_table)
+}
+
+fn is_sections(value: &Value) -> bool {
+    value.as_array().is_some_and(|list| element(list).is_some())
+}
+
+/// Calls `change` with every string and the key that it stands at; for an element of a plain list, with the list's key.
+fn each_text(table: &mut Table, path: &str, change: &mut dyn FnMut(&str, &mut String)) {
+    for (key, value) in table.iter_mut() {
+        each_text_of(value, &joined(path, key), change);
+    }
+}
+
+fn each_text_of(value: &mut Value, path: &str, change: &mut dyn FnMut(&str, &mut String)) {
+    match value {
+        Value::Table(inner) => each_text(inner, path, change),
+        Value::String(text) => change(path, text),
+        Value::Array(values) => {
+            for (number, value) in values.iter_mut().enumerate() {
+                match value {
+                    Value::Table(inner) => each_text(inner, &format!("{path}[{number}]"), change),
+                    other => each_text_of(other, path, change),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
+}
+
+fn flatten(table: &Table, prefix: &str, into: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        match value {
+            Value::Table(inner) => flatten(inner, &format!("{prefix}{key}."), into),
+            Value::String(text) => _ = into.insert(format!("{prefix}{key}"), text.clone()),
+            other => _ = into.insert(format!("{prefix}{key}"), other.to_string()),
+        }
+    }
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a string",
+        Value::Integer(_) => "a whole number",
+        Value::Float(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::Table(_) => "a section",
+        Value::Array(_) => "a list",
+        Value::Datetime(_) => "a date",
+    }
+}
+
+/// A value without sections.
+fn plain(value: &Spanned<DeValue<'_>>) -> Option<Value> {
+    match value.get_ref() {
+        DeValue::String(s) => Some(Value::String(s.to_string())),
+        DeValue::Integer(i) => i64::from_str_radix(i.as_str(), i.radix()).ok().map(Value::Integer),
+        DeValue::Float(f) => f.as_str().parse().ok().map(Value::Float),
+        DeValue::Boolean(b) => Some(Value::Boolean(*b)),
+        DeValue::Array(values) => values.iter().map(plain).collect::<Option<Vec<_>>>().map(Value::Array),
+        _ => None,
+    }
+}
+
+/// The next `${...}` of a text: what stands before it, between the braces, and after it.
+fn next_variable(text: &str) -> Option<(&str, &str, &str)> {
+    let at = text.find("${")?;
+    let end = at + text[at..].find('}')?;
+    Some((&text[..at], &text[at + 2..end], &text[end + 1..]))
+}
+
+/// The names of the variables of a text.
+fn variables(text: &str) -> Vec<&str> {
+    let (mut names, mut rest) = (Vec::new(), text);
+    while let Some((_, inner, after)) = next_variable(rest) {
+        names.push(inner.split_once(":-").map_or(inner, |(name, _)| name));
+        rest = after;
+    }
+    names
+}
+
+/// Replaces `${VARIABLE}` and `${VARIABLE:-default}`; or the name of a variable that is not set and has no default.
+fn expand_text(text: &str, env: &BTreeMap<String, String>) -> std::result::Result<String, String> {
+    let (mut out, mut rest) = (String::new(), text);
+    while let Some((before, inner, after)) = next_variable(rest) {
+        out.push_str(before);
+        let (name, default) = match inner.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (inner, None),
+        };
+        match env.get(name).map(String::as_str).filter(|v| !v.is_empty()).or(default) {
+            Some(value) => out.push_str(value),
+            None => return Err(name.to_string()),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    known.iter().map(|k| (distance(name, k), *k)).filter(|(d, _)| *d <= 3).min().map(|(_, k)| k)
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = (diagonal + usize::from(ca != *cb)).min(above + 1).min(row[j] + 1);
+            diagonal = above;
+        }
+    }
+    row[b.len()]
+}

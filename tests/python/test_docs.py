@@ -1,0 +1,87 @@
+"""The documents: relative links and named files are there, the README stays short and leads to every page."""
+
+import re
+import unittest
+from pathlib import Path
+from urllib.parse import unquote
+
+ROOT = Path(__file__).resolve().parents[2]
+LONGEST_README = 130
+
+
+def pages():
+    """Every Markdown file of the repository, built and fetched folders left out."""
+    found = list(ROOT.glob("*.md"))
+    for folder in ("benches", "docs", "jobs", "models", "tests"):
+        found += (ROOT / folder).rglob("*.md")
+    return sorted(found)
+
+
+def without_code(text):
+    """The text without fenced blocks and inline code, in which nothing is a link."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+def targets(text):
+    """The targets of all links and images."""
+    return re.findall(r"\]\(<?([^()<>\s]+)>?\)", without_code(text))
+
+
+def anchors(text):
+    """What a `#...` may name: the headings as GitHub makes anchors of them."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    seen = {}
+    for heading in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", text, flags=re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        seen[slug] = seen.get(slug, -1) + 1
+        yield slug if seen[slug] == 0 else f"{slug}-{seen[slug]}"
+
+
+def broken_links(page):
+    """Targets of a page that lead nowhere."""
+    text = page.read_text(encoding="utf-8")
+    for target in targets(text):
+        if re.match(r"[a-z][a-z0-9+.-]*:", target, flags=re.IGNORECASE):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / unquote(path)).resolve() if path else page
+        if not there.is_relative_to(ROOT) or not there.exists():
+            yield target
+        elif anchor and there.suffix == ".md" and anchor not in anchors(there.read_text(encoding="utf-8")):
+            yield target
+
+
+class Documents(unittest.TestCase):
+    def test_relative_links_lead_somewhere(self):
+        for page in pages():
+            with self.subTest(page=page.relative_to(ROOT).as_posix()):
+                self.assertEqual(list(broken_links(page)), [])
+
+    def test_the_readme_is_short(self):
+        lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        self.assertLessEqual(len(lines), LONGEST_README)
+
+    def test_the_readme_leads_to_every_page(self):
+        linked = {target.partition("#")[0] for target in targets((ROOT / "README.md").read_text(encoding="utf-8"))}
+        pages = {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md")}
+        self.assertEqual(pages - linked, set())
+
+    def test_files_that_the_documents_name_exist(self):
+        for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+            named = re.findall(r"`((?:src|sql|schemas|jobs|tests|ci|benches|docs|models)/[\w./-]+)`", page.read_text(encoding="utf-8"))
+            with self.subTest(page=page.relative_to(ROOT).as_posix()):
+                self.assertEqual([name for name in named if not (ROOT / name).exists()], [])
+
+    def test_what_is_no_link_is_left_alone(self):
+        text = "[a](b.md#c) `[d](e.md)` ![f](g.svg)\n```\n[h](i.md)\n```\n[j](https://k)"
+        self.assertEqual(targets(text), ["b.md#c", "g.svg", "https://k"])
+
+    def test_headings_become_anchors(self):
+        text = "# What `curec` does: it runs\n## A, b\n## A, b\n```\n# not this\n```\n### [Link](x.md) _u_"
+        self.assertEqual(list(anchors(text)), ["what-curec-does-it-runs", "a-b", "a-b-1", "link-_u_"])
+
+
+if __name__ == "__main__":
+    unittest.main()
