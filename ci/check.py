@@ -243,15 +243,6 @@ class Checker:
         owner = path.parent.with_suffix(".rs")
         return owner.as_posix() if (self.root / owner).is_file() else None
 
-    def tested(self, file):
-        """The declared file whose unit tests `file` holds, or None: `src/a/tests.rs` belongs to `src/a.rs`."""
-        path = Path(file)
-        own = path.with_suffix("").parts[1:]
-        if path.name != TESTS or tuple(own) in self.order or tuple(own[:-1]) not in self.order:
-            return None
-        owner = path.parent.with_suffix(".rs")
-        return owner.as_posix() if (self.root / owner).is_file() else None
-
     def declared(self, files):
         for path in files:
             file = path.relative_to(self.root).as_posix()

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use burn::tensor::{Tensor, activation};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::Fingerprint;

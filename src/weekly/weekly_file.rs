@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::directory_lock::DirectoryLock;
 use crate::error::{Error, Kind, Result};
-use crate::learn::rounds;
+use crate::learn::lessons;
 use crate::learn::supervised;
 use crate::learn::worth::Prices;
 use crate::llm::adapter::{AdapterShape, TARGETS};
-use crate::reward::train::{Limits, Plan};
+use crate::reward::judge::Limits;
+use crate::reward::train::Plan;
 use crate::settings::{self, Form, Layers, Resolved};
 use crate::weekly::examples::Size;
 use crate::weekly::teacher_endpoint;
@@ -98,7 +99,7 @@ pub struct ReinforceSpec {
     pub rank: usize,
     pub alpha: f64,
     #[serde(flatten)]
-    pub learning: rounds::Config,
+    pub learning: lessons::Config,
     #[serde(flatten)]
     pub prices: Prices,
     pub forbidden: Vec<String>,
