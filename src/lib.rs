@@ -121,6 +121,7 @@ pub mod llm {
     pub mod ops;
     pub mod decoder;
     pub mod sampler;
+    pub mod encoder_files;
     pub mod encoder;
 }
 
@@ -162,8 +163,10 @@ pub mod reward {
     pub mod text_metrics;
     pub mod score;
     pub mod choose;
+    pub mod example;
     pub mod model;
     pub mod train;
+    pub mod judge;
     pub mod saved;
 }
 
@@ -180,6 +183,8 @@ pub mod learn {
     pub mod supervised;
     pub mod worth;
     pub mod rollout;
+    pub mod curve;
+    pub mod lessons;
     pub mod rounds;
 }
 

@@ -2,7 +2,7 @@
 -- Reads item. Parameter: $title_chars, the longest text in characters.
 select distinct category
 from (
-    select unnest(clean_texts(cast(categories as varchar[]), cast($title_chars as bigint))) as category
+    select unnest(clean_text(cast(categories as varchar[]), cast($title_chars as bigint))) as category
     from item
 )
 where category is not null

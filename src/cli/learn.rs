@@ -12,7 +12,7 @@ use crate::cli::output::{print, say, tell};
 use crate::destination::Destination;
 use crate::error::{Context, Kind, Result};
 use crate::evaluate::{evaluation, evaluation_file};
-use crate::learn::rounds::Method;
+use crate::learn::lessons::Method;
 use crate::table::redact::redact;
 use crate::telemetry::Voice;
 use crate::weekly::{align, examples, improve, learning_page, reinforce, reward, weekly_file};

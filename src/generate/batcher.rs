@@ -43,14 +43,15 @@ pub struct Usage {
     pub steps: u64,
 }
 
-/// A shorter common prefix is not worth a copy.
+/// Shorter common prefixes are prefilled again: a copy would cost more.
 const MIN_SHARED: usize = 8;
 /// Positions of one scored row whose logits are held at a time ...
 const SCORE_CHUNK: usize = 64;
 /// ... and of all scored rows of a step: 48 MiB at a vocabulary of 49152.
 const MAX_STEP_SCORES: usize = 256;
-/// How often a row gives way to a prefix that is being prefilled before it starts on its own.
+/// How often a row waits for another row's prefill of their common prefix before it starts on its own.
 const MAX_DEFERRED: u32 = 256;
+
 /// A slot of the decoder's cache and what is in it.
 #[derive(Default)]
 struct Slot {

@@ -287,7 +287,7 @@ impl DeviceThread {
             };
             match message {
                 Message::Load(reply) => {
-                    // Nobody waits for the reply any more: then nobody needs it.
+                    // The caller has stopped waiting for the reply.
                     let _ = reply.send(self.ensure_loaded());
                 }
                 Message::Rows(requests, answers) => self.accept(requests, answers),
@@ -399,7 +399,7 @@ impl DeviceThread {
         }
     }
 
-    /// Takes no rows any more and lets go of the model.
+    /// Accepts no more rows and frees the model.
     fn give_up(&mut self, kind: Kind, why: &str) {
         tracing::error!(error = why, "the engine gives up");
         // The first reason stays.

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::generate::answers::Examples;
 use crate::generate::format;
 use crate::generate::models::Models;
-use crate::generate::prompt::Evidence;
+use crate::generate::prompt::{Evidence, PromptTemplate};
 
 /// All functions, ready to be registered in a session.
 pub fn all(models: &Arc<Models>) -> Vec<ScalarUDF> {
@@ -186,7 +186,11 @@ impl Function {
         Ok(DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), width as i32))
     }
 
-    fn render(&self, args: &[ArrayRef], pick: fn((String, String)) -> String) -> DfResult<ArrayRef> {
+    fn render(
+        &self,
+        args: &[ArrayRef],
+        section: fn(&PromptTemplate, &Evidence) -> Result<String>,
+    ) -> DfResult<ArrayRef> {
         let [kind, subject, verdict] = [texts(&args[0])?, texts(&args[1])?, texts(&args[2])?];
         let [liked, disliked] = [lists_of(&args[3])?, lists_of(&args[4])?];
         let [related, attributes] = [lists_of(&args[5])?, lists_of(&args[6])?];
@@ -202,7 +206,7 @@ impl Function {
                     attributes: attributes[i].clone(),
                     extra: Vec::new(),
                 };
-                Ok(pick(self.models.template(&evidence.kind)?.render(&evidence)?))
+                section(self.models.template(&evidence.kind)?, &evidence)
             })
             .collect();
         Ok(Arc::new(StringArray::from_iter_values(rows.map_err(external)?)))
@@ -314,8 +318,8 @@ impl ScalarUDFImpl for Function {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
         let arrays = arrays(&args)?;
         let work = || match self.what {
-            What::RenderPrompt => self.render(&arrays, |(prompt, _)| prompt),
-            What::RenderStem => self.render(&arrays, |(_, stem)| stem),
+            What::RenderPrompt => self.render(&arrays, PromptTemplate::question),
+            What::RenderStem => self.render(&arrays, PromptTemplate::stem),
             What::PromptKey => self.prompt_keys(&arrays),
             _ => Err(DataFusionError::Internal(format!("{} is asynchronous", self.what.name()))),
         };

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::runtime::RuntimeFlavor;
 
@@ -14,12 +14,13 @@ use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::device_thread::EngineOptions;
 use crate::generate::engine::Engine;
-use crate::generate::prompt::{self, Fingerprint, PromptTemplate};
+use crate::generate::prompt::{self, Fingerprint, PromptTemplate, Tokenized};
 use crate::generate::row::{Completion, Request, RowError};
 use crate::llm::adapter::Adapter;
 use crate::llm::chat::ChatTemplate;
 use crate::llm::device;
-use crate::llm::encoder::{EncoderFiles, SentenceEncoder};
+use crate::llm::encoder::SentenceEncoder;
+use crate::llm::encoder_files::EncoderFiles;
 use crate::llm::sampler::Sampling;
 use crate::llm::tokenizer::Tokenizer;
 use crate::llm::weights::ModelFiles;
@@ -28,6 +29,8 @@ use crate::registry::versions::{self, Registry};
 use crate::table::fetch::fetch;
 use crate::table::store::{Location, StoreOptions};
 
+/// Tokens of prompts that are held between their key and their request: 64 MiB.
+const TOKENIZED: usize = 1 << 24;
 /// Texts that end a reason: it is one line.
 const STOP: &[&str] = &["\n"];
 
@@ -39,12 +42,34 @@ pub struct Generator {
     pub chat: ChatTemplate,
     /// What every response depends on besides its prompt.
     pub fingerprint: Fingerprint,
+    tokenized: Mutex<Tokenized>,
 }
 
 impl Generator {
-    /// Token ids of a prompt.
+    /// Token ids of a prompt. They are held for the request that may follow, see [`Models::request`].
+    ///
+    /// # Errors
+    /// [`Kind::Internal`] where the tokenizer library fails; [`Kind::Model`] where the chat template does.
     pub fn tokenize(&self, prompt_text: &str, answer_stem: &str) -> Result<Vec<u32>> {
-        prompt::tokenize(&self.tokenizer, &self.chat, prompt_text, answer_stem)
+        let name = Tokenized::name(prompt_text, answer_stem);
+        if let Some(ids) = self.tokenized().get(&name) {
+            return Ok(ids.to_vec());
+        }
+        let ids = prompt::tokenize(&self.tokenizer, &self.chat, prompt_text, answer_stem)?;
+        self.tokenized().keep(name, &ids);
+        Ok(ids)
+    }
+
+    /// Token ids for a request; they are held no longer.
+    fn take_tokens(&self, prompt_text: &str, answer_stem: &str) -> Result<Vec<u32>> {
+        // Its own statement, so that the lock is not held while a prompt is tokenized.
+        let held = self.tokenized().take(&Tokenized::name(prompt_text, answer_stem));
+        held.map_or_else(|| prompt::tokenize(&self.tokenizer, &self.chat, prompt_text, answer_stem), Ok)
+    }
+
+    fn tokenized(&self) -> MutexGuard<'_, Tokenized> {
+        // Whoever panicked with the lock left whole entries behind.
+        self.tokenized.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,7 +138,7 @@ impl Place {
         Ok(path)
     }
 
-    /// The path; waits for a model that nobody has fetched yet, as an ad-hoc query may come upon one.
+    /// The path. Fetches the model first where that has not happened yet, which an ad-hoc query may find.
     fn path(&self) -> Result<&Path> {
         if let Some(path) = self.path.get() {
             return Ok(path);
@@ -264,6 +289,7 @@ impl Models {
                 ends: files.found_ends().to_vec(),
                 seed: self.seed,
             },
+            tokenized: Mutex::new(Tokenized::with_room(TOKENIZED)),
         };
         Ok(self.generator.get_or_init(|| opened))
     }
@@ -314,8 +340,11 @@ impl Models {
         Ok(engine)
     }
 
-    /// Ends the engine and gives its memory back.
+    /// Stops the engine and frees its memory, and that of token ids without a request.
     pub fn stop_engine(&self) {
+        if let Some(generator) = self.generator.get() {
+            *generator.tokenized() = Tokenized::with_room(TOKENIZED);
+        }
         if let Ok(mut slot) = self.engine.lock() {
             *slot = None;
         }
@@ -333,8 +362,8 @@ impl Models {
             match slot.as_ref() {
                 Some(encoder) => encoder.clone(),
                 None => {
-                    let loaded =
-                        Arc::new(SentenceEncoder::load(self.encoder_place.path()?, &device::open(&self.device)?)?);
+                    let device = device::open(&self.device)?;
+                    let loaded = Arc::new(SentenceEncoder::from_files(self.encoder_files()?, &device)?);
                     slot.insert(loaded).clone()
                 }
             }
@@ -347,7 +376,7 @@ impl Models {
         let generator = self.generator()?;
         let prompt = match prompt::is_blank(&generator.tokenizer.without_control(prompt_text)) {
             true => Vec::new(),
-            false => generator.tokenize(prompt_text, answer_stem)?,
+            false => generator.take_tokens(prompt_text, answer_stem)?,
         };
         self.request_of(id, prompt, None)
     }

@@ -3,6 +3,7 @@
 //! Knows templates, evidence and token ids. Knows nothing of SQL. Text of the evidence is data: it goes into a message
 //! as text pieces, in which no control token is ever recognised.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use minijinja::{Environment, context};
@@ -103,16 +104,36 @@ impl PromptTemplate {
     }
 
     /// The question and the stem of the answer.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] where a section cannot be rendered for this evidence.
     pub fn render(&self, evidence: &Evidence) -> Result<(String, String)> {
-        let render = |name: &str| -> Result<String> {
-            let template = self.env.get_template(name).context(Kind::Internal, || "a template went missing".into())?;
-            let Evidence { kind, subject, verdict, liked, disliked, related, attributes, extra } = evidence;
-            let text = template
-                .render(context! { kind, subject, verdict, liked, disliked, related, attributes, extra })
-                .context(Kind::Config, || format!("the prompt template cannot render its section `{name}`"))?;
-            Ok(text.trim().to_string())
-        };
-        Ok((render("user")?, render("assistant")?))
+        Ok((self.question(evidence)?, self.stem(evidence)?))
+    }
+
+    /// The question alone.
+    ///
+    /// # Errors
+    /// As [`PromptTemplate::render`].
+    pub fn question(&self, evidence: &Evidence) -> Result<String> {
+        self.section("user", evidence)
+    }
+
+    /// The stem of the answer alone.
+    ///
+    /// # Errors
+    /// As [`PromptTemplate::render`].
+    pub fn stem(&self, evidence: &Evidence) -> Result<String> {
+        self.section("assistant", evidence)
+    }
+
+    fn section(&self, name: &str, evidence: &Evidence) -> Result<String> {
+        let template = self.env.get_template(name).context(Kind::Internal, || "a template went missing".into())?;
+        let Evidence { kind, subject, verdict, liked, disliked, related, attributes, extra } = evidence;
+        let text = template
+            .render(context! { kind, subject, verdict, liked, disliked, related, attributes, extra })
+            .context(Kind::Config, || format!("the prompt template cannot render its section `{name}`"))?;
+        Ok(text.trim().to_string())
     }
 }
 
@@ -132,6 +153,51 @@ pub fn tokenize(tokenizer: &Tokenizer, chat: &ChatTemplate, prompt_text: &str, a
     }
     let pieces: Vec<Piece<'_>> = pieces.iter().map(OwnedPiece::as_piece).collect();
     tokenizer.encode(&pieces)
+}
+
+/// Token ids of prompts, from the computation of the key to the request, so that a prompt is tokenized once for both.
+/// Bounded: a prompt that does not fit is tokenized again.
+#[derive(Debug)]
+pub(super) struct Tokenized {
+    ids: HashMap<[u8; 32], Vec<u32>>,
+    room: usize,
+}
+
+/// What an entry costs besides its tokens, in tokens.
+const ENTRY: usize = 16;
+
+impl Tokenized {
+    /// With room for `tokens` token ids of 4 bytes.
+    pub(super) fn with_room(tokens: usize) -> Tokenized {
+        Tokenized { ids: HashMap::new(), room: tokens }
+    }
+
+    /// The map's key of a prompt.
+    pub(super) fn name(prompt_text: &str, answer_stem: &str) -> [u8; 32] {
+        let mut h = blake3::Hasher::new();
+        h.update(&(prompt_text.len() as u64).to_le_bytes()).update(prompt_text.as_bytes());
+        *h.update(answer_stem.as_bytes()).finalize().as_bytes()
+    }
+
+    /// A prompt's token ids; they stay here.
+    pub(super) fn get(&self, name: &[u8; 32]) -> Option<&[u32]> {
+        self.ids.get(name).map(Vec::as_slice)
+    }
+
+    /// Removes and returns a prompt's token ids.
+    pub(super) fn take(&mut self, name: &[u8; 32]) -> Option<Vec<u32>> {
+        let ids = self.ids.remove(name)?;
+        self.room += ids.len() + ENTRY;
+        Some(ids)
+    }
+
+    /// Keeps token ids where there is room.
+    pub(super) fn keep(&mut self, name: [u8; 32], ids: &[u32]) {
+        let cost = ids.len() + ENTRY;
+        if cost <= self.room && self.ids.insert(name, ids.to_vec()).is_none() {
+            self.room -= cost;
+        }
+    }
 }
 
 /// Everything that a response depends on besides its prompt.
@@ -250,6 +316,22 @@ mod tests {
     fn blank_texts_say_nothing() {
         assert!(is_blank("") && is_blank(" \n\t\u{0}\u{7f}\u{200b}\u{202e}\u{feff}"));
         assert!(!is_blank("?") && !is_blank(" \u{202e}a"));
+    }
+
+    #[test]
+    fn token_ids_wait_for_their_request_while_there_is_room() {
+        let mut held = Tokenized::with_room(2 * ENTRY + 5);
+        let [a, b, c] = [("a", ""), ("", "a"), ("b", "")].map(|(prompt, stem)| Tokenized::name(prompt, stem));
+        assert!(a != b && b != c);
+        held.keep(a, &[1, 2, 3]);
+        held.keep(a, &[1, 2, 3]);
+        held.keep(b, &[4, 5, 6]);
+        assert_eq!((held.get(&a), held.get(&b)), (Some([1, 2, 3].as_slice()), None), "there is no room for the second");
+        held.keep(c, &[7, 8]);
+        assert_eq!((held.take(&a), held.take(&a)), (Some(vec![1, 2, 3]), None));
+        held.keep(b, &[4, 5, 6]);
+        assert_eq!((held.take(&b), held.take(&c)), (Some(vec![4, 5, 6]), Some(vec![7, 8])));
+        assert_eq!(held.room, 2 * ENTRY + 5);
     }
 
     #[test]

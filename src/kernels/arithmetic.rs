@@ -1,7 +1,7 @@
 //! Arithmetic that every kernel shares: multiply-add, the exponential, the error function, sums in a fixed order.
 //!
-//! Knows single numbers and slices. Everything is inlined into the loops of other files, where the compiler turns it into
-//! vector instructions; there are no branches and no calls.
+//! Knows single numbers and slices. Everything is inlined into the loops of other files, where the compiler turns it
+//! into vector instructions; there are no branches and no calls.
 
 /// Lanes of [`tree_sum`].
 pub(crate) const LANES: usize = 32;
@@ -28,8 +28,8 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
 
 /// e to the power of `x` ≤ 0 as the sentence encoder has it; NaN counts as −87.
 ///
-/// It rounds `x · log2(e)` before it looks for the nearest whole number, and one coefficient is the next float. The last
-/// bit differs from that of [`exp`] for a few arguments, and published vectors depend on it.
+/// It rounds `x · log2(e)` before it looks for the nearest whole number, and one coefficient is the next float. The
+/// last bit differs from that of [`exp`] for a few arguments, and published vectors depend on it.
 #[inline(always)]
 pub(crate) fn exp_in_encoder<const FMA: bool>(x: f32) -> f32 {
     let x = x.max(-87.0);
@@ -120,13 +120,18 @@ pub(crate) fn strand_dot(a: &[f32], b: &[f32]) -> f32 {
 /// The largest value; minus infinity where there is none. NaN is passed over.
 #[inline(always)]
 pub(crate) fn largest(x: &[f32]) -> f32 {
-    let mut strands = [f32::NEG_INFINITY; LANES];
-    for chunk in x.chunks(LANES) {
-        for (s, v) in strands.iter_mut().zip(chunk) {
-            *s = if *v > *s { *v } else { *s };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
         }
     }
-    strands.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a })
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *lane = if *v > *lane { *v } else { *lane };
+    }
+    lanes.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a })
 }
 
 /// `out += factor · x`.

@@ -1,22 +1,22 @@
-//! Causal attention of a decoder's step over the key-value cache: how the cache is laid out, how a step's keys and values get
-//! into it, and what its queries read from it.
+//! Causal attention of a decoder's step over the key-value cache: how the cache is laid out, how a step's keys and
+//! values get into it, and what its queries read from it.
 //!
-//! Knows numbers, slots and positions; knows no models. Scores and weighted sums are products by register tiles. **A row's
-//! bits depend on that row and its own past only**, whatever stands in the step beside it.
+//! Knows numbers, slots and positions; knows no models. Scores and weighted sums are products by register tiles. **A
+//! row's bits depend on that row and its own past only**, whatever stands in the step beside it.
 
 use rayon::prelude::*;
 
 use crate::kernels::heads::{Heads, Rope};
 use crate::kernels::isa::Isa;
 use crate::kernels::norm::rms_norm_rows;
-use crate::kernels::rows::WORTH_A_TASK;
+use crate::kernels::rows::MIN_TASK;
 use crate::kernels::softmax::exponentials;
 use crate::kernels::tile::{MAX_TILE_ROWS, Shared, for_tiles, tile};
 
 /// How one layer's keys and values lie in the cache.
 ///
-/// Keys stand in blocks of [`Isa::panel`] positions, `[slot][head][block][width][position in block]`, so that scores are
-/// a product with packed weights; values stand as `[slot][head][position][padded width]`.
+/// Keys stand in blocks of [`Isa::panel`] positions, `[slot][head][block][width][position in block]`, so that scores
+/// are a product with packed weights; values stand as `[slot][head][position][padded width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheLayout {
     /// The instruction set whose panels it has.
@@ -119,7 +119,7 @@ pub fn append(
     assert!(places.iter().all(|p| p.slot < slots && p.position < layout.positions()), "places must be in the cache");
     assert!(are_distinct(places), "a place must stand once in a step");
     let (keys, values) = (Shared::new(keys), Shared::new(values));
-    let rows = (WORTH_A_TASK / 4 / row).max(1);
+    let rows = (MIN_TASK / 4 / row).max(1);
     qkv.par_chunks_mut(rows * row).zip(places.par_chunks(rows)).for_each(|(qkv, places)| {
         let mut normed = vec![0f32; width];
         for (qkv, place) in qkv.chunks_exact_mut(row).zip(places) {
@@ -224,8 +224,8 @@ pub fn attend(layout: &CacheLayout, spans: &[Span], qkv: &[f32], keys: &[f32], v
             let f = tile(isa, height);
             for block in 0..len.div_ceil(nr) {
                 let keys = &keys[block * nr * width..][..nr * width];
-                // SAFETY: `keys` is a whole block, `queries` holds `height` rows; a row of scores is whole blocks wide, and
-                // this block is one of them.
+                // SAFETY: `keys` is a whole block, `queries` holds `height` rows; a row of scores is whole blocks wide,
+                // and this block is one of them.
                 unsafe {
                     f(width, queries.as_ptr(), width, keys.as_ptr(), nr, scores[block * nr..].as_mut_ptr(), widest)
                 };
@@ -236,16 +236,16 @@ pub fn attend(layout: &CacheLayout, spans: &[Span], qkv: &[f32], keys: &[f32], v
             }
             for column in (0..padded).step_by(nr) {
                 let values = &values[column..];
-                // SAFETY: the slot holds `len` positions, which the spans were checked for; `column` and a panel lie inside
-                // the padded width of values and sums; `scores` holds `height` rows.
+                // SAFETY: the slot holds `len` positions, which the spans were checked for; `column` and a panel lie
+                // inside the padded width of values and sums; `scores` holds `height` rows.
                 unsafe {
                     f(len, scores.as_ptr(), widest, values.as_ptr(), padded, sums[column..].as_mut_ptr(), padded)
                 };
             }
             for i in 0..height {
                 let (token, g) = place(i);
-                // SAFETY: spans lie in the step and do not overlap, and each task has a key head with its query heads: this
-                // part is the task's own.
+                // SAFETY: spans lie in the step and do not overlap, and each task has a key head with its query heads:
+                // this part is the task's own.
                 let out = unsafe { out.part(token * out_row + (h * group + g) * width, width) };
                 for (o, s) in out.iter_mut().zip(&sums[i * padded..]) {
                     *o = s * norm[i];

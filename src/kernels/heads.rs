@@ -58,7 +58,7 @@ impl Rope {
         }
     }
 
-    /// Turns a head the other way round: also the way back through [`Rope::turn`].
+    /// Turns a head the other way round: also the backward pass of [`Rope::turn`].
     #[inline(always)]
     pub(crate) fn turn_back(&self, head: &mut [f32], position: usize) {
         let cos = &self.cos[position * self.half..][..self.half];
@@ -84,7 +84,7 @@ pub(crate) fn along(rows: &[f32], stride: usize, first: usize, width: usize, pad
     out
 }
 
-/// The same turned by 90 degrees, `[width, padded]`: the rows of a channel stand side by side, zeros behind them.
+/// The transpose of [`along`], `[width, padded]`: the rows of a channel stand side by side, zeros behind them.
 #[inline(always)]
 pub(crate) fn across(rows: &[f32], stride: usize, first: usize, width: usize, padded: usize, scale: f32) -> Vec<f32> {
     let mut out = vec![0f32; width * padded];

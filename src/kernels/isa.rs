@@ -90,7 +90,10 @@ pub(crate) const FUSES_ON_ARM: bool = cfg!(target_arch = "aarch64");
 /// `FMA = PORTABLE` elsewhere: one of `ROUNDS_TWICE` and `FUSES_ON_ARM`. They differ because published results of the
 /// decoder and of the encoder were made that way.
 macro_rules! per_isa {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident = $body:ident::<$portable:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)?) => {
+    (
+        $(#[$doc:meta])*
+        $vis:vis fn $name:ident = $body:ident::<$portable:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)?
+    ) => {
         $(#[$doc])*
         #[inline]
         #[allow(clippy::too_many_arguments)]

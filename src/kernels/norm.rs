@@ -1,6 +1,7 @@
 //! Norms of rows, forwards and backwards: by the root of the mean square, and by mean and variance.
 //!
-//! Knows numbers only. Sums are made by lanes, counted from the row's start, so that a row's bits depend on that row alone.
+//! Knows numbers only. Sums are made by lanes, counted from the row's start, so that a row's bits depend on that row
+//! alone.
 
 use rayon::prelude::*;
 
@@ -199,7 +200,7 @@ fn layer_norm_back_body<const FMA: bool>(
 }
 
 per_isa! {
-    /// The way back through [`layer_norm`], from what it left, on this thread: sets `input` to the gradient of what was
+    /// The backward pass of [`layer_norm`], from what it left, on this thread: sets `input` to the gradient of what was
     /// normalised, and adds those of weight and shift, one after the other, to `sums` `[2 · width]`.
     pub(crate) fn layer_norm_back = layer_norm_back_body::<FUSES_ON_ARM>(
         gradient: &[f32], rows: &[f32], scales: &[f32], weight: &[f32], input: &mut [f32], sums: &mut [f32],

@@ -1,8 +1,8 @@
 //! Causal attention over whole sequences that stand one after the other, forwards and backwards: for the decoder that
 //! learns.
 //!
-//! Knows numbers only. Everything that is a matrix product runs on register tiles. Every result is one chain of sums in a
-//! fixed order, whatever the number of threads.
+//! Knows numbers only. Everything that is a matrix product runs on register tiles. Every result is one chain of sums in
+//! a fixed order, whatever the number of threads.
 
 use std::ops::Range;
 
@@ -146,8 +146,8 @@ impl Attention<'_> {
             let put = |first: usize, at: usize, values: &[f32], scale: f32| {
                 for (i, values) in values.chunks_exact(wide).enumerate() {
                     let at = (rows.start + first + i) * row + at;
-                    // SAFETY: sequences do not overlap and lie in `qkv`; each task has one and a key head with its query
-                    // heads, so that this part of `out` is the task's own.
+                    // SAFETY: sequences do not overlap and lie in `qkv`; each task has one and a key head with its
+                    // query heads, so that this part of `out` is the task's own.
                     let out = unsafe { target.part(at, width) };
                     out.iter_mut().zip(values).for_each(|(o, v)| *o = v * scale);
                 }

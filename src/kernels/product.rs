@@ -3,7 +3,8 @@
 //! Knows numbers only: no tensors, layers or models. Work is spread over the rayon pool that the caller is in.
 //!
 //! **Every result depends on its own row only.** Each output is one chain of multiply-adds over `k` in ascending order,
-//! whatever the number of rows and whichever tile computes it. So a row gives the same bits alone, in a batch, and in chunks.
+//! whatever the number of rows and whichever tile computes it. So a row gives the same bits alone, in a batch, and in
+//! chunks.
 
 use rayon::prelude::*;
 
@@ -181,8 +182,8 @@ impl Product {
             for_tiles(m, isa.tile_rows(), |first, height| {
                 let (a, b) = (&a[first * lda..], &b[p * nr..]);
                 let c = &mut c[first * ldc + p * nr..];
-                // SAFETY: the lengths checked above hold `height` rows of `a` and `c` and `k` rows of `b`, a whole panel wide
-                // from column `p · nr` on; `c` is borrowed for this call alone.
+                // SAFETY: the lengths checked above hold `height` rows of `a` and `c` and `k` rows of `b`, a whole
+                // panel wide from column `p · nr` on; `c` is borrowed for this call alone.
                 unsafe { tile(isa, height)(k, a.as_ptr(), lda, b.as_ptr(), ldb, c.as_mut_ptr(), ldc) };
             });
         }

@@ -1,9 +1,9 @@
-//! Attention of short sequences by plain loops: of a sentence over itself, and of a row of packed histories, forwards and
-//! backwards.
+//! Attention of short sequences by plain loops: of a sentence over itself, and of a row of packed histories, forwards
+//! and backwards.
 //!
-//! Knows numbers only. Sequences are short and heads narrow here, so that products by register tiles would not pay. Keys
-//! are turned first: the scores of one query against all keys are then sums of whole vectors. One row or sentence is worked
-//! on by one thread; its bits depend on its own tokens only.
+//! Knows numbers only. Sequences are short and heads narrow here, so that products by register tiles would not pay.
+//! Keys are transposed first: the scores of one query against all keys are then sums of whole vectors. One row or
+//! sentence is worked on by one thread; its bits depend on its own tokens only.
 
 use crate::kernels::arithmetic::{add_scaled, exp, exp_in_encoder, strand_dot};
 use crate::kernels::heads::across;
@@ -81,10 +81,10 @@ fn attend_row_body<const FMA: bool>(
 }
 
 per_isa! {
-    /// Causal attention of one row of packed sequences. `qkv` is `[length, 3 · width]`, queries first; `positions` count
-    /// from the start of a token's sequence and say how far back it looks; `mask` is the dropout of the probabilities,
-    /// empty for none. Adds the heads' results to `out` `[length, width]` and the probabilities before dropout to
-    /// `probabilities` `[heads, length, length]`, both zero before.
+    /// Causal attention of one row of packed sequences. `qkv` is `[length, 3 · width]`, queries first; `positions`
+    /// count from the start of a token's sequence and say how far back it looks; `mask` is the dropout of the
+    /// probabilities, empty for none. Adds the heads' results to `out` `[length, width]` and the probabilities, before
+    /// dropout, to `probabilities` `[heads, length, length]`; both must be zero before.
     pub(crate) fn attend_row = attend_row_body::<FUSES_ON_ARM>(
         qkv: &[f32], positions: &[u32], heads: usize, width: usize, mask: &[f32], out: &mut [f32],
         probabilities: &mut [f32],
@@ -134,7 +134,7 @@ fn attend_row_back_body<const FMA: bool>(
 }
 
 per_isa! {
-    /// The way back through [`attend_row`]: adds the gradient of `qkv` to `out`, given that of its results and the
+    /// The backward pass of [`attend_row`]: adds the gradient of `qkv` to `out`, given that of its results and the
     /// probabilities that it left.
     pub(crate) fn attend_row_back = attend_row_back_body::<FUSES_ON_ARM>(
         gradient: &[f32], qkv: &[f32], probabilities: &[f32], positions: &[u32], heads: usize, width: usize,

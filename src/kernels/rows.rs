@@ -1,28 +1,29 @@
 //! Plain loops over rows: how many make a task, adding and multiplying rows, sums by column.
 //!
-//! Knows numbers only. Nothing here is worth a version for each instruction set: these loops wait for memory.
+//! Knows numbers only. Nothing here gains from a version for each instruction set: these loops wait for
+//! memory.
 
 use rayon::prelude::*;
 
 /// Values below which spreading work over threads costs more than it brings.
-pub(crate) const WORTH_A_TASK: usize = 16 * 1024;
+pub(crate) const MIN_TASK: usize = 16 * 1024;
 /// Rows in a task of a training kernel.
 pub(crate) const TRAINED_ROWS: usize = 16;
 
 /// How many rows of `width` make a task.
 pub(crate) fn rows_per_task(width: usize) -> usize {
-    (WORTH_A_TASK / width).max(1)
+    (MIN_TASK / width).max(1)
 }
 
 /// `target += values`, value by value.
 pub(crate) fn add(target: &mut [f32], values: &[f32]) {
-    let tasks = target.par_chunks_mut(WORTH_A_TASK).zip(values.par_chunks(WORTH_A_TASK));
+    let tasks = target.par_chunks_mut(MIN_TASK).zip(values.par_chunks(MIN_TASK));
     tasks.for_each(|(t, v)| t.iter_mut().zip(v).for_each(|(t, v)| *t += v));
 }
 
 /// `target *= values`, value by value.
 pub(crate) fn multiply(target: &mut [f32], values: &[f32]) {
-    let tasks = target.par_chunks_mut(WORTH_A_TASK).zip(values.par_chunks(WORTH_A_TASK));
+    let tasks = target.par_chunks_mut(MIN_TASK).zip(values.par_chunks(MIN_TASK));
     tasks.for_each(|(t, v)| t.iter_mut().zip(v).for_each(|(t, v)| *t *= v));
 }
 

@@ -58,8 +58,8 @@ fn softmax_back_body<const FMA: bool>(weights: &mut [f32], slopes: &mut [f32], s
 }
 
 per_isa! {
-    /// The way back through a softmax: `weights` are exponentials and become probabilities by `share`, one over their sum;
-    /// `slopes` are the gradients of the probabilities and become those of the scores. `along` is the sum of the
+    /// The backward pass of a softmax: `weights` are exponentials and become probabilities by `share`, one over their
+    /// sum; `slopes` are the gradients of the probabilities and become those of the scores. `along` is the sum of the
     /// products of both.
     pub(crate) fn softmax_back = softmax_back_body::<ROUNDS_TWICE>(
         weights: &mut [f32], slopes: &mut [f32], share: f32, along: f32,

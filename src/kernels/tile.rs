@@ -18,8 +18,8 @@ const AHEAD: usize = 1024;
 /// A pointer to a slice that tasks share; each task writes a part of its own.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared(*mut f32);
-// SAFETY: a `Shared` gives out no more than addresses; whoever writes there promises in `Shared::at` and `Shared::part` that
-// no other thread uses the same values.
+// SAFETY: a `Shared` gives out no more than addresses; whoever writes there promises in `Shared::at` and `Shared::part`
+// that no other thread uses the same values.
 unsafe impl Send for Shared {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Shared {}
@@ -33,8 +33,8 @@ impl Shared {
     /// The address of one value.
     ///
     /// # Safety
-    /// `offset` must lie inside the slice that was shared, which must still be borrowed. What is written there must not be
-    /// used by another task.
+    /// `offset` must lie inside the slice that was shared, which must still be borrowed. What is written there must not
+    /// be used by another task.
     #[inline(always)]
     pub(crate) unsafe fn at(self, offset: usize) -> *mut f32 {
         // SAFETY: the caller promises that the offset lies inside the slice.
@@ -44,8 +44,8 @@ impl Shared {
     /// `length` values from `offset` on.
     ///
     /// # Safety
-    /// They must lie inside the slice that was shared, which must still be borrowed. No other task may use them meanwhile,
-    /// and the caller must ask for none of them twice at a time.
+    /// They must lie inside the slice that was shared, which must still be borrowed. No other task may use them
+    /// meanwhile, and the caller must ask for none of them twice at a time.
     #[inline(always)]
     pub(crate) unsafe fn part<'a>(self, offset: usize, length: usize) -> &'a mut [f32] {
         // SAFETY: the caller promises that the part lies inside the slice and is its own.
@@ -56,9 +56,9 @@ impl Shared {
 /// One tile of a product: `c[i][j] = Σ_k a[i][k] · b[k][j]` for `i < MR` and a panel of columns.
 ///
 /// # Safety
-/// `a` must hold `MR` rows of `k` values at a stride of `lda`, `b` `k` rows of a panel at a stride of `ldb`, `c` `MR` rows
-/// of a panel at a stride of `ldc`; nothing else may read or write `c` meanwhile; the processor must have the instruction
-/// set, which it has where an [`Isa`] says so.
+/// `a` must hold `MR` rows of `k` values at a stride of `lda`, `b` `k` rows of a panel at a stride of `ldb`, `c` `MR`
+/// rows of a panel at a stride of `ldc`; nothing else may read or write `c` meanwhile; the processor must have the
+/// instruction set, which it has where an [`Isa`] says so.
 pub(crate) type Tile =
     unsafe fn(k: usize, a: *const f32, lda: usize, b: *const f32, ldb: usize, c: *mut f32, ldc: usize);
 
@@ -81,8 +81,9 @@ unsafe fn tile_avx512<const MR: usize>(
         _MM_HINT_T0, _mm_prefetch, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
         _mm512_storeu_ps,
     };
-    // SAFETY: the caller promises `k` rows of 32 values in `b`, `MR` rows of `k` in `a` and of 32 in `c`: all that is read
-    // and written. Addresses beyond `b` (what is fetched ahead, and the row after the last) are never dereferenced.
+    // SAFETY: the caller promises `k` rows of 32 values in `b`, `MR` rows of `k` in `a` and of 32 in `c`: all that is
+    // read and written. Addresses beyond `b` (what is fetched ahead, and the row after the last) are never
+    // dereferenced.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); 2]; MR];
         let mut b = b;
@@ -125,8 +126,9 @@ unsafe fn tile_avx2<const MR: usize>(
         _MM_HINT_T0, _mm_prefetch, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
         _mm256_storeu_ps,
     };
-    // SAFETY: the caller promises `k` rows of 16 values in `b`, `MR` rows of `k` in `a` and of 16 in `c`: all that is read
-    // and written. Addresses beyond `b` (what is fetched ahead, and the row after the last) are never dereferenced.
+    // SAFETY: the caller promises `k` rows of 16 values in `b`, `MR` rows of `k` in `a` and of 16 in `c`: all that is
+    // read and written. Addresses beyond `b` (what is fetched ahead, and the row after the last) are never
+    // dereferenced.
     unsafe {
         let mut acc = [[_mm256_setzero_ps(); 2]; MR];
         let mut b = b;
@@ -162,8 +164,8 @@ unsafe fn tile_portable<const MR: usize>(
     ldc: usize,
 ) {
     const NR: usize = PORTABLE_PANEL;
-    // SAFETY: the caller promises `k` rows of a panel in `b`, `MR` rows of `k` in `a` and of a panel in `c`, which nothing
-    // else uses meanwhile.
+    // SAFETY: the caller promises `k` rows of a panel in `b`, `MR` rows of `k` in `a` and of a panel in `c`, which
+    // nothing else uses meanwhile.
     unsafe {
         let mut acc = [[0f32; NR]; MR];
         for p in 0..k {

@@ -1,9 +1,10 @@
-//! The decoder that learns, on the CPU by hand: forwards with what is needed backwards, and the gradients of the adapter.
+//! The decoder that learns, on the CPU by hand-written kernels: the forward pass, which keeps what the backward pass
+//! needs, and the gradients of the adapter.
 //!
 //! Knows slices, frozen weights and adapters; knows nothing of losses: it takes the gradient of the targets'
-//! log-probabilities and gives those of A and B. The same arithmetic as [`crate::learn::trainable`]'s generic operations,
-//! with which it is compared. Frozen weights are packed twice, for `x · Wᵀ` and for `dY · W`: memory for speed. Results do
-//! not depend on the number of threads.
+//! log-probabilities and gives those of A and B. The same arithmetic as [`crate::learn::trainable`]'s generic
+//! operations, with which it is compared. Frozen weights are packed twice, for `x · Wᵀ` and for `dY · W`: memory for
+//! speed. Results do not depend on the number of threads.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -104,21 +105,21 @@ struct Narrow {
     stream: Option<Random>,
 }
 
-/// What a layer leaves for the way back; rows below each other.
+/// What a layer keeps for the backward pass; rows below each other.
 struct Trace {
     x: Vec<f32>,
     /// Queries and keys before their norms, where they have any.
     raw: Option<Vec<f32>>,
     qkv: Vec<f32>,
-    /// What the output projection read.
+    /// Input of the output projection.
     seen: Vec<f32>,
     middle: Vec<f32>,
     gate_up: Vec<f32>,
-    /// Inputs times A, of each group.
+    /// Inputs times A, for each group.
     narrow: [Vec<f32>; 4],
 }
 
-/// All that is left for the way back.
+/// All that the backward pass needs.
 pub struct Tape {
     lm: Arc<HostLm>,
     layers: Vec<(Trace, [Option<Adapted>; 4])>,
@@ -126,7 +127,7 @@ pub struct Tape {
     sequences: Vec<Range<usize>>,
     rope: Rope,
     rows: Vec<usize>,
-    /// What the last norm read, and the slope of each target's log-probability by what it gave.
+    /// Input of the last norm, and the derivative of each target's log-probability by its output.
     last: Vec<f32>,
     slopes: Vec<f32>,
 }
@@ -135,7 +136,7 @@ impl HostLm {
     /// Packs a model. `slots` are the adapters' weights by the Hugging Face name of the module.
     ///
     /// # Errors
-    /// What `tensor` says.
+    /// Those of `tensor`.
     pub fn new(
         config: &DecoderConfig,
         tensor: impl Fn(&str) -> Result<HostTensor>,
@@ -204,10 +205,11 @@ impl HostLm {
         out
     }
 
-    /// The log-probability of every target of a batch that was checked, and what leads back where `tracked`.
+    /// The log-probability of every target of a batch that was checked, and the tape for the backward pass where
+    /// `tracked`.
     ///
     /// # Errors
-    /// What the adapter's reader says.
+    /// Those of the adapter's reader.
     pub fn target_logprobs(
         self: &Arc<Self>,
         batch: &Batch,
@@ -241,7 +243,7 @@ impl HostLm {
             let mut before = x;
             let mut whole = None;
             if i + 1 == self.layers.len() {
-                // Beyond the last attention only positions that predict a target go on.
+                // After the last attention only positions that predict a target are needed.
                 whole = Some((std::mem::take(&mut before), std::mem::take(&mut seen)));
                 if let Some((x, all)) = &whole {
                     (before, seen) = (select(x, width, &rows), select(all, all.len() / positions.len(), &rows));
@@ -258,7 +260,7 @@ impl HostLm {
             x = middle.clone();
             add(&mut x, &added);
             if tracked {
-                // Of the last layer, all rows of what attention read and gave.
+                // Of the last layer, all rows of attention's input and output.
                 let (before, seen) = whole.unwrap_or((before, seen));
                 let narrow = [narrow_qkv, narrow_output, narrow_gate, narrow_down];
                 layers.push((Trace { x: before, raw, qkv, seen, middle, gate_up, narrow }, adapted));
@@ -275,7 +277,8 @@ impl HostLm {
         self.head[token / VOCABULARY_PART].0.row(token % VOCABULARY_PART, out);
     }
 
-    /// Log-probabilities of targets by the normed hidden states that predict them, and their slopes `W[target] − Σ p W`.
+    /// Log-probabilities of targets by the normed hidden states that predict them, and their derivatives by these
+    /// states, `W[target] − Σ p W`.
     fn judge(&self, hidden: &[f32], targets: &[u32], tracked: bool) -> (Vec<f32>, Vec<f32>) {
         let width = self.config.hidden_size;
         let mut logprobs = Vec::with_capacity(targets.len());
@@ -351,7 +354,7 @@ impl HostLm {
         });
     }
 
-    /// What [`HostLm::turn`] gives back.
+    /// The backward pass of [`HostLm::turn`].
     fn turn_back(&self, layer: &Layer, raw: Option<&[f32]>, d_qkv: &mut [f32], rope: &Rope, positions: &[usize]) {
         let Heads { queries, keys, width } = self.heads;
         let row_width = self.heads.row();
@@ -415,7 +418,7 @@ impl Tape {
             lm.turn_back(layer, trace.raw.as_deref(), &mut d_qkv, &rope, &positions);
             let normed = lm.normed(&trace.x, &layer.attention_norm);
             if i == first {
-                // Nothing before it learns.
+                // No layer before it has an adapter.
                 layer.qkv.gradients(adapted[0].as_ref(), &normed, &trace.narrow[0], &d_qkv, &mut found);
                 break;
             }

@@ -1,8 +1,8 @@
-//! The operations of a transformer on `[tokens, width]` tensors: on the CPU by hand-written kernels, elsewhere by Burn's
-//! generic operations, which also carry gradients.
+//! The operations of a transformer on `[tokens, width]` tensors: on the CPU by hand-written kernels, elsewhere by
+//! Burn's generic operations, which also carry gradients.
 //!
-//! Knows tensors and weights. Knows nothing of model families, layers or files. Sequences are folded: a step's tokens of
-//! all rows stand below each other, so that every linear layer is one matrix product.
+//! Knows tensors and weights. Knows nothing of model families, layers or files. Sequences are folded: a step's tokens
+//! of all rows stand below each other, so that every linear layer is one matrix product.
 
 use std::sync::Arc;
 
@@ -288,7 +288,7 @@ impl Embedding {
 pub struct RmsNorm {
     eps: f32,
     device: ComputeDevice,
-    /// Kept on the host as well: norms of heads happen inside the attention kernels.
+    /// On the host in any case: the attention kernels apply the norms of heads themselves.
     weight: Vec<f32>,
     on_device: Option<Tensor<2>>,
 }

@@ -108,7 +108,7 @@ impl ModelFiles {
         &self.path
     }
 
-    /// The file's or folder's name alone: what may be told elsewhere.
+    /// The file's or folder's name without its path, which may be published.
     pub fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }

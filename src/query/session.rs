@@ -42,6 +42,7 @@ pub struct Session {
     context: SessionContext,
     /// Files of the spilled tables, by table; a file is removed when nothing holds it any more.
     spilled: Arc<Mutex<BTreeMap<String, Arc<dyn SpillFile>>>>,
+    /// Held while an audit uses the table name `this`.
     pub(super) this: Arc<tokio::sync::Mutex<()>>,
 }
 

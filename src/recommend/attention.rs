@@ -1,8 +1,8 @@
 //! Causal self-attention of packed sequences in host memory, forwards and backwards.
 //!
-//! Knows rows and the dropout that each draws; the loops are [`crate::kernels::row_attention`]. A row holds `length` tokens;
-//! sequences stand in it one after the other, and a token sees the tokens of its own sequence up to itself: its position
-//! says how many. Bits depend on a row's own tokens only.
+//! Knows rows and the dropout that each draws; the loops are [`crate::kernels::row_attention`]. A row holds `length`
+//! tokens; sequences stand in it one after the other, and a token sees the tokens of its own sequence up to itself: its
+//! position says how many. Bits depend on a row's own tokens only.
 
 use rayon::prelude::*;
 

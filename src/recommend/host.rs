@@ -1,9 +1,9 @@
 //! The parts of training a transformer that are not matrix products, forwards and backwards, on slices in host memory:
 //! norms with dropout and residual, GELU, sums by column.
 //!
-//! Knows blocks of rows and which random numbers each draws; the loops are [`crate::kernels`]. Work is spread over rayon in
-//! blocks whose size does not depend on the number of threads, and sums over blocks are made in order: the same input gives
-//! the same bits.
+//! Knows blocks of rows and which random numbers each draws; the loops are [`crate::kernels`]. Work is spread over
+//! rayon in blocks whose size does not depend on the number of threads, and sums over blocks are made in order: the
+//! same input gives the same bits.
 
 use rayon::prelude::*;
 
@@ -68,9 +68,9 @@ pub fn add_norm(
     (out, Normed { rows: branch, scales })
 }
 
-/// What comes back through a norm.
+/// The gradients of a norm.
 pub struct NormGradient {
-    /// With respect to what was normalised, which is also the residual's.
+    /// With respect to the norm's input, which is also the residual's.
     pub input: Vec<f32>,
     /// With respect to the weight and the shift.
     pub weight: Vec<f32>,
@@ -95,7 +95,8 @@ pub fn norm_backward(gradient: &[f32], normed: &Normed, weight: &[f32]) -> NormG
     NormGradient { input, weight: sums[..width].to_vec(), shift: sums[width..].to_vec() }
 }
 
-/// `gradient` through the dropout, and its sums by column: the derivative by the branch and by the bias before it.
+/// `gradient` after dropout's backward pass, and its sums by column: the gradients of the branch and of the bias before
+/// it.
 pub fn dropout_backward(gradient: &[f32], noise: &Noise, width: usize) -> (Vec<f32>, Vec<f32>) {
     let mut out = gradient.to_vec();
     let blocks = out.par_chunks_mut(BLOCK * width).enumerate();
@@ -112,7 +113,7 @@ pub fn dropout_backward(gradient: &[f32], noise: &Noise, width: usize) -> (Vec<f
     (out, sum_of_parts(sums, width))
 }
 
-/// The forward half of [`dropout_backward`].
+/// Dropout, in place.
 pub fn dropout(x: &mut [f32], noise: &Noise, width: usize) {
     if noise.is_silent() {
         return;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The titles' vectors and the last product let it see whether a reason is about this item and this history at all, which
-//! item ids alone cannot tell: without them a reason about somebody else moved the judgement.
+//! item ids alone cannot tell: without them a reason about another user moved the logit.
 //!
 //! f_0 is `f` with a learned null in the place of h_z. The information gain of a reason is
 //! `log p(y | f(z)) − log p(y | f_0)`: what item, popularity and user tell cancels out.
@@ -26,182 +26,7 @@ use crate::llm::device::ComputeDevice;
 use crate::llm::ops::into_vec;
 use crate::network::layers::{Linear, Norm, Pass, Prelu};
 use crate::network::parameters::{Init, Parameters, Slot};
-
-/// A past event of a user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Past {
-    /// Dense id.
-    pub item: u32,
-    /// What became of it.
-    pub liked: bool,
-    /// When, in any unit that [`RewardExample`]'s time is in.
-    pub time: i64,
-}
-
-/// A user and an item at a time, what became of it, and reasons that were written for it.
-#[derive(Debug, Clone)]
-pub struct RewardExample<'a> {
-    user: u32,
-    item: u32,
-    history: &'a [Past],
-    reasons: Vec<&'a [f32]>,
-    corrupted: Vec<&'a [f32]>,
-    label: bool,
-    time: i64,
-}
-
-impl<'a> RewardExample<'a> {
-    /// `history` in time order; only its end is read. `reasons` are vectors of texts for this very pair, of any kinds: training
-    /// draws one of them every epoch. `corrupted` are vectors of texts that say something untrue of it, maybe none.
-    ///
-    /// # Errors
-    /// `Kind::Input` where an event of the history is not strictly before `time` (rule R1: a reward may not look ahead) or
-    /// out of order, or there is no reason.
-    pub fn new(
-        who: (u32, u32),
-        history: &'a [Past],
-        reasons: Vec<&'a [f32]>,
-        corrupted: Vec<&'a [f32]>,
-        label: bool,
-        time: i64,
-    ) -> Result<Self> {
-        let bare = Self::bare(who, history, label, time)?;
-        if reasons.is_empty() {
-            return Err(Error::new(Kind::Input, "an example has no reason")
-                .with("user", bare.user)
-                .with("item", bare.item)
-                .with("time", time)
-                .hint("leave out pairs that no reason was written for"));
-        }
-        Ok(RewardExample { reasons, corrupted, ..bare })
-    }
-
-    /// As [`RewardExample::new`], without a reason: it may be judged and is nothing to learn from.
-    pub(crate) fn bare((user, item): (u32, u32), history: &'a [Past], label: bool, time: i64) -> Result<Self> {
-        let bad = |why: &str| Error::new(Kind::Input, why).with("user", user).with("item", item).with("time", time);
-        if history.iter().any(|past| past.time >= time) {
-            return Err(bad("an example's history holds an event that is not before it")
-                .hint("cut histories strictly before the time of the example"));
-        }
-        if !history.is_sorted_by_key(|past| past.time) {
-            return Err(bad("an example's history is not in time order"));
-        }
-        Ok(RewardExample { user, item, history, reasons: Vec::new(), corrupted: Vec::new(), label, time })
-    }
-
-    /// The same with other items; `history` has the times of the old one.
-    pub(crate) fn of_items<'b>(&'b self, item: u32, history: &'b [Past]) -> RewardExample<'b>
-    where
-        'a: 'b,
-    {
-        RewardExample { item, history, ..self.clone() }
-    }
-
-    /// Number of the user.
-    pub fn user(&self) -> u32 {
-        self.user
-    }
-
-    /// Dense id of the item.
-    pub fn item(&self) -> u32 {
-        self.item
-    }
-
-    /// What is known of the user.
-    pub fn history(&self) -> &'a [Past] {
-        self.history
-    }
-
-    /// Vectors of the reasons.
-    pub fn reasons(&self) -> &[&'a [f32]] {
-        &self.reasons
-    }
-
-    /// Vectors of texts that say something untrue.
-    pub fn corrupted(&self) -> &[&'a [f32]] {
-        &self.corrupted
-    }
-
-    /// Whether the user liked the item.
-    pub fn label(&self) -> bool {
-        self.label
-    }
-
-    /// When it was.
-    pub fn time(&self) -> i64 {
-        self.time
-    }
-}
-
-/// What is known of every item: categorical attributes, such as genres, and maybe the vector of its title.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Attributes {
-    of_items: Vec<Vec<u32>>,
-    kinds: usize,
-    titles: Vec<f32>,
-    width: usize,
-}
-
-impl Attributes {
-    /// `of_items[item]` are ids below `kinds`; an item may have none.
-    ///
-    /// # Errors
-    /// `Kind::Input` for an id that is not below `kinds`.
-    pub fn new(of_items: Vec<Vec<u32>>, kinds: usize) -> Result<Self> {
-        if let Some(item) = of_items.iter().position(|of| of.iter().any(|a| *a as usize >= kinds)) {
-            return Err(Error::new(Kind::Input, "an item has an attribute that does not exist").with("item", item));
-        }
-        Ok(Attributes { of_items, kinds, titles: Vec::new(), width: 0 })
-    }
-
-    /// The same with the vectors of the items' titles, `[items, width]`; zero where an item has none.
-    ///
-    /// # Errors
-    /// `Kind::Input` where there is not one vector for every item, or a value is no number.
-    pub fn with_titles(self, width: usize, titles: Vec<f32>) -> Result<Self> {
-        if width == 0 || titles.len() != width * self.of_items.len() || titles.iter().any(|v| !v.is_finite()) {
-            return Err(Error::new(Kind::Input, "the titles' vectors do not fit the items, or hold what is no number")
-                .with("width", width)
-                .with("values", titles.len())
-                .with("items", self.of_items.len()));
-        }
-        Ok(Attributes { titles, width, ..self })
-    }
-
-    /// The vectors of the items' titles, `[items, width]`; empty where there are none.
-    pub fn titles(&self) -> &[f32] {
-        &self.titles
-    }
-
-    /// Values of a title's vector; 0 where there are none.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
-    /// Tells whether two are the same: blake3, 32 hex digits.
-    pub fn digest(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        let mut number = |n: usize| _ = hasher.update(&(n as u64).to_le_bytes());
-        // Numbers of values stand before them, so that no two give the same bytes.
-        [self.kinds, self.width, self.of_items.len()].into_iter().for_each(&mut number);
-        for of in &self.of_items {
-            number(of.len());
-            of.iter().for_each(|attribute| number(*attribute as usize));
-        }
-        self.titles.iter().for_each(|v| _ = hasher.update(&v.to_le_bytes()));
-        hasher.finalize().to_hex()[..32].to_string()
-    }
-
-    /// Those of an item; none where there is no such item.
-    pub fn of(&self, item: u32) -> &[u32] {
-        self.of_items.get(item as usize).map_or(&[], Vec::as_slice)
-    }
-
-    /// Number of items.
-    pub fn items(&self) -> usize {
-        self.of_items.len()
-    }
-}
+use crate::reward::example::{Attributes, RewardExample};
 
 /// Sizes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -270,7 +95,7 @@ impl Attend {
     }
 }
 
-/// See the module.
+/// The reward model; its formula stands at the top of this file.
 #[derive(Clone)]
 pub struct RewardModel {
     config: Config,
@@ -302,7 +127,7 @@ pub(crate) struct Batch<'a> {
     pub places: Vec<u32>,
 }
 
-/// What a reason was found to be worth.
+/// The model's judgement of one reason.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Judged {
     /// f(z).
@@ -329,9 +154,9 @@ impl RewardModel {
         Ok(RewardModel {
             items: p.add("item_embedding", [attributes.items(), d], small),
             bias: p.add("item_bias", [attributes.items(), 1], Init::Constant(0.0)),
-            title: (attributes.width > 0).then(|| p.add("title", [attributes.width, d], Init::Glorot)),
+            title: (attributes.width() > 0).then(|| p.add("title", [attributes.width(), d], Init::Glorot)),
             // One kind at least, so that the table is never empty.
-            attribute: p.add("attribute_embedding", [attributes.kinds.max(1), d], small),
+            attribute: p.add("attribute_embedding", [attributes.kinds().max(1), d], small),
             outcome: p.add("outcome_embedding", [2, d], small),
             null: p.add("null_reason", [1, d], small),
             projection: [
@@ -380,8 +205,8 @@ impl RewardModel {
     /// Refuses an example that names an unknown item or whose vectors are no vectors of the model's.
     fn fits<'r>(&self, example: &RewardExample<'_>, mut reasons: impl Iterator<Item = &'r [f32]>) -> Result<()> {
         let known = |item: u32| (item as usize) < self.attributes.items();
-        let bad = |why: &str| Error::new(Kind::Input, why).with("user", example.user).with("item", example.item);
-        if !known(example.item) || !example.history.iter().all(|past| known(past.item)) {
+        let bad = |why: &str| Error::new(Kind::Input, why).with("user", example.user()).with("item", example.item());
+        if !known(example.item()) || !example.history().iter().all(|past| known(past.item)) {
             return Err(bad("an example names an item without attributes").with("items", self.attributes.items()));
         }
         if let Some(odd) = reasons.find(|r| r.len() != self.config.reason || r.iter().any(|v| !v.is_finite())) {
@@ -394,7 +219,7 @@ impl RewardModel {
 
     /// Refuses examples that the model cannot learn from, see [`RewardModel::judge`].
     pub(crate) fn check(&self, examples: &[&RewardExample<'_>]) -> Result<()> {
-        examples.iter().try_for_each(|e| self.fits(e, e.reasons.iter().chain(&e.corrupted).copied()))
+        examples.iter().try_for_each(|e| self.fits(e, e.reasons().iter().chain(e.corrupted()).copied()))
     }
 
     /// Logits of a batch that fits, `[examples, each]`.
@@ -402,7 +227,7 @@ impl RewardModel {
         let Config { reason, length, .. } = self.config;
         let n = batch.examples.len();
         let each = batch.places.len() / n;
-        let candidates: Vec<u32> = batch.examples.iter().map(|e| e.item).collect();
+        let candidates: Vec<u32> = batch.examples.iter().map(|e| e.item()).collect();
         let candidates = pass.indices(&candidates);
         let table = self.table(pass);
         let items = table.clone().select(0, candidates.clone());
@@ -438,7 +263,8 @@ impl RewardModel {
     fn table(&self, pass: &Pass) -> Tensor<2> {
         let items = pass.leaves.at(self.items);
         let Some(title) = self.title else { return items };
-        let titles = pass.constant(self.attributes.titles.clone(), [self.attributes.items(), self.attributes.width]);
+        let titles =
+            pass.constant(self.attributes.titles().to_vec(), [self.attributes.items(), self.attributes.width()]);
         items + titles.matmul(pass.leaves.at(title))
     }
 
@@ -448,13 +274,13 @@ impl RewardModel {
         let rows = examples.len() * length;
         let (mut items, mut outcomes, mut present) = (vec![0; rows], vec![0; rows], vec![0.0; rows]);
         for (row, example) in examples.iter().enumerate() {
-            let tail = &example.history[example.history.len().saturating_sub(length)..];
+            let tail = &example.history()[example.history().len().saturating_sub(length)..];
             for (place, past) in tail.iter().enumerate() {
                 let at = (row + 1) * length - tail.len() + place;
                 (items[at], outcomes[at], present[at]) = (past.item, u32::from(past.liked), 1.0);
             }
         }
-        let of = |at: usize| &self.attributes.of_items[items[at] as usize];
+        let of = |at: usize| self.attributes.of(items[at]);
         // An item's attributes are averaged, so that one with many does not outweigh its own vector.
         let most = (0..rows).map(|at| of(at).len()).max().unwrap_or(0);
         let mut keys =
@@ -473,7 +299,7 @@ impl RewardModel {
         (keys, present)
     }
 
-    /// What reasons are worth for examples: `asked[n]` are vectors of reasons for `examples[n]`, whose own reasons are not
+    /// Judges reasons for examples: `asked[n]` are vectors of reasons for `examples[n]`, whose own reasons are not
     /// looked at; `None` is no reason. In the shape of `asked`.
     ///
     /// # Errors
@@ -507,7 +333,7 @@ impl RewardModel {
                 let without = logits[0];
                 let judged = asked.iter().zip(&logits[1..]).map(|(reason, logit)| {
                     let logit = if reason.is_some() { *logit } else { without };
-                    Judged { logit, without, gain: gain(example.label, logit, without) }
+                    Judged { logit, without, gain: gain(example.label(), logit, without) }
                 });
                 out.push(judged.collect());
             }
@@ -533,6 +359,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
     use crate::network::random::Random;
+    use crate::reward::example::Past;
 
     fn model() -> RewardModel {
         let attributes = Attributes::new(vec![vec![0], vec![], vec![1, 2], vec![0, 2]], 3).unwrap();

@@ -23,8 +23,9 @@ use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
 use crate::llm::merged::new_folder;
-use crate::reward::model::{Attributes, Config, Judged, Past, RewardExample, RewardModel};
-use crate::reward::train::{Gates, Judge};
+use crate::reward::example::{Attributes, Past, RewardExample};
+use crate::reward::judge::{Gates, Judge};
+use crate::reward::model::{Config, Judged, RewardModel};
 
 /// The number of an item that a judge does not know.
 pub const UNKNOWN: u32 = 0;

@@ -18,7 +18,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::evaluate::evaluation;
 use crate::fingerprint::Fingerprint;
 use crate::generate::answers::Examples;
-use crate::learn::rounds::Method;
+use crate::learn::lessons::Method;
 use crate::llm::adapter::Adapter;
 use crate::llm::device;
 use crate::night::prepare::prepare;

@@ -23,8 +23,10 @@ use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generate::models::Models;
+use crate::learn::curve;
+use crate::learn::lessons::{Config, Method};
 use crate::learn::rollout::{Base, Prompt, Sampled, Sampler};
-use crate::learn::rounds::{self, Config, Ended, Method, Reinforced};
+use crate::learn::rounds::{self, Ended, Reinforced};
 use crate::learn::supervised::Surroundings;
 use crate::learn::worth::{self, Asked, Check, Prices, Worth};
 use crate::llm::adapter::{Adapter, AdapterShape, Precision};
@@ -169,7 +171,7 @@ pub async fn reinforce(
 
     let adapter = out.join(format!("adapter-{method}"));
     let learned = &ran.learned;
-    let sum = |of: &dyn Fn(&rounds::Round) -> f64| learned.rounds.iter().map(of).sum::<f64>();
+    let sum = |of: &dyn Fn(&curve::Round) -> f64| learned.rounds.iter().map(of).sum::<f64>();
     let seconds = sum(&|r| r.tokens as f64 / r.tokens_per_second.max(1e-9));
     let done = Done {
         method,

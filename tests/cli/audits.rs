@@ -10,6 +10,7 @@ use crate::common;
 use crate::common::{World, expect_code, stderr, stdout, summary};
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 use curec::error::Kind;
+use curec::night::graph::Graph;
 use curec::query::audit::audit;
 use curec::query::session::{Session, SessionOptions};
 use curec::table::contract::Contract;

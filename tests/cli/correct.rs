@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use curec::llm::device;
-use curec::llm::encoder::EncoderFiles;
+use curec::llm::encoder_files::EncoderFiles;
+use curec::reward::judge::{Gates, Judge};
 use curec::reward::model::{Config, RewardModel};
 use curec::reward::saved::{Catalogue, SavedJudge};
-use curec::reward::train::{Gates, Judge};
 use curec::statistics::{Contrast, Interval};
 use serde_json::Value;
 

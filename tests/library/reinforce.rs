@@ -8,9 +8,11 @@ use std::time::Instant;
 use curec::error::{Kind, Result};
 use curec::generate::device_thread::EngineOptions;
 use curec::generate::engine::Engine;
+use curec::learn::curve::Line;
+use curec::learn::lessons::{Config, Method};
 use curec::learn::loss::Grpo;
 use curec::learn::rollout::{Base, Prompt, Sampled, Sampler};
-use curec::learn::rounds::{Config, Ended, Line, Method, reinforce};
+use curec::learn::rounds::{Ended, reinforce};
 use curec::learn::supervised::Surroundings;
 use curec::learn::trainable::TrainableLm;
 use curec::learn::worth::Worth;
@@ -230,7 +232,7 @@ fn a_stopped_reinforcement_goes_on_to_the_same_bits() {
     assert!(weights(&lm) == weights(&whole), "the kept adapters differ");
     assert!(tensors(&at) == tensors(&whole_at), "the states differ");
     assert_eq!((got.best_round, got.ended), (want.best_round, want.ended));
-    let exact = |r: &curec::learn::rounds::Round| (r.round, r.steps, r.learned, r.tokens);
+    let exact = |r: &curec::learn::curve::Round| (r.round, r.steps, r.learned, r.tokens);
     assert!(got.rounds.iter().map(exact).eq(want.rounds.iter().map(exact)));
 
     // The state is nobody else's.

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use curec::error::Kind;
 use curec::llm::device::ComputeDevice;
 use curec::network::random::Random;
-use curec::reward::model::{Attributes, Config, Judged, Past, RewardExample, RewardModel};
+use curec::reward::example::{Attributes, Past, RewardExample};
+use curec::reward::judge::{Gates, Judge, Limits};
+use curec::reward::model::{Config, Judged, RewardModel};
 use curec::reward::saved::{Case, Catalogue, PastEvent, SavedJudge, UNKNOWN, digest, user_number};
-use curec::reward::train::{Gates, Judge, Limits, Plan, fit};
+use curec::reward::train::{Plan, fit};
 
 const ITEMS: usize = 12;
 const WIDTH: usize = 6;

@@ -1,7 +1,5 @@
 //! How files of settings are read: layers, mistakes, origins, credentials.
 
-use std::collections::BTreeMap;
-
 use curec::error::Result;
 use curec::settings::{Form, Layers, MASK, Place, Resolved, is_secret};
 use serde::Deserialize;
