@@ -20,7 +20,7 @@ use curec::network::random::Random;
 use curec::recommend::adaptor::{Content, Histories, Vectors};
 use curec::recommend::data::{Event, Log};
 use curec::recommend::din::{self, Din, Labels};
-use curec::recommend::fit::{Model, Plan, Sequence, Trained, fit, fit_by, mean_ndcg, sequences};
+use curec::recommend::fit::{Epoch, Model, Plan, Sequence, Trained, fit, fit_by, mean_ndcg, sequences};
 use curec::recommend::metrics::{Options, Scorer, rank_cases};
 use curec::recommend::sasrec::{self, Batch, Rows, SasRec};
 use curec::recommend::softmax_loss::Loss;
@@ -727,14 +727,17 @@ fn movielens_under_the_temporal_split() {
     let rows = if std::env::var("CUREC_ROWS").is_ok_and(|v| v == "prefixes") { Rows::Prefixes } else { Rows::Packed };
     let device = ComputeDevice::cpu();
     let say = |name: &str, seed: usize, trained: &Trained| {
+        let seconds: f64 = trained.epochs.iter().map(|e| e.seconds).sum();
+        let per_second =
+            |of: fn(&Epoch) -> usize| trained.epochs.iter().map(of).sum::<usize>() as f64 / seconds.max(1e-9);
         println!(
             "{name} seed {seed}: best epoch {} of {}, valid {:.4}, {:.0} sequences/s, {:.0} targets/s, {:.2} s/epoch",
             trained.best_epoch,
             trained.epochs.len(),
             trained.best_score,
-            trained.sequences_per_second(),
-            trained.targets_per_second(),
-            trained.epochs.iter().map(|e| e.seconds).sum::<f64>() / trained.epochs.len() as f64
+            per_second(|e| e.sequences),
+            per_second(|e| e.targets),
+            seconds / trained.epochs.len() as f64
         );
     };
     for seed in 0..setting("CUREC_SEEDS", 1) {

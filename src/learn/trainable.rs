@@ -140,30 +140,6 @@ impl TrainableLm {
         Ok(Adapter { shape: self.shape.clone(), tensors })
     }
 
-    /// Goes on from another adapter of the same shape.
-    ///
-    /// # Errors
-    /// `Kind::Config` where a module is missing or has another shape, or the adapter has others.
-    pub fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
-        let wrong = |name: &str| {
-            Error::new(Kind::Config, "the adapter does not fit the one that is trained")
-                .with("module", name)
-                .hint("set the adapter's rank and targets to those of the adapter to begin with")
-        };
-        if self.modules.len() != adapter.tensors.len() {
-            return Err(wrong("all"));
-        }
-        for Module { name, outputs, inputs, a, b } in &self.modules {
-            let (from_a, from_b) = adapter.tensors.get(name).ok_or_else(|| wrong(name))?;
-            if from_a.shape != [self.shape.rank, *inputs] || from_b.shape != [*outputs, self.shape.rank] {
-                return Err(wrong(name));
-            }
-            self.parameters.write(*a, from_a.data.clone())?;
-            self.parameters.write(*b, from_b.data.clone())?;
-        }
-        Ok(())
-    }
-
     /// A pass that is differentiated; dropout draws from `random`.
     pub fn training(&self, random: Random) -> Pass {
         Pass::training(&self.parameters, random)

@@ -138,23 +138,6 @@ pub struct Trained {
     pub best_score: f64,
 }
 
-impl Trained {
-    /// Targets learned a second, over all epochs.
-    pub fn targets_per_second(&self) -> f64 {
-        self.per_second(|e| e.targets)
-    }
-
-    /// Sequences passed a second, over all epochs.
-    pub fn sequences_per_second(&self) -> f64 {
-        self.per_second(|e| e.sequences)
-    }
-
-    fn per_second(&self, what: impl Fn(&Epoch) -> usize) -> f64 {
-        let seconds: f64 = self.epochs.iter().map(|e| e.seconds).sum();
-        self.epochs.iter().map(what).sum::<usize>() as f64 / seconds.max(1e-9)
-    }
-}
-
 /// What a checkpoint holds beside the weights.
 struct State {
     epochs: Vec<Epoch>,

@@ -13,8 +13,8 @@
 //!
 //! **Cases.** A case asks for one event of the held-out part, given the user's events *strictly before its moment*:
 //! events at the same moment are neither history nor seen. Cases without any history are left out, and counted
-//! ([`Split::without_history`]). [`leave_one_out`] exists to compare with published tables only: it trains on events
-//! that are later than what it tests (arXiv 2010.11060).
+//! ([`Split::without_history`]). There is no leave-one-out: it trains on events that are later than what it tests
+//! (arXiv 2010.11060).
 
 use crate::error::{Error, Kind, Result};
 use crate::recommend::data::{Event, Log, Timelines};
@@ -184,49 +184,6 @@ fn case(timelines: &Timelines, user: u32, i: usize) -> Case<'_> {
     Case { user, history: &line.items[..known], target: line.items[i], rating: line.ratings[i], timestamp }
 }
 
-/// Leave-one-out, as most published tables have it: a user's last event, by (timestamp, item), is the test, the one
-/// before it the validation, and the rest is trained on. **Leaks the future**: for comparison with published tables
-/// only.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LeaveOneOut {
-    timelines: Timelines,
-}
-
-/// See [`LeaveOneOut`].
-pub fn leave_one_out(log: &Log) -> LeaveOneOut {
-    LeaveOneOut { timelines: Timelines::new(log) }
-}
-
-impl LeaveOneOut {
-    /// All users' events; the first [`LeaveOneOut::train_len`] of each are trained on.
-    pub fn timelines(&self) -> &Timelines {
-        &self.timelines
-    }
-
-    /// How many of a user's events are trained on: all but two, or all of them where there are fewer than three.
-    pub fn train_len(&self, user: u32) -> usize {
-        let n = self.timelines.of(user).len();
-        if n < 3 { n } else { n - 2 }
-    }
-
-    /// One case for every user of at least three events. The history is every event before the target *in order*, as
-    /// in the published tables, not in time: events at the target's moment may be in it.
-    pub fn cases(&self, part: Part) -> Vec<Case<'_>> {
-        let back = match part {
-            Part::Valid => 2,
-            Part::Test => 1,
-        };
-        let users = (0..self.timelines.users()).filter(|u| self.timelines.of(*u).len() >= 3);
-        users
-            .map(|user| {
-                let line = self.timelines.of(user);
-                let at = line.len() - back;
-                Case { history: &line.items[..at], ..case(&self.timelines, user, at) }
-            })
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -296,16 +253,6 @@ mod tests {
         assert_eq!(split.without_history(Part::Test, Target::Last), 1, "user 2 is new");
         assert_eq!(cases(Part::Valid, Target::Successive), [(0, vec![0, 2, 3], 4, 7), (1, vec![1, 0, 2], 3, 7)]);
         assert_eq!(split.cases(Part::Valid, Target::First)[0].rating, Some(6.0));
-    }
-
-    #[test]
-    fn leave_one_out_is_what_published_tables_have() {
-        let one = leave_one_out(&log(&ROWS));
-        let test = one.cases(Part::Test);
-        assert_eq!(test.iter().map(|c| (c.user, c.target)).collect::<Vec<_>>(), [(0, 6), (1, 3)]);
-        assert_eq!(test[0].history, [0, 2, 3, 4, 5, 1], "in order, not in time");
-        assert_eq!(one.cases(Part::Valid)[0].target, 1);
-        assert_eq!((one.train_len(0), one.train_len(1), one.train_len(2)), (5, 2, 1));
     }
 
     #[test]

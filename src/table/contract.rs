@@ -547,33 +547,6 @@ impl Contract {
     pub(crate) fn refusal(&self) -> Kind {
         if self.role == Role::Input { Kind::Input } else { Kind::Audit }
     }
-
-    /// How this contract differs from an older one of the same table.
-    pub fn change_since(&self, older: &Contract) -> Change {
-        let kept = |old: &Column| {
-            self.column(&old.name).is_some_and(|new| new.column_type == old.column_type && new.nullable == old.nullable)
-        };
-        let added_nullable = |c: &Column| c.nullable || older.column(&c.name).is_some();
-        if !older.columns.iter().all(kept)
-            || !self.columns.iter().all(added_nullable)
-            || self.grain != older.grain
-            || self.partition_by != older.partition_by
-        {
-            return Change::Major;
-        }
-        if self.columns.len() == older.columns.len() { Change::None } else { Change::Minor }
-    }
-}
-
-/// The distance between two versions of a contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// Readers see no difference.
-    None,
-    /// Nullable columns came in.
-    Minor,
-    /// Anything else.
-    Major,
 }
 
 impl Writer {

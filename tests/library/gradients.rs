@@ -417,13 +417,8 @@ fn what_cannot_be_learned_is_refused() {
 }
 
 #[test]
-fn an_adapter_goes_out_and_in() {
-    let golden = Golden::open("tiny-qwen2");
-    let (lm, mut other) = (golden.model("tiny-qwen2"), begin("tiny-qwen2", &shape(3, 5.0)));
-    let adapter = lm.adapter().unwrap();
+fn an_adapter_comes_out_in_its_shapes() {
+    let adapter = Golden::open("tiny-qwen2").model("tiny-qwen2").adapter().unwrap();
     let (a, b) = &adapter.tensors["model.layers.1.mlp.down_proj"];
     assert_eq!((&a.shape[..], &b.shape[..]), (&[3, 56][..], &[64, 3][..]));
-    other.set_adapter(&adapter).unwrap();
-    assert_eq!(weights(&other), weights(&lm));
-    assert!(begin("tiny-qwen2", &shape(2, 5.0)).set_adapter(&adapter).is_err());
 }

@@ -15,7 +15,7 @@ use curec::error::{Kind, Result};
 use curec::operate::import;
 use curec::operate::import::csv::CsvMapping;
 use curec::operate::inspect::inspect;
-use curec::table::contract::{Change, Contract, builtin_names};
+use curec::table::contract::{Contract, builtin_names};
 use curec::table::input::{check_input, open_input};
 use curec::table::lease::{Holder, Lease};
 use curec::table::partition::{
@@ -85,7 +85,6 @@ fn every_contract_is_sound() {
         assert_eq!(contract.arrow_schema(Some(384)).fields().len(), contract.columns.len());
         assert!(contract.columns.iter().all(|c| !c.description.is_empty()), "{name}");
         assert!(contract.sorted_by.is_empty() || contract.sorted_by == contract.grain, "{name}");
-        assert_eq!(contract.change_since(&contract), Change::None);
     }
     let feature = Contract::builtin("item_feature").unwrap();
     let schema = feature.arrow_schema(Some(384));
@@ -93,17 +92,6 @@ fn every_contract_is_sound() {
     assert!(!embedding.is_nullable());
     assert!(matches!(embedding.data_type(), DataType::FixedSizeList(f, 384) if !f.is_nullable() && f.name() == "item"));
     assert_eq!(Contract::builtin("nothing").unwrap_err().kind(), Kind::Config);
-}
-
-#[test]
-fn only_a_new_nullable_column_is_a_minor_change() {
-    let old = "name = \"t\"\nversion = \"1.0\"\nrole = \"derived\"\n[[column]]\nname = \"a\"\ntype = \"utf8\"\nnullable = false\n";
-    let added = |nullable: bool| format!("{old}[[column]]\nname = \"b\"\ntype = \"int64\"\nnullable = {nullable}\n");
-    let parse = |text: &str| Contract::parse(text, "t.toml").unwrap();
-    assert_eq!(parse(&added(true)).change_since(&parse(old)), Change::Minor);
-    assert_eq!(parse(&added(false)).change_since(&parse(old)), Change::Major);
-    assert_eq!(parse(old).change_since(&parse(&added(true))), Change::Major);
-    assert_eq!(parse(&old.replace("utf8", "int64")).change_since(&parse(old)), Change::Major);
 }
 
 async fn publish_and_republish(root: Location) {
