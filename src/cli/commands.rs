@@ -17,7 +17,6 @@ use crate::cli::output::{print, say};
 use crate::cli::run::{self, PlanArgs, RunArgs};
 use crate::cli::runs::{self, RunsCommand};
 use crate::cli::sql::{self, SqlArgs};
-use crate::config;
 use crate::error::{Kind, Result};
 use crate::operate::inspect;
 use crate::scratch;
