@@ -57,6 +57,9 @@ fn world(files: &[(&str, &str)]) -> World {
     world
 }
 
+/// What is wrong, the job's files, what is said.
+type Case = (&'static str, Vec<(&'static str, String)>, &'static str);
+
 fn plan(world: &World, more: &[&str]) -> Value {
     let mut args = vec!["plan", "job.toml", "--interval-start", "2026-01-20", "--interval-end", "2026-01-21", "--json"];
     args.extend(more);
@@ -138,7 +141,7 @@ fn a_definition_that_is_replaced_depends_on_what_it_reads_now() {
 fn what_a_job_cannot_bring_is_refused_with_what_to_do() {
     let contract = |build: &str| CONTRACT.replace("[build]\nby = \"sql\"\n", build);
     let circle = SQL.replace("interaction as i", "user_spread as i");
-    let cases: [(&str, Vec<(&str, String)>, &str); 7] = [
+    let cases: [Case; 7] = [
         ("a definition without a contract", vec![("sql/user_spread.sql", SQL.into())], "no contract with a [build]"),
         (
             "a contract without a definition",
