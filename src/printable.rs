@@ -1,6 +1,6 @@
 //! Text of others, made fit to be shown: what is printed steers neither a terminal, nor a spreadsheet, nor a page.
 //!
-//! One function for each place: [`terminal`] and [`line`] for people's screens, [`json`] for JSON, [`cell`] for CSV, [`html`]
+//! One function for each place: [`terminal`] and [`line()`] for people's screens, [`json`] for JSON, [`cell`] for CSV, [`html`]
 //! and [`pages`] for HTML. Nothing is lost: a character that steers is written out (`\u{1b}`). Knows nothing of what the
 //! text is about.
 

@@ -1,6 +1,6 @@
 //! `curec learn`: what improves the model, and what measures it.
 //!
-//! Knows flags and the line that each command prints; the work is in [`crate::job`].
+//! Knows flags and the line that each command prints; the work is in [`crate::weekly`] and [`crate::evaluate`].
 
 use std::path::PathBuf;
 

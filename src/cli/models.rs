@@ -19,7 +19,7 @@ use crate::table::store::StoreOptions;
 /// Where the registry is.
 #[derive(Debug, Args)]
 pub(crate) struct RegistryArgs {
-    /// The registry, a folder or s3:// URL, instead of the job's [project] registry.
+    /// The registry, a folder or s3:// URL, instead of the job's `[project] registry`.
     #[arg(long, value_name = "URL", required_unless_present = "job")]
     registry: Option<String>,
     /// A job file: for its registry, its store and its language model.

@@ -29,7 +29,7 @@ pub(super) struct RunArgs {
     /// Build again where prompts failed in an earlier run of this interval.
     #[arg(long)]
     retry_failed: bool,
-    /// Publish empty tables when the interval has no event, instead of waiting for its log ([interval] empty).
+    /// Publish empty tables when the interval has no event, instead of waiting for its log (`[interval] empty`).
     #[arg(long)]
     allow_empty: bool,
     /// First check the intervals of so many days before, and rebuild those that were published and are out of date; with

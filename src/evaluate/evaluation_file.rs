@@ -193,7 +193,7 @@ fn validate(spec: &Spec, p: &mut Layers<'_>) {
     }
 }
 
-/// All keys of arms in the data set's own list: its own, then those of [[text]] for arms that it names no keys of.
+/// All keys of arms in the data set's own list: its own, then those of `[[text]]` for arms that it names no keys of.
 fn gather_texts(data: &mut DataSpec, shared: &[TextSpec]) {
     if !data.aligned.is_empty() {
         data.text.push(TextSpec::of(Arm::Aligned, std::mem::take(&mut data.aligned)));

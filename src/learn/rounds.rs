@@ -7,7 +7,7 @@
 //! What each method learns from a group of answers stands in [`lessons`](crate::learn::lessons).
 //!
 //! **The reference** of a divergence is the model with which reinforcement began, the aligned one: its adapter is merged into
-//! the frozen base ([`rollout::Base`]), what trains is a fresh adapter beside it, and without that one the model is the
+//! the frozen base ([`Base`](crate::learn::rollout::Base)), what trains is a fresh adapter beside it, and without that one the model is the
 //! reference. Were the bare base the reference, the divergence would pull the alignment itself away. The two adapters are
 //! put together afterwards ([`Adapter::beside`](crate::llm::adapter::Adapter::beside)).
 //!

@@ -84,7 +84,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The text as [`line`] shows it, cut to `most` characters.
+/// The text as [`line()`] shows it, cut to `most` characters.
 fn printable(text: &str, most: usize) -> String {
     let kept: String = text.chars().take(most).collect();
     let rest = if text.chars().nth(most).is_some() { " ..." } else { "" };

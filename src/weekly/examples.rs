@@ -110,7 +110,7 @@ impl Default for Size {
 /// may have paused before it.
 ///
 /// # Errors
-/// As [`prepare`] and [`Model::run`]; [`Kind::NotArrived`] when the interval has no event yet, [`Kind::Input`] when
+/// As [`prepare`] and [`Model::run`](crate::query::model::Model::run); [`Kind::NotArrived`] when the interval has no event yet, [`Kind::Input`] when
 /// there is not one example.
 pub async fn examples(job: &Job, interval: Interval, size: Size, out: Option<&Path>) -> Result<Vec<RecordBatch>> {
     let (session, graph) = evidence_for(job, interval, ALIGNMENT).await?;
