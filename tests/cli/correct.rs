@@ -257,3 +257,30 @@ fn a_forgotten_user_has_no_correction_and_a_judge_of_another_encoder_is_refused(
     let out = world.run(&[]);
     assert!(!out.status.success() && stderr(&out).contains("there is no judge here"), "{}", stderr(&out));
 }
+
+/// What a change of the house must keep: the bytes of a night are those that another version's binary publishes.
+/// `CUREC_OTHER_BIN=<binary> cargo test --profile ci --test cli -- --ignored another_version`.
+#[test]
+#[ignore = "needs the binary of another version in CUREC_OTHER_BIN"]
+fn another_version_publishes_the_same_bytes() {
+    let other = std::env::var("CUREC_OTHER_BIN").expect("CUREC_OTHER_BIN names a binary");
+    let world = world();
+    let published = |warehouse: &str| -> Vec<(String, String)> {
+        let of_table = |(name, digest): (String, String)| (name.rsplit_once('/').unwrap().0.to_owned(), digest);
+        files(&world, warehouse).into_iter().map(of_table).collect()
+    };
+    for (name, more) in [("on", &[][..]), ("off", &OFF[..])] {
+        for day in 18..=20 {
+            night(&world, name, day, more);
+            let (start, end) = (format!("2026-01-{day:02}"), format!("2026-01-{:02}", day + 1));
+            let warehouse = format!("warehouse={}", world.path(&format!("other-{name}")).display());
+            let mut command = std::process::Command::new(&other);
+            command.current_dir(world.path("")).args(["run", "job.toml", "--interval-start", &start]);
+            command.args(["--interval-end", &end, "--set", &warehouse]).args(more);
+            expect_code(&command.output().unwrap(), 0);
+        }
+        let (ours, theirs) = (published(name), published(&format!("other-{name}")));
+        assert!(ours.len() >= 21, "{ours:?}");
+        assert_eq!(ours, theirs, "corrections {name}");
+    }
+}
