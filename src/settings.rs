@@ -226,8 +226,13 @@ impl<'a> Layers<'a> {
             let shown = if is_secret(name) && !value.is_empty() { MASK.to_owned() } else { value.clone() };
             (name.clone(), shown)
         };
-        let without_secrets = env.iter().map(hide).collect();
+        let mut without_secrets: BTreeMap<String, String> = env.iter().map(hide).collect();
         let mut masked = self.values.clone();
+        // A default that stands in the file for a secret that is not set is as secret.
+        each_text(&mut masked, "", &mut |_, text| {
+            let secrets = variables(text).into_iter().filter(|name| is_secret(name));
+            without_secrets.extend(secrets.map(|name| (name.to_string(), MASK.to_owned())));
+        });
         each_text(&mut masked, "", &mut |_, text| {
             if let Ok(new) = expand_text(text, &without_secrets) {
                 *text = new;
@@ -393,9 +398,10 @@ pub const MASK: &str = "***";
 
 /// Whether a variable or key holds a credential, by its name.
 pub fn is_secret(name: &str) -> bool {
-    const MARKS: [&str; 6] = ["SECRET", "TOKEN", "PASSW", "CREDENTIAL", "SIGNATURE", "AUTHORIZATION"];
+    const MARKS: [&str; 6] = ["SECRET", "TOKEN", "PASSW", "PASSPHRASE", "CREDENTIAL", "SIGNATURE"];
+    const WORDS: [&str; 9] = ["KEY", "APIKEY", "PASS", "PWD", "AUTH", "AUTHORIZATION", "BEARER", "COOKIE", "SAS"];
     let name = name.to_ascii_uppercase();
-    let is_key = name.split(['_', '-', '.']).any(|word| word == "KEY" || word == "APIKEY");
+    let is_key = name.split(['_', '-', '.']).any(|word| WORDS.contains(&word));
     let is_marked = MARKS.iter().any(|mark| name.contains(mark));
     // A number of tokens, and the file that a credential stands in.
     (is_key || is_marked) && !name.contains("TOKENS") && !name.ends_with("_FILE")

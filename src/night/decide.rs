@@ -77,7 +77,7 @@ impl Prepared {
         let mut plans: Vec<TablePlan> = Vec::new();
         let earlier = self.earlier().await?;
         for table in self.tables()? {
-            let of_table = self.made_from(table, &made, Some(&earlier))?;
+            let of_table = self.made_from(table, &made, &earlier)?;
             let (fingerprint, parts) = (of_table.digest(), of_table.pairs().clone());
             let upstream = self.graph.upstream(table);
             let standing = commit_record(&self.root, table, &dt).await?;

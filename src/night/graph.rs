@@ -41,10 +41,37 @@ fn names_in(folder: Option<&Path>, extension: &str) -> Result<BTreeSet<String>> 
     for entry in std::fs::read_dir(folder).context(Kind::Config, failed)? {
         let path = entry.context(Kind::Config, failed)?.path();
         if let (Some(name), true) = (path.file_stem(), path.extension().is_some_and(|e| e == extension)) {
-            names.insert(name.to_string_lossy().into_owned());
+            let name = name.to_string_lossy();
+            // What editors and file systems leave beside a file is no table.
+            if !name.starts_with('.') {
+                names.insert(name.into_owned());
+            }
         }
     }
     Ok(names)
+}
+
+/// All contracts of a job, its own and curec's, by name: what is published can be read without any definition.
+///
+/// # Errors
+/// [`Kind::Config`] for contracts that cannot be read, or that a job cannot bring.
+pub fn contracts_of(job: &Job) -> Result<BTreeMap<String, Contract>> {
+    contracts(folder(&job.spec.project.schemas))
+}
+
+fn contracts(schemas: Option<&Path>) -> Result<BTreeMap<String, Contract>> {
+    let mut names: BTreeSet<String> = contract::builtin_names().map(str::to_owned).collect();
+    let own = names_in(schemas, "toml")?;
+    names.extend(own.iter().cloned());
+    let mut contracts = BTreeMap::new();
+    for name in names {
+        let contract = Contract::find(&name, schemas)?;
+        if own.contains(&name) {
+            held_to_own(&contract)?;
+        }
+        contracts.insert(name, contract);
+    }
+    Ok(contracts)
 }
 
 impl Graph {
@@ -67,17 +94,7 @@ impl Graph {
     }
 
     fn read(schemas: Option<&Path>, sql: Option<&Path>) -> Result<Graph> {
-        let mut names: BTreeSet<String> = contract::builtin_names().map(str::to_owned).collect();
-        let own = names_in(schemas, "toml")?;
-        names.extend(own.iter().cloned());
-        let mut contracts = BTreeMap::new();
-        for name in names {
-            let contract = Contract::find(&name, schemas)?;
-            if own.contains(&name) {
-                held_to_own(&contract)?;
-            }
-            contracts.insert(name, contract);
-        }
+        let contracts = contracts(schemas)?;
         for name in names_in(sql, "sql")? {
             if contracts.get(&name).is_none_or(|contract| contract.build.is_none()) {
                 return Err(Error::new(Kind::Config, format!("there is no contract with a [build] for {name}.sql"))
@@ -125,6 +142,9 @@ impl Graph {
             reads.insert(name.clone(), of);
         }
         let ancestors = ancestors(&contracts, &reads)?;
+        for name in generated.iter().flat_map(|table| &ancestors[table]) {
+            plain(&contracts, &reads, name)?;
+        }
         let order = ordered(&contracts, &ancestors);
         let graph = Graph { contracts, definitions, reads, ancestors, order };
         let outside = graph.contracts.values().filter(|contract| contract.build.is_none());
@@ -253,8 +273,40 @@ fn held_to_own(own: &Contract) -> Result<()> {
         (Some(own), Some(theirs)) if own.by != theirs.by || own.publish != theirs.publish => {
             refused(&format!("must keep by = {:?} and publish = {} in its [build]", theirs.by.name(), theirs.publish))
         }
+        (Some(own), Some(theirs))
+            if own.condition != theirs.condition
+                || !theirs.settings.iter().all(|setting| own.settings.contains(setting))
+                || !theirs.reads.iter().all(|table| own.reads.contains(table))
+                || !theirs.models.iter().all(|model| own.models.contains(model)) =>
+        {
+            refused(
+                "must keep condition, settings, reads and models of the contract that comes with curec, and may add to the lists",
+            )
+        }
+        _ if own.name.starts_with(EARLIER) => {
+            refused("begins with \"earlier_\": under such names definitions read what earlier runs have published")
+        }
         _ => Ok(()),
     }
+}
+
+/// Refuses a table before the prompts that more than its SQL makes: `curec plan` and the examples of learning make all of
+/// them, and only a run has the steps.
+fn plain(
+    contracts: &BTreeMap<String, Contract>,
+    reads: &BTreeMap<String, BTreeSet<String>>,
+    table: &str,
+) -> Result<()> {
+    let build = contracts.get(table).and_then(|contract| contract.build.as_ref());
+    let is_plain = build.is_some_and(|build| build.by == By::Sql && build.condition.is_none());
+    if is_plain && reads.get(table).into_iter().flatten().all(|read| !read.starts_with(EARLIER)) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Config,
+        format!("prompts are made from {table}, which is not made by SQL alone on every night"),
+    )
+    .hint("what prompts are made from has by = \"sql\", no condition, and reads no earlier_ table"))
 }
 
 /// All tables before each table: by what it reads, and by the foreign keys that its rows are held against.

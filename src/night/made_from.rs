@@ -18,7 +18,7 @@ use crate::night::prepare::{Prepared, ZERO_EMBEDDING};
 use crate::night::tables::INPUTS;
 use crate::query::session::Param;
 use crate::reward::saved;
-use crate::table::build::ModelUse;
+use crate::table::build::{By, ModelUse};
 use crate::table::partition::{CommitRecord, commit_record};
 
 /// The part that tells which earlier days a table leans on.
@@ -33,8 +33,6 @@ pub const LEARNED_LATER: &str = "learned from later events: ";
 pub struct Earlier {
     /// Of the tables that are read as earlier ones, oldest first.
     pub records: Vec<CommitRecord>,
-    /// Digest of their fingerprints: forgetting a user does not change it.
-    pub digest: String,
     /// Until when models have learned that wrote them, where that is after the day they wrote of.
     pub learned_until: Option<DateTime<Utc>>,
 }
@@ -49,6 +47,8 @@ struct Reads {
     templates: bool,
     encoder: bool,
     judge: bool,
+    /// Whether what the language model has written, or how likely it finds a text, stands in the rows.
+    writes: bool,
 }
 
 /// Begins the names of parts that tell what the tables before one held; they are no part of a fingerprint.
@@ -57,15 +57,6 @@ pub(super) const ROWS_OF: &str = "rows of ";
 /// The part that tells what a table before this one held.
 pub fn rows_of(table: &str) -> String {
     format!("{ROWS_OF}{table}")
-}
-
-/// One digest over the digests of a table's files.
-pub fn content<'a>(files: impl Iterator<Item = &'a str>) -> String {
-    let mut hasher = blake3::Hasher::new();
-    files.for_each(|digest| {
-        hasher.update(digest.as_bytes());
-    });
-    hasher.finalize().to_hex()[..32].to_string()
 }
 
 /// The moments that [`LEARNED_LATER`] tells of among a table's parts, by the model's place in the job.
@@ -104,7 +95,7 @@ impl Prepared {
     /// As [`commit_record`].
     pub async fn earlier(&self) -> Result<Earlier> {
         let tables: BTreeSet<&str> = self.tables()?.into_iter().flat_map(|table| self.earlier_of(table)).collect();
-        let (mut records, mut hasher, mut learned_until) = (Vec::new(), blake3::Hasher::new(), None);
+        let (mut records, mut learned_until) = (Vec::new(), None);
         for back in (1..=self.job.spec.correct.days).rev() {
             let Some(day) = self.interval.start.date_naive().checked_sub_days(chrono::Days::new(back)) else {
                 continue;
@@ -114,12 +105,25 @@ impl Prepared {
                 let Some(record) = commit_record(&self.root, table, &dt).await? else { continue };
                 if as_of(&record).is_some_and(|end| end <= self.interval.start) {
                     learned_until = learned_until.max(learned_later(&record.parts).map(|(_, until)| until).max());
-                    hasher.update(format!("{table} {dt} {};", record.fingerprint).as_bytes());
                     records.push(record);
                 }
             }
         }
-        Ok(Earlier { records, digest: hasher.finalize().to_hex()[..32].to_string(), learned_until })
+        Ok(Earlier { records, learned_until })
+    }
+
+    /// Digest of the fingerprints of what `table` reads as earlier; `None` where it reads nothing so. Forgetting a user
+    /// does not change it.
+    pub(super) fn earlier_digest(&self, table: &str, earlier: &Earlier) -> Option<String> {
+        let tables = self.earlier_of(table);
+        if tables.is_empty() {
+            return None;
+        }
+        let mut hasher = blake3::Hasher::new();
+        for record in earlier.records.iter().filter(|record| tables.contains(record.table.as_str())) {
+            hasher.update(format!("{} {} {};", record.table, record.dt, record.fingerprint).as_bytes());
+        }
+        Some(hasher.finalize().to_hex()[..32].to_string())
     }
 
     /// What `table` is made from; `made` holds what the tables before it are made from.
@@ -127,7 +131,7 @@ impl Prepared {
         &self,
         table: &str,
         before: &BTreeMap<String, Fingerprint>,
-        earlier: Option<&Earlier>,
+        earlier: &Earlier,
     ) -> Result<Fingerprint> {
         let build = self.graph.build(table)?;
         let mut made = Fingerprint::new(build.by.name(), build.by.version());
@@ -176,8 +180,8 @@ impl Prepared {
             made.add("template rewrite", PromptTemplate::load(&self.job.spec.correct.template)?.digest());
             made.add("templates of answers", Examples::new()?.digest());
         }
-        if !self.earlier_of(table).is_empty() {
-            made.add(EARLIER, earlier.map_or("", |earlier| earlier.digest.as_str()));
+        if let Some(digest) = self.earlier_digest(table, earlier) {
+            made.add(EARLIER, digest);
         }
         for name in self.graph.upstream(table) {
             // A table that this job does not make is no part.
@@ -222,16 +226,16 @@ impl Prepared {
         table: &str,
         reads: &Reads,
         before: &BTreeMap<String, Fingerprint>,
-        earlier: Option<&Earlier>,
+        earlier: &Earlier,
     ) -> BTreeMap<String, DateTime<Utc>> {
         let learned = &self.learned;
         // A prompt names the model that will be asked; the answers are what it has written.
-        let (writes, judges) = (reads.tables.contains(RESPONSE), reads.judge);
+        let (writes, judges) = (reads.writes || reads.tables.contains(RESPONSE), reads.judge);
         let models = [
             ("model.generator", writes, learned.generator),
             ("model.adapter", writes, learned.adapter),
             ("correct.judge", judges, learned.judge),
-            ("earlier reasons", !self.earlier_of(table).is_empty(), earlier.and_then(|earlier| earlier.learned_until)),
+            ("earlier reasons", !self.earlier_of(table).is_empty(), earlier.learned_until),
         ];
         let end = self.interval.end;
         let own = models.into_iter().filter(|(_, is_used, _)| *is_used);
@@ -252,12 +256,19 @@ impl Prepared {
             for function in definition.functions() {
                 match function.as_str() {
                     "render_prompt" | "render_stem" => (reads.templates, reads.generator) = (true, true),
-                    "prompt_key" | "generate" | "score" => reads.generator = true,
+                    "prompt_key" => reads.generator = true,
+                    "generate" | "mean_logprob" => (reads.generator, reads.writes) = (true, true),
                     "embed" => reads.encoder = true,
                     _ => {}
                 }
             }
-            for used in &build.models {
+            let by_step: &[ModelUse] = match build.by {
+                By::Sql | By::Score => &[],
+                By::Generate => &[ModelUse::Generator],
+                By::Pool => &[ModelUse::Encoder],
+                By::Correct => &[ModelUse::Generator, ModelUse::Encoder, ModelUse::Judge],
+            };
+            for used in by_step.iter().chain(&build.models) {
                 match used {
                     ModelUse::Generator => reads.generator = true,
                     ModelUse::Templates => reads.templates = true,

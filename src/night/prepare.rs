@@ -243,9 +243,14 @@ impl Prepared {
     pub fn params_of(&self, definition: &Model) -> Result<Vec<(&'static str, Param)>> {
         let mut params = self.params()?;
         if definition.params().contains(ZERO_EMBEDDING) {
-            params.push((ZERO_EMBEDDING, Param::ZeroVector(self.models.encoder_files()?.dimension())));
+            params.push(self.zero_embedding()?);
         }
         Ok(params)
+    }
+
+    /// The parameter for the vector of an entity without reasons.
+    pub(super) fn zero_embedding(&self) -> Result<(&'static str, Param)> {
+        Ok((ZERO_EMBEDDING, Param::ZeroVector(self.models.encoder_files()?.dimension())))
     }
 
     /// The rows of a table that SQL alone makes.

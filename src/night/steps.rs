@@ -247,8 +247,11 @@ impl Build {
             return Ok(());
         }
         let earlier = self.prepared.earlier().await?;
-        let planned = self.plans.iter().find_map(|plan| plan.parts.get(made_from::EARLIER));
-        if planned.is_some_and(|planned| *planned != earlier.digest) {
+        let is_planned = |plan: &TablePlan| match plan.parts.get(made_from::EARLIER) {
+            Some(planned) => self.prepared.earlier_digest(&plan.table, &earlier).as_ref() == Some(planned),
+            None => true,
+        };
+        if !self.plans.iter().filter(|plan| graph.parts(&plan.table).contains(&table)).all(is_planned) {
             return Err(Error::new(Kind::Busy, "another run has published a day before this one meanwhile")
                 .hint("corrections lean on it; run the same command again"));
         }
@@ -405,7 +408,13 @@ impl Build {
         let mut pooler = Pooler::new(self.prepared.models.encoder_files()?.dimension());
         while let Some(batch) = rows.try_next().await? {
             self.stop.check()?;
-            let (entity, reason) = (text(&batch, "entity_id")?, text(&batch, "reason")?);
+            let column = |name| {
+                let of = |e: Error| e.of_kind(Kind::Config).with("table", table);
+                text(&batch, name)
+                    .map_err(of)
+                    .map_err(|e| e.hint("what is pooled gives entity_id and reason, both texts"))
+            };
+            let (entity, reason) = (column("entity_id")?, column("reason")?);
             let models = self.prepared.models.clone();
             let vectors = tokio::task::spawn_blocking(move || {
                 let texts: Vec<&str> = (0..reason.len()).map(|i| at(&reason, i).unwrap_or_default()).collect();

@@ -7,7 +7,7 @@ use crate::columns::{at, integers, text};
 use crate::config::{Interval, Job};
 use crate::error::{Error, Kind, Result};
 use crate::night::manifest::{AuditRecord, Manifest};
-use crate::night::prepare::Prepared;
+use crate::night::prepare::{Prepared, ZERO_EMBEDDING};
 use crate::query::audit::{self, Drift};
 use crate::query::session::{Param, Session};
 use crate::query::texts;
@@ -120,8 +120,11 @@ pub(super) async fn audit_table(
         false => None,
     };
     let contract = prepared.graph.contract(table)?;
-    // Without the zero vector: no audit asks for it, and it would open the encoder.
-    let params = prepared.params()?;
+    let mut params = prepared.params()?;
+    // Only where an audit asks for it: it opens the encoder.
+    if contract.audits.iter().any(|audit| audit.sql.contains(ZERO_EMBEDDING)) {
+        params.push(prepared.zero_embedding()?);
+    }
     let report = audit::audit(session, contract, table, &params, drift).await?;
     let at = note(prepared, table, &report.found, manifest).await?;
     report.into_result().map(drop).map_err(|error| refused(error, at, &prepared.job))

@@ -6,7 +6,7 @@ use crate::config::Job;
 use crate::error::{Error, Kind, Result};
 use crate::generate::functions;
 use crate::generate::models::Models;
-use crate::night::graph::{Graph, RESPONSE};
+use crate::night::graph::{RESPONSE, contracts_of};
 use crate::night::tables::{self, locate};
 use crate::query::session::{Session, TableFile};
 use crate::table::contract::Contract;
@@ -15,11 +15,11 @@ use crate::table::{partition, quarantine};
 /// A session with every table of the job's warehouse and the job's functions, for ad-hoc queries.
 pub async fn session_of(job: &Job) -> Result<Session> {
     let session = tables::new_session(job)?;
-    let graph = Graph::of(job)?;
+    let contracts = contracts_of(job)?;
     let root = locate(job, &job.spec.warehouse)?;
     functions::all(&Models::new(job)?).into_iter().for_each(|f| session.register_function(f));
     for (table, text) in tables::inputs_of(job) {
-        let contract = graph.contract(table)?;
+        let contract = &contracts[table];
         let found = async {
             let found = tables::open_input_of(job, contract, text).await?;
             found.warnings.iter().for_each(|warning| tracing::warn!(table, "{warning}"));
@@ -31,8 +31,9 @@ pub async fn session_of(job: &Job) -> Result<Session> {
         }
     }
     let there = |e: Error| if e.kind() == Kind::Temporary { Err(e) } else { Ok(e) };
-    for table in graph.published() {
-        let contract = graph.contract(table)?;
+    let is_published = |contract: &&Contract| contract.build.as_ref().is_some_and(|build| build.publish);
+    for contract in contracts.values().filter(is_published) {
+        let table = contract.name.as_str();
         let found = async {
             let mut files = Vec::new();
             for record in partition::partitions(&root, table).await? {
@@ -45,11 +46,11 @@ pub async fn session_of(job: &Job) -> Result<Session> {
             without(&session, table, contract, true, there(e)?)?;
         }
     }
-    let contract = graph.contract(RESPONSE)?;
+    let contract = &contracts[RESPONSE];
     if let Err(e) = tables::register_responses(&session, &root, contract).await {
         without(&session, RESPONSE, contract, false, there(e)?)?;
     }
-    let contract = graph.contract("quarantine")?;
+    let contract = &contracts["quarantine"];
     let failed = async {
         let files: Vec<TableFile> = quarantine::files(&root).await?.into_iter().map(|e| e.location.into()).collect();
         session.register_files("quarantine", contract, &files).await

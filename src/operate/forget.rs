@@ -32,7 +32,7 @@ use crate::night::tables::{content, files_in, inputs_of, locate};
 use crate::operate::compact;
 use crate::operate::pseudonym::Pseudonyms;
 use crate::operate::scrub::{QUARANTINES, Scrub};
-use crate::table::contract::Contract;
+use crate::table::contract::{self, Contract};
 use crate::table::filter::{count_each, count_matching, read_texts, rows_without};
 use crate::table::input::{InputTable, open_input};
 use crate::table::lease::{Held, Holder};
@@ -164,6 +164,7 @@ pub async fn forget(job: &Job, options: &Options) -> Result<Done> {
         let sum = done.rows.entry(table.clone()).or_default();
         *sum = (sum.0 + rows, sum.1 + 1);
     }
+    done.warnings.extend(work.tables_without_user_id());
     done.forgotten.inputs = work.inputs(&mut found, &mut done.warnings).await;
     let keys = work.prompt_keys(&standing, &mut found).await?;
     // Also where it is done: what cannot be read is found out now.
@@ -247,6 +248,17 @@ impl Work<'_> {
             self.graph.contract(table).is_ok_and(|contract| columns.iter().all(|c| contract.column(c).is_some()))
         };
         self.graph.published().filter(has_all).collect()
+    }
+
+    /// A warning for each published table of the job's own in which nobody is looked for.
+    fn tables_without_user_id(&self) -> Vec<String> {
+        let is_own = |table: &&str| !contract::builtin_names().any(|known| known == *table);
+        let with_user_id = self.tables_with(&["user_id"]);
+        let unread = self.graph.published().filter(is_own).filter(|table| !with_user_id.contains(table));
+        let warning = |table| {
+            format!("the table {table} has no column user_id: if it names users in another way, their rows stay")
+        };
+        unread.map(warning).collect()
     }
 
     /// Refuses a warehouse with tables that the job does not define: rows of the users may stand in them.

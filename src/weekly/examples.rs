@@ -57,17 +57,18 @@ pub(crate) async fn evidence(prepared: &Prepared, tables: &[&str]) -> Result<Ses
     let session = prepared.session().await?;
     // Evidence is what a run knows that ends where the interval begins; the session holds the interval's events too.
     let start = prepared.interval.start;
-    let mut params = prepared.at(Interval { start: start - Duration::days(1), end: start }).params()?;
-    for (name, value) in &mut params {
-        match *name {
-            "user_active_days" | "item_active_days" => *value = Param::Int(110_000),
-            "max_users" | "max_items" => *value = Param::Int(0),
-            _ => {}
-        }
-    }
+    let before = prepared.at(Interval { start: start - Duration::days(1), end: start });
     for name in tables {
-        let contract = prepared.graph.contract(name)?;
-        let rows = prepared.graph.definition(name)?.run(&session, contract, &params).await?;
+        let (contract, definition) = (prepared.graph.contract(name)?, prepared.graph.definition(name)?);
+        let mut params = before.params_of(definition)?;
+        for (name, value) in &mut params {
+            match *name {
+                "user_active_days" | "item_active_days" => *value = Param::Int(110_000),
+                "max_users" | "max_items" => *value = Param::Int(0),
+                _ => {}
+            }
+        }
+        let rows = definition.run(&session, contract, &params).await?;
         session.register_spilled(name, contract, rows).await?;
     }
     Ok(session)
