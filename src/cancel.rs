@@ -1,4 +1,6 @@
-//! The wish to stop, shared between the signal handler and the run.
+//! A cancellation request, shared between the signal handler and the run.
+//!
+//! Knows one flag and who waits for it. Knows nothing of signals or of the work that is cancelled.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,23 +9,23 @@ use tokio::sync::Notify;
 
 use crate::error::{Error, Kind, Result};
 
-/// Cheap to clone; all clones are one wish.
+/// Cheap to clone; all clones share one request.
 #[derive(Debug, Clone, Default)]
 pub struct CancelToken(Arc<(AtomicBool, Notify)>);
 
 impl CancelToken {
-    /// Asks the run to stop.
+    /// Requests cancellation.
     pub fn request(&self) {
         self.0.0.store(true, Ordering::SeqCst);
         self.0.1.notify_waiters();
     }
 
-    /// Whether it was asked.
+    /// Whether cancellation was requested.
     pub fn is_requested(&self) -> bool {
         self.0.0.load(Ordering::SeqCst)
     }
 
-    /// Waits until it is asked.
+    /// Waits until cancellation is requested.
     pub async fn requested(&self) {
         let notified = self.0.1.notified();
         tokio::pin!(notified);
@@ -34,18 +36,21 @@ impl CancelToken {
         }
     }
 
-    /// What the work gives, or an error where it is asked while the work goes on, which is given up then.
+    /// The result of `work`, or an error if cancellation is requested first; `work` is dropped then.
     ///
     /// # Errors
-    /// The work's; `Kind::Interrupted`.
+    /// Those of `work`; `Kind::Interrupted`.
     pub async fn or<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             done = work => done,
-            () = self.requested() => self.check().and_then(|()| Err(Error::new(Kind::Internal, "stopped by nobody"))),
+            () = self.requested() => self.check().and_then(|()| Err(Error::new(Kind::Internal, "no request to stop"))),
         }
     }
 
-    /// An error where it was asked.
+    /// An error if cancellation was requested.
+    ///
+    /// # Errors
+    /// `Kind::Interrupted`.
     pub fn check(&self) -> Result<()> {
         if !self.is_requested() {
             return Ok(());

@@ -1,7 +1,7 @@
-//! A path that a command writes to: what is there stays what it is.
+//! A path that a command writes its output to.
 //!
-//! Pipes, devices and the process's own streams are written to; a regular file is replaced whole, written beside and renamed,
-//! and where a link leads to it the link stays. Knows nothing of what is written.
+//! Pipes, devices and the process's own streams are written to directly. A regular file is replaced atomically, by a
+//! temporary file that is renamed; a link to it stays. Knows nothing of what is written.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -17,10 +17,10 @@ use crate::scratch::Partial;
 /// Links that are followed before they count as a loop.
 const LINKS: usize = 40;
 
-/// A path that can be written to, as far as that can be told before.
+/// A path that was checked to be writable, as far as that can be checked in advance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
-    /// As it was named.
+    /// As the user gave it.
     path: PathBuf,
     way: Way,
 }
@@ -34,16 +34,15 @@ enum Way {
     Stream(PathBuf),
     /// A regular file, or nothing yet.
     Replace(PathBuf),
-    /// A regular file in a folder where no other can be made: one that is mounted by itself.
+    /// A regular file in a folder where no file can be created, such as one that is mounted by itself.
     InPlace(PathBuf),
 }
 
 impl Destination {
-    /// Looks at what is at a path, and tries whether it can be written; changes nothing.
+    /// Looks at what is at a path and checks whether it can be written; changes nothing.
     ///
     /// # Errors
-    /// `Kind::Usage` for folders, sockets, links that lead round in a circle, folders that do not exist, and what must not be
-    /// written.
+    /// `Kind::Usage` for folders, sockets, circular links, missing parent folders, and paths without write permission.
     pub fn find(path: &Path) -> Result<Destination> {
         let unusable = |e: std::io::Error| unusable(path, e);
         let way = find(path).map_err(unusable)?;
@@ -66,14 +65,14 @@ impl Destination {
         self.way == Way::Stdout
     }
 
-    /// The path as it was named.
+    /// The path as the user gave it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Begins to write. What was there stays until [`Opened::finish`], where it is a regular file.
+    /// Opens it for writing. A regular file stays as it was until [`Opened::finish`].
     ///
-    /// A pipe is waited for until somebody reads it.
+    /// Opening a pipe blocks until a reader opens it.
     ///
     /// # Errors
     /// `Kind::Usage` where it cannot be opened.
@@ -91,11 +90,11 @@ impl Destination {
                 let mut options = OpenOptions::new();
                 options.read(true).write(true).create_new(true);
                 if let Ok(before) = std::fs::metadata(target) {
-                    // Who must not read the file must not read its next content either.
+                    // The new file must not be readable by users who may not read the old one.
                     options.mode(before.permissions().mode() & 0o777);
                 }
                 let open = options.open(beside.path()).inspect(|file| {
-                    // Tells it from what a killed process left; where there are no locks, nobody else gets it either.
+                    // Marks it as in use; on a file system without locks no other process gets the lock either.
                     let _ = file.try_lock();
                 });
                 open.map(|file| Sink::Beside { file: BufWriter::new(file), beside, target: target.clone() })
@@ -104,7 +103,7 @@ impl Destination {
         Ok(Opened { path: self.path.clone(), sink: sink.map_err(|e| unusable(&self.path, e))? })
     }
 
-    /// Writes all of it.
+    /// Writes all bytes.
     ///
     /// # Errors
     /// As [`Destination::open`] and [`Opened::finish`].
@@ -115,7 +114,7 @@ impl Destination {
     }
 }
 
-/// What is being written; removed again where it is not finished and nobody has read it.
+/// An open destination; a temporary file is removed if it is dropped before [`Opened::finish`].
 #[derive(Debug)]
 pub struct Opened {
     path: PathBuf,
@@ -131,7 +130,7 @@ enum Sink {
 }
 
 impl Opened {
-    /// Whether a person is looking at what is written.
+    /// Whether it is a terminal.
     pub fn is_terminal(&self) -> bool {
         match &self.sink {
             Sink::Stdout => std::io::stdout().is_terminal(),
@@ -141,10 +140,10 @@ impl Opened {
         }
     }
 
-    /// Puts what was written in its place.
+    /// Flushes, and renames a temporary file to its final name.
     ///
     /// # Errors
-    /// `Kind::BrokenPipe` where the reader has gone, else `Kind::Temporary`.
+    /// `Kind::BrokenPipe` if the reader has closed the pipe, else `Kind::Temporary`.
     pub fn finish(mut self) -> Result<()> {
         let done = self.flush().and_then(|()| match &mut self.sink {
             Sink::Beside { file, beside, target } => replace(file.get_mut(), beside.path(), target),
@@ -172,16 +171,16 @@ impl Write for Opened {
     }
 }
 
-/// Replaces a file by the one beside it, or its content where it cannot be replaced.
+/// Replaces a file by the temporary one, or overwrites its content if it cannot be replaced.
 fn replace(file: &mut File, beside: &Path, target: &Path) -> std::io::Result<()> {
     if let Ok(before) = std::fs::metadata(target) {
-        // Who may read it is for its owner to say; where that cannot be kept, the file counts more.
+        // Best effort: writing the file matters more than its permissions.
         let _ = file.set_permissions(before.permissions());
     }
     disk::written(beside);
     disk::sync_file(file)?;
     let Err(e) = disk::rename(beside, target) else { return disk::sync_folder(&disk::folder_of(target)) };
-    // Mounted by itself, or another's file in a folder where each may rename only their own.
+    // Mounted by itself, or another user's file in a sticky folder.
     if !matches!(e.kind(), ErrorKind::ResourceBusy | ErrorKind::CrossesDevices | ErrorKind::PermissionDenied) {
         return Err(e);
     }
@@ -190,7 +189,7 @@ fn replace(file: &mut File, beside: &Path, target: &Path) -> std::io::Result<()>
     std::io::copy(file, &mut into).map(|_| ())
 }
 
-/// Follows links by hand: the last one may lead to nothing yet, and those of a process's open files name no path.
+/// Resolves links by hand: the last target may not exist yet, and links to open files of a process are no paths.
 fn find(path: &Path) -> std::io::Result<Way> {
     let mut at = std::path::absolute(path)?;
     for _ in 0..LINKS {
@@ -221,8 +220,8 @@ fn find(path: &Path) -> std::io::Result<Way> {
     Err(std::io::Error::other("its links lead round in a circle"))
 }
 
-/// The number of an open file of this process that a path names, such as `/dev/stdout`. To open such a path anew would write
-/// over what was written before it.
+/// The file descriptor of this process that a path names, such as `/dev/stdout`. Opening such a path again would
+/// overwrite what was written before.
 fn own_stream(at: &Path) -> Option<u32> {
     match at.to_str()? {
         "/dev/stdout" => Some(1),
@@ -235,13 +234,13 @@ fn own_stream(at: &Path) -> Option<u32> {
     }
 }
 
-/// Whether a file can be made beside another.
+/// Whether a file can be created next to another.
 fn probe(target: &Path) -> std::io::Result<()> {
     let beside = disk::beside(target);
     OpenOptions::new().write(true).create_new(true).open(beside.path()).map(|_| ())
 }
 
-/// Whether permissions allow to write; opening a pipe to find out would be seen by its reader.
+/// Whether permissions allow writing; a pipe is not opened for this, as its reader would notice.
 fn may_write(at: &Path) -> std::io::Result<()> {
     let path = CString::new(at.as_os_str().as_bytes())?;
     // SAFETY: `path` ends with a null byte and lives until the call returns.

@@ -1,6 +1,6 @@
-//! The right to work in a local folder, held by one process at a time.
+//! An exclusive lock on a local folder, held by one process at a time.
 //!
-//! Knows one lock file. Knows nothing of what is kept in the folder, nor of warehouses, whose days have leases.
+//! Knows one lock file. Knows nothing of the folder's other files, nor of warehouses, whose days have leases.
 
 use std::fs::{File, TryLockError};
 use std::io::Write as _;
@@ -8,13 +8,13 @@ use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
 
-/// The right to work in a folder; given back when it is dropped or the process ends, however it ends.
+/// An exclusive lock on a folder; released when it is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub struct DirectoryLock(#[allow(dead_code)] File);
 
 impl DirectoryLock {
-    /// Takes a folder for this process alone, by the file `lock` in it: two that learn in one folder would mix what they
-    /// keep there.
+    /// Locks a folder for this process by the file `lock` in it: two processes that train in one folder would mix their
+    /// files.
     ///
     /// # Errors
     /// `Kind::Busy` naming the holder; `Kind::Config` where the folder cannot be written.
@@ -23,7 +23,7 @@ impl DirectoryLock {
         let failed = |e: std::io::Error| {
             Error::new(Kind::Config, "cannot lock the folder `out`").with("file", path.display()).source(e)
         };
-        // Not truncated when opened: what stands there names the holder.
+        // Not truncated when opened: its content names the holder.
         let mut file =
             File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         match file.try_lock() {

@@ -1,8 +1,8 @@
-//! Local files that outlive a power cut: what was answered for is on the disk, with its name, before anything is written
-//! that relies on it.
+//! Durable local files: a file and its name are on the disk before anything that relies on it is written.
 //!
-//! A file is synced before it gets its name, its folder after that, and folders that lost files before the next file is
-//! written. Knows paths and the drill that takes the power away ([`watch`], [`lose`]); knows nothing of what is written.
+//! A file is synced before it is renamed to its final name, its folder after that, and folders with removed files
+//! before the next file is written. Knows paths and the simulated power loss ([`watch`], [`lose`]); knows nothing of
+//! the content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -15,40 +15,40 @@ use std::time::Duration;
 
 use crate::scratch::{self, Partial};
 
-/// An unlocked half that is younger may be about to be locked.
+/// An unlocked partial file that is younger may be about to be locked.
 const YOUNG: Duration = Duration::from_secs(60);
 
-/// Folders whose own names are known to be on the disk.
+/// Folders whose own directory entries are known to be on the disk.
 static KNOWN: LazyLock<Mutex<BTreeSet<PathBuf>>> = LazyLock::new(Mutex::default);
-/// Folders that have lost files since they were synced.
-static THINNED: LazyLock<Mutex<BTreeSet<PathBuf>>> = LazyLock::new(Mutex::default);
+/// Folders from which files were removed since the last sync.
+static UNSYNCED: LazyLock<Mutex<BTreeSet<PathBuf>>> = LazyLock::new(Mutex::default);
 
-/// Writes a file of this name whole or not at all, over whatever is there.
+/// Writes a file atomically, replacing whatever is there.
 ///
 /// # Errors
-/// The disk's.
+/// I/O errors.
 pub fn write_whole(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     let partial = beside(path);
     File::create_new(partial.path())?.write_all(bytes.as_ref())?;
     finish(partial.path(), path)
 }
 
-/// The place where a file is written before it gets the name `path`; nothing is there yet. Halves that killed processes
-/// left beside it are removed: who still writes one holds it locked.
+/// The temporary path where a file is written before it is renamed to `path`; nothing is there yet. Partial files that
+/// killed processes left there are removed: a process that is still writing one holds it locked.
 pub fn beside(path: &Path) -> Partial {
     let prefix = format!(".{}.partial-", path.file_name().unwrap_or_default().to_string_lossy());
-    remove_halves(&folder_of(path), &prefix);
+    remove_partial_files(&folder_of(path), &prefix);
     Partial::new(path.with_file_name(format!("{prefix}{}", scratch::unique())))
 }
 
-/// Removes files of that prefix that nobody holds locked. Young ones stay: between its making and its lock a file looks
-/// like a dead process's.
-fn remove_halves(folder: &Path, prefix: &str) {
+/// Removes files with that prefix that no process holds locked. Young ones stay: between creation and locking a file
+/// looks like a dead process's.
+fn remove_partial_files(folder: &Path, prefix: &str) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)) {
         let is_old =
             |meta: &std::fs::Metadata| meta.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > YOUNG));
-        // Links are not followed: only files of ours are opened.
+        // Links are not followed: only our own files are opened.
         if !entry.metadata().is_ok_and(|meta| meta.is_file() && is_old(&meta)) {
             continue;
         }
@@ -59,10 +59,10 @@ fn remove_halves(folder: &Path, prefix: &str) {
     }
 }
 
-/// Gives a written file its name. Where there is one of that name, it is either that or this one, at any moment.
+/// Renames a written file to its final name, durably. A reader sees either the old file of that name or this one.
 ///
 /// # Errors
-/// The disk's.
+/// I/O errors.
 pub fn finish(partial: &Path, path: &Path) -> Result<()> {
     written(partial);
     sync_file(&File::open(partial)?)?;
@@ -70,20 +70,20 @@ pub fn finish(partial: &Path, path: &Path) -> Result<()> {
     sync_folder(&folder_of(path))
 }
 
-/// As [`finish`], for a folder with all that is in it.
+/// As [`finish`], for a folder with its content.
 ///
 /// # Errors
-/// The disk's.
+/// I/O errors.
 pub fn finish_folder(partial: &Path, path: &Path) -> Result<()> {
     sync_tree(partial)?;
     rename(partial, path)?;
     sync_folder(&folder_of(path))
 }
 
-/// Brings all that is in a folder to the disk; links are not followed.
+/// Syncs a folder and its content to the disk; links are not followed.
 ///
 /// # Errors
-/// The disk's.
+/// I/O errors.
 pub fn sync_tree(folder: &Path) -> Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -105,10 +105,10 @@ pub fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
-/// Makes a folder and those above it where there are none.
+/// Creates a folder and its missing parents.
 ///
 /// # Errors
-/// The disk's.
+/// I/O errors.
 pub fn make_folder(path: &Path) -> Result<()> {
     match std::fs::create_dir(path) {
         Ok(()) => {
@@ -130,10 +130,10 @@ pub fn make_folder(path: &Path) -> Result<()> {
     }
 }
 
-/// Brings a file's content to the disk.
+/// Syncs a file's content to the disk.
 ///
 /// # Errors
-/// The disk's.
+/// I/O errors.
 pub fn sync_file(file: &File) -> Result<()> {
     if LIES.load(Ordering::Relaxed) {
         return Ok(());
@@ -144,17 +144,17 @@ pub fn sync_file(file: &File) -> Result<()> {
     Ok(())
 }
 
-/// Brings the names in a folder to the disk, and the folder's own, once in a process.
+/// Syncs a folder's entries to the disk, and once per process the entries of the folder itself and its parents.
 ///
 /// # Errors
-/// The disk's.
+/// I/O errors.
 pub fn sync_folder(folder: &Path) -> Result<()> {
-    locked(&THINNED).remove(folder);
+    locked(&UNSYNCED).remove(folder);
     sync_names(folder)?;
     let mut next = folder;
     while locked(&KNOWN).insert(next.to_path_buf()) {
         let Some(above) = next.parent().filter(|above| !above.as_os_str().is_empty()) else { break };
-        // Not all of them are ours to open, and those have stood there for long.
+        // Some parents may not be opened by us; those have existed for long.
         let _ = sync_names(above);
         next = above;
     }
@@ -166,8 +166,8 @@ fn sync_names(folder: &Path) -> Result<()> {
         return Ok(());
     }
     match File::open(folder).and_then(|folder| folder.sync_all()) {
-        // Some network file systems keep names without being asked and know no such call. A folder that may be written but
-        // not read cannot be opened at all; what has its name there must not count as failed.
+        // Some network file systems sync entries by themselves and do not support the call. A folder that may be written
+        // but not read cannot be opened at all; a file renamed into it must not count as failed.
         Err(e)
             if !matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::PermissionDenied) =>
         {
@@ -179,10 +179,10 @@ fn sync_names(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives a file or folder another name, over whatever has it.
+/// Renames a file or folder, replacing whatever is there.
 ///
 /// # Errors
-/// The disk's.
+/// I/O errors.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     let before = kept_aside(to)?;
     std::fs::rename(from, to)?;
@@ -191,10 +191,10 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives a file one more name, that nothing has.
+/// Makes a hard link to a file.
 ///
 /// # Errors
-/// `AlreadyExists`; the disk's.
+/// `AlreadyExists`; other I/O errors.
 pub fn link(from: &Path, to: &Path) -> Result<()> {
     std::fs::hard_link(from, to)?;
     moved(from, to);
@@ -205,7 +205,7 @@ pub fn link(from: &Path, to: &Path) -> Result<()> {
 /// Removes a file. Its folder is synced before the next file is written ([`settle`]).
 ///
 /// # Errors
-/// The disk's.
+/// I/O errors.
 pub fn remove(path: &Path) -> Result<()> {
     let before = kept_aside(path)?;
     std::fs::remove_file(path)?;
@@ -214,21 +214,21 @@ pub fn remove(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Notes that files of a folder were removed.
+/// Records that files of a folder were removed.
 pub fn thinned(folder: &Path) {
-    locked(&THINNED).insert(folder.to_path_buf());
+    locked(&UNSYNCED).insert(folder.to_path_buf());
 }
 
-/// Brings all removals so far to the disk.
+/// Syncs all removals so far to the disk.
 ///
 /// # Errors
-/// The disk's.
+/// I/O errors.
 pub fn settle() -> Result<()> {
-    let folders = std::mem::take(&mut *locked(&THINNED));
+    let folders = std::mem::take(&mut *locked(&UNSYNCED));
     let mut done = Ok(());
     for folder in folders {
         match sync_folder(&folder) {
-            // It was removed since, with what was in it.
+            // The folder itself was removed since.
             Err(e) if e.kind() != ErrorKind::NotFound => {
                 thinned(&folder);
                 done = Err(e);
@@ -241,19 +241,19 @@ pub fn settle() -> Result<()> {
 
 // ------------------------------------------------------------------------------------------------------------- drill
 
-/// What the power would take, while it is watched.
+/// What a power loss would destroy, while it is recorded.
 static LOSS: Mutex<Option<Loss>> = Mutex::new(None);
-/// Whether there is something in [`LOSS`].
+/// Whether [`LOSS`] holds a value.
 static WATCHED: AtomicBool = AtomicBool::new(false);
-/// Whether nothing is synced although it was asked for.
+/// Whether syncs are skipped silently, as by a disk that lies.
 static LIES: AtomicBool = AtomicBool::new(false);
 
 /// Changes that are not on the disk yet.
 #[derive(Debug, Default)]
 struct Loss {
-    /// Files whose content is not, by device and inode, under a name that each has.
+    /// Files with unsynced content, by device and inode, with one of their paths.
     files: BTreeMap<(u64, u64), PathBuf>,
-    /// Names that are not, in the order of time, with a name for what was there before.
+    /// Unsynced directory entries, oldest first, each with a path that keeps the previous file.
     names: Vec<(PathBuf, Option<PathBuf>)>,
     kept: u64,
 }
@@ -289,25 +289,25 @@ impl Loss {
     }
 }
 
-/// Begins to note what a power cut would take. With `lies` nothing is synced from now on: what a drill must find.
+/// Starts to record what a power loss would destroy. With `lies` nothing is synced from now on; a drill must detect it.
 pub(crate) fn watch(lies: bool) {
     locked(&LOSS).get_or_insert_default();
     WATCHED.store(true, Ordering::SeqCst);
     LIES.store(lies, Ordering::SeqCst);
 }
 
-/// Takes everything that is not on the disk: content (halved), and with `names_too` also names. No file is changed by this
-/// process any more.
+/// Simulates a power loss: halves files with unsynced content and, with `names_too`, undoes unsynced directory
+/// entries. This process changes no file after that.
 pub(crate) fn lose(names_too: bool) {
     let mut loss = locked(&LOSS);
     if let Some(loss) = &mut *loss {
         loss.take(names_too);
     }
-    // Whoever would note a change waits for the end of the process.
+    // Threads that would change a file block here until the process ends.
     std::mem::forget(loss);
 }
 
-/// Notes that a file's content is not on the disk.
+/// Records that a file's content is not on the disk.
 pub fn written(path: &Path) {
     note(|loss| {
         if let Ok(id) = File::open(path).and_then(|file| inode(&file)) {
@@ -326,20 +326,20 @@ fn named(path: &Path, before: Option<PathBuf>) {
     note(|loss| loss.names.push((path.to_path_buf(), before)));
 }
 
-/// A second name for what is about to lose its own; nothing unless it is watched.
+/// Hard-links a file that is about to be replaced or removed; does nothing unless losses are recorded.
 fn kept_aside(path: &Path) -> Result<Option<PathBuf>> {
     let Some(number) = path.is_file().then(|| note(|loss| (loss.kept, loss.kept += 1).0)).flatten() else {
         return Ok(None);
     };
     let mut name = path.as_os_str().to_owned();
-    // Hidden from listings, as halves of files are.
+    // Hidden from listings, as partial files are.
     name.push(format!("#9{number:09}"));
     let kept = PathBuf::from(name);
     std::fs::hard_link(path, &kept)?;
     Ok(Some(kept))
 }
 
-/// Does it with what the power would take; nothing unless it is watched.
+/// Applies a change to [`LOSS`]; does nothing unless losses are recorded.
 fn note<T>(change: impl FnOnce(&mut Loss) -> T) -> Option<T> {
     if !WATCHED.load(Ordering::Relaxed) {
         return None;

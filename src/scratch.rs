@@ -1,9 +1,9 @@
-//! Files that end with the process: spilled rows, downloads under way, halves of files.
+//! Temporary files: spilled rows, downloads in progress, partly written files. They are removed when the process ends.
 //!
-//! A process keeps what it spills in one folder of its own for each place, `curec-<process>-<time>`, readable by its user
-//! alone, with a file in it that it holds locked for its life. Whoever gets that lock knows that the owner is dead, also
-//! where process numbers say nothing: in other containers and under other users that share the place. Every process
-//! that makes such a folder first removes those of the dead beside it. Knows nothing of what lies in them.
+//! A process has one folder of its own in each place where it spills, `curec-<process>-<time>`, readable only by its
+//! user. It holds a file in that folder locked as long as it lives. Whoever can take the lock knows that the owner is
+//! dead, also where process ids do not tell: in other containers and under other users that share the place. A process
+//! that makes such a folder first removes the folders of dead processes beside it. Knows nothing of the files' content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
@@ -14,23 +14,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-/// Begins the names of such folders.
+/// Prefix of the folders' names.
 const PREFIX: &str = "curec-";
-/// Ends the names of folders whose lock is not held yet.
+/// Suffix of folders whose lock is not held yet.
 const UNREADY: &str = ".new";
 /// The file that the owner holds locked.
 const OWNER: &str = ".owner";
-/// What stands in it: a folder of that name that holds anything else is none of ours.
+/// Content of that file: a folder whose file holds anything else is not ours.
 const MARK: &[u8] = b"curec: temporary files of a running process; removed when it has ended\n";
-/// A folder whose lock is not held yet gets it within this time or never.
+/// A folder that is not locked after this time never will be.
 const MAKING: Duration = Duration::from_secs(600);
 
 /// This process's folders by the place they are in.
 static OWN: LazyLock<Mutex<BTreeMap<PathBuf, Weak<Scratch>>>> = LazyLock::new(Mutex::default);
-/// Files and folders of this process that are not whole yet.
+/// Files and folders that this process is still writing.
 static PARTIAL: LazyLock<Mutex<BTreeSet<PathBuf>>> = LazyLock::new(Mutex::default);
 
-/// A folder of this process. It goes with the last of its holders.
+/// A temporary folder of this process; removed with its last reference.
 #[derive(Debug)]
 pub struct Scratch {
     folder: PathBuf,
@@ -39,10 +39,10 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// This process's folder in `place`, which is made where there is none. Removes what dead processes left there.
+    /// This process's folder in `place`, created if missing. Removes the folders of dead processes there.
     ///
     /// # Errors
-    /// The disk's.
+    /// I/O errors.
     pub fn within(place: &Path) -> Result<Arc<Scratch>> {
         let place = std::path::absolute(place)?;
         let mut own = locked(&OWN);
@@ -60,12 +60,12 @@ impl Scratch {
 
     fn make(place: &Path) -> Result<Scratch> {
         let folder = place.join(unique());
-        // Under another name until the lock is held, or a process that sweeps just now takes it for a dead one's.
+        // Under another name until the lock is held, or a concurrent sweep would take it for a dead process's.
         let unready = with_suffix(&folder, UNREADY);
         DirBuilder::new().mode(0o700).create(&unready)?;
         let ready = || -> Result<File> {
             let mut owner = File::options().write(true).create_new(true).mode(0o600).open(unready.join(OWNER))?;
-            // Where there are no locks, nobody gets this one either, and the folder is never taken for a dead one's.
+            // On a file system without locks no other process gets it either, so the folder is never swept.
             let _ = owner.try_lock();
             owner.write_all(MARK)?;
             std::fs::rename(&unready, &folder)?;
@@ -80,12 +80,12 @@ impl Scratch {
         }
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.folder
     }
 
-    /// A name in it that nothing has yet.
+    /// An unused path in it.
     pub fn entry(&self) -> PathBuf {
         self.folder.join(unique())
     }
@@ -97,20 +97,20 @@ impl Drop for Scratch {
     }
 }
 
-/// A file or folder that is written beside its final name. Removed when it is dropped or the process is ended by a
-/// signal; who has given it its final name need not say so.
+/// A file or folder that is written next to its final name. Removed when this is dropped or a signal ends the process;
+/// after a rename to the final name there is nothing left to remove.
 #[derive(Debug)]
 pub struct Partial(PathBuf);
 
 impl Partial {
-    /// Takes care of `path`, which need not be there yet.
+    /// Registers `path`, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Partial {
         let path = path.into();
         locked(&PARTIAL).insert(path.clone());
         Partial(path)
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -132,8 +132,8 @@ pub struct Swept {
     pub bytes: u64,
 }
 
-/// Removes the folders that dead processes left in `place`, and nothing else. What cannot be read or removed, such as
-/// another user's, stays.
+/// Removes the folders of dead processes in `place`, and nothing else. Folders that cannot be read or removed, such as
+/// another user's, stay.
 pub fn sweep(place: &Path) -> Swept {
     let mut swept = Swept::default();
     let Ok(entries) = std::fs::read_dir(place) else { return swept };
@@ -144,12 +144,12 @@ pub fn sweep(place: &Path) -> Swept {
             continue;
         }
         let folder = entry.path();
-        // Before anything is locked, which would be in its maker's way.
+        // Checked before locking: taking the lock would disturb the process that is creating the folder.
         if name.to_string_lossy().ends_with(UNREADY) && !is_older(&folder, MAKING) {
             continue;
         }
         match owner_of_dead(&folder) {
-            // Held until the folder is gone.
+            // Held until the folder is removed.
             Some(_owner) => {
                 let bytes = bytes_in(&folder);
                 remove(&folder);
@@ -158,7 +158,7 @@ pub fn sweep(place: &Path) -> Swept {
                     swept.bytes += bytes;
                 }
             }
-            // Whoever removed it died at its very end: goes only where nothing is in it.
+            // A process died just before the end of removing it: removed only if empty.
             None if !folder.join(OWNER).exists() && is_older(&folder, MAKING) => _ = std::fs::remove_dir(&folder),
             None => {}
         }
@@ -166,7 +166,7 @@ pub fn sweep(place: &Path) -> Swept {
     swept
 }
 
-/// Removes everything of this process, before it ends without unwinding.
+/// Removes all temporary files of this process, before it exits without unwinding.
 pub fn clean() {
     for path in std::mem::take(&mut *locked(&PARTIAL)) {
         remove_whatever(&path);
@@ -187,7 +187,7 @@ pub fn clean() {
 
 /// The lock of a folder whose owner is dead.
 fn owner_of_dead(folder: &Path) -> Option<File> {
-    // A link or a pipe of that name is not ours to open. Network file systems lock a file for him alone who may write it.
+    // Links and pipes of that name are not opened. Network file systems need write access for a lock.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let mut owner = File::options().read(true).write(true).custom_flags(flags).open(folder.join(OWNER)).ok()?;
     if !owner.metadata().is_ok_and(|meta| meta.is_file()) || owner.try_lock().is_err() {
@@ -195,12 +195,12 @@ fn owner_of_dead(folder: &Path) -> Option<File> {
     }
     let mut mark = Vec::new();
     Read::by_ref(&mut owner).take(MARK.len() as u64 + 1).read_to_end(&mut mark).ok()?;
-    // Its maker may have died while it wrote.
+    // Its owner may have died before it wrote the mark.
     let is_ours = mark == MARK || (mark.is_empty() && folder.to_string_lossy().ends_with(UNREADY));
     is_ours.then_some(owner)
 }
 
-/// Removes a folder with its owner's file last: what is left of one halfway is still known as a dead process's.
+/// Removes a folder, the owner's file last: a folder that is removed only in part is still known as a dead process's.
 fn remove(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name() != OWNER) {
@@ -212,7 +212,7 @@ fn remove(folder: &Path) {
     }
 }
 
-/// Removes a file, a link (not what it leads to) or a folder with all in it.
+/// Removes a file, a link (not its target) or a folder with its content.
 fn remove_whatever(path: &Path) {
     let Ok(meta) = std::fs::symlink_metadata(path) else { return };
     let _ = if meta.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
@@ -234,7 +234,6 @@ fn is_older(folder: &Path, age: Duration) -> bool {
 }
 
 /// A name that no other process makes, on this machine or another that shares the disk.
-/// A name that nothing has yet.
 pub(crate) fn unique() -> String {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -260,7 +259,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder as a process leaves it that was killed while it spilled.
+    /// The folder of a process that was killed while it spilled.
     fn dead(place: &Path, name: &str) -> PathBuf {
         let folder = place.join(name);
         std::fs::create_dir_all(folder.join("datafusion-x")).unwrap();
@@ -284,7 +283,7 @@ mod tests {
         let lock = File::options().write(true).open(living.join(OWNER)).unwrap();
         lock.try_lock().unwrap();
         dead(place, "curec-2-b-0");
-        // What only looks like ours: no mark, another name, no folder, a link out of the place.
+        // Entries that only look like ours: no mark, another name, no folder, a link out of the place.
         std::fs::create_dir(place.join("curec-weekly")).unwrap();
         std::fs::write(place.join("curec-weekly/.owner"), "process 7").unwrap();
         std::fs::create_dir(place.join("curec-mine")).unwrap();
@@ -293,7 +292,7 @@ mod tests {
         let elsewhere = tempfile::tempdir().unwrap();
         let linked = dead(elsewhere.path(), "curec-3-c-0");
         std::os::unix::fs::symlink(&linked, place.join("curec-3-c-0")).unwrap();
-        // One that is being made just now.
+        // One that is being created.
         dead(place, "curec-4-d-0.new");
 
         let own = Scratch::within(place).unwrap();
@@ -307,7 +306,7 @@ mod tests {
         assert_eq!(names(place), stay);
         assert!(linked.join("datafusion-x/spilled").exists(), "a link was followed");
 
-        // Nobody is told dead who lives, this process included; who has ended is.
+        // Folders of living processes stay, this one's included; those of dead ones are removed.
         assert_eq!(sweep(place), Swept::default());
         drop(lock);
         assert_eq!(sweep(place), Swept { folders: 1, bytes: 13 });
@@ -327,7 +326,7 @@ mod tests {
         assert_eq!(sweep(place.path()).folders, 1);
         assert_eq!(names(place.path()), [""; 0]);
         assert_eq!(std::fs::read_to_string(kept.path().join("file")).unwrap(), "kept");
-        // A lock that is a link is nobody's.
+        // A lock file that is a link does not count.
         let folder = dead(place.path(), "curec-6-f-0");
         std::fs::write(kept.path().join("mark"), MARK).unwrap();
         std::fs::remove_file(folder.join(OWNER)).unwrap();
