@@ -1,7 +1,7 @@
 //! Content features: the vectors of accepted reasons, pooled for each user and each item.
 //!
-//! Mean pooling loses nothing against cleverer pooling (R2ec, pooling ablation) and is what KAR and RecXplore use. Knows
-//! vectors and record batches; knows nothing of models or files.
+//! Mean pooling performs as well as more complex pooling (R2ec, pooling ablation) and is what KAR and RecXplore use.
+//! Knows vectors and record batches; knows nothing of models or files.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::error::{Context, Error, Kind, Result};
 
 /// Pools the vectors of each entity: their mean, scaled to length 1.
 ///
-/// Vectors come ordered by entity, so that one sum is held at a time. The sum runs in the order of the vectors: equal
-/// input gives equal bits.
+/// Vectors must be ordered by entity, so that only one sum is in memory. They are added in order: equal input gives
+/// equal bits.
 pub struct Pooler {
     width: usize,
     entities: Vec<String>,
@@ -56,7 +56,7 @@ impl Pooler {
             return;
         }
         let norm = self.sum.iter().map(|s| s * s).sum::<f64>().sqrt();
-        // Vectors that cancel out have no direction; zero says so without a NaN.
+        // Vectors that cancel out have no direction: the result is zero, not NaN.
         let scale = if norm / f64::from(self.n) > 1e-12 { 1.0 / norm } else { 0.0 };
         self.values.extend(self.sum.iter().map(|s| (s * scale) as f32));
         self.sum.fill(0.0);
@@ -73,10 +73,10 @@ impl Pooler {
         ]))
     }
 
-    /// One row an entity: entity_id, embedding.
+    /// One row per entity: entity_id, embedding.
     ///
     /// # Errors
-    /// [`Kind::Internal`], which is no data's fault.
+    /// [`Kind::Internal`]: a bug, whatever the data.
     pub fn finish(mut self) -> Result<RecordBatch> {
         self.close();
         let item = Arc::new(Field::new("item", DataType::Float32, false));

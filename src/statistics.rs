@@ -1,7 +1,8 @@
-//! Whether a difference is more than chance: AUC, intervals over users, over seeds, and many contrasts at once.
+//! Statistical inference: AUC, bootstrap intervals over users, intervals over seeds, and corrections for multiple
+//! comparisons.
 //!
-//! Knows numbers only, not what they measure. Everything is a function of its arguments: the same seed gives the same
-//! bits on any number of threads.
+//! Knows numbers only, not what they measure. All functions are pure: the same seed gives the same bits on any number
+//! of threads.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Kind, Result};
 use crate::network::random::Random;
 
-/// How often users are drawn anew, where nobody says otherwise.
+/// Default number of bootstrap resamples.
 pub const RESAMPLES: usize = 10_000;
 
 /// An estimate with its interval.
@@ -30,21 +31,21 @@ pub struct Contrast {
     pub interval: Interval,
     /// Two-sided p-value for no difference; see [`paired_bootstrap`].
     pub p: f64,
-    /// Number of users, the units that are drawn.
+    /// Number of users, the units of resampling.
     pub users: usize,
 }
 
-/// Mean of `differences` (arm minus baseline; one slice for every training, in it one a case) with a percentile bootstrap
-/// over users and trainings: users are drawn with replacement, each with all its cases, and so are trainings, each with
-/// the differences of all users, and the mean over cases is taken again (Cameron, Gelbach and Miller 2008, pairs cluster
-/// bootstrap; Owen 2007, pigeonhole bootstrap, for the two crossed). Without the latter two arms that do not differ would
-/// be told apart by the luck of their seeds. One training is as it is. The interval runs between the
-/// `(1 - confidence) / 2` quantiles, interpolated as NumPy does. The p-value is twice the smaller share of resamples on
-/// one side of 0 (0 itself counted on both), with one added to both counts so that it is never 0 (Davison and Hinkley
-/// 1997), and at most 1.
+/// Mean of `differences` (arm minus baseline; one slice for every training, with one value per case) with a percentile
+/// bootstrap over users and trainings: users are drawn with replacement, each with all its cases, and so are trainings,
+/// each with the differences of all users, and the mean over cases is computed again (Cameron, Gelbach and Miller 2008,
+/// pairs cluster bootstrap; Owen 2007, pigeonhole bootstrap, for the two crossed). Without resampling trainings, two
+/// equal arms could appear different because of their seeds. A single training is not resampled. The interval runs
+/// between the `(1 - confidence) / 2` quantiles, interpolated as NumPy does. The p-value is twice the smaller share of
+/// resamples on one side of 0 (0 itself counted on both), with one added to both counts so that it is never 0 (Davison
+/// and Hinkley 1997), and at most 1.
 ///
-/// `users` names the user of every case in any order. The same seed gives the same users in every call with the same
-/// number of them, so that several metrics are resampled alike.
+/// `users` names the user of every case in any order. The same seed draws the same users in every call with the same
+/// number of users, so that several metrics share their resamples.
 ///
 /// # Errors
 /// `Kind::Internal` for slices of different lengths, no case, differences that are not numbers, no resample, or a
@@ -79,7 +80,7 @@ pub fn paired_bootstrap(
     Ok(percentiles(estimate, means, confidence, clusters.users()))
 }
 
-/// How often each of `n` trainings is drawn.
+/// Number of draws of each of `n` trainings.
 fn trainings(random: &mut Random, n: usize) -> Vec<u32> {
     let mut weights = vec![0; n];
     match n {
@@ -100,7 +101,7 @@ struct Clusters {
 impl Clusters {
     fn new(differences: &[&[f64]], users: &[u32]) -> Self {
         let mut order: Vec<usize> = (0..users.len()).collect();
-        // Stable, so that a user's sum does not depend on how the sort moves equal keys.
+        // A stable sort, so that a user's sum does not depend on the order of equal keys.
         order.sort_by_key(|case| users[*case]);
         let (mut sums, mut cases) = (Vec::new(), Vec::new());
         for of_user in order.chunk_by(|a, b| users[*a] == users[*b]) {
@@ -114,7 +115,7 @@ impl Clusters {
         self.cases.len()
     }
 
-    /// Mean over the cases of the drawn users, every training as often as its weight, of which the sum is their number.
+    /// Mean over the cases of the drawn users, weighted by training; the weights sum to the number of trainings.
     fn mean(&self, drawn: impl Iterator<Item = usize>, weights: &[u32]) -> f64 {
         let (mut sum, mut cases) = (0.0, 0.0);
         for user in drawn {
@@ -126,7 +127,7 @@ impl Clusters {
     }
 }
 
-/// The interval and the p-value that resampled means give.
+/// The interval and the p-value of resampled means.
 fn percentiles(estimate: f64, mut means: Vec<f64>, confidence: f64, users: usize) -> Contrast {
     let resamples = means.len();
     means.sort_unstable_by(f64::total_cmp);
@@ -137,8 +138,8 @@ fn percentiles(estimate: f64, mut means: Vec<f64>, confidence: f64, users: usize
     Contrast { interval, p: (2.0 * side(below).min(side(above))).min(1.0), users }
 }
 
-/// Area under the ROC curve: how often a positive scores above a negative, a tie counted as a half.
-/// `None` where one of the classes is empty. Scores must be numbers; of slices of different lengths the shorter counts.
+/// Area under the ROC curve: how often a positive scores above a negative, a tie counted as a half. `None` where one of
+/// the classes is empty. Scores must be numbers; if the slices differ in length, the shorter counts.
 pub fn auc(scores: &[f64], labels: &[bool]) -> Option<f64> {
     let mut pairs: Vec<(f64, bool)> = scores.iter().map(|s| s + 0.0).zip(labels.iter().copied()).collect();
     pairs.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
@@ -158,7 +159,7 @@ pub fn auc(scores: &[f64], labels: &[bool]) -> Option<f64> {
 }
 
 /// Spearman's rank correlation, ties at their mean rank; `None` for fewer than two pairs or where one side is constant.
-/// Values must be numbers; of slices of different lengths the shorter counts.
+/// Values must be numbers; if the slices differ in length, the shorter counts.
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     let n = a.len().min(b.len());
     let (a, b) = (ranks(&a[..n]), ranks(&b[..n]));
@@ -168,9 +169,9 @@ pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     (n > 1 && scale > 0.0).then(|| product(&a, &b) / scale)
 }
 
-/// The place of every value, from 0, ties at the mean of theirs.
+/// The rank of every value, from 0; ties get their mean rank.
 fn ranks(values: &[f64]) -> Vec<f64> {
-    // Adding zero makes one zero of two.
+    // Adding zero turns -0.0 into 0.0.
     let mut order: Vec<(f64, usize)> = values.iter().enumerate().map(|(i, v)| (v + 0.0, i)).collect();
     order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
     let (mut ranks, mut below) = (vec![0.0; values.len()], 0);
@@ -181,13 +182,13 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// The difference of two AUCs, arm minus baseline, with the intervals of [`paired_bootstrap`]: users and trainings are drawn,
-/// and both AUCs are taken again over what was drawn. `scores` holds the arm's and the baseline's scores of every case, one
-/// pair of slices for every training; the difference is the mean over trainings. A draw without positives or without
-/// negatives has no AUC and counts as no difference.
+/// The difference of two AUCs, arm minus baseline, with the intervals of [`paired_bootstrap`]: users and trainings are
+/// resampled, and both AUCs are computed again. `scores` holds the arm's and the baseline's scores of every case, one
+/// pair of slices for every training; the difference is the mean over trainings. A resample without positives or
+/// without negatives has no AUC and counts as a difference of 0.
 ///
 /// # Errors
-/// As [`paired_bootstrap`]; also where `labels` are all alike.
+/// As [`paired_bootstrap`]; also where all `labels` are equal.
 pub fn paired_bootstrap_auc(
     scores: &[[&[f64]; 2]],
     labels: &[bool],
@@ -229,21 +230,21 @@ pub fn paired_bootstrap_auc(
     Ok(percentiles(difference(&vec![1; ids.len()], &vec![1; orders.len()]), means, confidence, ids.len()))
 }
 
-/// Cases in ascending order of a score: user's place and label, and where a new score begins.
+/// Cases in ascending order of a score: index of the user, label, and where a new score begins.
 struct Ordered(Vec<(u32, bool, bool)>);
 
 impl Ordered {
     fn new(scores: &[f64], labels: &[bool], place: &[usize]) -> Self {
         let mut order: Vec<usize> = (0..scores.len()).collect();
-        // Adding zero makes one zero of two.
+        // Adding zero turns -0.0 into 0.0.
         order.sort_by(|a, b| (scores[*a] + 0.0).total_cmp(&(scores[*b] + 0.0)));
         let starts = |i: usize| i == 0 || scores[order[i]] != scores[order[i - 1]];
         Ordered((0..order.len()).map(|i| (place[order[i]] as u32, labels[order[i]], starts(i))).collect())
     }
 
-    /// As [`auc`], every case as often as its user was drawn.
+    /// As [`auc`], with every case weighted by the draws of its user.
     fn auc(&self, weights: &[u32]) -> Option<f64> {
-        // Twice the wins, so that a tie is whole.
+        // Twice the wins, so that a tie counts as an integer.
         let (mut below, mut negatives, mut positives_here, mut positives, mut wins) =
             (0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
         let mut negatives_here = 0_u64;
@@ -267,8 +268,8 @@ impl Ordered {
     }
 }
 
-/// The quantile of ascending values, interpolated between the two nearest (NumPy's and R's default, type 7).
-/// Not a number for no values.
+/// The quantile of ascending values, interpolated between the two nearest (NumPy's and R's default, type 7). NaN for no
+/// values.
 pub fn quantile(sorted: &[f64], q: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let at = q.clamp(0.0, 1.0) * last as f64;
@@ -276,8 +277,8 @@ pub fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted[low] + part * (sorted[(low + 1).min(last)] - sorted[low])
 }
 
-/// Holm's step-down adjustment of p-values, in their order; monotone and at most 1. Controls the chance of any false
-/// claim among all (Holm 1979).
+/// Holm's step-down adjustment of p-values, in their order; monotone and at most 1. Controls the family-wise error rate
+/// (Holm 1979).
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
@@ -289,8 +290,7 @@ pub fn holm(p: &[f64]) -> Vec<f64> {
     adjusted
 }
 
-/// Mean over runs that differ only in their seed, with Student's t interval. One run has no interval: its ends are not
-/// numbers.
+/// Mean over runs that differ only in their seed, with Student's t interval. One run has no interval: its ends are NaN.
 ///
 /// # Errors
 /// `Kind::Internal` without values or for a confidence outside (0, 1).
@@ -411,7 +411,7 @@ mod tests {
         let differences = numbers(&given["differences"]);
         let users: Vec<u32> = (0..differences.len() as u32).rev().collect();
         let ours = paired_bootstrap(&[&differences], &users, 100_000, 0.95, 3).unwrap();
-        // Two generators: the ends scatter by about 0.0015.
+        // The two random generators differ: the ends scatter by about 0.0015.
         near(ours.interval.low, &given["scipy"]["low"], 0.006);
         near(ours.interval.high, &given["scipy"]["high"], 0.006);
         assert!((ours.interval.mean - differences.iter().sum::<f64>() / 40.0).abs() < 1e-12);

@@ -1,5 +1,5 @@
-//! Examples that an aligned model learns from: questions in the nightly templates' words, and answers of which every fact
-//! stands in the evidence.
+//! Training examples for the aligned model: questions rendered by the nightly templates, and answers whose every fact
+//! is in the evidence.
 //!
 //! Knows templates, evidence and the answer format; knows nothing of tables or SQL.
 
@@ -9,7 +9,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::generate::format;
 use crate::generate::prompt::{Evidence, PromptTemplate};
 
-/// The tasks and the template that asks for each.
+/// The tasks, each with the template of its question.
 pub const TASKS: [(&str, &str); 5] = [
     ("pair", "aligned-pair"),
     ("item", "aligned-item"),
@@ -18,8 +18,8 @@ pub const TASKS: [(&str, &str); 5] = [
     ("rewrite", "aligned-rewrite"),
 ];
 
-/// A bad reason's key begins with it: its phrasing is drawn, so that the good reason for the same question, whose phrasing
-/// follows from what is shown, has other words.
+/// Prefix of a bad reason's key. The phrasing of a bad reason is drawn at random, so it differs from that of the good
+/// reason for the same question, which depends on the evidence.
 pub const BAD: &str = "bad ";
 
 /// The answers' templates.
@@ -52,7 +52,8 @@ impl Examples {
         Ok(Examples { questions: questions?, answers })
     }
 
-    /// Tells whether other words would be taught, or taken for a correction: over all templates of questions and answers.
+    /// Digest of all question and answer templates: it changes when training examples or template corrections would be
+    /// worded differently.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for text in self.questions.iter().map(|(_, t)| t.digest()).chain(ANSWERS.map(|(_, text)| text)) {
@@ -61,21 +62,21 @@ impl Examples {
         hasher.finalize().to_hex()[..32].to_owned()
     }
 
-    /// What the model is asked; `evidence.kind` is the task.
+    /// The question; `evidence.kind` is the task.
     ///
     /// # Errors
-    /// [`Kind::Config`] for a task that there is not.
+    /// [`Kind::Config`] for an unknown task.
     pub fn question(&self, evidence: &Evidence) -> Result<String> {
         let (_, template) = self.questions.iter().find(|(task, _)| *task == evidence.kind).ok_or_else(|| {
-            Error::new(Kind::Config, "there is no such task of examples").with("task", &evidence.kind)
+            Error::new(Kind::Config, "unknown task of training examples").with("task", &evidence.kind)
         })?;
         Ok(template.render(evidence)?.0)
     }
 
-    /// What it is to answer after [`format::STEM`]. The reason's phrasing follows from what the question shows, the notes' from
-    /// `key` too: equal evidence and keys, equal words. Were the reason's phrasing drawn, a model that takes the likeliest
-    /// word would learn to use one for all. Tasks `pair` and `choose` end in a verdict, which is yes where
-    /// `evidence.verdict` is `like`.
+    /// The expected answer after [`format::STEM`]. The phrasing of the reason depends on the evidence shown in the
+    /// question, that of the notes on `key` as well, so equal evidence and keys give equal text. If the reason's
+    /// phrasing were random, a greedy model would learn to use one phrasing for everything. The tasks `pair` and
+    /// `choose` end in a verdict, which is yes where `evidence.verdict` is `like`.
     ///
     /// # Errors
     /// [`Kind::Config`] for a template that cannot be rendered.
@@ -85,8 +86,8 @@ impl Examples {
         Ok(format::render(&render("think")?, &render("reason")?, verdict))
     }
 
-    /// What the evidence says of a user and an item, as a reason that takes no side: `evidence.verdict` is not read, so that
-    /// nobody can tell the outcome from its words. `key` chooses the phrasing.
+    /// The evidence about a user and an item as a neutral reason: `evidence.verdict` is not read, so the text cannot
+    /// reveal the outcome. `key` chooses the phrasing.
     ///
     /// # Errors
     /// [`Kind::Config`] for a template that cannot be rendered.
@@ -99,7 +100,8 @@ impl Examples {
         let choice = |text: &str| blake3::hash(text.as_bytes()).as_bytes()[0];
         let first = evidence.liked.first().or(evidence.disliked.first());
         let about = evidence.subject.as_ref().or(first).map_or("", String::as_str);
-        // Of a title with its year a digit, which is a token of its own: what a small model can learn to look at.
+        // For a title with a year, one digit: it is a token of its own, which even a small model can learn to attend
+        // to.
         let last = about.chars().rev().find(char::is_ascii_alphanumeric).map_or(0, |c| c as u8);
         let evidence_of = context! {
             kind => &evidence.kind,
@@ -128,7 +130,7 @@ mod tests {
         values.iter().map(|v| (*v).to_string()).collect()
     }
 
-    /// Evidence of every shape that the tables may hold, for a task.
+    /// Evidence of every shape that the tables may contain, for a task.
     fn shapes(task: &str) -> Vec<Evidence> {
         let mut all = Vec::new();
         for verdict in ["like", "dislike", "mixed"] {

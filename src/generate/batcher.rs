@@ -1,11 +1,11 @@
 //! Token-budget batches over a decoder's slots.
 //!
-//! Every step runs at most `max_step_tokens` tokens: first one token of every row that is decoding, then chunks of the
-//! prompts that wait. A slot is refilled as soon as its row is done. What a slot has cached stays there until it is
-//! overwritten, so a prompt starts from a copy of the longest prefix that any slot holds, and a row whose prefix is
-//! just being prefilled by another one waits for it instead of doing it again.
+//! Every step runs at most `max_step_tokens` tokens: first one token of every decoding row, then chunks of the waiting
+//! prompts. A slot is refilled as soon as its row is done. A slot keeps its cached tokens until they are overwritten,
+//! so a prompt starts from a copy of the longest prefix that any slot holds. A row whose prefix is being prefilled by
+//! another row waits for it instead of computing it again.
 //!
-//! Scheduling decides when a token is computed and how much of a prompt was cached, never which token comes out.
+//! Scheduling decides when a token is computed and how much of a prompt was cached, never which token is generated.
 //! Knows token ids, slots and shared prefixes. Knows nothing of threads, SQL, tokenizers or where prompts come from.
 
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ use crate::generate::row::{Answer, Detokenize, End, Finish, Request, Row, RowErr
 use crate::llm::decoder::{Decoder, RowStep, WantLogits};
 use crate::llm::sampler;
 
-/// What the batcher may use.
+/// Limits of the batcher.
 #[derive(Debug, Clone)]
 pub struct BatcherOptions {
     /// Tokens per step over all rows, at least 1.
@@ -26,12 +26,12 @@ pub struct BatcherOptions {
     pub eos_ids: Vec<u32>,
 }
 
-/// Counts since the batcher was made.
+/// Counters since the batcher was created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Prompt tokens of the rows that were started.
     pub prompt_tokens: u64,
-    /// Those of them that were copied instead of prefilled.
+    /// How many of them were copied instead of prefilled.
     pub cached_tokens: u64,
     /// Tokens generated or scored.
     pub completion_tokens: u64,
@@ -45,20 +45,21 @@ pub struct Usage {
 
 /// Shorter common prefixes are prefilled again: a copy would cost more.
 const MIN_SHARED: usize = 8;
-/// Positions of one scored row whose logits are held at a time ...
+/// Maximum number of positions of one scored row whose logits are in memory at a time ...
 const SCORE_CHUNK: usize = 64;
 /// ... and of all scored rows of a step: 48 MiB at a vocabulary of 49152.
 const MAX_STEP_SCORES: usize = 256;
 /// How often a row waits for another row's prefill of their common prefix before it starts on its own.
 const MAX_DEFERRED: u32 = 256;
 
-/// A slot of the decoder's cache and what is in it.
+/// A slot of the decoder's cache and its content.
 #[derive(Default)]
 struct Slot {
     /// The tokens whose positions are cached.
     tokens: Vec<u32>,
     busy: bool,
-    /// Length of the longest prefix that other rows shared with this slot, or that the next waiting one will.
+    /// Length of the longest prefix that other rows have shared with this slot, or that the next waiting row will
+    /// share.
     hot: usize,
     last_used: u64,
 }
@@ -81,7 +82,7 @@ pub struct Batcher {
     waiting: VecDeque<Row>,
     /// In order of admission.
     active: Vec<Row>,
-    /// Tickets of the rows that the step under way touches.
+    /// Tickets of the rows in the current step.
     in_step: Vec<u64>,
     done: Vec<Answer>,
     usage: Usage,
@@ -90,10 +91,10 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// A batcher for `decoder`, whose slots it assumes to be empty.
+    /// Creates a batcher for `decoder`, whose slots must be empty.
     pub fn new(decoder: &dyn Decoder, options: BatcherOptions) -> Self {
         let max_step_tokens = options.max_step_tokens.max(1);
-        // A step must be able to hold one token of every row, or decoding rows could starve the others.
+        // A step must have room for one token of every row, or decoding rows could starve the others.
         let slots = decoder.slots().clamp(1, max_step_tokens);
         Batcher {
             max_step_tokens,
@@ -111,9 +112,9 @@ impl Batcher {
         }
     }
 
-    /// Takes rows in. Those that cannot be run are answered at once; the others are put in groups of a common prefix,
-    /// the group that holds the oldest row first, behind all rows that wait already. Ids should be unique among the
-    /// rows in flight, or [`Batcher::cancel`] cannot tell them apart.
+    /// Queues rows. Rows that cannot be run are answered at once; the others are grouped by common prefix, the group
+    /// with the oldest row first, behind all rows that are already waiting. Ids should be unique among the rows in
+    /// flight, or [`Batcher::cancel`] cannot distinguish them.
     pub fn push(&mut self, requests: Vec<Request>) {
         let mut rows = Vec::with_capacity(requests.len());
         for request in requests {
@@ -139,8 +140,8 @@ impl Batcher {
     /// Runs one step: fills free slots, runs the model once, and answers the rows that are done.
     ///
     /// # Errors
-    /// What the decoder says. The rows stay as they were before the step; the caller goes on with
-    /// [`Batcher::shrink`] or [`Batcher::fail_step`].
+    /// What the decoder says. The rows stay as they were before the step; the caller continues with [`Batcher::shrink`]
+    /// or [`Batcher::fail_step`].
     pub fn step(&mut self, decoder: &mut dyn Decoder, text: &dyn Detokenize) -> Result<()> {
         self.admit(decoder)?;
         let parts = self.plan();
@@ -160,7 +161,7 @@ impl Batcher {
         let logits = decoder.step(&rows)?;
         let positions: usize = parts.iter().map(wanted).sum();
         if logits.vocab != self.vocab || logits.data.len() != positions * self.vocab {
-            return Err(Error::new(Kind::Internal, "the decoder returned logits of another shape than asked for")
+            return Err(Error::new(Kind::Internal, "the decoder returned logits of the wrong shape")
                 .with("wanted", format!("{positions} x {}", self.vocab))
                 .with("got", format!("{} of vocabulary {}", logits.data.len(), logits.vocab)));
         }
@@ -170,7 +171,7 @@ impl Batcher {
         Ok(())
     }
 
-    /// The answers since the last call, every request exactly once.
+    /// The answers since the last call; every request is answered exactly once.
     pub fn drain(&mut self) -> Vec<Answer> {
         std::mem::take(&mut self.done)
     }
@@ -190,7 +191,7 @@ impl Batcher {
         self.slots.len()
     }
 
-    /// Counts so far.
+    /// Counters so far.
     pub fn usage(&self) -> Usage {
         self.usage
     }
@@ -217,8 +218,8 @@ impl Batcher {
         before - self.active.len() - self.waiting.len()
     }
 
-    /// For a device without enough memory: halves the slots in use and the tokens per step. The rows in flight keep
-    /// what they generated and are started anew. `false` where only one slot is left.
+    /// Called when the device is out of memory: halves the slots in use and the tokens per step. The rows in flight
+    /// keep their generated tokens and are restarted. Returns `false` if only one slot is left.
     pub fn shrink(&mut self) -> bool {
         if self.slots.len() <= 1 {
             return false;
@@ -269,7 +270,7 @@ impl Batcher {
         self.slots[slot].last_used = self.clock;
     }
 
-    /// The request as a row, or its answer where nothing has to be run or nothing can be.
+    /// The request as a row, or its answer if nothing has to be run or it cannot be run.
     fn row(&mut self, request: Request) -> std::result::Result<Row, Answer> {
         let Request { id, prompt, max_new_tokens, sampling, seed, stop, score } = request;
         let prompt_len = prompt.len();
@@ -318,7 +319,7 @@ impl Batcher {
     fn admit(&mut self, decoder: &mut dyn Decoder) -> Result<()> {
         let mut budget =
             self.active.iter().fold(self.max_step_tokens, |left, row| left.saturating_sub(self.pending(row)));
-        // Rows behind this window are not looked at: in a long queue that would cost more than it finds.
+        // Rows behind this window are not considered: in a long queue the search would cost more than it saves.
         let mut window = (4 * self.slots.len()).max(64);
         let mut at = 0;
         while budget > 0 && window > 0 && at < self.waiting.len() && self.slots.iter().any(|slot| !slot.busy) {
@@ -334,7 +335,7 @@ impl Batcher {
             let Some(mut row) = self.waiting.remove(at) else { break };
             row.slot = slot;
             self.slots[slot].busy = true;
-            // The queue is sorted by prefix, so the next row is the one that shares most with this one.
+            // The queue is sorted by prefix, so the next row shares the longest prefix with this one.
             let wanted_next = self.waiting.get(at).map_or(0, |next| common_prefix(next.shareable(), &row.ids));
             if wanted_next >= MIN_SHARED {
                 self.slots[slot].hot = self.slots[slot].hot.max(wanted_next);
@@ -352,7 +353,7 @@ impl Batcher {
     }
 
     /// The longest usable prefix of `row` that a slot has cached, that slot, and the longest one that will be cached
-    /// when the rows in flight are through their prefill.
+    /// once the rows in flight have finished their prefill.
     fn longest_prefix(&self, row: &Row) -> (usize, usize, usize) {
         let (mut shared, mut donor) = (0, 0);
         for (i, slot) in self.slots.iter().enumerate() {
@@ -367,8 +368,8 @@ impl Batcher {
 
     /// Chooses a free slot for the waiting row and puts the shared prefix into it; `None` where no slot is free.
     ///
-    /// Best is a slot that holds the prefix already, then the one that was idle for longest; but the last copy of a
-    /// prefix that rows have shared is overwritten only when every free slot holds such a copy.
+    /// Prefers a slot that already holds the prefix, then the one that has been idle longest. The last copy of a shared
+    /// prefix is overwritten only if every free slot holds such a copy.
     fn place(
         &mut self,
         decoder: &mut dyn Decoder,
@@ -403,7 +404,7 @@ impl Batcher {
         Ok(Some(target))
     }
 
-    /// What the step runs: decoding rows first, then prompts and scored rows in order of admission.
+    /// Plans the step: decoding rows first, then prompts and scored rows in order of admission.
     fn plan(&self) -> Vec<Part> {
         let mut budget = self.max_step_tokens;
         let mut scores = MAX_STEP_SCORES;
@@ -436,7 +437,7 @@ impl Batcher {
         parts
     }
 
-    /// Takes the step's results in: chosen tokens, scores, rows that are done.
+    /// Processes the step's results: chosen tokens, scores, finished rows.
     fn advance(&mut self, parts: &[Part], logits: &[f32], text: &dyn Detokenize) {
         let mut jobs = Vec::new();
         for part in parts {
@@ -477,7 +478,7 @@ impl Batcher {
                         row.take(chosen, &self.eos_ids, text)
                     }
                     None => {
-                        // Whatever broke the logits may stand in the cache; no other row may start from it.
+                        // The cause of the broken logits may be in the cache, so no other row may start from it.
                         slot.tokens.clear();
                         slot.hot = 0;
                         Some(End::Failed(RowError::Device("the model's logits are not finite".into())))

@@ -1,9 +1,9 @@
-//! The device's thread: it owns a decoder and its batcher, and answers rows that come over a bounded channel.
+//! The device thread: it owns a decoder and its batcher, and answers rows that arrive over a bounded channel.
 //!
-//! Answers go back row by row as rows finish. The model is loaded by the thread itself, once, when the first rows
-//! arrive; nothing of Burn ever runs on a tokio worker. Rows fail alone, a panic in the device's code fails everything
-//! in flight and every later request, and nothing ever hangs.
-//! Knows threads and channels. Knows nothing of model files, prompts or SQL.
+//! Each answer is sent as soon as its row finishes. The thread loads the model itself, once, when the first rows
+//! arrive, so Burn never runs on a tokio worker. A row fails alone; a panic in the device's code fails everything in
+//! flight and every later request. No request hangs. Knows threads and channels. Knows nothing of model files, prompts
+//! or SQL.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,9 +27,9 @@ pub struct EngineOptions {
     pub slots: usize,
     /// Tokens per pass through the model, over all rows.
     pub max_step_tokens: usize,
-    /// Tokens of prompt and answer that a row may have; the model's own limit holds as well.
+    /// Maximum tokens of prompt and answer in a row; the model's own limit applies as well.
     pub max_positions: usize,
-    /// CPU threads; 0 takes as many as rayon's shared pool has.
+    /// CPU threads; 0 uses the size of rayon's shared pool.
     pub threads: usize,
 }
 
@@ -39,12 +39,12 @@ impl Default for EngineOptions {
     }
 }
 
-/// What an engine has done so far.
+/// Counters of an engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct EngineUsage {
     /// Prompt tokens of the rows that were started.
     pub prompt_tokens: u64,
-    /// Those of them that were copied from another row instead of prefilled.
+    /// How many of them were copied from another row instead of prefilled.
     pub cached_tokens: u64,
     /// Tokens generated or scored.
     pub completion_tokens: u64,
@@ -58,13 +58,13 @@ pub struct EngineUsage {
     pub busy_seconds: f64,
 }
 
-/// The answers of one submission; ends when every row is answered. Dropping it cancels the rows that are not.
+/// The answers of one submission; the stream ends when every row is answered. Dropping it cancels the unanswered rows.
 pub type Answers = mpsc::UnboundedReceiver<Answer>;
 
 /// Submissions that may wait in the channel.
 const CHANNEL_DEPTH: usize = 8;
 
-/// Makes the decoder with so many slots, on the engine's thread.
+/// Creates the decoder with the given number of slots, on the engine's thread.
 pub(super) type Load = Box<dyn FnMut(usize) -> Result<Box<dyn Decoder>> + Send>;
 
 enum Message {
@@ -72,19 +72,19 @@ enum Message {
     Load(oneshot::Sender<Result<()>>),
 }
 
-/// The device's thread as seen from outside.
+/// Handle of the device thread.
 pub(super) struct Worker {
-    /// `None` only while it is dropped.
+    /// `None` only during drop.
     sender: Option<mpsc::Sender<Message>>,
     thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
 }
 
-/// What both sides of the channel see.
+/// State shared by both sides of the channel.
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
-    /// Why the engine takes no rows any more.
+    /// Why the engine no longer accepts rows.
     broken: OnceLock<(Kind, String)>,
     prompt_tokens: AtomicU64,
     cached_tokens: AtomicU64,
@@ -136,7 +136,7 @@ impl Worker {
             shared: shared.clone(),
             text,
             options: batcher,
-            // A step holds at least a token of every row, so more slots than that would never be used.
+            // A step holds at least one token of every row, so more slots than that would never be used.
             slots: options.slots.clamp(1, options.max_step_tokens.max(1)),
             load: Some(load),
             running: None,
@@ -144,7 +144,7 @@ impl Worker {
             rows: BTreeMap::new(),
             next: 0,
         };
-        // The loop runs on a thread of this pool, so that the kernels' parallel loops start without a hand-over.
+        // The loop runs on a thread of this pool, so that the kernels' parallel loops start without switching threads.
         let threads = if options.threads == 0 { rayon::current_num_threads() } else { options.threads };
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -178,7 +178,7 @@ impl Worker {
         Ok(answers)
     }
 
-    /// What was done so far.
+    /// The counters so far.
     pub(super) fn usage(&self) -> EngineUsage {
         self.shared.usage()
     }
@@ -187,7 +187,7 @@ impl Worker {
         self.sender.as_ref().ok_or_else(|| self.gone())
     }
 
-    /// Why the thread does not answer.
+    /// The error that explains why the thread does not answer.
     fn gone(&self) -> Error {
         match self.shared.check() {
             Err(error) => error,
@@ -220,7 +220,7 @@ struct Running {
     batcher: Batcher,
 }
 
-/// The device's thread from within.
+/// State of the device thread.
 struct DeviceThread {
     receiver: mpsc::Receiver<Message>,
     shared: Arc<Shared>,
@@ -230,8 +230,8 @@ struct DeviceThread {
     load: Option<Load>,
     running: Option<Running>,
     submissions: BTreeMap<u64, Submission>,
-    /// Our number of a row in flight -> its submission and the caller's number. Callers choose their numbers
-    /// independently of each other, so the batcher sees ours.
+    /// Internal id of a row in flight -> its submission and the caller's id. Callers choose their ids independently of
+    /// each other, so the batcher uses internal ones.
     rows: BTreeMap<u64, (u64, u64)>,
     next: u64,
 }
@@ -251,22 +251,22 @@ impl DeviceThread {
         }
     }
 
-    /// Answers everything with [`RowError::Cancelled`], what still lies in the channel as well.
+    /// Answers everything with [`RowError::Cancelled`], including what is still in the channel.
     fn stop(&mut self) {
         self.fail_everything(&RowError::Cancelled);
         self.receiver.close();
         while let Ok(message) = self.receiver.try_recv() {
             if let Message::Rows(requests, answers) = message {
                 for request in requests {
-                    // A receiver that is gone does not want to know.
+                    // A dropped receiver needs no answer.
                     let _ = answers.send((request.id, Err(RowError::Cancelled)));
                 }
             }
         }
     }
 
-    /// Takes messages in: waits for one where there is nothing else to do, and leaves them in the channel while many
-    /// rows wait, so that callers wait too. `false` where none will come any more and nothing is left to do.
+    /// Receives messages: waits for one if there is nothing else to do, and leaves them in the channel while many rows
+    /// are queued (back pressure). Returns `false` if the channel is closed and nothing is left to do.
     fn receive(&mut self) -> bool {
         loop {
             let message = match &self.running {
@@ -287,7 +287,7 @@ impl DeviceThread {
             };
             match message {
                 Message::Load(reply) => {
-                    // The caller has stopped waiting for the reply.
+                    // The caller no longer waits for the reply.
                     let _ = reply.send(self.ensure_loaded());
                 }
                 Message::Rows(requests, answers) => self.accept(requests, answers),
@@ -355,7 +355,7 @@ impl DeviceThread {
         }
     }
 
-    /// Cancels the rows whose receivers are gone.
+    /// Cancels the rows whose receivers were dropped.
     fn cancel_abandoned(&mut self) {
         let gone: BTreeSet<u64> =
             self.submissions.iter().filter(|(_, s)| s.answers.is_closed()).map(|(&number, _)| number).collect();
@@ -386,7 +386,7 @@ impl DeviceThread {
         if is_out_of_memory(&why) && batcher.shrink() {
             tracing::warn!(slots = batcher.slots_in_use(), "the device is out of memory; going on with fewer slots");
         } else if panicked || device::is_fault(&why) {
-            // A device that is lost stays lost for this process, and one that is full with one slot stays full.
+            // A lost device stays lost for this process, and one that is out of memory with one slot stays so.
             let kind = if device::is_fault(&why) { Kind::Temporary } else { Kind::Internal };
             self.give_up(kind, &format!("the device failed: {why}"));
             self.fail_everything(&RowError::Device(why));
@@ -402,7 +402,7 @@ impl DeviceThread {
     /// Accepts no more rows and frees the model.
     fn give_up(&mut self, kind: Kind, why: &str) {
         tracing::error!(error = why, "the engine gives up");
-        // The first reason stays.
+        // The first cause is kept.
         let _ = self.shared.broken.set((kind, why.to_owned()));
         self.deliver();
         if let Some(running) = self.running.take()
@@ -412,7 +412,7 @@ impl DeviceThread {
         }
     }
 
-    /// Sends the batcher's answers to those who wait for them, and publishes its counters.
+    /// Sends the batcher's answers to their receivers and publishes its counters.
     fn deliver(&mut self) {
         let Some(running) = &mut self.running else { return };
         let answers = running.batcher.drain();
@@ -435,7 +435,7 @@ impl DeviceThread {
         if let Ok(completion) = &mut answer {
             completion.id = id;
         }
-        // A receiver that is gone has cancelled the row.
+        // Dropping the receiver has cancelled the row.
         let _ = submission.answers.send((id, answer));
         submission.open -= 1;
         if submission.open == 0 {
@@ -443,7 +443,7 @@ impl DeviceThread {
         }
     }
 
-    /// Answers every row that has none yet with `error`, whatever state the batcher is in.
+    /// Answers every unanswered row with `error`, whatever state the batcher is in.
     fn fail_everything(&mut self, error: &RowError) {
         self.deliver();
         let rows: Vec<u64> = self.rows.keys().copied().collect();

@@ -1,7 +1,7 @@
-//! One engine per device: the device's thread, and the tokenizer and chat template that belong to its model.
+//! One engine per device: the device thread plus the tokenizer and chat template of its model.
 //!
-//! Knows where a model comes from and what belongs to it. Knows nothing of SQL or prompts; how rows run is left to the
-//! thread.
+//! Knows where a model comes from and which files belong to it. Knows nothing of SQL or prompts; the thread runs the
+//! rows.
 
 use std::fmt;
 use std::path::Path;
@@ -34,7 +34,7 @@ enum Model {
 
 impl Engine {
     /// An engine for the model at `model_path` (a GGUF file or a Hugging Face directory) on `device` (`auto`, `cpu`,
-    /// `wgpu`, `cuda:0` ...), with the adapter in the folder `adapter`, where there is one. Reads headers and the tokenizer only;
+    /// `wgpu`, `cuda:0` ...), with the adapter in the folder `adapter`, if any. Reads headers and the tokenizer only;
     /// the weights are loaded by [`Engine::load_blocking`] or with the first rows.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl Engine {
         Ok(Engine { worker, tokenizer, model: Model::Files(files), chat_template, device: device.to_owned() })
     }
 
-    /// An engine around a decoder that exists already; `digest` stands for the model in fingerprints.
+    /// An engine around an existing decoder; `digest` identifies the model in fingerprints.
     ///
     /// # Errors
     /// `Kind::Temporary` where no thread can be started.
@@ -83,16 +83,16 @@ impl Engine {
     /// Loads the model now. Blocks until it is loaded: not for a tokio worker.
     ///
     /// # Errors
-    /// What kept the device from opening or the model from loading.
+    /// The error of opening the device or loading the model.
     pub fn load_blocking(&self) -> Result<()> {
         self.worker.load_blocking()
     }
 
-    /// Hands rows in. Their answers arrive as they finish, in any order, every id as often as it was given. Blocks
-    /// while the engine has enough rows: not for a tokio worker.
+    /// Submits rows. Their answers arrive as they finish, in any order, one for every submitted id. Blocks while the
+    /// engine's queue is full: not for a tokio worker.
     ///
     /// # Errors
-    /// Where the model could not be loaded, or the device's code has panicked before.
+    /// If the model could not be loaded, or the device's code panicked earlier.
     pub fn submit_blocking(&self, requests: Vec<Request>) -> Result<Answers> {
         self.worker.submit_blocking(requests)
     }
@@ -124,7 +124,7 @@ impl Engine {
         Err(Error::new(Kind::Model, "the model has no chat template"))
     }
 
-    /// BLAKE3 over every file of the model, 32 hex digits; computed when first asked for.
+    /// BLAKE3 over every file of the model, 32 hex digits; computed on first use.
     ///
     /// # Errors
     /// `Kind::Model` where a file cannot be read.
@@ -140,7 +140,7 @@ impl Engine {
         &self.device
     }
 
-    /// What was done so far; may be read at any time, for progress and telemetry.
+    /// The counters so far; may be read at any time, for progress and telemetry.
     pub fn usage(&self) -> EngineUsage {
         self.worker.usage()
     }

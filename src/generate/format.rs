@@ -1,11 +1,11 @@
-//! The answer format of an aligned model: `<think>…</think><reason>…</reason>`, with `<verdict>yes|no</verdict>` after it
-//! where a verdict is asked for. All of it stands in one line.
+//! The answer format of an aligned model: `<think>…</think><reason>…</reason>`, followed by `<verdict>yes|no</verdict>`
+//! if a verdict is asked for. All of it is on one line.
 //!
-//! Knows text only. It stands here and not with the rewards because the SQL functions read answers.
+//! Knows text only. It lives here and not with the rewards because the SQL functions parse answers.
 
 use std::fmt;
 
-/// With this the assistant's part begins; a template whose stem begins so asks for the format.
+/// Start of the assistant's turn; a template whose stem begins with it asks for this format.
 pub const STEM: &str = "<think>";
 
 const TAGS: [&str; 6] = ["<think>", "</think>", "<reason>", "</reason>", "<verdict>", "</verdict>"];
@@ -21,14 +21,14 @@ pub struct Answer<'a> {
     pub verdict: Option<bool>,
 }
 
-/// Why a text is no answer.
+/// Why a text is not a valid answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broken {
     /// It does not begin with closed notes.
     Think,
     /// No closed reason follows the notes at once.
     Reason,
-    /// The reason says nothing.
+    /// The reason is blank.
     Blank,
     /// A tag stands inside a part.
     Nested,
@@ -57,10 +57,10 @@ fn tag_in(text: &str) -> Option<(usize, usize)> {
     TAGS.iter().filter_map(|tag| lower.find(tag).map(|at| (at, tag.len()))).min()
 }
 
-/// A text of the data without line breaks and without the format's tags: it can neither open nor close a part.
+/// Text from data, stripped of line breaks and of the format's tags, so that it can neither open nor close a part.
 pub fn clean(text: &str) -> String {
     let mut text = text.replace(['\n', '\r'], " ");
-    // What is left when a tag goes may be a tag itself.
+    // Removing a tag may leave a new tag.
     while let Some((at, length)) = tag_in(&text) {
         text.replace_range(at..at + length, "");
     }
@@ -73,11 +73,11 @@ fn part<'a>(text: &'a str, open: &str, close: &str, broken: Broken) -> Result<(&
     if tag_in(inner).is_some() { Err(Broken::Nested) } else { Ok((inner.trim(), rest)) }
 }
 
-/// The parts of an answer, the stem included. Between parts nothing may stand; white space around the answer and at the
-/// borders of a part does not count.
+/// The parts of an answer, the stem included. Nothing may stand between parts; white space around the answer and at the
+/// edges of a part is ignored.
 ///
 /// # Errors
-/// What is broken first.
+/// The first thing that is wrong.
 pub fn parse(answer: &str) -> Result<Answer<'_>, Broken> {
     let text = answer.trim();
     if text.contains(['\n', '\r']) {
@@ -107,8 +107,8 @@ pub fn render(think: &str, reason: &str, verdict: Option<bool>) -> String {
     format!("{}</think><reason>{}</reason>{verdict}", clean(think).trim(), clean(reason).trim())
 }
 
-/// The reason in what a model wrote after a stem: the inner text where the stem begins the format, else stem and text as
-/// they are. `None`: the format is broken.
+/// Extracts the reason from what a model wrote after a stem: the inner text if the stem begins the format, else stem
+/// and text unchanged. `None` if the format is broken.
 pub fn reason_text(stem: &str, text: &str) -> Option<String> {
     let whole = format!("{stem}{text}");
     if !stem.trim_start().starts_with(STEM) {

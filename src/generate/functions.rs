@@ -2,8 +2,8 @@
 //! and those over the answer format and the texts of prompts, which need no model: `reason_text`, `example_prompt`,
 //! `example_answer`.
 //!
-//! Knows DataFusion's function traits and [`Models`]. The functions that need weights are asynchronous: they hand their
-//! rows to the engine's thread and wait, so that no model work happens on a worker of the query engine.
+//! Knows DataFusion's function traits and [`Models`]. The functions that need weights are asynchronous: they submit
+//! their rows to the engine's thread and wait, so that no model runs on a worker of the query engine.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -127,7 +127,8 @@ impl What {
             What::Embed => &[1],
         };
         let kinds = arities.iter().map(|n| TypeSignature::Any(*n)).collect();
-        // A planner folds constants by calling the function at once, which an asynchronous one does not survive.
+        // The planner folds constants by calling the function synchronously, which an asynchronous function does not
+        // support.
         let is_async = matches!(self, What::Generate | What::MeanLogprob | What::Embed);
         Signature::one_of(kinds, if is_async { Volatility::Volatile } else { Volatility::Stable })
     }
@@ -228,7 +229,7 @@ impl Function {
     /// Generates for each row; a row that fails is null, and a warning says why.
     async fn generate(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
         let (prompt, stem) = prompt_and_stem(args)?;
-        // Equal prompts are generated for once.
+        // Each distinct prompt is generated once.
         let mut distinct: Vec<(&str, &str)> = Vec::new();
         let mut place = std::collections::HashMap::new();
         let rows: Vec<Option<usize>> = (0..prompt.len())
@@ -323,7 +324,7 @@ impl ScalarUDFImpl for Function {
             What::PromptKey => self.prompt_keys(&arrays),
             _ => Err(DataFusionError::Internal(format!("{} is asynchronous", self.what.name()))),
         };
-        // Tokenization takes its time: the worker's other tasks, such as renewing a lease, must go on.
+        // Tokenization is slow; the worker's other tasks, such as renewing a lease, must keep running.
         let flavour = tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor());
         let result = match flavour {
             Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),

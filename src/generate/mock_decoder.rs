@@ -1,5 +1,5 @@
-//! A decoder without weights, for tests: its logits are a hash of what the slot holds, so a wrong cache gives wrong
-//! tokens. [`reference`] is the slow answer of one row alone.
+//! A decoder without weights, for tests: its logits are a hash of the slot's content, so a wrong cache gives wrong
+//! tokens. [`reference`] computes one row alone, slowly.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::error::Result;

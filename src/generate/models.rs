@@ -1,8 +1,8 @@
 //! The models of a job, opened as late as possible.
 //!
-//! Headers, tokenizer and digests are read at once; weights are loaded when the first row needs them, so that a run
-//! with nothing to do, or a plan, never loads a model. Models on a store are fetched to this machine before. Knows the
-//! job's settings; knows nothing of SQL or tables.
+//! Headers, tokenizer and digests are read first; weights are loaded when the first row needs them, so that a plan or a
+//! run with nothing to do never loads a model. Models on an object store are downloaded before use. Knows the job's
+//! settings; knows nothing of SQL or tables.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -29,24 +29,24 @@ use crate::registry::versions::{self, Registry};
 use crate::table::fetch::fetch;
 use crate::table::store::{Location, StoreOptions};
 
-/// Tokens of prompts that are held between their key and their request: 64 MiB.
+/// Prompt tokens that are kept between computing the key and making the request: 64 MiB.
 const TOKENIZED: usize = 1 << 24;
 /// Texts that end a reason: it is one line.
 const STOP: &[&str] = &["\n"];
 
-/// What is known of the generator without its weights.
+/// The generator without its weights.
 pub struct Generator {
     /// Splits texts into tokens.
     pub tokenizer: Tokenizer,
     /// The model's chat format.
     pub chat: ChatTemplate,
-    /// What every response depends on besides its prompt.
+    /// Everything besides the prompt that a response depends on.
     pub fingerprint: Fingerprint,
     tokenized: Mutex<Tokenized>,
 }
 
 impl Generator {
-    /// Token ids of a prompt. They are held for the request that may follow, see [`Models::request`].
+    /// Token ids of a prompt. They are kept for the request that may follow, see [`Models::request`].
     ///
     /// # Errors
     /// [`Kind::Internal`] where the tokenizer library fails; [`Kind::Model`] where the chat template does.
@@ -60,7 +60,7 @@ impl Generator {
         Ok(ids)
     }
 
-    /// Token ids for a request; they are held no longer.
+    /// Token ids for a request; removes them from the cache.
     fn take_tokens(&self, prompt_text: &str, answer_stem: &str) -> Result<Vec<u32>> {
         // Its own statement, so that the lock is not held while a prompt is tokenized.
         let held = self.tokenized().take(&Tokenized::name(prompt_text, answer_stem));
@@ -68,24 +68,24 @@ impl Generator {
     }
 
     fn tokenized(&self) -> MutexGuard<'_, Tokenized> {
-        // Whoever panicked with the lock left whole entries behind.
+        // Entries are consistent even if a thread panicked while holding the lock.
         self.tokenized.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Where a model is, and where it lies on this machine once that is known.
+/// Where a model is, and its local path once that is known.
 struct Place {
     key: &'static str,
     source: Source,
     cache: PathBuf,
     path: OnceLock<PathBuf>,
-    /// Of what a registry has promoted.
+    /// The card of what a registry has promoted.
     card: OnceLock<Card>,
 }
 
 enum Source {
     At(Location),
-    /// What is promoted under a name when it is first asked for; a run keeps to it.
+    /// What is promoted under a name at first use; a run keeps that version.
     Promoted(Registry, String),
 }
 
@@ -98,7 +98,7 @@ impl Place {
         }
         let source = Location::parse_with(text, &StoreOptions::of(job)).map_err(|e| e.with("key", key))?;
         if let Some(local) = source.local_path() {
-            // As it was written: messages name what a person knows.
+            // As written in the job file, so that messages name what the user knows.
             path.get_or_init(|| if text.contains("://") { local } else { PathBuf::from(text) });
         }
         Ok(Place { key, source: Source::At(source), cache, path, card })
@@ -125,7 +125,7 @@ impl Place {
             Source::At(source) => return fetch(source, &self.cache).await,
             Source::Promoted(registry, name) => (registry, name),
         };
-        // Asked for twice at once, what was promoted first counts.
+        // Of two concurrent lookups the first result counts.
         let card = match self.card.get() {
             Some(card) => card,
             None => {
@@ -138,7 +138,7 @@ impl Place {
         Ok(path)
     }
 
-    /// The path. Fetches the model first where that has not happened yet, which an ad-hoc query may find.
+    /// The local path. Downloads the model first if needed, as in an ad-hoc query.
     fn path(&self) -> Result<&Path> {
         if let Some(path) = self.path.get() {
             return Ok(path);
@@ -146,12 +146,12 @@ impl Place {
         let handle = tokio::runtime::Handle::try_current().ok();
         match handle.filter(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread) {
             Some(handle) => tokio::task::block_in_place(|| handle.block_on(self.fetch())),
-            None => Err(Error::new(Kind::Internal, "a model was used before it was fetched").with("key", self.key)),
+            None => Err(Error::new(Kind::Internal, "a model was used before it was downloaded").with("key", self.key)),
         }
     }
 }
 
-/// A row that failed because the device did is no fault of the row's: the work as a whole cannot go on.
+/// A row that failed because the device failed is not at fault: the whole run cannot continue.
 ///
 /// # Errors
 /// [`Kind::Temporary`] where the device has failed.
@@ -162,7 +162,7 @@ pub fn no_device_fault(error: &RowError) -> Result<()> {
     }
 }
 
-/// The generator of a job as it comes, fetched to this machine.
+/// The generator of a job without an adapter, downloaded to this machine.
 ///
 /// # Errors
 /// [`Kind::Model`] where there is none; the store's.
@@ -173,7 +173,7 @@ pub async fn base(job: &Job) -> Result<ModelFiles> {
 /// The models of one job. Share it in an `Arc`.
 pub struct Models {
     generator_place: Place,
-    /// None: the model as it comes.
+    /// `None`: the base model.
     adapter_place: Option<Place>,
     encoder_place: Place,
     device: String,
@@ -226,7 +226,7 @@ impl Models {
         }))
     }
 
-    /// Brings models that are on a store to this machine, and finds out whether the others are there.
+    /// Downloads models that are on an object store, and checks that the others exist.
     ///
     /// # Errors
     /// [`Kind::Model`] where there is none; the store's.
@@ -238,7 +238,7 @@ impl Models {
         self.encoder_place.fetch().await.map(|_| ())
     }
 
-    /// The card of the adapter that a registry has promoted, once it was fetched.
+    /// The card of the adapter that a registry has promoted, once it was downloaded.
     pub fn promoted(&self) -> Option<&Card> {
         self.adapter_place.as_ref().and_then(|place| place.card.get())
     }
@@ -294,7 +294,7 @@ impl Models {
         Ok(self.generator.get_or_init(|| opened))
     }
 
-    /// The generator's files, without the adapter; reads headers alone.
+    /// The generator's files, without the adapter; reads headers only.
     pub fn generator_files(&self) -> Result<ModelFiles> {
         ModelFiles::open(self.generator_place.path()?)
     }
@@ -334,13 +334,13 @@ impl Models {
             &self.device,
             self.options.clone(),
         )?);
-        // A device or model that does not open is the run's error, not one of every row.
+        // A device or model that does not open is an error of the run, not of every row.
         engine.load_blocking()?;
         *slot = Some(engine.clone());
         Ok(engine)
     }
 
-    /// Stops the engine and frees its memory, and that of token ids without a request.
+    /// Stops the engine and frees its memory and the cached token ids.
     pub fn stop_engine(&self) {
         if let Some(generator) = self.generator.get() {
             *generator.tokenized() = Tokenized::with_room(TOKENIZED);
@@ -370,8 +370,8 @@ impl Models {
         })
     }
 
-    /// A request for one prompt; `id` comes back with its completion. A prompt that says nothing becomes one without
-    /// tokens, which is answered with [`RowError::Empty`].
+    /// A request for one prompt; `id` is returned with its completion. A blank prompt becomes a request without tokens,
+    /// which is answered with [`RowError::Empty`].
     pub fn request(&self, id: u64, prompt_text: &str, answer_stem: &str) -> Result<Request> {
         let generator = self.generator()?;
         let prompt = match prompt::is_blank(&generator.tokenizer.without_control(prompt_text)) {

@@ -1,4 +1,5 @@
-//! Prompts: templates over evidence, the chat they become, and the key under which a response is paid for once.
+//! Prompts: templates over evidence, the chat they become, and the key under which a response is stored, so that it is
+//! generated once.
 //!
 //! Knows templates, evidence and token ids. Knows nothing of SQL. Text of the evidence is data: it goes into a message
 //! as text pieces, in which no control token is ever recognised.
@@ -15,7 +16,7 @@ use crate::llm::sampler::Sampling;
 use crate::llm::tokenizer::{Piece, Tokenizer};
 use crate::settings::read_text;
 
-/// What a reason may lean on.
+/// The facts that a reason may use.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct Evidence {
     /// `item` or `history`; in alignment also its other tasks: `pair`, `choose`, `rewrite`.
@@ -24,7 +25,7 @@ pub struct Evidence {
     pub subject: Option<String>,
     /// `like`, `dislike` or `mixed`.
     pub verdict: String,
-    /// Titles that are liked: by the user, or by those who like the item.
+    /// Liked titles: of the user, or of those who like the item.
     pub liked: Vec<String>,
     /// Titles that are disliked.
     pub disliked: Vec<String>,
@@ -32,12 +33,12 @@ pub struct Evidence {
     pub related: Vec<String>,
     /// Attributes such as genres.
     pub attributes: Vec<String>,
-    /// What only examples have: the items to choose from, or a bad reason and its mistake.
+    /// Only in training examples: the items to choose from, or a bad reason and its mistake.
     pub extra: Vec<String>,
 }
 
-/// A template file: a section `=== user`, the question, and a section `=== assistant`, the stem with which the answer
-/// begins.
+/// A template file: a section `=== user` with the question and a section `=== assistant` with the stem, the beginning
+/// of the answer.
 #[derive(Debug)]
 pub struct PromptTemplate {
     env: Environment<'static>,
@@ -45,7 +46,7 @@ pub struct PromptTemplate {
 }
 
 impl PromptTemplate {
-    /// Loads a built-in template (`item`, `history`; `aligned-item` and its like for an aligned model) or a file.
+    /// Loads a built-in template (`item`, `history`; `aligned-item` and so on for an aligned model) or a file.
     ///
     /// # Errors
     /// [`Kind::Config`] naming the file and, for mistakes in it, the line.
@@ -93,7 +94,7 @@ impl PromptTemplate {
             })?;
         }
         let template = PromptTemplate { env, digest: blake3::hash(text.as_bytes()).to_hex()[..32].to_string() };
-        // A template that cannot be rendered for the poorest evidence would fail at night.
+        // A template that cannot render minimal evidence would fail during the nightly run.
         template.render(&Evidence::default())?;
         Ok(template)
     }
@@ -137,7 +138,7 @@ impl PromptTemplate {
     }
 }
 
-/// Whether a text says nothing: white space, control characters and invisible marks only.
+/// Whether a text is blank: only white space, control characters and invisible marks.
 pub fn is_blank(text: &str) -> bool {
     let is_mark =
         |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}' | '\u{feff}');
@@ -163,11 +164,11 @@ pub(super) struct Tokenized {
     room: usize,
 }
 
-/// What an entry costs besides its tokens, in tokens.
+/// Overhead of an entry besides its tokens, in tokens.
 const ENTRY: usize = 16;
 
 impl Tokenized {
-    /// With room for `tokens` token ids of 4 bytes.
+    /// A cache with room for `tokens` token ids of 4 bytes.
     pub(super) fn with_room(tokens: usize) -> Tokenized {
         Tokenized { ids: HashMap::new(), room: tokens }
     }
@@ -179,7 +180,7 @@ impl Tokenized {
         *h.update(answer_stem.as_bytes()).finalize().as_bytes()
     }
 
-    /// A prompt's token ids; they stay here.
+    /// A prompt's token ids; they stay in the cache.
     pub(super) fn get(&self, name: &[u8; 32]) -> Option<&[u32]> {
         self.ids.get(name).map(Vec::as_slice)
     }
@@ -191,7 +192,7 @@ impl Tokenized {
         Some(ids)
     }
 
-    /// Keeps token ids where there is room.
+    /// Caches token ids if there is room.
     pub(super) fn keep(&mut self, name: [u8; 32], ids: &[u32]) {
         let cost = ids.len() + ENTRY;
         if cost <= self.room && self.ids.insert(name, ids.to_vec()).is_none() {
@@ -209,7 +210,7 @@ pub struct Fingerprint {
     pub adapter: String,
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// Longest answer.
+    /// Maximum number of new tokens.
     pub max_new_tokens: usize,
     /// Texts that end it.
     pub stop: Vec<String>,
@@ -217,7 +218,7 @@ pub struct Fingerprint {
     ///
     /// [`ModelFiles::found_ends`]: crate::llm::weights::ModelFiles::found_ends
     pub ends: Vec<u32>,
-    /// Seed of the run; counts only where sampling is random.
+    /// Seed of the run; used only if sampling is random.
     pub seed: u64,
 }
 
@@ -230,7 +231,7 @@ impl Fingerprint {
         }
     }
 
-    /// The hasher that every prompt's key starts from.
+    /// The hasher from which every prompt's key starts.
     fn base(&self) -> blake3::Hasher {
         let mut h = blake3::Hasher::new();
         let mut field = |bytes: &[u8]| {

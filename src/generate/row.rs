@@ -1,4 +1,4 @@
-//! A row: what is asked of the model, how far the answer is, and the answer or the error in the end.
+//! A row: the request to the model, the progress of its answer, and the final answer or error.
 //!
 //! Knows tokens, stop texts and log-probabilities of one row. Knows nothing of slots, batches or other rows.
 
@@ -8,11 +8,11 @@ use crate::llm::sampler::{self, Sampling};
 /// One row to generate for, or to score.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The caller's number for the row.
+    /// The caller's id of the row.
     pub id: u64,
     /// Prompt, token ids.
     pub prompt: Vec<u32>,
-    /// At most so many new tokens; not used by a row that is scored.
+    /// Maximum number of new tokens; not used by a scored row.
     pub max_new_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
@@ -46,9 +46,9 @@ impl Finish {
 /// A finished row.
 #[derive(Debug, Clone)]
 pub struct Completion {
-    /// The request's number.
+    /// The request's id.
     pub id: u64,
-    /// Generated (or scored) tokens, without the end-of-text token; those of a stop text are among them.
+    /// Generated (or scored) tokens, without the end-of-text token but with those of a stop text.
     pub tokens: Vec<u32>,
     /// Their text, cut before a stop text.
     pub text: String,
@@ -75,7 +75,7 @@ pub enum RowError {
         /// Tokens that fit.
         limit: usize,
     },
-    /// The prompt has no tokens: it says nothing besides white space and control tokens.
+    /// The prompt has no tokens: it is blank except for control tokens.
     Empty,
     /// The tokens are not valid UTF-8 text.
     InvalidUtf8,
@@ -110,16 +110,16 @@ impl std::fmt::Display for RowError {
     }
 }
 
-/// A request's number and its result.
+/// A request's id and its result.
 pub type Answer = (u64, Result<Completion, RowError>);
 
-/// Text of token ids: the one thing that the batcher asks of a tokenizer.
+/// Text of token ids: all that the batcher needs of a tokenizer.
 pub trait Detokenize: Send + Sync {
     /// The text of `ids` without special tokens; bytes that are not (yet) UTF-8 come out as U+FFFD.
     fn decode(&self, ids: &[u32]) -> Result<String>;
 }
 
-/// What stands in decoded text for bytes that are not UTF-8.
+/// The replacement character for bytes that are not UTF-8.
 pub(super) const NOT_UTF8: char = '\u{FFFD}';
 
 /// One row, from its arrival to its answer.
@@ -155,7 +155,7 @@ impl Row {
         if self.score.is_some() { &[] } else { &self.ids[self.prompt_len..] }
     }
 
-    /// How many positions may come from another slot: at least one must be computed for the first logits.
+    /// How many positions may be copied from another slot: at least one must be computed for the first logits.
     pub(super) fn shareable(&self) -> &[u32] {
         let end = if self.score.is_some() { self.prompt_len } else { self.ids.len() };
         &self.ids[..end - 1]
@@ -179,7 +179,7 @@ impl Row {
         (self.id, completion)
     }
 
-    /// Takes the next token in; says whether the row has ended.
+    /// Adds the next token; returns whether the row has ended.
     pub(super) fn take(&mut self, chosen: sampler::Chosen, eos_ids: &[u32], text: &dyn Detokenize) -> Option<End> {
         if let Some(score) = &self.score {
             self.logprob_sum += chosen.logprob;
@@ -192,7 +192,7 @@ impl Row {
         self.ids.push(chosen.token);
         self.logprob_sum += chosen.logprob;
         if !self.stop.is_empty() {
-            // All tokens anew: a character may span several of them, and the answers are short.
+            // Decodes all tokens again: a character may span several of them, and answers are short.
             match text.decode(self.generated()) {
                 Ok(mut text) => {
                     if let Some(cut) = self.stop.iter().filter_map(|stop| text.find(stop)).min() {

@@ -1,7 +1,7 @@
 //! Low-rank adapters (LoRA, Hu et al. 2022) in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! Knows their files, shapes and how one is added to a weight. Knows nothing of training, devices or tables. What would
-//! change the model in a way that is not understood here (DoRA, ranks by layer, trained biases, whole modules) is refused.
+//! Knows their files, shapes and how an adapter is added to a weight. Knows nothing of training, devices or tables.
+//! Adapters with unsupported parts (DoRA, ranks by layer, trained biases, whole modules) are rejected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -25,10 +25,10 @@ const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 /// The files of an adapter.
 pub const FILES: [&str; 2] = [CONFIG, WEIGHTS];
-/// Begins the name of every tensor.
+/// Prefix of every tensor name.
 const PREFIX: &str = "base_model.model.";
 
-/// What an adapter looks like.
+/// Shape of an adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdapterShape {
     /// Width of the bottleneck.
@@ -44,24 +44,24 @@ pub struct AdapterShape {
 /// An adapter in host memory.
 #[derive(Debug, Clone)]
 pub struct Adapter {
-    /// What it looks like.
+    /// Its shape.
     pub shape: AdapterShape,
     /// A `[rank, in]` and B `[out, rank]` of every module, by its Hugging Face name, such as
     /// `model.layers.0.self_attn.q_proj`.
     pub tensors: BTreeMap<String, (HostTensor, HostTensor)>,
 }
 
-/// What the weights hold is written as.
+/// Number format of written weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
     /// 32 bits.
     F32,
-    /// 16 bits: half the size, for adapters that are handed on.
+    /// 16 bits: half the size, for adapters that are published.
     F16,
 }
 
 impl Adapter {
-    /// Reads a folder and holds it against the model that it is for.
+    /// Reads a folder and checks it against its model.
     ///
     /// # Errors
     /// [`Kind::Model`] where a file is missing or broken, where the adapter is of a kind that is not supported, or where it
@@ -93,7 +93,7 @@ impl Adapter {
         Ok(Adapter { shape, tensors })
     }
 
-    /// Writes a folder that PEFT reads; `base` names the model that it is for. Each file stands whole or not at all.
+    /// Writes a folder that PEFT reads; `base` names its base model. Each file is written atomically.
     ///
     /// # Errors
     /// [`Kind::Temporary`] where the disk fails.
@@ -155,8 +155,9 @@ impl Adapter {
         Ok(hasher.finalize().to_hex()[..32].to_owned())
     }
 
-    /// One adapter that adds what both add: their ranks side by side, `[A₁; A₂]` and `[B₁, B₂]`. This one's values stay as
-    /// they are; the other's B is scaled by what its own scale is to this one's. Where one has no such layer, zeros stand.
+    /// One adapter equal to the sum of both: their ranks are concatenated, `[A₁; A₂]` and `[B₁, B₂]`. This one's values
+    /// stay unchanged; the other's B is multiplied by the ratio of its scale to this one's. A layer that one of them
+    /// lacks is filled with zeros.
     pub fn beside(&self, other: &Adapter) -> Adapter {
         let (first, second) = (self.shape.rank, other.shape.rank);
         let scale = |shape: &AdapterShape| shape.alpha / shape.rank as f64;
@@ -188,7 +189,7 @@ impl Adapter {
         Adapter { shape, tensors: modules.into_iter().filter_map(joined).collect() }
     }
 
-    /// The weight `name` `[out, in]` with the adapter added, `W + alpha / rank · B · A`; any other tensor as it is.
+    /// The weight `name` `[out, in]` with the adapter added, `W + alpha / rank · B · A`; any other tensor unchanged.
     pub fn merge(&self, name: &str, mut tensor: HostTensor) -> HostTensor {
         let Some((a, b)) = name.strip_suffix(".weight").and_then(|module| self.tensors.get(module)) else {
             return tensor;
@@ -206,7 +207,7 @@ impl Adapter {
     }
 }
 
-/// Rank and alpha of a configuration that means nothing but plain low-rank adapters.
+/// Rank and alpha of a configuration that describes plain low-rank adapters.
 fn shape_of(config: &Value) -> Result<AdapterShape> {
     let refused = |what: &str| {
         Error::new(Kind::Model, format!("adapters with {what} are not supported"))
@@ -247,7 +248,7 @@ fn shape_of(config: &Value) -> Result<AdapterShape> {
             return Err(refused(&format!("{key} = {}", config[key])));
         }
     }
-    // The others, such as PiSSA, take what they begin with out of the model's own weights.
+    // The others, such as PiSSA, subtract their initial values from the model's weights.
     if config["init_lora_weights"].as_str().is_some_and(|how| !["gaussian", "eva", "orthogonal"].contains(&how)) {
         return Err(refused(&format!("init_lora_weights = {}", config["init_lora_weights"])));
     }
@@ -262,14 +263,16 @@ fn shape_of(config: &Value) -> Result<AdapterShape> {
             .with("file", CONFIG)
             .with("r", rank));
     }
-    // Rank-stabilised adapters are divided by the rank's root (Kalajdzievski 2023); the same number, said in another way.
+    // Rank-stabilised adapters are divided by the square root of the rank (Kalajdzievski 2023); this is converted to
+    // the equivalent alpha.
     let alpha = number("lora_alpha")? * if config["use_rslora"] == true { rank.sqrt() } else { 1.0 };
     let dropout = config["lora_dropout"].as_f64().unwrap_or(0.0);
     Ok(AdapterShape { rank: rank as usize, alpha, dropout, targets: Vec::new() })
 }
 
-/// The layer that a tensor belongs to, as Hugging Face names it, and what it is of that layer. Trainers write names with and
-/// without PEFT's prefix, the adapter's own name (`.default`), and what wrapped the model (`_orig_mod.`, `module.`).
+/// The layer that a tensor belongs to, by its Hugging Face name, and which part of it the tensor is. Trainers write
+/// names with and without PEFT's prefix, the adapter's own name (`.default`), and the model's wrappers (`_orig_mod.`,
+/// `module.`).
 fn module_of(name: &str) -> (String, String) {
     let mut bare = name;
     while let Some(rest) = [PREFIX, "_orig_mod.", "module."].iter().find_map(|wrapper| bare.strip_prefix(wrapper)) {
@@ -283,7 +286,7 @@ fn module_of(name: &str) -> (String, String) {
     (module.to_owned(), part)
 }
 
-/// Every tensor of the file, held against the model's layers.
+/// Every tensor of the file, checked against the model's layers.
 fn tensors_of(
     files: &TensorFiles,
     model: &DecoderConfig,
@@ -306,7 +309,7 @@ fn tensors_of(
         let (module, part) = module_of(name);
         let last = module.rsplit('.').next().unwrap_or_default();
         let of_layer = layers.get(&format!("{module}.weight")).map(Vec::as_slice);
-        // Output rows that are the embedding's have no tensor of their own.
+        // A tied output layer has no tensor of its own.
         let is_known = of_layer.is_some() || module == "lm_head";
         let half = match part.as_str() {
             "lora_A.weight" => 0,
@@ -323,7 +326,7 @@ fn tensors_of(
         let tensor = files.tensor(name)?;
         if tensor.shape != needs {
             let found = |e: Error| e.with("has", format!("{:?}", tensor.shape)).with("needs", format!("{needs:?}"));
-            // The side that the rank does not decide tells whose it is.
+            // The dimension that is not the rank shows whether the tensor fits this model.
             return Err(match tensor.shape.get(1 - half) == needs.get(1 - half) && tensor.shape.len() == 2 {
                 true => found(
                     Error::new(Kind::Model, format!("the adapter has a layer of another rank than r = {rank}"))
@@ -354,7 +357,7 @@ fn tensors_of(
     halves.into_iter().map(whole).collect()
 }
 
-/// Where the adapter seems to lie, of a folder that has none: a checkpoint that a trainer left in it.
+/// Where the adapter probably is if the folder has none: a checkpoint that a trainer left in it.
 fn checkpoint_in(dir: &Path) -> Option<String> {
     let entries = std::fs::read_dir(dir).ok()?.filter_map(|e| Some(e.ok()?.path()));
     let mut names: Vec<String> = entries
@@ -366,7 +369,7 @@ fn checkpoint_in(dir: &Path) -> Option<String> {
     names.pop()
 }
 
-/// Refuses an adapter without tensors for a layer that its configuration lists by name. Patterns are not checked.
+/// Rejects an adapter without tensors for a layer that its configuration lists by name. Patterns are not checked.
 fn all_there(
     config: &Value,
     model: &DecoderConfig,

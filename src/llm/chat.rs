@@ -1,7 +1,7 @@
 //! Chat templates: messages to the pieces of a prompt.
 //!
-//! Knows minijinja and the habits of Hugging Face's templates. Knows nothing of token ids. What a message says never
-//! becomes part of the template's own words: the template is rendered with placeholders, which are then replaced.
+//! Knows minijinja and the conventions of Hugging Face's templates. Knows nothing of token ids. A message's content
+//! never becomes part of the template's own text: the template is rendered with placeholders, which are then replaced.
 
 use std::fmt;
 
@@ -16,22 +16,22 @@ use crate::llm::jinja;
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// `system`, `user` or `assistant`; our own word, never data.
+    /// `system`, `user` or `assistant`; set by curec, never from data.
     pub role: String,
-    /// What is said: data.
+    /// The content: data.
     pub content: String,
 }
 
-/// A stretch of a rendered prompt.
+/// A piece of a rendered prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OwnedPiece {
-    /// The template's own words.
+    /// The template's own text.
     Control(String),
     /// A message's content.
     Text(String),
 }
 
-/// The day that templates see where they ask for the date: no output may depend on the clock.
+/// The fixed date that templates see: no output may depend on the clock.
 pub const TEMPLATE_DATE: (i32, u32, u32) = (2024, 7, 26);
 
 /// The private-use character that begins and ends a placeholder.
@@ -52,7 +52,7 @@ impl fmt::Debug for ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Parses a template; `bos` and `eos` are the tokens that it may name.
+    /// Parses a template; `bos` and `eos` are the tokens that it may use.
     ///
     /// # Errors
     /// `Kind::Model` where it does not parse.
@@ -88,9 +88,9 @@ impl ChatTemplate {
     /// applies to all of them alike (trimming, JSON); everything else is [`OwnedPiece::Control`].
     ///
     /// # Errors
-    /// `Kind::Model` where the template fails or refuses the messages.
+    /// `Kind::Model` where the template fails or rejects the messages.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<OwnedPiece>> {
-        // Data may hold the mark itself: a salt that no message has keeps the placeholders apart.
+        // Data may contain the mark itself: a salt that occurs in no message makes the placeholders unique.
         let salt = (0..)
             .map(|n: u32| format!("{MARK}{n}."))
             .find(|salt| messages.iter().all(|m| !m.content.contains(salt.as_str()) && !m.role.contains(MARK)))
@@ -102,8 +102,8 @@ impl ChatTemplate {
             .collect();
         let frame = split(&self.text(&masked, add_generation_prompt)?, &salt, messages.len())?;
 
-        // What the template does to contents shows when the real ones go through it as well; that text serves for
-        // comparison only. Where nothing fits (a template that looks into contents) they stay as they are.
+        // To find out how the template changes contents, it is also rendered with the real ones; that text is used for
+        // comparison only. If no known change fits (a template that parses contents), they stay unchanged.
         let plain = messages.iter().all(|m| m.content.trim() == m.content && json_body(&m.content) == m.content);
         let identity: fn(&str) -> String = str::to_owned;
         let mut change = identity;
@@ -134,8 +134,8 @@ impl ChatTemplate {
             .collect())
     }
 
-    /// What the template writes after an assistant's turn that ends a conversation, such as `<|im_end|>` and a line end;
-    /// empty where it writes nothing or refuses such a conversation.
+    /// What the template writes after an assistant's turn that ends a conversation, such as `<|im_end|>` and a line
+    /// end; empty where it writes nothing or rejects such a conversation.
     pub fn after_answer(&self) -> String {
         let message = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
         let pieces = self.render(&[message("user", "a"), message("assistant", "b")], false).unwrap_or_default();
@@ -155,7 +155,7 @@ impl ChatTemplate {
             // transformers passes None where there are none; that is not the same as undefined.
             tools => (),
             documents => (),
-            // Qwen3 thinks aloud unless told not to; a reason is one sentence.
+            // Qwen3 writes its reasoning unless this is off; a reason is one sentence.
             enable_thinking => false,
         };
         self.environment.get_template("chat").and_then(|t| t.render(variables)).map_err(|e| {

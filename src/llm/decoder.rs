@@ -1,4 +1,4 @@
-//! The causal decoder: what a batcher asks of it, and the Burn model behind it.
+//! The causal decoder: the interface that the batcher uses, and the Burn model behind it.
 //!
 //! Knows nothing of tokenizers, prompts, SQL or files.
 
@@ -35,7 +35,7 @@ pub struct RowStep<'a> {
     pub start: usize,
     /// At least one token.
     pub tokens: &'a [u32],
-    /// Which logits come back.
+    /// Which logits are returned.
     pub want_logits: WantLogits,
 }
 
@@ -55,7 +55,7 @@ impl Logits {
     }
 }
 
-/// What the batcher needs of a model, and no more.
+/// The interface between batcher and model.
 pub trait Decoder: Send {
     /// Values in a row of logits.
     fn vocab_size(&self) -> usize;
@@ -63,7 +63,7 @@ pub trait Decoder: Send {
     fn max_positions(&self) -> usize;
     /// Rows that can be in flight.
     fn slots(&self) -> usize;
-    /// Runs the rows' tokens through the model in one pass. A slot stands in at most one row of a step.
+    /// Runs the rows' tokens through the model in one pass. A slot appears in at most one row of a step.
     fn step(&mut self, rows: &[RowStep]) -> Result<Logits>;
     /// Copies the first `len` cached positions of slot `from` to slot `to`.
     fn copy_prefix(&mut self, from: usize, to: usize, len: usize) -> Result<()>;
@@ -95,8 +95,8 @@ struct Layer {
 }
 
 impl CausalLm {
-    /// Loads a model onto a device, with a cache of `slots` times `positions` (at most what the model can do). An adapter is
-    /// added to the weights: what runs is as fast as without.
+    /// Loads a model onto a device, with a cache of `slots` times `positions` (at most the model's limit). An adapter
+    /// is merged into the weights, so it costs no speed.
     ///
     /// # Errors
     ///
@@ -205,11 +205,11 @@ impl CausalLm {
         })
     }
 
-    /// Runs steps on threads of its own, so many; 0 is the process's shared pool.
+    /// Runs steps on a thread pool of this size; 0 uses the process's shared pool.
     ///
     /// # Errors
     ///
-    /// [`Kind::Temporary`] where the system gives no threads.
+    /// [`Kind::Temporary`] where the threads cannot be started.
     pub fn set_threads(&mut self, threads: usize) -> Result<()> {
         self.pool = match threads {
             0 => None,
@@ -222,12 +222,12 @@ impl CausalLm {
         Ok(())
     }
 
-    /// What the model looks like.
+    /// The model's configuration.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
-    /// Checks a step before anything is written.
+    /// Validates a step before anything is written.
     fn check(&self, rows: &[RowStep<'_>]) -> Result<()> {
         let wrong = |what: &str, row: &RowStep<'_>| {
             Err(Error::new(Kind::Internal, what)
@@ -273,7 +273,7 @@ impl CausalLm {
             let qkv = layer.qkv.forward(layer.attention_norm.forward(&x)?)?;
             let mut attended = self.attention.forward(qkv, layer.qk_norms.as_ref(), cache, &layout, &plan)?;
             if i == last {
-                // Beyond the last layer's keys and values only wanted positions matter.
+                // After the last layer's keys and values only the wanted positions are needed.
                 if wanted.is_empty() {
                     return Ok(Logits { vocab, data: Vec::new() });
                 }
@@ -346,7 +346,7 @@ mod tests {
         }
     }
 
-    /// A tensor that depends on its name only.
+    /// A tensor whose values depend on its name only.
     fn tensor(c: &DecoderConfig, name: &str) -> HostTensor {
         let (d, q, kv) = (c.hidden_size, c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let shape = match name.rsplit('.').nth(1).unwrap() {

@@ -1,4 +1,4 @@
-//! What a causal decoder looks like: its family, sizes and special tokens, and the tensors that follow from them.
+//! Configuration of a causal decoder: its family, sizes and special tokens, and the tensors that follow from them.
 //!
 //! Knows Hugging Face's names. Knows nothing of files or devices.
 
@@ -15,7 +15,7 @@ pub enum Family {
     Qwen3,
 }
 
-/// What a causal decoder looks like.
+/// Configuration of a causal decoder.
 #[derive(Debug, Clone)]
 pub struct DecoderConfig {
     /// Family.
@@ -54,13 +54,13 @@ pub struct DecoderConfig {
     pub add_bos: bool,
 }
 
-/// What a model file can be, for hints.
+/// The supported models, for hints.
 pub(super) const SUPPORTED: &str = "supported are Llama, Qwen2 and Qwen3, as a GGUF file or a Hugging Face directory";
 
 impl DecoderConfig {
-    /// Refuses sizes that no model can have, so that what follows need not fear overflow.
+    /// Rejects impossible sizes, so that later arithmetic cannot overflow.
     pub(super) fn check(&self) -> Result<()> {
-        let bad = |message: String| Err(Error::new(Kind::Model, message).hint("mend the model's configuration"));
+        let bad = |message: String| Err(Error::new(Kind::Model, message).hint("correct the model's configuration"));
         let sizes = [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),

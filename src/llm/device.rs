@@ -1,7 +1,8 @@
-//! Which device a model runs on: the text of a job's `device` becomes a Burn device. And what a device that fails says.
+//! Which device a model runs on: the job's `device` setting becomes a Burn device. Also classifies the errors of
+//! devices.
 //!
-//! Knows device names, what this build can open, and the words by which drivers tell that a device is gone or full. Knows
-//! nothing of models. A new backend is one more arm in [`open`].
+//! Knows device names, what this build can open, and the messages by which drivers report a lost device or one out of
+//! memory. Knows nothing of models. A new backend is one more arm in [`open`].
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,11 +14,11 @@ use crate::error::{Context, Error, Kind, Result};
 /// An opened device.
 #[derive(Debug, Clone)]
 pub struct ComputeDevice {
-    /// What it is, as in a job file: `cpu`, `wgpu:0`, `cuda:1`.
+    /// Its name, as in a job file: `cpu`, `wgpu:0`, `cuda:1`.
     pub name: String,
     /// Burn's handle.
     pub burn: Device,
-    /// Whether tensors lie in host memory and no gradients are asked for, so that the hand-written kernels may be used.
+    /// Whether tensors are in host memory and no gradients are needed, so that the hand-written kernels may be used.
     pub is_host: bool,
 }
 
@@ -27,7 +28,7 @@ impl ComputeDevice {
         ComputeDevice { name: "cpu".to_owned(), burn: Device::flex(), is_host: true }
     }
 
-    /// The CPU through Burn's generic operations only: slow, and what the kernels are compared with.
+    /// The CPU through Burn's generic operations only: slow, the reference for the kernels.
     pub fn cpu_reference() -> Self {
         ComputeDevice { name: "cpu".to_owned(), burn: Device::flex(), is_host: false }
     }
@@ -40,12 +41,12 @@ impl ComputeDevice {
 
 /// Opens `auto`, `cpu`, `wgpu`, `wgpu:N` or `cuda:N`.
 ///
-/// `auto` takes the first real GPU that this build can drive, else the CPU; a software Vulkan driver does not count.
+/// `auto` takes the first real GPU that this build supports, else the CPU; a software Vulkan driver does not count.
 ///
 /// # Errors
 ///
 /// [`Kind::Config`] where the text is none of these, names a backend that this build lacks, or names a device that this
-/// machine lacks; [`Kind::Temporary`] where the device is there and cannot be opened now.
+/// machine lacks; [`Kind::Temporary`] where the device exists and cannot be opened now.
 pub fn open(spec: &str) -> Result<ComputeDevice> {
     let (backend, index) = match spec.split_once(':') {
         None => (spec, None),
@@ -86,7 +87,8 @@ fn not_built(spec: &str, feature: &str) -> Error {
         .hint("set `device = \"auto\"`, or build with that feature")
 }
 
-/// Whether the system shows a graphics card at all; asking its drivers takes time and makes some of them talk.
+/// Whether the system has a graphics card at all; querying its drivers takes time and makes some of them print
+/// messages.
 #[cfg(feature = "wgpu")]
 fn may_have_a_gpu() -> bool {
     if !cfg!(target_os = "linux") {
@@ -134,7 +136,7 @@ fn open_wgpu(spec: &str, index: Option<usize>) -> Result<ComputeDevice> {
             Ok(burn) => return Ok(ComputeDevice { name: spec.to_owned(), burn, is_host: false }),
             Err(why) => {
                 let error = unopened(spec, &why);
-                // One that is there and fails is what was meant: not the next one in its place.
+                // A device that exists and fails is the one that was asked for: do not silently use the next one.
                 if error.kind() == Kind::Temporary {
                     return Err(error);
                 }
@@ -167,7 +169,7 @@ fn wgpu_by_kind(kind: burn::tensor::DeviceKind) -> std::result::Result<Device, S
 #[cfg(feature = "cuda")]
 fn open_cuda(spec: &str, index: usize) -> Result<ComputeDevice> {
     let burn = Device::cuda(index);
-    // Burn opens the card at its first use and panics where there is none.
+    // Burn opens the card on first use and panics if there is none.
     let probe = catch_unwind(|| {
         burn::tensor::Tensor::<1>::zeros([1], &Device::cuda(index)).try_into_data().map_err(|e| format!("{e:?}"))
     });
@@ -182,8 +184,8 @@ fn open_cuda(spec: &str, _index: usize) -> Result<ComputeDevice> {
     Err(not_built(spec, "cuda"))
 }
 
-/// The error for a device that does not open: [`Kind::Config`] where its driver's words mean that there is none or that it
-/// can never do, else [`Kind::Temporary`].
+/// The error for a device that does not open: [`Kind::Config`] where the driver's message means that there is no such
+/// device or that it can never work, else [`Kind::Temporary`].
 #[cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code))]
 fn unopened(spec: &str, why: &str) -> Error {
     const ABSENT: [&str; 10] = [
@@ -212,14 +214,14 @@ fn unopened(spec: &str, why: &str) -> Error {
         .hint("is another process using it? Check its driver; run it again, or set `device = \"cpu\"`")
 }
 
-/// Whether a device's words mean that it ran out of memory. Burn and the drivers below it have no type for that.
+/// Whether an error message means that the device ran out of memory. Burn and the drivers have no error type for that.
 pub fn is_out_of_memory(words: &str) -> bool {
     let words = words.to_ascii_lowercase();
     ["out of memory", "outofmemory", "out_of_memory", "memory allocation of"].iter().any(|sign| words.contains(sign))
 }
 
-/// Whether a device's words mean that the device itself has failed, lost or full: nothing that the next run must meet
-/// again.
+/// Whether an error message means that the device itself failed (lost or out of memory), so that the next run may
+/// succeed.
 pub fn is_fault(words: &str) -> bool {
     const LOST: [&str; 11] = [
         "device lost",
@@ -231,7 +233,7 @@ pub fn is_fault(words: &str) -> bool {
         "cuda_error",
         "cublas_status",
         "vk_error",
-        // What is left of a driver's thread that died before.
+        // Left over from a driver thread that died earlier.
         "recverror",
         "closed channel",
     ];
@@ -239,8 +241,8 @@ pub fn is_fault(words: &str) -> bool {
     is_out_of_memory(words) || LOST.iter().any(|sign| lower.contains(sign))
 }
 
-/// The error for a device that failed while `doing` something; of another kind than [`Kind::Temporary`] only where its words
-/// tell of no fault of the device.
+/// The error for a device that failed while `doing` something; of a kind other than [`Kind::Temporary`] only where the
+/// message does not report a device failure.
 pub fn failed(doing: &str, why: &str, otherwise: Kind) -> Error {
     if is_fault(why) {
         return Error::new(Kind::Temporary, format!("the device failed while {doing}"))
@@ -250,7 +252,7 @@ pub fn failed(doing: &str, why: &str, otherwise: Kind) -> Error {
     Error::new(otherwise, format!("{doing} panicked: {why}"))
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub fn panic_text(panic: &(dyn Any + Send)) -> String {
     if let Some(text) = panic.downcast_ref::<&str>() {
         (*text).to_owned()
@@ -261,7 +263,7 @@ pub fn panic_text(panic: &(dyn Any + Send)) -> String {
     }
 }
 
-/// Does work that uses a device. Burn panics where a device fails: that becomes an error, and one that may pass.
+/// Runs work that uses a device. Burn panics when a device fails: that becomes a temporary error.
 ///
 /// # Errors
 /// The work's own; [`Kind::Temporary`] where the device failed; [`Kind::Internal`] for every other panic.
@@ -323,7 +325,7 @@ mod tests {
             assert_eq!(e.kind(), kind, "{why}");
             assert!(e.message().contains("cuda:9") && e.explain().contains(why));
         }
-        // An index beyond all adapters, through wgpu itself.
+        // An index beyond the last wgpu adapter.
         #[cfg(feature = "wgpu")]
         assert_eq!(open("wgpu:99").unwrap_err().kind(), Kind::Config);
     }

@@ -1,8 +1,8 @@
 //! Sentence encoders of the BERT family: texts to vectors.
 //!
-//! Knows Burn; the model's files are [`EncoderFiles`]'s. Knows nothing of tables. On the CPU the tokens of a batch's
-//! sentences stand below each other without padding and hand-written loops do what is not a matrix product; on other
-//! devices sentences are padded and everything is one of Burn's generic operations.
+//! Knows Burn; the model's files are [`EncoderFiles`]'s. Knows nothing of tables. On the CPU the sentences of a batch
+//! are concatenated without padding, and hand-written kernels compute everything that is not a matrix product. On other
+//! devices sentences are padded and all operations are Burn's generic ones.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ use crate::llm::ops::{Linear, from_vec, into_vec};
 use crate::llm::tensor_files::HostTensor;
 use crate::llm::tokenizer::Tokenizer;
 
-/// Tokens in a batch: enough for the matrix products, few enough to stay near the caches.
+/// Tokens in a batch: enough for efficient matrix products, few enough for the CPU caches.
 const BATCH_TOKENS: usize = 2048;
 
 /// A sentence encoder, loaded.
@@ -33,7 +33,7 @@ pub struct SentenceEncoder {
     reading: Reading,
     pooling: Pooling,
     normalise: bool,
-    /// `[vocabulary, width]`, in host memory: looking a row up needs no device.
+    /// `[vocabulary, width]`, in host memory: a lookup needs no device.
     words: HostTensor,
     /// `[positions, width]`, with the vector of token type 0 added.
     positions: HostTensor,
@@ -61,7 +61,7 @@ impl SentenceEncoder {
         Self::from_files(&EncoderFiles::open(dir)?, device)
     }
 
-    /// Loads the weights of a directory that is open.
+    /// Loads the weights of an open directory.
     ///
     /// # Errors
     /// As [`EncoderFiles::open`].
@@ -116,12 +116,13 @@ impl SentenceEncoder {
         &self.digest
     }
 
-    /// The longest text in tokens, `[CLS]` and `[SEP]` included; what is longer is cut.
+    /// The longest text in tokens, `[CLS]` and `[SEP]` included; longer texts are truncated.
     pub fn max_tokens(&self) -> usize {
         self.reading.max_tokens
     }
 
-    /// Token ids of a text as the model reads them, the default prompt before it, cut to [`SentenceEncoder::max_tokens`].
+    /// Token ids of a text as the model reads them, with the default prompt before it, truncated to
+    /// [`SentenceEncoder::max_tokens`].
     ///
     /// # Errors
     /// `Kind::Internal` where the tokenizer library fails.
@@ -144,7 +145,7 @@ impl SentenceEncoder {
         let mut vectors = vec![Vec::new(); texts.len()];
         let mut rest = order.as_slice();
         while let Some(&first) = rest.first() {
-            // Sorted, so a batch's longest is its last: as many as fit the budget when padded to it.
+            // Sorted by length, so the last is a batch's longest: take as many as fit the budget when padded to it.
             let mut n = 1;
             while n < rest.len() && tokens[rest[n]].len() * (n + 1) <= BATCH_TOKENS.max(tokens[first].len()) {
                 n += 1;
@@ -203,7 +204,7 @@ impl SentenceEncoder {
         vector
     }
 
-    /// `[tokens, 3 width]` (q, k and v side by side) to `[tokens, width]`; every sentence sees itself only.
+    /// `[tokens, 3 width]` (q, k and v side by side) to `[tokens, width]`; every sentence attends to itself only.
     fn attention(&self, qkv: Tensor<2>, batch: &Batch) -> Result<Tensor<2>> {
         let (width, heads) = (self.width, self.heads);
         let head_dim = width / heads;
@@ -211,7 +212,7 @@ impl SentenceEncoder {
         if self.device.is_host {
             let qkv = into_vec(qkv)?;
             let mut out = vec![0.0; batch.tokens * width];
-            // Sentences follow each other without gaps, so their outputs can be handed to threads one by one.
+            // Sentences are contiguous, so each output slice can go to its own thread.
             let mut rest = out.as_mut_slice();
             let mut parts = Vec::with_capacity(batch.rows.len());
             for &(start, len) in &batch.rows {
@@ -248,12 +249,12 @@ impl SentenceEncoder {
     }
 }
 
-/// Where the sentences of a batch stand in the folded `[tokens, width]`.
+/// Where the sentences of a batch are in the flattened `[tokens, width]`.
 struct Batch {
     /// First token and length of each sentence.
     rows: Vec<(usize, usize)>,
     tokens: usize,
-    /// Tokens from one sentence to the next, where they are padded.
+    /// Distance in tokens from one sentence to the next, if padded.
     padded_to: usize,
 }
 

@@ -1,7 +1,7 @@
-//! A sentence encoder's directory: what its configuration files say, with sentence-transformers' extras.
+//! A sentence encoder's directory: its configuration files, including those of sentence-transformers.
 //!
-//! Knows config.json, modules.json, the pooling's configuration and what decides how a text is read. All of it is checked
-//! before any weight is read. Knows nothing of devices.
+//! Knows config.json, modules.json, the pooling configuration and the settings of text preprocessing. All of it is
+//! checked before any weight is read. Knows nothing of devices.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -108,7 +108,7 @@ impl EncoderFiles {
         Ok(files)
     }
 
-    /// Refuses missing tensors and wrong shapes, before any is read.
+    /// Rejects missing tensors and wrong shapes before any tensor is read.
     fn check(&self) -> Result<()> {
         let mut wrong = Vec::new();
         for (name, shape) in self.expected() {
@@ -155,7 +155,7 @@ impl EncoderFiles {
         all
     }
 
-    /// The name in the file: models with a head put `bert.` before it.
+    /// The name in the file: models with a head prefix it with `bert.`.
     fn full(&self, name: &str) -> String {
         let prefixed = self.tensors.shape("bert.embeddings.word_embeddings.weight").is_some();
         format!("{}{name}", if prefixed { "bert." } else { "" })
@@ -210,15 +210,15 @@ fn unsupported(what: &str, path: &Path) -> Error {
         .hint("supported are a BERT transformer, mean or first-token pooling, and normalisation")
 }
 
-/// How a text is read, by the files of sentence-transformers.
+/// Text preprocessing, as configured by sentence-transformers' files.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Reading {
-    /// With what frames a text.
+    /// Token limit, including the special tokens around a text.
     pub(super) max_tokens: usize,
-    /// Whether the tokenizer's configuration says so.
+    /// Whether `max_tokens` comes from the tokenizer's configuration.
     of_tokenizer: bool,
     lower_case: bool,
-    /// Stands before every text.
+    /// Prefix of every text.
     prompt: String,
 }
 
@@ -240,7 +240,7 @@ impl Reading {
                 stated = Some(config.size("max_seq_length", None)?);
             }
         }
-        // Where it is not stated, the tokenizer's limit counts, as sentence-transformers has it; that may be 1e30.
+        // By default the tokenizer's limit applies, as in sentence-transformers; it may be 1e30.
         let tokenizer = dir.join("tokenizer_config.json");
         if stated.is_none() && tokenizer.exists() {
             let limit = ConfigFile::open(tokenizer)?.number("model_max_length", positions as f64)?;
@@ -266,7 +266,7 @@ impl Reading {
         Ok(reading)
     }
 
-    /// Feeds what the files of the digest do not tell into a hasher; nothing where they tell all.
+    /// Hashes the settings that the digested files do not contain, if any.
     fn digest(&self, hasher: &mut blake3::Hasher) {
         let mut add = |what: &str, value: &str| {
             hasher.update(what.as_bytes()).update(&(value.len() as u64).to_le_bytes()).update(value.as_bytes());
@@ -282,7 +282,7 @@ impl Reading {
         }
     }
 
-    /// What is read for a text.
+    /// The text that is tokenized for `text`.
     pub(super) fn whole<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let text = match self.prompt.is_empty() {
             true => Cow::Borrowed(text),
@@ -292,13 +292,13 @@ impl Reading {
     }
 }
 
-/// What follows the transformer, by modules.json; mean pooling and normalised where there is none.
+/// The modules after the transformer, from modules.json; by default mean pooling and normalisation.
 struct Modules {
     pooling: Pooling,
     /// The tokens of the prompt are not pooled.
     without_prompt: bool,
     normalise: bool,
-    /// The configurations that say so, in the model's directory.
+    /// The configuration files that were read, relative to the model's directory.
     files: Vec<String>,
 }
 
@@ -320,7 +320,7 @@ impl Modules {
                 }
                 Some("Normalize") => {}
                 Some("Pooling") => {
-                    // The path is the model's word: it must not lead out of its directory.
+                    // The path comes from the model's files: it must not lead out of its directory.
                     let folder = paths::relative(folder).map_err(|e| e.with("file", path.display()))?;
                     let name = format!("{folder}/config.json");
                     (found.pooling, found.without_prompt) = pooling(ConfigFile::open(dir.join(&name))?, width)?;
@@ -338,7 +338,7 @@ impl Modules {
     }
 }
 
-/// What a pooling's configuration asks for, and whether it leaves the prompt out.
+/// The pooling mode of a configuration, and whether it excludes the prompt.
 fn pooling(config: ConfigFile, width: usize) -> Result<(Pooling, bool)> {
     // Before sentence-transformers 5.4: one switch for each mode.
     const SWITCHES: [(&str, &str); 6] = [

@@ -1,7 +1,7 @@
 //! GGUF files: metadata and tensor directory.
 //!
-//! Knows the container. Knows nothing of architectures or of Hugging Face's names, and trusts no count or offset that a
-//! file states before comparing it with the file's length.
+//! Knows the container. Knows nothing of architectures or of Hugging Face's names, and validates every count and offset
+//! against the file's length.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -32,13 +32,13 @@ enum Value {
     Bool(bool),
     Text(String),
     Texts(Vec<String>),
-    /// Numbers; their type and where they lie in the file.
+    /// Numbers: their type and byte range in the file.
     Numbers(u32, std::ops::Range<usize>),
-    /// An array of arrays, which no key that we know has.
+    /// An array of arrays, which no known key has.
     Nested,
 }
 
-/// What stands before the tensors' data.
+/// The part before the tensors' data.
 #[derive(Debug, Default)]
 struct Header {
     metadata: HashMap<String, Value>,
@@ -85,7 +85,7 @@ impl Gguf {
         self.header.tensors.keys().map(String::as_str)
     }
 
-    /// A tensor's shape, format and place.
+    /// A tensor's shape, format and byte range.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
         self.header.tensors.get(name)
     }
@@ -111,7 +111,7 @@ impl Gguf {
         }
     }
 
-    /// A whole number that is not negative, whatever its width.
+    /// A non-negative integer of any width.
     pub fn u64(&self, key: &str) -> Option<u64> {
         match self.header.metadata.get(key) {
             Some(Value::Unsigned(n)) => Some(*n),
@@ -128,7 +128,7 @@ impl Gguf {
     /// A floating-point number.
     pub fn f64(&self, key: &str) -> Option<f64> {
         match self.header.metadata.get(key) {
-            // Written as f32: 1e-5 must come back as 1e-5, not as its f32 neighbour widened.
+            // Stored as f32: 1e-5 must be read as 1e-5, not as its nearest f32 value widened.
             Some(Value::Float(x)) => Some(*x),
             _ => None,
         }
@@ -178,7 +178,7 @@ impl Gguf {
     }
 }
 
-/// A cursor that cannot leave the file.
+/// A bounds-checked cursor.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -216,7 +216,7 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// A number of items of at least `least` bytes each: no larger than what the rest of the file can hold.
+    /// A count of items of at least `least` bytes each, checked against the remaining length of the file.
     fn count(&mut self, what: &'static str, least: usize) -> Result<usize> {
         let n = self.u64()?;
         usize::try_from(n).ok().filter(|&n| n <= self.left() / least).ok_or_else(|| {
@@ -335,7 +335,7 @@ fn parse(bytes: &[u8]) -> Result<Header> {
     Ok(header)
 }
 
-/// Checks a directory entry and computes where the tensor lies.
+/// Checks a directory entry and computes the tensor's byte range.
 fn place(shape: &[u64], format: u32, offset: u64, start: usize, file_len: usize) -> Result<TensorInfo> {
     let format = Format::from_id(format).ok_or_else(|| {
         Error::new(Kind::Model, format!("tensor format {format} is not supported"))

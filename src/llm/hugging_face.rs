@@ -1,7 +1,7 @@
-//! What the configuration files of a Hugging Face directory say of a decoder.
+//! A decoder's configuration from the files of a Hugging Face directory.
 //!
-//! Knows config.json, generation_config.json, tokenizer_config.json and the outline of tokenizer.json. Knows nothing of
-//! weights but whether an output projection is among them.
+//! Knows config.json, generation_config.json, tokenizer_config.json and the outline of tokenizer.json. Of the weights
+//! it only knows whether there is an output projection.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::llm::decoder_config::{DecoderConfig, Family, SUPPORTED};
 use crate::llm::file::{ConfigFile, map_file, read_json};
 use crate::llm::tensor_files::TensorFiles;
 
-/// The `default` template of a tokenizer_config.json, which holds one or a list of named ones.
+/// The `default` template of a tokenizer_config.json, which contains one template or a list of named ones.
 pub(super) fn directory_template(about: &Value) -> Option<String> {
     let templates = about.get("chat_template")?;
     let named = |t: &&Value| t["name"] == "default";
@@ -25,7 +25,7 @@ pub(super) fn special_token<'a>(file: &'a Value, key: &str) -> Option<&'a str> {
     file[key].as_str().or_else(|| file[key]["content"].as_str())
 }
 
-/// The small part of a tokenizer.json: the vocabulary is read when the tokenizer is asked for.
+/// The small part of a tokenizer.json: the vocabulary is read when the tokenizer is needed.
 #[derive(Default, serde::Deserialize)]
 pub(super) struct TokenizerOutline {
     pub(super) post_processor: Option<Value>,
@@ -41,14 +41,14 @@ pub(super) struct Added {
 }
 
 impl TokenizerOutline {
-    /// A directory's; `None` where it has no tokenizer.json.
+    /// Reads a directory's tokenizer.json; `None` if it has none.
     pub(super) fn read(dir: &Path) -> Result<Option<TokenizerOutline>> {
         let path = dir.join("tokenizer.json");
         if !path.exists() {
             return Ok(None);
         }
         serde_json::from_slice(&map_file(&path)?).map(Some).map_err(|e| {
-            Error::new(Kind::Model, "the file is no tokenizer")
+            Error::new(Kind::Model, "the file is not a tokenizer")
                 .with("file", path.display())
                 .hint("fetch tokenizer.json again")
                 .source(e)
@@ -56,7 +56,7 @@ impl TokenizerOutline {
     }
 }
 
-/// The configuration that a Hugging Face directory states.
+/// The configuration in a Hugging Face directory.
 pub(super) fn directory_config(dir: &Path, files: &TensorFiles) -> Result<DecoderConfig> {
     let c = ConfigFile::open(dir.join("config.json"))?;
     let refuse =

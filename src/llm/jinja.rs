@@ -1,23 +1,23 @@
-//! What Jinja2 understands and minijinja does not, as transformers' chat templates use it.
+//! Jinja2 features that transformers' chat templates use and minijinja lacks.
 //!
-//! [`translate`] rewrites a template's source where only the syntax differs: `"..." % x`, and the marks `{% generation %}`.
-//! [`teach`] gives an environment the tests, methods and printed forms of Python. Knows nothing of messages or models.
+//! [`translate`] rewrites a template's source where only syntax differs: `"..." % x`, and the marks `{% generation %}`.
+//! [`teach`] adds Python's tests, methods and value formatting to an environment. Knows nothing of messages or models.
 
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Tuple, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, Output, State, context, escape_formatter};
 use minijinja_contrib::pycompat;
 
-/// The filter that stands for the operator `%`: Python formats texts with it.
+/// The filter that implements the operator `%`: Python formats strings with it.
 const PERCENT: &str = "__percent";
 
-/// What may stand before an operand but is none.
+/// Words that may precede an operand but are not operands.
 const KEYWORDS: [&str; 14] =
     ["and", "or", "not", "in", "is", "if", "else", "elif", "set", "for", "do", "call", "filter", "recursive"];
 
 /// Makes an environment behave as Jinja2 does where minijinja does otherwise.
 pub fn teach(environment: &mut Environment<'static>) {
-    // Python iterates over texts and over what is undefined, not over None; lists, texts and mappings are sequences.
+    // Python iterates over strings and undefined values, not over None; lists, strings and mappings are sequences.
     environment.add_test("iterable", |v: &Value| !v.is_none() && v.try_iter().is_ok());
     environment.add_test("sequence", |v: &Value| {
         v.is_undefined() || matches!(v.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
@@ -38,7 +38,7 @@ fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Resu
     }
 }
 
-/// `left % right`: the remainder of numbers, the formatting of texts.
+/// `left % right`: remainder of numbers, formatting of strings.
 fn percent(state: &mut State<'_, '_>, left: &Value, right: Value) -> Result<Value, Error> {
     let Some(text) = left.as_str() else {
         let left = left.clone();
@@ -51,7 +51,7 @@ fn percent(state: &mut State<'_, '_>, left: &Value, right: Value) -> Result<Valu
     format(FormatStyle::Printf, text, &values).map(Value::from)
 }
 
-/// Python's methods: those that minijinja's own list has, and a few more of texts.
+/// Python's methods: those of minijinja's own list and a few more string methods.
 fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     let Some(text) = value.as_str() else { return pycompat::unknown_method_callback(state, value, name, args) };
     match name {
@@ -87,7 +87,7 @@ fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) 
     }
 }
 
-/// The template in minijinja's syntax. One that is not well formed comes back as it is: the parser tells what is wrong.
+/// The template in minijinja's syntax. A malformed template is returned unchanged: the parser reports what is wrong.
 pub fn translate(source: &str) -> String {
     let (mut out, mut rest) = (String::with_capacity(source.len()), source);
     while let Some(at) = rest.find("{").filter(|_| rest.contains('}')) {
@@ -110,7 +110,7 @@ pub fn translate(source: &str) -> String {
                 end += end_of_raw(&tag[end..]).unwrap_or(tag.len() - end);
                 out.push_str(&tag[..end]);
             }
-            // Marks for training masks: what they enclose is written as it is.
+            // Marks for training masks: their content is rendered unchanged.
             Some(b'%') if is_tag("generation") => out.push_str(&tag[..end].replacen("generation", "if true", 1)),
             Some(b'%') if is_tag("endgeneration") => out.push_str(&tag[..end].replacen("endgeneration", "endif", 1)),
             Some(b'%' | b'{') => {
@@ -125,7 +125,7 @@ pub fn translate(source: &str) -> String {
     out + rest
 }
 
-/// Where a tag ends that begins `{%` or `{{`: what stands in quotes or braces of its own does not count.
+/// Where a tag that begins with `{%` or `{{` ends, ignoring quoted text and nested braces.
 fn end_of(tag: &str, close: &str) -> Option<usize> {
     let (mut at, mut depth) = (2, 0usize);
     while let Some(rest) = tag.get(at..).filter(|rest| !rest.is_empty()) {
@@ -159,7 +159,7 @@ fn end_of_raw(text: &str) -> Option<usize> {
     }
 }
 
-/// Bytes of the quoted text that begins here, with both quotes; at least one.
+/// Bytes of the quoted text that begins here, including both quotes; at least one.
 fn quoted(text: &str) -> usize {
     let quote = text.as_bytes()[0];
     let (mut at, bytes) = (1, text.as_bytes());
@@ -176,7 +176,7 @@ fn quoted(text: &str) -> usize {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Is {
-    /// A text, a number or a name.
+    /// A string, a number or a name.
     Operand,
     Keyword,
     Open,
@@ -211,8 +211,8 @@ fn tokens(text: &str) -> Vec<(Is, usize, usize)> {
     found
 }
 
-/// `a % b` written as `a | __percent(b)`: a filter binds as tightly to what stands before it. Where the operand before is
-/// part of a product or has a sign, it stays, as numbers alone have those.
+/// `a % b` written as `a | __percent(b)`: a filter binds equally tightly to its left operand. If that operand is part
+/// of a product or has a sign, the operator stays, because it must then be numeric.
 fn without_percent(text: &str) -> String {
     let mut text = text.to_owned();
     let mut done = 0;
@@ -223,7 +223,8 @@ fn without_percent(text: &str) -> String {
     text
 }
 
-/// The first operator from the byte `done` on that can be rewritten: its byte, and where its right operand begins and ends.
+/// The first operator from the byte `done` on that can be rewritten: its position, and the start and end of its right
+/// operand.
 fn next_percent(text: &str, done: usize) -> Option<(usize, usize, usize)> {
     let all = tokens(text);
     let is = |i: usize, what: &str| all.get(i).is_some_and(|&(_, a, b)| &text[a..b] == what);
@@ -273,7 +274,7 @@ fn operand_start(all: &[(Is, usize, usize)], mut end: usize, is: &impl Fn(usize,
                     }
                     depth == 0
                 })?;
-                // What is called or indexed stands before.
+                // The called or indexed value comes before.
                 match open.checked_sub(1).filter(|&b| matches!(all[b].0, Is::Operand | Is::Close)) {
                     Some(before) => {
                         end = before;

@@ -1,7 +1,7 @@
-//! The key-value cache: what earlier positions of each slot left for later ones.
+//! The key-value cache: keys and values of each slot's earlier positions.
 //!
-//! Knows slots, positions and heads. Knows nothing of tokens or of which slot is in use; positions beyond what a row has
-//! filled hold whatever was there before, and attention never looks at them.
+//! Knows slots, positions and heads. Knows nothing of tokens or of which slot is in use; positions beyond a row's
+//! length hold stale values, which attention never reads.
 
 use burn::tensor::Tensor;
 
@@ -16,9 +16,9 @@ use crate::llm::device::ComputeDevice;
 pub enum LayerCache {
     /// In host memory, as [`CacheLayout`] says.
     Host {
-        /// Keys in blocks.
+        /// Keys, in blocks.
         keys: Vec<f32>,
-        /// Values in lines.
+        /// Values, in lines.
         values: Vec<f32>,
     },
     /// On a device.
@@ -44,7 +44,7 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// An empty cache of `slots` times `positions` for every layer. Host memory is taken as positions are filled.
+    /// An empty cache of `slots` times `positions` for every layer. Host memory is committed as positions are filled.
     pub fn new(device: &ComputeDevice, heads: Heads, layers: usize, slots: usize, positions: usize) -> Self {
         let layout = CacheLayout::new(Isa::detect(), heads, positions);
         let layer = || {
@@ -74,7 +74,7 @@ impl KvCache {
         self.positions
     }
 
-    /// How host memory is laid out.
+    /// Layout of host memory.
     pub fn layout(&self) -> CacheLayout {
         self.layout
     }

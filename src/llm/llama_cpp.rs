@@ -1,4 +1,4 @@
-//! What a GGUF file's metadata says of a decoder, and llama.cpp's names and order of its tensors.
+//! A decoder's configuration from GGUF metadata, and llama.cpp's names and layout of its tensors.
 //!
 //! Knows llama.cpp's conventions. Knows nothing of the container's bytes.
 
@@ -7,7 +7,7 @@ use crate::llm::decoder_config::{DecoderConfig, Family, SUPPORTED};
 use crate::llm::gguf::Gguf;
 use crate::llm::tokenizer::{BpeVocabulary, Tokenizer};
 
-/// Refuses a file that is one part of a model split in several.
+/// Rejects a file that is one part of a split model.
 pub(super) fn whole_gguf(gguf: &Gguf) -> Result<()> {
     match gguf.u32("split.count").unwrap_or(1) {
         0 | 1 => Ok(()),
@@ -17,7 +17,7 @@ pub(super) fn whole_gguf(gguf: &Gguf) -> Result<()> {
     }
 }
 
-/// The configuration that a GGUF file's metadata states.
+/// The configuration in a GGUF file's metadata.
 pub(super) fn gguf_config(gguf: &Gguf) -> Result<DecoderConfig> {
     let arch = gguf.str("general.architecture").ok_or_else(|| gguf.missing("key", "general.architecture"))?;
     let family = match arch {
@@ -35,7 +35,7 @@ pub(super) fn gguf_config(gguf: &Gguf) -> Result<DecoderConfig> {
     if size("expert_count").unwrap_or(0) > 0 {
         return refuse("mixtures of experts are not supported".to_owned());
     }
-    // llama.cpp takes a factor without a type as linear; 0 and 1 scale nothing.
+    // llama.cpp treats a factor without a type as linear; 0 and 1 mean no scaling.
     let factor = ["rope.scaling.factor", "rope.scale_linear"].iter().find_map(|name| gguf.f64(&key(name)));
     let is_scaled = factor.is_some_and(|f| f != 0.0 && f != 1.0);
     let scaling = match gguf.str(&key("rope.scaling.type")) {
@@ -85,7 +85,7 @@ pub(super) fn gguf_config(gguf: &Gguf) -> Result<DecoderConfig> {
         qk_norm: family == Family::Qwen3,
         eos_ids,
         bos_id: id("bos_token_id"),
-        // llama.cpp's default where the file does not say: only the Llama 3 vocabularies prepend it.
+        // llama.cpp's default if the file does not say: only the Llama 3 vocabularies prepend it.
         add_bos: gguf
             .bool("tokenizer.ggml.add_bos_token")
             .unwrap_or_else(|| matches!(gguf.str("tokenizer.ggml.pre"), Some("llama-bpe" | "llama3" | "llama-v3"))),

@@ -1,7 +1,7 @@
 //! A model with its adapter merged, as a directory that Hugging Face's transformers load.
 //!
-//! Weights are written one tensor at a time, so that memory holds no second copy of the model. Knows nothing of where
-//! models come from.
+//! Weights are written one tensor at a time, so that there is no second copy of the model in memory. Knows nothing of
+//! where models come from.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -19,7 +19,7 @@ use crate::llm::file::read_json;
 use crate::llm::weights::ModelFiles;
 use crate::scratch::Partial;
 
-/// What lies beside the weights and is copied as it is.
+/// Files next to the weights that are copied unchanged.
 const COMPANIONS: [&str; 8] = [
     "chat_template.jinja",
     "generation_config.json",
@@ -31,10 +31,10 @@ const COMPANIONS: [&str; 8] = [
     "vocab.json",
 ];
 
-/// Writes the model into a folder that does not exist yet; says what transformers will have to do without.
+/// Writes the model into a new folder; returns what is missing for transformers.
 ///
 /// # Errors
-/// `Kind::Usage` where the folder holds something; `Kind::Model` where a tensor cannot be read or does not fit 16 bits;
+/// `Kind::Usage` where the folder is not empty; `Kind::Model` where a tensor cannot be read or does not fit 16 bits;
 /// `Kind::Temporary` for the disk's.
 pub fn write(base: &ModelFiles, adapter: Option<&Adapter>, out: &Path, precision: Precision) -> Result<Vec<String>> {
     let mut lacks = Vec::new();
@@ -62,10 +62,10 @@ pub fn write(base: &ModelFiles, adapter: Option<&Adapter>, out: &Path, precision
     Ok(lacks)
 }
 
-/// Fills a folder that stands whole or not at all.
+/// Creates and fills a folder atomically.
 ///
 /// # Errors
-/// `Kind::Usage` where it holds something already; what `fill` says; `Kind::Temporary` for the disk's.
+/// `Kind::Usage` where it is not empty; errors from `fill`; `Kind::Temporary` for the disk's.
 pub fn new_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let failed = || format!("cannot write `{}`", out.display());
     let name = out.file_name().map(|n| n.to_string_lossy().into_owned());
@@ -85,14 +85,14 @@ fn put(dir: &Path, name: &str, value: &Value) -> Result<()> {
     std::fs::write(dir.join(name), format!("{value:#}\n")).context(Kind::Temporary, || format!("cannot write {name}"))
 }
 
-/// A tensor that is read when its turn comes.
+/// A tensor that is read only when it is written.
 struct Lazy<'a> {
     base: &'a ModelFiles,
     adapter: Option<&'a Adapter>,
     name: String,
     shape: Vec<usize>,
     precision: Precision,
-    /// The first thing that went wrong: the library's trait knows no errors.
+    /// The first error: the library's trait cannot return one.
     failed: &'a RefCell<Option<Error>>,
 }
 
@@ -154,7 +154,7 @@ fn weights(base: &ModelFiles, adapter: Option<&Adapter>, file: &Path, precision:
     }
 }
 
-/// config.json of a model that came as GGUF.
+/// config.json of a GGUF model.
 fn config_of(base: &ModelFiles) -> Value {
     let c = base.config();
     let (kind, class) = match c.family {
@@ -182,7 +182,7 @@ fn config_of(base: &ModelFiles) -> Value {
     })
 }
 
-/// tokenizer.json and tokenizer_config.json of a GGUF file's vocabulary; says what they lack.
+/// tokenizer.json and tokenizer_config.json of a GGUF file's vocabulary; returns what they lack.
 fn tokenizer_of_gguf(base: &ModelFiles, dir: &Path) -> Result<Vec<String>> {
     let tokenizer = base.tokenizer()?;
     put(dir, "tokenizer.json", &tokenizer.to_json()?)?;

@@ -1,8 +1,8 @@
 //! The operations of a transformer on `[tokens, width]` tensors: on the CPU by hand-written kernels, elsewhere by
 //! Burn's generic operations, which also carry gradients.
 //!
-//! Knows tensors and weights. Knows nothing of model families, layers or files. Sequences are folded: a step's tokens
-//! of all rows stand below each other, so that every linear layer is one matrix product.
+//! Knows tensors and weights. Knows nothing of model families, layers or files. Sequences are flattened: a step's
+//! tokens of all rows are concatenated, so that every linear layer is one matrix product.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::llm::device::ComputeDevice;
 use crate::llm::kv_cache::{DeviceLayer, LayerCache};
 use crate::llm::tensor_files::HostTensor;
 
-/// The values of a tensor; no copy where it lies in host memory and has no other owner.
+/// The values of a tensor; no copy if it is in host memory and has no other owner.
 ///
 /// # Errors
 ///
@@ -66,7 +66,7 @@ pub fn select_rows(x: Tensor<2>, rows: &[usize], device: &ComputeDevice) -> Resu
 // Linear layers
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// `x · Wᵀ + b`. The one place where weights meet activations, so that adapters have one place to go to.
+/// `x · Wᵀ + b`. The only place where weights are applied, so that adapters have one place to go.
 #[derive(Debug, Clone)]
 pub struct Linear {
     inputs: usize,
@@ -99,7 +99,7 @@ impl Linear {
         Self::fused(vec![(weight, bias)], device)
     }
 
-    /// Several layers with the same input as one; their outputs stand side by side, in order.
+    /// Several layers with the same input as one; their outputs are concatenated, in order.
     ///
     /// # Errors
     ///
@@ -152,7 +152,7 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// [`Kind::Internal`] where the width is another; [`Kind::Temporary`] where the device fails.
+    /// [`Kind::Internal`] where the width is wrong; [`Kind::Temporary`] where the device fails.
     pub fn forward(&self, x: Tensor<2>) -> Result<Tensor<2>> {
         let rows = self.rows(&x)?;
         match &self.weights {
@@ -171,7 +171,7 @@ impl Linear {
         }
     }
 
-    /// `residual + forward(x)`, without a tensor in between on the CPU.
+    /// `residual + forward(x)`, without an intermediate tensor on the CPU.
     ///
     /// # Errors
     ///
@@ -199,7 +199,7 @@ impl Linear {
     }
 }
 
-/// Rows of a table by token; shares its memory with the output layer where a model ties them.
+/// Token embedding; shares its memory with the output layer if the model ties them.
 #[derive(Debug)]
 pub struct Embedding {
     device: ComputeDevice,
@@ -221,7 +221,7 @@ impl Embedding {
     ///
     /// # Errors
     ///
-    /// [`Kind::Model`] where the table has another shape.
+    /// [`Kind::Model`] where the table has the wrong shape.
     pub fn new(table: HostTensor, device: &ComputeDevice) -> Result<Self> {
         let [vocabulary, width] = table.shape[..] else {
             return Err(Error::new(Kind::Model, "an embedding must have two dimensions"));
@@ -240,7 +240,7 @@ impl Embedding {
     ///
     /// # Errors
     ///
-    /// [`Kind::Model`] where the table has another shape.
+    /// [`Kind::Model`] where the table has the wrong shape.
     pub fn tied(table: HostTensor, device: &ComputeDevice) -> Result<(Self, Linear)> {
         let head = Linear::new(table, None, device)?;
         let table = match &head.weights {
@@ -288,7 +288,7 @@ impl Embedding {
 pub struct RmsNorm {
     eps: f32,
     device: ComputeDevice,
-    /// On the host in any case: the attention kernels apply the norms of heads themselves.
+    /// Always on the host: the attention kernels apply the head norms themselves.
     weight: Vec<f32>,
     on_device: Option<Tensor<2>>,
 }
@@ -305,7 +305,7 @@ impl RmsNorm {
     ///
     /// # Errors
     ///
-    /// [`Kind::Internal`] where the width is another; [`Kind::Temporary`] where the device fails.
+    /// [`Kind::Internal`] where the width is wrong; [`Kind::Temporary`] where the device fails.
     pub fn forward(&self, x: &Tensor<2>) -> Result<Tensor<2>> {
         let [rows, width] = x.dims();
         if width != self.weight.len() {
@@ -365,7 +365,7 @@ pub struct QkNorms {
     pub key: RmsNorm,
 }
 
-/// What all layers of a step share: where its tokens stand and what they may see.
+/// Shared by all layers of a step: the tokens' positions and attention masks.
 #[derive(Debug)]
 pub struct Plan {
     places: Vec<Place>,
@@ -381,7 +381,7 @@ struct DevicePlan {
     cos: Tensor<3>,
     sin: Tensor<3>,
     groups: Vec<Group>,
-    /// Where each token's result stands below the groups' padded results.
+    /// Row of each token's result in the concatenated padded results of the groups.
     order: Tensor<1, Int>,
 }
 
@@ -393,7 +393,7 @@ struct Group {
     keys: usize,
     query_tokens: Tensor<1, Int>,
     key_lines: Tensor<1, Int>,
-    /// `[rows, 1, queries, 1, keys]`: zero where a query may look, very negative elsewhere.
+    /// `[rows, 1, queries, 1, keys]`: zero where a query may attend, very negative elsewhere.
     mask: Tensor<5>,
 }
 
@@ -414,7 +414,8 @@ impl Attention {
         let on_device = self.tables.as_ref().map(|(cos, sin)| {
             let positions = indices(places.iter().map(|p| p.position as i32).collect(), &self.device);
             let lines = places.iter().map(|p| (p.slot * self.positions + p.position) as i32).collect();
-            // One new token is the common case; padding such rows to a prompt's length would waste most of the work.
+            // One new token is the common case; padding such rows to a prompt's length would waste most of the
+            // computation.
             let (single, several): (Vec<Span>, Vec<Span>) = spans.iter().partition(|s| s.tokens == 1);
             let (mut groups, mut order, mut padded) = (Vec::new(), vec![0i32; places.len()], 0);
             for spans in [single, several].iter().filter(|s| !s.is_empty()) {
@@ -461,12 +462,12 @@ impl Attention {
         }
     }
 
-    /// Fills the step's places of a layer's cache and attends; `qkv` is `[tokens, heads.row()]`, the result
+    /// Writes the step's keys and values to a layer's cache and attends; `qkv` is `[tokens, heads.row()]`, the result
     /// `[tokens, query heads · width]`.
     ///
     /// # Errors
     ///
-    /// [`Kind::Internal`] where cache and device do not belong together; [`Kind::Temporary`] where the device fails.
+    /// [`Kind::Internal`] where cache and model are on different devices; [`Kind::Temporary`] where the device fails.
     pub fn forward(
         &self,
         qkv: Tensor<2>,
@@ -525,7 +526,7 @@ impl Attention {
         let mut results = Vec::with_capacity(plan.groups.len());
         for g in &plan.groups {
             let (rows, n, m) = (g.rows, g.queries, g.keys);
-            // [rows, kv, n · shared, width]: queries that share keys stand below each other, so keys are not repeated.
+            // [rows, kv, n · shared, width]: queries that share keys are stacked, so keys are not repeated.
             let q = q.clone().select(0, g.query_tokens.clone()).reshape([rows, n, kv, shared, width]);
             let q = q.permute([0, 2, 1, 3, 4]).reshape([rows, kv, n * shared, width]);
             let lines = |all: &Tensor<2>| all.clone().select(0, g.key_lines.clone()).reshape([rows, m, kv, width]);

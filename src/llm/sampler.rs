@@ -1,7 +1,7 @@
 //! Choosing the next token from logits.
 //!
-//! Knows logits and a row's seed. The random numbers of a row depend on its seed and its position only, so order, batch
-//! and shard never change a row. Knows nothing of slots, text or how the logits were made.
+//! Knows logits and a row's seed. The random numbers of a row depend on its seed and its position only, so neither
+//! order nor batch nor shard changes a row. Knows nothing of slots, text or how the logits were made.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,9 +12,9 @@ pub struct Sampling {
     pub temperature: f32,
     /// Nucleus: the smallest set of tokens whose probability reaches this; 1 keeps all.
     pub top_p: f32,
-    /// At most so many tokens; 0 keeps all.
+    /// Keeps at most this many tokens; 0 keeps all.
     pub top_k: usize,
-    /// Divides (or multiplies) the logits of tokens that were generated already; 1 is off.
+    /// Divides (or multiplies) the logits of tokens that were already generated; 1 is off.
     pub repetition_penalty: f32,
 }
 
@@ -29,7 +29,7 @@ impl Default for Sampling {
 pub struct Chosen {
     /// Token id.
     pub token: u32,
-    /// Natural-log probability under the model's unmodified distribution (no temperature, no cuts, no penalty).
+    /// Natural-log probability under the model's unmodified distribution (no temperature, truncation or penalty).
     pub logprob: f64,
 }
 
@@ -67,7 +67,7 @@ pub fn log_prob(logits: &[f32], token: u32) -> Option<f64> {
     Some(f64::from(logit) - log_sum_exp(logits, max))
 }
 
-/// The random number of a row at a position, uniform in `[0, 1)`: a function of its arguments and nothing else.
+/// The random number of a row at a position, uniform in `[0, 1)`: a pure function of its arguments.
 pub fn uniform(seed: &[u8; 32], position: u64) -> f64 {
     let digest = blake3::keyed_hash(seed, &position.to_le_bytes());
     let mut word = [0; 8];
@@ -152,7 +152,7 @@ fn penalise(logits: &[f32], penalty: f32, generated: &[u32]) -> Option<Vec<f32>>
     }
     let mut changed = logits.to_vec();
     for &token in generated {
-        // Read from the original, so that a token that stands twice is penalised once.
+        // Read from the original, so that a repeated token is penalised once.
         if let Some(&logit) = logits.get(token as usize) {
             changed[token as usize] = if logit > 0.0 { logit / penalty } else { logit * penalty };
         }
@@ -160,7 +160,7 @@ fn penalise(logits: &[f32], penalty: f32, generated: &[u32]) -> Option<Vec<f32>>
     Some(changed)
 }
 
-/// Draws an index from the softmax of `logits / temperature` after the cuts, `at` being uniform in `[0, 1)`.
+/// Draws an index from the softmax of `logits / temperature` after top-k and top-p; `at` is uniform in `[0, 1)`.
 fn draw(logits: &[f32], max: f32, sampling: &Sampling, at: f64) -> usize {
     let weights: Vec<f32> = logits.iter().map(|&logit| exp_of_negative((logit - max) / sampling.temperature)).collect();
     let weight = |id: u32| f64::from(weights[id as usize]);
@@ -170,7 +170,7 @@ fn draw(logits: &[f32], max: f32, sampling: &Sampling, at: f64) -> usize {
         return pick(at * total, (0..logits.len() as u32).map(|id| (id, weight(id))));
     }
 
-    // Sorting the whole vocabulary would cost more than the rest: the likely tokens alone nearly always suffice.
+    // Sorting the whole vocabulary would cost more than the rest: the likely tokens nearly always suffice.
     let mut ids: Vec<u32> = Vec::new();
     for least in [1e-2, 1e-4, 1e-8, 0.0] {
         ids = (0..logits.len() as u32).filter(|&id| weights[id as usize] >= least).collect();
@@ -209,7 +209,7 @@ fn pick(mut left: f64, weighted: impl Iterator<Item = (u32, f64)>) -> usize {
             return id as usize;
         }
         left -= weight;
-        // Rounding can use up the total: then the last token that has a weight worth the name.
+        // Rounding can exhaust the total: then take the last token with a positive weight.
         if weight > f64::EPSILON {
             last = id as usize;
         }

@@ -1,6 +1,6 @@
 //! The safetensors files of a directory, as tensors in host memory.
 //!
-//! Knows shards, their index and digests. Knows nothing of what the tensors are for.
+//! Knows shards, their index and digests. Knows nothing of their use.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -40,7 +40,7 @@ struct Place {
     shard: usize,
     dtype: Dtype,
     shape: Vec<usize>,
-    /// In the shard's file.
+    /// Byte range in the shard's file.
     range: std::ops::Range<usize>,
 }
 
@@ -154,7 +154,7 @@ impl TensorFiles {
         Ok(HostTensor { shape: place.shape.clone(), data })
     }
 
-    /// Feeds the weights and those of `names` that exist in `dir` into a hasher.
+    /// Hashes the weights and those files of `names` that exist in `dir`.
     pub(crate) fn digest(&self, hasher: &mut blake3::Hasher, dir: &Path, names: &[&str]) -> Result<()> {
         for name in names {
             let path = dir.join(name);
@@ -169,7 +169,7 @@ impl TensorFiles {
     }
 }
 
-/// Feeds a named file into a hasher, hashing its parts in parallel.
+/// Hashes a named file, its parts in parallel.
 pub(super) fn digest_bytes(hasher: &mut blake3::Hasher, name: &str, bytes: &[u8]) {
     hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
     hasher.update(&(bytes.len() as u64).to_le_bytes());

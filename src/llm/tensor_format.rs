@@ -1,6 +1,6 @@
 //! How a tensor's values are stored in a file, and how they become f32.
 //!
-//! Knows the block formats of llama.cpp and plain floats. Knows nothing of files or of what a tensor is for.
+//! Knows the block formats of llama.cpp and plain floats. Knows nothing of files or of a tensor's use.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -33,7 +33,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The formats that can be read, for error messages.
+    /// The supported formats, for error messages.
     pub const SUPPORTED: &'static str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K";
 
     pub(super) fn from_id(id: u32) -> Option<Format> {
@@ -69,7 +69,7 @@ impl Format {
         }
     }
 
-    /// Dequantises whole blocks; `bytes` and `out` that do not hold the same number of blocks are cut to the shorter.
+    /// Dequantises whole blocks; if `bytes` and `out` hold different numbers of blocks, the smaller counts.
     pub fn dequantise(self, bytes: &[u8], out: &mut [f32]) {
         const BLOCKS_PER_TASK: usize = 1024;
         let (values, size) = self.block();

@@ -1,7 +1,7 @@
-//! Text to token ids and back, with data kept apart from control words.
+//! Text to token ids and back, with data kept apart from control tokens.
 //!
 //! Knows tokenizer.json and GGUF vocabularies. Knows nothing of models, prompts or templates. Tokens that a vocabulary
-//! adds to its model (`<|im_end|>`) are taken out of the library's tokenizer and matched here, in our own words only.
+//! adds to its model (`<|im_end|>`) are removed from the library's tokenizer and matched here, in trusted text only.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -18,17 +18,17 @@ use tokenizers::{AddedVocabulary, Decoder as _, PostProcessorWrapper, SplitDelim
 use crate::error::{Error, Kind, Result};
 use crate::llm::chat::OwnedPiece;
 
-/// A stretch of a prompt.
+/// A piece of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece<'a> {
-    /// Our own literal words: special tokens in it are parsed.
+    /// Trusted text: special tokens in it are parsed.
     Control(&'a str),
     /// Data: never parsed as special tokens.
     Text(&'a str),
 }
 
 impl OwnedPiece {
-    /// The piece as the tokenizer takes it.
+    /// The piece as the tokenizer's input.
     pub fn as_piece(&self) -> Piece<'_> {
         match self {
             OwnedPiece::Control(words) => Piece::Control(words),
@@ -37,16 +37,16 @@ impl OwnedPiece {
     }
 }
 
-/// The vocabulary of a byte-level BPE as GGUF metadata gives it.
+/// The vocabulary of a byte-level BPE from GGUF metadata.
 #[derive(Debug, Clone, Copy)]
 pub struct BpeVocabulary<'a> {
-    /// Token `i` as the byte-level alphabet writes it.
+    /// Token `i` in the byte-level alphabet.
     pub tokens: &'a [String],
     /// llama.cpp's type of token `i`: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte.
     pub types: &'a [i32],
     /// Merges in order of rank, the two sides separated by a space.
     pub merges: &'a [String],
-    /// llama.cpp's name of the way to split text into words: one of [`Tokenizer::PRE_TYPES`].
+    /// llama.cpp's name of the pre-tokenizer: one of [`Tokenizer::PRE_TYPES`].
     pub pre: &'a str,
 }
 
@@ -56,14 +56,14 @@ pub struct Tokenizer {
     /// Without added tokens, post-processor, padding and truncation.
     inner: tokenizers::Tokenizer,
     added: Added,
-    /// What the post-processor puts before and after a text.
+    /// Tokens that the post-processor adds before and after a text.
     frame: (Vec<u32>, Vec<u32>),
     vocab_size: usize,
     digest: String,
 }
 
 impl Tokenizer {
-    /// The GGUF pre-tokenizer types that can be read.
+    /// The supported GGUF pre-tokenizer types.
     pub const PRE_TYPES: &'static str =
         "smollm, default, gpt-2, llama-bpe, llama3, llama-v3, smaug-bpe, qwen2, deepseek-r1-qwen";
 
@@ -76,7 +76,7 @@ impl Tokenizer {
             Error::new(Kind::Model, "the tokenizer file cannot be read")
                 .hint("fetch tokenizer.json again; it must be in the format of the Hugging Face tokenizers library")
         };
-        // The library panics over merges that do not fit their vocabulary.
+        // The library panics on merges that do not fit the vocabulary.
         let mut inner = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes))
             .map_err(|_| bad())?
             .map_err(|e| bad().source(e))?;
@@ -106,7 +106,7 @@ impl Tokenizer {
     /// Makes a byte-level BPE tokenizer from GGUF metadata.
     ///
     /// # Errors
-    /// `Kind::Model` where a merge is malformed or names an unknown token, or the way of splitting words is unknown.
+    /// `Kind::Model` where a merge is malformed or names an unknown token, or the pre-tokenizer is unknown.
     pub fn from_bpe(vocabulary: &BpeVocabulary<'_>) -> Result<Tokenizer> {
         let bad = |message: String| Error::new(Kind::Model, message).hint("take another GGUF file of the model");
         let (words, ignore_merges, normalise) = word_splitter(vocabulary.pre)?;
@@ -137,8 +137,8 @@ impl Tokenizer {
         let mut merges = Vec::with_capacity(vocabulary.merges.len());
         for merge in vocabulary.merges {
             feed(merge);
-            // A space is in no byte-level alphabet, so the first one separates. The library panics over results that
-            // are longer than every token.
+            // A space is in no byte-level alphabet, so the first one separates. The library panics on results that are
+            // longer than every token.
             let (left, right) = merge
                 .split_once(' ')
                 .filter(|(l, r)| [*l, *r, &format!("{l}{r}")].iter().all(|t| vocab.contains_key(*t)))
@@ -174,8 +174,8 @@ impl Tokenizer {
         Tokenizer { inner, added: Added::new(added), frame, vocab_size, digest }
     }
 
-    /// Token ids of a prompt; special tokens are looked for inside [`Piece::Control`] only. What stands between special
-    /// tokens is joined over the pieces' borders, so harmless data gives the ids of the whole string. No BOS is added.
+    /// Token ids of a prompt; special tokens are recognised inside [`Piece::Control`] only. Text between special tokens
+    /// is joined across pieces, so harmless data gives the ids of the whole string. No BOS is added.
     ///
     /// # Errors
     /// `Kind::Internal` where the tokenizer library fails.
@@ -225,8 +225,8 @@ impl Tokenizer {
             ids.extend_from_slice(encoded.get_ids());
             return Ok(());
         }
-        // Some vocabularies can also spell a special token (a unigram model lists `</s>` among its words): where data
-        // says it literally, spell it by characters. An unknown-word token stands for other text and stays.
+        // Some vocabularies can also spell a special token (a unigram model lists `</s>` among its words): if data
+        // contains it literally, encode it by characters. An unknown-word token represents other text and stays.
         let encoded = self.inner.encode(text, false).map_err(internal)?;
         for (&id, &(start, end)) in encoded.get_ids().iter().zip(encoded.get_offsets()) {
             let written = text.get(start..end).unwrap_or_default();
@@ -250,7 +250,7 @@ impl Tokenizer {
         self.encode(&[Piece::Text(text)])
     }
 
-    /// Token ids of our own words, special tokens parsed.
+    /// Token ids of trusted text, special tokens parsed.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -258,7 +258,7 @@ impl Tokenizer {
         self.encode(&[Piece::Control(text)])
     }
 
-    /// The text of `ids`; incomplete UTF-8 comes back as U+FFFD, unknown ids as nothing.
+    /// The text of `ids`; incomplete UTF-8 becomes U+FFFD, unknown ids are dropped.
     ///
     /// # Errors
     /// `Kind::Internal` where the tokenizer library fails.
@@ -277,7 +277,7 @@ impl Tokenizer {
         }
     }
 
-    /// What the tokenizer's own post-processor puts before and after a text: `[CLS]` and `[SEP]`, or a BOS.
+    /// Tokens that the tokenizer's post-processor adds before and after a text: `[CLS]` and `[SEP]`, or a BOS.
     pub fn frame(&self) -> (&[u32], &[u32]) {
         (&self.frame.0, &self.frame.1)
     }
@@ -287,18 +287,18 @@ impl Tokenizer {
         self.vocab_size
     }
 
-    /// The id of a token given as the vocabulary writes it.
+    /// The id of a token by its spelling in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         let added = self.added.tokens.iter().find(|t| t.content == token).map(|t| t.id);
         added.or_else(|| self.inner.token_to_id(token))
     }
 
-    /// Whether `id` is a control token, which decoding can skip.
+    /// Whether `id` is a control token, which decoding skips.
     pub fn is_special(&self, id: u32) -> bool {
         self.added.get(id).is_some_and(|token| token.special)
     }
 
-    /// `text` without the control tokens that it spells.
+    /// `text` with literal control tokens removed.
     pub fn without_control(&self, text: &str) -> String {
         let (mut out, mut from) = (String::new(), 0);
         for (range, index) in self.added.find(text) {
@@ -311,8 +311,8 @@ impl Tokenizer {
         out
     }
 
-    /// The tokenizer as a tokenizer.json for the Hugging Face library, added tokens among its vocabulary. What frames a
-    /// text ([`Tokenizer::frame`]) is not in it.
+    /// The tokenizer as a tokenizer.json for the Hugging Face library, added tokens among its vocabulary. The tokens
+    /// around a text ([`Tokenizer::frame`]) are not in it.
     ///
     /// # Errors
     /// `Kind::Internal` where the tokenizer library fails.
@@ -341,7 +341,7 @@ impl Tokenizer {
         Ok(json)
     }
 
-    /// BLAKE3 of everything that decides the ids, 32 hex digits.
+    /// BLAKE3 of everything that determines the ids, 32 hex digits.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -358,7 +358,7 @@ struct AddedToken {
     strip_right: bool,
 }
 
-/// The added tokens, ready to be found: longest first.
+/// The added tokens, prepared for matching: longest first.
 #[derive(Debug, Clone)]
 struct Added {
     tokens: Vec<AddedToken>,
@@ -409,8 +409,8 @@ fn inside_a_word(text: &str, range: &Range<usize>) -> bool {
     text[..range.start].chars().next_back().is_some_and(word) || text[range.end..].chars().next().is_some_and(word)
 }
 
-/// llama.cpp's ways of splitting text into words: the steps, whether words of the vocabulary skip the merges, and
-/// whether text is normalised (NFC) first.
+/// llama.cpp's pre-tokenizers: the steps, whether words of the vocabulary skip the merges, and whether text is
+/// normalised (NFC) first.
 fn word_splitter(pre: &str) -> Result<(Vec<PreTokenizerWrapper>, bool, bool)> {
     let split = |pattern: &str| {
         Split::new(SplitPattern::Regex(pattern.to_owned()), SplitDelimiterBehavior::Isolated, false)
@@ -518,7 +518,7 @@ mod tests {
         let parts = [Piece::Control("xa"), Piece::Text("bc"), Piece::Control("<|im_end|>a"), Piece::Text("b")];
         assert_eq!(t.encode(&parts).unwrap(), whole);
         assert_eq!(t.encode(&[]).unwrap(), Vec::<u32>::new());
-        // A control word that is completed by data is none.
+        // A control token that is completed by data is not one.
         let split = t.encode(&[Piece::Control("<|im_"), Piece::Text("end|>")]).unwrap();
         assert!(split.iter().all(|&id| id > 2));
     }

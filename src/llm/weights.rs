@@ -1,4 +1,4 @@
-//! A decoder's files: one GGUF file or a Hugging Face directory, seen the same way.
+//! A decoder's files: one interface to a GGUF file or a Hugging Face directory.
 //!
 //! Knows where configuration, tensors, tokenizer and chat template come from in either. Knows nothing of devices. All of
 //! a model's tensors are checked when it is opened, before any is read.
@@ -60,10 +60,10 @@ impl ModelFiles {
         Ok(files)
     }
 
-    /// Adds the ends of a turn that the configuration does not name: what the tokenizer's own files call the end, and the
-    /// token that the chat template writes after an answer. The template's comes first: it is what an answer ends with.
+    /// Adds end-of-turn tokens that the configuration does not name: the end token of the tokenizer's files and the
+    /// token that the chat template writes after an answer. The template's comes first, because an answer ends with it.
     fn find_ends(&mut self) -> Result<()> {
-        // A template that does not parse is an error where it is asked for.
+        // A template that does not parse is reported when it is used.
         let after = self.chat_template().map(|t| t.after_answer()).unwrap_or_default();
         let after = after.trim_start();
         let (mut of_template, mut of_tokenizer) = (None, Vec::new());
@@ -98,12 +98,12 @@ impl ModelFiles {
         Ok(())
     }
 
-    /// Ends of a turn that the configuration does not name and its tokenizer's files do, with which generation ends too.
+    /// End-of-turn tokens that only the tokenizer's files name; generation stops at them too.
     pub fn found_ends(&self) -> &[u32] {
         &self.found_ends
     }
 
-    /// Where the model lies.
+    /// The model's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -113,12 +113,12 @@ impl ModelFiles {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// What the decoder looks like.
+    /// The decoder's configuration.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
-    /// The folder of a model that is one in Hugging Face's layout.
+    /// The model's folder if it has Hugging Face's layout.
     pub fn directory(&self) -> Option<&Path> {
         matches!(self.source, Source::Directory(_)).then_some(self.path.as_path())
     }
@@ -181,8 +181,8 @@ impl ModelFiles {
         Ok(HostTensor { shape, data })
     }
 
-    /// BLAKE3 over every file of the model that decides its output, 32 hex digits; computed once. The name and place
-    /// of the model do not matter.
+    /// BLAKE3 over every file of the model that decides its output, 32 hex digits; computed once. The model's name and
+    /// path do not matter.
     ///
     /// # Errors
     /// `Kind::Model` where a file cannot be read.
@@ -274,7 +274,7 @@ impl ModelFiles {
     }
 }
 
-/// The file or directory that `path` means.
+/// The file or directory that `path` refers to.
 fn resolve(path: &Path) -> Result<PathBuf> {
     if !path.exists() {
         return Err(Error::new(Kind::Model, "the model does not exist")

@@ -1,7 +1,7 @@
-//! What networks are made of: a pass, linear layers, norms, dropout, rows of tables.
+//! Building blocks of networks: a pass, linear layers, norms, dropout, embedding lookups.
 //!
-//! Knows tensors and weights; knows nothing of what they are for. Every linear layer takes `[n, width]`, so that it is one
-//! matrix product, whatever stands for the `n`.
+//! Knows tensors and weights; knows nothing of what they are for. Every linear layer takes `[n, width]`, so that it is
+//! one matrix product, whatever `n` counts.
 
 use burn::tensor::{Distribution, Int, Tensor, TensorData, activation, module};
 use rayon::prelude::*;
@@ -12,7 +12,7 @@ use crate::llm::ops::{from_vec, into_vec};
 use crate::network::parameters::{Accumulated, Init, Leaves, Parameters, Slot};
 use crate::network::random::Random;
 
-/// One pass of a model: its weights, and the randomness of training where it trains.
+/// One pass of a model: its weights, and its random numbers if it trains.
 pub struct Pass {
     /// The weights.
     pub leaves: Leaves,
@@ -21,7 +21,7 @@ pub struct Pass {
     outside: Vec<Outside>,
 }
 
-/// What leads from the gradient of values to those of weights.
+/// Backward function: from the gradient of values to those of weights.
 type Back = Box<dyn FnOnce(Vec<f32>) -> Vec<(Slot, Vec<f32>)>>;
 
 /// Values that were computed by hand.
@@ -46,7 +46,8 @@ impl Pass {
         Pass { leaves: parameters.constants(), device: parameters.device().clone(), random: None, outside: Vec::new() }
     }
 
-    /// Values that were computed by hand from the weights, to go on with; `back` turns their gradient into those of weights.
+    /// Wraps values that were computed by hand from the weights, for further use; `back` turns their gradient into
+    /// those of the weights.
     pub fn outside(&mut self, values: Vec<f32>, back: Back) -> Tensor<1> {
         let n = values.len();
         let values = from_vec(values, [n], &self.device).autodiff().require_grad();
@@ -76,12 +77,12 @@ impl Pass {
         &self.device
     }
 
-    /// Whether gradients are asked for.
+    /// Whether gradients are tracked.
     pub fn trains(&self) -> bool {
         self.random.is_some()
     }
 
-    /// A stream of random numbers of the pass's own; a fixed one where it does not train.
+    /// The pass's random stream; a fixed one if it does not train.
     pub fn stream(&mut self) -> Random {
         match &mut self.random {
             Some(random) => Random::new(random.bits(), "pass"),
@@ -89,7 +90,7 @@ impl Pass {
         }
     }
 
-    /// Sets values to zero with `probability` and scales the others up; nothing where the pass does not train.
+    /// Sets values to zero with `probability` and scales the others up; no change if the pass does not train.
     pub fn dropout<const D: usize>(&mut self, x: Tensor<D>, probability: f64) -> Tensor<D> {
         if !self.trains() || probability <= 0.0 {
             return x;
@@ -117,7 +118,7 @@ impl Pass {
     }
 }
 
-/// A mask for dropout, by all threads; depends on the stream only.
+/// A dropout mask, computed in parallel; depends on the stream only.
 pub fn dropout_mask(len: usize, probability: f64, stream: &Random) -> Vec<f32> {
     let mut mask = vec![0.0; len];
     let chunks = mask.par_chunks_mut(8192).enumerate();
@@ -135,7 +136,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Adds `<name>.weight` and `<name>.bias`; the bias begins at zero.
+    /// Adds `<name>.weight` and `<name>.bias`; the bias is initialised to zero.
     pub fn new(parameters: &mut Parameters, name: &str, inputs: usize, outputs: usize, init: Init) -> Self {
         let weight = parameters.add(&format!("{name}.weight"), [inputs, outputs], init);
         let bias = parameters.add(&format!("{name}.bias"), [1, outputs], Init::Constant(0.0));
@@ -148,7 +149,7 @@ impl Linear {
     }
 }
 
-/// `x` above zero, `a · x` below, with an `a` for every channel that begins at 0.25.
+/// `x` above zero, `a · x` below, with an `a` for every channel, initially 0.25.
 #[derive(Debug, Clone, Copy)]
 pub struct Prelu(Slot);
 
@@ -173,7 +174,7 @@ pub struct Norm {
     pub shift: Slot,
 }
 
-/// What layer norms add to the variance, as in RecBole.
+/// Epsilon of layer norms, as in RecBole.
 pub const NORM_EPSILON: f64 = 1e-12;
 
 impl Norm {

@@ -1,8 +1,8 @@
-//! Weights: their names, how they begin, Adam's steps, and the files that hold them.
+//! Weights: their names, initial values, Adam's steps, and their files.
 //!
-//! Knows tensors and safetensors. Knows nothing of what the weights are for. All weights are matrices; a bias is one row.
-//! A weight's first values depend on the seed and its own name only, so a model with an added part begins exactly as the
-//! same model without it.
+//! Knows tensors and safetensors. Knows nothing of their use. All weights are matrices; a bias is one row. A weight's
+//! initial values depend on the seed and its own name only, so adding a part to a model does not change the initial
+//! values of the others.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,11 +18,11 @@ use crate::llm::device::ComputeDevice;
 use crate::llm::ops::{from_vec, into_vec};
 use crate::network::random::Random;
 
-/// Which weight of its [`Parameters`].
+/// Index of a weight in its [`Parameters`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot(usize);
 
-/// How a weight begins.
+/// Initialisation of a weight.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     /// The same value everywhere.
@@ -35,7 +35,7 @@ pub enum Init {
     Uniform(f32),
 }
 
-/// A named set of weights and the optimizer's memory of each.
+/// A named set of weights and the optimizer's state.
 #[derive(Clone)]
 pub struct Parameters {
     entries: Vec<Entry>,
@@ -67,7 +67,7 @@ impl Leaves {
 pub struct Accumulated(Vec<Option<Tensor<2>>>);
 
 impl Accumulated {
-    /// Adds what a pass over `leaves` found.
+    /// Adds the gradients of a pass over `leaves`.
     pub fn add(&mut self, leaves: Leaves, mut gradients: Gradients) {
         self.0.resize(leaves.0.len(), None);
         for (sum, leaf) in self.0.iter_mut().zip(leaves.0) {
@@ -91,7 +91,7 @@ impl Accumulated {
         });
     }
 
-    /// Adds all of another one.
+    /// Adds all gradients of another one.
     pub fn merge(&mut self, other: Accumulated) {
         self.0.resize(self.0.len().max(other.0.len()), None);
         for (sum, gradient) in self.0.iter_mut().zip(other.0) {
@@ -127,7 +127,7 @@ impl Accumulated {
     }
 }
 
-/// Values that can be put back: see [`Parameters::values`].
+/// Saved values: see [`Parameters::values`].
 #[derive(Clone)]
 pub struct Values(Vec<Tensor<2>>);
 
@@ -138,8 +138,8 @@ impl Parameters {
         Parameters { entries: Vec::new(), device: device.clone(), seed, adam, decay: 0.0 }
     }
 
-    /// Lets every step take `learning_rate · decay` of a weight away before Adam moves it: AdamW (Loshchilov and Hutter
-    /// 2019). None at first.
+    /// Decoupled weight decay: every step first subtracts `learning_rate · decay` of each weight: AdamW (Loshchilov and
+    /// Hutter 2019). No decay by default.
     pub fn set_weight_decay(&mut self, decay: f64) {
         self.decay = decay;
     }
@@ -161,22 +161,22 @@ impl Parameters {
         Slot(self.entries.len() - 1)
     }
 
-    /// Where the weights lie.
+    /// The weights' device.
     pub fn device(&self) -> &ComputeDevice {
         &self.device
     }
 
-    /// The seed that they began with.
+    /// The seed of their initial values.
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Number of single numbers.
+    /// Number of scalar values.
     pub fn count(&self) -> usize {
         self.entries.iter().map(|e| e.value.dims().iter().product::<usize>()).sum()
     }
 
-    /// The weights, to be differentiated.
+    /// The weights with gradient tracking.
     pub fn leaves(&self) -> Leaves {
         Leaves(self.entries.iter().map(|e| e.value.clone().autodiff().require_grad()).collect())
     }
@@ -206,19 +206,19 @@ impl Parameters {
         }
     }
 
-    /// The values of now.
+    /// The current values.
     pub fn values(&self) -> Values {
         Values(self.entries.iter().map(|e| e.value.clone()).collect())
     }
 
-    /// Puts values back; the optimizer's memory stays.
+    /// Restores values; the optimizer's state stays.
     pub fn set_values(&mut self, values: &Values) {
         for (entry, value) in self.entries.iter_mut().zip(&values.0) {
             entry.value = value.clone();
         }
     }
 
-    /// The weight of a name.
+    /// The weight with this name.
     pub fn slot(&self, name: &str) -> Option<Slot> {
         self.entries.iter().position(|e| e.name == name).map(Slot)
     }
@@ -249,7 +249,7 @@ impl Parameters {
         into_vec(self.entries[slot.0].value.clone())
     }
 
-    /// Writes the values, and `metadata` beside them, as a safetensors file that stands whole or not at all.
+    /// Writes the values and `metadata` as a safetensors file, atomically.
     ///
     /// # Errors
     /// `Kind::Temporary` where the device or the disk fails.
@@ -269,7 +269,8 @@ impl Parameters {
         Ok(file.metadata)
     }
 
-    /// Writes all that training needs to go on: values, the optimizer's memory, the `best` values so far, and `metadata`.
+    /// Writes everything needed to resume training: values, the optimizer's state, the `best` values so far, and
+    /// `metadata`.
     ///
     /// # Errors
     /// As [`Parameters::save`].
@@ -315,7 +316,7 @@ impl Parameters {
     }
 }
 
-/// A matrix on its way into a file.
+/// A matrix to be written.
 struct HostMatrix {
     name: String,
     shape: [usize; 2],
@@ -330,7 +331,7 @@ impl HostMatrix {
     }
 }
 
-/// Writes beside the file and renames, so that a file of this name is always a whole one.
+/// Writes a temporary file and renames it, so that the file is always complete.
 fn write(path: &Path, tensors: Vec<HostMatrix>, metadata: HashMap<String, String>) -> Result<()> {
     let failed = || format!("cannot write `{}`", path.display());
     let views: Result<Vec<(&str, TensorView<'_>)>, _> = tensors

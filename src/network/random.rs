@@ -1,10 +1,10 @@
-//! Random numbers that depend on a seed and a name or number alone, so that whatever draws can be repeated and resumed,
-//! and the order of work changes nothing.
+//! Random numbers that depend only on a seed and a name or number, so that computations can be repeated and resumed,
+//! and the order of work does not matter.
 //!
-//! SplitMix64 (Steele, Lea, Flood 2014): one multiplication chain a number, and a stream can be entered anywhere. Knows
-//! nothing of what it is drawn for. Not for secrets.
+//! SplitMix64 (Steele, Lea, Flood 2014): a few multiplications per number, with random access. Knows nothing of its
+//! use. Not cryptographically secure.
 
-/// A stream of numbers.
+/// A stream of random numbers.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -17,20 +17,20 @@ fn mix(mut z: u64) -> u64 {
 }
 
 impl Random {
-    /// The stream of a seed and a name; streams of other names have nothing to do with it.
+    /// The stream of a seed and a name; streams with other names are independent.
     pub fn new(seed: u64, name: &str) -> Self {
         let name =
             name.bytes().fold(0xCBF2_9CE4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
         Random(mix(mix(seed.wrapping_add(STEP)) ^ name))
     }
 
-    /// The stream of a seed and a number, for streams that are many and have no names.
+    /// The stream of a seed and a number, for numerous streams without names.
     pub fn numbered(seed: u64, number: u64) -> Self {
-        // Both pass the mixer, so that neighbouring seeds and numbers do not give shifted copies of one stream.
+        // Both are mixed, so that neighbouring seeds and numbers do not give shifted copies of one stream.
         Random(mix(mix(seed.wrapping_add(STEP)) ^ number.wrapping_mul(STEP)))
     }
 
-    /// The `n`-th stream beside this one.
+    /// The `n`-th stream derived from this one.
     pub fn child(&self, n: u64) -> Self {
         Random(mix(self.0 ^ mix(n.wrapping_add(STEP))))
     }
@@ -62,15 +62,15 @@ impl Random {
         (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
     }
 
-    /// Puts values into a random order (Fisher and Yates).
+    /// Shuffles values (Fisher and Yates).
     pub fn shuffle<T>(&mut self, values: &mut [T]) {
         for i in (1..values.len()).rev() {
             values.swap(i, self.below(i + 1));
         }
     }
 
-    /// A mask for dropout: every value is 0 with `probability`, else 1 / (1 − probability); probabilities are rounded to
-    /// 1 / 65536.
+    /// A dropout mask: every value is 0 with `probability`, else 1 / (1 − probability); probabilities are rounded to 1
+    /// / 65536.
     pub fn dropout(&mut self, mask: &mut [f32], probability: f64) {
         let threshold = (probability.clamp(0.0, 1.0) * 65536.0).round() as u64;
         let scale = 65536.0 / (65536 - threshold.min(65535)) as f32;

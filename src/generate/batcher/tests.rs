@@ -29,7 +29,7 @@ fn run(batcher: &mut Batcher, decoder: &mut MockDecoder) -> Vec<Answer> {
     panic!("the batcher does not come to an end");
 }
 
-/// The answers by id, without what depends on scheduling. Panics where an id is answered twice.
+/// The answers by id, without the fields that depend on scheduling. Panics where an id is answered twice.
 fn by_id(answers: Vec<Answer>) -> BTreeMap<u64, String> {
     let mut map = BTreeMap::new();
     for (id, answer) in answers {
@@ -322,8 +322,8 @@ proptest! {
         prop_assert_eq!(by_id(answers), expected);
     }
 
-    /// Whatever arrives, is cancelled, fails on the device or runs out of its memory, in any order: no step exceeds
-    /// the tokens and slots allowed at that moment, and every request is answered exactly once.
+    /// Whatever the order of arrivals, cancellations, device failures and out-of-memory errors: no step exceeds the
+    /// tokens and slots allowed at that moment, and every request is answered exactly once.
     #[test]
     fn no_step_exceeds_its_budget(
         mut requests in proptest::collection::vec(any_request(), 1..40),
@@ -373,7 +373,7 @@ proptest! {
         answers.extend(run(&mut batcher, &mut decoder));
         prop_assert!(decoder.steps.iter().all(|&tokens| tokens <= max_step_tokens));
         prop_assert_eq!(answers.len(), requests.len());
-        // Rows that neither were cancelled nor hit by a failure have the answer of a row alone.
+        // Rows that were neither cancelled nor hit by a failure have the same answer as a row that runs alone.
         let all = expected(&requests, 120);
         let is_hit = |answer: &std::result::Result<Completion, RowError>| match answer {
             Err(RowError::Cancelled) => true,

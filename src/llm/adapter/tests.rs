@@ -134,7 +134,7 @@ fn what_is_not_understood_is_refused() {
         assert_eq!(e.kind(), Kind::Model, "{to}");
         assert!(e.to_string().contains(says), "{to}: {e}");
     }
-    // The same adapter, its strength said in another way.
+    // The same adapter with its scale written in another way.
     let rank_stabilised = config.replace("\"use_rslora\": false", "\"use_rslora\": true");
     std::fs::write(dir.path().join(CONFIG), rank_stabilised).unwrap();
     let read = Adapter::read(dir.path(), &model()).unwrap();
@@ -162,7 +162,7 @@ fn what_is_not_understood_is_refused() {
     assert!(Adapter::read(&dir.path().join("nowhere"), &model()).unwrap_err().to_string().contains(CONFIG));
 }
 
-/// The adapter with other tensors: `change` gets the names and what they hold.
+/// The adapter with other tensors: `change` gets the names and values.
 fn rewritten(change: impl Fn(Vec<(String, Vec<usize>)>) -> Vec<(String, Vec<usize>)>) -> tempfile::TempDir {
     let dir = written();
     let bytes = std::fs::read(dir.path().join(WEIGHTS)).unwrap();

@@ -1,4 +1,4 @@
-//! The tiny encoder with changed configuration files: what is followed and what is refused.
+//! The tiny encoder with changed configuration files: what is honoured and what is rejected.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use serde_json::{Value, json};
