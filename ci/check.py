@@ -97,14 +97,6 @@ def file_modules(text):
     return found
 
 
-def file_modules(text):
-    """(start, name, is_test) of every `mod name;`."""
-    found = []
-    for m in re.finditer(r"((?:#\[[^\]]*\]\s*)*)(?:pub(?:\([^)]*\))?\s+)?\bmod\s+(\w+)\s*;", text):
-        found.append((m.start(), m.group(2), bool(re.search(r"cfg\(\s*test\s*\)", m.group(1)))))
-    return found
-
-
 def expand(tree):
     """The paths of a use tree, each as a list of segments."""
     tree = tree.strip()

@@ -1,6 +1,6 @@
 //! What an arm's texts are worth as texts: format, grounding, diversity, and how near they come to what people wrote.
 //!
-//! Knows a job's published tables and the measures of `reward::checks` and `recommend::text_metrics`; trains nothing.
+//! Knows a job's published tables and the measures of `reward::checks` and `reward::text_metrics`; trains nothing.
 //!
 //! * `texts`: texts that the arm encodes. All measures but `format` and `grounding` are over these.
 //! * `format`: share of the answers in the format of an aligned model, where one is asked for.
