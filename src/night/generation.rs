@@ -163,7 +163,7 @@ fn within_budget(budget: &BudgetSpec, failed: &BTreeMap<String, u64>, total: u64
     let message = format!("{failures} of {total} prompts failed, more than the failure budget allows");
     Err(Error::new(Kind::Budget, message)
         .with("failures", codes.join(", "))
-        .hint("see `select * from response where error is not null`; mend the cause or raise [budget]"))
+        .hint("see `select * from response where error is not null`; fix the cause or raise [budget]"))
 }
 
 /// The next rows to generate for: (key, prompt, stem).

@@ -137,7 +137,7 @@ async fn look_at(job: &Job, prepared: &Prepared, options: Options, stop: &Cancel
     Ok(looked)
 }
 
-/// A wish of a run's own: it follows the whole's, but a run that stops because it has lost its lease stops alone.
+/// A cancel token of one run: it follows the caller's, but a run that stops because it has lost its lease stops alone.
 struct OwnStop {
     stop: CancelToken,
     follow: tokio::task::JoinHandle<()>,
@@ -176,7 +176,7 @@ pub fn story(days: &[LookedBack]) -> String {
 }
 
 /// The exit code of the days that were looked back at, 0 where none failed. One that may pass (75) comes before one that
-/// will not: running the same command again mends it, and then says what is left.
+/// will not: running the same command again fixes it, and then reports what is left.
 pub fn exit_code(days: &[LookedBack]) -> u8 {
     let codes = || days.iter().filter_map(|d| d.error.as_ref()).map(|e| e.kind().exit_code());
     codes().find(|code| *code == 75).or_else(|| codes().min()).unwrap_or(0)

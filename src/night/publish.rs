@@ -32,7 +32,7 @@ pub(super) async fn renew(lease: Arc<Lease>, stop: CancelToken, mut finished: to
     }
 }
 
-/// Waits for the wish to stop and the grace time after it; a run that has begun to publish is let finish.
+/// Waits for a cancellation request and the grace time after it; a run that has begun to publish may finish.
 pub(super) async fn out_of_grace(stop: CancelToken, grace: Duration, is_publishing: Arc<AtomicBool>) -> Error {
     stop.requested().await;
     tokio::time::sleep(grace).await;

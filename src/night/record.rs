@@ -112,14 +112,14 @@ pub(super) async fn look(
     if prepared.is_correcting() {
         let corrections = manifest.corrections.get_or_insert_default();
         for batch in session.sql(texts::CORRECTION_TALLY, &[]).await?.collect().await? {
-            let (fate, n) = (text(&batch, "correction")?, integers(&batch, "n")?);
+            let (outcome, n) = (text(&batch, "correction")?, integers(&batch, "n")?);
             let (before, after) = (floats(&batch, "gain_before")?, floats(&batch, "gain_after")?);
             for i in 0..batch.num_rows() {
-                let fate = fate.value(i).to_string();
-                corrections.by_fate.insert(fate.clone(), n.value(i) as u64);
-                corrections.gain_before.insert(fate.clone(), before.value(i));
+                let outcome = outcome.value(i).to_string();
+                corrections.by_fate.insert(outcome.clone(), n.value(i) as u64);
+                corrections.gain_before.insert(outcome.clone(), before.value(i));
                 if after.is_valid(i) {
-                    corrections.gain_after.insert(fate, after.value(i));
+                    corrections.gain_after.insert(outcome, after.value(i));
                 }
             }
         }
@@ -202,8 +202,8 @@ pub(super) fn close(manifest: &mut Manifest, error: Option<&Error>, started: Ins
     manifest.error = error.map(|e| redact(&e.to_string()));
 }
 
-/// Writes the manifest alone, where the warehouse can be written: a run that cannot begin is worth a trace, but the
-/// trace is not worth a run.
+/// Writes the manifest alone, where the warehouse can be written: a run that cannot begin leaves a record if it can, and
+/// does not fail for want of one.
 pub(super) async fn leave(job: &Job, manifest: &Manifest) {
     let write = async {
         let folder = locate(job, &job.spec.warehouse)?.child("_runs").child(&manifest.run_id);

@@ -170,7 +170,7 @@ async fn enter(
     Ok((prepared, plans?, None))
 }
 
-/// Says once that nobody can tell whether an adapter or a judge knows what came later.
+/// Warns once that no record tells whether an adapter or a reward model has learned from later events.
 fn warn_of_unknown(prepared: &Prepared) {
     static SAID: std::sync::Once = std::sync::Once::new();
     let unknown = prepared.learned.unknown(&prepared.job);

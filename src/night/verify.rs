@@ -165,7 +165,7 @@ async fn rows_before(prepared: &Prepared, table: &str) -> Result<Option<u64>> {
 pub(super) fn refused(error: Error, quarantine: Option<Location>, job: &Job) -> Error {
     let Some(at) = quarantine else { return error };
     error.with("quarantine", at).hint(format!(
-        "see the rows with: curec sql --job {} \"select * from quarantine order by run_id desc\"; then mend the cause and run again",
+        "see the rows with: curec sql --job {} \"select * from quarantine order by run_id desc\"; then fix the cause and run again",
         job.origin
     ))
 }

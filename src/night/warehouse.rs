@@ -25,7 +25,7 @@ pub async fn session_of(job: &Job) -> Result<Session> {
             found.warnings.iter().for_each(|warning| tracing::warn!(table, "{warning}"));
             tables::register_input(&session, contract, &found).await
         };
-        // An input that is away must not keep people from querying what was published.
+        // A missing input must not keep people from querying published tables.
         if let Err(e) = found.await {
             without(&session, table, contract, false, e)?;
         }

@@ -57,7 +57,7 @@ pub struct Options {
     pub users: BTreeSet<String>,
     /// Only say what would go.
     pub dry_run: bool,
-    /// Remove also the answers whose prompts stand in no partition: nobody can tell whose they were.
+    /// Also remove the answers whose prompts are in no partition: they cannot be assigned to a user.
     pub unlinked: bool,
 }
 
@@ -336,7 +336,7 @@ impl Work<'_> {
                     naming.push(table.to_string());
                     warnings.push(format!(
                         "the input {table} still holds {rows} row(s) of the users: the next run that reads them brings \
-                         them back until the input is mended"
+                         them back until they are removed from the input"
                     ));
                 }
                 Err(e) => warnings.push(format!(

@@ -48,7 +48,7 @@ impl BadRows {
         });
         let needed = (share * 1e6).ceil() / 1e6;
         Err(error.with("bad_rows", format!("{bad} of {rows}: {kinds}")).hint(format!(
-            "mend them, or let them be left out up to a share of all rows: [input] max_bad_fraction is {limit}, and \
+            "fix them, or let them be left out up to a share of all rows: [input] max_bad_fraction is {limit}, and \
              {needed} would do"
         )))
     }

@@ -203,7 +203,7 @@ fn visit(folder: &Path, around: &mut Vec<PathBuf>, found: &mut Walk) -> Result<(
     Ok(())
 }
 
-const REMOVE: &str = "mend it, or remove it if it is not part of the input";
+const REMOVE: &str = "fix it, or remove it if it is not part of the input";
 
 fn no_regular_file(path: &Path) -> Error {
     Error::new(Kind::Input, "neither a file nor a folder").with("file", path.display()).hint(REMOVE)
