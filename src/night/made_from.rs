@@ -160,7 +160,11 @@ impl Prepared {
         self.add_parameters(&reads, &mut made)?;
         for name in &reads.settings {
             let mut of = Fingerprint::new("settings", 1);
-            made.add(format!("settings {name}"), of.add_settings(name, self.setting(name)?)?.digest());
+            let section = match name.split_once('.') {
+                Some((section, key)) => format!("settings [{section}] {key}"),
+                None => format!("settings [{name}]"),
+            };
+            made.add(section, of.add_settings(name, self.setting(name)?)?.digest());
         }
         if reads.generator {
             let print = &self.models.generator()?.fingerprint;

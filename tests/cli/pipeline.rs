@@ -241,8 +241,8 @@ fn tables_that_a_crash_left_apart_are_made_to_fit_again() {
     let args = ["plan", "job.toml", "--interval-start", "2026-01-20", "--interval-end", "2026-01-21"];
     let plan = stdout(&world.curec(&args));
     assert!(plan.contains("reason_score    build: table reason was replaced"), "{plan}");
-    assert!(plan.contains("item_feature    build: table reason_score is built"), "{plan}");
-    assert!(plan.contains("user_feature    build: table reason_score is built"), "{plan}");
+    assert!(plan.contains("item_feature    build: table reason was replaced"), "{plan}");
+    assert!(plan.contains("user_feature    build: table reason was replaced"), "{plan}");
     assert!(plan.contains("reason_prompt   up to date"), "{plan}");
     expect_code(&world.run(&[]), 0);
     assert!(stdout(&world.curec(&args)).contains("nothing to do"), "{}", stdout(&world.curec(&args)));
