@@ -56,8 +56,12 @@ pub(crate) async fn run(
 ) -> curec::error::Result<Vec<RecordBatch>> {
     let graph = Graph::builtin()?;
     for name in graph.parts(table).into_iter().filter(|name| *name != table) {
-        // A script may have put the table there itself, without what it is made from.
-        if graph.build(name)?.by == By::Sql && graph.reads(name).all(|read| session.has_table(read)) {
+        // A script may have put the table there itself, without what it is made from and without its parameters.
+        let is_given = |param: &String| params.iter().any(|(given, _)| given == param);
+        if graph.build(name)?.by == By::Sql
+            && graph.reads(name).all(|read| session.has_table(read))
+            && graph.definition(name)?.params().iter().all(is_given)
+        {
             make(session, &graph, name, params).await?;
         }
     }
