@@ -251,12 +251,18 @@ impl Prepared {
 
     /// What the SQL of a table and of the unpublished tables before it reads, calls and needs, and what their steps use.
     fn reads(&self, table: &str) -> Result<Reads> {
-        let mut reads = Reads::default();
+        let (mut reads, params) = (Reads::default(), self.params()?);
         for name in self.graph.parts(table) {
             let (build, definition) = (self.graph.build(name)?, self.graph.definition(name)?);
             reads.tables.extend(self.graph.reads(name).map(str::to_owned));
             reads.params.extend(definition.params().iter().cloned());
-            reads.settings.extend(build.settings.iter().cloned());
+            for setting in &build.settings {
+                // What SQL gets as a parameter counts as one, whoever asks for it.
+                match setting.strip_prefix("history.").filter(|name| params.iter().any(|(known, _)| known == name)) {
+                    Some(name) => reads.params.insert(name.to_owned()),
+                    None => reads.settings.insert(setting.clone()),
+                };
+            }
             for function in definition.functions() {
                 match function.as_str() {
                     "render_prompt" | "render_stem" => (reads.templates, reads.generator) = (true, true),

@@ -375,7 +375,7 @@ fn a_weekly_file_that_cannot_be_run_is_refused_with_what_to_do() {
     let world = world();
     let set = registry_in(&world, "registry");
     for (change, says) in [
-        (("format = 0.0", "format = 1.5"), "[gate] format"),
+        (("format = 0.0", "format = 1.5"), "gate.format"),
         (("gain_margin = 100.0", "gain_margin = -1.0"), "gain_margin"),
         (("questions = 1000", "questions = 0"), "questions"),
         (("adapted = []", "adapted = [\"prompt.item\"]"), "key=value"),
