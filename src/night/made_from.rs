@@ -273,8 +273,8 @@ impl Prepared {
                 }
             }
             let by_step: &[ModelUse] = match build.by {
-                By::Sql | By::Score => &[],
-                By::Generate => &[ModelUse::Generator],
+                // Which model answers stands in the prompts' keys.
+                By::Sql | By::Score | By::Generate => &[],
                 By::Pool => &[ModelUse::Encoder],
                 By::Correct => &[ModelUse::Generator, ModelUse::Encoder, ModelUse::Judge],
             };
