@@ -301,7 +301,7 @@ fn mistakes_in_a_configuration_are_named() {
         (|c| c["num_hidden_layers"] = (1u64 << 60).into(), "num_hidden_layers"),
         (|c| c["num_hidden_layers"] = 3.into(), "model.layers.2.input_layernorm.weight is missing"),
         (|c| c["vocab_size"] = 301.into(), "not [301, 64]"),
-        (|c| c["eos_token_id"] = 4000.into(), "mend"),
+        (|c| c["eos_token_id"] = 4000.into(), "the special token 4000 lies outside"),
         (
             |c| c["rope_scaling"] = serde_json::json!({"rope_type": "llama3", "factor": 8.0}),
             "'llama3' is not supported",
@@ -314,7 +314,7 @@ fn mistakes_in_a_configuration_are_named() {
     for (change, words) in cases {
         let (_keep, dir) = copy("tiny-llama-f16");
         edit(&dir.join("config.json"), change);
-        if words == "mend" {
+        if words.contains("special token") {
             std::fs::remove_file(dir.join("generation_config.json")).unwrap();
         }
         refused(&dir, words);
