@@ -1,5 +1,6 @@
--- One content feature per item of tonight: the pooled embedding of its accepted item reasons.
--- An item without an accepted reason has zeros ($zero_embedding, as wide as the encoder) and `missing` set.
+-- One content feature per item of tonight: the pooled embedding of its accepted item reasons, or without one that of its
+-- evidence; `source` says which. An item that nothing is said of has zeros ($zero_embedding, as wide as the encoder) and
+-- `missing` set.
 with accepted as (
     select
         item_id,
@@ -12,9 +13,9 @@ with accepted as (
     group by item_id
 ),
 found as (
-    select a.item_id, a.n_reasons, a.score_sum, a.n_scores, p.embedding
-    from accepted as a
-    join item_embedding as p on p.entity_id = a.item_id
+    select p.entity_id as item_id, a.n_reasons, a.score_sum, a.n_scores, p.embedding
+    from item_embedding as p
+    left join accepted as a on a.item_id = p.entity_id
     where p.embedding is not null
 )
 select
@@ -25,7 +26,9 @@ select
     cast(coalesce(f.n_reasons, 0) as integer) as n_reasons,
     cast(case when f.n_scores > 0 then cast(f.score_sum as double) / cast(f.n_scores as double) end as float)
         as mean_score,
-    f.item_id is null as missing
+    f.item_id is null as missing,
+    cast(case when f.item_id is null then 'none' when f.n_reasons > 0 then 'reason' else 'evidence' end as varchar)
+        as source
 from item_audience as t
 left join found as f on f.item_id = t.item_id
 order by item_id

@@ -1,10 +1,13 @@
--- How an item is liked: one row per item with an event before $as_of. Made once a night for the tables about items, and
--- never published. What a liked item is stands in opinion.sql.
+-- How an item is liked, and whether it is tonight's: one row per item that has an event before $as_of or stands in the
+-- catalogue. Made once a night for the tables about items, and never published. What a liked item is stands in opinion.sql.
 --
 -- `item_no` numbers the items in the order of their ids: whole numbers make pairs of items small and quick to group.
--- `is_active`: the item gets a row in item_audience. n_likers and n_dislikers count the latest $max_pair_events
--- opinions of each user only, all other numbers count all. Ratings are summed as decimals, so no result depends on the
--- order of the work.
+-- `is_active`: the item gets a row in item_audience. Those are, as $items says, the items with an event in the last
+-- $item_active_days days ('active'); with them the items of the catalogue that no earlier night has had, or whose content
+-- has changed since ('new'); or all. At most $max_items, the most recently active first.
+-- `content_key` is the digest of what the catalogue says of an item, but for its price, which changes too often.
+-- n_likers and n_dislikers count the latest $max_pair_events opinions of each user only, all other numbers count all.
+-- Ratings are summed as decimals, so no result depends on the order of the work.
 with counted as (
     select
         item_id,
@@ -21,43 +24,75 @@ with counted as (
     from opinion
     group by item_id
 ),
-placed as (
-    select
-        item_id,
-        n_events,
-        n_users,
-        n_likes,
-        n_dislikes,
-        n_ratings,
-        rating_sum,
-        n_likers,
-        n_dislikers,
-        last_event_timestamp >= arrow_cast(
-            cast($as_of as bigint) - $item_active_days * 86400000000,
-            'Timestamp(Microsecond, Some("UTC"))') as is_recent,
-        row_number() over (order by last_event_timestamp desc, item_id) as place
-    from counted
-),
-titled as (
+catalogue as (
     select
         item_id,
         clean_text(cast(categories as varchar[]), cast($title_chars as bigint)) as categories,
-        clean_text(cast(title as varchar), cast($title_chars as bigint)) as title
+        clean_text(cast(title as varchar), cast($title_chars as bigint)) as title,
+        cast(md5(concat(
+            coalesce(title, ''), chr(31), coalesce(array_to_string(categories, chr(30)), ''), chr(31),
+            coalesce(description, ''), chr(31), coalesce(array_to_string(people, chr(30)), ''), chr(31),
+            coalesce(brand, ''), chr(31), coalesce(cast(release_year as varchar), ''), chr(31),
+            coalesce(array_to_string(attributes, chr(30)), ''))) as varchar) as content_key
     from item
+),
+known as (
+    select k.item_id, k.content_key
+    from earlier_item_known as k
+    join (select max(as_of) as as_of from earlier_item_known) as newest on newest.as_of = k.as_of
+),
+judged as (
+    select
+        coalesce(c.item_id, i.item_id) as item_id,
+        i.title,
+        i.categories,
+        i.content_key,
+        c.last_event_timestamp,
+        coalesce(c.n_events, 0) as n_events,
+        coalesce(c.n_users, 0) as n_users,
+        coalesce(c.n_likes, 0) as n_likes,
+        coalesce(c.n_dislikes, 0) as n_dislikes,
+        coalesce(c.n_ratings, 0) as n_ratings,
+        c.rating_sum,
+        coalesce(c.n_likers, 0) as n_likers,
+        coalesce(c.n_dislikers, 0) as n_dislikers,
+        coalesce(
+            c.last_event_timestamp >= arrow_cast(
+                cast($as_of as bigint) - $item_active_days * 86400000000,
+                'Timestamp(Microsecond, Some("UTC"))'),
+            false) as is_recent
+    from counted as c
+    full join catalogue as i on i.item_id = c.item_id
+),
+wanted as (
+    select
+        j.*,
+        j.is_recent
+            or $items = 'all'
+            or ($items = 'new' and j.content_key is not null and k.content_key is distinct from j.content_key)
+            as is_wanted
+    from judged as j
+    left join known as k on k.item_id = j.item_id
+),
+placed as (
+    select
+        *,
+        row_number() over (order by is_wanted desc, last_event_timestamp desc nulls last, item_id) as place
+    from wanted
 )
 select
-    cast(c.item_id as varchar) as item_id,
-    cast(row_number() over (order by c.item_id) as bigint) as item_no,
-    c.is_recent and ($max_items = 0 or c.place <= $max_items) as is_active,
-    cast(i.title as varchar) as title,
-    coalesce(i.categories, cast(make_array() as varchar[])) as categories,
-    cast(c.n_events as bigint) as n_events,
-    cast(c.n_users as bigint) as n_users,
-    cast(c.n_likes as bigint) as n_likes,
-    cast(c.n_dislikes as bigint) as n_dislikes,
-    case when c.n_ratings > 0 then cast(c.rating_sum as double) / cast(c.n_ratings as double) end as mean_rating,
-    cast(c.n_likers as bigint) as n_likers,
-    cast(c.n_dislikers as bigint) as n_dislikers
-from placed as c
-left join titled as i on i.item_id = c.item_id
+    cast(item_id as varchar) as item_id,
+    cast(row_number() over (order by item_id) as bigint) as item_no,
+    is_wanted and ($max_items = 0 or place <= $max_items) as is_active,
+    cast(title as varchar) as title,
+    coalesce(categories, cast(make_array() as varchar[])) as categories,
+    cast(n_events as bigint) as n_events,
+    cast(n_users as bigint) as n_users,
+    cast(n_likes as bigint) as n_likes,
+    cast(n_dislikes as bigint) as n_dislikes,
+    case when n_ratings > 0 then cast(rating_sum as double) / cast(n_ratings as double) end as mean_rating,
+    cast(n_likers as bigint) as n_likers,
+    cast(n_dislikers as bigint) as n_dislikers,
+    cast(content_key as varchar) as content_key
+from placed
 order by item_id

@@ -1,34 +1,46 @@
 -- One row per thing to explain: what is shown to the language model, and the fingerprint of the question.
 --
--- The evidence is short because that is what small models can use.
---   item:    liked = three titles that its likers also liked (by PMI), related = three that its likers like more than
---            its dislikers do, disliked = two that its dislikers prefer; verdict = like where at least half
---            of its raters do, dislike where fewer than a quarter do, else mixed
---   history: liked = the four latest likes, disliked = the two worst-rated dislikes, related = three titles that go
---            with the latest likes of this user (by PMI) and that the user has not met lately
+-- The evidence is short because that is what small models can use; fit_evidence shortens what still does not fit into
+-- [evidence] tokens, what says least first.
+--   item:    content, praise, fault, keywords, attributes = what it is and what people say of it (item_content.sql,
+--            item_voice.sql); liked = three titles that its likers also liked (by PMI), related = three that its likers
+--            like more than its dislikers do, or where nothing goes with it the liked items nearest by text, disliked = two
+--            that its dislikers prefer; verdict = like where at least half of its raters do, dislike where fewer than a
+--            quarter do, else mixed
+--   history: praise, fault = what the user wrote, content = what the latest likes are about (user_voice.sql); liked = the
+--            four latest likes, disliked = the two worst-rated dislikes, related = three titles that go with the latest
+--            likes of this user (by PMI) and that the user has not met lately
 -- A row without any evidence is kept and counted later. An item without a title has no subject and is described by its
 -- attributes. No title stands in two lists, nor in a list and as the subject.
 with item_listed as (
     select
-        item_id,
-        as_of,
-        title,
-        n_likes,
-        n_dislikes,
-        disliker_prefers,
-        liker_also,
-        categories,
+        a.item_id,
+        a.as_of,
+        a.title,
+        a.n_likes,
+        a.n_dislikes,
+        a.disliker_prefers,
+        array_concat(a.liker_also, coalesce(n.titles, cast(make_array() as varchar[]))) as liker_also,
+        coalesce(c.attributes, a.categories) as attributes,
+        cardinality(a.categories) as n_categories,
+        coalesce(c.content, cast(make_array() as varchar[])) as content,
+        coalesce(v.praise, cast(make_array() as varchar[])) as praise,
+        coalesce(v.fault, cast(make_array() as varchar[])) as fault,
+        coalesce(v.keywords, cast(make_array() as varchar[])) as keywords,
         array_slice(
             array_except(
                 make_array(
-                    co_consumed[1]['title'],
-                    co_consumed[2]['title'],
-                    co_consumed[3]['title'],
-                    co_consumed[4]['title'],
-                    co_consumed[5]['title']),
-                make_array(cast(null as varchar), title)),
+                    a.co_consumed[1]['title'],
+                    a.co_consumed[2]['title'],
+                    a.co_consumed[3]['title'],
+                    a.co_consumed[4]['title'],
+                    a.co_consumed[5]['title']),
+                make_array(cast(null as varchar), a.title)),
             1, 3) as liked
-    from item_audience
+    from item_audience as a
+    left join item_content as c on c.item_id = a.item_id
+    left join item_voice as v on v.item_id = a.item_id
+    left join item_nearest as n on n.item_id = a.item_id
 ),
 item_evidence as (
     select
@@ -47,7 +59,14 @@ item_evidence as (
         -- Two items may have one title: what dislikers prefer, by that title, is nothing that likers do.
         array_slice(
             array_except(liker_also, array_append(array_concat(liked, disliker_prefers), title)), 1, 3) as related,
-        array_slice(categories, 1, 3) as attributes
+        -- Three categories and all that has a label.
+        array_concat(
+            array_slice(attributes, 1, least(n_categories, 3)),
+            array_slice(attributes, n_categories + 1, n_categories + 8)) as attributes,
+        content,
+        praise,
+        fault,
+        keywords
     from item_listed
 ),
 met as (
@@ -99,14 +118,19 @@ history_evidence as (
             array_except(
                 coalesce(n.titles, cast(make_array() as varchar[])), array_concat(h.liked_titles, h.disliked_titles)),
             1, 3) as related,
-        array_slice(h.top_categories, 1, 3) as attributes
+        array_slice(h.top_categories, 1, 3) as attributes,
+        coalesce(v.content, cast(make_array() as varchar[])) as content,
+        coalesce(v.praise, cast(make_array() as varchar[])) as praise,
+        coalesce(v.fault, cast(make_array() as varchar[])) as fault,
+        cast(make_array() as varchar[]) as keywords
     from user_history as h
     left join neighbour_top as n on n.user_id = h.user_id
+    left join user_voice as v on v.user_id = h.user_id
 ),
 evidence as (
-    select kind, user_id, item_id, as_of, subject, verdict, liked, disliked, related, attributes from item_evidence
+    select * from item_evidence
     union all
-    select kind, user_id, item_id, as_of, subject, verdict, liked, disliked, related, attributes from history_evidence
+    select * from history_evidence
 ),
 -- The functions below are given exactly these types.
 typed as (
@@ -120,24 +144,52 @@ typed as (
         cast(liked as varchar[]) as liked,
         cast(disliked as varchar[]) as disliked,
         cast(related as varchar[]) as related,
-        cast(attributes as varchar[]) as attributes
+        cast(attributes as varchar[]) as attributes,
+        cast(content as varchar[]) as content,
+        cast(praise as varchar[]) as praise,
+        cast(fault as varchar[]) as fault,
+        cast(keywords as varchar[]) as keywords
     from evidence
 ),
-rendered as (
+fitted as (
     select
         kind,
         user_id,
         item_id,
         as_of,
-        subject,
         verdict,
-        liked,
-        disliked,
-        related,
-        attributes,
-        render_prompt(kind, subject, verdict, liked, disliked, related, attributes) as prompt_text,
-        render_stem(kind, subject, verdict, liked, disliked, related, attributes) as answer_stem
+        fit_evidence(
+            kind, subject, verdict, liked, disliked, related, attributes, content, praise, fault, keywords) as fit
     from typed
+),
+shortened as (
+    select
+        kind,
+        user_id,
+        item_id,
+        as_of,
+        fit['subject'] as subject,
+        verdict,
+        fit['liked'] as liked,
+        fit['disliked'] as disliked,
+        fit['related'] as related,
+        fit['attributes'] as attributes,
+        fit['content'] as content,
+        fit['praise'] as praise,
+        fit['fault'] as fault,
+        fit['keywords'] as keywords
+    from fitted
+),
+rendered as (
+    select
+        *,
+        render_prompt(
+            kind, subject, verdict, liked, disliked, related, attributes, content, praise, fault, keywords)
+            as prompt_text,
+        render_stem(
+            kind, subject, verdict, liked, disliked, related, attributes, content, praise, fault, keywords)
+            as answer_stem
+    from shortened
 )
 select
     kind,
@@ -150,6 +202,10 @@ select
     disliked,
     related,
     attributes,
+    content,
+    praise,
+    fault,
+    keywords,
     cast(prompt_text as varchar) as prompt_text,
     cast(answer_stem as varchar) as answer_stem,
     cast(prompt_key(prompt_text, answer_stem) as varchar) as prompt_key

@@ -18,7 +18,11 @@ select
     p.liked,
     p.disliked,
     p.related,
-    p.attributes
+    p.attributes,
+    p.content,
+    p.praise,
+    p.fault,
+    p.keywords
 from reason as r
 join reason_prompt as p
     on (p.kind is not distinct from r.kind)

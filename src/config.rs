@@ -77,7 +77,7 @@ impl IntervalSpec {
 section!(/// `[history]`
 HistorySpec {
     like_threshold: f64, events: i64, max_pair_events: i64, min_support: i64, title_chars: i64,
-    user_active_days: i64, item_active_days: i64, max_users: i64, max_items: i64,
+    user_active_days: i64, items: String, item_active_days: i64, max_users: i64, max_items: i64,
 });
 section!(/// `[model]`
 ModelSpec {
@@ -418,6 +418,9 @@ fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     }
     if !matches!(s.interval.empty.as_str(), "wait" | "refuse" | "publish") {
         p.problem("interval.empty", format!("must be wait, refuse or publish, got `{}`", s.interval.empty));
+    }
+    if !matches!(s.history.items.as_str(), "active" | "new" | "all") {
+        p.problem("history.items", format!("must be active, new or all, got `{}`", s.history.items));
     }
     if s.check.min_words > s.check.max_words {
         p.problem("check.min_words", "must not be larger than check.max_words");

@@ -85,6 +85,7 @@ impl Nights {
             format!("warehouse={}", warehouse.display()),
             format!("history.user_active_days={active}"),
             format!("history.max_users={}", self.max_users),
+            "history.items=active".into(),
             "history.item_active_days=0".into(),
             "history.max_items=0".into(),
             format!("prompt.item={}", self.question.display()),

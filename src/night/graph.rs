@@ -143,7 +143,7 @@ impl Graph {
         }
         let ancestors = ancestors(&contracts, &reads)?;
         for name in generated.iter().flat_map(|table| &ancestors[table]) {
-            plain(&contracts, &reads, name)?;
+            plain(&contracts, name)?;
         }
         let order = ordered(&contracts, &ancestors);
         let graph = Graph { contracts, definitions, reads, ancestors, order };
@@ -292,21 +292,16 @@ fn held_to_own(own: &Contract) -> Result<()> {
 
 /// Refuses a table before the prompts that more than its SQL makes: `curec plan` and the examples of learning make all of
 /// them, and only a run has the steps.
-fn plain(
-    contracts: &BTreeMap<String, Contract>,
-    reads: &BTreeMap<String, BTreeSet<String>>,
-    table: &str,
-) -> Result<()> {
+fn plain(contracts: &BTreeMap<String, Contract>, table: &str) -> Result<()> {
     let build = contracts.get(table).and_then(|contract| contract.build.as_ref());
-    let is_plain = build.is_some_and(|build| build.by == By::Sql && build.condition.is_none());
-    if is_plain && reads.get(table).into_iter().flatten().all(|read| !read.starts_with(EARLIER)) {
+    if build.is_some_and(|build| build.by == By::Sql && build.condition.is_none()) {
         return Ok(());
     }
     Err(Error::new(
         Kind::Config,
         format!("prompts are made from {table}, which is not made by SQL alone on every night"),
     )
-    .hint("what prompts are made from has by = \"sql\", no condition, and reads no earlier_ table"))
+    .hint("what prompts are made from has by = \"sql\" and no condition"))
 }
 
 /// All tables before each table: by what it reads, and by the foreign keys that its rows are held against.
@@ -396,6 +391,7 @@ mod tests {
             [
                 "user_history",
                 "item_audience",
+                "item_known",
                 "reason_prompt",
                 "correction_prompt",
                 "reason_correction",

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt};
 
 use crate::config::{Interval, parse_moment};
 use crate::error::Result;
@@ -21,8 +22,11 @@ use crate::reward::saved;
 use crate::table::build::{By, ModelUse};
 use crate::table::partition::{CommitRecord, commit_record};
 
+/// Commit records of earlier days that are read at once.
+const RECORDS_AT_ONCE: usize = 16;
+
 /// The part that tells which earlier days a table leans on.
-pub const EARLIER: &str = "earlier reasons";
+pub const EARLIER: &str = "earlier days";
 
 /// Begins the names of parts that tell until when a model has learned that wrote of earlier events; what follows is the
 /// model's place in the job, the value a moment in RFC 3339. Tables without such a part were made by no such model, as far
@@ -33,8 +37,14 @@ pub const LEARNED_LATER: &str = "learned from later events: ";
 pub struct Earlier {
     /// Of the tables that are read as earlier ones, oldest first.
     pub records: Vec<CommitRecord>,
-    /// Until when models have learned that wrote them, where that is after the day they wrote of.
-    pub learned_until: Option<DateTime<Utc>>,
+}
+
+impl Earlier {
+    /// Until when models have learned that wrote what stands in these tables, where that is after the day they wrote of.
+    fn learned_until(&self, tables: &BTreeSet<&str>) -> Option<DateTime<Utc>> {
+        let records = self.records.iter().filter(|record| tables.contains(record.table.as_str()));
+        records.flat_map(|record| learned_later(&record.parts)).map(|(_, until)| until).max()
+    }
 }
 
 /// What a table is made from, but for the tables before it.
@@ -95,21 +105,17 @@ impl Prepared {
     /// As [`commit_record`].
     pub async fn earlier(&self) -> Result<Earlier> {
         let tables: BTreeSet<&str> = self.tables()?.into_iter().flat_map(|table| self.earlier_of(table)).collect();
-        let (mut records, mut learned_until) = (Vec::new(), None);
-        for back in (1..=self.job.spec.correct.days).rev() {
-            let Some(day) = self.interval.start.date_naive().checked_sub_days(chrono::Days::new(back)) else {
-                continue;
-            };
-            let dt = day.format("%Y-%m-%d").to_string();
-            for table in &tables {
-                let Some(record) = commit_record(&self.root, table, &dt).await? else { continue };
-                if as_of(&record).is_some_and(|end| end <= self.interval.start) {
-                    learned_until = learned_until.max(learned_later(&record.parts).map(|(_, until)| until).max());
-                    records.push(record);
-                }
-            }
-        }
-        Ok(Earlier { records, learned_until })
+        let day = |back| self.interval.start.date_naive().checked_sub_days(chrono::Days::new(back));
+        let days: Vec<String> = (1..=self.job.spec.correct.days)
+            .rev()
+            .filter_map(day)
+            .map(|day| day.format("%Y-%m-%d").to_string())
+            .collect();
+        let places = days.iter().flat_map(|dt| tables.iter().map(move |table| (*table, dt.as_str())));
+        let found = futures::stream::iter(places.map(|(table, dt)| commit_record(&self.root, table, dt)));
+        let found: Vec<Option<CommitRecord>> = found.buffered(RECORDS_AT_ONCE).try_collect().await?;
+        let is_earlier = |record: &CommitRecord| as_of(record).is_some_and(|end| end <= self.interval.start);
+        Ok(Earlier { records: found.into_iter().flatten().filter(is_earlier).collect() })
     }
 
     /// Digest of the fingerprints of what `table` reads as earlier; `None` where it reads nothing so. Forgetting a user
@@ -239,7 +245,7 @@ impl Prepared {
             ("model.generator", writes, learned.generator),
             ("model.adapter", writes, learned.adapter),
             ("correct.judge", judges, learned.judge),
-            ("earlier reasons", !self.earlier_of(table).is_empty(), earlier.learned_until),
+            ("earlier reasons", true, earlier.learned_until(&self.earlier_of(table))),
         ];
         let end = self.interval.end;
         let own = models.into_iter().filter(|(_, is_used, _)| *is_used);

@@ -114,7 +114,9 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
     let graph = &prepared.graph;
     let generated: Vec<&str> =
         graph.order().filter(|table| graph.build(table).is_ok_and(|build| build.by == By::Generate)).collect();
+    let earlier = prepared.earlier().await?;
     for table in graph.before(&generated) {
+        prepared.register_earlier(&session, table, &earlier).await?;
         let (contract, rows) = (graph.contract(table)?, prepared.rows(&session, table).await?);
         if !graph.is_published(table) {
             session.register_spilled(table, contract, rows).await?;

@@ -12,11 +12,14 @@ use crate::error::{Error, Kind, Result};
 use crate::generate::functions;
 use crate::generate::models::Models;
 use crate::generate::prompt::PromptTemplate;
-use crate::night::graph::Graph;
+use crate::night::graph::{EARLIER, Graph};
 use crate::night::learned::{self, Learned};
-use crate::night::tables::{inputs_of, like_threshold, locate, new_session, open_input_of, register_input};
+use crate::night::made_from::Earlier;
+use crate::night::tables::{
+    INPUTS, files_in, inputs_of, like_threshold, locate, new_session, open_input_of, register_input,
+};
 use crate::query::model::Model;
-use crate::query::session::{BatchStream, Param, Session};
+use crate::query::session::{BatchStream, Param, Session, TableFile};
 use crate::registry::export;
 use crate::reward::checks::Language;
 use crate::table::input::InputTable;
@@ -203,8 +206,13 @@ impl Prepared {
     pub async fn session(&self) -> Result<Session> {
         let session = new_session(&self.job)?;
         functions::all(&self.models).into_iter().for_each(|f| session.register_function(f));
-        for (name, input) in &self.inputs {
-            register_input(&session, self.graph.contract(name)?, input).await?;
+        for name in INPUTS {
+            let contract = self.graph.contract(name)?;
+            match self.inputs.get(name) {
+                Some(input) => register_input(&session, contract, input).await?,
+                // Definitions find no rows where the job names no such input.
+                None => session.register_files(name, contract, &[]).await?,
+            }
         }
         Ok(session)
     }
@@ -228,6 +236,7 @@ impl Prepared {
             ("min_support", Param::Int(history.min_support)),
             ("title_chars", Param::Int(history.title_chars)),
             ("user_active_days", days(history.user_active_days)),
+            ("items", Param::Text(history.items.clone())),
             ("item_active_days", days(history.item_active_days)),
             ("max_users", Param::Int(history.max_users)),
             ("max_items", Param::Int(history.max_items)),
@@ -251,6 +260,22 @@ impl Prepared {
     /// The parameter for the vector of an entity without reasons.
     pub(super) fn zero_embedding(&self) -> Result<(&'static str, Param)> {
         Ok((ZERO_EMBEDDING, Param::ZeroVector(self.models.encoder_files()?.dimension())))
+    }
+
+    /// Registers what was published before the interval of the tables that a definition reads as earlier ones.
+    ///
+    /// # Errors
+    /// As [`Session::register_files`].
+    pub(super) async fn register_earlier(&self, session: &Session, table: &str, earlier: &Earlier) -> Result<()> {
+        for read in self.graph.reads(table).filter(|read| !session.has_table(read)) {
+            let Some(base) = read.strip_prefix(EARLIER) else { continue };
+            let mut files: Vec<TableFile> = Vec::new();
+            for record in earlier.records.iter().filter(|record| record.table == base) {
+                files.extend(files_in(&self.root, record)?);
+            }
+            session.register_files(read, self.graph.contract(base)?, &files).await?;
+        }
+        Ok(())
     }
 
     /// The rows of a table that SQL alone makes.

@@ -238,12 +238,7 @@ impl Build {
     /// [`Kind::Busy`] where that is not what the run was planned with.
     async fn register_earlier(&self, session: &Session, table: &str) -> Result<()> {
         let graph = &self.prepared.graph;
-        let bases: Vec<&str> = graph
-            .reads(table)
-            .filter(|read| !session.has_table(read))
-            .filter_map(|read| read.strip_prefix(EARLIER))
-            .collect();
-        if bases.is_empty() {
+        if !graph.reads(table).any(|read| read.starts_with(EARLIER) && !session.has_table(read)) {
             return Ok(());
         }
         let earlier = self.prepared.earlier().await?;
@@ -253,16 +248,9 @@ impl Build {
         };
         if !self.plans.iter().filter(|plan| graph.parts(&plan.table).contains(&table)).all(is_planned) {
             return Err(Error::new(Kind::Busy, "another run has published a day before this one meanwhile")
-                .hint("corrections lean on it; run the same command again"));
+                .hint("tables of this day lean on it; run the same command again"));
         }
-        for base in bases {
-            let mut files: Vec<TableFile> = Vec::new();
-            for record in earlier.records.iter().filter(|record| record.table == base) {
-                files.extend(tables::files_in(&self.prepared.root, record)?);
-            }
-            session.register_files(&format!("{EARLIER}{base}"), graph.contract(base)?, &files).await?;
-        }
-        Ok(())
+        self.prepared.register_earlier(session, table, &earlier).await
     }
 
     /// Has the language model answer what a table needs answered before it can be made.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
-use crate::night::graph::Graph;
+use crate::night::graph::{EARLIER, Graph};
 use crate::night::prepare::{Prepared, prepare};
 use crate::night::tables::{self, like_threshold};
 use crate::night::verify::nothing_to_learn;
@@ -59,12 +59,19 @@ pub(crate) async fn evidence(prepared: &Prepared, tables: &[&str]) -> Result<Ses
     let start = prepared.interval.start;
     let before = prepared.at(Interval { start: start - Duration::days(1), end: start });
     for name in tables {
+        // Every item counts; what earlier nights had does not matter.
+        for earlier in prepared.graph.reads(name).filter(|read| !session.has_table(read)) {
+            if let Some(base) = earlier.strip_prefix(EARLIER) {
+                session.register_files(earlier, prepared.graph.contract(base)?, &[]).await?;
+            }
+        }
         let (contract, definition) = (prepared.graph.contract(name)?, prepared.graph.definition(name)?);
         let mut params = before.params_of(definition)?;
         for (name, value) in &mut params {
             match *name {
                 "user_active_days" | "item_active_days" => *value = Param::Int(110_000),
                 "max_users" | "max_items" => *value = Param::Int(0),
+                "items" => *value = Param::Text("active".into()),
                 _ => {}
             }
         }

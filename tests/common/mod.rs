@@ -203,7 +203,7 @@ impl World {
         let text = format!(
             "name = \"test\"\nwarehouse = \"{root}/warehouse\"\n\
              [input]\ninteraction = \"{root}/input/interaction.parquet\"\nitem = \"{root}/input/item.parquet\"\n\
-             [history]\nuser_active_days = 0\nitem_active_days = 0\nmin_support = 2\n\
+             [history]\nuser_active_days = 0\nitems = \"active\"\nitem_active_days = 0\nmin_support = 2\n\
              [model]\ngenerator = \"{root}/writer\"\nencoder = \"{models}tiny-bert\"\ndevice = \"cpu\"\n\
              slots = 4\nmax_step_tokens = 256\nmax_positions = 256\n\
              [prompt]\nitem = \"{root}/item.j2\"\nhistory = \"{root}/history.j2\"\n\

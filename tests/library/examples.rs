@@ -44,6 +44,7 @@ async fn every_answer_of_a_simulated_log_passes_the_checks() {
         ("interval_end", Param::Timestamp(end)),
         ("like_threshold", Param::Float(4.0)),
         ("user_active_days", Param::Int(1000)),
+        ("items", Param::Text("new".into())),
         ("item_active_days", Param::Int(1000)),
         ("max_users", Param::Int(0)),
         ("max_items", Param::Int(0)),

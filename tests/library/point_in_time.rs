@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::sql_support::{run, session};
+use crate::sql_support::{padded, run, session};
 use arrow::array::{
     ArrayRef, Float32Array, ListBuilder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
@@ -58,14 +58,35 @@ fn tables(log: &[Event], threads: usize, batch_size: usize) -> Vec<Vec<Vec<u8>>>
         }
         let ids: Vec<_> = (0..7).map(|i| format!("i{i}")).collect();
         let titles = StringArray::from_iter(ids.iter().map(|i| (i != "i3").then(|| format!("Title {i}"))));
+        let descriptions =
+            StringArray::from_iter_values(ids.iter().map(|i| format!("The {i} has strings. Its tone is warm.")));
         let item = RecordBatch::try_from_iter_with_nullable([
             ("item_id", Arc::new(StringArray::from_iter_values(&ids)) as ArrayRef, false),
             ("title", Arc::new(titles) as ArrayRef, true),
             ("categories", Arc::new(categories.finish()) as ArrayRef, true),
+            ("description", Arc::new(descriptions) as ArrayRef, true),
         ])
         .unwrap();
         session.register_batches("interaction", interaction.schema(), vec![interaction]).unwrap();
-        session.register_batches("item", item.schema(), vec![item]).unwrap();
+        // Everybody writes a line about everything.
+        let line = |e: &Event| {
+            let tone = ["hollow", "thin", "plain", "warm", "golden"][e.rating.map_or(2, |r| r as usize - 1)];
+            format!("A {tone} tone, says {}. The {} strings of {} stay.", e.user, tone, e.item)
+        };
+        let written = Arc::new(StringArray::from_iter_values(log.iter().map(line))) as ArrayRef;
+        let taken = |name: &str| interaction.column_by_name(name).unwrap().clone();
+        let review = RecordBatch::try_from_iter_with_nullable([
+            ("user_id", taken("user_id"), false),
+            ("item_id", taken("item_id"), false),
+            ("event_timestamp", taken("event_timestamp"), false),
+            ("rating", taken("rating"), true),
+            ("text", written, true),
+        ])
+        .unwrap();
+        let review = padded("review", vec![review]);
+        session.register_batches("review", review[0].schema(), review).unwrap();
+        let item = padded("item", vec![item]);
+        session.register_batches("item", item[0].schema(), item).unwrap();
         // Every user had a reason two days before t.
         let reasons = format!(
             "select 'history' as kind, user_id, \
@@ -87,6 +108,7 @@ fn tables(log: &[Event], threads: usize, batch_size: usize) -> Vec<Vec<Vec<u8>>>
             ("past_events", Param::Int(5)),
             ("max_outcomes", Param::Int(4)),
             ("user_active_days", Param::Int(2)),
+            ("items", Param::Text("new".into())),
             ("item_active_days", Param::Int(3)),
             ("max_users", Param::Int(5)),
             ("max_items", Param::Int(6)),

@@ -64,6 +64,7 @@ async fn rows(folder: &std::path::Path, log: &str, rows_per_user: i64) -> (Sessi
         ("interval_end", Param::Timestamp(START + 100 * DAY)),
         ("like_threshold", Param::Float(4.0)),
         ("user_active_days", Param::Int(1000)),
+        ("items", Param::Text("new".into())),
         ("item_active_days", Param::Int(1000)),
         ("max_users", Param::Int(0)),
         ("max_items", Param::Int(0)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::sql_support::{cell, run, session};
+use crate::sql_support::{cell, padded, run, session};
 use arrow::array::{
     ArrayRef, AsArray, Float32Array, Int64Array, NullArray, RecordBatch, StringArray, TimestampMicrosecondArray,
     TimestampMillisecondArray,
@@ -44,6 +44,9 @@ fn param(text: &str) -> Param {
     if let Some(width) = text.strip_prefix("zeros ") {
         return Param::ZeroVector(width.parse().unwrap());
     }
+    if let Some(text) = text.strip_prefix("text ") {
+        return Param::Text(text.to_owned());
+    }
     text.parse().map(Param::Int).unwrap_or_else(|_| Param::Float(text.parse().unwrap()))
 }
 
@@ -59,8 +62,12 @@ impl AsyncDB for Scripted {
         }
         if let Some((name, select)) = sql.strip_prefix("create table ").and_then(|s| s.split_once(" as\n")) {
             let rows = self.session.sql(select, &[]).await?;
-            let schema = rows.schema();
-            self.session.register_batches(name, schema, rows.collect().await?)?;
+            let (mut schema, mut rows) = (rows.schema(), rows.collect().await?);
+            if matches!(name, "item" | "review" | "reason_prompt") {
+                rows = padded(name, rows);
+                schema = rows.first().map_or(schema, RecordBatch::schema);
+            }
+            self.session.register_batches(name, schema, rows)?;
             return Ok(DBOutput::StatementComplete(0));
         }
         if let Some(table) = sql.strip_prefix("run ") {
@@ -189,6 +196,7 @@ fn history(threshold: f64) -> HistorySpec {
         min_support: 2,
         title_chars: 80,
         user_active_days: 0,
+        items: "active".into(),
         item_active_days: 0,
         max_users: 0,
         max_items: 0,

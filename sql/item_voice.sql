@@ -1,0 +1,71 @@
+-- What people say of an item: one row per item that something is said of. Never published.
+--
+-- praise, fault: the sentences of reviews that say most, at most six in all, each of another user: three of each kind, and
+-- more of the one where the other has fewer. What a sentence says is the sum of the weights of the item's words in it, over
+-- the root of its length. keywords: the twelve words that say most about the item, of reviews and description.
+with weighed as (
+    select t.item_id, t.user_id, t.liked, t.sentence, sum(w.weight) as weight
+    from (select item_id, user_id, liked, sentence, unnest(words) as word from item_text where user_id is not null) as t
+    join item_word as w on w.item_id = t.item_id and w.word = t.word
+    group by t.item_id, t.user_id, t.liked, t.sentence
+),
+-- What several people write word for word counts once.
+scored as (
+    select
+        item_id,
+        sentence,
+        min(user_id) as user_id,
+        bool_and(liked) as liked,
+        cast(max(weight) as double) / sqrt(cast(character_length(sentence) as double) + 40.0) as score
+    from weighed
+    group by item_id, sentence
+),
+best_of_user as (
+    select item_id, liked, sentence, user_id, score
+    from (
+        select
+            item_id,
+            liked,
+            sentence,
+            user_id,
+            score,
+            row_number() over (partition by item_id, user_id order by score desc, sentence) as place
+        from scored
+    )
+    where place = 1
+),
+placed as (
+    select
+        item_id,
+        liked,
+        sentence,
+        row_number() over (partition by item_id, liked order by score desc, sentence) as place,
+        count(*) over (partition by item_id) as n,
+        sum(case when liked then 1 else 0 end) over (partition by item_id) as n_praise
+    from best_of_user
+),
+voiced as (
+    select
+        item_id,
+        array_agg(sentence order by place) filter (where liked) as praise,
+        array_agg(sentence order by place) filter (where not liked) as fault
+    from placed
+    where place <= greatest(3, 6 - case when liked then n - n_praise else n_praise end)
+    group by item_id
+),
+keyword as (
+    select item_id, array_agg(word order by place) as keywords from item_word where place <= 12 group by item_id
+),
+teller as (
+    select item_id, count(distinct user_id) as n_tellers from item_text where user_id is not null group by item_id
+)
+select
+    cast(k.item_id as varchar) as item_id,
+    coalesce(v.praise, cast(make_array() as varchar[])) as praise,
+    coalesce(v.fault, cast(make_array() as varchar[])) as fault,
+    k.keywords,
+    cast(coalesce(t.n_tellers, 0) as bigint) as n_tellers
+from keyword as k
+left join voiced as v on v.item_id = k.item_id
+left join teller as t on t.item_id = k.item_id
+order by item_id

@@ -1,0 +1,109 @@
+-- What tonight's users wrote before $as_of, and what their latest likes are about: one row per user of whom either is known.
+-- Never published.
+--
+-- praise, fault: at most three and two of the sentences of the user's latest 50 reviews that say most, each of another item;
+-- what a sentence says is the sum of the rarity of its words, over the root of its length. content: of the four latest
+-- likes, each with the five words that say most about it.
+with tonight as (
+    select user_id from user_history
+),
+written as (
+    select user_id, item_id, rating, summary, text
+    from (
+        select
+            r.user_id,
+            r.item_id,
+            r.rating,
+            r.summary,
+            r.text,
+            row_number() over (
+                partition by r.user_id order by r.event_timestamp desc, r.item_id, r.summary, r.text) as place
+        from tonight as t
+        join review as r on r.user_id = t.user_id
+        where r.event_timestamp < $as_of
+    )
+    where place <= 50
+),
+cut as (
+    select
+        w.user_id,
+        w.item_id,
+        coalesce(w.rating >= $like_threshold, o.liked, true) as liked,
+        unnest(sentences(concat_ws(chr(10), w.summary, w.text), 25)) as sentence
+    from written as w
+    left join opinion as o on o.user_id = w.user_id and o.item_id = w.item_id
+),
+word as (
+    select user_id, item_id, liked, sentence, unnest(content_words(sentence)) as word from cut
+),
+scored as (
+    select
+        w.user_id,
+        w.item_id,
+        w.liked,
+        w.sentence,
+        cast(sum(r.rarity) as double) / sqrt(cast(character_length(w.sentence) as double) + 40.0) as score
+    from word_rarity as r
+    join word as w on w.word = r.word
+    group by w.user_id, w.item_id, w.liked, w.sentence
+),
+best_of_item as (
+    select user_id, liked, sentence, score
+    from (
+        select
+            user_id,
+            liked,
+            sentence,
+            score,
+            row_number() over (partition by user_id, item_id order by score desc, sentence) as place
+        from scored
+    )
+    where place = 1
+),
+voiced as (
+    select
+        user_id,
+        array_agg(sentence order by place) filter (where liked) as praise,
+        array_agg(sentence order by place) filter (where not liked and place <= 2) as fault
+    from (
+        select
+            user_id,
+            liked,
+            sentence,
+            row_number() over (partition by user_id, liked order by score desc, sentence) as place
+        from (select distinct user_id, liked, sentence, score from best_of_item)
+    )
+    where place <= 3
+    group by user_id
+),
+about as (
+    select item_id, array_to_string(array_agg(word order by place), ', ') as words
+    from item_word
+    where place <= 5
+    group by item_id
+),
+liked as (
+    select
+        user_id,
+        seen['item_id'] as item_id,
+        seen['title'] as title,
+        row_number() over (
+            partition by user_id order by seen['event_timestamp'] desc, seen['item_id'] desc) as place
+    from (select user_id, unnest(recent) as seen from user_history)
+    where seen['liked']
+),
+content as (
+    select l.user_id, array_agg(concat(l.title, ': ', a.words) order by l.place) as content
+    from about as a
+    join liked as l on l.item_id = a.item_id
+    where l.place <= 4 and l.title is not null
+    group by l.user_id
+)
+select
+    cast(coalesce(c.user_id, v.user_id) as varchar) as user_id,
+    coalesce(v.praise, cast(make_array() as varchar[])) as praise,
+    coalesce(v.fault, cast(make_array() as varchar[])) as fault,
+    coalesce(c.content, cast(make_array() as varchar[])) as content
+from content as c
+full join voiced as v on v.user_id = c.user_id
+order by user_id
