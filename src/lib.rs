@@ -13,6 +13,7 @@
 //! before its own module here (`ci/check.sh` enforces it). Arrow record batches are the one currency between layers.
 
 pub mod printable;
+pub mod plain_text;
 pub mod error;
 pub mod fingerprint;
 
@@ -76,6 +77,7 @@ pub mod query {
     pub mod datafusion_error;
     pub mod good_rows;
     pub mod clean_text;
+    pub mod sentences;
     pub mod memory;
     pub mod parameters;
     pub mod scan;

@@ -47,7 +47,7 @@ impl ScalarUDFImpl for CleanText {
 }
 
 /// A list of texts.
-fn texts() -> DataType {
+pub(super) fn texts() -> DataType {
     DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)))
 }
 

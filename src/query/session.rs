@@ -24,6 +24,7 @@ use parquet::errors::ParquetError;
 use crate::error::{Error, Kind, Result};
 use crate::query::clean_text::clean_text;
 use crate::query::datafusion_error::{fail, planning};
+use crate::query::sentences::{content_words, sentences};
 use crate::query::{read_only, scan};
 use crate::table::contract::Contract;
 use crate::table::store::Location;
@@ -71,7 +72,9 @@ impl Session {
             .with_default_features()
             .build();
         let context = SessionContext::new_with_state(state);
-        context.register_udf(clean_text());
+        for function in [clean_text(), sentences(), content_words()] {
+            context.register_udf(function);
+        }
         Ok(Session { context, spilled: Arc::default(), this: Arc::default() })
     }
 

@@ -7,6 +7,8 @@ use std::collections::{BTreeSet, HashSet};
 
 use unicode_segmentation::UnicodeSegmentation;
 
+use crate::plain_text::{is_han, is_kana, is_unspaced};
+
 /// Words that may begin with a capital letter without naming anything.
 const NOT_NAMES: &[&str] = &[
     "a",
@@ -226,21 +228,6 @@ impl Language {
         let own = text.chars().filter(|c| c.is_alphabetic() && script.holds(*c)).count();
         Some(if letters == 0 { 0.0 } else { own as f64 / letters as f64 })
     }
-}
-
-fn is_han(c: char) -> bool {
-    matches!(c, '\u{2e80}'..='\u{2fdf}' | '\u{3005}'..='\u{3007}' | '\u{3021}'..='\u{3029}' | '\u{3400}'..='\u{4dbf}'
-        | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')
-}
-
-fn is_kana(c: char) -> bool {
-    matches!(c, '\u{3040}'..='\u{30ff}' | '\u{31f0}'..='\u{31ff}' | '\u{ff66}'..='\u{ff9f}')
-}
-
-/// Whether words of its script stand without spaces between them: Chinese, Japanese, Thai, Lao, Khmer, Burmese.
-fn is_unspaced(c: char) -> bool {
-    let in_south_east = || matches!(c, '\u{e00}'..='\u{eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}');
-    c.is_alphanumeric() && (is_han(c) || is_kana(c) || matches!(c, '\u{3100}'..='\u{312f}') || in_south_east())
 }
 
 /// Whether it is a letter that has a case, or a digit: words of such scripts stand apart, and nothing is attached to names.
