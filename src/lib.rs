@@ -270,6 +270,7 @@ pub mod operate {
         pub mod times;
         pub mod titles;
         pub mod rows;
+        pub mod descriptions;
         pub mod writing;
         pub mod movielens;
         pub mod csv;
