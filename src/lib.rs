@@ -19,6 +19,7 @@ pub mod fingerprint;
 pub mod paths;
 pub mod columns;
 pub mod settings;
+pub mod undated;
 #[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
 pub mod config;
 #[expect(clippy::disallowed_methods, reason = "logs and progress go to standard error")]
@@ -59,6 +60,7 @@ pub mod table {
     pub mod listing;
     pub mod parquet_file;
     pub mod source;
+    pub mod labels;
     pub mod input;
     pub mod lease;
     pub mod write;
@@ -76,6 +78,7 @@ pub mod query {
     pub mod datafusion_error;
     pub mod good_rows;
     pub mod clean_text;
+    pub mod labelled;
     pub mod memory;
     pub mod parameters;
     pub mod scan;
