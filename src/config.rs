@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::settings::{Form, Layers, Place, Resolved, read_text};
+use crate::undated::is_undated;
 
 /// The defaults with their documentation, as a job file.
 pub const DEFAULTS: &str = include_str!("config/job.toml");
@@ -37,6 +38,7 @@ pub struct JobSpec {
     pub input: InputSpec,
     pub interval: IntervalSpec,
     pub history: HistorySpec,
+    pub evidence: EvidenceSpec,
     pub model: ModelSpec,
     pub prompt: PromptSpec,
     pub sampling: SamplingSpec,
@@ -79,6 +81,8 @@ HistorySpec {
     like_threshold: f64, events: i64, max_pair_events: i64, min_support: i64, title_chars: i64,
     user_active_days: i64, items: String, item_active_days: i64, max_users: i64, max_items: i64,
 });
+section!(/// `[evidence]`
+EvidenceSpec { attributes: NamedTexts, undated: bool });
 section!(/// `[model]`
 ModelSpec {
     generator: String, adapter: String, encoder: String, cache_dir: String, device: String, threads: usize, slots: usize, max_step_tokens: usize,
@@ -116,6 +120,37 @@ section!(/// `[price]`
 PriceSpec { prompt_tokens_million: f64, completion_tokens_million: f64 });
 section!(/// `[project]`
 ProjectSpec { sql: String, schemas: String, registry: String });
+
+impl EvidenceSpec {
+    /// The columns that [`is_undated`] knows among those that become attributes.
+    pub fn undated_columns(&self) -> impl Iterator<Item = &str> {
+        self.attributes.0.iter().map(|(column, _)| column.as_str()).filter(|column| is_undated(column))
+    }
+}
+
+/// Texts by name, in the order in which the settings have them. Fingerprints tell the order too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamedTexts(pub Vec<(String, String)>);
+
+impl Serialize for NamedTexts {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_seq(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for NamedTexts {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let texts = toml::Table::deserialize(from)?;
+        let pair = |(name, text): (String, toml::Value)| match text {
+            toml::Value::String(text) => Ok((name, text)),
+            _ => Err(serde::de::Error::custom(format!("{name} must be a string"))),
+        };
+        texts.into_iter().map(pair).collect::<std::result::Result<_, _>>().map(NamedTexts)
+    }
+}
+
+/// The longest label of an attribute, in characters.
+const MAX_LABEL: usize = 30;
 
 impl HistorySpec {
     /// The least rating that is a like, as ratings are held: `float32`. Rounded as they are, so that a rating of just the
@@ -422,6 +457,19 @@ fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     if !matches!(s.history.items.as_str(), "active" | "new" | "all") {
         p.problem("history.items", format!("must be active, new or all, got `{}`", s.history.items));
     }
+    for (column, label) in &s.evidence.attributes.0 {
+        let key = format!("evidence.attributes.{column}");
+        let is_line = !label.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'));
+        let fits = !label.trim().is_empty() && label.chars().count() <= MAX_LABEL;
+        p.demand(is_line && fits, &key, format!("must be a label of one line and 1 to {MAX_LABEL} characters"));
+        p.demand(column != "attributes", &key, "this column's texts are taken as they are; leave it out");
+    }
+    for column in s.evidence.undated_columns().filter(|_| !s.evidence.undated) {
+        let why = "looks like what a crawl counted, and nobody knows when: it may hold what happened after the day that is \
+                   built, and flatter every measurement. Leave it out, give the column another name if it is something else, or \
+                   allow it: evidence.undated = true";
+        p.problem(&format!("evidence.attributes.{column}"), why);
+    }
     if s.check.min_words > s.check.max_words {
         p.problem("check.min_words", "must not be larger than check.max_words");
     }
@@ -531,6 +579,51 @@ mod tests {
         assert!(week.lookback(8).iter().all(|i| (i.end - i.start).num_days() == 7));
         assert!(Interval::parse("yesterday", "1998-04-21").is_err());
         assert!(Interval::parse("1998-04-20T12:00:00Z", "1998-04-21").unwrap_err().explain().contains("midnight"));
+    }
+
+    #[test]
+    fn labels_of_attributes_keep_their_order_and_are_held_against_their_rules() {
+        let file =
+            format!("{GOOD}[evidence]\nattributes = {{ directors = 'Director', 'a b' = 'With', age = 'Rated' }}\n");
+        let pairs = |job: &Job| job.spec.evidence.attributes.0.clone();
+        let pair = |column: &str, label: &str| (column.to_owned(), label.to_owned());
+        let job =
+            parse(&file, &["evidence.attributes.price=Costs"], &[("CUREC_EVIDENCE__ATTRIBUTES__AGE", "For")]).unwrap();
+        let found = [pair("directors", "Director"), pair("a b", "With"), pair("age", "For"), pair("price", "Costs")];
+        assert_eq!(pairs(&job), found);
+        assert_eq!(job.settings["evidence.attributes.directors"], "Director");
+        let printed = job.resolved.print(&str::to_owned);
+        for line in ["[evidence.attributes]\n", "\"a b\" = \"With\"  # line 9\n", "price = \"Costs\"  # --set\n"] {
+            assert!(printed.contains(line), "{line}: {printed}");
+        }
+        assert_eq!(pairs(&parse(&printed, &[], &[]).unwrap()), found);
+        assert!(parse(GOOD, &[], &[]).unwrap().resolved.print(&str::to_owned).contains("attributes = {}  # default\n"));
+
+        let wrong = format!("{GOOD}[evidence.attributes]\na = 1\n");
+        let told = parse(&wrong, &[], &[]).unwrap_err().explain();
+        assert!(told.contains("job.toml:9: evidence.attributes.a: must be a string, got integer"), "{told}");
+        let long = "x".repeat(31);
+        for label in ["", " ", "two\\nlines", &long] {
+            let told =
+                parse(&format!("{GOOD}[evidence.attributes]\na = \"{label}\"\n"), &[], &[]).unwrap_err().explain();
+            assert!(told.contains("job.toml:9: evidence.attributes.a: must be a label"), "{told}");
+        }
+        assert!(parse(&format!("{GOOD}[evidence.attributes]\na = '{}'\n", &long[1..]), &[], &[]).is_ok());
+        assert!(parse(&format!("{GOOD}[evidence.attributes]\nattributes = 'A'\n"), &[], &[]).is_err());
+    }
+
+    #[test]
+    fn what_a_crawl_left_undated_is_refused_unless_the_job_says_otherwise() {
+        let file = format!("{GOOD}[evidence]\nattributes = {{ brand = 'By', Sales_Rank = 'Rank' }}\n");
+        let refused = parse(&file, &[], &[]).unwrap_err();
+        let told = refused.explain();
+        assert_eq!(refused.kind(), Kind::Config);
+        assert!(
+            told.contains("job.toml:9: evidence.attributes.Sales_Rank: looks like") && !told.contains("brand"),
+            "{told}"
+        );
+        let allowed = parse(&file, &["evidence.undated=true"], &[]).unwrap();
+        assert_eq!(allowed.spec.evidence.undated_columns().collect::<Vec<_>>(), ["Sales_Rank"]);
     }
 
     #[test]

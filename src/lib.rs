@@ -20,6 +20,7 @@ pub mod fingerprint;
 pub mod paths;
 pub mod columns;
 pub mod settings;
+pub mod undated;
 #[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
 pub mod config;
 #[expect(clippy::disallowed_methods, reason = "logs and progress go to standard error")]
@@ -60,6 +61,7 @@ pub mod table {
     pub mod listing;
     pub mod parquet_file;
     pub mod source;
+    pub mod labels;
     pub mod input;
     pub mod lease;
     pub mod write;
@@ -78,6 +80,7 @@ pub mod query {
     pub mod good_rows;
     pub mod clean_text;
     pub mod sentences;
+    pub mod labelled;
     pub mod memory;
     pub mod parameters;
     pub mod scan;
@@ -272,6 +275,7 @@ pub mod operate {
         pub mod times;
         pub mod titles;
         pub mod rows;
+        pub mod descriptions;
         pub mod writing;
         pub mod movielens;
         pub mod csv;

@@ -23,7 +23,8 @@ pub struct Form {
     /// The file in messages: "the job file".
     pub file: &'static str,
     /// Every key with its default and its meaning, as such a file. The one element of a list of sections (`[[data]]`) shows
-    /// the keys of each; the list itself is empty by default.
+    /// the keys of each; the list itself is empty by default. An empty table (`names = {}`) is one of texts by name: any
+    /// name may stand there.
     pub defaults: &'static str,
     /// Sections that are there only where a file names them; `data.din` is one of each `[[data]]`.
     pub optional: &'static [&'static str],
@@ -151,6 +152,10 @@ impl<'a> Layers<'a> {
                 continue;
             };
             match (default, value.get_ref()) {
+                (Value::Table(known), DeValue::Table(from)) if known.is_empty() => {
+                    let texts = self.texts_by_name(from, &path);
+                    into.insert(name.to_owned(), Value::Table(texts));
+                }
                 (Value::Table(known), DeValue::Table(from)) => {
                     let mut inner = match into.remove(name) {
                         Some(Value::Table(inner)) => inner,
@@ -192,8 +197,37 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// Sets a plain value by its key, `name` or `section.name`; `source` names the setting in messages.
+    /// A table of texts by name, in the order of the file.
+    fn texts_by_name(&mut self, from: &DeTable<'_>, path: &str) -> Table {
+        let mut texts = Table::new();
+        for (key, value) in from {
+            let path = joined(path, key.get_ref());
+            let line = line_of(self.text, key.span().start);
+            self.origins.insert(path.clone(), Origin { place: Place::Line(line), variables: Vec::new() });
+            match value.get_ref() {
+                DeValue::String(text) => _ = texts.insert(key.get_ref().to_string(), Value::String(text.to_string())),
+                other => self.problem(&path, format!("must be a string, got {}", other.type_str())),
+            }
+        }
+        texts
+    }
+
+    /// The table of texts by name that `section.table.name` is in, and the name.
+    fn slot_by_name<'k>(&mut self, key: &'k str) -> Option<(&mut Table, &'k str)> {
+        let mut parts = key.splitn(3, '.');
+        let (section, table, name) = (parts.next()?, parts.next()?, parts.next().filter(|name| !name.is_empty())?);
+        self.known.get(section)?.get(table)?.as_table().filter(|known| known.is_empty())?;
+        Some((self.values.get_mut(section)?.get_mut(table)?.as_table_mut()?, name))
+    }
+
+    /// Sets a plain value by its key, `name` or `section.name`, or a text of a table of such, `section.table.name`;
+    /// `source` names the setting in messages.
     pub fn set(&mut self, key: &str, text: &str, source: &str, place: Place) {
+        if let Some((texts, name)) = self.slot_by_name(key) {
+            texts.insert(name.to_owned(), Value::String(text.to_owned()));
+            self.origins.insert(key.to_owned(), Origin { place, variables: Vec::new() });
+            return;
+        }
         let slot = match key.split('.').collect::<Vec<_>>()[..] {
             [name] => self.values.get_mut(name),
             [section, name] => {
@@ -368,13 +402,29 @@ impl Resolved {
     ) {
         // In the order of the defaults; plain values before sections, as TOML wants it.
         let found = || known.iter().filter_map(|(name, known)| Some((name, known, values.get(name)?)));
-        for (name, _, value) in found().filter(|(_, known, _)| !known.is_table() && !is_sections(known)) {
+        // Texts by name stand in a section of their own, unless there is none.
+        let is_plain = |known: &Value, value: &Value| match known {
+            Value::Table(known) => known.is_empty() && value.as_table().is_some_and(Table::is_empty),
+            known => !is_sections(known),
+        };
+        for (name, _, value) in found().filter(|(_, known, value)| is_plain(known, value)) {
             let (shown, origin) = (shown(name, value, redact), self.origin(&joined(path, name)));
             out.push_str(&format!("{name} = {shown}  # {}\n", printable(&origin.to_string())));
         }
         for (name, known, value) in found() {
             let (path, header) = (joined(path, name), joined(header, name));
             match (known, value) {
+                (Value::Table(known), Value::Table(values)) if known.is_empty() => {
+                    if !values.is_empty() {
+                        out.push_str(&format!("\n[{header}]\n"));
+                    }
+                    for (key, value) in values {
+                        // What is no word stands in quotes.
+                        let entry = Table::from_iter([(key.clone(), shown(name, value, redact))]).to_string();
+                        let origin = self.origin(&joined(&path, key));
+                        out.push_str(&format!("{}  # {}\n", entry.trim_end(), printable(&origin.to_string())));
+                    }
+                }
                 (Value::Table(known), Value::Table(values)) => {
                     out.push_str(&format!("\n[{header}]\n"));
                     self.print_section(out, (known, values), &path, &header, redact);

@@ -18,6 +18,10 @@ pub(super) enum ImportCommand {
     Movielens {
         /// The folder with the atomic files.
         folder: PathBuf,
+        /// Descriptions of the items: CSV or Parquet with the columns item_id and description. They replace what the
+        /// items have; empty ones leave it.
+        #[arg(long, value_name = "FILE")]
+        descriptions: Option<PathBuf>,
         /// The folder to write interaction.parquet and item.parquet to.
         #[arg(long)]
         out: PathBuf,
@@ -31,6 +35,10 @@ pub(super) enum ImportCommand {
         /// The file with the items.
         #[arg(long)]
         items: Option<PathBuf>,
+        /// Descriptions of the items: CSV or Parquet with the columns item_id and description. They replace what the
+        /// items have; empty ones leave it.
+        #[arg(long, value_name = "FILE")]
+        descriptions: Option<PathBuf>,
         /// Which columns carry what, for example
         /// `user_id=userId,item_id=movieId,event_timestamp=ts,time_unit=ms,separator=tab`. `quote=none` turns quoting off.
         #[arg(long, default_value = "")]
@@ -49,6 +57,10 @@ pub(super) enum ImportCommand {
         /// The file with the items' metadata.
         #[arg(long)]
         metadata: Option<PathBuf>,
+        /// Descriptions of the items: CSV or Parquet with the columns item_id and description. They replace what the
+        /// items have; empty ones leave it.
+        #[arg(long, value_name = "FILE")]
+        descriptions: Option<PathBuf>,
         /// The folder to write to.
         #[arg(long)]
         out: PathBuf,
@@ -65,16 +77,24 @@ impl ImportCommand {
         if report.items_without_title > 0 {
             tracing::warn!(items = report.items_without_title, "items without a title");
         }
+        if report.unknown_descriptions > 0 {
+            tracing::warn!(items = report.unknown_descriptions, "left out descriptions of items that are not there");
+        }
         print(&file_lines(&report.files))
     }
 
     fn import(&self) -> Result<ImportReport> {
         match self {
-            ImportCommand::Movielens { folder, out } => movielens::import(folder, out),
-            ImportCommand::Csv { interactions, items, mapping, out } => {
-                csv::import(interactions, items.as_deref(), &csv::CsvMapping::parse(mapping)?, out)
+            ImportCommand::Movielens { folder, descriptions, out } => {
+                movielens::import(folder, descriptions.as_deref(), out)
             }
-            ImportCommand::Jsonl { reviews, metadata, out } => jsonl::import(reviews, metadata.as_deref(), out),
+            ImportCommand::Csv { interactions, items, descriptions, mapping, out } => {
+                let mapping = csv::CsvMapping::parse(mapping)?;
+                csv::import(interactions, items.as_deref(), descriptions.as_deref(), &mapping, out)
+            }
+            ImportCommand::Jsonl { reviews, metadata, descriptions, out } => {
+                jsonl::import(reviews, metadata.as_deref(), descriptions.as_deref(), out)
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::generate::answers::Examples;
 use crate::generate::prompt::PromptTemplate;
 use crate::night::graph::{self, RESPONSE};
 use crate::night::prepare::{Prepared, ZERO_EMBEDDING};
-use crate::night::tables::INPUTS;
+use crate::night::tables::{INPUTS, ITEM};
 use crate::query::session::Param;
 use crate::reward::saved;
 use crate::table::build::{By, ModelUse};
@@ -294,6 +294,10 @@ impl Prepared {
             }
         }
         reads.encoder |= reads.params.contains(ZERO_EMBEDDING);
+        // Whoever reads items may read the attributes that the job makes of further columns.
+        if reads.tables.contains(ITEM) && !self.job.spec.evidence.attributes.0.is_empty() {
+            reads.settings.insert("evidence.attributes".to_owned());
+        }
         Ok(reads)
     }
 }

@@ -17,7 +17,10 @@ use crate::table::partition::{CommitRecord, partition, segments};
 use crate::table::store::{Location, StoreOptions};
 
 /// The inputs, as table definitions name them.
-pub const INPUTS: [&str; 3] = ["interaction", "item", "review"];
+pub const INPUTS: [&str; 3] = ["interaction", ITEM, "review"];
+
+/// The input whose further columns a job may name.
+pub(super) const ITEM: &str = "item";
 
 /// One digest over the digests of a table's files.
 pub fn content<'a>(files: impl Iterator<Item = &'a str>) -> String {
@@ -61,13 +64,27 @@ pub fn new_session(job: &Job) -> Result<Session> {
     })
 }
 
-/// Opens an input at the place that the job names, with the share of bad rows that the job allows.
+/// Opens an input at the place that the job names, with the share of bad rows that the job allows and, of items, the
+/// columns that it names as attributes.
 ///
 /// # Errors
-/// As [`open_input`].
+/// As [`open_input`] and [`InputTable::labelled`].
 pub async fn open_input_of(job: &Job, contract: &Contract, text: &str) -> Result<InputTable> {
-    let input = open_input(contract, &locate(job, text)?).await?;
-    Ok(input.allowing(job.spec.input.max_bad_fraction))
+    let input = open_input(contract, &locate(job, text)?).await?.allowing(job.spec.input.max_bad_fraction);
+    let evidence = &job.spec.evidence;
+    if contract.name != ITEM {
+        return Ok(input);
+    }
+    let mut input = input.labelled(contract, &evidence.attributes.0)?;
+    let undated: Vec<&str> = evidence.undated_columns().collect();
+    if !undated.is_empty() {
+        input.warnings.push(format!(
+            "undated columns are attributes ({}): nobody knows when they were counted, so they may hold what happened after \
+             the day that is built, and flatter every measurement",
+            undated.join(", ")
+        ));
+    }
+    Ok(input)
 }
 
 /// Holds an input against the share of bad rows that the job allows, where it allows any: those who read it without a run
@@ -82,15 +99,13 @@ pub async fn hold_bad_rows(contract: &Contract, input: &InputTable) -> Result<()
     Ok(())
 }
 
-/// Registers an input under its contract's name: the one place that decides whether queries see its bad rows.
+/// Registers an input under its contract's name: the one place that decides whether queries see its bad rows, and which
+/// further columns they see as attributes.
 ///
 /// # Errors
-/// As [`Session::register_files`].
+/// As [`Session::register_input`].
 pub async fn register_input(session: &Session, contract: &Contract, input: &InputTable) -> Result<()> {
-    match input.max_bad_fraction > 0.0 {
-        true => session.register_good_rows(&contract.name, contract, &files_of(input)).await,
-        false => session.register_files(&contract.name, contract, &files_of(input)).await,
-    }
+    session.register_input(contract, &files_of(input), &input.labels, input.max_bad_fraction > 0.0).await
 }
 
 /// An input's files with what their paths tell.

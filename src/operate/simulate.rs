@@ -29,8 +29,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float32Array, Int32Array, ListBuilder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
+    ArrayRef, Float32Array, Int32Array, ListBuilder, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondArray, new_null_array,
 };
+use arrow::datatypes::DataType;
 use parquet::arrow::arrow_writer::ArrowWriter;
 use rayon::prelude::*;
 
@@ -38,6 +40,7 @@ use crate::destination::{Destination, Opened};
 use crate::error::{Context, Error, Kind, Result};
 use crate::network::random::Random;
 use crate::table::check::{Checker, conform};
+use crate::table::column_type::ColumnType;
 use crate::table::contract::Contract;
 use crate::table::write::writer_properties;
 
@@ -268,6 +271,7 @@ impl World {
             brands.push(format!("Studio {}", 1 + random.below(1 + self.options.items as usize / 20)));
             years.push(1980 + random.below(46) as i32);
         }
+        let texts = ColumnType::List(Box::new(ColumnType::Utf8)).arrow(0);
         let none = || Arc::new(items.clone().map(|_| None::<String>).collect::<StringArray>());
         batch([
             ("item_id", Arc::new(StringArray::from_iter_values(items.clone().map(item_id))) as ArrayRef),
@@ -276,6 +280,9 @@ impl World {
             ("description", none()),
             ("brand", Arc::new(StringArray::from_iter_values(brands))),
             ("release_year", Arc::new(Int32Array::from(years))),
+            ("people", new_null_array(&texts, items.len())),
+            ("price", new_null_array(&DataType::Float32, items.len())),
+            ("attributes", new_null_array(&texts, items.len())),
         ])
     }
 }

@@ -75,7 +75,7 @@ fn clean_lists(value: &ArrayRef, length: impl Fn(usize) -> usize) -> DfResult<Ar
 
 /// A text on one line: white space, control characters and marks that turn the writing direction become one space, and at
 /// most `chars` characters stay; no character is cut from its combining marks. `None` where nothing is left.
-fn one_line(text: &str, chars: usize) -> Option<String> {
+pub(super) fn one_line(text: &str, chars: usize) -> Option<String> {
     let is_space = |c: char| {
         c.is_whitespace()
             || c.is_control()

@@ -23,7 +23,9 @@ use futures::StreamExt;
 use crate::error::{Error, Kind, Result};
 use crate::query::datafusion_error::fail;
 use crate::query::good_rows::is_good;
+use crate::query::labelled::labelled;
 use crate::table::contract::{Column, Contract};
+use crate::table::labels::{ATTRIBUTES, Label};
 use crate::table::rules::can_break;
 use crate::table::source::{PathColumn, Source, source_of};
 use crate::table::store::Location;
@@ -57,8 +59,9 @@ pub(super) fn schema(contract: &Contract, extra: Option<&str>) -> SchemaRef {
     Arc::new(Schema::new(fields.into_iter().chain(extra).collect::<Vec<_>>()))
 }
 
-/// The rows of `files`; `None` where there are none. `extra` is a column of the path that the contract does not have; with
-/// `is_filtered` rows that break the contract are left out.
+/// The rows of `files`; `None` where there are none. `extra` is a column of the path that the contract does not have; columns
+/// of `labels` become texts in `attributes`, where a file has them; with `is_filtered` rows that break the contract are left
+/// out.
 ///
 /// # Errors
 /// `Kind::Input` naming the file that cannot be read, or the column that no file of its shape has.
@@ -68,6 +71,7 @@ pub(super) async fn scan(
     contract: &Contract,
     files: &[TableFile],
     extra: Option<&'static str>,
+    labels: &[Label],
     is_filtered: bool,
 ) -> Result<Option<DataFrame>> {
     // Files of the same shape become one scan, so that a log of many days is only a few scans.
@@ -96,7 +100,9 @@ pub(super) async fn scan(
         let (file, url, schema) = footer?;
         // Metadata differs between writers and means nothing here.
         let schema = Arc::new(Schema::new(schema.fields().clone()));
-        let wanted = |n: &str| extra == Some(n) || contract.columns.iter().any(|c| c.names().any(|a| a == n));
+        let is_named = |n: &str| labels.iter().any(|(column, _)| column == n);
+        let is_known = |n: &str| contract.columns.iter().any(|c| c.names().any(|a| a == n));
+        let wanted = |n: &str| extra == Some(n) || is_named(n) || is_known(n);
         let in_path: Vec<_> = file.columns.iter().filter(|(n, _)| wanted(n)).cloned().collect();
         match shapes.iter_mut().find(|(s, t, _)| *s == schema && *t == in_path) {
             Some((_, _, urls)) => urls.push(url),
@@ -137,7 +143,10 @@ pub(super) async fn scan(
             }
             // A value that does not fit is in a row that is left out.
             let fitted = if is_filtered { try_cast } else { cast };
-            let value = fitted(found, field.data_type().clone());
+            let mut value = fitted(found, field.data_type().clone());
+            if column.name == ATTRIBUTES && !labels.is_empty() {
+                value = labelled(value, labels_of(labels, &schema, &in_path));
+            }
             columns.push(value.alias(&column.name));
         }
         if let Some(extra) = extra {
@@ -154,6 +163,15 @@ pub(super) async fn scan(
         });
     }
     Ok(whole)
+}
+
+/// The labels whose columns files of a shape have, in a field or in their path, each with its column.
+fn labels_of(labels: &[Label], schema: &Schema, path: &[PathColumn]) -> Vec<(String, Expr)> {
+    let found = |name: &str| match schema.field_with_name(name).ok().filter(|field| !field.data_type().is_null()) {
+        Some(_) => Some(ident(name)),
+        None => path.iter().find(|(n, _)| n == name).map(|(_, value)| lit(ScalarValue::Utf8(value.clone()))),
+    };
+    labels.iter().filter_map(|(column, label)| Some((label.clone(), found(column)?))).collect()
 }
 
 /// A table whose files cannot be read: reading its rows fails with `why`.

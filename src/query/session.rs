@@ -27,6 +27,7 @@ use crate::query::datafusion_error::{fail, planning};
 use crate::query::sentences::{content_words, sentences};
 use crate::query::{read_only, scan};
 use crate::table::contract::Contract;
+use crate::table::labels::Label;
 use crate::table::store::Location;
 use crate::table::write::writer_properties;
 
@@ -97,15 +98,23 @@ impl Session {
     /// # Errors
     /// `Kind::Input` naming the file that cannot be read, or the column that no file of its shape has.
     pub async fn register_files(&self, name: &str, contract: &Contract, files: &[TableFile]) -> Result<()> {
-        self.register(name, contract, files, None, false).await
+        self.register(name, contract, files, None, &[], false).await
     }
 
-    /// As [`Session::register_files`], without the rows that break the contract, as the check of inputs finds them.
+    /// As [`Session::register_files`], under the contract's name. Columns that `labels` name become texts `Label: value`
+    /// in the column `attributes`, behind those that the files have there; with `is_filtered` the rows that break the
+    /// contract are left out, as the check of inputs finds them.
     ///
     /// # Errors
     /// As [`Session::register_files`].
-    pub async fn register_good_rows(&self, name: &str, contract: &Contract, files: &[TableFile]) -> Result<()> {
-        self.register(name, contract, files, None, true).await
+    pub async fn register_input(
+        &self,
+        contract: &Contract,
+        files: &[TableFile],
+        labels: &[Label],
+        is_filtered: bool,
+    ) -> Result<()> {
+        self.register(&contract.name, contract, files, None, labels, is_filtered).await
     }
 
     /// Registers all committed files of a derived table, with its partition's date as the column `dt` (text, last).
@@ -127,7 +136,7 @@ impl Session {
                 columns: vec![("dt".into(), Some(dt.clone()))],
             })
             .collect();
-        self.register(name, contract, &files, Some("dt"), false).await
+        self.register(name, contract, &files, Some("dt"), &[], false).await
     }
 
     async fn register(
@@ -136,12 +145,13 @@ impl Session {
         contract: &Contract,
         files: &[TableFile],
         extra: Option<&'static str>,
+        labels: &[Label],
         is_filtered: bool,
     ) -> Result<()> {
         if files.is_empty() {
             return self.register_batches(name, scan::schema(contract, extra), Vec::new());
         }
-        match scan::scan(&self.context, name, contract, files, extra, is_filtered).await? {
+        match scan::scan(&self.context, name, contract, files, extra, labels, is_filtered).await? {
             Some(rows) => self.replace(name, rows.into_view()),
             None => Ok(()),
         }

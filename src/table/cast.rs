@@ -99,6 +99,7 @@ pub(crate) fn physical_name(found: &DataType) -> Option<&'static str> {
         DataType::Float16 => "float16",
         DataType::Float32 => "float32",
         DataType::Float64 => "float64",
+        t if t.is_decimal() => "decimal",
         DataType::LargeUtf8 => "large_utf8",
         DataType::Utf8View => "utf8_view",
         DataType::Date32 => "date32",

@@ -259,6 +259,7 @@ const ACCEPT: &[&str] = &[
     "float16",
     "float32",
     "float64",
+    "decimal",
     "large_utf8",
     "utf8_view",
     "dictionary",

@@ -23,6 +23,7 @@ use crate::table::check::{Checker, finish_batch};
 use crate::table::column_type::ColumnType;
 use crate::table::contract::{Column, Contract};
 use crate::table::keys::{KeyHasher, hash_of, key_text};
+use crate::table::labels::{Label, check_labels};
 use crate::table::listing::list_parquet;
 use crate::table::parquet_file::{ObjectReader, damaged, earliest, int96_columns, open_parquet, torn};
 use crate::table::rules::judge_column;
@@ -77,6 +78,10 @@ pub struct InputTable {
     pub columns: Vec<InputColumn>,
     /// Names of Hive partition columns in the paths, in order.
     pub hive_columns: Vec<String>,
+    /// Every column of the files, those that the contract does not know included, with the types that it has in them.
+    pub fields: BTreeMap<String, Vec<DataType>>,
+    /// Columns of the files that become texts in the contract's `attributes`, in this order.
+    pub labels: Vec<Label>,
     /// The share of rows that may break the contract; they are left out wherever the input is read. 0: none may.
     pub max_bad_fraction: f64,
     /// What is allowed but worth knowing, one sentence each.
@@ -87,6 +92,15 @@ impl InputTable {
     /// The same input, of which up to a share of rows may break the contract.
     pub fn allowing(self, max_bad_fraction: f64) -> Self {
         InputTable { max_bad_fraction, ..self }
+    }
+
+    /// The same input, of which further columns become texts `Label: value` in the contract's `attributes`.
+    ///
+    /// # Errors
+    /// `Kind::Config` naming a column that no file has, or of whose values no text can be made.
+    pub fn labelled(self, contract: &Contract, labels: &[Label]) -> Result<Self> {
+        check_labels(contract, labels, &self.fields, &self.hive_columns)?;
+        Ok(InputTable { labels: labels.to_vec(), ..self })
     }
 
     /// Rows of all files.
@@ -149,6 +163,7 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
     let mut first_of: BTreeMap<&str, (Field, Location)> = BTreeMap::new();
     let mut notes = Notes::default();
     let mut hive_columns: Vec<String> = Vec::new();
+    let mut fields: BTreeMap<String, Vec<DataType>> = BTreeMap::new();
     for entry in listing.files {
         let builder = open_parquet(&entry.location, entry.size).await?;
         let partition = hive_values(&entry.location, at);
@@ -180,6 +195,12 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
             }
             first_of.insert(&column.name, (field, entry.location.clone()));
         }
+        for field in builder.schema().fields() {
+            let types = fields.entry(field.name().clone()).or_default();
+            if !types.contains(field.data_type()) {
+                types.push(field.data_type().clone());
+            }
+        }
         for (name, _) in &partition {
             if !hive_columns.contains(name) {
                 hive_columns.push(name.clone());
@@ -194,7 +215,8 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
     }
     let warnings = [listing.warnings, notes.warnings(files.len())].concat();
     let (table, location) = (contract.name.clone(), at.clone());
-    Ok(InputTable { table, location, files, columns, hive_columns, max_bad_fraction: 0.0, warnings })
+    let (labels, max_bad_fraction) = (Vec::new(), 0.0);
+    Ok(InputTable { table, location, files, columns, hive_columns, fields, labels, max_bad_fraction, warnings })
 }
 
 /// Whether two physical types, each of which the column accepts, mean the same values: an id as a number and as a text

@@ -15,6 +15,7 @@ mod correct;
 mod evaluate;
 mod export;
 mod forget;
+mod item_columns;
 mod kill;
 mod leak;
 mod models;

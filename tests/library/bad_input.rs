@@ -328,7 +328,7 @@ async fn bad_rows_are_counted_by_kind_and_left_out_up_to_the_limit() {
 
     // Queries and trainings see exactly the rows that were not counted as bad.
     let session = Session::new(SessionOptions::default()).unwrap();
-    session.register_good_rows("interaction", &contract, &[at.clone().into()]).await.unwrap();
+    session.register_input(&contract, &[at.clone().into()], &[], true).await.unwrap();
     let select = |what: &str| format!("select 1 as one from interaction where {what}");
     let params = [("end", Param::Timestamp(1_500_000_000)), ("year_2", Param::Timestamp(-62_104_060_800_000_000))];
     let n = |text: String| {

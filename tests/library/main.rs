@@ -13,6 +13,7 @@ mod examples;
 mod export;
 mod gradients;
 mod held_out;
+mod item_columns;
 mod languages;
 mod parity_files;
 mod parity_model;

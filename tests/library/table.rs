@@ -562,7 +562,7 @@ fn atomic(inter: &str, item: &str) -> (tempfile::TempDir, PathBuf) {
 #[tokio::test]
 async fn movielens_becomes_inputs_that_the_contracts_accept() {
     let (dir, out) = atomic(INTER, ITEM);
-    let report = import::movielens::import(dir.path(), &out).unwrap();
+    let report = import::movielens::import(dir.path(), None, &out).unwrap();
     assert_eq!(report.items_without_title, 1);
     assert_eq!(accepted("interaction", &out.join("interaction.parquet")).await, 3);
     assert_eq!(accepted("item", &out.join("item.parquet")).await, 3);
@@ -583,7 +583,7 @@ async fn movielens_becomes_inputs_that_the_contracts_accept() {
     let mut lines: Vec<&str> = INTER.lines().collect();
     lines[1..].reverse();
     let (dir, out) = atomic(&(lines.join("\n") + "\n"), ITEM);
-    import::movielens::import(dir.path(), &out).unwrap();
+    import::movielens::import(dir.path(), None, &out).unwrap();
     assert_eq!(std::fs::read(out.join("interaction.parquet")).unwrap(), bytes);
 }
 
@@ -607,7 +607,7 @@ fn a_bad_line_is_named_and_nothing_is_left() {
     ];
     for (inter, item, file, line, what) in cases {
         let (dir, out) = atomic(&inter, &item);
-        let error = import::movielens::import(dir.path(), &out).unwrap_err();
+        let error = import::movielens::import(dir.path(), None, &out).unwrap_err();
         let said = error.explain();
         assert_eq!(error.kind(), Kind::Input);
         for name in [file, what, &format!("line: {line}")] {
@@ -617,18 +617,18 @@ fn a_bad_line_is_named_and_nothing_is_left() {
         assert_eq!(left, 0, "{said}");
     }
     let dir = tempfile::tempdir().unwrap();
-    assert!(import::movielens::import(dir.path(), dir.path()).unwrap_err().explain().contains(".inter"));
+    assert!(import::movielens::import(dir.path(), None, dir.path()).unwrap_err().explain().contains(".inter"));
     let (dir, out) = atomic("user_id:token\tx:token\n1\t2\n", ITEM);
-    assert!(import::movielens::import(dir.path(), &out).unwrap_err().explain().contains("item_id"));
+    assert!(import::movielens::import(dir.path(), None, &out).unwrap_err().explain().contains("item_id"));
 }
 
 #[tokio::test]
 async fn repeated_lines_are_dropped_and_contradictions_refused() {
     let (dir, out) = atomic(&format!("{INTER}196\t242\t3\t881250949\n"), ITEM);
-    assert_eq!(import::movielens::import(dir.path(), &out).unwrap().duplicates, 1);
+    assert_eq!(import::movielens::import(dir.path(), None, &out).unwrap().duplicates, 1);
     assert_eq!(accepted("interaction", &out.join("interaction.parquet")).await, 3);
     let (dir, out) = atomic(&format!("{INTER}196\t242\t5\t881250949\n"), ITEM);
-    let error = import::movielens::import(dir.path(), &out).unwrap_err();
+    let error = import::movielens::import(dir.path(), None, &out).unwrap_err();
     assert!(error.explain().contains("user_id=196, item_id=242"), "{}", error.explain());
 }
 
@@ -643,7 +643,7 @@ async fn csv_is_imported_by_its_mapping() {
         "movieId,title,genres\n7,\"Matrix, The (1999)\",Action|Sci-Fi\n8,\"Say \"\"hi\"\",\nyou\",(no genres listed)\n",
     );
     let mapping = CsvMapping::parse("user_id=userId,item_id=movieId,categories=genres,turn_articles=true").unwrap();
-    import::csv::import(&ratings, Some(&movies), &mapping, &out).unwrap();
+    import::csv::import(&ratings, Some(&movies), None, &mapping, &out).unwrap();
     assert_eq!(accepted("interaction", &out.join("interaction.parquet")).await, 2);
     assert_eq!(accepted("item", &out.join("item.parquet")).await, 2);
     let item = read(&out.join("item.parquet"));
@@ -653,17 +653,17 @@ async fn csv_is_imported_by_its_mapping() {
 
     write(&ratings, "user,item,when\n1,7,2026-11-21T10:00:00Z\n1,8,2026-11-21 11:00:00\n1,9,soon\n");
     let mapping = CsvMapping::parse("user_id=user,item_id=item,event_timestamp=when,time_unit=text").unwrap();
-    let error = import::csv::import(&ratings, None, &mapping, &out).unwrap_err();
+    let error = import::csv::import(&ratings, None, None, &mapping, &out).unwrap_err();
     assert!(error.explain().contains("line: 4") && error.explain().contains("soon"), "{}", error.explain());
     write(&ratings, "user,item,when\n1,7,2026-11-21T10:00:00Z\n1,8,2026-11-21 11:00:00\n");
-    import::csv::import(&ratings, None, &mapping, &out).unwrap();
+    import::csv::import(&ratings, None, None, &mapping, &out).unwrap();
     assert_eq!(accepted("interaction", &out.join("interaction.parquet")).await, 2);
-    let error = import::csv::import(&ratings, None, &CsvMapping::default(), &out).unwrap_err();
+    let error = import::csv::import(&ratings, None, None, &CsvMapping::default(), &out).unwrap_err();
     assert!(error.explain().contains("user_id") && error.explain().contains("ratings.csv"), "{}", error.explain());
     write(&movies, "movieId,title\n7,\"two\nlines\"\n8,\n,x\n");
     let mapping = CsvMapping::parse("user_id=user,item_id=movieId,event_timestamp=when,time_unit=text").unwrap();
     write(&ratings, "user,movieId,when\n1,7,2026-11-21\n");
-    let error = import::csv::import(&ratings, Some(&movies), &mapping, &out).unwrap_err();
+    let error = import::csv::import(&ratings, Some(&movies), None, &mapping, &out).unwrap_err();
     assert!(error.explain().contains("line: 5"), "rows and lines differ: {}", error.explain());
 }
 
@@ -674,7 +674,7 @@ async fn csv_is_read_as_other_tools_read_it() {
     let file = out.join("interaction.parquet");
     let import = |text: &str, mapping: &str| {
         std::fs::write(&log, text).unwrap();
-        import::csv::import(&log, None, &CsvMapping::parse(mapping).unwrap(), &out)
+        import::csv::import(&log, None, None, &CsvMapping::parse(mapping).unwrap(), &out)
     };
     let items = || strings(&read(&file), "item_id").into_iter().flatten().collect::<Vec<_>>();
     let head = "user_id,item_id,rating,timestamp\n";
@@ -706,7 +706,7 @@ async fn csv_is_read_as_other_tools_read_it() {
         (b"", "no header line"),
     ] {
         std::fs::write(&log, bytes).unwrap();
-        let error = import::csv::import(&log, None, &CsvMapping::default(), &out).unwrap_err().explain();
+        let error = import::csv::import(&log, None, None, &CsvMapping::default(), &out).unwrap_err().explain();
         assert!(error.contains(what), "{error}");
     }
 }
@@ -723,14 +723,15 @@ async fn amazon_json_lines_are_imported() {
     write(&reviews, &format!("{}\n{}\n", line("U2", 1_400_000_000), line("U1", 1_300_000_000)));
     write(
         &meta,
-        "{\"asin\": \"B1\", \"title\": \"Strings\", \"categories\": [[\"Music\", \"Guitar\"], [\"Music\"]], \"brand\": \"E\"}\n\
-         {\"asin\": \"B2\", \"category\": [\"Music\"], \"description\": [\"two\", \"parts\"]}\n",
+        "{\"asin\": \"B1\", \"title\": \"Strings\", \"categories\": [[\"Music\", \"Guitar\"], [\"Music\"]], \"brand\": \"E\", \
+          \"price\": 12.99, \"salesRank\": {\"Music\": 3}}\n\
+         {\"asin\": \"B2\", \"category\": [\"Music\"], \"description\": [\"two\", \"parts\"], \"price\": \"$1,100.00\"}\n",
     );
     // A name is a name: beside it lies what it would match as a pattern.
     let odd = dir.path().join("[r]*.json");
     std::fs::rename(&reviews, &odd).unwrap();
     write(&dir.path().join("r2.json"), &line("U3", 1));
-    let report = import::jsonl::import(&odd, Some(&meta), &out).unwrap();
+    let report = import::jsonl::import(&odd, Some(&meta), None, &out).unwrap();
     std::fs::rename(&odd, &reviews).unwrap();
     assert_eq!(report.items_without_title, 1);
     assert_eq!(accepted("interaction", &out.join("interaction.parquet")).await, 2);
@@ -739,18 +740,103 @@ async fn amazon_json_lines_are_imported() {
     assert_eq!(strings(&read(&out.join("review.parquet")), "user_id")[0].as_deref(), Some("U1"));
     let item = read(&out.join("item.parquet"));
     assert_eq!(strings(&item, "description")[1].as_deref(), Some("two parts"));
+    let prices = item.column_by_name("price").unwrap().as_primitive::<Float32Type>();
+    assert_eq!((prices.value(0), prices.value(1)), (12.99, 1100.0));
     let categories = item.column_by_name("categories").unwrap().as_list::<i32>();
     assert_eq!(categories.value(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["Music", "Guitar"]);
     write(&reviews, &format!("{}\n{{\"reviewerID\": \"U\"\n", line("U2", 1)));
-    let error = import::jsonl::import(&reviews, None, &out).unwrap_err();
+    let error = import::jsonl::import(&reviews, None, None, &out).unwrap_err();
     assert!(error.explain().contains("line: 2") && error.explain().contains("r.json"), "{}", error.explain());
     write(&reviews, &format!("\u{feff}{}\n", line("U1", 1_300_000_000)));
-    import::jsonl::import(&reviews, None, &out).unwrap();
+    import::jsonl::import(&reviews, None, None, &out).unwrap();
     for (line, what) in [(line("U1", 1_300_000_000_000), "seconds"), ("{'asin': 'B1'}".into(), "Python")] {
         write(&reviews, &line);
-        let error = import::jsonl::import(&reviews, None, &out).unwrap_err().explain();
+        let error = import::jsonl::import(&reviews, None, None, &out).unwrap_err().explain();
         assert!(error.contains("line: 1") && error.contains(what), "{error}");
     }
+}
+
+#[tokio::test]
+async fn descriptions_of_a_file_of_their_own_replace_those_of_the_items() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let (log, films, said, out) = (path("log.csv"), path("films.csv"), path("said.csv"), path("out"));
+    write(&log, "user_id,item_id,timestamp\nu,1,1000\n");
+    write(&films, "item_id,title,description,people,price\n1,A,old,Ann|Bo,$3\n2,B,kept,,\n3,C,,Cy,1.5\n");
+    let import = |file: &Path| import::csv::import(&log, Some(&films), Some(file), &CsvMapping::default(), &out);
+    let descriptions = || {
+        let found = strings(&read(&out.join("item.parquet")), "description");
+        found.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>()
+    };
+    write(&said, "title,description,item_id\nA,\"new,\ntwo lines\",1\nB, ,2\nC,first,3\nD,of nothing,4\n");
+    assert_eq!(import(&said).unwrap().unknown_descriptions, 1);
+    assert_eq!(descriptions(), ["new,\ntwo lines", "kept", "first"]);
+    assert_eq!(accepted("item", &out.join("item.parquet")).await, 3);
+    let item = read(&out.join("item.parquet"));
+    let people = item.column_by_name("people").unwrap().as_list::<i32>();
+    assert_eq!(people.value(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["Ann", "Bo"]);
+    assert!(people.is_null(1) && item.column_by_name("attributes").unwrap().null_count() == 3);
+    assert_eq!(item.column_by_name("price").unwrap().as_primitive::<Float32Type>().value(0), 3.0);
+
+    let parquet = |ids: ArrayRef, texts: &str| {
+        let file = path("said.parquet");
+        let n = ids.len();
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["from Parquet"; n]));
+        let batch = RecordBatch::try_from_iter([("item_id", ids), (texts, text)]).unwrap();
+        let mut writer =
+            parquet::arrow::ArrowWriter::try_new(std::fs::File::create(&file).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        file
+    };
+    assert_eq!(
+        import(&parquet(Arc::new(Int64Array::from(vec![2, 9])), "description")).unwrap().unknown_descriptions,
+        1
+    );
+    assert_eq!(descriptions(), ["old", "from Parquet", ""]);
+
+    let refused = |file: &Path, parts: &[&str]| {
+        let error = import(file).unwrap_err();
+        let told = error.explain();
+        assert_eq!(error.kind(), Kind::Input, "{told}");
+        parts.iter().for_each(|part| assert!(told.contains(part), "{part}: {told}"));
+    };
+    refused(
+        &parquet(Arc::new(Int64Array::from(vec![2, 3, 2])), "description"),
+        &["twice", "row: 2", "row 0", "item_id=2"],
+    );
+    refused(
+        &parquet(Arc::new(Int64Array::from(vec![2])), "text"),
+        &["description is missing", "item_id, text", "said.parquet"],
+    );
+    refused(&parquet(Arc::new(Float32Array::from(vec![2.0])), "description"), &["wrong type", "column: item_id"]);
+    for (bytes, parts) in [
+        (&b"item_id,description\n1,a\n2,b\n1,c\n"[..], &["twice", "line: 4", "line 2", "said.csv"][..]),
+        (b"item_id,text\n1,a\n", &["description is missing", "item_id, text"]),
+        (b"item_id,description\n1,caf\xe9\n", &["UTF-8", "line: 2"]),
+        (b"item_id,description\n,x\n", &["item is empty", "line: 2"]),
+        (b"item_id,description\n1\n", &["1 fields", "line: 2"]),
+        (b"PAR1 but cut off", &["cannot be read", "said.csv"]),
+        (b"", &["no header line"]),
+    ] {
+        std::fs::write(&said, bytes).unwrap();
+        refused(&said, parts);
+    }
+    refused(&path("gone.csv"), &["gone.csv"]);
+    assert_eq!(descriptions(), ["old", "from Parquet", ""], "what was imported before stays");
+    for error in [
+        import::csv::import(&log, None, Some(&said), &CsvMapping::default(), &out).unwrap_err(),
+        import::jsonl::import(&log, None, Some(&said), &out).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), Kind::Usage);
+    }
+    write(&films, "item_id,price\n1,about 3\n");
+    let told = import::csv::import(&log, Some(&films), None, &CsvMapping::default(), &out).unwrap_err().explain();
+    assert!(told.contains("no price") && told.contains("line: 2"), "{told}");
+    let (dir, out) = atomic(INTER, ITEM);
+    write(&dir.path().join("said.csv"), "item_id,description\n242,A hacker.\n");
+    import::movielens::import(dir.path(), Some(&dir.path().join("said.csv")), &out).unwrap();
+    assert_eq!(strings(&read(&out.join("item.parquet")), "description")[0].as_deref(), Some("A hacker."));
 }
 
 #[tokio::test]
@@ -761,7 +847,7 @@ async fn recbole_s_movielens_100k_is_imported_whole() {
         return;
     };
     let out = tempfile::tempdir().unwrap();
-    let report = import::movielens::import(&dir, out.path()).unwrap();
+    let report = import::movielens::import(&dir, None, out.path()).unwrap();
     assert_eq!((report.duplicates, report.items_without_title), (0, 1));
     assert_eq!(accepted("interaction", &out.path().join("interaction.parquet")).await, 100_000);
     assert_eq!(accepted("item", &out.path().join("item.parquet")).await, 1_682);

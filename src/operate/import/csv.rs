@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
+use crate::operate::import::descriptions::without_items;
 use crate::operate::import::frames::apart;
 use crate::operate::import::rows::{interaction_frame, item_rows};
 use crate::operate::import::separated::Source;
 use crate::operate::import::times::TimeUnit;
-use crate::operate::import::titles::{movie_title, split_categories};
+use crate::operate::import::titles::{movie_title, price, split_categories};
 use crate::operate::import::writing::{ImportReport, Output};
 
 /// What the columns of CSV files carry.
@@ -25,7 +26,7 @@ pub struct CsvMapping {
     /// The character around fields that hold separators or line breaks; `None`: quotation marks are ordinary
     /// characters.
     pub quote: Option<u8>,
-    /// The character between the categories of one field.
+    /// The character between the categories, or the people, of one field.
     pub category_separator: char,
     /// Whether titles such as `Matrix, The (1999)` become `The Matrix (1999)`.
     pub turn_articles: bool,
@@ -86,7 +87,7 @@ impl CsvMapping {
                 "category_separator" => mapping.category_separator = value.chars().next().ok_or_else(bad)?,
                 "turn_articles" => mapping.turn_articles = value.parse().map_err(|_| bad())?,
                 "user_id" | "item_id" | "rating" | "event" | "event_timestamp" | "title" | "categories"
-                | "description" | "brand" | "release_year" => {
+                | "description" | "brand" | "release_year" | "people" | "price" => {
                     mapping.columns.insert(key.to_owned(), value.to_owned());
                 }
                 _ => return Err(bad()),
@@ -96,15 +97,31 @@ impl CsvMapping {
     }
 }
 
-/// Imports CSV files of interactions and, where given, items.
+/// Imports CSV files of interactions and, where given, items with the descriptions of a file of their own.
 ///
 /// # Errors
-/// `Kind::Input` naming file and line for missing files and bad lines; `Kind::Temporary` where writing fails.
-pub fn import(interactions: &Path, items: Option<&Path>, mapping: &CsvMapping, out: &Path) -> Result<ImportReport> {
-    apart(|| read_and_write(interactions, items, mapping, out))
+/// `Kind::Input` naming file and line for missing files and bad lines; `Kind::Usage` for descriptions without items;
+/// `Kind::Temporary` where writing fails.
+pub fn import(
+    interactions: &Path,
+    items: Option<&Path>,
+    descriptions: Option<&Path>,
+    mapping: &CsvMapping,
+    out: &Path,
+) -> Result<ImportReport> {
+    match (items, descriptions) {
+        (None, Some(path)) => Err(without_items(path, "--items")),
+        _ => apart(|| read_and_write(interactions, items, descriptions, mapping, out)),
+    }
 }
 
-fn read_and_write(interactions: &Path, items: Option<&Path>, mapping: &CsvMapping, out: &Path) -> Result<ImportReport> {
+fn read_and_write(
+    interactions: &Path,
+    items: Option<&Path>,
+    descriptions: Option<&Path>,
+    mapping: &CsvMapping,
+    out: &Path,
+) -> Result<ImportReport> {
     let named = |header: &[String], name: &str| {
         let wanted = mapping.columns.get(name).cloned().unwrap_or_else(|| name.to_owned());
         header.contains(&wanted).then_some(wanted)
@@ -137,7 +154,7 @@ fn read_and_write(interactions: &Path, items: Option<&Path>, mapping: &CsvMappin
         let source = Source { path: path.to_path_buf(), separator: mapping.separator, quote: mapping.quote };
         let header = source.header()?;
         let id = named(&header, "item_id").ok_or_else(|| source.missing("item_id", &header))?;
-        let optional = ["title", "release_year", "categories", "description", "brand"];
+        let optional = ["title", "release_year", "categories", "description", "brand", "people", "price"];
         let mut columns = vec![("item_id", Some(id))];
         columns.extend(optional.map(|name| (name, named(&header, name))));
         let items = item_rows(&source, &columns, |row| {
@@ -150,10 +167,14 @@ fn read_and_write(interactions: &Path, items: Option<&Path>, mapping: &CsvMappin
                 row.title = title;
                 row.release_year = row.release_year.or(year);
             }
+            if let Some(text) = row.price_text.as_deref() {
+                row.price = Some(price(text).ok_or_else(|| format!("{text:?} is no price"))?);
+            }
+            row.people = split_categories(row.people_text.as_deref(), mapping.category_separator);
             row.categories = split_categories(row.categories_text.as_deref(), mapping.category_separator);
             Ok(())
         })?;
-        output.items(items)?;
+        output.items(items, descriptions)?;
     }
     output.publish()
 }

@@ -10,9 +10,11 @@ use polars::prelude::{
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::operate::import::descriptions::without_items;
 use crate::operate::import::frames::{apart, sorted, unreadable};
 use crate::operate::import::lines::{bad_line, each_line};
 use crate::operate::import::rows::ItemRow;
+use crate::operate::import::titles::price;
 use crate::operate::import::writing::{ImportReport, Output};
 
 /// The hint for lines that are not reviews.
@@ -20,15 +22,30 @@ const REVIEW_HINT: &str = "a line has reviewerID, asin, overall, unixReviewTime 
                            Amazon's files of 2014 and 2018; rename the fields of other files";
 
 /// Imports Amazon's 5-core JSON lines: reviews (`reviewerID`, `asin`, `overall`, `unixReviewTime`, `reviewText`,
-/// `summary`) and, where given, metadata (`asin`, `title`, `categories` or `category`, `brand`, `description`).
+/// `summary`) and, where given, metadata (`asin`, `title`, `categories` or `category`, `brand`, `description`,
+/// `price`), with the descriptions of a file of their own. What a crawl left undated (`also_buy`, `salesRank`) is not read.
 ///
 /// # Errors
-/// `Kind::Input` naming file and line for missing files and bad lines; `Kind::Temporary` where writing fails.
-pub fn import(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result<ImportReport> {
-    apart(|| read_and_write(reviews, metadata, out))
+/// `Kind::Input` naming file and line for missing files and bad lines; `Kind::Usage` for descriptions without items;
+/// `Kind::Temporary` where writing fails.
+pub fn import(
+    reviews: &Path,
+    metadata: Option<&Path>,
+    descriptions: Option<&Path>,
+    out: &Path,
+) -> Result<ImportReport> {
+    match (metadata, descriptions) {
+        (None, Some(path)) => Err(without_items(path, "--metadata")),
+        _ => apart(|| read_and_write(reviews, metadata, descriptions, out)),
+    }
 }
 
-fn read_and_write(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result<ImportReport> {
+fn read_and_write(
+    reviews: &Path,
+    metadata: Option<&Path>,
+    descriptions: Option<&Path>,
+    out: &Path,
+) -> Result<ImportReport> {
     #[derive(Deserialize)]
     #[allow(non_snake_case)]
     struct Review {
@@ -87,7 +104,7 @@ fn read_and_write(reviews: &Path, metadata: Option<&Path>, out: &Path) -> Result
         rows.sort_by(|a, b| a.item_id.cmp(&b.item_id));
         // The published sets repeat items; the first one is kept.
         rows.dedup_by(|later, first| later.item_id == first.item_id);
-        output.items(rows)?;
+        output.items(rows, descriptions)?;
     }
     output.publish()
 }
@@ -119,7 +136,13 @@ fn amazon_item(line: &str) -> Result<ItemRow, String> {
     }
     let categories = found.map(|_| categories);
     let (title, description, brand) = (text("title"), text("description"), text("brand"));
-    Ok(ItemRow { item_id, title, categories, description, brand, ..ItemRow::default() })
+    // A number in the files of 2014, a text such as `$12.99` in those of 2018; what is neither is no price.
+    let price = match value.get("price") {
+        Some(serde_json::Value::Number(number)) => price(&number.to_string()),
+        Some(serde_json::Value::String(text)) => price(text),
+        _ => None,
+    };
+    Ok(ItemRow { item_id, title, categories, description, brand, price, ..ItemRow::default() })
 }
 
 /// The error for a line; `hint` says what to do where that is not plain to see.

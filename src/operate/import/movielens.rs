@@ -13,15 +13,16 @@ use crate::operate::import::titles::{movie_title, split_categories};
 use crate::operate::import::writing::{ImportReport, Output};
 
 /// Imports RecBole's atomic files (`*.inter`, `*.item`) of a MovieLens set from `dir` into `out/interaction.parquet`
-/// and `out/item.parquet`. Titles are written as people say them: `Matrix, The` of 1999 becomes `The Matrix (1999)`.
+/// and `out/item.parquet`, with the descriptions of a file of their own where one is given. Titles are written as people say
+/// them: `Matrix, The` of 1999 becomes `The Matrix (1999)`.
 ///
 /// # Errors
 /// `Kind::Input` naming file and line for missing files and bad lines; `Kind::Temporary` where writing fails.
-pub fn import(dir: &Path, out: &Path) -> Result<ImportReport> {
-    apart(|| read_and_write(dir, out))
+pub fn import(dir: &Path, descriptions: Option<&Path>, out: &Path) -> Result<ImportReport> {
+    apart(|| read_and_write(dir, descriptions, out))
 }
 
-fn read_and_write(dir: &Path, out: &Path) -> Result<ImportReport> {
+fn read_and_write(dir: &Path, descriptions: Option<&Path>, out: &Path) -> Result<ImportReport> {
     let inter = only_file(dir, "inter")?;
     let items = only_file(dir, "item")?;
     let mut names = Atomic::open(&inter)?;
@@ -53,7 +54,7 @@ fn read_and_write(dir: &Path, out: &Path) -> Result<ImportReport> {
     })?;
     let mut output = Output::new(out)?;
     output.interactions(frame)?;
-    output.items(items)?;
+    output.items(items, descriptions)?;
     output.publish()
 }
 

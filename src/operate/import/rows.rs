@@ -117,6 +117,10 @@ pub(super) struct ItemRow {
     pub(super) categories_text: Option<String>,
     pub(super) description: Option<String>,
     pub(super) brand: Option<String>,
+    pub(super) people: Option<Vec<String>>,
+    pub(super) people_text: Option<String>,
+    pub(super) price: Option<f32>,
+    pub(super) price_text: Option<String>,
 }
 
 /// Items of a file, finished by `finish`, sorted by id. `columns` says which of the file's columns carries what.
@@ -145,6 +149,8 @@ pub(super) fn item_rows(
             categories_text: text("categories"),
             description: text("description"),
             brand: text("brand"),
+            people_text: text("people"),
+            price_text: text("price"),
             ..ItemRow::default()
         };
         finish(&mut row).map_err(|why| fail(&why))?;

@@ -1,4 +1,4 @@
-//! Titles and categories as data sets write them.
+//! Titles, categories and prices as data sets write them.
 //!
 //! Knows MovieLens' ways of writing titles. Knows nothing of files.
 
@@ -63,6 +63,13 @@ pub(super) fn split_categories(text: Option<&str>, separator: char) -> Option<Ve
     Some(known.map(str::to_owned).collect())
 }
 
+/// A price as shops write it: `12.99`, `$1,299.00`. `None` for anything else, such as a range.
+pub(super) fn price(text: &str) -> Option<f32> {
+    let number = text.trim().trim_start_matches(['$', '£', '€']).trim_start().replace(',', "");
+    let is_number = number.starts_with(|c: char| c.is_ascii_digit() || c == '.');
+    number.parse().ok().filter(|price: &f32| is_number && price.is_finite())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -70,6 +77,12 @@ mod tests {
 
     fn title(title: &str, year: &str) -> String {
         movie_title(Some(title), Some(year)).0.unwrap_or_else(|| "-".into())
+    }
+
+    #[test]
+    fn prices_are_numbers() {
+        assert_eq!(["12.99", " $1,299.00", "€ 5", "0"].map(price), [Some(12.99), Some(1299.0), Some(5.0), Some(0.0)]);
+        assert_eq!(["$1 - $2", "free", "", "$", "-1", "inf", "1e99"].map(price), [None; 7]);
     }
 
     #[test]

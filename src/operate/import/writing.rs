@@ -14,6 +14,7 @@ use polars::prelude::DataFrame;
 
 use crate::destination::{Destination, Opened};
 use crate::error::{Context, Error, Kind, Result};
+use crate::operate::import::descriptions::describe;
 use crate::operate::import::frames::{Texts, integers};
 use crate::operate::import::rows::ItemRow;
 use crate::table::check::{Checker, conform};
@@ -32,6 +33,8 @@ pub struct ImportReport {
     pub duplicates: u64,
     /// Items without a title.
     pub items_without_title: u64,
+    /// Descriptions left out because their items are not among those that were imported.
+    pub unknown_descriptions: u64,
 }
 
 /// Files that are being written beside their final names; renamed together, removed when anything fails.
@@ -150,29 +153,38 @@ impl Output {
         })
     }
 
-    /// Writes `item.parquet`.
-    pub(super) fn items(&mut self, rows: Vec<ItemRow>) -> Result<()> {
+    /// Writes `item.parquet`, with the descriptions of a file of their own where one is given.
+    pub(super) fn items(&mut self, mut rows: Vec<ItemRow>, descriptions: Option<&Path>) -> Result<()> {
+        if let Some(path) = descriptions {
+            self.report.unknown_descriptions = describe(&mut rows, path)?;
+        }
         self.report.items_without_title = rows.iter().filter(|row| row.title.is_none()).count() as u64;
         self.write("item", rows.len(), |start, count| {
             let part = &rows[start..start + count];
-            let mut categories = ListBuilder::new(StringBuilder::new());
-            for row in part {
-                for category in row.categories.iter().flatten() {
-                    categories.values().append_value(category);
+            let list = |pick: fn(&ItemRow) -> Option<&Vec<String>>| -> ArrayRef {
+                let mut lists = ListBuilder::new(StringBuilder::new());
+                for row in part {
+                    pick(row).into_iter().flatten().for_each(|text| lists.values().append_value(text));
+                    lists.append(pick(row).is_some());
                 }
-                categories.append(row.categories.is_some());
-            }
+                Arc::new(lists.finish())
+            };
             let text = |pick: fn(&ItemRow) -> Option<&str>| -> ArrayRef {
                 Arc::new(part.iter().map(pick).collect::<StringArray>())
             };
             let years: Int32Array = part.iter().map(|row| row.release_year).collect();
+            let prices: Float32Array = part.iter().map(|row| row.price).collect();
             batch_of([
                 ("item_id", text(|row| Some(row.item_id.as_str()))),
                 ("title", text(|row| row.title.as_deref())),
-                ("categories", Arc::new(categories.finish()) as ArrayRef),
+                ("categories", list(|row| row.categories.as_ref())),
                 ("description", text(|row| row.description.as_deref())),
                 ("brand", text(|row| row.brand.as_deref())),
-                ("release_year", Arc::new(years)),
+                ("release_year", Arc::new(years) as ArrayRef),
+                ("people", list(|row| row.people.as_ref())),
+                ("price", Arc::new(prices)),
+                // No source has facts that are said already.
+                ("attributes", list(|_| None)),
             ])
         })
     }
