@@ -13,6 +13,7 @@
 //! before its own module here (`ci/check.sh` enforces it). Arrow record batches are the one currency between layers.
 
 pub mod printable;
+pub mod plain_text;
 pub mod error;
 pub mod fingerprint;
 
@@ -248,6 +249,7 @@ pub mod evaluate {
 /// How the models improve, week by week: examples, align, reward, reinforce, gate, publish.
 pub mod weekly {
     pub mod examples;
+    pub mod specificity;
     pub mod teacher;
     pub mod teacher_endpoint;
     pub mod weekly_file;
