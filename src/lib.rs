@@ -251,7 +251,9 @@ pub mod weekly {
     pub mod examples;
     pub mod specificity;
     pub mod teacher;
+    pub mod teacher_log;
     pub mod teacher_endpoint;
+    pub mod teacher_model;
     pub mod weekly_file;
     pub mod align;
     pub mod reward;
