@@ -253,8 +253,11 @@ pub mod evaluate {
 /// How the models improve, week by week: examples, align, reward, reinforce, gate, publish.
 pub mod weekly {
     pub mod examples;
+    pub mod specificity;
     pub mod teacher;
+    pub mod teacher_log;
     pub mod teacher_endpoint;
+    pub mod teacher_model;
     pub mod weekly_file;
     pub mod align;
     pub mod reward;

@@ -30,8 +30,9 @@ use crate::reward::checks::{self, Vocabulary};
 use crate::reward::text_metrics::{bleu, distinct, tokens};
 use crate::telemetry::Voice;
 use crate::weekly::examples;
-use crate::weekly::teacher::{self, Account, Taught};
-use crate::weekly::teacher_endpoint::{self, Answers, Endpoint};
+use crate::weekly::teacher::{self, Account, Source, Taught};
+use crate::weekly::teacher_endpoint::Endpoint;
+use crate::weekly::teacher_model::{self, Manner};
 use crate::weekly::weekly_file::Spec;
 
 /// How good answers to held-out questions are: the exit measures of alignment.
@@ -111,6 +112,10 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
         .map_err(|e| Error::new(Kind::Config, "cannot make the folder").with("folder", out.display()).source(e))?;
     let mut overrides = spec.overrides();
     let job = Job::load(&spec.job, &overrides)?;
+    if !spec.align.teacher.is_empty() {
+        // Before there is work that would be in vain.
+        Source::of(&spec.align.teacher)?;
+    }
     let rows = examples::examples(&job, interval, spec.examples.size, None).await?;
     examples::replace(&out.join("alignment_example.parquet"), &rows, &out.join("align.json"))?;
     stop.check()?;
@@ -122,7 +127,7 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
     let mut questions = questions(&rows)?;
     let teacher = match spec.align.teacher.as_str() {
         "" => None,
-        source => Some(teach(spec, source, &mut questions, &vocabulary, stop).await?),
+        _ => Some(teach(spec, &mut questions, &vocabulary, voice, stop).await?),
     };
     let questions = Arc::new(questions);
     let held_out = measured(&questions, spec.examples.measured);
@@ -214,6 +219,10 @@ pub(crate) struct Question {
     pub(crate) answer: String,
     /// Everything that the answer may name.
     pub(crate) evidence: Vec<String>,
+    /// Those that tell of what is asked; without what only stands beside it, such as a wrong choice.
+    pub(crate) facts: Vec<String>,
+    /// Those that are no names but texts of somebody.
+    pub(crate) prose: Vec<String>,
     /// Of questions about a user and an item.
     pub(crate) asked: Option<Asked>,
 }
@@ -241,6 +250,37 @@ pub(crate) fn vocabulary(rows: &[RecordBatch], language: &str) -> Result<Vocabul
     Ok(Vocabulary::new(all.iter().map(String::as_str)).in_language(language))
 }
 
+/// What an answer to a question may name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Evidence {
+    /// What tells of the question.
+    pub(crate) facts: Vec<String>,
+    /// Those of the facts that are no names but texts of somebody.
+    pub(crate) prose: Vec<String>,
+    /// What only stands beside it: other choices, a reason that is to be written again.
+    pub(crate) beside: Vec<String>,
+}
+
+/// The evidence of every row of `alignment_example`. Columns that a table does not have hold nothing.
+pub(crate) fn evidence(batch: &RecordBatch) -> Result<Vec<Evidence>> {
+    let lists = |names: &[&str]| -> Result<Vec<Vec<Vec<String>>>> {
+        let there = names.iter().filter(|name| batch.column_by_name(name).is_some());
+        there.map(|name| text_lists(batch, name)).collect()
+    };
+    let names = lists(&["liked", "disliked", "related", "attributes", "keywords"])?;
+    let (prose, beside) = (lists(&["content", "praise", "fault"])?, lists(&["extra"])?);
+    let subject = text(batch, "subject")?;
+    let of_row = |lists: &[Vec<Vec<String>>], row: usize| -> Vec<String> {
+        lists.iter().flat_map(|list| list[row].iter()).filter(|text| !text.is_empty()).cloned().collect()
+    };
+    let evidence = |row: usize| {
+        let (prose, subject) = (of_row(&prose, row), at(&subject, row).map(str::to_owned));
+        let facts = of_row(&names, row).into_iter().chain(prose.iter().cloned()).chain(subject);
+        Evidence { facts: facts.filter(|text| !text.is_empty()).collect(), prose, beside: of_row(&beside, row) }
+    };
+    Ok((0..batch.num_rows()).map(evidence).collect())
+}
+
 /// Rows of `alignment_example` as questions.
 pub(crate) fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
     let mut found = Vec::new();
@@ -248,7 +288,7 @@ pub(crate) fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
         let [part, prompt, stem, answer] =
             ["part", "prompt_text", "answer_stem", "answer_text"].map(|name| text(batch, name));
         let (part, prompt, stem, answer) = (part?, prompt?, stem?, answer?);
-        let (ids, subject) = (text(batch, "example_id")?, text(batch, "subject")?);
+        let ids = text(batch, "example_id")?;
         let (task, users, items) = (text(batch, "task")?, text(batch, "user_id")?, text(batch, "item_id")?);
         let labels = column(batch, "label", &DataType::Boolean)?.as_boolean().clone();
         let times = integers(batch, "as_of")?;
@@ -257,11 +297,9 @@ pub(crate) fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
             let (user, item) = (at(&users, row)?.to_owned(), at(&items, row)?.to_owned());
             of_pair.then(|| Asked { user, item, label: labels.value(row), time: times.value(row) })
         };
-        let lists: Vec<Vec<Vec<String>>> = ["liked", "disliked", "related", "attributes", "extra"]
-            .into_iter()
-            .map(|name| text_lists(batch, name))
-            .collect::<Result<_>>()?;
+        let mut evidence = evidence(batch)?;
         found.extend((0..batch.num_rows()).map(|row| {
+            let Evidence { facts, prose, beside } = std::mem::take(&mut evidence[row]);
             Question {
                 id: ids.value(row).to_owned(),
                 task: task.value(row).to_owned(),
@@ -269,11 +307,9 @@ pub(crate) fn questions(rows: &[RecordBatch]) -> Result<Vec<Question>> {
                 prompt: prompt.value(row).to_owned(),
                 stem: stem.value(row).to_owned(),
                 answer: answer.value(row).to_owned(),
-                evidence: lists
-                    .iter()
-                    .flat_map(|list| list[row].iter().cloned())
-                    .chain(at(&subject, row).map(str::to_owned))
-                    .collect(),
+                evidence: facts.iter().cloned().chain(beside).collect(),
+                facts,
+                prose,
                 asked: asked(row),
             }
         }));
@@ -288,41 +324,59 @@ pub(crate) fn measured(questions: &[Question], most: usize) -> Vec<&Question> {
     held_out.into_iter().step_by(step).collect()
 }
 
-/// Puts a teacher's answers, from a file or an endpoint, where the templates' stood in questions that train.
+/// The job of the file with the teacher in the generator's place: a model that curec runs.
+///
+/// # Errors
+/// As [`Job::load`].
+pub(crate) fn teachers_job(spec: &Spec) -> Result<Job> {
+    let mut overrides = spec.overrides();
+    overrides.push(format!("model.generator={}", spec.align.teacher));
+    Job::load(&spec.job, &overrides)
+}
+
+/// Puts a teacher's answers, from a file, an endpoint or a model, where the templates' stood in questions that train.
 pub(crate) async fn teach(
     spec: &Spec,
-    source: &str,
     questions: &mut [Question],
     vocabulary: &Vocabulary,
+    voice: Voice,
     stop: &CancelToken,
 ) -> Result<Account> {
-    let train = questions.iter().filter(|q| !q.is_held_out);
-    let ((answers, given), said) = if teacher_endpoint::is_address(source) {
-        let a = &spec.align;
-        let key = config::teacher_key();
-        let endpoint = Endpoint::new(source, &a.teacher_model, key, a.teacher_tokens, a.teacher_at_once)?;
-        let verdict = |q: &Question| format::parse(&format!("{}{}", q.stem, q.answer)).ok().and_then(|t| t.verdict);
-        let put =
-            |q: &Question| teacher_endpoint::Asked { id: q.id.clone(), prompt: q.prompt.clone(), verdict: verdict(q) };
-        let asked: Vec<_> = train.map(put).collect();
-        let mut said = endpoint.ask(&asked, &spec.folder()?.join("teacher.jsonl"), stop).await?;
-        let texts = std::mem::take(&mut said.texts);
-        let given = texts.len();
-        ((texts, given), said)
-    } else {
-        (teacher::read(Path::new(source))?, Answers::default())
+    let a = &spec.align;
+    let verdict = |q: &Question| format::parse(&format!("{}{}", q.stem, q.answer)).ok().and_then(|t| t.verdict);
+    let put = |q: &Question| teacher::Asked {
+        id: q.id.clone(),
+        prompt: q.prompt.clone(),
+        stem: q.stem.clone(),
+        verdict: verdict(q),
+    };
+    let asked: Vec<_> = questions.iter().filter(|q| !q.is_held_out).map(put).collect();
+    let answers = match Source::of(&a.teacher)? {
+        Source::File(path) => teacher::read(path)?,
+        Source::Endpoint(address) => {
+            let key = config::teacher_key();
+            let endpoint = Endpoint::new(address, &a.teacher_model, key, a.teacher_tokens, a.teacher_at_once)?;
+            endpoint.ask(&asked, &spec.folder()?.join("teacher.jsonl"), stop).await?
+        }
+        Source::Model(_) => {
+            let manner = Manner {
+                samples: a.teacher_samples,
+                temperature: a.teacher_temperature,
+                max_tokens: usize::try_from(a.teacher_tokens).unwrap_or(usize::MAX),
+            };
+            let file = spec.folder()?.join("teacher_answers.jsonl");
+            teacher_model::ask(&teachers_job(spec)?, &asked, manner, &file, voice, stop).await?
+        }
     };
     let train = questions.iter_mut().filter(|q| !q.is_held_out);
-    let mut account = teacher::teach(train.map(taught), &answers, given, vocabulary);
-    (account.unanswered, account.prompt_tokens) = (said.refused, said.prompt_tokens);
-    account.completion_tokens = said.completion_tokens;
+    let account = teacher::teach(train.map(taught), &answers, vocabulary);
     tracing::info!(given = account.given, taken = account.taken, "a teacher's answers");
     Ok(account)
 }
 
 fn taught(question: &mut Question) -> Taught<'_> {
-    let Question { id, stem, evidence, answer, .. } = question;
-    Taught { id, stem, evidence, answer }
+    let Question { id, stem, evidence, facts, prose, answer, .. } = question;
+    Taught { id, stem, evidence, facts, prose, answer }
 }
 
 /// The catalogue's titles; none where the job has no items.
@@ -436,6 +490,8 @@ mod tests {
             stem: "<think>".into(),
             answer: String::new(),
             evidence: vec!["Alpha".into()],
+            facts: vec!["Alpha".into()],
+            prose: Vec::new(),
             asked: None,
         }
     }
@@ -491,5 +547,36 @@ mod tests {
         let said = ["yes", "yes", "no", "yes"].map(answer);
         let found = measures(&questions, &said, &Vocabulary::new([]));
         assert_eq!((found.verdicts, found.right, found.likes), (3, 2.0 / 3.0, 1.0 / 3.0));
+    }
+
+    #[test]
+    fn evidence_is_read_from_the_columns_that_there_are() {
+        use arrow::array::{ArrayRef, ListBuilder, StringArray, StringBuilder};
+        let lists = |rows: [&[&str]; 2]| -> ArrayRef {
+            let mut lists = ListBuilder::new(StringBuilder::new());
+            for row in rows {
+                row.iter().for_each(|text| lists.values().append_value(text));
+                lists.append(true);
+            }
+            Arc::new(lists.finish())
+        };
+        let old: [(&str, ArrayRef); 3] = [
+            ("subject", Arc::new(StringArray::from(vec![Some("Alpha"), None]))),
+            ("liked", lists([&["Beta"], &[""]])),
+            ("extra", lists([&["Gamma"], &[]])),
+        ];
+        let found = evidence(&RecordBatch::try_from_iter(old.clone()).unwrap()).unwrap();
+        assert_eq!(
+            (found[0].facts.as_slice(), found[0].beside.as_slice()),
+            (&["Beta".into(), "Alpha".into()][..], &["Gamma".into()][..])
+        );
+        assert!(found[1].facts.is_empty() && found[0].prose.is_empty());
+        let new = [("praise", lists([&["so warm"], &[]])), ("keywords", lists([&["heist"], &["space"]]))];
+        let found = evidence(&RecordBatch::try_from_iter(old.into_iter().chain(new)).unwrap()).unwrap();
+        assert_eq!(found[0].facts, ["Beta", "heist", "so warm", "Alpha"]);
+        assert_eq!(
+            (found[0].prose.as_slice(), found[1].facts.as_slice()),
+            (&["so warm".into()][..], &["space".into()][..])
+        );
     }
 }

@@ -18,6 +18,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::evaluate::evaluation;
 use crate::fingerprint::Fingerprint;
 use crate::generate::answers::Examples;
+use crate::generate::models;
 use crate::learn::lessons::Method;
 use crate::llm::adapter::Adapter;
 use crate::llm::device;
@@ -28,8 +29,9 @@ use crate::registry::versions::{Parts, Registry};
 use crate::reward::saved::{self, SavedJudge};
 use crate::telemetry::Voice;
 use crate::weekly::gate::{self, Compared, Rivals};
+use crate::weekly::teacher::Source;
 use crate::weekly::weekly_file::{GateSpec, Spec};
-use crate::weekly::{align, learning_page, reinforce, reward, teacher_endpoint};
+use crate::weekly::{align, learning_page, reinforce, reward};
 
 /// The record of a run, in the weekly file's folder.
 const RECORD: &str = "weekly.json";
@@ -191,11 +193,19 @@ impl Run {
         let data = data(job, self.interval).await?;
         let (spec, interval, voice, stop, out) =
             (self.spec.clone(), self.interval, self.voice, self.stop.clone(), self.out.clone());
+        let of_teacher = |e: Error| e.with("key", "align.teacher");
         let teacher = match spec.align.teacher.as_str() {
             "" => String::new(),
-            // What an endpoint says is kept beside the adapter; its address and model are among the settings.
-            address if teacher_endpoint::is_address(address) => String::new(),
-            path => file_digest(Path::new(path)).map_err(|e| e.with("key", "align.teacher"))?,
+            named => match Source::of(named)? {
+                // What an endpoint says is kept beside the adapter; its address and model are among the settings.
+                Source::Endpoint(_) => String::new(),
+                Source::File(path) => file_digest(path).map_err(of_teacher)?,
+                Source::Model(_) => {
+                    let of_job = align::teachers_job(&spec)?;
+                    let files = models::base(&of_job).await.map_err(of_teacher)?;
+                    files.digest().map_err(of_teacher)?
+                }
+            },
         };
         let mut made = Fingerprint::new("align", 1);
         made.add("data", &data).add("teacher", &teacher).add("device", &spec.device);
@@ -267,7 +277,7 @@ impl Run {
         let from = made.add("judged", &judged).add("registry", &kept).add_settings("gate", gate)?.digest();
         let (registry, name) = (self.registry.clone(), self.name.clone());
         let work = async {
-            let models = crate::generate::models::base(job).await?;
+            let models = models::base(job).await?;
             let trained = Trained {
                 interval: Some(days.clone()),
                 metrics: metrics(&out, &method, &compared, before.as_deref())?,

@@ -17,7 +17,7 @@ use arrow::datatypes::{DataType, Int64Type};
 use serde::Serialize;
 
 use crate::cancel::CancelToken;
-use crate::columns::{at, column, text, text_lists};
+use crate::columns::{at, column, text};
 use crate::config::{Interval, Job};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
@@ -142,7 +142,7 @@ pub async fn reinforce(
     if !spec.align.teacher.is_empty() {
         // The anchor is what the adapter was taught, not what the templates say.
         let mut all = align::questions(&rows)?;
-        align::teach(spec, &spec.align.teacher, &mut all, &vocabulary, stop).await?;
+        align::teach(spec, &mut all, &vocabulary, voice, stop).await?;
         taught.extend(all.into_iter().map(|q| (q.id, q.answer)));
     }
     let (questions, without_history) = questions(&rows, &histories(&outcomes)?, &taught)?;
@@ -483,10 +483,7 @@ fn questions(
         let (prompt, stem, answer, subject) = (prompt?, stem?, answer?, subject?);
         let label = column(batch, "label", &DataType::Boolean)?;
         let label = label.as_boolean();
-        let lists: Vec<Vec<Vec<String>>> = ["liked", "disliked", "related", "attributes", "extra"]
-            .into_iter()
-            .map(|name| text_lists(batch, name))
-            .collect::<Result<_>>()?;
+        let evidence = align::evidence(batch)?;
         for row in (0..batch.num_rows()).filter(|row| task.value(*row) == "pair" && label.is_valid(*row)) {
             let [user_id, item_id, subject] =
                 [&user, &item, &subject].map(|c| at(c, row).unwrap_or_default().to_owned());
@@ -494,14 +491,14 @@ fn questions(
                 without += 1;
                 continue;
             };
-            let named = lists.iter().flat_map(|list| list[row].iter().cloned());
+            let named = evidence[row].facts.iter().chain(&evidence[row].beside);
             found.push(Question {
                 is_held_out: part.value(row) == "valid",
                 label: label.value(row),
                 prompt: prompt.value(row).to_owned(),
                 stem: stem.value(row).to_owned(),
                 taught: taught.get(ids.value(row)).map_or(answer.value(row), String::as_str).to_owned(),
-                evidence: named.chain([subject.clone()]).filter(|name| !name.is_empty()).collect(),
+                evidence: named.cloned().collect(),
                 past: past.clone(),
                 tercile: 0,
                 user_id,

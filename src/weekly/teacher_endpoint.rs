@@ -1,25 +1,22 @@
 //! A teacher behind an OpenAI-compatible endpoint (`POST {address}/chat/completions`): every question is asked once.
 //!
-//! Knows HTTP, the words that ask for the answer format, and a file of answers to which each is appended as it comes: a run
-//! that was killed asks only what has no answer yet, and a later run pays for no answer twice. A refusal is kept
-//! like an answer, so that a training that was killed goes on with the same examples; without the file all is asked again. What
-//! the answers are worth is decided in [`crate::weekly::teacher`], by the same filter as a file's.
-//!
-//! Of a question with an outcome the teacher is told the outcome: what it writes is learned from and never becomes a feature,
-//! so a hint is no leak (Reason4Rec does the same). Titles are data: whatever they say, an answer counts only if it passes.
+//! Knows HTTP, and the file of answers to which each is appended as it comes ([`crate::weekly::teacher_log`]): a run that was
+//! killed asks only what has no answer yet, and a later run pays for no answer twice. A refusal is kept like an answer, so that
+//! a training that was killed goes on with the same examples; without the file all is asked again. How a question is put and
+//! what the answers are worth stands in [`crate::weekly::teacher`], for every teacher the same.
 
-use std::collections::HashMap;
-use std::io::Write;
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
 use futures::StreamExt;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use url::Url;
 
 use crate::cancel::CancelToken;
 use crate::error::{Context, Error, Kind, Result};
+use crate::weekly::teacher::{Answers, Asked};
+use crate::weekly::teacher_log::{Line, Log};
 
 /// Times a request is sent before the endpoint counts as down.
 const TRIES: u32 = 6;
@@ -38,41 +35,6 @@ pub struct Endpoint {
     patience: Duration,
 }
 
-/// A question as it is put to a teacher.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
-    /// Its `example_id`.
-    pub id: String,
-    /// What the model is asked.
-    pub prompt: String,
-    /// The outcome, where the answer ends in a verdict.
-    pub verdict: Option<bool>,
-}
-
-/// What a teacher said.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Answers {
-    /// By `example_id`.
-    pub texts: HashMap<String, String>,
-    /// Questions that the endpoint refused.
-    pub refused: usize,
-    /// Tokens of all questions, paid for now or before, as the endpoint counts them.
-    pub prompt_tokens: u64,
-    /// And of the answers.
-    pub completion_tokens: u64,
-}
-
-/// A line of the file. Without a text the endpoint refused the question.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Line {
-    /// Digest of all that the answer follows from.
-    question: String,
-    example_id: String,
-    answer_text: Option<String>,
-    prompt_tokens: u64,
-    completion_tokens: u64,
-}
-
 struct Reply {
     text: Option<String>,
     prompt_tokens: u64,
@@ -87,11 +49,6 @@ enum Failed {
     Refused(String),
     /// Nor will any other.
     All(String),
-}
-
-/// Whether a teacher is an endpoint's address, and no file.
-pub fn is_address(teacher: &str) -> bool {
-    ["http://", "https://"].iter().any(|scheme| teacher.to_ascii_lowercase().starts_with(scheme))
 }
 
 impl Endpoint {
@@ -124,28 +81,25 @@ impl Endpoint {
     /// `Kind::Config` where the endpoint takes no key, no such model or no question at all; `Kind::Temporary` where it cannot
     /// be reached for long, `Kind::Interrupted` after a signal: what was answered is kept.
     pub async fn ask(&self, questions: &[Asked], file: &Path, stop: &CancelToken) -> Result<Answers> {
-        let known = read(file)?;
+        let mut log = Log::open(file)?;
         let client = reqwest::Client::builder()
             .timeout(Duration::from_secs(180))
             .build()
             .context(Kind::Internal, || "cannot make an HTTP client".into())?;
-        let pending: Vec<&Asked> = questions.iter().filter(|q| !known.contains_key(&self.digest(q))).collect();
+        let keys: Vec<String> = questions.iter().map(|question| self.digest(question)).collect();
+        let mut new = HashSet::new();
+        // Of two questions in the same words one is asked.
+        let mut pending: Vec<(&Asked, &String)> = questions.iter().zip(&keys).collect();
+        pending.retain(|(_, key)| !log.holds(key) && new.insert(*key));
         tracing::info!(questions = questions.len(), pending = pending.len(), "asking the teacher");
-        let failed = |e| Error::new(Kind::Temporary, "cannot keep an answer").with("file", file.display()).source(e);
-        let mut kept = std::fs::OpenOptions::new().create(true).append(true).open(file).map_err(failed)?;
-        // A line that was cut short must not swallow the next one.
-        if std::fs::read(file).map_err(failed)?.last().is_some_and(|byte| *byte != b'\n') {
-            kept.write_all(b"\n").map_err(failed)?;
-        }
-        let mut said = known;
         let mut answers = futures::stream::iter(pending)
-            .map(|question| {
+            .map(|(question, key)| {
                 let client = &client;
-                async move { (question, self.answer(client, question).await) }
+                async move { (question, key, self.answer(client, question).await) }
             })
             .buffer_unordered(self.at_once);
         let mut refusal = None;
-        while let Some((question, answered)) = stop.or(async { Ok(answers.next().await) }).await? {
+        while let Some((question, key, answered)) = stop.or(async { Ok(answers.next().await) }).await? {
             let Reply { text, prompt_tokens, completion_tokens } = match answered {
                 Ok(reply) => reply,
                 Err(Failed::Refused(what)) => {
@@ -165,23 +119,19 @@ impl Endpoint {
                                answers so far are kept"));
                 }
             };
-            let (id, digest) = (question.id.clone(), self.digest(question));
-            let line = Line { question: digest, example_id: id, answer_text: text, prompt_tokens, completion_tokens };
-            let text = serde_json::to_string(&line).context(Kind::Internal, || "a teacher's answer".into())?;
-            kept.write_all(format!("{text}\n").as_bytes()).map_err(failed)?;
-            said.insert(line.question.clone(), line);
+            log.keep(Line {
+                question: key.clone(),
+                example_id: question.id.clone(),
+                sample: 0,
+                answer_text: text,
+                prompt_tokens,
+                completion_tokens,
+                micros: 0,
+            })?;
         }
-        let mut found = Answers::default();
-        for question in questions {
-            let Some(line) = said.get(&self.digest(question)) else { continue };
-            found.prompt_tokens += line.prompt_tokens;
-            found.completion_tokens += line.completion_tokens;
-            match &line.answer_text {
-                Some(text) => drop(found.texts.insert(question.id.clone(), text.clone())),
-                None => found.refused += 1,
-            }
-        }
-        if found.texts.is_empty() && found.refused > 0 {
+        let found =
+            log.answers(questions.iter().zip(&keys).map(|(question, key)| (question.id.as_str(), key.as_str())));
+        if found.texts.is_empty() && found.unanswered > 0 {
             let why = refusal.unwrap_or_else(|| "in an earlier run".to_owned());
             return Err(self
                 .error(Kind::Config, "the teacher refused every question", &why)
@@ -202,19 +152,9 @@ impl Endpoint {
     }
 
     fn body(&self, question: &Asked) -> Value {
-        let verdict = match question.verdict {
-            None => String::new(),
-            Some(liked) => format!("<verdict>{}</verdict>", if liked { "yes" } else { "no" }),
-        };
-        let asked = format!(
-            "{}\n\nAnswer in one line, in exactly this format:\n<think>at most 30 words of notes</think><reason>one sentence of \
-             at most 40 words</reason>{verdict}\nThe reason names only titles and categories that stand in the lines above, \
-             as they stand there, and tells why in its own words.",
-            question.prompt
-        );
         json!({
             "model": self.model,
-            "messages": [{"role": "user", "content": asked}],
+            "messages": [{"role": "user", "content": question.text()}],
             "temperature": 0,
             "max_tokens": self.max_tokens,
         })
@@ -283,26 +223,11 @@ impl Endpoint {
     }
 }
 
-/// The lines of a file by their question; none where there is no file. What is no line, as after a kill, is left out.
-fn read(file: &Path) -> Result<HashMap<String, Line>> {
-    let text = match std::fs::read(file) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(HashMap::new()),
-        Err(e) => {
-            return Err(Error::new(Kind::Config, "cannot read the teacher's answers")
-                .with("file", file.display())
-                .source(e));
-        }
-    };
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    Ok(lines.map(|line| (line.question.clone(), line)).collect())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use std::io::{BufRead, BufReader, Read};
+    use std::io::{BufRead, BufReader, Read, Write};
     use std::net::TcpListener;
     use std::sync::{Arc, Mutex};
 
@@ -361,7 +286,12 @@ mod tests {
     fn questions(n: usize) -> Vec<Asked> {
         let verdict = |i: usize| [None, Some(true), Some(false)][i % 3];
         (0..n)
-            .map(|i| Asked { id: format!("q{i}"), prompt: format!("About \"Alpha {i}\"\n?"), verdict: verdict(i) })
+            .map(|i| Asked {
+                id: format!("q{i}"),
+                prompt: format!("About \"Alpha {i}\"\n?"),
+                stem: "<think>".into(),
+                verdict: verdict(i),
+            })
             .collect()
     }
 
@@ -377,8 +307,9 @@ mod tests {
         let (endpoint, stop) = (endpoint(&address), CancelToken::default());
         let answers = endpoint.ask(&questions(3), &file, &stop).await.unwrap();
         assert_eq!(answers.texts.len(), 3);
-        assert_eq!(answers.texts["q1"], "<think>a</think><reason>b</reason>");
-        assert_eq!((answers.refused, answers.prompt_tokens, answers.completion_tokens), (0, 21, 9));
+        assert_eq!(answers.texts["q1"], ["<think>a</think><reason>b</reason>"]);
+        assert_eq!((answers.given, answers.unanswered), (3, 0));
+        assert_eq!((answers.prompt_tokens, answers.completion_tokens), (21, 9));
         {
             let seen = seen.lock().unwrap();
             assert_eq!(seen.len(), 5, "two were asked again");
@@ -428,18 +359,17 @@ mod tests {
         let (file, one) = (folder.path().join("empty"), Endpoint { at_once: 1, ..endpoint(&address) });
         one.ask(&questions(3), &file, &CancelToken::default()).await.unwrap_err();
         let answers = one.ask(&questions(3), &file, &CancelToken::default()).await.unwrap();
-        assert_eq!((answers.texts.len(), answers.refused, seen.lock().unwrap().len()), (3, 0, 4));
+        assert_eq!((answers.texts.len(), answers.unanswered, seen.lock().unwrap().len()), (3, 0, 4));
 
         // One that is refused is one less, the next time too.
         let (address, seen) =
             server(|_, body| if body.contains("Alpha 1") { (400, "too long".into()) } else { said("x") });
         let file = folder.path().join("some");
         let answers = endpoint(&address).ask(&questions(3), &file, &CancelToken::default()).await.unwrap();
-        assert_eq!((answers.texts.len(), answers.refused), (2, 1));
+        assert_eq!((answers.texts.len(), answers.unanswered), (2, 1));
         let again = endpoint(&address).ask(&questions(3), &file, &CancelToken::default()).await.unwrap();
         assert!(again == answers && seen.lock().unwrap().len() == 3);
 
-        assert!(is_address("HTTPS://host/v1") && !is_address("teacher.parquet"));
         let bad = |address: &str, model: &str| Endpoint::new(address, model, None, 1, 1).err().unwrap().explain();
         assert!(bad("http://user:word@host/v1", "m").contains("credentials"));
         assert!(!bad("http://user:word@host/v1", "m").contains("word@"));

@@ -19,7 +19,7 @@ use crate::reward::judge::Limits;
 use crate::reward::train::Plan;
 use crate::settings::{self, Form, Layers, Resolved};
 use crate::weekly::examples::Size;
-use crate::weekly::teacher_endpoint;
+use crate::weekly::teacher;
 
 /// The defaults with their documentation, as a weekly file.
 pub const DEFAULTS: &str = include_str!("../config/weekly.toml");
@@ -71,6 +71,8 @@ pub struct AlignSpec {
     pub teacher_model: String,
     pub teacher_tokens: u64,
     pub teacher_at_once: usize,
+    pub teacher_samples: usize,
+    pub teacher_temperature: f32,
 }
 
 /// `[reward]`
@@ -242,6 +244,7 @@ fn validate_align(align: &AlignSpec, p: &mut Layers<'_>) {
         ("align.micro_batch_tokens", learning.micro_batch_tokens),
         ("align.validated", align.validated),
         ("align.teacher_at_once", align.teacher_at_once),
+        ("align.teacher_samples", align.teacher_samples),
     ] {
         p.demand(value > 0, key, "must be positive");
     }
@@ -257,7 +260,10 @@ fn validate_align(align: &AlignSpec, p: &mut Layers<'_>) {
         let (known, got) = (TARGETS.join(", "), targets.join(", "));
         p.problem("align.targets", format!("name one or more of {known}, not `{got}`"));
     }
-    if teacher_endpoint::is_address(&align.teacher) {
+    // The first answer is greedy as it is: others like it would tell nothing.
+    let is_warm = is_above_zero(f64::from(align.teacher_temperature));
+    p.demand(is_warm, "align.teacher_temperature", "must be above 0");
+    if teacher::is_address(&align.teacher) {
         let named = !align.teacher_model.is_empty();
         p.demand(named, "align.teacher_model", "name the model that the endpoint is to use");
     }
@@ -397,17 +403,20 @@ mod tests {
 
     #[test]
     fn what_may_not_be_is_told_with_its_line() {
-        let text = "[align]\nlearning_rate = 0\ntargets = ['q']\nteacher = 'https://host/v1'\n[reward]\nsecond_seed = 0\n\
+        let text = "[align]\nlearning_rate = 0\ntargets = ['q']\nteacher = 'https://host/v1'\nteacher_samples = 0\n\
+                    teacher_temperature = 0\n[reward]\nsecond_seed = 0\n\
                     [reinforce]\nanswers = 1\ntemperature = 0\n[registry]\n";
         let told = read(text).unwrap_err().explain();
         for line in [
-            "the weekly file has 7 problem(s)",
+            "the weekly file has 9 problem(s)",
             "weekly.toml:5: align.learning_rate: must be above 0",
             "weekly.toml:6: align.targets: name one or more of q_proj",
             "align.teacher_model: name the model",
-            "weekly.toml:9: reward.second_seed: the second judge",
-            "weekly.toml:11: reinforce.answers: one alone",
-            "weekly.toml:12: reinforce.temperature: must be above 0",
+            "weekly.toml:8: align.teacher_samples: must be positive",
+            "weekly.toml:9: align.teacher_temperature: must be above 0",
+            "weekly.toml:11: reward.second_seed: the second judge",
+            "weekly.toml:13: reinforce.answers: one alone",
+            "weekly.toml:14: reinforce.temperature: must be above 0",
             "registry.name: must not be empty",
         ] {
             assert!(told.contains(line), "{line}: {told}");

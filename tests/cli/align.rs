@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::common::{World, expect_code, stderr, summary, write_items};
+use crate::common::{World, ascii_model, expect_code, stderr, summary, write_items};
 use crate::night::signal;
 
 /// Short titles: the tiny model knows nearly one token a letter and has 256 positions.
@@ -121,6 +121,73 @@ fn a_signal_keeps_a_checkpoint_and_the_same_command_goes_on() {
     }
 }
 
+/// Lines of a teacher's answers, and the texts that could be read.
+fn said(world: &World, out: &str) -> (usize, Vec<serde_json::Value>) {
+    let text = std::fs::read_to_string(world.path(out).join("teacher_answers.jsonl")).unwrap();
+    (text.lines().count(), text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+#[test]
+fn a_model_of_this_machine_teaches_and_is_asked_nothing_twice() {
+    let world = world();
+    // A tiny model that reads more: a question to a teacher tells the format too, nearly one token a letter.
+    ascii_model(&world.path("teacher"));
+    let config = world.path("teacher/config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let mut read: serde_json::Value = serde_json::from_str(&text).unwrap();
+    read["max_position_embeddings"] = 2048.into();
+    std::fs::write(&config, read.to_string()).unwrap();
+
+    let file = weekly(&world, "taught", 1);
+    let text = std::fs::read_to_string(world.path(&file)).unwrap();
+    let teacher = "seed = 3\nteacher = \"teacher\"\nteacher_samples = 2\nteacher_tokens = 6";
+    let text = text.replace("seed = 3", teacher);
+    std::fs::write(world.path(&file), &text).unwrap();
+    let record = || -> serde_json::Value {
+        let out = world.curec(&arguments(&file));
+        expect_code(&out, 0);
+        serde_json::from_slice(&bytes(&world.path("taught/align.json"))).unwrap()
+    };
+    let first = record();
+    let account = &first["teacher"];
+    let (lines, answers) = said(&world, "taught");
+    let given = account["given"].as_u64().unwrap();
+    // Of sampled answers some are bytes that are no text: they are kept as such, and not asked for again.
+    let each = account["answers_per_question"].as_f64().unwrap();
+    assert!(given > 0 && (1.0..=2.0).contains(&each), "{account}");
+    // A random model writes nothing in the format: the templates' answers stay.
+    assert_eq!((account["taken"].as_u64(), account["broken"].as_u64()), (Some(0), Some(given)), "{account}");
+    assert!(account["specificity"].is_null() && account["seconds"].as_f64().unwrap() > 0.0, "{account}");
+    assert!(account["completion_tokens"].as_u64().unwrap() > 0, "{account}");
+    assert_eq!((lines, account["unanswered"].as_u64()), (answers.len(), Some(0)), "{account}");
+    let samples: Vec<u64> = answers.iter().map(|line| line["sample"].as_u64().unwrap()).collect();
+    let of = |sample: u64| samples.iter().filter(|s| **s == sample).count();
+    assert!(of(0) > 0 && of(0) <= of(1) && of(0) + of(1) == lines, "greedy answers may be shared: {samples:?}");
+
+    // All of it is known: nothing is asked, and the account is the same.
+    assert_eq!((&record()["teacher"], said(&world, "taught").0), (account, lines));
+
+    // A kill cut the last line short: only that answer is asked for again, and it is the same one.
+    let log = world.path("taught/teacher_answers.jsonl");
+    let whole = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, &whole[..whole.len() - 20]).unwrap();
+    record();
+    let (torn, again) = said(&world, "taught");
+    assert_eq!((torn, again.len()), (lines + 1, lines), "the torn line stays, the new one stands after it");
+    let sorted = |mut answers: Vec<serde_json::Value>| {
+        answers.iter_mut().for_each(|line| line["micros"] = 0.into());
+        answers.sort_by_key(|line| line["question"].as_str().unwrap().to_owned());
+        answers
+    };
+    assert_eq!(sorted(again), sorted(answers));
+
+    // More answers a question: those that there are count.
+    std::fs::write(world.path(&file), text.replace("teacher_samples = 2", "teacher_samples = 3")).unwrap();
+    let third = record();
+    assert!(third["teacher"]["given"].as_u64() >= Some(given), "{third}");
+    assert_eq!(said(&world, "taught").1.len(), lines + of(1));
+}
+
 #[test]
 fn what_cannot_be_aligned_is_refused_with_what_to_do() {
     let world = world();
@@ -133,6 +200,8 @@ fn what_cannot_be_aligned_is_refused_with_what_to_do() {
         ("seed = 3", "sead = 3", "sead"),
         ("seed = 3", "seed = 3\nvalidated = 0", "validated"),
         ("seed = 3", "seed = 3\nteacher = \"nowhere.parquet\"", "teacher"),
+        ("seed = 3", "seed = 3\nteacher = \"nowhere.gguf\"", "a folder with config.json"),
+        ("seed = 3", "seed = 3\nteacher_samples = 0", "teacher_samples"),
         ("out = \"work\"", "out = \"s3://bucket/work\"", "folder of this machine"),
     ] {
         assert!(text.contains(from), "{from}");
