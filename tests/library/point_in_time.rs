@@ -67,7 +67,7 @@ fn tables(log: &[Event], threads: usize, batch_size: usize) -> Vec<Vec<Vec<u8>>>
             ("description", Arc::new(descriptions) as ArrayRef, true),
         ])
         .unwrap();
-        session.register_batches("interaction", interaction.schema(), vec![interaction]).unwrap();
+        session.register_batches("interaction", interaction.schema(), vec![interaction.clone()]).unwrap();
         // Everybody writes a line about everything.
         let line = |e: &Event| {
             let tone = ["hollow", "thin", "plain", "warm", "golden"][e.rating.map_or(2, |r| r as usize - 1)];

@@ -62,12 +62,13 @@ impl AsyncDB for Scripted {
         }
         if let Some((name, select)) = sql.strip_prefix("create table ").and_then(|s| s.split_once(" as\n")) {
             let rows = self.session.sql(select, &[]).await?;
-            let (mut schema, mut rows) = (rows.schema(), rows.collect().await?);
+            let mut schema = rows.schema();
+            let mut batches = rows.collect().await?;
             if matches!(name, "item" | "review" | "reason_prompt") {
-                rows = padded(name, rows);
-                schema = rows.first().map_or(schema, RecordBatch::schema);
+                batches = padded(name, batches);
+                schema = batches.first().map_or(schema, |batch| batch.schema());
             }
-            self.session.register_batches(name, schema, rows)?;
+            self.session.register_batches(name, schema, batches)?;
             return Ok(DBOutput::StatementComplete(0));
         }
         if let Some(table) = sql.strip_prefix("run ") {
