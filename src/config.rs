@@ -39,6 +39,7 @@ pub struct JobSpec {
     pub history: HistorySpec,
     pub model: ModelSpec,
     pub prompt: PromptSpec,
+    pub evidence: EvidenceSpec,
     pub sampling: SamplingSpec,
     pub check: CheckSpec,
     pub correct: CorrectSpec,
@@ -86,6 +87,8 @@ ModelSpec {
 });
 section!(/// `[prompt]`
 PromptSpec { item: String, history: String });
+section!(/// `[evidence]`
+EvidenceSpec { tokens: usize });
 section!(/// `[sampling]`
 SamplingSpec {
     max_new_tokens: usize, temperature: f32, top_p: f32, top_k: usize, repetition_penalty: f32, seed: u64,
@@ -361,6 +364,7 @@ fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
         ("model.slots", s.model.slots as f64, 1.0, 4096.0),
         ("model.max_step_tokens", s.model.max_step_tokens as f64, s.model.slots as f64, 1e6),
         ("model.max_positions", s.model.max_positions as f64, 16.0, 1e6),
+        ("evidence.tokens", s.evidence.tokens as f64, 16.0, 1e6),
         ("sampling.max_new_tokens", s.sampling.max_new_tokens as f64, 1.0, s.model.max_positions as f64),
         ("sampling.temperature", f64::from(s.sampling.temperature), 0.0, 10.0),
         ("sampling.top_p", f64::from(s.sampling.top_p), 1e-6, 1.0),

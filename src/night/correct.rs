@@ -140,7 +140,7 @@ fn users(batch: &RecordBatch) -> Result<Vec<User>> {
                     disliked: disliked[i].clone(),
                     related: related[i].clone(),
                     attributes: attributes[i].clone(),
-                    extra: Vec::new(),
+                    ..Evidence::default()
                 },
                 past: Vec::new(),
                 outcomes: Vec::new(),
