@@ -96,7 +96,7 @@ SamplingSpec {
 section!(/// `[check]`
 CheckSpec {
     min_mean_logprob: f64, min_grounding: f64, max_repetition: f64, min_words: usize, max_words: usize,
-    min_language: f64, language: String, require_finished: bool,
+    min_language: f64, language: String, require_finished: bool, min_concrete: usize, max_copied_words: usize,
 });
 section!(/// `[correct]`
 CorrectSpec {

@@ -18,6 +18,7 @@ pub mod fingerprint;
 
 pub mod paths;
 pub mod columns;
+pub mod plain_text;
 pub mod settings;
 #[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
 pub mod config;
