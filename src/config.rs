@@ -41,6 +41,7 @@ pub struct JobSpec {
     pub evidence: EvidenceSpec,
     pub model: ModelSpec,
     pub prompt: PromptSpec,
+    pub evidence: EvidenceSpec,
     pub sampling: SamplingSpec,
     pub check: CheckSpec,
     pub correct: CorrectSpec,
@@ -90,6 +91,8 @@ ModelSpec {
 });
 section!(/// `[prompt]`
 PromptSpec { item: String, history: String });
+section!(/// `[evidence]`
+EvidenceSpec { tokens: usize });
 section!(/// `[sampling]`
 SamplingSpec {
     max_new_tokens: usize, temperature: f32, top_p: f32, top_k: usize, repetition_penalty: f32, seed: u64,
@@ -97,7 +100,7 @@ SamplingSpec {
 section!(/// `[check]`
 CheckSpec {
     min_mean_logprob: f64, min_grounding: f64, max_repetition: f64, min_words: usize, max_words: usize,
-    min_language: f64, language: String, require_finished: bool,
+    min_language: f64, language: String, require_finished: bool, min_concrete: usize, max_copied_words: usize,
 });
 section!(/// `[correct]`
 CorrectSpec {
@@ -396,6 +399,7 @@ fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
         ("model.slots", s.model.slots as f64, 1.0, 4096.0),
         ("model.max_step_tokens", s.model.max_step_tokens as f64, s.model.slots as f64, 1e6),
         ("model.max_positions", s.model.max_positions as f64, 16.0, 1e6),
+        ("evidence.tokens", s.evidence.tokens as f64, 16.0, 1e6),
         ("sampling.max_new_tokens", s.sampling.max_new_tokens as f64, 1.0, s.model.max_positions as f64),
         ("sampling.temperature", f64::from(s.sampling.temperature), 0.0, 10.0),
         ("sampling.top_p", f64::from(s.sampling.top_p), 1e-6, 1.0),

@@ -151,6 +151,7 @@ pub mod registry {
 pub mod generate {
     pub mod format;
     pub mod prompt;
+    pub mod fit;
     pub mod answers;
     pub mod row;
     #[cfg(test)]

@@ -149,6 +149,7 @@ mod tests {
                     related,
                     attributes: has(3, &["Drama", "Crime"]),
                     extra: some(&["Vesta", "Xenon (1999)", "Ceres", "Juno"]),
+                    ..Evidence::default()
                 });
             }
         }

@@ -1,5 +1,5 @@
-//! The language model as SQL functions: `render_prompt`, `render_stem`, `prompt_key`, `generate`, `mean_logprob`, `embed`;
-//! and those over the answer format and the texts of prompts, which need no model: `reason_text`, `example_prompt`,
+//! The language model as SQL functions: `fit_evidence`, `render_prompt`, `render_stem`, `prompt_key`, `generate`,
+//! `mean_logprob`, `embed`; and those over the answer format and the texts of prompts, which need no model: `reason_text`, `example_prompt`,
 //! `example_answer`.
 //!
 //! Knows DataFusion's function traits and [`Models`]. The functions that need weights are asynchronous: they submit
@@ -8,9 +8,12 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Float64Array, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Float64Array, ListBuilder, StringArray, StringBuilder,
+    StructArray,
+};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, Fields};
 use async_trait::async_trait;
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::logical_expr::async_udf::{AsyncScalarUDF, AsyncScalarUDFImpl};
@@ -22,11 +25,16 @@ use rayon::prelude::*;
 use crate::columns::{as_text_lists, at};
 use crate::error::{Error, Result};
 use crate::generate::answers::Examples;
+use crate::generate::fit::{self, Measure};
 use crate::generate::format;
-use crate::generate::models::Models;
+use crate::generate::models::{Generator, Models};
 use crate::generate::prompt::{Evidence, PromptTemplate};
 
 /// All functions, ready to be registered in a session.
+///
+/// `fit_evidence(kind, subject, verdict, liked, disliked, related, attributes, content, praise, fault, keywords)` is a struct of
+/// subject and lists under these names, shortened so that the prompt fits; see [`fit`]. `render_prompt` and `render_stem` take the
+/// same arguments, or the first seven: the other lists are empty then.
 pub fn all(models: &Arc<Models>) -> Vec<ScalarUDF> {
     let sync = |what| ScalarUDF::new_from_impl(Function { what, models: models.clone(), signature: what.signature() });
     let with_model = |what: What| {
@@ -34,6 +42,7 @@ pub fn all(models: &Arc<Models>) -> Vec<ScalarUDF> {
         AsyncScalarUDF::new(Arc::new(function)).into_scalar_udf()
     };
     let mut all = vec![
+        sync(What::FitEvidence),
         sync(What::RenderPrompt),
         sync(What::RenderStem),
         sync(What::PromptKey),
@@ -80,6 +89,7 @@ pub fn without_model() -> Vec<ScalarUDF> {
                     related: related[i].clone(),
                     attributes: attributes[i].clone(),
                     extra: extra[i].clone(),
+                    ..Evidence::default()
                 };
                 match &key {
                     Some(key) => examples.answer(&evidence, at(key, i).unwrap_or_default()),
@@ -99,6 +109,7 @@ pub fn without_model() -> Vec<ScalarUDF> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum What {
+    FitEvidence,
     RenderPrompt,
     RenderStem,
     PromptKey,
@@ -110,6 +121,7 @@ enum What {
 impl What {
     fn name(self) -> &'static str {
         match self {
+            What::FitEvidence => "fit_evidence",
             What::RenderPrompt => "render_prompt",
             What::RenderStem => "render_stem",
             What::PromptKey => "prompt_key",
@@ -121,7 +133,8 @@ impl What {
 
     fn signature(self) -> Signature {
         let arities: &[usize] = match self {
-            What::RenderPrompt | What::RenderStem => &[7],
+            What::FitEvidence => &[11],
+            What::RenderPrompt | What::RenderStem => &[7, 11],
             What::PromptKey | What::Generate => &[1, 2],
             What::MeanLogprob => &[2],
             What::Embed => &[1],
@@ -181,6 +194,75 @@ fn lists_of(array: &ArrayRef) -> DfResult<Vec<Vec<String>>> {
     Ok(as_text_lists(&cast(array, &DataType::List(item))?))
 }
 
+/// The evidence of each row: kind, subject, verdict and the lists; the last four may be absent.
+fn evidence_of(args: &[ArrayRef]) -> DfResult<Vec<Evidence>> {
+    let [kind, subject, verdict] = [texts(&args[0])?, texts(&args[1])?, texts(&args[2])?];
+    let mut lists = Vec::with_capacity(args.len());
+    for array in &args[3..] {
+        lists.push(lists_of(array)?.into_iter());
+    }
+    let mut rows = Vec::with_capacity(kind.len());
+    for i in 0..kind.len() {
+        let mut of_row = lists.iter_mut().map(|list| list.next().unwrap_or_default());
+        let mut next = || of_row.next().unwrap_or_default();
+        rows.push(Evidence {
+            kind: at(&kind, i).unwrap_or_default().to_string(),
+            subject: at(&subject, i).map(str::to_string),
+            verdict: at(&verdict, i).unwrap_or_default().to_string(),
+            liked: next(),
+            disliked: next(),
+            related: next(),
+            attributes: next(),
+            content: next(),
+            praise: next(),
+            fault: next(),
+            keywords: next(),
+            extra: Vec::new(),
+        });
+    }
+    Ok(rows)
+}
+
+/// The lists of what `fit_evidence` returns, in their order.
+const FITTED: [(&str, fn(&Evidence) -> &Vec<String>); 8] = [
+    ("liked", |e| &e.liked),
+    ("disliked", |e| &e.disliked),
+    ("related", |e| &e.related),
+    ("attributes", |e| &e.attributes),
+    ("content", |e| &e.content),
+    ("praise", |e| &e.praise),
+    ("fault", |e| &e.fault),
+    ("keywords", |e| &e.keywords),
+];
+
+/// The fields of what `fit_evidence` returns.
+fn fitted_fields() -> Fields {
+    let list = || DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
+    let lists = FITTED.iter().map(|(name, _)| Field::new(*name, list(), true));
+    std::iter::once(Field::new("subject", DataType::Utf8, true)).chain(lists).collect()
+}
+
+/// Prompts of one template, as the generator reads them.
+struct Prompts<'a> {
+    generator: &'a Generator,
+    template: &'a PromptTemplate,
+    longest: usize,
+}
+
+impl Measure for Prompts<'_> {
+    fn render(&self, evidence: &Evidence) -> Result<(String, String)> {
+        self.template.render(evidence)
+    }
+
+    fn prompt(&self, question: &str, stem: &str) -> Result<usize> {
+        self.generator.count(question, stem, self.longest)
+    }
+
+    fn text(&self, text: &str) -> Result<usize> {
+        Ok(self.generator.tokenizer.encode_text(text)?.len())
+    }
+}
+
 impl Function {
     fn vector_type(&self) -> DfResult<DataType> {
         let width = self.models.encoder_files().map_err(external)?.dimension();
@@ -192,25 +274,33 @@ impl Function {
         args: &[ArrayRef],
         section: fn(&PromptTemplate, &Evidence) -> Result<String>,
     ) -> DfResult<ArrayRef> {
-        let [kind, subject, verdict] = [texts(&args[0])?, texts(&args[1])?, texts(&args[2])?];
-        let [liked, disliked] = [lists_of(&args[3])?, lists_of(&args[4])?];
-        let [related, attributes] = [lists_of(&args[5])?, lists_of(&args[6])?];
-        let rows: Result<Vec<String>> = (0..kind.len())
-            .map(|i| {
-                let evidence = Evidence {
-                    kind: at(&kind, i).unwrap_or_default().to_string(),
-                    subject: at(&subject, i).map(str::to_string),
-                    verdict: at(&verdict, i).unwrap_or_default().to_string(),
-                    liked: liked[i].clone(),
-                    disliked: disliked[i].clone(),
-                    related: related[i].clone(),
-                    attributes: attributes[i].clone(),
-                    extra: Vec::new(),
-                };
-                section(self.models.template(&evidence.kind)?, &evidence)
-            })
+        let rows: Result<Vec<String>> = evidence_of(args)?
+            .iter()
+            .map(|evidence| section(self.models.template(&evidence.kind)?, evidence))
             .collect();
         Ok(Arc::new(StringArray::from_iter_values(rows.map_err(external)?)))
+    }
+
+    /// Evidence whose prompts fit, as structs.
+    fn fit(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
+        let generator = self.models.generator().map_err(external)?;
+        let longest = self.models.longest_prompt();
+        let rows: Result<Vec<Evidence>> = evidence_of(args)?
+            .into_par_iter()
+            .map(|evidence| {
+                let template = self.models.template(&evidence.kind)?;
+                fit::fit(&evidence, longest, &Prompts { generator, template, longest })
+            })
+            .collect();
+        let rows = rows.map_err(external)?;
+        let subject: ArrayRef = Arc::new(rows.iter().map(|row| row.subject.as_deref()).collect::<StringArray>());
+        let lists = FITTED.iter().map(|(_, list)| {
+            let mut all = ListBuilder::new(StringBuilder::new());
+            rows.iter().for_each(|row| all.append_value(list(row).iter().map(Some)));
+            Arc::new(all.finish()) as ArrayRef
+        });
+        let columns: Vec<ArrayRef> = std::iter::once(subject).chain(lists).collect();
+        Ok(Arc::new(StructArray::try_new(fitted_fields(), columns, None)?))
     }
 
     fn prompt_keys(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
@@ -312,6 +402,7 @@ impl ScalarUDFImpl for Function {
         match self.what {
             What::MeanLogprob => Ok(DataType::Float64),
             What::Embed => self.vector_type(),
+            What::FitEvidence => Ok(DataType::Struct(fitted_fields())),
             _ => Ok(DataType::Utf8),
         }
     }
@@ -319,6 +410,7 @@ impl ScalarUDFImpl for Function {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
         let arrays = arrays(&args)?;
         let work = || match self.what {
+            What::FitEvidence => self.fit(&arrays),
             What::RenderPrompt => self.render(&arrays, PromptTemplate::question),
             What::RenderStem => self.render(&arrays, PromptTemplate::stem),
             What::PromptKey => self.prompt_keys(&arrays),
@@ -345,5 +437,69 @@ impl AsyncScalarUDFImpl for Function {
             _ => Err(DataFusionError::Internal(format!("{} is not asynchronous", self.what.name()))),
         };
         Ok(ColumnarValue::Array(result?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use arrow::array::RecordBatch;
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+    use crate::config::Job;
+
+    /// A session with the functions over the tiny models, and prompts of at most `tokens`.
+    fn session(tokens: usize) -> (SessionContext, Arc<Models>) {
+        let models = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
+        let text = format!(
+            "name = 'n'\n[input]\ninteraction = 'a'\nitem = 'b'\n[evidence]\ntokens = {tokens}\n\
+             [model]\ngenerator = '{models}/tiny-qwen3'\nencoder = '{models}/tiny-bert'\nmax_positions = 4096\n"
+        );
+        let models = Models::new(&Job::parse(&text, "job.toml", &[], &BTreeMap::new()).unwrap()).unwrap();
+        let session = SessionContext::new();
+        all(&models).into_iter().for_each(|function| session.register_udf(function));
+        (session, models)
+    }
+
+    async fn rows(session: &SessionContext, sql: &str) -> Vec<RecordBatch> {
+        session.sql(sql).await.unwrap().collect().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn fitted_evidence_renders_to_a_prompt_that_fits() {
+        let (session, models) = session(700);
+        let sentence = "a long sentence about a heist in a city that never sleeps, ";
+        let sql = format!(
+            "with fitted as (
+                select fit_evidence('item', 'Heat', 'like', make_array('Ronin', 'Collateral'), null, make_array('Casino'),
+                    make_array('Crime'), make_array(repeat('{sentence}', 40)), make_array('Tense.'), null, make_array('heist')) as e),
+            rendered as (
+                select e,
+                    render_prompt('item', e['subject'], 'like', e['liked'], e['disliked'], e['related'], e['attributes'],
+                        e['content'], e['praise'], e['fault'], e['keywords']) as prompt,
+                    render_stem('item', e['subject'], 'like', e['liked'], e['disliked'], e['related'], e['attributes'],
+                        e['content'], e['praise'], e['fault'], e['keywords']) as stem
+                from fitted)
+            select e['subject'] as subject, array_to_string(e['content'], '|') as content, prompt, stem from rendered"
+        );
+        let batches = rows(&session, &sql).await;
+        let text = |name: &str| texts(batches[0].column_by_name(name).unwrap()).unwrap().value(0).to_owned();
+        assert_eq!(text("subject"), "Heat");
+        assert!(text("content").starts_with("a long sentence") && text("content").len() < 40 * sentence.len());
+        assert!(text("prompt").contains(&text("content")), "{}", text("prompt"));
+        let ids = models.generator().unwrap().tokenize(&text("prompt"), &text("stem")).unwrap();
+        assert!(ids.len() <= 700, "{}", ids.len());
+    }
+
+    #[tokio::test]
+    async fn seven_arguments_render_as_eleven_with_empty_lists() {
+        let (session, _) = session(288);
+        let seven = "'item', 'Heat', 'like', make_array('Ronin'), null, null, make_array('Crime')";
+        let sql = format!("select render_prompt({seven}) as a, render_prompt({seven}, null, null, null, null) as b");
+        let batches = rows(&session, &sql).await;
+        assert_eq!(texts(batches[0].column(0)).unwrap(), texts(batches[0].column(1)).unwrap());
     }
 }

@@ -60,6 +60,23 @@ impl Generator {
         Ok(ids)
     }
 
+    /// Number of a prompt's tokens. Ids of a prompt that has at most `most` are kept as [`Generator::tokenize`] keeps them:
+    /// a longer one will not be asked.
+    ///
+    /// # Errors
+    /// As [`Generator::tokenize`].
+    pub fn count(&self, prompt_text: &str, answer_stem: &str, most: usize) -> Result<usize> {
+        let name = Tokenized::name(prompt_text, answer_stem);
+        if let Some(ids) = self.tokenized().get(&name) {
+            return Ok(ids.len());
+        }
+        let ids = prompt::tokenize(&self.tokenizer, &self.chat, prompt_text, answer_stem)?;
+        if ids.len() <= most {
+            self.tokenized().keep(name, &ids);
+        }
+        Ok(ids.len())
+    }
+
     /// Token ids for a request; removes them from the cache.
     fn take_tokens(&self, prompt_text: &str, answer_stem: &str) -> Result<Vec<u32>> {
         // Its own statement, so that the lock is not held while a prompt is tokenized.
@@ -180,6 +197,7 @@ pub struct Models {
     options: EngineOptions,
     sampling: Sampling,
     max_new_tokens: usize,
+    longest_prompt: usize,
     seed: u64,
     templates: HashMap<&'static str, PromptTemplate>,
     generator: OnceLock<Generator>,
@@ -217,6 +235,7 @@ impl Models {
                 repetition_penalty: sampling.repetition_penalty,
             },
             max_new_tokens: sampling.max_new_tokens,
+            longest_prompt: job.spec.evidence.tokens.min(model.max_positions.saturating_sub(sampling.max_new_tokens)),
             seed: sampling.seed,
             templates,
             generator: OnceLock::new(),
@@ -248,6 +267,12 @@ impl Models {
         self.templates
             .get(kind)
             .ok_or_else(|| Error::new(Kind::Config, "there is no prompt template for this kind").with("kind", kind))
+    }
+
+    /// Tokens that evidence is shortened to, see [`crate::generate::fit`]: `[evidence] tokens`, or what `[model]
+    /// max_positions` leaves beside an answer of `[sampling] max_new_tokens` where that is less.
+    pub fn longest_prompt(&self) -> usize {
+        self.longest_prompt
     }
 
     /// Digests of the templates by kind.

@@ -31,8 +31,16 @@ pub struct Evidence {
     pub disliked: Vec<String>,
     /// Other titles that go with the subject.
     pub related: Vec<String>,
-    /// Attributes such as genres.
+    /// Attributes such as genres; `Label: value` where it is not told by itself what the value is.
     pub attributes: Vec<String>,
+    /// Of an item: telling sentences of its description. Of a history: what liked items are, as `Title: words, words`.
+    pub content: Vec<String>,
+    /// Sentences in praise: that people wrote about the item, or that the user wrote.
+    pub praise: Vec<String>,
+    /// Sentences that find fault, the same.
+    pub fault: Vec<String>,
+    /// The words that say most about it.
+    pub keywords: Vec<String>,
     /// Only in training examples: the items to choose from, or a bad reason and its mistake.
     pub extra: Vec<String>,
 }
@@ -130,9 +138,13 @@ impl PromptTemplate {
 
     fn section(&self, name: &str, evidence: &Evidence) -> Result<String> {
         let template = self.env.get_template(name).context(Kind::Internal, || "a template went missing".into())?;
-        let Evidence { kind, subject, verdict, liked, disliked, related, attributes, extra } = evidence;
+        let Evidence { kind, subject, verdict, liked, disliked, related, attributes, .. } = evidence;
+        let Evidence { content, praise, fault, keywords, extra, .. } = evidence;
+        let shown = context! {
+            kind, subject, verdict, liked, disliked, related, attributes, content, praise, fault, keywords, extra,
+        };
         let text = template
-            .render(context! { kind, subject, verdict, liked, disliked, related, attributes, extra })
+            .render(shown)
             .context(Kind::Config, || format!("the prompt template cannot render its section `{name}`"))?;
         Ok(text.trim().to_string())
     }
@@ -303,6 +315,64 @@ mod tests {
         assert!(stem.contains("Heat (1995)"), "{stem}");
         let (user, _) = PromptTemplate::load("history").unwrap().render(&evidence()).unwrap();
         assert!(user.contains("Se7en (1995)"), "{user}");
+    }
+
+    #[test]
+    fn evidence_without_sentences_is_asked_about_as_ever() {
+        // Prompts of jobs without descriptions and reviews, and so the keys of their answers, stay.
+        let (user, stem) = PromptTemplate::load("item").unwrap().render(&evidence()).unwrap();
+        assert_eq!(
+            user,
+            "Title: Heat (1995)\nCategories: Crime\nPeople who like it also like: Ronin (1998); Se7en (1995)\n\
+             Explain in one sentence why people like this item."
+        );
+        assert_eq!(stem, "People who like Ronin (1998) and Se7en (1995) enjoy Heat (1995) because");
+        let (user, stem) = PromptTemplate::load("history").unwrap().render(&evidence()).unwrap();
+        assert_eq!(
+            user,
+            "A user liked these items: Ronin (1998); Se7en (1995).\nFavourite categories: Crime.\n\
+             In one short sentence, say why."
+        );
+        assert_eq!(stem, "The user likes Ronin (1998) and Se7en (1995) because these items are");
+    }
+
+    #[test]
+    fn sentences_and_keywords_are_shown() {
+        let full = |kind: &str, verdict: &str| Evidence {
+            kind: kind.into(),
+            verdict: verdict.into(),
+            content: vec!["A thief plans a robbery.".into()],
+            praise: vec!["Loud gunfights.".into()],
+            fault: vec!["It drags.".into()],
+            keywords: vec!["heist".into()],
+            ..evidence()
+        };
+        let films = |name: &str| {
+            let path = format!("{}/jobs/templates/{name}", env!("CARGO_MANIFEST_DIR"));
+            PromptTemplate::parse(&std::fs::read_to_string(path).unwrap(), name).unwrap()
+        };
+        for (kind, templates) in [
+            ("item", [PromptTemplate::load("item").unwrap(), films("film-item.j2")]),
+            ("history", [PromptTemplate::load("history").unwrap(), films("film-history.j2")]),
+        ] {
+            for template in templates {
+                for verdict in ["like", "dislike", "mixed"] {
+                    let (user, stem) = template.render(&full(kind, verdict)).unwrap();
+                    for shown in ["thief plans", "Loud gunfights", "It drags", "heist", "Crime", "at most 35 words"] {
+                        assert!(user.contains(shown), "{kind} {shown}: {user}");
+                    }
+                    assert!(!user.contains("\n\n") && !user.ends_with('\n'), "{user}");
+                    assert!(!stem.contains('\n') && !stem.is_empty(), "{stem}");
+                    assert_eq!(stem.contains("not like"), verdict == "dislike", "{stem}");
+                    // One of the new lists alone, and nothing besides.
+                    let alone =
+                        Evidence { verdict: verdict.into(), keywords: vec!["heist".into()], ..Evidence::default() };
+                    assert!(template.question(&alone).unwrap().starts_with("Key words: heist\n"));
+                }
+            }
+        }
+        let (_, stem) = PromptTemplate::load("item").unwrap().render(&full("item", "like")).unwrap();
+        assert_eq!(stem, "People pick Heat (1995) for");
     }
 
     #[test]

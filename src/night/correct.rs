@@ -140,7 +140,7 @@ fn users(batch: &RecordBatch) -> Result<Vec<User>> {
                     disliked: disliked[i].clone(),
                     related: related[i].clone(),
                     attributes: attributes[i].clone(),
-                    extra: Vec::new(),
+                    ..Evidence::default()
                 },
                 past: Vec::new(),
                 outcomes: Vec::new(),
@@ -225,6 +225,8 @@ impl User {
             evidence: self.pieces(),
             titles: subject.iter().chain(liked).map(String::as_str).collect(),
             disliked: disliked.iter().map(String::as_str).collect(),
+            // Cases of correction have no sentences and no keywords.
+            ..Scored::default()
         };
         let found = score(&row, check, vocabulary);
         Score { score: found.score.filter(|_| !draft.is_template), ..found }

@@ -55,6 +55,8 @@ struct Reads {
     settings: BTreeSet<String>,
     generator: bool,
     templates: bool,
+    /// Whether evidence is shortened to the longest prompt.
+    fits: bool,
     encoder: bool,
     judge: bool,
     /// Whether what the language model has written, or how likely it finds a text, stands in the rows.
@@ -181,6 +183,10 @@ impl Prepared {
                 made.add(format!("template {kind}"), digest);
             }
         }
+        if reads.fits {
+            // Of the three settings behind it that alone counts.
+            made.add("longest prompt", self.models.longest_prompt().to_string());
+        }
         if reads.encoder {
             made.add("encoder", self.models.encoder_files()?.digest());
         }
@@ -272,6 +278,7 @@ impl Prepared {
             for function in definition.functions() {
                 match function.as_str() {
                     "render_prompt" | "render_stem" => (reads.templates, reads.generator) = (true, true),
+                    "fit_evidence" => (reads.templates, reads.generator, reads.fits) = (true, true, true),
                     "prompt_key" => reads.generator = true,
                     "generate" | "mean_logprob" => (reads.generator, reads.writes) = (true, true),
                     "embed" => reads.encoder = true,

@@ -1,13 +1,14 @@
-//! Checks of a reason's text against its evidence: grounding, polarity, repetition, length, language.
+//! Checks of a reason's text against its evidence: grounding, polarity, concreteness, copying, repetition, length, language.
 //!
 //! Pure functions over text; they are the first version of a reward, before a model learns one. What differs from language
 //! to language stands in [`Language`]. Knows nothing of tables, models or thresholds.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::LazyLock;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::plain_text::{is_han, is_kana, is_unspaced};
+use crate::plain_text::{self, is_han, is_kana, is_unspaced};
 
 /// Words that may begin with a capital letter without naming anything.
 const NOT_NAMES: &[&str] = &[
@@ -99,6 +100,25 @@ const NEGATIVE: &[&str] = &[
     "hate",
     "hates",
     "hated",
+];
+
+/// Words that reviews of anything have, and those of the built-in stems: they say nothing of this item or user.
+const EMPTY_WORDS: &str = "absolutely actually add admire amazing appreciate audience author awesome awful bad because best better big \
+    bit book brilliant buy category certain choose classic come content decent despite differ different dislike disliked do does \
+    draw drawn easily effect element engaging enjoy enjoyable enjoyed entertaining entertainment especially every everybody \
+    everyone excellent experience fan fantastic fault favorite favourite feel film fine find focus found full fun general genre \
+    get give go goes good great hate high highly history item keep kind know large like liked likely little long look lot love \
+    loved low main make man many mixed movie must need never new nice not old opinion overall part people perfect perfectly \
+    person pick piece plenty point poor popular praise prefer pretty product purchase quality quite rate rating read reader real \
+    really reason recommend recommended review reviewer say see seem several show simply small some something sort star stuff \
+    style superb sure taste terrible thing think thought time title together top try type unique use user usual various version \
+    viewer want watch way well will wonderful work worst worth year";
+
+/// The same of languages whose words are told as pairs of characters.
+const EMPTY_PAIRS: &[&str] = &[
+    "不是", "个人", "人们", "他们", "作品", "作者", "你们", "内容", "可以", "喜欢", "因为", "影片", "很多", "我们",
+    "所以", "故事", "用户", "电影", "观众", "这个", "这些", "这样", "这部", "部影", "的人", "非常", "映画", "です",
+    "ます", "この", "영화", "사람", "들은", "들이",
 ];
 
 /// Languages in which a capital letter within a sentence marks a name. German and Luxembourgish write every noun so; other
@@ -530,16 +550,27 @@ impl Mentions {
 /// counts as held when all of its words stand, in order, in one piece of the evidence. After Reason4Rec's and CURec's demand
 /// that reasons be accurate; the measure itself is ours.
 pub fn mentions(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> Mentions {
+    mentions_beside(text, evidence, &[], vocabulary)
+}
+
+/// As [`mentions`]; `texts` are sentences and keywords of the evidence, which may name what the text names, and are no names
+/// themselves.
+pub fn mentions_beside(text: &str, evidence: &[&str], texts: &[&str], vocabulary: &Vocabulary) -> Mentions {
     let mut rest = text.to_string();
     let named = titles_of(evidence).into_iter().filter(|title| take_out(&mut rest, title)).count();
-    let held: Vec<String> = evidence.iter().map(|e| format!(" {} ", normalise(e))).collect();
+    let held: Vec<String> = evidence.iter().chain(texts).map(|e| format!(" {} ", normalise(e))).collect();
     let mut looks_like_names = if vocabulary.language.names_have_capitals { names(&rest) } else { Vec::new() };
     if !vocabulary.language.is_english {
         // In lower case it is a word that is stressed.
         let is_title = |text: &&str| text.chars().find(|c| c.is_alphanumeric()).is_some_and(|c| !c.is_lowercase());
         looks_like_names.extend(quoted(&rest).into_iter().filter(is_title).map(str::to_owned));
     }
-    let mut found: BTreeSet<String> = looks_like_names.iter().map(|n| normalise(n)).filter(|n| !n.is_empty()).collect();
+    // Sentences name people, and a reason says whose work it is.
+    let bare = |name: &str| match texts {
+        [] => normalise(name),
+        _ => normalise(name.strip_suffix("'s").or(name.strip_suffix("’s")).unwrap_or(name)),
+    };
+    let mut found: BTreeSet<String> = looks_like_names.iter().map(|n| bare(n)).filter(|n| !n.is_empty()).collect();
     // A word of a title, such as the drama of "Drama Queen", is no attribute: titles are gone by now.
     found.extend(vocabulary.mentioned(&rest));
     let (kept, invented): (Vec<String>, Vec<String>) =
@@ -573,6 +604,66 @@ pub fn contradicts(text: &str, verdict: &str, titles: &[&str], disliked: &[&str]
         "dislike" => language.is_english && !negative,
         _ => false,
     }
+}
+
+/// An attribute that is told by a label, without it: `Director: Michael Mann` names Michael Mann.
+pub fn labelled(attribute: &str) -> Option<&str> {
+    let (label, value) = attribute.split_once([':', '：'])?;
+    let value = value.trim();
+    (!label.trim().is_empty() && !value.is_empty()).then_some(value)
+}
+
+/// Whether words of its script are compared as pairs of characters: they stand without spaces, or carry particles.
+fn is_paired(c: char) -> bool {
+    is_unspaced(c) || matches!(c, '\u{1100}'..='\u{11ff}' | '\u{ac00}'..='\u{d7ff}')
+}
+
+/// Words of a text that say something: no stop words, none that fits anything, no numbers, plurals as singulars. In scripts
+/// without spaces, and in Korean, each pair of characters is one.
+fn telling_words(text: &str) -> BTreeSet<String> {
+    static EMPTY: LazyLock<HashSet<String>> = LazyLock::new(|| {
+        let folded = plain_text::content_words(EMPTY_WORDS);
+        folded.into_iter().chain(EMPTY_WORDS.split_whitespace().map(str::to_owned)).collect()
+    });
+    let says_something = |word: &String| {
+        word.chars().count() > 1
+            && word.chars().any(char::is_alphabetic)
+            && !word.contains(is_paired)
+            && !EMPTY.contains(word)
+    };
+    let mut found: BTreeSet<String> = plain_text::content_words(text).into_iter().filter(says_something).collect();
+    let mut before = "";
+    for cluster in text.graphemes(true) {
+        let is_part = cluster.starts_with(is_paired);
+        if is_part && !before.is_empty() {
+            let pair = format!("{before}{cluster}");
+            if !EMPTY_PAIRS.contains(&pair.as_str()) {
+                found.insert(pair);
+            }
+        }
+        before = if is_part { cluster } else { "" };
+    }
+    found
+}
+
+/// How many telling words a text has in common with the sentences and keywords of its evidence, and how many there were to
+/// choose from. Words of `names` (titles, attributes) do not count.
+pub fn concrete(text: &str, texts: &[&str], names: &[&str]) -> (usize, usize) {
+    let named: BTreeSet<String> = names.iter().flat_map(|name| telling_words(name)).collect();
+    let mut there: BTreeSet<String> = texts.iter().flat_map(|text| telling_words(text)).collect();
+    there.retain(|word| !named.contains(word));
+    (telling_words(text).intersection(&there).count(), there.len())
+}
+
+/// Whether more than `most` words in a row are those of one of `sentences`, words of `names` left out. Where most words of
+/// the text are characters of a script without spaces, two count as one.
+pub fn copies(text: &str, sentences: &[&str], names: &[&str], most: usize) -> bool {
+    let own = |text: &str| words(&without_names(&text.replace('’', "'"), names));
+    let said = own(text);
+    let characters = said.iter().filter(|word| word.starts_with(is_unspaced)).count();
+    let run = if 2 * characters > said.len() { 2 * most } else { most } + 1;
+    let runs: HashSet<&[String]> = said.windows(run).collect();
+    !runs.is_empty() && sentences.iter().any(|sentence| own(sentence).windows(run).any(|run| runs.contains(run)))
 }
 
 /// Share of the text's three-word sequences that stood earlier in it; 0 for shorter texts. Where most words are characters

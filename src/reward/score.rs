@@ -1,4 +1,5 @@
-//! Scores of reasons, first version: likelihood, grounding, repetition, length and language, held against thresholds.
+//! Scores of reasons, first version: likelihood, grounding, repetition, length, language, concreteness and copying, held against
+//! thresholds.
 //!
 //! Turns rows of `reason` joined with their evidence into rows of `reason_score`. A learned reward comes later and
 //! stands beside these columns. Knows record batches and checks; knows nothing of where they come from.
@@ -38,13 +39,17 @@ pub enum Refusal {
     Polarity,
     /// It mentions what the evidence does not hold.
     Ungrounded,
+    /// It copies a sentence of the evidence.
+    Copied,
+    /// It fits anything: it shares no telling word with the sentences and keywords of the evidence.
+    General,
     /// The language model itself finds it unlikely.
     Unlikely,
 }
 
 impl Refusal {
     /// All of them, in the order in which they are checked.
-    pub const ALL: [Refusal; 12] = [
+    pub const ALL: [Refusal; 14] = [
         Refusal::NoEvidence,
         Refusal::Error,
         Refusal::BadFormat,
@@ -56,6 +61,8 @@ impl Refusal {
         Refusal::Repetition,
         Refusal::Polarity,
         Refusal::Ungrounded,
+        Refusal::Copied,
+        Refusal::General,
         Refusal::Unlikely,
     ];
 
@@ -73,6 +80,8 @@ impl Refusal {
             Refusal::Repetition => "repetition",
             Refusal::Polarity => "polarity",
             Refusal::Ungrounded => "ungrounded",
+            Refusal::Copied => "copied",
+            Refusal::General => "general",
             Refusal::Unlikely => "unlikely",
         }
     }
@@ -112,8 +121,12 @@ pub struct Scored<'a> {
     pub completion_tokens: i64,
     /// `like`, `dislike` or `mixed`.
     pub verdict: &'a str,
-    /// Everything that the reason may mention.
+    /// Names that the reason may mention: titles and attributes.
     pub evidence: Vec<&'a str>,
+    /// Sentences of the evidence: what they name may be mentioned, and they may not be copied.
+    pub sentences: Vec<&'a str>,
+    /// Words that say most.
+    pub keywords: Vec<&'a str>,
     /// Titles of the evidence that may be quoted.
     pub titles: Vec<&'a str>,
     /// Titles that must not be praised.
@@ -122,9 +135,11 @@ pub struct Scored<'a> {
 
 /// Scores one reason, by the rules of the vocabulary's language.
 pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Score {
+    let texts: Vec<&str> = row.sentences.iter().chain(&row.keywords).copied().collect();
+    let has_evidence = !row.evidence.is_empty() || !texts.is_empty();
     // Nothing was asked where there was nothing to lean on.
     let refusal = match row.error {
-        _ if row.evidence.is_empty() => Refusal::NoEvidence,
+        _ if !has_evidence => Refusal::NoEvidence,
         Some("bad_format") => Refusal::BadFormat,
         _ => Refusal::Error,
     };
@@ -140,16 +155,24 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
     let Some(reason) = row.reason else { return none };
     let n_words = checks::words(reason).len();
     let mean = row.logprob_sum.map(|sum| sum / row.completion_tokens.max(1) as f64);
-    let grounding = checks::grounding(reason, &row.evidence, vocabulary);
+    let grounding = checks::mentions_beside(reason, &row.evidence, &texts, vocabulary).grounding();
     let repetition = checks::repetition(reason);
     // What it quotes may be of any language.
     let expected = vocabulary.language();
     let language = expected.share(&checks::without_names(reason, &row.evidence));
     // Where no mark tells the end of a sentence, the model's own end does.
     let is_finished = checks::is_finished(reason) || (!expected.marks_ends() && row.finish == Some("stop"));
+    let is_copied = || {
+        let most = check.max_copied_words;
+        most > 0 && checks::copies(reason, &row.sentences, &row.evidence, most)
+    };
+    let is_general = || {
+        let (said, there) = checks::concrete(reason, &texts, &row.evidence);
+        said < check.min_concrete.min(there)
+    };
     let refusal = if reason.trim().is_empty() || row.completion_tokens <= 1 {
         Some(Refusal::Empty)
-    } else if row.evidence.is_empty() {
+    } else if !has_evidence {
         Some(Refusal::NoEvidence)
     } else if check.require_finished && !is_finished {
         Some(Refusal::Unfinished)
@@ -165,6 +188,10 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
         Some(Refusal::Polarity)
     } else if grounding < check.min_grounding {
         Some(Refusal::Ungrounded)
+    } else if is_copied() {
+        Some(Refusal::Copied)
+    } else if is_general() {
+        Some(Refusal::General)
     } else if mean.is_none_or(|m| m < check.min_mean_logprob) {
         Some(Refusal::Unlikely)
     } else {
@@ -181,8 +208,16 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
     }
 }
 
+/// Lists of a column that a job's own contract may lack: they are empty then.
+fn lists_where_there(batch: &RecordBatch, name: &str) -> Result<Vec<Vec<String>>> {
+    match batch.column_by_name(name) {
+        Some(_) => text_lists(batch, name),
+        None => Ok(vec![Vec::new(); batch.num_rows()]),
+    }
+}
+
 /// Scores a batch that has the columns of `reason` and, from `reason_prompt`, subject, verdict, liked, disliked,
-/// related and attributes; returns rows of `reason_score` in the same order, with the schema of its contract.
+/// related and attributes, maybe content, praise, fault and keywords; returns rows of `reason_score` in the same order, with the schema of its contract.
 pub fn score_batch(
     batch: &RecordBatch,
     schema: SchemaRef,
@@ -195,12 +230,21 @@ pub fn score_batch(
     let lists = ["liked", "disliked", "related", "attributes"].map(|name| text_lists(batch, name));
     let [liked, disliked, related, attributes] = lists;
     let (liked, disliked, related, attributes) = (liked?, disliked?, related?, attributes?);
+    let [content, praise, fault, keywords] =
+        ["content", "praise", "fault", "keywords"].map(|name| lists_where_there(batch, name));
+    let (content, praise, fault, keywords) = (content?, praise?, fault?, keywords?);
+    let kind = text(batch, "kind")?;
     use arrow::array::Array;
     let scores: Vec<Score> = (0..batch.num_rows())
         .map(|i| {
-            let evidence = at(&subject, i).into_iter().chain(
-                liked[i].iter().chain(&disliked[i]).chain(&related[i]).chain(&attributes[i]).map(String::as_str),
-            );
+            // What a liked item is stands behind its title.
+            let titled = content[i].iter().filter(|_| at(&kind, i) == Some("history"));
+            let of_content: Vec<&str> = titled.filter_map(|piece| Some(piece.rsplit_once(": ")?.0)).collect();
+            let evidence = at(&subject, i)
+                .into_iter()
+                .chain(liked[i].iter().chain(&disliked[i]).chain(&related[i]).chain(&attributes[i]).map(String::as_str))
+                .chain(attributes[i].iter().filter_map(|attribute| checks::labelled(attribute)))
+                .chain(of_content.iter().copied());
             let row = Scored {
                 reason: at(&reason, i),
                 error: at(&error, i),
@@ -209,7 +253,13 @@ pub fn score_batch(
                 completion_tokens: tokens.value(i),
                 verdict: at(&verdict, i).unwrap_or_default(),
                 evidence: evidence.collect(),
-                titles: at(&subject, i).into_iter().chain(liked[i].iter().map(String::as_str)).collect(),
+                sentences: content[i].iter().chain(&praise[i]).chain(&fault[i]).map(String::as_str).collect(),
+                keywords: keywords[i].iter().map(String::as_str).collect(),
+                titles: at(&subject, i)
+                    .into_iter()
+                    .chain(liked[i].iter().map(String::as_str))
+                    .chain(of_content.iter().copied())
+                    .collect(),
                 disliked: disliked[i].iter().map(String::as_str).collect(),
             };
             score(&row, check, vocabulary)
@@ -254,6 +304,8 @@ mod tests {
             min_language: 0.2,
             language: "en".into(),
             require_finished: true,
+            min_concrete: 1,
+            max_copied_words: 8,
         }
     }
 
@@ -268,6 +320,19 @@ mod tests {
             evidence: vec!["Heat (1995)", "Crime"],
             titles: vec!["Heat (1995)"],
             disliked: vec!["Cats"],
+            ..Scored::default()
+        }
+    }
+
+    /// As [`row`], with sentences and keywords.
+    fn told(reason: &str) -> Scored<'_> {
+        Scored {
+            sentences: vec![
+                "A career thief plans one last robbery in Los Angeles while a tired detective hunts him down.",
+                "The gunfights are loud and Al Pacino is at his best, a great movie.",
+            ],
+            keywords: vec!["heist"],
+            ..row(reason)
         }
     }
 
@@ -289,6 +354,73 @@ mod tests {
         assert_eq!(refusal(&unlikely), Some(Refusal::Unlikely));
         let bare = Scored { evidence: vec![], ..row("People like it because it is good.") };
         assert_eq!(refusal(&bare), Some(Refusal::NoEvidence));
+    }
+
+    #[test]
+    fn what_fits_anything_is_general() {
+        let v = Vocabulary::new(["Crime", "Comedy"]);
+        let refusal = |r: &Scored<'_>| score(r, &check(), &v).refusal;
+        let general = "People pick Heat for it is a great crime movie with the best of all.";
+        assert_eq!(refusal(&row(general)), None, "there is nothing else to say");
+        assert_eq!(refusal(&told(general)), Some(Refusal::General));
+        assert_eq!(
+            refusal(&told("People pick Heat for the detectives and for what they do.")),
+            None,
+            "a plural counts"
+        );
+        assert_eq!(refusal(&told("People pick Heat for its heists and what is like them.")), None);
+        assert_eq!(score(&told(general), &CheckSpec { min_concrete: 0, ..check() }, &v).refusal, None);
+        let few = Scored { sentences: vec!["Heat is great."], keywords: vec!["Crime"], ..row(general) };
+        assert_eq!(refusal(&few), None, "the evidence itself says no more");
+        let bare =
+            Scored { evidence: vec![], titles: vec![], ..told("They like it for the heists and the gunfights.") };
+        assert_eq!(refusal(&bare), None, "sentences are evidence");
+    }
+
+    #[test]
+    fn the_built_in_stems_are_general() {
+        use crate::generate::prompt::{Evidence, PromptTemplate};
+        for kind in ["item", "history"] {
+            for verdict in ["like", "dislike", "mixed"] {
+                let evidence = Evidence {
+                    kind: kind.into(),
+                    verdict: verdict.into(),
+                    subject: Some("Heat (1995)".into()),
+                    keywords: vec!["heist".into()],
+                    ..Evidence::default()
+                };
+                let stem = PromptTemplate::load(kind).unwrap().stem(&evidence).unwrap();
+                // Even where the evidence says it all.
+                let texts = [stem.as_str(), "heist"];
+                assert_eq!(checks::concrete(&stem, &texts, &["Heat (1995)"]), (0, 1), "{stem}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_copies_a_sentence_is_refused() {
+        let v = Vocabulary::default();
+        let refusal = |r: &Scored<'_>| score(r, &check(), &v).refusal;
+        // Eight words, and nine.
+        let eight = "People like that a career thief plans one last robbery in it, or so they say.";
+        let nine = "People like that a career thief plans one last robbery in Los, or so they say.";
+        assert_eq!(refusal(&told(eight)), None);
+        assert_eq!(refusal(&told(nine)), Some(Refusal::Copied));
+        assert_eq!(score(&told(nine), &CheckSpec { max_copied_words: 0, ..check() }, &v).refusal, None);
+        let titled =
+            Scored { sentences: vec!["In Heat a thief in Heat and a man of Heat meet for the last time."], ..row("") };
+        let reason = "They like that a thief in Heat and a man of Heat meet and part.";
+        assert_eq!(refusal(&Scored { reason: Some(reason), ..titled }), None, "eight words without the titles");
+    }
+
+    #[test]
+    fn what_sentences_name_is_held() {
+        let v = Vocabulary::new(["Crime", "Comedy"]);
+        let refusal = |r: &Scored<'_>| score(r, &check(), &v).refusal;
+        assert_eq!(refusal(&told("People pick Heat for the gunfights and for Al Pacino.")), None);
+        assert_eq!(refusal(&told("They like the heist and Al Pacino's gunfights in it.")), None);
+        assert_eq!(refusal(&told("People pick Heat for the gunfights and for Tom Hanks.")), Some(Refusal::Ungrounded));
+        assert_eq!(refusal(&row("People pick Heat because of what Al Pacino does.")), Some(Refusal::Ungrounded));
     }
 
     #[test]

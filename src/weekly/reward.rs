@@ -316,7 +316,7 @@ pub fn asked(batch: &RecordBatch) -> Result<Vec<Asked>> {
             disliked: disliked[row].clone(),
             related: related[row].clone(),
             attributes: attributes[row].clone(),
-            extra: Vec::new(),
+            ..Evidence::default()
         },
         prompt: own(&prompt, row),
         stem: own(&stem, row),

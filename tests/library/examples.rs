@@ -72,6 +72,8 @@ async fn every_answer_of_a_simulated_log_passes_the_checks() {
         min_language: 0.2,
         language: "en".into(),
         require_finished: true,
+        min_concrete: 1,
+        max_copied_words: 8,
     };
     let categories = session.sql("select distinct unnest(categories) as category from item", &[]).await.unwrap();
     let mut all = Vec::new();

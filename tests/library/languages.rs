@@ -65,6 +65,8 @@ impl Night {
             min_language: 0.2,
             language: self.language.into(),
             require_finished: true,
+            min_concrete: 1,
+            max_copied_words: 8,
         };
         let vocabulary = Vocabulary::new(self.catalogue.iter().copied()).in_language(self.language);
         let schema = Contract::builtin("reason_score").unwrap().arrow_schema(None);

@@ -149,6 +149,44 @@ fn titles_without_a_year_are_told_apart() {
 }
 
 #[test]
+fn labels_of_attributes_are_no_names() {
+    assert_eq!(labelled("Director: Michael Mann"), Some("Michael Mann"));
+    assert_eq!(labelled("导演：张艺谋"), Some("张艺谋"));
+    assert!(labelled("Crime").is_none() && labelled("Crime: ").is_none() && labelled(": x").is_none());
+    let attribute = "Actor: Al Pacino, Robert De Niro";
+    let evidence = [attribute, labelled(attribute).unwrap()];
+    let of = |text: &str| grounding(text, &evidence, &vocabulary());
+    assert_eq!(of("they like what Al Pacino and Robert De Niro do."), 1.0);
+    assert!(of("they like what Tom Hanks does.") < 1.0);
+}
+
+#[test]
+fn telling_words_are_shared() {
+    let texts = ["A heist fails, and the robbers flee from a detective.", "detective"];
+    let of = |text: &str| concrete(text, &texts, &["Robber (1999)", "Crime"]).0;
+    assert_eq!(of("People pick it for heists and detectives."), 2, "{:?}", telling_words(texts[0]));
+    assert_eq!(of("People like this great crime movie about a robber."), 0, "its title and its category");
+    assert_eq!(concrete("People like it.", &["Great!", "5", "❤❤"], &[]), (0, 0));
+    let zh = ["一群劫匪在灯塔里躲藏，警察包围了他们。"];
+    let of = |text: &str| concrete(text, &zh, &["灯塔"]).0;
+    assert!(of("观众喜欢它，因为劫匪和警察的较量很紧张。") >= 2);
+    assert_eq!(of("他们喜欢这部非常好看的电影，灯塔。"), 0);
+    assert!(concrete("범죄자를 좋아한다.", &["범죄자가 등대에 숨는다."], &[]).0 >= 2, "particles differ");
+}
+
+#[test]
+fn runs_of_words_are_copied() {
+    let sentences = ["one two three four, five Heat (1995) six"];
+    let of = |text: &str, most| copies(text, &sentences, &["Heat (1995)"], most);
+    assert!(of("so One two three four five it", 4) && !of("so one two three four five it", 5));
+    assert!(of("three four five six", 3) && !of("three four five six", 4), "titles aside");
+    assert!(!of("short", 8) && !copies("one two three", &[], &[], 1));
+    let zh = ["一群劫匪在灯塔里躲藏，警察包围了他们。"];
+    assert!(copies("影片讲一群劫匪在灯塔里躲藏。", &zh, &[], 4), "nine characters and more");
+    assert!(!copies("影片讲一群劫匪在灯塔里躲藏。", &zh, &[], 8));
+}
+
+#[test]
 fn loops_are_repetition() {
     assert_eq!(repetition("one two three four"), 0.0);
     assert!(repetition("a b c a b c a b c a b c") > 0.6);
