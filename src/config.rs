@@ -41,7 +41,6 @@ pub struct JobSpec {
     pub evidence: EvidenceSpec,
     pub model: ModelSpec,
     pub prompt: PromptSpec,
-    pub evidence: EvidenceSpec,
     pub sampling: SamplingSpec,
     pub check: CheckSpec,
     pub correct: CorrectSpec,
@@ -83,7 +82,7 @@ HistorySpec {
     user_active_days: i64, items: String, item_active_days: i64, max_users: i64, max_items: i64,
 });
 section!(/// `[evidence]`
-EvidenceSpec { attributes: NamedTexts, undated: bool });
+EvidenceSpec { attributes: NamedTexts, undated: bool, tokens: usize });
 section!(/// `[model]`
 ModelSpec {
     generator: String, adapter: String, encoder: String, cache_dir: String, device: String, threads: usize, slots: usize, max_step_tokens: usize,
@@ -91,8 +90,6 @@ ModelSpec {
 });
 section!(/// `[prompt]`
 PromptSpec { item: String, history: String });
-section!(/// `[evidence]`
-EvidenceSpec { tokens: usize });
 section!(/// `[sampling]`
 SamplingSpec {
     max_new_tokens: usize, temperature: f32, top_p: f32, top_k: usize, repetition_penalty: f32, seed: u64,

@@ -6,4 +6,6 @@ from reason_prompt as p
 where
     p.subject is not null
     or coalesce(cardinality(p.liked), 0) + coalesce(cardinality(p.disliked), 0)
-        + coalesce(cardinality(p.related), 0) + coalesce(cardinality(p.attributes), 0) > 0
+        + coalesce(cardinality(p.related), 0) + coalesce(cardinality(p.attributes), 0)
+        + coalesce(cardinality(p.content), 0) + coalesce(cardinality(p.praise), 0)
+        + coalesce(cardinality(p.fault), 0) + coalesce(cardinality(p.keywords), 0) > 0

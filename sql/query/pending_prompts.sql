@@ -6,6 +6,8 @@ left anti join (select prompt_key from response where error is null) as r on r.p
 where
     p.subject is not null
     or coalesce(cardinality(p.liked), 0) + coalesce(cardinality(p.disliked), 0)
-        + coalesce(cardinality(p.related), 0) + coalesce(cardinality(p.attributes), 0) > 0
+        + coalesce(cardinality(p.related), 0) + coalesce(cardinality(p.attributes), 0)
+        + coalesce(cardinality(p.content), 0) + coalesce(cardinality(p.praise), 0)
+        + coalesce(cardinality(p.fault), 0) + coalesce(cardinality(p.keywords), 0) > 0
 group by p.prompt_key
 order by p.prompt_key
