@@ -13,6 +13,7 @@
 //! before its own module here (`ci/check.sh` enforces it). Arrow record batches are the one currency between layers.
 
 pub mod printable;
+pub mod plain_text;
 pub mod error;
 pub mod fingerprint;
 
@@ -171,6 +172,7 @@ pub mod reward {
 }
 
 pub mod feature;
+pub mod marks;
 
 /// How the language model learns: a differentiable decoder with low-rank adapters, packing, losses, the loops.
 pub mod learn {
