@@ -287,6 +287,7 @@ pub mod operate {
     pub mod forget;
     pub mod export;
     pub mod feast;
+    pub mod explain;
 }
 
 /// The command line.
@@ -300,6 +301,7 @@ pub mod cli {
     pub mod run;
     pub mod sql;
     pub mod export;
+    pub mod explain;
     pub mod forget;
     pub mod import;
     pub mod runs;
