@@ -320,6 +320,12 @@ fn without_line_end(value: &str) -> String {
     value.trim_matches(|c: char| c.is_ascii_whitespace()).to_owned()
 }
 
+/// Whether the environment allows colours on a terminal: `NO_COLOR` is empty or not set, and the terminal knows some.
+pub fn allows_colours() -> bool {
+    let env = environment();
+    env.get("NO_COLOR").is_none_or(String::is_empty) && env.get("TERM").is_none_or(|term| term != "dumb")
+}
+
 /// Where temporary files go unless the job says so.
 pub fn temporary_folder() -> PathBuf {
     std::env::temp_dir()

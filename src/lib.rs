@@ -177,6 +177,7 @@ pub mod reward {
 }
 
 pub mod feature;
+pub mod marks;
 
 /// How the language model learns: a differentiable decoder with low-rank adapters, packing, losses, the loops.
 pub mod learn {
@@ -295,6 +296,7 @@ pub mod operate {
     pub mod forget;
     pub mod export;
     pub mod feast;
+    pub mod explain;
 }
 
 /// The command line.
@@ -308,6 +310,7 @@ pub mod cli {
     pub mod run;
     pub mod sql;
     pub mod export;
+    pub mod explain;
     pub mod forget;
     pub mod import;
     pub mod runs;

@@ -1,7 +1,7 @@
 //! Text of others, made fit to be shown: what is printed steers neither a terminal, nor a spreadsheet, nor a page.
 //!
-//! One function for each place: [`terminal`] and [`line()`] for people's screens, [`json`] for JSON, [`cell`] for CSV, [`html`]
-//! and [`pages`] for HTML. Nothing is lost: a character that steers is written out (`\u{1b}`). Knows nothing of what the
+//! One function for each place: [`terminal`], [`line()`] and [`toned`] for people's screens, [`json`] for JSON, [`cell`] for CSV,
+//! [`html`] and [`pages`] for HTML. Nothing is lost: a character that steers is written out (`\u{1b}`). Knows nothing of what the
 //! text is about.
 
 use std::borrow::Cow;
@@ -39,6 +39,47 @@ fn written_out(text: &str, is_written_out: impl Fn(char) -> bool) -> Cow<'_, str
         }
     }
     Cow::Owned(out)
+}
+
+/// How a piece of text stands out on a screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// It does not.
+    Plain,
+    /// A heading.
+    Heading,
+    /// What is used.
+    Used,
+    /// What comes from nowhere.
+    Foreign,
+}
+
+/// A piece of text with its tone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Toned {
+    /// How it stands out.
+    pub tone: Tone,
+    /// What stands there.
+    pub text: String,
+}
+
+/// Pieces as a terminal may have them, each as [`terminal`]: where there are colours, used ones are bold and foreign ones
+/// underlined and red; elsewhere they stand between asterisks and between question marks.
+pub fn toned(pieces: &[Toned], has_colours: bool) -> String {
+    let mut out = String::new();
+    for Toned { tone, text } in pieces {
+        let text = terminal(text);
+        let (before, after) = match (tone, has_colours) {
+            (Tone::Plain, _) | (Tone::Heading, false) => ("", ""),
+            (Tone::Heading, true) => ("\x1b[4m", "\x1b[0m"),
+            (Tone::Used, true) => ("\x1b[1m", "\x1b[0m"),
+            (Tone::Foreign, true) => ("\x1b[4;31m", "\x1b[0m"),
+            (Tone::Used, false) => ("*", "*"),
+            (Tone::Foreign, false) => ("?", "?"),
+        };
+        out.extend([before, &text, after]);
+    }
+    out
 }
 
 /// JSON text that means the same and steers nothing: serializers escape C0 alone. Line feeds between objects and those of
@@ -167,6 +208,18 @@ mod tests {
         for text in ["Amélie (2001)", "Ночной дозор", "千と千尋", "قصة", "👩‍🚀", ""] {
             assert!(matches!(line(text), Cow::Borrowed(same) if same == text), "{text}");
         }
+    }
+
+    #[test]
+    fn tones_are_ours_alone() {
+        let piece = |tone| Toned { tone, text: HOSTILE.into() };
+        let pieces = [Tone::Plain, Tone::Heading, Tone::Used, Tone::Foreign].map(piece);
+        let shown = toned(&pieces, false);
+        assert!(shown.chars().all(|c| !steers(c) || c == '\n' || c == '\t'), "{shown:?}");
+        assert!(shown.contains(&format!("*{0}*?{0}?", terminal(HOSTILE))), "{shown}");
+        let shown = toned(&pieces, true);
+        assert_eq!(shown.matches('\x1b').count(), 6, "{shown:?}");
+        assert!(shown.contains(&format!("\x1b[1m{0}\x1b[0m\x1b[4;31m{0}\x1b[0m", terminal(HOSTILE))), "{shown:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 -- Five reasons of each kind with their evidence, for the report: the accepted ones with the best scores, or the first
 -- refused ones by prompt.
 -- Reads reason, reason_score and reason_prompt. Parameter: $accepted, whether accepted or refused ones.
-select kind, entity, reason, refusal, score, subject, liked, disliked, related, attributes
+select kind, entity, reason, refusal, score, subject, liked, disliked, related, attributes, content, praise, fault, keywords
 from (
     select
         r.kind,
@@ -14,6 +14,10 @@ from (
         p.disliked,
         p.related,
         p.attributes,
+        p.content,
+        p.praise,
+        p.fault,
+        p.keywords,
         row_number() over (
             partition by r.kind
             order by case when s.accepted then s.score end desc, r.prompt_key) as place

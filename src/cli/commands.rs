@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cli::arguments::{JobArgs, block_on, block_on_or_stop};
 use crate::cli::config::ConfigArgs;
+use crate::cli::explain::ExplainArgs;
 use crate::cli::export::ExportArgs;
 use crate::cli::forget::ForgetArgs;
 use crate::cli::import::{ImportCommand, SimulateArgs};
@@ -27,6 +28,7 @@ Examples:
   curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22
   curec sql --job jobs/nightly.toml \"select reason from reason limit 5\"
+  curec explain jobs/nightly.toml --item-id 597
   curec import movielens ml-100k --out input
   curec export jobs/nightly.toml --out training
 
@@ -72,6 +74,17 @@ enum Command {
   curec sql --job jobs/nightly.toml --format parquet --output out.parquet \"select * from item_feature\"\n\
   echo \"select generate('Name a colour.') as text\" | curec sql --job jobs/nightly.toml -")]
     Sql(SqlArgs),
+    /// Show a reason beside its evidence, with what it uses marked, and everything that it came from.
+    #[command(
+        before_help = "Examples:\n\
+  curec explain jobs/nightly.toml --item-id 597\n\
+  curec explain jobs/nightly.toml --user-id 825 --at 2026-11-21\n\
+  curec explain jobs/nightly.toml --item-id 597 --json",
+        after_help = "Shows the newest published day that has a prompt about the item or user. Where a terminal has colours, \
+words and titles of the evidence that the reason uses are bold, and words of the reason that no evidence holds are red; \
+elsewhere, or with NO_COLOR set, they stand as *word* and ?word?."
+    )]
+    Explain(ExplainArgs),
     /// Write training data for a ranker: every event with the newest features that were known at its time.
     #[command(
         before_help = "Examples:\n\
@@ -204,6 +217,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Run(args) => block_on(run::run_job(args, voice)),
         Command::Plan(args) => block_on_or_stop(run::show_plan(args)),
         Command::Sql(args) => block_on_or_stop(sql::query(args)),
+        Command::Explain(args) => block_on_or_stop(args.execute()).map(|()| 0),
         Command::Export(args) => args.execute().map(|()| 0),
         Command::Import(command) => command.execute().map(|()| 0),
         Command::Learn(command) => command.execute(voice),

@@ -15,7 +15,7 @@ use futures::TryStreamExt;
 
 use crate::destination::{Destination, Opened};
 use crate::error::{Error, Kind, Result};
-use crate::printable::{self, Guard, Shape};
+use crate::printable::{self, Guard, Shape, Toned};
 use crate::query::session::Rows;
 
 /// How a result is printed.
@@ -39,6 +39,11 @@ pub(crate) fn file_lines(files: &[(PathBuf, u64)]) -> String {
 /// Writes text for people to standard output; a reader that has gone away is no error of ours.
 pub(crate) fn print(text: &str) -> Result<()> {
     write_out(&printable::terminal(text))
+}
+
+/// Writes text with tones for people to standard output, with colours where `may_colour` and a terminal allow them.
+pub(crate) fn print_toned(pieces: &[Toned], may_colour: bool) -> Result<()> {
+    write_out(&printable::toned(pieces, may_colour && Out::Stdout.is_terminal()))
 }
 
 /// Writes JSON to standard output.

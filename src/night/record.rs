@@ -17,7 +17,7 @@ use crate::night::decide::TablePlan;
 use crate::night::graph::RESPONSE;
 use crate::night::manifest::{self, InputRecord, Manifest, TableRecord};
 use crate::night::prepare::Prepared;
-use crate::night::report::{self, Details, Sample};
+use crate::night::report::{self, BETWEEN, Details, Sample};
 use crate::night::tables::{self, locate};
 use crate::query::session::{Param, Session};
 use crate::query::texts;
@@ -161,7 +161,10 @@ fn samples(batches: &[RecordBatch], vocabulary: &Vocabulary) -> Result<Vec<Sampl
         let [kind, entity] = [text(batch, "kind")?, text(batch, "entity")?];
         let [reason, refusal, subject] = [text(batch, "reason")?, text(batch, "refusal")?, text(batch, "subject")?];
         let score = floats(batch, "score")?;
-        let lists = ["liked", "disliked", "related", "attributes"].map(|name| (name, text_lists(batch, name)));
+        let names = ["attributes", "content", "praise", "fault", "keywords", "liked", "disliked", "related"];
+        // The query need not name all of them.
+        let names = names.into_iter().filter(|name| batch.column_by_name(name).is_some());
+        let lists = names.map(|name| (name, text_lists(batch, name)));
         let mut evidence: Vec<Vec<String>> = (0..batch.num_rows())
             .map(|i| at(&subject, i).map(|s| format!("about: {s}")).into_iter().collect())
             .collect();
@@ -171,7 +174,7 @@ fn samples(batches: &[RecordBatch], vocabulary: &Vocabulary) -> Result<Vec<Sampl
             for ((held, pieces), list) in evidence.iter_mut().zip(&mut pieces).zip(lists?) {
                 pieces.extend(list.iter().cloned());
                 if !list.is_empty() {
-                    held.push(format!("{name}: {}", list.join("; ")));
+                    held.push(format!("{name}: {}", list.join(BETWEEN)));
                 }
             }
         }

@@ -7,8 +7,12 @@ use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::marks::{Marks, Piece};
 use crate::night::manifest::Manifest;
 use crate::printable;
+
+/// What stands between the texts of a field.
+pub(super) const BETWEEN: &str = "; ";
 
 /// A reason shown with what it leans on.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -18,7 +22,7 @@ pub struct Sample {
     pub kind: String,
     /// User or item.
     pub entity: String,
-    /// What the model was given.
+    /// What the model was given: a line for each field, `<field>: <text>; <text>`.
     pub evidence: Vec<String>,
     /// What it wrote.
     pub reason: String,
@@ -78,13 +82,37 @@ pub fn html(manifest: &Manifest, details: &Details) -> Result<String> {
         .and_then(|t| {
             t.render(context! {
                 m => minijinja::Value::from(minijinja::value::Serde(manifest)),
-                details => minijinja::Value::from(minijinja::value::Serde(details)),
+                accepted_samples => details.accepted.iter().map(sample).collect::<Vec<_>>(),
+                refused_samples => details.refused.iter().map(sample).collect::<Vec<_>>(),
                 charts, cost, new_per_second, all_cost, all_new_per_second, stage_total,
                 acceptance => manifest.reasons.acceptance(), total => manifest.reasons.total(),
                 accepted => manifest.reasons.accepted.values().sum::<u64>(),
             })
         })
         .context(Kind::Internal, || "the report cannot be rendered".into())
+}
+
+/// A sample as the page shows it: pieces of the reason, and of its evidence by field. What is marked is told here and becomes
+/// markup in the template alone, which escapes every piece.
+fn sample(sample: &Sample) -> minijinja::Value {
+    let fields: Vec<(&str, Vec<&str>)> = sample
+        .evidence
+        .iter()
+        .map(|line| line.split_once(": ").unwrap_or(("", line)))
+        .map(|(name, texts)| (name, texts.split(BETWEEN).collect()))
+        .collect();
+    let marks = Marks::new(&sample.reason, fields.iter().flat_map(|(_, texts)| texts.iter().copied()));
+    let shown = |pieces: Vec<Piece>| -> Vec<minijinja::Value> {
+        pieces.into_iter().map(|Piece { text, is_marked }| context! { text, is_marked }).collect()
+    };
+    let evidence = fields.iter().map(|(name, texts)| {
+        let texts = texts.iter().map(|text| shown(marks.used(text)));
+        context! { name => *name, texts => texts.collect::<Vec<_>>() }
+    });
+    context! {
+        kind => &sample.kind, entity => &sample.entity, score => sample.score, refusal => sample.refusal.as_deref(),
+        invented => sample.invented.clone(), reason => shown(marks.unsupported()), evidence => evidence.collect::<Vec<_>>(),
+    }
 }
 
 fn thousands(n: i64) -> String {
@@ -148,6 +176,21 @@ mod tests {
         assert!(page.contains("{{ 7*7 }}"), "data became a template");
         assert!(!page.contains("http://") || page.contains("http://www.w3.org"), "the page loads something");
         assert!(page.contains("<svg"));
+    }
+
+    #[test]
+    fn what_a_reason_uses_is_marked_in_its_evidence_and_what_comes_from_nowhere_in_the_reason() {
+        let sample = Sample {
+            reason: "Fans of <b>Heat</b> want bleak heists and robots.".into(),
+            evidence: vec!["liked: Heat (1995); Casino (1995)".into(), "content: A <i>bleak</i> plan".into()],
+            ..Sample::default()
+        };
+        let details = Details { refused: vec![sample], ..Details::default() };
+        let page = html(&Manifest::default(), &details).unwrap();
+        assert!(page.contains("<b>liked</b> <mark>Heat (1995)</mark>; Casino (1995)</li>"), "{page}");
+        assert!(page.contains("A &lt;i&gt;<mark>bleak</mark>&lt;"), "{page}");
+        assert!(page.contains("<span class=\"nowhere\">robots</span>."), "{page}");
+        assert!(!page.contains("<i>"), "data became markup");
     }
 
     #[test]

@@ -17,6 +17,18 @@ pub const CATALOGUE_TITLES: &str = include_str!("../../sql/query/catalogue_title
 pub const CORRECTION_TALLY: &str = include_str!("../../sql/query/correction_tally.sql");
 /// Events between `$range_start` and `$range_end`, sorted.
 pub const EVENTS_OF_RANGE: &str = include_str!("../../sql/query/events_of_range.sql");
+/// The newest row about the item `$id` in `explained`.
+pub const EXPLAINED_ITEM: &str = include_str!("../../sql/query/explained_item.sql");
+/// The events of the item `$id` in the log.
+pub const EXPLAINED_ITEM_EVENTS: &str = include_str!("../../sql/query/explained_item_events.sql");
+/// Rows of the item `$id` in the catalogue.
+pub const EXPLAINED_ITEM_ROWS: &str = include_str!("../../sql/query/explained_item_rows.sql");
+/// The response to the prompt `$id` that counts.
+pub const EXPLAINED_RESPONSE: &str = include_str!("../../sql/query/explained_response.sql");
+/// The newest row about the user `$id` in `explained`.
+pub const EXPLAINED_USER: &str = include_str!("../../sql/query/explained_user.sql");
+/// The events of the user `$id` in the log.
+pub const EXPLAINED_USER_EVENTS: &str = include_str!("../../sql/query/explained_user_events.sql");
 /// Keys of all different prompts that were asked and have failed.
 pub const FAILED_PROMPTS: &str = include_str!("../../sql/query/failed_prompts.sql");
 /// One row if there is an event between `$interval_start` and `$interval_end`.

@@ -13,6 +13,7 @@ mod common;
 mod config;
 mod correct;
 mod evaluate;
+mod explain;
 mod export;
 mod forget;
 mod item_columns;

@@ -1,0 +1,16 @@
+-- The response to the prompt $id, with all columns: of several the one that reason.sql takes.
+-- Reads response. Parameter: $id.
+select *
+from response
+where prompt_key = $id
+order by
+    error is null and text is not null desc,
+    created_timestamp desc,
+    model_digest,
+    text,
+    error,
+    finish,
+    logprob_sum,
+    prompt_tokens,
+    completion_tokens
+limit 1

@@ -1,0 +1,7 @@
+-- The newest row about the user $id, with all columns of its table; none where there is no such row.
+-- Reads explained: partitions of a published table, with their day as dt. Parameter: $id.
+select *
+from explained
+where user_id = $id
+order by dt desc
+limit 1
