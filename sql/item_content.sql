@@ -10,7 +10,14 @@ with tonight as (
     where t.is_active
 ),
 sentence as (
-    select t.item_id, t.place, t.sentence, sum(coalesce(w.weight, 0)) as weight
+    select
+        t.item_id,
+        t.place,
+        t.sentence,
+        -- The first stands before all others.
+        case when t.place = 1 then 1e9
+            else cast(sum(coalesce(w.weight, 0)) as double) / sqrt(cast(character_length(t.sentence) as double) + 40.0)
+        end as score
     from (
         select item_id, place, sentence, unnest(array_append(words, cast(null as varchar))) as word
         from item_text
@@ -26,12 +33,7 @@ told as (
             item_id,
             place,
             sentence,
-            row_number() over (
-                partition by item_id
-                order by
-                    place = 1 desc,
-                    cast(weight as double) / sqrt(cast(character_length(sentence) as double) + 40.0) desc,
-                    place) as rank
+            row_number() over (partition by item_id order by score desc, place) as rank
         from sentence
     )
     where rank <= 3

@@ -62,7 +62,7 @@ whole as (
     left join opinion as o on o.user_id = w.user_id and o.item_id = w.item_id
 ),
 cut as (
-    select item_id, user_id, liked, unnest(told) as sentence, unnest(range(1, cardinality(told) + 1)) as place
+    select item_id, user_id, liked, unnest(told) as sentence, unnest(range(1, cast(cardinality(told) + 1 as bigint))) as place
     from whole
     where cardinality(told) > 0
 ),

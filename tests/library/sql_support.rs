@@ -76,6 +76,13 @@ pub(crate) fn cell(array: &ArrayRef, row: usize) -> String {
     ArrayFormatter::try_new(array, &options).unwrap().value(row).to_string()
 }
 
+/// What a test did not say: nothing was published before, and nobody wrote anything.
+fn lacking(session: &Session, graph: &Graph, table: &str) -> Vec<String> {
+    let reads = graph.parts(table).into_iter().flat_map(|part| graph.reads(part));
+    let empty = reads.filter(|read| read.starts_with(EARLIER) || *read == "review");
+    empty.filter(|read| !session.has_table(read)).map(str::to_owned).collect()
+}
+
 /// Makes a table from its built-in definition under its contract, and before it the unpublished ones that a run makes
 /// for it, and registers them; returns its rows. Of a table that a step in Rust makes, these
 /// are the definition's rows, before the step.
@@ -85,15 +92,9 @@ pub(crate) async fn run(
     params: &[(&str, Param)],
 ) -> curec::error::Result<Vec<RecordBatch>> {
     let graph = Graph::builtin()?;
-    // Nothing was published before, and nobody wrote anything, unless a test says so.
-    let reads: Vec<&str> = graph.parts(table).into_iter().flat_map(|part| graph.reads(part)).collect();
-    for read in reads {
-        if session.has_table(read) {
-            continue;
-        }
-        if let Some(base) = read.strip_prefix(EARLIER).or((read == "review").then_some(read)) {
-            session.register_files(read, graph.contract(base)?, &[]).await?;
-        }
+    for read in lacking(session, &graph, table) {
+        let contract = graph.contract(read.strip_prefix(EARLIER).unwrap_or(&read))?;
+        session.register_batches(&read, contract.arrow_schema(None), Vec::new())?;
     }
     for name in graph.parts(table).into_iter().filter(|name| *name != table) {
         // A script may have put the table there itself, without what it is made from and without its parameters.
