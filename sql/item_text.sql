@@ -79,4 +79,4 @@ select
     cast(sentence as varchar) as sentence,
     array_except(words, coalesce(title_words, cast(make_array() as varchar[]))) as words
 from worded
-order by item_id, user_id nulls first, place
+order by item_id, user_id nulls last, place

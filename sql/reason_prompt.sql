@@ -22,7 +22,7 @@ with item_listed as (
         a.disliker_prefers,
         array_concat(a.liker_also, coalesce(n.titles, cast(make_array() as varchar[]))) as liker_also,
         coalesce(c.attributes, a.categories) as attributes,
-        cardinality(a.categories) as n_categories,
+        cast(cardinality(a.categories) as bigint) as n_categories,
         coalesce(c.content, cast(make_array() as varchar[])) as content,
         coalesce(v.praise, cast(make_array() as varchar[])) as praise,
         coalesce(v.fault, cast(make_array() as varchar[])) as fault,

@@ -24,14 +24,17 @@ written as (
     )
     where place <= 50
 ),
-cut as (
+judged as (
     select
         w.user_id,
         w.item_id,
         coalesce(w.rating >= $like_threshold, o.liked, true) as liked,
-        unnest(sentences(concat_ws(chr(10), w.summary, w.text), 25)) as sentence
+        sentences(concat_ws(chr(10), w.summary, w.text), 25) as told
     from written as w
     left join opinion as o on o.user_id = w.user_id and o.item_id = w.item_id
+),
+cut as (
+    select user_id, item_id, liked, unnest(told) as sentence from judged
 ),
 word as (
     select user_id, item_id, liked, sentence, unnest(content_words(sentence)) as word from cut

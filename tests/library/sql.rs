@@ -66,7 +66,10 @@ impl AsyncDB for Scripted {
             let mut batches = rows.collect().await?;
             if matches!(name, "item" | "review" | "reason_prompt") {
                 batches = padded(name, batches);
-                schema = batches.first().map_or(schema, |batch| batch.schema());
+                schema = match batches.first() {
+                    Some(batch) => batch.schema(),
+                    None => Contract::builtin(name)?.arrow_schema(None),
+                };
             }
             self.session.register_batches(name, schema, batches)?;
             return Ok(DBOutput::StatementComplete(0));
