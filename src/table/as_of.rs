@@ -425,12 +425,13 @@ fn vector_width(kind: &DataType) -> Option<usize> {
     }
 }
 
-/// What stands in a column where an entity has no row: `missing` is true, vectors and counts of reasons are zero as in rows
+/// What stands in a column where an entity has no row: `missing` is true, its source is `none`, vectors and counts of reasons are zero as in rows
 /// that the feature table itself calls missing; everything else is null, the timestamps above all.
 fn blank(column: &Column, width: usize) -> Result<ArrayRef> {
     let kind = column.column_type.arrow(width);
     Ok(match (&column.column_type, column.name.as_str()) {
         (ColumnType::Bool, "missing") => Arc::new(BooleanArray::from(vec![true])),
+        (ColumnType::Utf8, "source") => Arc::new(StringArray::from(vec!["none"])),
         (ColumnType::Int32, "n_reasons") => Arc::new(Int32Array::from(vec![0])),
         (ColumnType::Vector, _) => {
             let DataType::FixedSizeList(field, size) = &kind else { return Ok(new_null_array(&kind, 1)) };

@@ -126,6 +126,13 @@ impl Place {
             ),
             ("mean_score", Arc::new(rows.iter().map(|r| r.value).collect::<Float32Array>()), true),
             ("missing", Arc::new(rows.iter().map(|r| Some(r.value.is_none())).collect::<BooleanArray>()), true),
+            (
+                "source",
+                Arc::new(StringArray::from_iter_values(
+                    rows.iter().map(|r| if r.value.is_some() { "reason" } else { "none" }),
+                )),
+                true,
+            ),
         ]);
         let root = Location::parse(&self.text("warehouse")).unwrap();
         let publisher = Publisher::new(root.clone(), "run");

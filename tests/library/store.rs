@@ -223,6 +223,7 @@ fn features(rows: usize) -> RecordBatch {
         ("embedding", Arc::new(FixedSizeListArray::try_new(field, 8, Arc::new(values), None).unwrap()), true),
         ("mean_score", Arc::new(Float32Array::from(vec![0.5; rows])), true),
         ("missing", Arc::new(BooleanArray::from(vec![false; rows])), true),
+        ("source", Arc::new(StringArray::from(vec!["reason"; rows])), true),
     ])
     .unwrap()
 }

@@ -54,6 +54,7 @@ fn features(from: usize, rows: usize) -> RecordBatch {
         ("embedding", Arc::new(vectors), true),
         ("mean_score", Arc::new(Float32Array::from(vec![0.5; rows])), true),
         ("missing", Arc::new(BooleanArray::from(vec![false; rows])), true),
+        ("source", Arc::new(StringArray::from(vec!["reason"; rows])), true),
     ])
     .unwrap()
 }
