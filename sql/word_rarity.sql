@@ -2,7 +2,8 @@
 -- the reviews before $as_of. Never published.
 --
 -- rarity = floor(log2(n_texts / n_with_the_word)), at most 10: whole steps, so that a few more reviews change no
--- sentence's place. A word of a single text is a name or a slip of the keyboard more often than not, and counts little.
+-- sentence's place. A word of a single text is a name or a slip of the keyboard more often than not: in a large sample it
+-- counts as one that a hundredth of the texts hold.
 -- The sample is the 20,000 items and the 50,000 reviews with the smallest digests of their ids: the same ones every night,
 -- but for those that come or go.
 with sampled_item as (
@@ -34,7 +35,7 @@ counted as (
 select
     cast(c.word as varchar) as word,
     cast(case
-        when c.n = 1 and t.n_texts >= 1000 then 2
+        when c.n = 1 and t.n_texts >= 1000 then 6
         else least(floor(log2(cast(t.n_texts as double) / cast(c.n as double))), 10.0)
     end as bigint) as rarity
 from total as t

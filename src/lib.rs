@@ -260,6 +260,7 @@ pub mod weekly {
     pub mod teacher_log;
     pub mod teacher_endpoint;
     pub mod teacher_model;
+    pub mod written;
     pub mod weekly_file;
     pub mod align;
     pub mod reward;

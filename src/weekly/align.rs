@@ -34,6 +34,7 @@ use crate::weekly::teacher::{self, Account, Source, Taught};
 use crate::weekly::teacher_endpoint::Endpoint;
 use crate::weekly::teacher_model::{self, Manner};
 use crate::weekly::weekly_file::Spec;
+use crate::weekly::written;
 
 /// How good answers to held-out questions are: the exit measures of alignment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -129,6 +130,9 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
         "" => None,
         _ => Some(teach(spec, &mut questions, &vocabulary, voice, stop).await?),
     };
+    for file in &spec.align.written {
+        questions.extend(written::read(file)?);
+    }
     let questions = Arc::new(questions);
     let held_out = measured(&questions, spec.examples.measured);
     let said_before = stop.or(answers(&models, &held_out)).await?;

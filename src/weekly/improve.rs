@@ -208,7 +208,9 @@ impl Run {
             },
         };
         let mut made = Fingerprint::new("align", 1);
-        made.add("data", &data).add("teacher", &teacher).add("device", &spec.device);
+        let of_written = |file: &PathBuf| file_digest(file).map_err(|e| e.with("key", "align.written"));
+        let written = spec.align.written.iter().map(of_written).collect::<Result<Vec<_>>>()?;
+        made.add("data", &data).add("teacher", &teacher).add("device", &spec.device).add("written", written.join(" "));
         let from = made.add_settings("examples", &spec.examples)?.add_settings("align", &spec.align)?.digest();
         let adapter = out.join(ALIGNED);
         let work = async {

@@ -67,6 +67,7 @@ pub struct AlignSpec {
     #[serde(flatten)]
     pub learning: supervised::Config,
     pub validated: usize,
+    pub written: Vec<PathBuf>,
     pub teacher: String,
     pub teacher_model: String,
     pub teacher_tokens: u64,
