@@ -1,4 +1,4 @@
--- Who picks an item, after what: one row per item with an event in the last $item_active_days days, from events before
+-- Who picks an item, after what: one row per item of tonight (item_taste.sql), from events before
 -- $as_of alone. What the columns mean stands where they are made: item_taste.sql, item_pair.sql, item_category.sql.
 select
     cast(t.item_id as varchar) as item_id,

@@ -18,12 +18,12 @@ sentence as (
         case when t.place = 1 then 1e9
             else cast(sum(coalesce(w.weight, 0)) as double) / sqrt(cast(character_length(t.sentence) as double) + 40.0)
         end as score
-    from (
+    from item_word as w
+    right join (
         select item_id, place, sentence, unnest(array_append(words, cast(null as varchar))) as word
         from item_text
         where user_id is null
-    ) as t
-    left join item_word as w on w.item_id = t.item_id and w.word = t.word
+    ) as t on w.item_id = t.item_id and w.word = t.word
     group by t.item_id, t.place, t.sentence
 ),
 told as (
@@ -48,9 +48,10 @@ labelled as (
             case when release_year > 0 and coalesce(strpos(title, cast(release_year as varchar)), 0) = 0
                 then concat('Year: ', cast(release_year as varchar)) end,
             case
+                when price >= 1e9 then null
                 when price >= 100 then concat('Price: ', cast(cast(round(price / 10) * 10 as bigint) as varchar))
                 when price >= 10 then concat('Price: ', cast(cast(round(price) as bigint) as varchar))
-                when price > 0 then concat('Price: ', cast(round(cast(price as double) * 10) / 10 as varchar))
+                when price >= 0.05 then concat('Price: ', cast(round(cast(price as double) * 10) / 10 as varchar))
             end) as facts
     from tonight
 )

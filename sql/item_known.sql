@@ -7,8 +7,8 @@ with tonight as (
 ),
 earlier as (
     select k.item_id, k.content_key
-    from earlier_item_known as k
-    join (select max(as_of) as as_of from earlier_item_known) as newest on newest.as_of = k.as_of
+    from (select max(as_of) as as_of from earlier_item_known) as newest
+    join earlier_item_known as k on k.as_of = newest.as_of
 )
 select cast(item_id as varchar) as item_id, $as_of as as_of, cast(content_key as varchar) as content_key
 from (

@@ -2,8 +2,8 @@
 -- is the likeliest. Never published.
 --
 -- Nearness is the sum of the rarity of the words that both share, of titles, categories, people and descriptions; only
--- words of some rarity count, at least two must be shared, and the 5,000 most liked items are looked at. Whole numbers, so
--- no result depends on the order of the work.
+-- the twelve rarest words of an item count, at least two must be shared, and the 5,000 most liked items are looked at, by words
+-- that at most 200 of them hold. Whole numbers, so no result depends on the order of the work.
 with lonely as (
     select t.item_id
     from item_taste as t
@@ -34,14 +34,30 @@ telling as (
     join word as w on w.word = r.word
     where r.rarity >= 3
 ),
+lonely_word as (
+    select item_id, word, rarity
+    from (
+        select
+            t.item_id,
+            t.word,
+            t.rarity,
+            row_number() over (partition by t.item_id order by t.rarity desc, t.word) as place
+        from lonely as l
+        join telling as t on t.item_id = l.item_id
+    )
+    where place <= 12
+),
+favourite_word as (
+    select f.item_id, f.title, t.word, count(*) over (partition by t.word) as n
+    from favourite as f
+    join telling as t on t.item_id = f.item_id
+),
 nearness as (
-    select l.item_id, f.item_id as other_id, f.title, sum(a.rarity) as nearness
-    from lonely as l
-    join telling as a on a.item_id = l.item_id
-    join telling as b on b.word = a.word
-    join favourite as f on f.item_id = b.item_id
-    where f.item_id <> l.item_id
-    group by l.item_id, f.item_id, f.title
+    select a.item_id, b.item_id as other_id, b.title, sum(a.rarity) as nearness
+    from favourite_word as b
+    join lonely_word as a on a.word = b.word
+    where b.n <= 200 and a.item_id <> b.item_id
+    group by a.item_id, b.item_id, b.title
     having count(*) >= 2
 )
 select cast(item_id as varchar) as item_id, array_agg(title order by place) as titles

@@ -38,8 +38,8 @@ catalogue as (
 ),
 known as (
     select k.item_id, k.content_key
-    from earlier_item_known as k
-    join (select max(as_of) as as_of from earlier_item_known) as newest on newest.as_of = k.as_of
+    from (select max(as_of) as as_of from earlier_item_known) as newest
+    join earlier_item_known as k on k.as_of = newest.as_of
 ),
 judged as (
     select
@@ -71,8 +71,8 @@ wanted as (
             or $items = 'all'
             or ($items = 'new' and j.content_key is not null and k.content_key is distinct from j.content_key)
             as is_wanted
-    from judged as j
-    left join known as k on k.item_id = j.item_id
+    from known as k
+    right join judged as j on j.item_id = k.item_id
 ),
 placed as (
     select

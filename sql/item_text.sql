@@ -36,7 +36,7 @@ written as (
             r.summary,
             r.text,
             row_number() over (
-                partition by r.item_id order by r.event_timestamp desc, r.user_id, r.summary, r.text) as text_no
+                partition by r.item_id order by r.event_timestamp desc, r.user_id, r.summary, r.text, r.rating) as text_no
         from wanted as w
         join review as r on r.item_id = w.item_id
         where r.event_timestamp < $as_of
@@ -69,8 +69,8 @@ cut as (
 ),
 worded as (
     select c.item_id, c.text_no, c.user_id, c.liked, c.place, c.sentence, content_words(c.sentence) as words, t.title_words
-    from cut as c
-    left join titled as t on t.item_id = c.item_id
+    from titled as t
+    right join cut as c on t.item_id = c.item_id
 )
 select
     cast(item_id as varchar) as item_id,

@@ -2,11 +2,16 @@
 --
 -- praise, fault: the sentences of reviews that say most, at most six in all, each of another user: three of each kind, and
 -- more of the one where the other has fewer. What a sentence says is the sum of the weights of the item's words in it, over
--- the root of its length. keywords: the twelve words that say most about the item, of reviews and description.
+-- the root of its length. keywords: the twelve words that say most about the item, of its
+-- description or of at least two users.
 with weighed as (
     select t.item_id, t.user_id, t.liked, t.sentence, sum(w.weight) as weight
-    from (select item_id, user_id, liked, sentence, unnest(words) as word from item_text where user_id is not null) as t
-    join item_word as w on w.item_id = t.item_id and w.word = t.word
+    from item_word as w
+    join (
+        -- Who writes the same twice has said it once.
+        select distinct item_id, user_id, liked, sentence, word
+        from (select item_id, user_id, liked, sentence, unnest(words) as word from item_text where user_id is not null)
+    ) as t on t.item_id = w.item_id and t.word = w.word
     group by t.item_id, t.user_id, t.liked, t.sentence
 ),
 -- What several people write word for word counts once.
@@ -54,18 +59,26 @@ voiced as (
     group by item_id
 ),
 keyword as (
-    select item_id, array_agg(word order by place) as keywords from item_word where place <= 12 group by item_id
+    select item_id, array_agg(word order by place) as keywords
+    from (
+        select item_id, word, row_number() over (partition by item_id order by place) as place
+        from item_word
+        where is_common
+    )
+    where place <= 12
+    group by item_id
 ),
 teller as (
     select item_id, count(distinct user_id) as n_tellers from item_text where user_id is not null group by item_id
 )
 select
-    cast(k.item_id as varchar) as item_id,
+    cast(i.item_id as varchar) as item_id,
     coalesce(v.praise, cast(make_array() as varchar[])) as praise,
     coalesce(v.fault, cast(make_array() as varchar[])) as fault,
-    k.keywords,
+    coalesce(k.keywords, cast(make_array() as varchar[])) as keywords,
     cast(coalesce(t.n_tellers, 0) as bigint) as n_tellers
-from keyword as k
-left join voiced as v on v.item_id = k.item_id
-left join teller as t on t.item_id = k.item_id
+from (select distinct item_id from item_word) as i
+left join keyword as k on k.item_id = i.item_id
+left join voiced as v on v.item_id = i.item_id
+left join teller as t on t.item_id = i.item_id
 order by item_id

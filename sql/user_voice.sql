@@ -17,7 +17,7 @@ written as (
             r.summary,
             r.text,
             row_number() over (
-                partition by r.user_id order by r.event_timestamp desc, r.item_id, r.summary, r.text) as place
+                partition by r.user_id order by r.event_timestamp desc, r.item_id, r.summary, r.text, r.rating) as place
         from tonight as t
         join review as r on r.user_id = t.user_id
         where r.event_timestamp < $as_of
@@ -37,7 +37,9 @@ cut as (
     select user_id, item_id, liked, unnest(told) as sentence from judged
 ),
 word as (
-    select user_id, item_id, liked, sentence, unnest(content_words(sentence)) as word from cut
+    -- Who writes the same twice has said it once.
+    select distinct user_id, item_id, liked, sentence, word
+    from (select user_id, item_id, liked, sentence, unnest(content_words(sentence)) as word from cut)
 ),
 scored as (
     select
@@ -58,7 +60,7 @@ best_of_item as (
             liked,
             sentence,
             score,
-            row_number() over (partition by user_id, item_id order by score desc, sentence) as place
+            row_number() over (partition by user_id, item_id order by score desc, sentence, liked) as place
         from scored
     )
     where place = 1
@@ -81,7 +83,11 @@ voiced as (
 ),
 about as (
     select item_id, array_to_string(array_agg(word order by place), ', ') as words
-    from item_word
+    from (
+        select item_id, word, row_number() over (partition by item_id order by place) as place
+        from item_word
+        where is_common
+    )
     where place <= 5
     group by item_id
 ),

@@ -16,7 +16,7 @@ sampled_review as (
     select summary, substr(text, 1, 4000) as text
     from review
     where event_timestamp < $as_of
-    order by md5(concat(user_id, ' ', item_id)), event_timestamp
+    order by md5(concat(user_id, ' ', item_id)), event_timestamp, summary, text
     limit 50000
 ),
 told as (

@@ -256,11 +256,12 @@ pub mod evaluate {
 pub mod weekly {
     pub mod examples;
     pub mod specificity;
+    pub mod question;
+    pub mod written;
     pub mod teacher;
     pub mod teacher_log;
     pub mod teacher_endpoint;
     pub mod teacher_model;
-    pub mod written;
     pub mod weekly_file;
     pub mod align;
     pub mod reward;

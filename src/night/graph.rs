@@ -407,7 +407,10 @@ mod tests {
                 assert!(place(read) < place(table), "{table} is made before {read}");
             }
         }
-        assert_eq!(graph.upstream("user_feature"), ["user_history", "reason_correction", "reason", "reason_score"]);
+        assert_eq!(
+            graph.upstream("user_feature"),
+            ["user_history", "reason_prompt", "reason_correction", "reason", "reason_score"]
+        );
         assert_eq!(graph.parts("item_feature"), ["item_embedding", "item_feature"]);
         let before = graph.before(&["alignment_example"]);
         assert!(

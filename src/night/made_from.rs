@@ -16,8 +16,8 @@ use crate::generate::answers::Examples;
 use crate::generate::prompt::PromptTemplate;
 use crate::night::graph::{self, RESPONSE};
 use crate::night::prepare::{Prepared, ZERO_EMBEDDING};
-use crate::night::tables::{INPUTS, ITEM};
-use crate::query::session::Param;
+use crate::night::tables::{INPUTS, ITEM, content, files_in};
+use crate::query::session::{Param, Session, TableFile};
 use crate::reward::saved;
 use crate::table::build::{By, ModelUse};
 use crate::table::partition::{CommitRecord, commit_record};
@@ -97,7 +97,13 @@ impl Prepared {
             .iter()
             .flat_map(|part| self.graph.reads(part))
             .filter_map(|read| read.strip_prefix(graph::EARLIER))
+            // What this job does not make says nothing, whoever may have made it before.
+            .filter(|base| self.is_made(base).unwrap_or(true))
             .collect()
+    }
+
+    fn is_cumulative(&self, table: &str) -> bool {
+        self.graph.build(table).is_ok_and(|build| build.cumulative)
     }
 
     /// What was published for intervals that ended before this one began, `[correct] days` back, of the tables that are
@@ -117,7 +123,27 @@ impl Prepared {
         let found = futures::stream::iter(places.map(|(table, dt)| commit_record(&self.root, table, dt)));
         let found: Vec<Option<CommitRecord>> = found.buffered(RECORDS_AT_ONCE).try_collect().await?;
         let is_earlier = |record: &CommitRecord| as_of(record).is_some_and(|end| end <= self.interval.start);
-        Ok(Earlier { records: found.into_iter().flatten().filter(is_earlier).collect() })
+        let mut records: Vec<CommitRecord> = found.into_iter().flatten().filter(is_earlier).collect();
+        // Oldest first: of a cumulative table the last one stays.
+        let newest: BTreeMap<String, String> = records.iter().map(|r| (r.table.clone(), r.dt.clone())).collect();
+        records.retain(|r| !self.is_cumulative(&r.table) || newest.get(&r.table) == Some(&r.dt));
+        Ok(Earlier { records })
+    }
+
+    /// Registers what was published before the interval of the tables that a definition reads as earlier ones.
+    ///
+    /// # Errors
+    /// As [`Session::register_files`].
+    pub(super) async fn register_earlier(&self, session: &Session, table: &str, earlier: &Earlier) -> Result<()> {
+        for read in self.graph.reads(table).filter(|read| !session.has_table(read)) {
+            let Some(base) = read.strip_prefix(graph::EARLIER) else { continue };
+            let mut files: Vec<TableFile> = Vec::new();
+            for record in earlier.records.iter().filter(|record| record.table == base) {
+                files.extend(files_in(&self.root, record)?);
+            }
+            session.register_files(read, self.graph.contract(base)?, &files).await?;
+        }
+        Ok(())
     }
 
     /// Digest of the fingerprints of what `table` reads as earlier; `None` where it reads nothing so. Forgetting a user
@@ -129,7 +155,11 @@ impl Prepared {
         }
         let mut hasher = blake3::Hasher::new();
         for record in earlier.records.iter().filter(|record| tables.contains(record.table.as_str())) {
-            hasher.update(format!("{} {} {};", record.table, record.dt, record.fingerprint).as_bytes());
+            // What a cumulative table says does not depend on which day said it last.
+            match self.is_cumulative(&record.table) {
+                true => hasher.update(content(record.files.iter().map(|f| f.blake3.as_str())).as_bytes()),
+                false => hasher.update(format!("{} {} {};", record.table, record.dt, record.fingerprint).as_bytes()),
+            };
         }
         Some(hasher.finalize().to_hex()[..32].to_string())
     }

@@ -12,14 +12,11 @@ use crate::error::{Error, Kind, Result};
 use crate::generate::functions;
 use crate::generate::models::Models;
 use crate::generate::prompt::PromptTemplate;
-use crate::night::graph::{EARLIER, Graph};
+use crate::night::graph::Graph;
 use crate::night::learned::{self, Learned};
-use crate::night::made_from::Earlier;
-use crate::night::tables::{
-    INPUTS, files_in, inputs_of, like_threshold, locate, new_session, open_input_of, register_input,
-};
+use crate::night::tables::{INPUTS, inputs_of, like_threshold, locate, new_session, open_input_of, register_input};
 use crate::query::model::Model;
-use crate::query::session::{BatchStream, Param, Session, TableFile};
+use crate::query::session::{BatchStream, Param, Session};
 use crate::registry::export;
 use crate::reward::checks::Language;
 use crate::table::input::InputTable;
@@ -152,6 +149,9 @@ impl Prepared {
     /// As [`Prepared::setting`].
     pub fn is_made(&self, table: &str) -> Result<bool> {
         let Some(condition) = &self.graph.build(table)?.condition else { return Ok(true) };
+        if let Some((name, wanted)) = condition.split_once('=') {
+            return Ok(self.setting(name.trim())?.as_str() == Some(wanted.trim()));
+        }
         Ok(match self.setting(condition)? {
             serde_json::Value::String(text) => !text.is_empty(),
             serde_json::Value::Number(number) => number.as_f64() != Some(0.0),
@@ -260,22 +260,6 @@ impl Prepared {
     /// The parameter for the vector of an entity without reasons.
     pub(super) fn zero_embedding(&self) -> Result<(&'static str, Param)> {
         Ok((ZERO_EMBEDDING, Param::ZeroVector(self.models.encoder_files()?.dimension())))
-    }
-
-    /// Registers what was published before the interval of the tables that a definition reads as earlier ones.
-    ///
-    /// # Errors
-    /// As [`Session::register_files`].
-    pub(super) async fn register_earlier(&self, session: &Session, table: &str, earlier: &Earlier) -> Result<()> {
-        for read in self.graph.reads(table).filter(|read| !session.has_table(read)) {
-            let Some(base) = read.strip_prefix(EARLIER) else { continue };
-            let mut files: Vec<TableFile> = Vec::new();
-            for record in earlier.records.iter().filter(|record| record.table == base) {
-                files.extend(files_in(&self.root, record)?);
-            }
-            session.register_files(read, self.graph.contract(base)?, &files).await?;
-        }
-        Ok(())
     }
 
     /// The rows of a table that SQL alone makes.

@@ -91,10 +91,14 @@ pub struct Build {
     /// What the step uses, but for what the definition's functions tell.
     #[serde(default)]
     pub models: Vec<ModelUse>,
+    /// Of its earlier partitions only the newest says anything: what an earlier one said stands in it, too.
+    #[serde(default)]
+    pub cumulative: bool,
     /// How joins are planned.
     #[serde(default)]
     pub joins: Joins,
-    /// A setting of the job: where it is empty, false or 0, the table is not made, and who reads it finds no rows.
+    /// A setting of the job: where it is empty, false or 0, the table is not made, and who reads it finds no rows. With a text
+    /// behind it, `history.items = new`: where it has another value.
     pub condition: Option<String>,
 }
 

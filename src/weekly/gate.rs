@@ -27,8 +27,9 @@ use crate::registry::card::{Check, Sample};
 use crate::reward::saved::{Case, PastEvent, SavedJudge};
 use crate::statistics::{Interval, RESAMPLES, paired_bootstrap};
 use crate::telemetry::Voice;
-use crate::weekly::align::{self, Asked, Measures, Question};
+use crate::weekly::align::{self, Measures};
 use crate::weekly::examples;
+use crate::weekly::question::{self, Asked, Question};
 use crate::weekly::weekly_file::{GateSpec, Spec};
 
 const CONFIDENCE: f64 = 0.95;
@@ -104,7 +105,7 @@ pub async fn compare(
     let job = with_adapter(spec, None)?;
     let titles = align::titles(&job).await?;
     let vocabulary = align::vocabulary(&rows, &job.spec.check.language)?.with_titles(titles.iter().map(String::as_str));
-    let questions = align::questions(&rows)?;
+    let questions = question::questions(&rows)?;
     let asked = align::measured(&questions, gate.questions);
     if asked.is_empty() {
         return Err(Error::new(Kind::Input, "no question is held out: there is nothing to compare by")

@@ -37,6 +37,7 @@ use crate::telemetry::Voice;
 use crate::weekly::align;
 use crate::weekly::examples;
 use crate::weekly::negatives::Negatives;
+use crate::weekly::question;
 use crate::weekly::weekly_file::Spec;
 
 /// A reinforcement that ended well: `reinforce-<method>.json`.
@@ -141,7 +142,7 @@ pub async fn reinforce(
     let mut taught = HashMap::new();
     if !spec.align.teacher.is_empty() {
         // The anchor is what the adapter was taught, not what the templates say.
-        let mut all = align::questions(&rows)?;
+        let mut all = question::questions(&rows)?;
         align::teach(spec, &mut all, &vocabulary, voice, stop).await?;
         taught.extend(all.into_iter().map(|q| (q.id, q.answer)));
     }
@@ -483,7 +484,7 @@ fn questions(
         let (prompt, stem, answer, subject) = (prompt?, stem?, answer?, subject?);
         let label = column(batch, "label", &DataType::Boolean)?;
         let label = label.as_boolean();
-        let evidence = align::evidence(batch)?;
+        let evidence = question::evidence(batch)?;
         for row in (0..batch.num_rows()).filter(|row| task.value(*row) == "pair" && label.is_valid(*row)) {
             let [user_id, item_id, subject] =
                 [&user, &item, &subject].map(|c| at(c, row).unwrap_or_default().to_owned());

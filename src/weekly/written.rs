@@ -15,7 +15,7 @@ use crate::generate::answers::Examples;
 use crate::generate::format;
 use crate::generate::prompt::{self, Evidence};
 use crate::settings::read_text;
-use crate::weekly::align::Question;
+use crate::weekly::question::Question;
 
 /// Of 256 examples so many are held out.
 const HELD_OUT: u8 = 26;

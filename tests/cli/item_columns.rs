@@ -29,7 +29,7 @@ fn world() -> World {
 fn attributes_are_seen_and_tables_follow_their_setting() {
     let world = world();
     expect_code(&world.run(&[]), 0);
-    world.write_job("[evidence]\nattributes = { maker = \"By\" }\n");
+    world.write_job("[evidence.attributes]\nmaker = \"By\"\n");
     let rows = world.sql("select item_id, attributes from item order by item_id limit 2");
     assert_eq!(rows[0]["attributes"], serde_json::json!(["By: Ada"]));
     assert!(rows[1].get("attributes").is_none_or(serde_json::Value::is_null), "{}", rows[1]);

@@ -8,6 +8,7 @@ mod align;
 mod audits;
 mod bad_rows;
 mod bucket;
+mod catalogue;
 #[path = "../common/mod.rs"]
 mod common;
 mod config;

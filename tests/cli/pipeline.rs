@@ -75,7 +75,8 @@ fn a_plan_says_what_and_why_and_changes_nothing() {
     assert!(after.contains("reason_score    build: settings [check] changed"), "{after}");
     assert!(after.contains("reason_prompt   up to date"), "{after}");
     let json: serde_json::Value = serde_json::from_str(&plan(&["--json"])).unwrap();
-    assert_eq!(json["tables"][4]["build"], true, "{json}");
+    let score = json["tables"].as_array().unwrap().iter().find(|t| t["table"] == "reason_score").unwrap();
+    assert_eq!(score["build"], true, "{json}");
     let out = world.run(&[]);
     assert_eq!(summary(&out)["generated"], 0, "scoring anew must not generate anew");
 }
@@ -155,11 +156,18 @@ fn rows_that_fail_are_typed_and_the_budget_holds() {
     assert_eq!(summary(&out)["failed"], prompts, "{}", stderr(&out));
     let errors = world.sql("select distinct error from response");
     assert_eq!(errors[0]["error"], "too_long");
-    assert_eq!(world.sql("select count(*) as n from item_feature where missing")[0]["n"], 18);
+    // Without a reason the evidence speaks.
+    assert_eq!(world.sql("select count(*) as n from item_feature where source = 'evidence'")[0]["n"], 18);
 
-    // A run with room retries them.
-    let out = world.run(&["--retry-failed"]);
+    // They are tried again when that is asked for, and fail as before.
+    assert_eq!(summary(&world.run(&["--set", "model.max_positions=16"]))["status"], "nothing_to_do");
+    let out = world.run(&["--retry-failed", "--set", "model.max_positions=16"]);
+    assert_eq!(summary(&out)["failed"], prompts, "{}", stderr(&out));
+
+    // With room the prompts are longer, and all are answered.
+    let out = world.run(&[]);
     expect_code(&out, 0);
+    let prompts = world.sql("select count(distinct prompt_key) as n from reason_prompt")[0]["n"].clone();
     assert_eq!(summary(&out)["generated"], prompts, "{}", stderr(&out));
     assert_eq!(summary(&out)["failed"], 0);
 
