@@ -388,6 +388,7 @@ pub(crate) fn side_by_side(questions: &[&Question], said: [&[String]; 2], vocabu
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+    use crate::weekly::question::Asked;
 
     fn question(task: &str, n: usize) -> Question {
         Question {
@@ -455,36 +456,5 @@ mod tests {
         let said = ["yes", "yes", "no", "yes"].map(answer);
         let found = measures(&questions, &said, &Vocabulary::new([]));
         assert_eq!((found.verdicts, found.right, found.likes), (3, 2.0 / 3.0, 1.0 / 3.0));
-    }
-
-    #[test]
-    fn evidence_is_read_from_the_columns_that_there_are() {
-        use arrow::array::{ArrayRef, ListBuilder, StringArray, StringBuilder};
-        let lists = |rows: [&[&str]; 2]| -> ArrayRef {
-            let mut lists = ListBuilder::new(StringBuilder::new());
-            for row in rows {
-                row.iter().for_each(|text| lists.values().append_value(text));
-                lists.append(true);
-            }
-            Arc::new(lists.finish())
-        };
-        let old: [(&str, ArrayRef); 3] = [
-            ("subject", Arc::new(StringArray::from(vec![Some("Alpha"), None]))),
-            ("liked", lists([&["Beta"], &[""]])),
-            ("extra", lists([&["Gamma"], &[]])),
-        ];
-        let found = evidence(&RecordBatch::try_from_iter(old.clone()).unwrap()).unwrap();
-        assert_eq!(
-            (found[0].facts.as_slice(), found[0].beside.as_slice()),
-            (&["Beta".into(), "Alpha".into()][..], &["Gamma".into()][..])
-        );
-        assert!(found[1].facts.is_empty() && found[0].prose.is_empty());
-        let new = [("praise", lists([&["so warm"], &[]])), ("keywords", lists([&["heist"], &["space"]]))];
-        let found = evidence(&RecordBatch::try_from_iter(old.into_iter().chain(new)).unwrap()).unwrap();
-        assert_eq!(found[0].facts, ["Beta", "heist", "so warm", "Alpha"]);
-        assert_eq!(
-            (found[0].prose.as_slice(), found[1].facts.as_slice()),
-            (&["so warm".into()][..], &["space".into()][..])
-        );
     }
 }
