@@ -738,7 +738,8 @@ fn is_full_stop(head: &str, word: &str, next: &str, is_attached: bool, is_closed
     let before = head.rsplit(' ').next().unwrap_or_default().to_lowercase();
     if word.bytes().all(|b| b.is_ascii_digit()) {
         let is_ordinal = GERMAN_MONTHS.contains(&next_lower.as_str()) || BEFORE_ORDINALS.contains(&before.as_str());
-        return !is_small && !(is_ordinal && word.len() < 3);
+        let is_day = is_ordinal && word.len() < 3;
+        return !is_small && !is_day;
     }
     // "10/10. would buy again"
     let is_score = word.contains('/') && word.bytes().all(|b| b.is_ascii_digit() || b == b'/');
@@ -831,11 +832,11 @@ fn word_ends(text: &str) -> Vec<(usize, usize)> {
         let c = cluster.chars().next().unwrap_or(' ');
         let (is_half, is_letter) = (is_unspaced(c), c.is_alphanumeric());
         let is_apart = c.is_whitespace() || (!c.is_ascii() && !is_letter && c != '’');
-        if is_half || is_apart {
-            if let Some(end) = open.take() {
-                halves += 2;
-                ends.push((end, halves));
-            }
+        if (is_half || is_apart)
+            && let Some(end) = open.take()
+        {
+            halves += 2;
+            ends.push((end, halves));
         }
         if is_half {
             halves += 1;

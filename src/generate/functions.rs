@@ -223,8 +223,11 @@ fn evidence_of(args: &[ArrayRef]) -> DfResult<Vec<Evidence>> {
     Ok(rows)
 }
 
+/// A list of the evidence: its name in SQL, and how to take it.
+type ListOf = (&'static str, fn(&Evidence) -> &Vec<String>);
+
 /// The lists of what `fit_evidence` returns, in their order.
-const FITTED: [(&str, fn(&Evidence) -> &Vec<String>); 8] = [
+const FITTED: [ListOf; 8] = [
     ("liked", |e| &e.liked),
     ("disliked", |e| &e.disliked),
     ("related", |e| &e.related),
@@ -443,6 +446,7 @@ impl AsyncScalarUDFImpl for Function {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    #![allow(clippy::disallowed_methods, reason = "the functions alone are tried, without the product's session")]
     use std::collections::BTreeMap;
 
     use arrow::array::RecordBatch;

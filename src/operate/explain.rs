@@ -588,7 +588,7 @@ impl Explanation {
     }
 }
 
-/// What is shown to a person, piece by piece. Data comes in through [`Page::marked`], [`Page::block`] or [`line`].
+/// What is shown to a person, piece by piece. Data comes in through [`Page::marked`], [`Page::block`] or [`line()`].
 #[derive(Default)]
 struct Page {
     pieces: Vec<Toned>,

@@ -30,7 +30,9 @@ pub(crate) fn session(threads: usize, batch_size: usize) -> Session {
     let fitted = fields.clone();
     let fit = move |arguments: &[ColumnarValue]| {
         let mut arrays = ColumnarValue::values_to_arrays(arguments)?;
-        (arrays.remove(2), arrays.remove(0));
+        // Kind and verdict stay as they are.
+        arrays.remove(2);
+        arrays.remove(0);
         Ok(ColumnarValue::Array(Arc::new(StructArray::try_new(fitted.clone(), arrays, None)?) as ArrayRef))
     };
     let made = DataType::Struct(fields);

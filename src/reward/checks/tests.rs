@@ -1,4 +1,5 @@
 //! What is mentioned, repeated and written in which language, on texts with known answers.
+#![allow(clippy::unwrap_used)]
 
 use super::*;
 
