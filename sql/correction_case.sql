@@ -188,6 +188,11 @@ select
     p.disliked,
     p.related,
     p.attributes,
+    -- Null in days that were published without them.
+    coalesce(p.content, cast(make_array() as varchar[])) as content,
+    coalesce(p.praise, cast(make_array() as varchar[])) as praise,
+    coalesce(p.fault, cast(make_array() as varchar[])) as fault,
+    coalesce(p.keywords, cast(make_array() as varchar[])) as keywords,
     h.past,
     j.outcomes
 from forecast as f

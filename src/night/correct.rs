@@ -113,6 +113,9 @@ fn users(batch: &RecordBatch) -> Result<Vec<User>> {
     let lists = ["liked", "disliked", "related", "attributes"].map(|name| text_lists(batch, name));
     let [liked, disliked, related, attributes] = lists;
     let (liked, disliked, related, attributes) = (liked?, disliked?, related?, attributes?);
+    let lists = ["content", "praise", "fault", "keywords"].map(|name| text_lists(batch, name));
+    let [content, praise, fault, keywords] = lists;
+    let (content, praise, fault, keywords) = (content?, praise?, fault?, keywords?);
     let (past, outcomes) = (structs(batch, "past")?, structs(batch, "outcomes")?);
     let rewrites = match batch.column_by_name("rewrites") {
         Some(_) => structs(batch, "rewrites")?,
@@ -140,6 +143,10 @@ fn users(batch: &RecordBatch) -> Result<Vec<User>> {
                     disliked: disliked[i].clone(),
                     related: related[i].clone(),
                     attributes: attributes[i].clone(),
+                    content: content[i].clone(),
+                    praise: praise[i].clone(),
+                    fault: fault[i].clone(),
+                    keywords: keywords[i].clone(),
                     ..Evidence::default()
                 },
                 past: Vec::new(),
@@ -187,19 +194,13 @@ fn users(batch: &RecordBatch) -> Result<Vec<User>> {
 }
 
 impl User {
-    fn pieces(&self) -> Vec<&str> {
-        let Evidence { subject, liked, disliked, related, attributes, .. } = &self.evidence;
-        let lists = liked.iter().chain(disliked).chain(related).chain(attributes);
-        subject.iter().chain(lists).map(String::as_str).collect()
-    }
-
     /// What is wrong with the reason, the worst first: what it makes up, then what it could have said.
     fn mistakes(&self, vocabulary: &Vocabulary) -> Vec<(&'static str, String)> {
-        let (said, pieces) = (&self.draft.reason, self.pieces());
-        if pieces.is_empty() {
+        let (said, row) = (&self.draft.reason, Scored::from_evidence(&self.evidence));
+        if !row.has_evidence() {
             return Vec::new();
         }
-        let invented = checks::mentions(said, &pieces, vocabulary).invented;
+        let invented = row.mentions(said, vocabulary).invented;
         let Evidence { verdict, liked, disliked, related, attributes, .. } = &self.evidence;
         let own = if verdict == "dislike" { disliked } else { liked };
         let words = format!(" {} ", checks::normalise(said));
@@ -213,20 +214,13 @@ impl User {
     }
 
     fn score(&self, draft: &Draft, check: &CheckSpec, vocabulary: &Vocabulary) -> Score {
-        let Evidence { subject, liked, disliked, verdict, .. } = &self.evidence;
         let row = Scored {
             reason: Some(&draft.reason),
-            error: None,
             finish: draft.finish.as_deref(),
             // A template's words were not drawn: they are neither likely nor unlikely.
             logprob_sum: if draft.is_template { Some(0.0) } else { draft.logprob_sum },
             completion_tokens: if draft.is_template { i64::MAX } else { draft.completion_tokens },
-            verdict,
-            evidence: self.pieces(),
-            titles: subject.iter().chain(liked).map(String::as_str).collect(),
-            disliked: disliked.iter().map(String::as_str).collect(),
-            // Cases of correction have no sentences and no keywords.
-            ..Scored::default()
+            ..Scored::from_evidence(&self.evidence)
         };
         let found = score(&row, check, vocabulary);
         Score { score: found.score.filter(|_| !draft.is_template), ..found }
@@ -234,7 +228,9 @@ impl User {
 
     /// The evidence in the words of a template, which are English.
     fn template(&self, examples: &Examples, language: Language) -> Result<Option<Draft>> {
-        if self.pieces().is_empty() || !language.is_english() {
+        let Evidence { subject, liked, disliked, related, attributes, .. } = &self.evidence;
+        let has_names = subject.is_some() || [liked, disliked, related, attributes].iter().any(|l| !l.is_empty());
+        if !has_names || !language.is_english() {
             return Ok(None);
         }
         let key = format!("{} {}", self.user_id, self.from_as_of);
@@ -553,4 +549,86 @@ pub(super) fn rows(corrector: Arc<Corrector>, cases: BatchStream, contract: &Con
         }
     });
     made.boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(reason: &str, praise: &[&str]) -> User {
+        let list = |texts: &[&str]| texts.iter().map(|t| t.to_string()).collect::<Vec<_>>();
+        User {
+            user_id: "u".into(),
+            from_as_of: 0,
+            corrected_from: "k".into(),
+            draft: draft(reason),
+            evidence: Evidence {
+                kind: "history".into(),
+                verdict: "like".into(),
+                liked: list(&["Heat (1995)"]),
+                attributes: list(&["Crime"]),
+                praise: list(praise),
+                ..Evidence::default()
+            },
+            past: Vec::new(),
+            outcomes: Vec::new(),
+            rewrites: Vec::new(),
+        }
+    }
+
+    fn draft(reason: &str) -> Draft {
+        Draft {
+            reason: reason.into(),
+            finish: Some("stop".into()),
+            logprob_sum: Some(-1.0),
+            completion_tokens: 10,
+            ..Draft::default()
+        }
+    }
+
+    fn check() -> CheckSpec {
+        CheckSpec {
+            min_mean_logprob: -2.0,
+            min_grounding: 1.0,
+            max_repetition: 0.2,
+            min_words: 4,
+            max_words: 35,
+            min_language: 0.0,
+            language: "en".into(),
+            require_finished: true,
+            min_concrete: 1,
+            max_copied_words: 8,
+        }
+    }
+
+    const PRAISE: &str = "The gunfights are loud and Al Pacino carries every scene of it to the very end.";
+    const NAMED: &str = "The user likes Heat for the gunfights and for Al Pacino.";
+
+    fn refusal(user: &User, draft: &Draft) -> Option<&'static str> {
+        user.score(draft, &check(), &Vocabulary::new(["Crime", "Comedy"])).refusal.map(|r| r.as_str())
+    }
+
+    #[test]
+    fn what_the_user_wrote_is_evidence() {
+        let vocabulary = Vocabulary::new(["Crime", "Comedy"]);
+        let said = user(NAMED, &[PRAISE]);
+        assert_eq!(refusal(&said, &said.draft), None);
+        assert_eq!(said.mistakes(&vocabulary), [("omitted", "Crime".to_string())]);
+        // Without the sentences, as in days of before, nobody has named him.
+        let silent = user(NAMED, &[]);
+        assert_eq!(refusal(&silent, &silent.draft), Some("ungrounded"));
+        assert_eq!(silent.mistakes(&vocabulary)[0], ("invented", "al pacino".to_string()));
+    }
+
+    #[test]
+    fn rewrites_and_templates_are_concrete_and_in_their_own_words_where_there_are_sentences() {
+        let general = "The user likes Heat because it is a crime movie.";
+        let template = Draft { is_template: true, ..draft(general) };
+        let copied = draft("The user likes that Al Pacino carries every scene of it to the very end.");
+        let (said, silent) = (user(NAMED, &[PRAISE]), user(NAMED, &[]));
+        assert_eq!(refusal(&said, &draft(general)), Some("general"));
+        assert_eq!(refusal(&said, &template), Some("general"));
+        assert_eq!(refusal(&said, &copied), Some("copied"));
+        assert_eq!((refusal(&silent, &draft(general)), refusal(&silent, &template)), (None, None));
+    }
 }

@@ -12,7 +12,8 @@ use arrow::datatypes::SchemaRef;
 use crate::columns::{at, column, floats, integers, text, text_lists};
 use crate::config::CheckSpec;
 use crate::error::{Context, Kind, Result};
-use crate::reward::checks::{self, Vocabulary};
+use crate::generate::prompt::Evidence;
+use crate::reward::checks::{self, Mentions, Vocabulary};
 
 /// Why a reason is refused: the values of `refusal` in the contract of reason_score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,10 +134,49 @@ pub struct Scored<'a> {
     pub disliked: Vec<&'a str>,
 }
 
+impl<'a> Scored<'a> {
+    /// What a reason that leans on this evidence is held against; the reason itself is still to be filled in.
+    pub fn from_evidence(evidence: &'a Evidence) -> Scored<'a> {
+        fn texts(list: &[String]) -> impl Iterator<Item = &str> {
+            list.iter().map(String::as_str)
+        }
+        let Evidence { subject, liked, disliked, related, attributes, content, praise, fault, .. } = evidence;
+        // What a liked item is stands behind its title.
+        let titled = texts(content).filter(|_| evidence.kind == "history");
+        let of_content: Vec<&str> = titled.filter_map(|piece| Some(piece.rsplit_once(": ")?.0)).collect();
+        let names = subject.as_deref().into_iter().chain(texts(liked)).chain(texts(disliked)).chain(texts(related));
+        let names = names.chain(texts(attributes)).chain(texts(attributes).filter_map(checks::labelled));
+        let titles = subject.as_deref().into_iter().chain(texts(liked));
+        Scored {
+            verdict: &evidence.verdict,
+            evidence: names.chain(of_content.iter().copied()).collect(),
+            sentences: texts(content).chain(texts(praise)).chain(texts(fault)).collect(),
+            keywords: texts(&evidence.keywords).collect(),
+            titles: titles.chain(of_content.iter().copied()).collect(),
+            disliked: texts(disliked).collect(),
+            ..Scored::default()
+        }
+    }
+
+    /// Whether there is anything to lean on.
+    pub fn has_evidence(&self) -> bool {
+        !(self.evidence.is_empty() && self.sentences.is_empty() && self.keywords.is_empty())
+    }
+
+    /// Sentences and keywords.
+    fn texts(&self) -> Vec<&'a str> {
+        self.sentences.iter().chain(&self.keywords).copied().collect()
+    }
+
+    /// What a text mentions, held against the evidence.
+    pub fn mentions(&self, text: &str, vocabulary: &Vocabulary) -> Mentions {
+        checks::mentions_beside(text, &self.evidence, &self.texts(), vocabulary)
+    }
+}
+
 /// Scores one reason, by the rules of the vocabulary's language.
 pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Score {
-    let texts: Vec<&str> = row.sentences.iter().chain(&row.keywords).copied().collect();
-    let has_evidence = !row.evidence.is_empty() || !texts.is_empty();
+    let has_evidence = row.has_evidence();
     // Nothing was asked where there was nothing to lean on.
     let refusal = match row.error {
         _ if !has_evidence => Refusal::NoEvidence,
@@ -155,7 +195,7 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
     let Some(reason) = row.reason else { return none };
     let n_words = checks::words(reason).len();
     let mean = row.logprob_sum.map(|sum| sum / row.completion_tokens.max(1) as f64);
-    let grounding = checks::mentions_beside(reason, &row.evidence, &texts, vocabulary).grounding();
+    let grounding = row.mentions(reason, vocabulary).grounding();
     let repetition = checks::repetition(reason);
     // What it quotes may be of any language.
     let expected = vocabulary.language();
@@ -167,7 +207,7 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
         most > 0 && checks::copies(reason, &row.sentences, &row.evidence, most)
     };
     let is_general = || {
-        let (said, there) = checks::concrete(reason, &texts, &row.evidence);
+        let (said, there) = checks::concrete(reason, &row.texts(), &row.evidence);
         said < check.min_concrete.min(there)
     };
     let refusal = if reason.trim().is_empty() || row.completion_tokens <= 1 {
@@ -225,7 +265,7 @@ pub fn score_batch(
     vocabulary: &Vocabulary,
 ) -> Result<RecordBatch> {
     let (reason, finish, verdict) = (text(batch, "reason")?, text(batch, "finish")?, text(batch, "verdict")?);
-    let (subject, error) = (text(batch, "subject")?, text(batch, "error")?);
+    let [kind, subject, error] = [text(batch, "kind")?, text(batch, "subject")?, text(batch, "error")?];
     let (logprob_sum, tokens) = (floats(batch, "logprob_sum")?, integers(batch, "completion_tokens")?);
     let lists = ["liked", "disliked", "related", "attributes"].map(|name| text_lists(batch, name));
     let [liked, disliked, related, attributes] = lists;
@@ -233,34 +273,30 @@ pub fn score_batch(
     let [content, praise, fault, keywords] =
         ["content", "praise", "fault", "keywords"].map(|name| lists_where_there(batch, name));
     let (content, praise, fault, keywords) = (content?, praise?, fault?, keywords?);
-    let kind = text(batch, "kind")?;
     use arrow::array::Array;
     let scores: Vec<Score> = (0..batch.num_rows())
         .map(|i| {
-            // What a liked item is stands behind its title.
-            let titled = content[i].iter().filter(|_| at(&kind, i) == Some("history"));
-            let of_content: Vec<&str> = titled.filter_map(|piece| Some(piece.rsplit_once(": ")?.0)).collect();
-            let evidence = at(&subject, i)
-                .into_iter()
-                .chain(liked[i].iter().chain(&disliked[i]).chain(&related[i]).chain(&attributes[i]).map(String::as_str))
-                .chain(attributes[i].iter().filter_map(|attribute| checks::labelled(attribute)))
-                .chain(of_content.iter().copied());
+            let evidence = Evidence {
+                kind: at(&kind, i).unwrap_or_default().to_string(),
+                subject: at(&subject, i).map(str::to_string),
+                verdict: at(&verdict, i).unwrap_or_default().to_string(),
+                liked: liked[i].clone(),
+                disliked: disliked[i].clone(),
+                related: related[i].clone(),
+                attributes: attributes[i].clone(),
+                content: content[i].clone(),
+                praise: praise[i].clone(),
+                fault: fault[i].clone(),
+                keywords: keywords[i].clone(),
+                extra: Vec::new(),
+            };
             let row = Scored {
                 reason: at(&reason, i),
                 error: at(&error, i),
                 finish: at(&finish, i),
                 logprob_sum: logprob_sum.is_valid(i).then(|| logprob_sum.value(i)),
                 completion_tokens: tokens.value(i),
-                verdict: at(&verdict, i).unwrap_or_default(),
-                evidence: evidence.collect(),
-                sentences: content[i].iter().chain(&praise[i]).chain(&fault[i]).map(String::as_str).collect(),
-                keywords: keywords[i].iter().map(String::as_str).collect(),
-                titles: at(&subject, i)
-                    .into_iter()
-                    .chain(liked[i].iter().map(String::as_str))
-                    .chain(of_content.iter().copied())
-                    .collect(),
-                disliked: disliked[i].iter().map(String::as_str).collect(),
+                ..Scored::from_evidence(&evidence)
             };
             score(&row, check, vocabulary)
         })
@@ -379,7 +415,7 @@ mod tests {
 
     #[test]
     fn the_built_in_stems_are_general() {
-        use crate::generate::prompt::{Evidence, PromptTemplate};
+        use crate::generate::prompt::PromptTemplate;
         for kind in ["item", "history"] {
             for verdict in ["like", "dislike", "mixed"] {
                 let evidence = Evidence {
@@ -421,6 +457,39 @@ mod tests {
         assert_eq!(refusal(&told("They like the heist and Al Pacino's gunfights in it.")), None);
         assert_eq!(refusal(&told("People pick Heat for the gunfights and for Tom Hanks.")), Some(Refusal::Ungrounded));
         assert_eq!(refusal(&row("People pick Heat because of what Al Pacino does.")), Some(Refusal::Ungrounded));
+    }
+
+    #[test]
+    fn evidence_is_held_against_in_full() {
+        let list = |texts: &[&str]| texts.iter().map(|t| t.to_string()).collect::<Vec<_>>();
+        let history = Evidence {
+            kind: "history".into(),
+            verdict: "like".into(),
+            liked: list(&["Heat (1995)"]),
+            disliked: list(&["Cats"]),
+            related: list(&["Ronin"]),
+            attributes: list(&["Crime", "By: Michael Mann"]),
+            content: list(&["Alien: Covenant (2017): crew, planet"]),
+            praise: list(&["Al Pacino is at his best."]),
+            fault: list(&["Too long."]),
+            keywords: list(&["heist"]),
+            ..Evidence::default()
+        };
+        let row = Scored::from_evidence(&history);
+        let names =
+            ["Heat (1995)", "Cats", "Ronin", "Crime", "By: Michael Mann", "Michael Mann", "Alien: Covenant (2017)"];
+        assert_eq!(row.evidence, names);
+        assert_eq!(row.sentences, ["Alien: Covenant (2017): crew, planet", "Al Pacino is at his best.", "Too long."]);
+        assert_eq!((row.keywords.as_slice(), row.verdict), (&["heist"][..], "like"));
+        assert_eq!(
+            (row.titles.as_slice(), row.disliked.as_slice()),
+            (&["Heat (1995)", "Alien: Covenant (2017)"][..], &["Cats"][..])
+        );
+        let item = Evidence { kind: "item".into(), subject: Some("Thief".into()), ..history.clone() };
+        let row = Scored::from_evidence(&item);
+        assert_eq!(row.titles, ["Thief", "Heat (1995)"], "an item's content has no titles");
+        assert_eq!(row.evidence[0], "Thief");
+        assert!(row.has_evidence() && !Scored::from_evidence(&Evidence::default()).has_evidence());
     }
 
     #[test]

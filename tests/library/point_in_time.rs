@@ -94,7 +94,9 @@ fn tables(log: &[Event], threads: usize, batch_size: usize) -> Vec<Vec<Vec<u8>>>
                'stop' as finish, -1.0 as logprob_sum, cast(2 as bigint) as completion_tokens, \
                cast(null as varchar) as subject, 'like' as verdict, make_array('Title 1') as liked, \
                cast(make_array() as varchar[]) as disliked, cast(make_array() as varchar[]) as related, \
-               make_array('c1') as attributes \
+               make_array('c1') as attributes, cast(null as varchar[]) as content, \
+               cast(null as varchar[]) as praise, cast(null as varchar[]) as fault, \
+               cast(null as varchar[]) as keywords \
              from (select column1 as user_id from (values ('u0'), ('u1'), ('u2'), ('u3'), ('u4'), ('u5'), ('u6'), ('new')))",
             T - 48 * HOUR
         );
