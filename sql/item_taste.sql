@@ -36,11 +36,6 @@ catalogue as (
             coalesce(array_to_string(attributes, chr(30)), ''))) as varchar) as content_key
     from item
 ),
-known as (
-    select k.item_id, k.content_key
-    from (select max(as_of) as as_of from earlier_item_known) as newest
-    join earlier_item_known as k on k.as_of = newest.as_of
-),
 judged as (
     select
         coalesce(c.item_id, i.item_id) as item_id,
@@ -71,7 +66,7 @@ wanted as (
             or $items = 'all'
             or ($items = 'new' and j.content_key is not null and k.content_key is distinct from j.content_key)
             as is_wanted
-    from known as k
+    from earlier_item_known as k
     right join judged as j on j.item_id = k.item_id
 ),
 placed as (

@@ -177,19 +177,10 @@ shortened as (
         fit['content'] as content,
         fit['praise'] as praise,
         fit['fault'] as fault,
-        fit['keywords'] as keywords
+        fit['keywords'] as keywords,
+        fit['prompt_text'] as prompt_text,
+        fit['answer_stem'] as answer_stem
     from fitted
-),
-rendered as (
-    select
-        *,
-        render_prompt(
-            kind, subject, verdict, liked, disliked, related, attributes, content, praise, fault, keywords)
-            as prompt_text,
-        render_stem(
-            kind, subject, verdict, liked, disliked, related, attributes, content, praise, fault, keywords)
-            as answer_stem
-    from shortened
 )
 select
     kind,
@@ -209,5 +200,5 @@ select
     cast(prompt_text as varchar) as prompt_text,
     cast(answer_stem as varchar) as answer_stem,
     cast(prompt_key(prompt_text, answer_stem) as varchar) as prompt_key
-from rendered
+from shortened
 order by kind, user_id nulls last, item_id nulls last

@@ -140,17 +140,28 @@ impl Field {
     }
 }
 
+/// Evidence that was shortened where it had to be, with the prompt that it makes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fitted {
+    /// What the prompt shows, and what the template never shows.
+    pub evidence: Evidence,
+    /// The question.
+    pub question: String,
+    /// How the answer begins.
+    pub stem: String,
+}
+
 /// The evidence, shortened so that its prompt has at most `budget` tokens. Where not even the bare template has so few, no
-/// more than the beginning of the subject is left.
+/// more than the beginning of the subject is left. A prompt that fits is rendered once.
 ///
 /// # Errors
 /// Those of `measure`; how long or strange a text is makes none.
-pub fn fit(evidence: &Evidence, budget: usize, measure: &impl Measure) -> Result<Evidence> {
+pub fn fit(evidence: &Evidence, budget: usize, measure: &impl Measure) -> Result<Fitted> {
     let whole = clipped(evidence, budget);
     let (question, stem) = measure.render(&whole)?;
     let tokens = measure.prompt(&question, &stem)?;
     if tokens <= budget {
-        return Ok(whole);
+        return Ok(Fitted { evidence: whole, question, stem });
     }
     let mut fitting = Fitting { measure, budget, evidence: whole.clone(), question, stem, tokens, is_exact: true };
     fitting.cut_long_pieces()?;
@@ -159,13 +170,16 @@ pub fn fit(evidence: &Evidence, budget: usize, measure: &impl Measure) -> Result
     }
     fitting.shorten_subject()?;
     if !fitting.is_really_over()? {
-        return Ok(fitting.evidence);
+        let Fitting { evidence, question, stem, .. } = fitting;
+        return Ok(Fitted { evidence, question, stem });
     }
     let subject = match whole.subject {
         Some(subject) if measure.text(&subject)? > BARE_SUBJECT => Some(shortened(&subject, BARE_SUBJECT, measure)?),
         subject => subject,
     };
-    Ok(Evidence { kind: whole.kind, verdict: whole.verdict, subject, ..Evidence::default() })
+    let evidence = Evidence { kind: whole.kind, verdict: whole.verdict, subject, ..Evidence::default() };
+    let (question, stem) = measure.render(&evidence)?;
+    Ok(Fitted { evidence, question, stem })
 }
 
 /// Evidence on its way to a prompt that fits.

@@ -25,7 +25,7 @@ use rayon::prelude::*;
 use crate::columns::{as_text_lists, at};
 use crate::error::{Error, Result};
 use crate::generate::answers::Examples;
-use crate::generate::fit::{self, Measure};
+use crate::generate::fit::{self, Fitted, Measure};
 use crate::generate::format;
 use crate::generate::models::{Generator, Models};
 use crate::generate::prompt::{Evidence, PromptTemplate};
@@ -33,7 +33,8 @@ use crate::generate::prompt::{Evidence, PromptTemplate};
 /// All functions, ready to be registered in a session.
 ///
 /// `fit_evidence(kind, subject, verdict, liked, disliked, related, attributes, content, praise, fault, keywords)` is a struct of
-/// subject and lists under these names, shortened so that the prompt fits; see [`fit`]. `render_prompt` and `render_stem` take the
+/// subject and lists under these names, shortened so that the prompt fits, with the prompt as `prompt_text` and
+/// `answer_stem`; see [`fit`]. `render_prompt` and `render_stem` take the
 /// same arguments, or the first seven: the other lists are empty then.
 pub fn all(models: &Arc<Models>) -> Vec<ScalarUDF> {
     let sync = |what| ScalarUDF::new_from_impl(Function { what, models: models.clone(), signature: what.signature() });
@@ -242,7 +243,9 @@ const FITTED: [ListOf; 8] = [
 fn fitted_fields() -> Fields {
     let list = || DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
     let lists = FITTED.iter().map(|(name, _)| Field::new(*name, list(), true));
-    std::iter::once(Field::new("subject", DataType::Utf8, true)).chain(lists).collect()
+    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    let rest = [text("prompt_text"), text("answer_stem")];
+    std::iter::once(text("subject")).chain(lists).chain(rest).collect()
 }
 
 /// Prompts of one template, as the generator reads them.
@@ -288,7 +291,7 @@ impl Function {
     fn fit(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
         let generator = self.models.generator().map_err(external)?;
         let longest = self.models.longest_prompt();
-        let rows: Result<Vec<Evidence>> = evidence_of(args)?
+        let rows: Result<Vec<Fitted>> = evidence_of(args)?
             .into_par_iter()
             .map(|evidence| {
                 let template = self.models.template(&evidence.kind)?;
@@ -296,13 +299,16 @@ impl Function {
             })
             .collect();
         let rows = rows.map_err(external)?;
-        let subject: ArrayRef = Arc::new(rows.iter().map(|row| row.subject.as_deref()).collect::<StringArray>());
+        let subject: ArrayRef =
+            Arc::new(rows.iter().map(|row| row.evidence.subject.as_deref()).collect::<StringArray>());
         let lists = FITTED.iter().map(|(_, list)| {
             let mut all = ListBuilder::new(StringBuilder::new());
-            rows.iter().for_each(|row| all.append_value(list(row).iter().map(Some)));
+            rows.iter().for_each(|row| all.append_value(list(&row.evidence).iter().map(Some)));
             Arc::new(all.finish()) as ArrayRef
         });
-        let columns: Vec<ArrayRef> = std::iter::once(subject).chain(lists).collect();
+        let text = |of: fn(&Fitted) -> &str| Arc::new(StringArray::from_iter_values(rows.iter().map(of))) as ArrayRef;
+        let rest = [text(|row| &row.question), text(|row| &row.stem)];
+        let columns: Vec<ArrayRef> = std::iter::once(subject).chain(lists).chain(rest).collect();
         Ok(Arc::new(StructArray::try_new(fitted_fields(), columns, None)?))
     }
 
@@ -487,11 +493,14 @@ mod tests {
                     render_stem('item', e['subject'], 'like', e['liked'], e['disliked'], e['related'], e['attributes'],
                         e['content'], e['praise'], e['fault'], e['keywords']) as stem
                 from fitted)
-            select e['subject'] as subject, array_to_string(e['content'], '|') as content, prompt, stem from rendered"
+            select e['subject'] as subject, array_to_string(e['content'], '|') as content, prompt, stem,
+                e['prompt_text'] as fitted_prompt, e['answer_stem'] as fitted_stem
+            from rendered"
         );
         let batches = rows(&session, &sql).await;
         let text = |name: &str| texts(batches[0].column_by_name(name).unwrap()).unwrap().value(0).to_owned();
         assert_eq!(text("subject"), "Heat");
+        assert_eq!((text("fitted_prompt"), text("fitted_stem")), (text("prompt"), text("stem")));
         assert!(text("content").starts_with("a long sentence") && text("content").len() < 40 * sentence.len());
         assert!(text("prompt").contains(&text("content")), "{}", text("prompt"));
         let ids = models.generator().unwrap().tokenize(&text("prompt"), &text("stem")).unwrap();

@@ -20,7 +20,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
 use futures::StreamExt;
 
-use crate::columns::{at, column, floats, integers, text, text_lists};
+use crate::columns::{at, column, floats, integers, text};
 use crate::config::{BudgetSpec, CheckSpec, CorrectSpec};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::answers::Examples;
@@ -33,7 +33,7 @@ use crate::query::session::BatchStream;
 use crate::reward::checks::{self, Language, Vocabulary};
 use crate::reward::choose::{Candidate, Choice, Correction, Rule, choose, edit, stands};
 use crate::reward::saved::{Case, PastEvent, SavedJudge};
-use crate::reward::score::{Score, Scored, score};
+use crate::reward::score::{Score, Scored, evidence_of, score};
 use crate::table::contract::Contract;
 
 /// Users judged at a time.
@@ -107,15 +107,9 @@ fn number(array: &Float64Array, i: usize) -> Option<f64> {
 fn users(batch: &RecordBatch) -> Result<Vec<User>> {
     let [user_id, corrected_from] = [text(batch, "user_id")?, text(batch, "corrected_from")?];
     let [reason, finish] = [text(batch, "reason")?, text(batch, "finish")?];
-    let [subject, verdict] = [text(batch, "subject")?, text(batch, "verdict")?];
     let (from_as_of, logprob_sum) = (moments(batch, "from_as_of")?, floats(batch, "logprob_sum")?);
     let tokens = integers(batch, "completion_tokens")?;
-    let lists = ["liked", "disliked", "related", "attributes"].map(|name| text_lists(batch, name));
-    let [liked, disliked, related, attributes] = lists;
-    let (liked, disliked, related, attributes) = (liked?, disliked?, related?, attributes?);
-    let lists = ["content", "praise", "fault", "keywords"].map(|name| text_lists(batch, name));
-    let [content, praise, fault, keywords] = lists;
-    let (content, praise, fault, keywords) = (content?, praise?, fault?, keywords?);
+    let mut evidence = evidence_of(batch, "history")?;
     let (past, outcomes) = (structs(batch, "past")?, structs(batch, "outcomes")?);
     let rewrites = match batch.column_by_name("rewrites") {
         Some(_) => structs(batch, "rewrites")?,
@@ -135,20 +129,7 @@ fn users(batch: &RecordBatch) -> Result<Vec<User>> {
                     completion_tokens: tokens.value(i),
                     ..Draft::default()
                 },
-                evidence: Evidence {
-                    kind: "history".into(),
-                    subject: at(&subject, i).map(str::to_string),
-                    verdict: owned(&verdict, i),
-                    liked: liked[i].clone(),
-                    disliked: disliked[i].clone(),
-                    related: related[i].clone(),
-                    attributes: attributes[i].clone(),
-                    content: content[i].clone(),
-                    praise: praise[i].clone(),
-                    fault: fault[i].clone(),
-                    keywords: keywords[i].clone(),
-                    ..Evidence::default()
-                },
+                evidence: std::mem::take(&mut evidence[i]),
                 past: Vec::new(),
                 outcomes: Vec::new(),
                 rewrites: Vec::new(),

@@ -16,7 +16,7 @@ use crate::generate::answers::Examples;
 use crate::generate::prompt::PromptTemplate;
 use crate::night::graph::{self, RESPONSE};
 use crate::night::prepare::{Prepared, ZERO_EMBEDDING};
-use crate::night::tables::{INPUTS, ITEM, content, files_in};
+use crate::night::tables::{INPUTS, ITEM, files_in};
 use crate::query::session::{Param, Session, TableFile};
 use crate::reward::saved;
 use crate::table::build::{By, ModelUse};
@@ -106,6 +106,13 @@ impl Prepared {
         self.graph.build(table).is_ok_and(|build| build.cumulative)
     }
 
+    /// Whether what earlier nights have had decides which rows a table has: it is made of a table, however far before it,
+    /// that reads a cumulative one of theirs.
+    pub(super) fn is_of_news(&self, table: &str) -> bool {
+        let parts = self.graph.before(&[table]).into_iter().chain([table]);
+        parts.flat_map(|part| self.earlier_of(part)).any(|base| self.is_cumulative(base))
+    }
+
     /// What was published for intervals that ended before this one began, `[correct] days` back, of the tables that are
     /// read as earlier ones.
     ///
@@ -155,11 +162,7 @@ impl Prepared {
         }
         let mut hasher = blake3::Hasher::new();
         for record in earlier.records.iter().filter(|record| tables.contains(record.table.as_str())) {
-            // What a cumulative table says does not depend on which day said it last.
-            match self.is_cumulative(&record.table) {
-                true => hasher.update(content(record.files.iter().map(|f| f.blake3.as_str())).as_bytes()),
-                false => hasher.update(format!("{} {} {};", record.table, record.dt, record.fingerprint).as_bytes()),
-            };
+            hasher.update(format!("{} {} {};", record.table, record.dt, record.fingerprint).as_bytes());
         }
         Some(hasher.finalize().to_hex()[..32].to_string())
     }

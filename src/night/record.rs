@@ -162,27 +162,29 @@ fn samples(batches: &[RecordBatch], vocabulary: &Vocabulary) -> Result<Vec<Sampl
         let [reason, refusal, subject] = [text(batch, "reason")?, text(batch, "refusal")?, text(batch, "subject")?];
         let score = floats(batch, "score")?;
         let names = ["attributes", "content", "praise", "fault", "keywords", "liked", "disliked", "related"];
-        // The query need not name all of them.
-        let names = names.into_iter().filter(|name| batch.column_by_name(name).is_some());
         let lists = names.map(|name| (name, text_lists(batch, name)));
         let mut evidence: Vec<Vec<String>> = (0..batch.num_rows())
             .map(|i| at(&subject, i).map(|s| format!("about: {s}")).into_iter().collect())
             .collect();
-        let mut pieces: Vec<Vec<String>> =
-            (0..batch.num_rows()).map(|i| at(&subject, i).map(str::to_string).into_iter().collect()).collect();
+        let (mut pieces, mut told) =
+            (vec![Vec::<String>::new(); batch.num_rows()], vec![Vec::<String>::new(); batch.num_rows()]);
         for (name, lists) in lists {
-            for ((held, pieces), list) in evidence.iter_mut().zip(&mut pieces).zip(lists?) {
-                pieces.extend(list.iter().cloned());
+            // Sentences and keywords may name what a reason names, and are no names themselves.
+            let is_told = matches!(name, "content" | "praise" | "fault" | "keywords");
+            let texts = if is_told { &mut told } else { &mut pieces };
+            for ((held, texts), list) in evidence.iter_mut().zip(texts).zip(lists?) {
+                texts.extend(list.iter().cloned());
                 if !list.is_empty() {
                     held.push(format!("{name}: {}", list.join(BETWEEN)));
                 }
             }
         }
         for (i, evidence) in evidence.into_iter().enumerate() {
-            let pieces: Vec<&str> = pieces[i].iter().map(String::as_str).collect();
+            let names: Vec<&str> = at(&subject, i).into_iter().chain(pieces[i].iter().map(String::as_str)).collect();
+            let told: Vec<&str> = told[i].iter().map(String::as_str).collect();
             let said = at(&reason, i).unwrap_or_default();
             all.push(Sample {
-                invented: checks::mentions(said, &pieces, vocabulary).invented,
+                invented: checks::mentions_beside(said, &names, &told, vocabulary).invented,
                 kind: kind.value(i).to_string(),
                 entity: at(&entity, i).unwrap_or_default().to_string(),
                 evidence,

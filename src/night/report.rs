@@ -12,7 +12,7 @@ use crate::night::manifest::Manifest;
 use crate::printable;
 
 /// What stands between the texts of a field.
-pub(super) const BETWEEN: &str = "; ";
+pub(super) const BETWEEN: &str = "\n";
 
 /// A reason shown with what it leans on.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

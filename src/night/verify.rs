@@ -6,7 +6,6 @@
 use crate::columns::{at, integers, text};
 use crate::config::{Interval, Job};
 use crate::error::{Error, Kind, Result};
-use crate::night::graph::EARLIER;
 use crate::night::manifest::{AuditRecord, Manifest};
 use crate::night::prepare::{Prepared, ZERO_EMBEDDING};
 use crate::query::audit::{self, Drift};
@@ -116,10 +115,8 @@ pub(super) async fn audit_table(
     manifest: &mut Manifest,
 ) -> Result<()> {
     let band = prepared.job.spec.audit.row_count_band;
-    // How many items are new says nothing of whether the night is sound.
-    let is_of_news = prepared.job.spec.history.items == "new"
-        && prepared.graph.before(&[table]).into_iter().chain([table]).any(|part| reads_known(prepared, part));
-    let drift = match band > 0.0 && !is_of_news {
+    // How much is new says nothing of whether the night is sound.
+    let drift = match band > 0.0 && !prepared.is_of_news(table) {
         true => rows_before(prepared, table).await?.map(|previous_rows| Drift { previous_rows, band }),
         false => None,
     };
@@ -132,11 +129,6 @@ pub(super) async fn audit_table(
     let report = audit::audit(session, contract, table, &params, drift).await?;
     let at = note(prepared, table, &report.found, manifest).await?;
     report.into_result().map(drop).map_err(|error| refused(error, at, &prepared.job))
-}
-
-/// Whether a table looks at which items earlier nights have had.
-fn reads_known(prepared: &Prepared, table: &str) -> bool {
-    prepared.graph.reads(table).any(|read| read.strip_prefix(EARLIER) == Some("item_known"))
 }
 
 /// Notes what audits found in log, manifest and quarantine; returns where it stands in the latter.

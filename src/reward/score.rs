@@ -248,55 +248,60 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
     }
 }
 
-/// Lists of a column that a job's own contract may lack: they are empty then.
-fn lists_where_there(batch: &RecordBatch, name: &str) -> Result<Vec<Vec<String>>> {
-    match batch.column_by_name(name) {
-        Some(_) => text_lists(batch, name),
-        None => Ok(vec![Vec::new(); batch.num_rows()]),
-    }
+/// The evidence of each row of a batch with the columns of `reason_prompt` that hold it; `kind` where it has no such column.
+///
+/// # Errors
+/// As [`text_lists`].
+pub fn evidence_of(batch: &RecordBatch, kind: &str) -> Result<Vec<Evidence>> {
+    let kinds = batch.column_by_name("kind").map(|_| text(batch, "kind")).transpose()?;
+    let [subject, verdict] = [text(batch, "subject")?, text(batch, "verdict")?];
+    let of = |name: &str| text_lists(batch, name).map(Vec::into_iter);
+    let (mut liked, mut disliked, mut related, mut attributes) =
+        (of("liked")?, of("disliked")?, of("related")?, of("attributes")?);
+    let (mut content, mut praise, mut fault, mut keywords) =
+        (of("content")?, of("praise")?, of("fault")?, of("keywords")?);
+    let rows = (0..batch.num_rows()).map(|i| Evidence {
+        kind: kinds.as_ref().map_or(kind, |kinds| at(kinds, i).unwrap_or_default()).to_owned(),
+        subject: at(&subject, i).map(str::to_owned),
+        verdict: at(&verdict, i).unwrap_or_default().to_owned(),
+        liked: liked.next().unwrap_or_default(),
+        disliked: disliked.next().unwrap_or_default(),
+        related: related.next().unwrap_or_default(),
+        attributes: attributes.next().unwrap_or_default(),
+        content: content.next().unwrap_or_default(),
+        praise: praise.next().unwrap_or_default(),
+        fault: fault.next().unwrap_or_default(),
+        keywords: keywords.next().unwrap_or_default(),
+        extra: Vec::new(),
+    });
+    Ok(rows.collect())
 }
 
-/// Scores a batch that has the columns of `reason` and, from `reason_prompt`, subject, verdict, liked, disliked,
-/// related and attributes, maybe content, praise, fault and keywords; returns rows of `reason_score` in the same order, with the schema of its contract.
+/// Scores a batch that has the columns of `reason` and the evidence of `reason_prompt`; returns rows of `reason_score` in the
+/// same order, with the schema of its contract.
+///
+/// # Errors
+/// As [`evidence_of`]; `Kind::Internal` where the scores do not fit the contract.
 pub fn score_batch(
     batch: &RecordBatch,
     schema: SchemaRef,
     check: &CheckSpec,
     vocabulary: &Vocabulary,
 ) -> Result<RecordBatch> {
-    let (reason, finish, verdict) = (text(batch, "reason")?, text(batch, "finish")?, text(batch, "verdict")?);
-    let [kind, subject, error] = [text(batch, "kind")?, text(batch, "subject")?, text(batch, "error")?];
+    let [reason, finish, error] = ["reason", "finish", "error"].map(|name| text(batch, name));
+    let (reason, finish, error) = (reason?, finish?, error?);
     let (logprob_sum, tokens) = (floats(batch, "logprob_sum")?, integers(batch, "completion_tokens")?);
-    let lists = ["liked", "disliked", "related", "attributes"].map(|name| text_lists(batch, name));
-    let [liked, disliked, related, attributes] = lists;
-    let (liked, disliked, related, attributes) = (liked?, disliked?, related?, attributes?);
-    let [content, praise, fault, keywords] =
-        ["content", "praise", "fault", "keywords"].map(|name| lists_where_there(batch, name));
-    let (content, praise, fault, keywords) = (content?, praise?, fault?, keywords?);
+    let evidence = evidence_of(batch, "")?;
     use arrow::array::Array;
     let scores: Vec<Score> = (0..batch.num_rows())
         .map(|i| {
-            let evidence = Evidence {
-                kind: at(&kind, i).unwrap_or_default().to_string(),
-                subject: at(&subject, i).map(str::to_string),
-                verdict: at(&verdict, i).unwrap_or_default().to_string(),
-                liked: liked[i].clone(),
-                disliked: disliked[i].clone(),
-                related: related[i].clone(),
-                attributes: attributes[i].clone(),
-                content: content[i].clone(),
-                praise: praise[i].clone(),
-                fault: fault[i].clone(),
-                keywords: keywords[i].clone(),
-                extra: Vec::new(),
-            };
             let row = Scored {
                 reason: at(&reason, i),
                 error: at(&error, i),
                 finish: at(&finish, i),
                 logprob_sum: logprob_sum.is_valid(i).then(|| logprob_sum.value(i)),
                 completion_tokens: tokens.value(i),
-                ..Scored::from_evidence(&evidence)
+                ..Scored::from_evidence(&evidence[i])
             };
             score(&row, check, vocabulary)
         })

@@ -425,8 +425,8 @@ fn vector_width(kind: &DataType) -> Option<usize> {
     }
 }
 
-/// What stands in a column where an entity has no row: `missing` is true, its source is `none`, vectors and counts of reasons are zero as in rows
-/// that the feature table itself calls missing; everything else is null, the timestamps above all.
+/// What stands in a column where an entity has no row: `missing` is true, `source` is none, vectors and counts of reasons are
+/// zero as in rows that the feature table itself calls missing; everything else is null, the timestamps above all.
 fn blank(column: &Column, width: usize) -> Result<ArrayRef> {
     let kind = column.column_type.arrow(width);
     Ok(match (&column.column_type, column.name.as_str()) {

@@ -54,6 +54,10 @@ impl Night {
             ("disliked", lists(self.disliked)),
             ("related", lists(&[])),
             ("attributes", lists(self.attributes)),
+            ("content", lists(&[])),
+            ("praise", lists(&[])),
+            ("fault", lists(&[])),
+            ("keywords", lists(&[])),
         ])
         .unwrap();
         let check = CheckSpec {

@@ -26,34 +26,36 @@ pub(crate) fn session(threads: usize, batch_size: usize) -> Session {
     let lists = ["liked", "disliked", "related", "attributes", "content", "praise", "fault", "keywords"];
     let fields: Fields = std::iter::once(Field::new("subject", text.clone(), true))
         .chain(lists.map(|name| Field::new(name, list.clone(), true)))
+        .chain(["prompt_text", "answer_stem"].map(|name| Field::new(name, text.clone(), true)))
         .collect();
     let fitted = fields.clone();
     let fit = move |arguments: &[ColumnarValue]| {
         let mut arrays = ColumnarValue::values_to_arrays(arguments)?;
+        let (prompt, stem) = (joined("prompt", &arrays), joined("stem", &arrays));
         // Kind and verdict stay as they are.
         arrays.remove(2);
         arrays.remove(0);
+        arrays.extend([prompt, stem]);
         Ok(ColumnarValue::Array(Arc::new(StructArray::try_new(fitted.clone(), arrays, None)?) as ArrayRef))
     };
+    let key = |arguments: &[ColumnarValue]| {
+        Ok(ColumnarValue::Array(joined("key", &ColumnarValue::values_to_arrays(arguments)?)))
+    };
     let made = DataType::Struct(fields);
-    session.register_function(create_udf("fit_evidence", evidence.clone(), made, Volatility::Immutable, Arc::new(fit)));
-    for (name, tag, arguments) in [
-        ("render_prompt", "prompt", evidence.clone()),
-        ("render_stem", "stem", evidence),
-        ("prompt_key", "key", vec![text.clone(), text.clone()]),
-    ] {
-        let join = move |arguments: &[ColumnarValue]| {
-            let arrays = ColumnarValue::values_to_arrays(arguments)?;
-            let rows = arrays.first().map_or(0, |a| a.len());
-            let joined = (0..rows).map(|i| {
-                let cells: Vec<_> = arrays.iter().map(|a| cell(a, i)).collect();
-                format!("{tag}({})", cells.join("|"))
-            });
-            Ok(ColumnarValue::Array(Arc::new(StringArray::from_iter_values(joined)) as ArrayRef))
-        };
-        session.register_function(create_udf(name, arguments, text.clone(), Volatility::Immutable, Arc::new(join)));
-    }
+    let is_pure = Volatility::Immutable;
+    session.register_function(create_udf("fit_evidence", evidence, made, is_pure, Arc::new(fit)));
+    session.register_function(create_udf("prompt_key", vec![text.clone(), text.clone()], text, is_pure, Arc::new(key)));
     session
+}
+
+/// A text for each row: its cells, and what they stand for.
+fn joined(tag: &str, arrays: &[ArrayRef]) -> ArrayRef {
+    let rows = arrays.first().map_or(0, |a| a.len());
+    let texts = (0..rows).map(|i| {
+        let cells: Vec<_> = arrays.iter().map(|a| cell(a, i)).collect();
+        format!("{tag}({})", cells.join("|"))
+    });
+    Arc::new(StringArray::from_iter_values(texts))
 }
 
 /// Rows with nulls for the columns that a table's contract allows to lack, as its files are read.

@@ -5,6 +5,13 @@
 use super::*;
 use crate::generate::prompt::PromptTemplate;
 
+/// The fitted evidence; its prompt is the one that it makes.
+fn fit(evidence: &Evidence, budget: usize, measure: &Bytes) -> Result<Evidence> {
+    let fitted = super::fit(evidence, budget, measure)?;
+    assert_eq!((fitted.question, fitted.stem), measure.template.render(&fitted.evidence)?);
+    Ok(fitted.evidence)
+}
+
 /// Counts a token for every four bytes, and ten for the chat; remembers how many prompts it was asked for.
 struct Bytes {
     template: PromptTemplate,
