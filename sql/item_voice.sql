@@ -3,7 +3,8 @@
 -- praise, fault: the sentences of reviews that say most, at most six in all, each of another user: three of each kind, and
 -- more of the one where the other has fewer. What a sentence says is the sum of the weights of the item's words in it, over
 -- the root of its length. keywords: the twelve words that say most about the item, of its
--- description or of at least two users.
+-- description or of at least two users. tellers: everybody who wrote one of the sentences of praise and fault, also where
+-- several wrote the same.
 with weighed as (
     select t.item_id, t.user_id, t.liked, t.sentence, sum(w.weight) as weight
     from item_word as w
@@ -49,13 +50,25 @@ placed as (
         sum(case when liked then 1 else 0 end) over (partition by item_id) as n_praise
     from best_of_user
 ),
+chosen as (
+    select item_id, liked, sentence, place
+    from placed
+    where place <= greatest(3, 6 - case when liked then n - n_praise else n_praise end)
+),
+told as (
+    select c.item_id, c.liked, c.sentence, c.place, array_agg(t.user_id) as tellers
+    from chosen as c
+    join item_text as t on t.item_id = c.item_id and t.sentence = c.sentence
+    where t.user_id is not null
+    group by c.item_id, c.liked, c.sentence, c.place
+),
 voiced as (
     select
         item_id,
         array_agg(sentence order by place) filter (where liked) as praise,
-        array_agg(sentence order by place) filter (where not liked) as fault
-    from placed
-    where place <= greatest(3, 6 - case when liked then n - n_praise else n_praise end)
+        array_agg(sentence order by place) filter (where not liked) as fault,
+        array_sort(array_distinct(flatten(array_agg(tellers)))) as tellers
+    from told
     group by item_id
 ),
 keyword as (
@@ -76,6 +89,7 @@ select
     coalesce(v.praise, cast(make_array() as varchar[])) as praise,
     coalesce(v.fault, cast(make_array() as varchar[])) as fault,
     coalesce(k.keywords, cast(make_array() as varchar[])) as keywords,
+    coalesce(v.tellers, cast(make_array() as varchar[])) as tellers,
     cast(coalesce(t.n_tellers, 0) as bigint) as n_tellers
 from (select distinct item_id from item_word) as i
 left join keyword as k on k.item_id = i.item_id

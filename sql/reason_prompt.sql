@@ -10,6 +10,8 @@
 --   history: praise, fault = what the user wrote, content = what the latest likes are about (user_voice.sql); liked = the
 --            four latest likes, disliked = the two worst-rated dislikes, related = three titles that go with the latest
 --            likes of this user (by PMI) and that the user has not met lately
+-- tellers: whose sentences praise and fault of an item are, also those that fit_evidence leaves out: `curec forget` finds
+-- them by it. Never shown.
 -- A row without any evidence is kept and counted later. An item without a title has no subject and is described by its
 -- attributes. No title stands in two lists, nor in a list and as the subject.
 with item_listed as (
@@ -27,6 +29,7 @@ with item_listed as (
         coalesce(v.praise, cast(make_array() as varchar[])) as praise,
         coalesce(v.fault, cast(make_array() as varchar[])) as fault,
         coalesce(v.keywords, cast(make_array() as varchar[])) as keywords,
+        coalesce(v.tellers, cast(make_array() as varchar[])) as tellers,
         array_slice(
             array_except(
                 make_array(
@@ -66,7 +69,8 @@ item_evidence as (
         content,
         praise,
         fault,
-        keywords
+        keywords,
+        tellers
     from item_listed
 ),
 met as (
@@ -122,7 +126,8 @@ history_evidence as (
         coalesce(v.content, cast(make_array() as varchar[])) as content,
         coalesce(v.praise, cast(make_array() as varchar[])) as praise,
         coalesce(v.fault, cast(make_array() as varchar[])) as fault,
-        cast(make_array() as varchar[]) as keywords
+        cast(make_array() as varchar[]) as keywords,
+        cast(null as varchar[]) as tellers
     from user_history as h
     left join neighbour_top as n on n.user_id = h.user_id
     left join user_voice as v on v.user_id = h.user_id
@@ -148,7 +153,8 @@ typed as (
         cast(content as varchar[]) as content,
         cast(praise as varchar[]) as praise,
         cast(fault as varchar[]) as fault,
-        cast(keywords as varchar[]) as keywords
+        cast(keywords as varchar[]) as keywords,
+        cast(tellers as varchar[]) as tellers
     from evidence
 ),
 fitted as (
@@ -158,6 +164,7 @@ fitted as (
         item_id,
         as_of,
         verdict,
+        tellers,
         fit_evidence(
             kind, subject, verdict, liked, disliked, related, attributes, content, praise, fault, keywords) as fit
     from typed
@@ -179,7 +186,8 @@ shortened as (
         fit['fault'] as fault,
         fit['keywords'] as keywords,
         fit['prompt_text'] as prompt_text,
-        fit['answer_stem'] as answer_stem
+        fit['answer_stem'] as answer_stem,
+        tellers
     from fitted
 )
 select
@@ -197,6 +205,7 @@ select
     praise,
     fault,
     keywords,
+    tellers,
     cast(prompt_text as varchar) as prompt_text,
     cast(answer_stem as varchar) as answer_stem,
     cast(prompt_key(prompt_text, answer_stem) as varchar) as prompt_key

@@ -13,7 +13,12 @@
 //! before its own module here (`ci/check.sh` enforces it). Arrow record batches are the one currency between layers.
 
 pub mod printable;
-pub mod plain_text;
+/// What people write, as plain sentences and as the words that carry its content. Knows nothing of tables or prompts.
+pub mod plain_text {
+    pub mod lines;
+    pub mod words;
+    pub mod sentences;
+}
 pub mod error;
 pub mod fingerprint;
 
@@ -293,6 +298,7 @@ pub mod operate {
     pub mod runs;
     pub mod garbage;
     pub mod compact;
+    pub mod tellers;
     pub mod scrub;
     pub mod pseudonym;
     pub mod forget;

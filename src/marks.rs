@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::plain_text::content_words;
+use crate::plain_text::words::content_words;
 
 /// Words that say whom a reason is about and that it is one. Every reason has some of them, whatever its evidence holds.
 const FRAME: &str = "people user viewer reader listener player customer fan audience like enjoy love prefer dislike choose \

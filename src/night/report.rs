@@ -182,12 +182,12 @@ mod tests {
     fn what_a_reason_uses_is_marked_in_its_evidence_and_what_comes_from_nowhere_in_the_reason() {
         let sample = Sample {
             reason: "Fans of <b>Heat</b> want bleak heists and robots.".into(),
-            evidence: vec!["liked: Heat (1995); Casino (1995)".into(), "content: A <i>bleak</i> plan".into()],
+            evidence: vec!["liked: Heat (1995)\nCasino; or not (1995)".into(), "content: A <i>bleak</i> plan".into()],
             ..Sample::default()
         };
         let details = Details { refused: vec![sample], ..Details::default() };
         let page = html(&Manifest::default(), &details).unwrap();
-        assert!(page.contains("<b>liked</b> <mark>Heat (1995)</mark>; Casino (1995)</li>"), "{page}");
+        assert!(page.contains("<b>liked</b> <mark>Heat (1995)</mark>; Casino; or not (1995)</li>"), "{page}");
         assert!(page.contains("A &lt;i&gt;<mark>bleak</mark>&lt;"), "{page}");
         assert!(page.contains("<span class=\"nowhere\">robots</span>."), "{page}");
         assert!(!page.contains("<i>"), "data became markup");

@@ -11,6 +11,9 @@
 //! anywhere and running again completes it: a table that is published already fits the ones before it once these are
 //! rewritten, since the same rows give the same bytes. Fingerprints stay, so the next plan has nothing to do.
 //!
+//! Rows about items that hold sentences of the users' reviews go as well ([`tellers`]). Prompts alone tell which these are,
+//! and of these tables they are published last; files for people are seen to before.
+//!
 //! User ids are data, compared byte for byte; they never become part of SQL, and manifests hold only keyed digests.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +35,7 @@ use crate::night::tables::{content, files_in, inputs_of, locate};
 use crate::operate::compact;
 use crate::operate::pseudonym::Pseudonyms;
 use crate::operate::scrub::{QUARANTINES, Scrub};
+use crate::operate::tellers::{self, TELLING, Told};
 use crate::table::contract::{self, Contract};
 use crate::table::filter::{count_each, count_matching, read_texts, rows_without};
 use crate::table::input::{InputTable, open_input};
@@ -158,17 +162,22 @@ pub async fn forget(job: &Job, options: &Options) -> Result<Done> {
     work.refuse_unknown_tables().await?;
     let standing = work.standing().await?;
     let mut found = BTreeSet::new();
-    let days = work.days(&standing, &mut found).await?;
+    let told = work.told(&standing, &mut found).await?;
+    let mut days = work.days(&standing, &mut found).await?;
+    work.count_told(&standing, &told, &mut days).await?;
+    let going = Going { days, told };
     let mut done = Done { dry_run: options.dry_run, users: options.users.len(), ..Done::default() };
-    for (table, rows) in days.values().flatten() {
+    for (table, rows) in going.days.values().flatten() {
         let sum = done.rows.entry(table.clone()).or_default();
         *sum = (sum.0 + rows, sum.1 + 1);
     }
     done.warnings.extend(work.tables_without_user_id());
+    done.warnings.extend(work.tables_of_sentences(&going.told));
+    done.warnings.extend(going.told.warning());
     done.forgotten.inputs = work.inputs(&mut found, &mut done.warnings).await;
-    let keys = work.prompt_keys(&standing, &mut found).await?;
+    let keys = work.prompt_keys(&standing, &going.told, &mut found).await?;
     // Also where it is done: what cannot be read is found out now.
-    work.look(&keys, &mut found, &mut done).await?;
+    work.look(&keys, &going.told, &mut found, &mut done).await?;
     let before = work.forgotten_before().await?;
     let pseudonyms = Pseudonyms::find(&work.root).await?;
     done.unmatched = work.unmatched(&found, &before, pseudonyms.as_ref(), &mut done.warnings);
@@ -176,11 +185,11 @@ pub async fn forget(job: &Job, options: &Options) -> Result<Done> {
         return Ok(done);
     }
     // First the one that every other `forget` wants too.
-    let leases = [compact::LEASE.to_string()].into_iter().chain(days.keys().map(|dt| format!("dt={dt}")));
+    let leases = [compact::LEASE.to_string()].into_iter().chain(going.days.keys().map(|dt| format!("dt={dt}")));
     let ttl = Duration::from_secs_f64(job.spec.publish.lease_seconds);
     let held = Held::acquire(&work.root, leases, &Holder::here(&work.run_id), ttl).await?;
     let mut manifest = work.manifest(started.1);
-    let outcome = work.under_lease(&held, &standing, &days, &before, &mut manifest, &mut done).await;
+    let outcome = work.under_lease(&held, &standing, &going, &before, &mut manifest, &mut done).await;
     held.release().await;
     if outcome.is_err() {
         // What was staged names nobody who is to be forgotten; a failure to remove it must not hide the cause.
@@ -221,6 +230,12 @@ fn refuse_live(runs: Vec<String>) -> Result<()> {
 /// Rows to remove by table, of one day.
 type Counts = BTreeMap<String, u64>;
 
+/// What goes.
+struct Going {
+    days: BTreeMap<String, Counts>,
+    told: Told,
+}
+
 /// The commit records of all days, by table.
 type Standing = BTreeMap<String, BTreeMap<String, CommitRecord>>;
 
@@ -259,6 +274,20 @@ impl Work<'_> {
             format!("the table {table} has no column user_id: if it names users in another way, their rows stay")
         };
         unread.map(warning).collect()
+    }
+
+    /// A warning for each published table of the job's own that may hold sentences which go elsewhere.
+    fn tables_of_sentences(&self, told: &Told) -> Vec<String> {
+        let is_own = |table: &&str| !contract::builtin_names().any(|known| known == *table);
+        let is_made_of_it = |table: &&str| self.graph.upstream(table).iter().any(|read| TELLING.contains(read));
+        let own = self.graph.published().filter(|_| !told.items().is_empty()).filter(is_own).filter(is_made_of_it);
+        let warning = |table| {
+            format!(
+                "the table {table} is made from prompts about items or what followed them: if it holds what the users \
+                 wrote in reviews, that stays until its days are built again"
+            )
+        };
+        own.map(warning).collect()
     }
 
     /// Refuses a warehouse with tables that the job does not define: rows of the users may stand in them.
@@ -323,6 +352,30 @@ impl Work<'_> {
         Ok(days)
     }
 
+    /// The items of whose prompts the users are tellers.
+    async fn told(&self, standing: &Standing, found: &mut BTreeSet<String>) -> Result<Told> {
+        let mut told = Told::default();
+        for (table, dt, file, bytes) in self.files(standing, &["item_id"])? {
+            if table == tellers::PROMPTS {
+                let find = |user: &str| found.extend(self.looked_for.get(user).cloned());
+                told.read(&dt, &file, bytes, &self.options.users, find).await?;
+            }
+        }
+        Ok(told)
+    }
+
+    /// Adds the rows that hold something of what the users told; none of them has a user.
+    async fn count_told(&self, standing: &Standing, told: &Told, days: &mut BTreeMap<String, Counts>) -> Result<()> {
+        for (table, dt, file, bytes) in self.files(standing, &["item_id"])? {
+            let Some(items) = told.of(table, &dt) else { continue };
+            let n = count_matching(&file, bytes, "item_id", items).await?;
+            if n > 0 {
+                *days.entry(dt).or_default().entry(table.to_owned()).or_default() += n;
+            }
+        }
+        Ok(())
+    }
+
     /// Input tables that still hold rows of the users. One that cannot be read is told and keeps nothing from going.
     async fn inputs(&self, found: &mut BTreeSet<String>, warnings: &mut Vec<String>) -> Vec<String> {
         let mut naming = Vec::new();
@@ -372,7 +425,13 @@ impl Work<'_> {
     }
 
     /// What there is besides the tables: answers, the quarantine, files of runs. Reads all of it, changes nothing.
-    async fn look(&self, keys: &BTreeSet<String>, found: &mut BTreeSet<String>, done: &mut Done) -> Result<()> {
+    async fn look(
+        &self,
+        keys: &BTreeSet<String>,
+        told: &Told,
+        found: &mut BTreeSet<String>,
+        done: &mut Done,
+    ) -> Result<()> {
         let contract = self.graph.contract(RESPONSE)?;
         let mut answers = 0;
         for entry in segment::Segments::find(&self.root, "response").await?.all {
@@ -383,7 +442,7 @@ impl Work<'_> {
             answers += n;
         }
         done.rows.insert("response".to_string(), (answers, 0));
-        let scrub = Scrub::new(&self.root, &self.options.users, true);
+        let scrub = Scrub::new(&self.root, &self.options.users, told, true);
         let mut looked = Forgotten::default();
         scrub.quarantine(&mut looked).await?;
         scrub.runs(&mut looked).await?;
@@ -443,7 +502,7 @@ impl Work<'_> {
         &self,
         held: &Held,
         standing: &Standing,
-        days: &BTreeMap<String, Counts>,
+        going: &Going,
         before: &[Before],
         manifest: &mut Manifest,
         done: &mut Done,
@@ -454,12 +513,12 @@ impl Work<'_> {
                 .hint("run the same command again"));
         }
         // Again: a run that came and went since may have staged or answered something.
-        let keys = self.prompt_keys(standing, &mut BTreeSet::new()).await?;
+        let keys = self.prompt_keys(standing, &going.told, &mut BTreeSet::new()).await?;
         let publisher = Publisher::new(self.root.clone(), &self.run_id);
         let mut staged = Vec::new();
-        for (dt, counts) in days {
+        for (dt, counts) in &going.days {
             let Some(records) = standing.get(dt) else { continue };
-            staged.push((dt, self.stage_day(records, counts, &publisher).await?));
+            staged.push((dt, self.stage_day(records, counts, &going.told, &publisher).await?));
         }
         held.check().await?;
         // From here on there are changes. The digests first: who runs it again after a crash named no wrong id.
@@ -480,6 +539,10 @@ impl Work<'_> {
         let staging = publisher.staging().child("response");
         let (answers, _) = segment::remove_rows(&self.root, contract, &staging, "prompt_key", &keys).await?;
         done.rows.insert("response".to_string(), (answers, 0));
+        // While the prompts still tell which samples about items have to go.
+        let scrub = Scrub::new(&self.root, &self.options.users, &going.told, false);
+        scrub.quarantine(&mut done.forgotten).await?;
+        scrub.runs(&mut done.forgotten).await?;
         for (dt, tables) in staged {
             let lease = held.get(&format!("dt={dt}"))?;
             let mut rewritten = Vec::new();
@@ -492,9 +555,6 @@ impl Work<'_> {
             }
             manifest.tables.extend(rewritten.into_iter().rev());
         }
-        let scrub = Scrub::new(&self.root, &self.options.users, false);
-        scrub.quarantine(&mut done.forgotten).await?;
-        scrub.runs(&mut done.forgotten).await?;
         done.forgotten.rows = done.rows.iter().map(|(table, (rows, _))| (table.clone(), *rows)).collect();
         Ok(())
     }
@@ -515,8 +575,14 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Keys of prompts that are the users' and nobody else's. Users that stand in what dead runs left are found, too.
-    async fn prompt_keys(&self, standing: &Standing, found: &mut BTreeSet<String>) -> Result<BTreeSet<String>> {
+    /// Keys of prompts that are the users' or show their sentences, and are nobody else's. Users that stand in what dead
+    /// runs left are found, too.
+    async fn prompt_keys(
+        &self,
+        standing: &Standing,
+        told: &Told,
+        found: &mut BTreeSet<String>,
+    ) -> Result<BTreeSet<String>> {
         let columns = ["user_id", "prompt_key"];
         let published = self.files(standing, &columns)?;
         let mut left = Vec::new();
@@ -529,17 +595,27 @@ impl Work<'_> {
             }
         }
         let mut keys = BTreeSet::new();
-        let is_theirs = |user: Option<&str>| user.is_some_and(|user| self.options.users.contains(user));
-        for (_, _, file, bytes) in &published {
-            each_pair(file, *bytes, |user, key| _ = is_theirs(user) && keys.insert(key.to_string())).await?;
+        let users = &self.options.users;
+        for (table, dt, file, bytes) in &published {
+            let take = |is_theirs: bool, key: &str| _ = is_theirs && keys.insert(key.to_string());
+            tellers::each_key(file, *bytes, users, told.of(table, dt), take).await?;
         }
         for file in left {
-            let read = each_pair(&file.location, file.size, |user, key| {
-                if let Some(user) = user.filter(|user| self.options.users.contains(*user)) {
+            let mut take = |user: &str, key: &str| {
+                if users.contains(user) {
                     keys.insert(key.to_string());
                     found.insert(user.to_owned());
                 }
-            });
+            };
+            let read = async {
+                if file.location.url().contains(&format!("/{}/dt=", tellers::PROMPTS)) {
+                    tellers::each_prompt(&file.location, file.size, |prompt| {
+                        prompt.key.iter().for_each(|key| prompt.tellers.iter().for_each(|user| take(user, key)));
+                    })
+                    .await?;
+                }
+                each_pair(&file.location, file.size, |user, key| user.iter().for_each(|user| take(user, key))).await
+            };
             // A torn file of a dead run tells nothing, and goes anyway.
             if let Err(e) = read.await
                 && e.kind() != Kind::Input
@@ -549,9 +625,9 @@ impl Work<'_> {
         }
         let mut others = BTreeSet::new();
         if !keys.is_empty() || self.options.unlinked {
-            for (_, _, file, bytes) in &published {
-                each_pair(file, *bytes, |user, key| {
-                    if !is_theirs(user) && (self.options.unlinked || keys.contains(key)) {
+            for (table, dt, file, bytes) in &published {
+                tellers::each_key(file, *bytes, users, told.of(table, dt), |is_theirs, key| {
+                    if !is_theirs && (self.options.unlinked || keys.contains(key)) {
                         others.insert(key.to_string());
                     }
                 })
@@ -574,6 +650,7 @@ impl Work<'_> {
         &self,
         records: &BTreeMap<String, CommitRecord>,
         counts: &Counts,
+        told: &Told,
         publisher: &Publisher,
     ) -> Result<Vec<(u64, StagedTable)>> {
         // What each table held and what it will hold.
@@ -596,7 +673,7 @@ impl Work<'_> {
             let n = counts.get(table).copied().unwrap_or(0);
             let new = match n {
                 0 => self.as_it_stands(record, stamp, publisher)?,
-                _ => self.stage(record, &stamp, n, publisher).await?,
+                _ => self.stage(record, &stamp, n, told, publisher).await?,
             };
             held.insert(table, [was, content(new.files.iter().map(|f| f.blake3.as_str()))]);
             if n > 0 || is_moved {
@@ -606,15 +683,29 @@ impl Work<'_> {
         Ok(staged)
     }
 
-    /// Stages a partition's rows without the `n` that are the users'.
-    async fn stage(&self, record: &CommitRecord, stamp: &Stamp, n: u64, publisher: &Publisher) -> Result<StagedTable> {
+    /// Stages a partition's rows without the `n` that are the users' or hold something of what they told.
+    async fn stage(
+        &self,
+        record: &CommitRecord,
+        stamp: &Stamp,
+        n: u64,
+        told: &Told,
+        publisher: &Publisher,
+    ) -> Result<StagedTable> {
         let place = |e: Error| unfit(e).with("table", &record.table).with("dt", &record.dt);
         let contract = &without_rules(self.graph.contract(&record.table)?);
         let mut tables: Vec<InputTable> = Vec::new();
         for file in files_in(&self.root, record)? {
             tables.push(open_input(contract, &file.location).await.map_err(place)?);
         }
-        let rows = rows_without(contract, &tables, "user_id", &self.options.users);
+        let items = told.of(&record.table, &record.dt);
+        let (none, users) = (BTreeSet::new(), &self.options.users);
+        let (column, values) = match contract.column("user_id") {
+            Some(_) => ("user_id", users),
+            None => ("item_id", items.unwrap_or(&none)),
+        };
+        let rows = rows_without(contract, &tables, column, values);
+        let rows = rows.map(|batch| tellers::without_items(batch?, items));
         let staged = publisher.stage(contract, &record.dt, stamp, rows).await.map_err(place)?;
         if staged.rows + n != record.rows() {
             let (rows, all) = (staged.rows, record.rows());

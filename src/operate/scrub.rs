@@ -1,7 +1,8 @@
 //! Files for people that name a user: the quarantine, reports and manifests of runs.
 //!
-//! A sample is found by its ids. Texts, such as an error that shows the rows that failed, are searched for the id as a
-//! word, so that too much goes rather than too little where ids are short numbers.
+//! A sample is found by its ids; one about an item also where it shows sentences that a user wrote. Texts, such as an error
+//! that shows the rows that failed, are searched for the id as a word, so that too much goes rather than too little where
+//! ids are short numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -12,8 +13,9 @@ use serde_json::Value;
 use crate::error::{Context, Kind, Result};
 use crate::night::manifest::{Forgotten, Manifest};
 use crate::night::report;
+use crate::operate::tellers::{TELLING, Told};
 use crate::printable;
-use crate::table::filter::{count_each, read_texts};
+use crate::table::filter::{count_each, count_matching, read_texts};
 use crate::table::store::{Entry, Location};
 
 /// Where rows that failed an audit are kept.
@@ -29,14 +31,15 @@ const REMOVED: &str = "(removed by curec forget: it named a user)";
 pub struct Scrub<'a> {
     root: &'a Location,
     users: &'a BTreeSet<String>,
+    told: &'a Told,
     is_dry: bool,
     found: Mutex<BTreeSet<String>>,
 }
 
 impl<'a> Scrub<'a> {
-    /// For the users of a warehouse; a dry one only counts.
-    pub fn new(root: &'a Location, users: &'a BTreeSet<String>, is_dry: bool) -> Self {
-        Scrub { root, users, is_dry, found: Mutex::default() }
+    /// For the users of a warehouse and the items of which they told; a dry one only counts.
+    pub fn new(root: &'a Location, users: &'a BTreeSet<String>, told: &'a Told, is_dry: bool) -> Self {
+        Scrub { root, users, told, is_dry, found: Mutex::default() }
     }
 
     /// The ids that something named.
@@ -92,6 +95,11 @@ impl<'a> Scrub<'a> {
                 }
             }
             let each = count_each(&entry.location, entry.size, "user_id", users).await?;
+            let is_telling = |table: &&str| entry.location.url().contains(&format!("/{table}/dt="));
+            if TELLING.iter().any(is_telling) {
+                let items = self.told.items();
+                is_naming |= count_matching(&entry.location, entry.size, "item_id", items).await? > 0;
+            }
             Ok(is_naming | (each.keys().filter(|user| self.is_user(user)).count() > 0))
         }
         .await;
@@ -101,14 +109,26 @@ impl<'a> Scrub<'a> {
         }
     }
 
-    /// Whether a row that failed an audit, as JSON, holds a user's id in any column but the item's.
+    /// Whether an item of which a user told stands there.
+    fn is_told(&self, item: Option<&Value>) -> bool {
+        item.and_then(Value::as_str).is_some_and(|item| self.told.items().contains(item))
+    }
+
+    /// Whether a row that failed an audit, as JSON, holds a user's id in any column but the item's, or was made of what a
+    /// user told of an item.
     fn is_in_row(&self, row: &Value) -> bool {
+        let is_made_of_it = self.is_told(row.get("item_id"))
+            && ["prompt_key", "embedding"].iter().any(|column| row.get(column).is_some());
+        is_made_of_it | self.holds_user(row)
+    }
+
+    fn holds_user(&self, row: &Value) -> bool {
         match row {
             Value::String(text) => self.is_user(text),
             Value::Number(number) => self.is_user(&number.to_string()),
-            Value::Array(values) => values.iter().fold(false, |any, value| self.is_in_row(value) | any),
+            Value::Array(values) => values.iter().fold(false, |any, value| self.holds_user(value) | any),
             Value::Object(columns) => {
-                columns.iter().fold(false, |any, (name, value)| (name != "item_id" && self.is_in_row(value)) | any)
+                columns.iter().fold(false, |any, (name, value)| (name != "item_id" && self.holds_user(value)) | any)
             }
             _ => false,
         }
@@ -202,9 +222,11 @@ impl<'a> Scrub<'a> {
     fn clean(&self, value: &mut Value) -> bool {
         let is_user = |v: Option<&Value>| v.and_then(Value::as_str).is_some_and(|v| self.is_user(v));
         // A sample's entity is the item where the reason is about an item.
+        let is_item = |v: &Value| v.get("kind") == Some(&"item".into());
         let names = |v: &Value| {
             is_user(v.get("user_id"))
-                || (is_user(v.get("entity")) && v.get("kind") != Some(&"item".into()))
+                || (is_user(v.get("entity")) && !is_item(v))
+                || (is_item(v) && self.is_told(v.get("entity")))
                 || v.as_str().is_some_and(|text| self.is_row_text(text))
         };
         match value {
@@ -245,7 +267,7 @@ mod tests {
     fn with(ids: &[&str], check: impl Fn(&Scrub<'_>)) {
         let root = Location::parse("memory://scrub/w").unwrap();
         let users = ids.iter().map(ToString::to_string).collect();
-        check(&Scrub::new(&root, &users, true));
+        check(&Scrub::new(&root, &users, &Told::default(), true));
     }
 
     #[test]

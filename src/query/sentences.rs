@@ -1,6 +1,6 @@
 //! `sentences(value, n)` and `content_words(value)`: reviews and descriptions in pieces, for SQL.
 //!
-//! What a sentence and a word of content are is known by [`plain_text`]; this is the way there for Arrow's texts and lists
+//! What a sentence and a word of content are is known by [`crate::plain_text`]; this is the way there for Arrow's texts and lists
 //! of texts. Knows nothing of prompts.
 
 use std::collections::HashSet;
@@ -13,16 +13,16 @@ use datafusion::common::Result as DfResult;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
 use crate::columns::at;
-use crate::plain_text;
+use crate::plain_text::{sentences as cut, words};
 use crate::query::clean_text::texts;
 
-/// `sentences(text, n)` is the list of the text's sentences of at most `n` words ([`plain_text::split_sentences`]), null
+/// `sentences(text, n)` is the list of the text's sentences of at most `n` words ([`cut::split_sentences`]), null
 /// where the text or `n` is null. `sentences(list, n)` has those of all its texts, in order.
 pub(super) fn sentences() -> ScalarUDF {
     ScalarUDF::new_from_impl(Sentences { signature: Signature::any(2, Volatility::Immutable) })
 }
 
-/// `content_words(text)` is the list of the text's words of content, each once ([`plain_text::content_words`]), null where
+/// `content_words(text)` is the list of the text's words of content, each once ([`words::content_words`]), null where
 /// the text is. `content_words(list)` has those of all its texts, each once.
 pub(super) fn content_words() -> ScalarUDF {
     ScalarUDF::new_from_impl(ContentWords { signature: Signature::any(1, Volatility::Immutable) })
@@ -51,7 +51,7 @@ impl ScalarUDFImpl for Sentences {
         let words = cast(&words, &DataType::Int64)?.as_primitive::<Int64Type>().clone();
         let split = |row: usize, texts: &[&str]| {
             let max_words = words.is_valid(row).then(|| usize::try_from(words.value(row)).unwrap_or(0))?;
-            Some(texts.iter().flat_map(|text| plain_text::split_sentences(text, max_words)).collect())
+            Some(texts.iter().flat_map(|text| cut::split_sentences(text, max_words)).collect())
         };
         Ok(ColumnarValue::Array(for_each_row(&value, split)?))
     }
@@ -79,7 +79,7 @@ impl ScalarUDFImpl for ContentWords {
         let value = args.args[0].to_array(args.number_rows)?;
         let words = |_: usize, texts: &[&str]| {
             let mut seen = HashSet::new();
-            let words = texts.iter().flat_map(|text| plain_text::content_words(text));
+            let words = texts.iter().flat_map(|text| words::content_words(text));
             Some(words.filter(|word| seen.insert(word.clone())).collect())
         };
         Ok(ColumnarValue::Array(for_each_row(&value, words)?))

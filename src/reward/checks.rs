@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::plain_text::{self, is_han, is_kana, is_unspaced};
+use crate::plain_text::lines::{is_han, is_kana, is_unspaced};
+use crate::plain_text::words::content_words;
 
 /// Words that may begin with a capital letter without naming anything.
 const NOT_NAMES: &[&str] = &[
@@ -622,7 +623,7 @@ fn is_paired(c: char) -> bool {
 /// without spaces, and in Korean, each pair of characters is one.
 fn telling_words(text: &str) -> BTreeSet<String> {
     static EMPTY: LazyLock<HashSet<String>> = LazyLock::new(|| {
-        let folded = plain_text::content_words(EMPTY_WORDS);
+        let folded = content_words(EMPTY_WORDS);
         folded.into_iter().chain(EMPTY_WORDS.split_whitespace().map(str::to_owned)).collect()
     });
     let says_something = |word: &String| {
@@ -631,7 +632,7 @@ fn telling_words(text: &str) -> BTreeSet<String> {
             && !word.contains(is_paired)
             && !EMPTY.contains(word)
     };
-    let mut found: BTreeSet<String> = plain_text::content_words(text).into_iter().filter(says_something).collect();
+    let mut found: BTreeSet<String> = content_words(text).into_iter().filter(says_something).collect();
     let mut before = "";
     for cluster in text.graphemes(true) {
         let is_part = cluster.starts_with(is_paired);

@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::plain_text::content_words;
+use crate::plain_text::words::content_words;
 use crate::reward::checks;
 
 /// So many words in a row may stand in a reason as they stand in an evidence text.

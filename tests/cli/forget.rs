@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::common;
 use crate::common::{Event, World, expect_code, january, stderr, stdout, summary};
 use crate::s3::{Bucket, Call, Fault, Rule};
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::datatypes::DataType;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -291,6 +291,62 @@ fn a_forgotten_user_leaves_no_trace_and_nobody_else_notices() {
     expect_code(&again, 0);
     assert!(!stdout(&again).contains("partition(s)"), "{}", stdout(&again));
     assert_eq!(world.published(), published);
+}
+
+/// A world where [`EVIL`] and u00 have written a review each, which the prompts about the items show; one day published.
+fn world_with_reviews() -> World {
+    let world = World::new();
+    common::write_events(&world.path("input/interaction.parquet"), &log());
+    let text = |texts: [&str; 2]| std::sync::Arc::new(StringArray::from_iter_values(texts)) as ArrayRef;
+    let times = TimestampMillisecondArray::from(vec![january(13, 0), january(14, 0)]).with_timezone("UTC");
+    let columns: [(&str, ArrayRef); 4] = [
+        ("user_id", text([EVIL, "u00"])),
+        ("item_id", text(["i00", "i02"])),
+        ("event_timestamp", std::sync::Arc::new(times)),
+        ("text", text(["Zanzibar harpoons rust in it.", "Lanterns glow over the harbour."])),
+    ];
+    common::write(&world.path("input/review.parquet"), &RecordBatch::try_from_iter(columns).unwrap());
+    let job = std::fs::read_to_string(world.path("job.toml")).unwrap();
+    let review = format!("review = {:?}\n[history]", world.path("input/review.parquet").display().to_string());
+    std::fs::write(world.path("job.toml"), job.replace("[history]", &review)).unwrap();
+    let shown = "=== user\n{{ subject or attributes | join }} {{ praise | join }}\n=== assistant\nIt\n";
+    std::fs::write(world.path("item.j2"), shown).unwrap();
+    expect_code(&on_day(&world, "run", "2026-01-20", &[]), 0);
+    world
+}
+
+#[test]
+fn sentences_of_reviews_go_with_whoever_wrote_them() {
+    let world = world_with_reviews();
+    let root = world.path("warehouse");
+    let says = |word: &str| {
+        let is_saying = |path: &PathBuf| match path.extension().is_some_and(|e| e == "parquet") {
+            true => texts(path).iter().any(|text| text.contains(word)),
+            false => String::from_utf8_lossy(&std::fs::read(path).unwrap()).contains(word),
+        };
+        files(&root).into_iter().filter(is_saying).collect::<Vec<_>>()
+    };
+    let listed = "select count(*) as n from reason_prompt where array_to_string(praise, ' ') like '%Zanzibar%'";
+    // The prompts about the item and about the one who wrote it.
+    assert_eq!(world.sql(listed)[0]["n"], 2);
+    assert!(says("Zanzibar").iter().any(|path| path.to_string_lossy().contains("reason_prompt")), "nothing to forget");
+    let asked = keys(&world, "select prompt_key from reason_prompt where item_id = 'i00'");
+    let of_others = |table: &str| world.sql(&format!("select * from {table} where item_id = 'i02'"));
+    let kept = ["reason_prompt", "reason", "reason_score", "item_feature"];
+    let before = kept.map(of_others);
+
+    expect_code(&forget(&world, &[]), 0);
+    assert_eq!(says("Zanzibar"), Vec::<PathBuf>::new());
+    assert_eq!(world.sql(listed)[0]["n"], 0);
+    for table in kept {
+        let left = world.sql(&format!("select count(*) as n from {table} where item_id = 'i00'"));
+        assert_eq!(left[0]["n"], 0, "{table}");
+    }
+    assert!(keys(&world, "select prompt_key from response").is_disjoint(&asked));
+    // The item itself is nobody's.
+    assert_eq!(world.sql("select count(*) as n from item_audience where item_id = 'i00'")[0]["n"], 1);
+    assert_eq!(kept.map(of_others), before);
+    assert!(!says("Lanterns").is_empty());
 }
 
 fn copy_tree(from: &Path, to: &Path) {

@@ -7,7 +7,10 @@ use crate::columns::as_text_lists;
 use crate::query::session::{Session, SessionOptions};
 
 fn words(value: &ArrayRef) -> ArrayRef {
-    for_each_row(value, |_, texts| Some(texts.iter().flat_map(|t| plain_text::content_words(t)).collect())).unwrap()
+    for_each_row(value, |_, texts| {
+        Some(texts.iter().flat_map(|t| crate::plain_text::words::content_words(t)).collect())
+    })
+    .unwrap()
 }
 
 #[test]

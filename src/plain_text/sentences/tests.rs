@@ -2,6 +2,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::plain_text::lines::{NAMED, WINDOWS};
 
 fn split(text: &str) -> Vec<String> {
     split_sentences(text, 40)
@@ -133,7 +134,10 @@ fn german_is_split_as_well() {
     let expected =
         ["Die Verarbeitung ist gut, aber der Akku hält nur 2,5 Stunden.", "Das ist zu wenig!", "Dr. Müller rät ab."];
     assert_eq!(split(text), expected);
-    assert_eq!(content_words(text), ["verarbeitung", "akku", "hält", "stunden", "wenig", "müller", "rät"]);
+    assert_eq!(
+        crate::plain_text::words::content_words(text),
+        ["verarbeitung", "akku", "hält", "stunden", "wenig", "müller", "rät"]
+    );
 }
 
 #[test]
@@ -163,13 +167,18 @@ fn of_a_long_text_the_beginning_is_read_at_once() {
         "\u{300}".repeat(500_000),
     ];
     for text in &texts {
-        let quickest = (0..3).map(|_| {
+        let quickest = (0..5).map(|_| {
             let start = Instant::now();
             assert!(split_sentences(text, 30).len() <= MAX_SENTENCES);
             start.elapsed()
         });
         let quickest = quickest.min().unwrap();
-        assert!(quickest < Duration::from_secs(2), "{quickest:?} for {:?}", text.chars().take(20).collect::<String>());
+        // Some milliseconds where it is optimised; what looks at everything from everywhere takes seconds.
+        assert!(
+            quickest < Duration::from_millis(500),
+            "{quickest:?} for {:?}",
+            text.chars().take(20).collect::<String>()
+        );
     }
     assert_eq!(split(&texts[0]), ["It was fine, and cheap."]);
     let many = split(&texts[1]);
@@ -180,54 +189,6 @@ fn of_a_long_text_the_beginning_is_read_at_once() {
 }
 
 #[test]
-fn content_words_are_what_a_text_is_about() {
-    let text = "I really love this robot! My son's robots aren't great, but it's the battery’s 20 hours that we’d buy. \
-                <br>Batteries &amp; boxes: 4K, MP3, 3D; movies and zombies.A bus with glasses";
-    let expected = ["robot", "son", "battery", "hour", "box", "mp3", "zombie", "bus", "glass"];
-    assert_eq!(content_words(text), expected);
-    assert_eq!(content_words("L'histoire d'un homme"), ["histoire", "homme"]);
-    assert_eq!(content_words("机器人大战 robot机器人"), ["机器", "器人", "人大", "大战", "robot"]);
-    assert_eq!(content_words("로봇 영화"), ["로봇", "영화"]);
-    assert_eq!(content_words("The U.S. is on, 👍 12 go ok"), Vec::<String>::new());
-    assert!(content_words("").is_empty());
-}
-
-#[test]
-fn only_plain_plurals_are_folded() {
-    let pairs = [
-        ("robots", "robot"),
-        ("stories", "story"),
-        ("movies", "movie"),
-        ("ties", "tie"),
-        ("boxes", "box"),
-        ("dishes", "dish"),
-        ("classes", "class"),
-        ("headaches", "headache"),
-        ("houses", "house"),
-        ("lenses", "lens"),
-        ("heroes", "hero"),
-        ("shoes", "shoe"),
-        ("boss", "boss"),
-        ("virus", "virus"),
-        ("basis", "basis"),
-        ("series", "series"),
-        ("gas", "gas"),
-        ("größes", "größes"),
-    ];
-    for (plural, expected) in pairs {
-        assert_eq!(singular(plural), expected);
-        assert_eq!(singular(&singular(plural)), expected, "folding twice changes nothing");
-    }
-}
-
-#[test]
-fn lists_have_each_word_once() {
-    for list in [FUNCTION_WORDS, EMPTY_WORDS] {
-        let mut words: Vec<&str> = list.split_whitespace().collect();
-        let count = words.len();
-        words.sort_unstable();
-        words.dedup();
-        assert_eq!(words.len(), count);
-    }
+fn names_of_characters_are_read_from_their_lists() {
     assert!(NAMED.len() > 150 && NAMED["equals"] == '=' && WINDOWS.chars().count() == 32);
 }
