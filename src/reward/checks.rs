@@ -77,10 +77,14 @@ const JOINS: &[&str] = &["a", "an", "at", "by", "de", "for", "in", "la", "le", "
 
 /// Commonest English words: ordinary prose is full of them, tables, code and other languages are not.
 const COMMON_ENGLISH: &[&str] = &[
-    "a", "about", "all", "also", "an", "and", "are", "as", "at", "be", "because", "been", "but", "by", "can", "for",
-    "from", "had", "has", "have", "he", "her", "his", "i", "if", "in", "is", "it", "its", "like", "likes", "more",
-    "not", "of", "on", "or", "other", "she", "so", "such", "that", "the", "their", "them", "they", "this", "to", "was",
-    "were", "what", "when", "which", "who", "will", "with", "would", "you",
+    "a", "about", "after", "all", "also", "an", "and", "are", "as", "at", "be", "because", "been", "before", "being",
+    "between", "but", "by", "can", "could", "did", "does", "down", "even", "every", "for", "from", "give", "had",
+    "has", "have", "he", "her", "his", "how", "i", "if", "in", "into", "is", "it", "its", "just", "lets", "like",
+    "likes", "made", "make", "makes", "many", "more", "most", "much", "my", "not", "of", "on", "only", "or", "other",
+    "our", "out", "over", "own", "people", "she", "should", "so", "some", "such", "than", "that", "the", "their",
+    "them", "then", "there", "these", "they", "this", "those", "through", "to", "too", "two", "under", "until", "up",
+    "very", "was", "were", "what", "when", "where", "which", "while", "who", "whose", "why", "will", "with", "without",
+    "would", "you", "your",
 ];
 
 /// Phrases that say somebody does not like something.
@@ -101,6 +105,36 @@ const NEGATIVE: &[&str] = &[
     "hate",
     "hates",
     "hated",
+];
+
+/// Phrases that say somebody was not won over: enough where the verdict is a dislike, and no proof against a like ("a
+/// disappointed father").
+const UNIMPRESSED: &[&str] = &[
+    "disappoint",
+    "disappointed",
+    "disappointing",
+    "disappointment",
+    "disappoints",
+    "does not please",
+    "few are charmed",
+    "few are won over",
+    "few care",
+    "few friends",
+    "few like",
+    "few people care",
+    "few people like",
+    "few people take to",
+    "few take to",
+    "leaves most",
+    "let down",
+    "lets many",
+    "lets most",
+    "many would leave",
+    "most do not",
+    "not many people like",
+    "not won over",
+    "rather leave",
+    "would leave",
 ];
 
 /// Words that reviews of anything have, and those of the built-in stems: they say nothing of this item or user.
@@ -544,6 +578,15 @@ impl Mentions {
     }
 }
 
+/// A text whose owners and parts of words stand alone: "the President's comedy-drama" is "the President comedy drama".
+fn without_owners(text: &str) -> String {
+    let bare = |word: &'_ str| -> String {
+        let word = word.trim_end_matches(|c: char| !c.is_alphanumeric());
+        word.strip_suffix("'s").or(word.strip_suffix("’s")).unwrap_or(word).to_owned()
+    };
+    text.split(|c: char| c.is_whitespace() || c == '-').map(bare).collect::<Vec<_>>().join(" ")
+}
+
 /// The titles, names and attributes that `text` mentions, held against its evidence.
 ///
 /// Titles of the evidence are found as they stand, with or without their year. What is left and looks like a name (by its
@@ -559,7 +602,12 @@ pub fn mentions(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> Menti
 pub fn mentions_beside(text: &str, evidence: &[&str], texts: &[&str], vocabulary: &Vocabulary) -> Mentions {
     let mut rest = text.to_string();
     let named = titles_of(evidence).into_iter().filter(|title| take_out(&mut rest, title)).count();
-    let held: Vec<String> = evidence.iter().chain(texts).map(|e| format!(" {} ", normalise(e))).collect();
+    let held: Vec<String> = evidence
+        .iter()
+        .chain(texts)
+        .flat_map(|e| [normalise(e), normalise(&without_owners(e))])
+        .map(|e| format!(" {e} "))
+        .collect();
     let mut looks_like_names = if vocabulary.language.names_have_capitals { names(&rest) } else { Vec::new() };
     if !vocabulary.language.is_english {
         // In lower case it is a word that is stressed.
@@ -569,13 +617,39 @@ pub fn mentions_beside(text: &str, evidence: &[&str], texts: &[&str], vocabulary
     // Sentences name people, and a reason says whose work it is.
     let bare = |name: &str| match texts {
         [] => normalise(name),
-        _ => normalise(name.strip_suffix("'s").or(name.strip_suffix("’s")).unwrap_or(name)),
+        _ => normalise(&without_owners(name)),
     };
+    // The first word of a reason is capitalised whatever it is, so it may stand before a name ("Broke Sheffield workers").
+    let first = rest.split_whitespace().next().map(|word| format!("{} ", bare(word)));
     let mut found: BTreeSet<String> = looks_like_names.iter().map(|n| bare(n)).filter(|n| !n.is_empty()).collect();
     // A word of a title, such as the drama of "Drama Queen", is no attribute: titles are gone by now.
     found.extend(vocabulary.mentioned(&rest));
-    let (kept, invented): (Vec<String>, Vec<String>) =
-        found.into_iter().partition(|name| held.iter().any(|e| e.contains(&format!(" {name} "))));
+    let is_in = |name: &str| held.iter().any(|e| e.contains(&format!(" {name} ")));
+    // In sentences and keywords the words of a name may stand apart ("the First Lady of Argentina").
+    let is_of = |name: &str| {
+        let words = || name.split(' ').map(|word| format!(" {word} "));
+        is_in(name) || held.iter().skip(2 * evidence.len()).any(|text| words().all(|word| text.contains(&word)))
+    };
+    let plurals = |name: &str| {
+        let singular = name.strip_suffix('y').map(|stem| format!("{stem}ies"));
+        [Some(format!("{name}s")), singular, name.strip_suffix('s').map(str::to_owned)]
+    };
+    let holds = |name: &str| -> bool {
+        // "Thanksgiving in Baltimore" is two names where the evidence holds both.
+        let joined = || name.split(' ').filter(|word| JOINS.contains(word)).count() > 0;
+        let apart = || name.split(' ').filter(|word| !JOINS.contains(word)).all(is_of);
+        is_of(name) || (!texts.is_empty() && joined() && apart())
+    };
+    let (kept, invented): (Vec<String>, Vec<String>) = found.into_iter().partition(|name| {
+        if vocabulary.attributes.contains(name) {
+            return is_in(name) || plurals(name).into_iter().flatten().any(|form| is_in(&form));
+        }
+        let behind_first = || first.as_ref().and_then(|first| name.strip_prefix(first.as_str()));
+        let without_join = |rest: &str| -> String {
+            rest.split(' ').skip_while(|word| JOINS.contains(word)).collect::<Vec<_>>().join(" ")
+        };
+        holds(name) || behind_first().is_some_and(|rest| holds(&without_join(rest)))
+    });
     Mentions { held: named + kept.len(), invented }
 }
 
@@ -585,9 +659,17 @@ pub fn grounding(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> f64 
 }
 
 /// Whether the text says the opposite of the verdict, or praises what is disliked. `titles` are those that it may
-/// quote: their words ("10 Things I Hate About You") say nothing. What denies is known of English alone; of other languages
-/// only disliked titles tell.
-pub fn contradicts(text: &str, verdict: &str, titles: &[&str], disliked: &[&str], language: Language) -> bool {
+/// quote: their words ("10 Things I Hate About You") say nothing. A text that argues for a dislike says that somebody does not
+/// like it, or names what one of the `faults` names, sentences of those who do not. What denies is known of English alone; of
+/// other languages only disliked titles tell.
+pub fn contradicts(
+    text: &str,
+    verdict: &str,
+    titles: &[&str],
+    disliked: &[&str],
+    faults: &[&str],
+    language: Language,
+) -> bool {
     let mut rest = text.to_string();
     titles.iter().filter(|t| !t.is_empty()).for_each(|title| {
         take_out(&mut rest, title);
@@ -602,7 +684,10 @@ pub fn contradicts(text: &str, verdict: &str, titles: &[&str], disliked: &[&str]
     };
     match verdict {
         "like" => negative || disliked.iter().any(|d| !d.is_empty() && praises(d)),
-        "dislike" => language.is_english && !negative,
+        "dislike" => {
+            let is_told = || UNIMPRESSED.iter().any(|phrase| says(phrase)) || concrete(text, faults, titles).0 > 0;
+            language.is_english && !negative && !is_told()
+        }
         _ => false,
     }
 }

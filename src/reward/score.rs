@@ -132,6 +132,8 @@ pub struct Scored<'a> {
     pub titles: Vec<&'a str>,
     /// Titles that must not be praised.
     pub disliked: Vec<&'a str>,
+    /// Those of the sentences that find fault.
+    pub faults: Vec<&'a str>,
 }
 
 impl<'a> Scored<'a> {
@@ -154,6 +156,7 @@ impl<'a> Scored<'a> {
             keywords: texts(&evidence.keywords).collect(),
             titles: titles.chain(of_content.iter().copied()).collect(),
             disliked: texts(disliked).collect(),
+            faults: texts(fault).collect(),
             ..Scored::default()
         }
     }
@@ -224,7 +227,7 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
         Some(Refusal::Language)
     } else if repetition > check.max_repetition {
         Some(Refusal::Repetition)
-    } else if checks::contradicts(reason, row.verdict, &row.titles, &row.disliked, expected) {
+    } else if checks::contradicts(reason, row.verdict, &row.titles, &row.disliked, &row.faults, expected) {
         Some(Refusal::Polarity)
     } else if grounding < check.min_grounding {
         Some(Refusal::Ungrounded)
