@@ -28,6 +28,15 @@ enum About {
     History,
 }
 
+impl About {
+    fn as_str(self) -> &'static str {
+        match self {
+            About::Item => "item",
+            About::History => "history",
+        }
+    }
+}
+
 /// What the reason argues for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -35,6 +44,16 @@ enum Verdict {
     Like,
     Mixed,
     Dislike,
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Like => "like",
+            Verdict::Mixed => "mixed",
+            Verdict::Dislike => "dislike",
+        }
+    }
 }
 
 /// One line.
@@ -66,39 +85,36 @@ struct Line {
 }
 
 impl Line {
-    fn question(self, examples: &Examples) -> Result<Question> {
-        let kind = match self.kind {
-            About::Item => "item",
-            About::History => "history",
-        };
-        let verdict = match self.verdict {
-            Verdict::Like => "like",
-            Verdict::Mixed => "mixed",
-            Verdict::Dislike => "dislike",
-        };
-        let Line { id, subject, liked, disliked, related, attributes, content, praise, fault, keywords, .. } = self;
-        let prose: Vec<String> = content.iter().chain(&praise).chain(&fault).cloned().collect();
-        let names = liked.iter().chain(&disliked).chain(&related).chain(&attributes).chain(&keywords);
-        let facts: Vec<String> = names.chain(&prose).chain(&subject).cloned().collect();
-        let evidence = Evidence {
-            kind: kind.into(),
-            subject,
-            verdict: verdict.into(),
-            liked,
-            disliked,
-            related,
-            attributes,
-            content,
-            praise,
-            fault,
-            keywords,
+    fn evidence(&self) -> Evidence {
+        Evidence {
+            kind: self.kind.as_str().into(),
+            subject: self.subject.clone(),
+            verdict: self.verdict.as_str().into(),
+            liked: self.liked.clone(),
+            disliked: self.disliked.clone(),
+            related: self.related.clone(),
+            attributes: self.attributes.clone(),
+            content: self.content.clone(),
+            praise: self.praise.clone(),
+            fault: self.fault.clone(),
+            keywords: self.keywords.clone(),
             extra: Vec::new(),
-        };
+        }
+    }
+
+    fn question(self, examples: &Examples) -> Result<Question> {
+        let evidence = self.evidence();
+        let prompt = examples.question(&evidence)?;
+        let Evidence { kind, subject, liked, disliked, related, attributes, content, praise, fault, keywords, .. } =
+            evidence;
+        let prose: Vec<String> = [content, praise, fault].concat();
+        let names = [liked, disliked, related, attributes, keywords].concat().into_iter();
+        let facts: Vec<String> = names.chain(prose.iter().cloned()).chain(subject).collect();
         Ok(Question {
-            is_held_out: blake3::hash(id.as_bytes()).as_bytes()[0] < HELD_OUT,
-            id,
-            task: kind.into(),
-            prompt: examples.question(&evidence)?,
+            is_held_out: blake3::hash(self.id.as_bytes()).as_bytes()[0] < HELD_OUT,
+            id: self.id,
+            task: kind,
+            prompt,
             stem: format::STEM.into(),
             answer: format::render(&self.notes, &self.reason, None),
             evidence: facts.clone(),
@@ -184,5 +200,52 @@ mod tests {
         assert!((20..=60).contains(&held_out), "{held_out}");
         let found = of(&GOOD.replace("a keeper; a light", "x</think>")).unwrap();
         assert!(found[0].answer.starts_with("x</think><reason>"), "{}", found[0].answer);
+    }
+
+    #[test]
+    fn what_ships_passes_the_checks_of_a_night() {
+        use crate::config::CheckSpec;
+        use crate::reward::checks::Vocabulary;
+        use crate::reward::score::{Scored, score};
+        let check = CheckSpec {
+            min_mean_logprob: -2.5,
+            min_grounding: 1.0,
+            max_repetition: 0.2,
+            min_words: 6,
+            max_words: 35,
+            min_language: 0.2,
+            require_finished: true,
+            min_concrete: 1,
+            max_copied_words: 8,
+            language: "en".into(),
+        };
+        let (mut refused, mut reasons) = (Vec::new(), std::collections::HashSet::new());
+        for name in ["films", "things", "histories"] {
+            let text = std::fs::read_to_string(format!("jobs/written/{name}.jsonl")).unwrap();
+            let lines: Vec<Line> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            // Films and other things are two catalogues.
+            let is_of_films = |line: &Line| line.id.starts_with("film-") || line.id.starts_with("h-");
+            let of = |films: bool| lines.iter().filter(move |line| is_of_films(line) == films);
+            let [films, things] =
+                [true, false].map(|films| Vocabulary::new(of(films).flat_map(|l| &l.attributes).map(String::as_str)));
+            for line in &lines {
+                let vocabulary = if is_of_films(line) { &films } else { &things };
+                assert!(reasons.insert(line.reason.clone()), "{name} {}: somebody else's reason", line.id);
+                let evidence = line.evidence();
+                let row = Scored {
+                    reason: Some(&line.reason),
+                    finish: Some("stop"),
+                    logprob_sum: Some(-1.0),
+                    completion_tokens: 40,
+                    ..Scored::from_evidence(&evidence)
+                };
+                let why = score(&row, &check, vocabulary).refusal;
+                let invented = row.mentions(&line.reason, vocabulary).invented;
+                refused.extend(
+                    why.map(|why| format!("{name} {}: {} {invented:?} {}", line.id, why.as_str(), line.reason)),
+                );
+            }
+        }
+        assert!(refused.is_empty(), "{} refused:\n{}", refused.len(), refused.join("\n"));
     }
 }
