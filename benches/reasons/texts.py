@@ -1,0 +1,85 @@
+"""Texts of reasons and descriptions: words, masks, copies, variety.
+
+Knows text only, and nothing beyond Python itself: tests/python/test_reasons.py reads it without any package.
+"""
+
+import math
+import re
+from collections import Counter
+
+WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*", re.UNICODE)
+EQUAL_LENGTH = 15
+
+
+def words(text):
+    return [w.lower() for w in WORD.findall(text or "")]
+
+
+def titles_of(title):
+    """A title as it is written and spoken: without its year, with its article in front."""
+    plain = re.sub(r"\s*\((?:\d{4}|[^()]*)\)", "", title or "").strip()
+    moved = re.sub(r"^(.*), (The|A|An|Les|La|Le|Il|El|Das|Der|Die)$", r"\2 \1", plain)
+    bare = re.sub(r"^(The|A|An) ", "", moved)
+    return sorted({t for t in (title, plain, moved, bare) if t and len(t) > 2}, key=len, reverse=True)
+
+
+def masked(text, item):
+    """The text without the item's title and people: those would find it whatever else the text says."""
+    for name in titles_of(item["title"]):
+        text = re.sub(re.escape(name), " ", text, flags=re.IGNORECASE)
+    for person in item["people"]:
+        for part in [person, *(p for p in person.split() if len(p) > 3)]:
+            text = re.sub(rf"\b{re.escape(part)}\b", " ", text, flags=re.IGNORECASE)
+    return " ".join(text.split())
+
+
+def first_sentence(text):
+    return re.split(r"(?<=[.!?])\s", (text or "").strip())[0]
+
+
+def copies(reason, item, most=8):
+    for name in titles_of(item["title"]):
+        reason = re.sub(re.escape(name), " | ", reason, flags=re.IGNORECASE)
+    said = words(reason.replace("|", " qqq "))
+    told = words(item["description"])
+    runs = {tuple(told[n : n + most + 1]) for n in range(len(told) - most)}
+    return any(tuple(said[n : n + most + 1]) in runs for n in range(len(said) - most))
+
+
+def distinct2(texts):
+    pairs = Counter()
+    for text in texts:
+        said = words(text)[:EQUAL_LENGTH]
+        pairs.update(zip(said, said[1:]))
+    return len(pairs) / max(1, sum(pairs.values()))
+
+
+def bleu4(pairs):
+    """Corpus BLEU-4 in points, one reference each, no smoothing (Papineni et al. 2002), over lower-case words."""
+    matches, totals, said_length, told_length = [0] * 4, [0] * 4, 0, 0
+    for said, told in pairs:
+        said, told = words(said), words(told)
+        said_length += len(said)
+        told_length += len(told)
+        for n in range(1, 5):
+            ours = Counter(tuple(said[i : i + n]) for i in range(len(said) - n + 1))
+            theirs = Counter(tuple(told[i : i + n]) for i in range(len(told) - n + 1))
+            matches[n - 1] += sum(min(count, theirs[gram]) for gram, count in ours.items())
+            totals[n - 1] += sum(ours.values())
+    if 0 in matches or 0 in totals:
+        return 0.0
+    mean = sum(math.log(m / t) for m, t in zip(matches, totals)) / 4
+    return 100 * math.exp(mean + min(0.0, 1 - told_length / said_length))
+
+
+def rouge_l(said, told):
+    """F1 of the longest common subsequence of words, 0 to 1."""
+    said, told = words(said), words(told)
+    row = [0] * (len(told) + 1)
+    for one in said:
+        corner = 0
+        for j, other in enumerate(told):
+            above = row[j + 1]
+            row[j + 1] = corner + 1 if one == other else max(above, row[j])
+            corner = above
+    return 2 * row[-1] / (len(said) + len(told)) if said and told else 0.0
