@@ -228,7 +228,7 @@ impl Reader<'_> {
     async fn in_inputs(&self) -> Vec<String> {
         let (mut told, id) = (Vec::new(), &self.question.id);
         let (events, active) = match self.question.entity {
-            Entity::Item => (texts::EXPLAINED_ITEM_EVENTS, "item_active_days or max_items"),
+            Entity::Item => (texts::EXPLAINED_ITEM_EVENTS, "items, item_active_days or max_items"),
             Entity::User => (texts::EXPLAINED_USER_EVENTS, "user_active_days or max_users"),
         };
         for (table, place) in inputs_of(self.job) {
