@@ -1,4 +1,5 @@
--- What tonight's items are, by the catalogue: one row per item of tonight that stands in it. Never published.
+-- What tonight's items are, by the catalogue: one row per item of tonight, or candidate of its pairs, that stands in it.
+-- Never published.
 --
 -- content: at most three sentences of the description, in its order: the first, which tells what the item is, and the two
 -- that say most of the others by the item's words in them. attributes: categories, then what has a label; a price is
@@ -7,7 +8,7 @@ with tonight as (
     select t.item_id, t.categories, i.title, i.people, i.brand, i.release_year, i.price, i.attributes
     from item_taste as t
     join item as i on i.item_id = t.item_id
-    where t.is_active
+    where t.is_active or t.is_candidate
 ),
 sentence as (
     select

@@ -1,5 +1,6 @@
--- Which items go with an item, for item_audience.sql: one row per active item with such evidence, from the latest
--- $max_pair_events opinions of each user, so that the number of pairs stays bounded. Never published.
+-- Which items go with an item, for item_audience.sql and pair_evidence.sql: one row per active item, or candidate of
+-- tonight's pairs, with such evidence, from the latest $max_pair_events opinions of each user, so that the number of pairs
+-- stays bounded. Never published.
 --
 --   pmi(a, b) = ln(n_both * n_users / (n_a * n_b))      over users who liked a, b, both; n_users liked anything
 --   co_consumed: n_both >= $min_support and pmi > 0, best five by pmi * n_both / (n_both + 10), which keeps chance
@@ -23,14 +24,14 @@ likes as (
     where o.liked and o.recency <= $max_pair_events
     group by o.user_id
 ),
--- Opinions on the active items, sorted by item: that is what the window is for.
+-- Opinions on these items, sorted by item: that is what the window is for.
 pick as (
     select user_id, item_no, liked
     from (
         select o.user_id, t.item_no, o.liked, row_number() over (partition by t.item_no order by o.user_id) as place
         from item_taste as t
         join opinion as o on o.item_id = t.item_id
-        where t.is_active and o.recency <= $max_pair_events
+        where (t.is_active or t.is_candidate) and o.recency <= $max_pair_events
     )
     where place > 0
 ),

@@ -5,6 +5,7 @@
 -- `is_active`: the item gets a row in item_audience. Those are, as $items says, the items with an event in the last
 -- $item_active_days days ('active'); with them the items of the catalogue that no earlier night has had, or whose content
 -- has changed since ('new'); or all. At most $max_items, the most recently active first.
+-- `is_candidate`: tonight's pairs have the item (pair_candidate.sql), so evidence about it is made, whether it is active or not.
 -- `content_key` is the digest of what the catalogue says of an item, but for its price, which changes too often.
 -- n_likers and n_dislikers count the latest $max_pair_events opinions of each user only, all other numbers count all.
 -- Ratings are summed as decimals, so no result depends on the order of the work.
@@ -76,18 +77,20 @@ placed as (
     from wanted
 )
 select
-    cast(item_id as varchar) as item_id,
-    cast(row_number() over (order by item_id) as bigint) as item_no,
-    is_wanted and ($max_items = 0 or place <= $max_items) as is_active,
-    cast(title as varchar) as title,
-    coalesce(categories, cast(make_array() as varchar[])) as categories,
-    cast(n_events as bigint) as n_events,
-    cast(n_users as bigint) as n_users,
-    cast(n_likes as bigint) as n_likes,
-    cast(n_dislikes as bigint) as n_dislikes,
-    case when n_ratings > 0 then cast(rating_sum as double) / cast(n_ratings as double) end as mean_rating,
-    cast(n_likers as bigint) as n_likers,
-    cast(n_dislikers as bigint) as n_dislikers,
-    cast(content_key as varchar) as content_key
-from placed
+    cast(p.item_id as varchar) as item_id,
+    cast(row_number() over (order by p.item_id) as bigint) as item_no,
+    p.is_wanted and ($max_items = 0 or p.place <= $max_items) as is_active,
+    c.item_id is not null as is_candidate,
+    cast(p.title as varchar) as title,
+    coalesce(p.categories, cast(make_array() as varchar[])) as categories,
+    cast(p.n_events as bigint) as n_events,
+    cast(p.n_users as bigint) as n_users,
+    cast(p.n_likes as bigint) as n_likes,
+    cast(p.n_dislikes as bigint) as n_dislikes,
+    case when p.n_ratings > 0 then cast(p.rating_sum as double) / cast(p.n_ratings as double) end as mean_rating,
+    cast(p.n_likers as bigint) as n_likers,
+    cast(p.n_dislikers as bigint) as n_dislikers,
+    cast(p.content_key as varchar) as content_key
+from (select item_id from pair_candidate group by item_id) as c
+right join placed as p on p.item_id = c.item_id
 order by item_id

@@ -1,5 +1,6 @@
--- What is said of an item, by sentences: of its description, and of what users wrote before $as_of. For tonight's items and
--- for the latest likes of tonight's users, whose content tells what the users are after. Never published.
+-- What is said of an item, by sentences: of its description, and of what users wrote before $as_of. For tonight's items, for
+-- the candidates of its pairs, and for the latest likes of its users, whose content tells what the users are after. Never
+-- published.
 --
 -- At most the latest 100 reviews of an item are read. What a review says is praise where its rating, or without one the
 -- user's opinion, is a like, else fault. A title says itself: its words are no words of the texts.
@@ -17,7 +18,7 @@ with liked as (
     where place <= 4
 ),
 wanted as (
-    select item_id from item_taste where is_active
+    select item_id from item_taste where is_active or is_candidate
     union
     select item_id from liked
 ),

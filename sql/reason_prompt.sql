@@ -10,10 +10,14 @@
 --   history: praise, fault = what the user wrote, content = what the latest likes are about (user_voice.sql); liked = the
 --            four latest likes, disliked = the two worst-rated dislikes, related = three titles that go with the latest
 --            likes of this user (by PMI) and that the user has not met lately
--- tellers: whose sentences praise and fault of an item are, also those that fit_evidence leaves out: `curec forget` finds
+--   pair:    what speaks for an item to a user (pair_evidence.sql): content, praise, fault, keywords = the item's; liked =
+--            four titles that the user likes, related = those of them that go with the item, disliked = two that the user
+--            does not like, attributes = the categories of the item that the user likes; verdict = like: who re-ranks
+--            wants to know what speaks for a candidate, and whether the user took to it is not known
+-- tellers: whose sentences praise and fault of an item or a pair are, also those that fit_evidence leaves out: `curec forget` finds
 -- them by it. Never shown.
 -- A row without any evidence is kept and counted later. An item without a title has no subject and is described by its
--- attributes. No title stands in two lists, nor in a list and as the subject.
+-- attributes. No title stands in two lists, nor in a list and as the subject; but related of a pair stands among liked.
 with item_listed as (
     select
         a.item_id,
@@ -132,10 +136,31 @@ history_evidence as (
     left join neighbour_top as n on n.user_id = h.user_id
     left join user_voice as v on v.user_id = h.user_id
 ),
+pair_shown as (
+    select
+        'pair' as kind,
+        cast(user_id as varchar) as user_id,
+        cast(item_id as varchar) as item_id,
+        as_of,
+        cast(subject as varchar) as subject,
+        'like' as verdict,
+        liked,
+        disliked,
+        related,
+        attributes,
+        content,
+        praise,
+        fault,
+        keywords,
+        tellers
+    from pair_evidence
+),
 evidence as (
     select * from item_evidence
     union all
     select * from history_evidence
+    union all
+    select * from pair_shown
 ),
 -- The functions below are given exactly these types.
 typed as (

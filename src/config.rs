@@ -38,6 +38,7 @@ pub struct JobSpec {
     pub input: InputSpec,
     pub interval: IntervalSpec,
     pub history: HistorySpec,
+    pub pairs: PairsSpec,
     pub evidence: EvidenceSpec,
     pub model: ModelSpec,
     pub prompt: PromptSpec,
@@ -65,7 +66,9 @@ macro_rules! section {
 }
 
 section!(/// `[input]`
-InputSpec { interaction: String, item: String, review: String, late_days: u64, max_bad_fraction: f64 });
+InputSpec {
+    interaction: String, item: String, review: String, pair: String, late_days: u64, max_bad_fraction: f64,
+});
 section!(/// `[interval]`
 IntervalSpec { empty: String, lookback_days: u64, lookback_missing: bool });
 
@@ -81,6 +84,8 @@ HistorySpec {
     like_threshold: f64, events: i64, max_pair_events: i64, min_support: i64, title_chars: i64,
     user_active_days: i64, items: String, item_active_days: i64, max_users: i64, max_items: i64,
 });
+section!(/// `[pairs]`
+PairsSpec { max_per_user: i64, max: i64 });
 section!(/// `[evidence]`
 EvidenceSpec { attributes: NamedTexts, undated: bool, tokens: usize });
 section!(/// `[model]`
@@ -89,7 +94,7 @@ ModelSpec {
     max_positions: usize, allow_later_training: bool,
 });
 section!(/// `[prompt]`
-PromptSpec { item: String, history: String });
+PromptSpec { item: String, history: String, pair: String });
 section!(/// `[sampling]`
 SamplingSpec {
     max_new_tokens: usize, temperature: f32, top_p: f32, top_k: usize, repetition_penalty: f32, seed: u64,
@@ -398,6 +403,8 @@ fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
         ("history.item_active_days", s.history.item_active_days as f64, 0.0, 100_000.0),
         ("history.max_users", s.history.max_users as f64, 0.0, 1e12),
         ("history.max_items", s.history.max_items as f64, 0.0, 1e12),
+        ("pairs.max_per_user", s.pairs.max_per_user as f64, 0.0, 1e12),
+        ("pairs.max", s.pairs.max as f64, 0.0, 1e12),
         ("model.threads", s.model.threads as f64, 0.0, 1024.0),
         ("model.slots", s.model.slots as f64, 1.0, 4096.0),
         ("model.max_step_tokens", s.model.max_step_tokens as f64, s.model.slots as f64, 1e6),
@@ -442,6 +449,7 @@ fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     for (key, value) in [
         ("prompt.item", &s.prompt.item),
         ("prompt.history", &s.prompt.history),
+        ("prompt.pair", &s.prompt.pair),
         ("correct.template", &s.correct.template),
         ("project.sql", &s.project.sql),
         ("project.schemas", &s.project.schemas),

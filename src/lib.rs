@@ -1,12 +1,12 @@
 //! **curec** turns interaction logs into *reasons* and content features for recommenders.
 //!
 //! ```text
-//! interaction, item, review           inputs, owned by others, under contract
+//! interaction, item, review, pair     inputs, owned by others, under contract
 //!    └─ sql ─▶ user_history, item_audience          who did what before t; who picks an item and why
 //!         └─ sql ─▶ reason_prompt                   one row per thing to explain, with its fingerprint
 //!              └─ generate() ─▶ response ─▶ reason  the language model; pay once per fingerprint
 //!                   └─ checks ─▶ reason_score
-//!                        └─ embed() ─▶ item_feature, user_feature ─▶ the ranker
+//!                        └─ embed() ─▶ item_feature, user_feature, pair_feature ─▶ the ranker
 //! ```
 //!
 //! The modules stand in the order of the data flow. **Direction rule**: a file may `use crate::` only what stands
@@ -304,6 +304,7 @@ pub mod operate {
     pub mod forget;
     pub mod export;
     pub mod feast;
+    pub mod about;
     pub mod explain;
 }
 

@@ -1,11 +1,12 @@
 -- Five reasons of each kind with their evidence, for the report: the accepted ones with the best scores, or the first
--- refused ones by prompt.
+-- refused ones by prompt. `entity` is the user or the item; of a pair it is the user, and `item` the item.
 -- Reads reason, reason_score and reason_prompt. Parameter: $accepted, whether accepted or refused ones.
-select kind, entity, reason, refusal, score, subject, liked, disliked, related, attributes, content, praise, fault, keywords
+select kind, entity, item, reason, refusal, score, subject, liked, disliked, related, attributes, content, praise, fault, keywords
 from (
     select
         r.kind,
         coalesce(r.user_id, r.item_id) as entity,
+        case when r.kind = 'pair' then r.item_id end as item,
         r.reason,
         s.refusal,
         s.score,

@@ -79,8 +79,9 @@ enum Command {
         before_help = "Examples:\n\
   curec explain jobs/nightly.toml --item-id 597\n\
   curec explain jobs/nightly.toml --user-id 825 --at 2026-11-21\n\
+  curec explain jobs/nightly.toml --user-id 825 --item-id 597\n\
   curec explain jobs/nightly.toml --item-id 597 --json",
-        after_help = "Shows the newest published day that has a prompt about the item or user. Where a terminal has colours, \
+        after_help = "Shows the newest published day that has a prompt about the item, the user or the pair. Where a terminal has colours, \
 words and titles of the evidence that the reason uses are bold, and words of the reason that no evidence holds are red; \
 elsewhere, or with NO_COLOR set, they stand as *word* and ?word?."
     )]

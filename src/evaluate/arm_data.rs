@@ -65,6 +65,8 @@ impl Source {
         // The nightly job's own warehouse is none of an evaluation's business.
         let mut overrides = data.set.clone();
         overrides.push(format!("warehouse={}", folder.join("warehouse").display()));
+        // Arms are made of items and histories.
+        overrides.push("input.pair=".into());
         let job = Job::load(&data.job, &overrides)?;
         let item = match job.spec.input.item.as_str() {
             "" => None,

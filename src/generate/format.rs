@@ -160,6 +160,8 @@ mod tests {
         );
         assert_eq!(reason_text(STEM, "a</think><reason>b.</reason>").unwrap(), "b.");
         assert_eq!(reason_text(STEM, "a</think><reason>b."), None);
+        // Asked about a pair, an aligned model answers with a verdict: the reason alone is kept.
+        assert_eq!(reason_text(STEM, "a</think><reason>b.</reason><verdict>no</verdict>").unwrap(), "b.");
     }
 
     fn hostile() -> impl Strategy<Value = String> {

@@ -210,10 +210,14 @@ impl Models {
     /// Reads the templates; opens no model yet.
     pub fn new(job: &Job) -> Result<Arc<Models>> {
         let (model, sampling) = (&job.spec.model, &job.spec.sampling);
-        let templates = HashMap::from([
+        let mut templates = HashMap::from([
             ("item", PromptTemplate::load(&job.spec.prompt.item)?),
             ("history", PromptTemplate::load(&job.spec.prompt.history)?),
         ]);
+        // Nobody asks about pairs where the job names none: the template is no part of what is made then.
+        if !job.spec.input.pair.is_empty() {
+            templates.insert("pair", PromptTemplate::load(&job.spec.prompt.pair)?);
+        }
         Ok(Arc::new(Models {
             generator_place: Place::new(job, "model.generator", &model.generator)?,
             adapter_place: match model.adapter.as_str() {

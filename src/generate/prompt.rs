@@ -19,21 +19,23 @@ use crate::settings::read_text;
 /// The facts that a reason may use.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct Evidence {
-    /// `item` or `history`; in alignment also its other tasks: `pair`, `choose`, `rewrite`.
+    /// `item`, `history` or `pair`; in alignment also its other tasks: `choose`, `rewrite`.
     pub kind: String,
     /// Title of the item that the reason is about.
     pub subject: Option<String>,
     /// `like`, `dislike` or `mixed`.
     pub verdict: String,
-    /// Liked titles: of the user, or of those who like the item.
+    /// Liked titles: of the user, or of those who like the item. Of a pair, of its user.
     pub liked: Vec<String>,
     /// Titles that are disliked.
     pub disliked: Vec<String>,
-    /// Other titles that go with the subject.
+    /// Other titles that go with the subject; of a pair, those of the liked ones that do.
     pub related: Vec<String>,
-    /// Attributes such as genres; `Label: value` where it is not told by itself what the value is.
+    /// Attributes such as genres; `Label: value` where it is not told by itself what the value is. Of a pair, those of the item
+    /// that the user likes.
     pub attributes: Vec<String>,
-    /// Of an item: telling sentences of its description. Of a history: what liked items are, as `Title: words, words`.
+    /// Of an item or a pair: telling sentences of the item's description. Of a history: what liked items are, as
+    /// `Title: words, words`.
     pub content: Vec<String>,
     /// Sentences in praise: that people wrote about the item, or that the user wrote.
     pub praise: Vec<String>,
@@ -54,7 +56,7 @@ pub struct PromptTemplate {
 }
 
 impl PromptTemplate {
-    /// Loads a built-in template (`item`, `history`; `aligned-item` and so on for an aligned model) or a file.
+    /// Loads a built-in template (`item`, `history`, `pair`; `aligned-item` and so on for an aligned model) or a file.
     ///
     /// # Errors
     /// [`Kind::Config`] naming the file and, for mistakes in it, the line.
@@ -62,7 +64,8 @@ impl PromptTemplate {
         if let Some(text) = Self::builtin(name) {
             return Self::parse(text, &format!("built-in template `{name}`"));
         }
-        let hint = "name a built-in template (item, history, aligned-item, aligned-history) or a file in [prompt]";
+        let hint =
+            "name a built-in template (item, history, pair, or the same with aligned- before it) or a file in [prompt]";
         Self::parse(&read_text(Path::new(name), "the prompt template", hint)?, name)
     }
 
@@ -71,6 +74,7 @@ impl PromptTemplate {
         Some(match name {
             "item" => include_str!("../../jobs/templates/item.j2"),
             "history" => include_str!("../../jobs/templates/history.j2"),
+            "pair" => include_str!("../../jobs/templates/pair.j2"),
             "aligned-item" => include_str!("../../jobs/templates/aligned_item.j2"),
             "aligned-history" => include_str!("../../jobs/templates/aligned_history.j2"),
             "aligned-pair" => include_str!("../../jobs/templates/aligned_pair.j2"),
@@ -373,6 +377,34 @@ mod tests {
         }
         let (_, stem) = PromptTemplate::load("item").unwrap().render(&full("item", "like")).unwrap();
         assert_eq!(stem, "People pick Heat (1995) for");
+    }
+
+    #[test]
+    fn a_pair_is_asked_about_with_what_speaks_for_the_item() {
+        let template = PromptTemplate::load("pair").unwrap();
+        let bare = Evidence { kind: "pair".into(), related: vec!["Ronin (1998)".into()], ..evidence() };
+        let (user, stem) = template.render(&bare).unwrap();
+        assert_eq!(
+            user,
+            "Title: Heat (1995)\nPeople who like it also like: Ronin (1998)\nA user liked: Ronin (1998); Se7en (1995)\n\
+             Its categories that the user likes: Crime\nIn one sentence of at most 35 words, say why this user may like this \
+             item. Name what it shares with what the user likes, and use your own words."
+        );
+        assert_eq!(stem, "The user may like Heat (1995) because");
+        let full = Evidence {
+            content: vec!["A thief plans a robbery.".into()],
+            praise: vec!["Loud gunfights.".into()],
+            fault: vec!["It drags.".into()],
+            keywords: vec!["heist".into()],
+            disliked: vec!["Cats (2019)".into()],
+            ..bare
+        };
+        let user = template.question(&full).unwrap();
+        for shown in ["thief plans", "Loud gunfights", "It drags", "heist", "Cats", "one concrete element"] {
+            assert!(user.contains(shown), "{shown}: {user}");
+        }
+        assert!(!user.contains("\n\n"), "{user}");
+        assert_eq!(template.stem(&Evidence::default()).unwrap(), "The user may like it because");
     }
 
     #[test]

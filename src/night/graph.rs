@@ -290,18 +290,15 @@ fn held_to_own(own: &Contract) -> Result<()> {
     }
 }
 
-/// Refuses a table before the prompts that more than its SQL makes: `curec plan` and the examples of learning make all of
-/// them, and only a run has the steps.
+/// Refuses a table before the prompts that more than its SQL makes: `curec plan` and the examples of learning make them too,
+/// and only a run has the steps.
 fn plain(contracts: &BTreeMap<String, Contract>, table: &str) -> Result<()> {
     let build = contracts.get(table).and_then(|contract| contract.build.as_ref());
-    if build.is_some_and(|build| build.by == By::Sql && build.condition.is_none()) {
+    if build.is_some_and(|build| build.by == By::Sql) {
         return Ok(());
     }
-    Err(Error::new(
-        Kind::Config,
-        format!("prompts are made from {table}, which is not made by SQL alone on every night"),
-    )
-    .hint("what prompts are made from has by = \"sql\" and no condition"))
+    Err(Error::new(Kind::Config, format!("prompts are made from {table}, which is not made by SQL alone"))
+        .hint("what prompts are made from has by = \"sql\""))
 }
 
 /// All tables before each table: by what it reads, and by the foreign keys that its rows are held against.
@@ -398,6 +395,7 @@ mod tests {
                 "reason",
                 "reason_score",
                 "item_feature",
+                "pair_feature",
                 "user_feature"
             ]
         );
@@ -412,6 +410,7 @@ mod tests {
             ["user_history", "reason_prompt", "reason_correction", "reason", "reason_score"]
         );
         assert_eq!(graph.parts("item_feature"), ["item_embedding", "item_feature"]);
+        assert_eq!(graph.upstream("pair_feature"), ["reason_prompt", "reason", "reason_score"]);
         let before = graph.before(&["alignment_example"]);
         assert!(
             before.contains(&"opinion") && before.contains(&"reason_prompt") && !before.contains(&"reason"),

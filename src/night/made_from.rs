@@ -246,7 +246,7 @@ impl Prepared {
 
     /// Adds the parameters that the SQL of a table needs, but for the interval's, which is a part itself.
     fn add_parameters(&self, reads: &Reads, made: &mut Fingerprint) -> Result<()> {
-        let mut history = Fingerprint::new("parameters", 1);
+        let (mut history, mut pairs) = (Fingerprint::new("parameters", 1), Fingerprint::new("parameters", 1));
         for (name, value) in self.params()? {
             let text = match value {
                 _ if !reads.params.contains(name) => continue,
@@ -259,8 +259,13 @@ impl Prepared {
             match name {
                 "past_events" => made.add("past events", text),
                 "max_outcomes" => made.add("settings [correct] max_outcomes", text),
+                "max_pairs_per_user" | "max_pairs" if self.job.spec.input.pair.is_empty() => continue,
+                "max_pairs_per_user" | "max_pairs" => pairs.add(name, text),
                 _ => history.add(name, text),
             };
+        }
+        if pairs.pairs().len() > 1 {
+            made.add("settings [pairs]", pairs.digest());
         }
         if history.pairs().len() > 1 {
             made.add("settings [history]", history.digest());

@@ -116,6 +116,10 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
         graph.order().filter(|table| graph.build(table).is_ok_and(|build| build.by == By::Generate)).collect();
     let earlier = prepared.earlier().await?;
     for table in graph.before(&generated) {
+        if !prepared.is_made(table)? {
+            session.register_batches(table, graph.contract(table)?.arrow_schema(None), Vec::new())?;
+            continue;
+        }
         prepared.register_earlier(&session, table, &earlier).await?;
         let (contract, rows) = (graph.contract(table)?, prepared.rows(&session, table).await?);
         if !graph.is_published(table) {

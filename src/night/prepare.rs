@@ -14,7 +14,9 @@ use crate::generate::models::Models;
 use crate::generate::prompt::PromptTemplate;
 use crate::night::graph::Graph;
 use crate::night::learned::{self, Learned};
-use crate::night::tables::{INPUTS, inputs_of, like_threshold, locate, new_session, open_input_of, register_input};
+use crate::night::tables::{
+    INPUTS, PAIR, inputs_of, like_threshold, locate, new_session, open_input_of, register_input,
+};
 use crate::query::model::Model;
 use crate::query::session::{BatchStream, Param, Session};
 use crate::registry::export;
@@ -55,8 +57,10 @@ pub struct Prepared {
 /// Says so where a model is asked in English for reasons of another language.
 fn warn_of_english_templates(spec: &JobSpec) {
     let asks_in_english = |name: &String| PromptTemplate::builtin(name).is_some();
-    let names = [("item", &spec.prompt.item), ("history", &spec.prompt.history)];
-    let built_in: Vec<&str> = names.iter().filter(|(_, name)| asks_in_english(name)).map(|(kind, _)| *kind).collect();
+    let names = [("item", &spec.prompt.item), ("history", &spec.prompt.history), ("pair", &spec.prompt.pair)];
+    let is_asked = |kind: &str| kind != "pair" || !spec.input.pair.is_empty();
+    let built_in = names.iter().filter(|(kind, name)| is_asked(kind) && asks_in_english(name));
+    let built_in: Vec<&str> = built_in.map(|(kind, _)| *kind).collect();
     if Language::of(&spec.check.language) != Language::default() && !built_in.is_empty() {
         tracing::warn!(
             language = spec.check.language,
@@ -112,8 +116,13 @@ fn keep_before(input: &mut InputTable, interval: Interval, late_days: u64) {
     let end = interval.end;
     input.files.retain(|file| file.first_event.is_none_or(|first| first < end.timestamp_micros()));
     let Some(last) = end.date_naive().checked_add_days(chrono::Days::new(late_days)) else { return };
+    keep_days(input, |day| day <= last);
+}
+
+/// Leaves out the files in Hive partitions `dt=` of days that do not count. What is no date stays.
+fn keep_days(input: &mut InputTable, counts: impl Fn(NaiveDate) -> bool) {
     let parse = |day: &str| ["%Y-%m-%d", "%Y%m%d"].iter().find_map(|f| NaiveDate::parse_from_str(day, f).ok());
-    let may_count = |day: &str| parse(day).is_none_or(|day| day <= last);
+    let may_count = |day: &str| parse(day).is_none_or(&counts);
     input
         .files
         .retain(|file| file.partition.iter().all(|(key, day)| key != "dt" || day.as_deref().is_none_or(may_count)));
@@ -124,6 +133,10 @@ impl Prepared {
     pub fn at(&self, interval: Interval) -> Prepared {
         let mut inputs = self.found.clone();
         inputs.values_mut().for_each(|input| keep_before(input, interval, self.job.spec.input.late_days));
+        if let Some(pair) = inputs.get_mut(PAIR) {
+            // Other nights' candidates are none of this one's, and theirs must not make it look changed.
+            keep_days(pair, |day| day == interval.start.date_naive());
+        }
         Prepared { interval, inputs, ..self.clone() }
     }
 
@@ -222,7 +235,7 @@ impl Prepared {
     /// # Errors
     /// [`Kind::Config`] where `interaction` has no contract.
     pub fn params(&self) -> Result<Vec<(&'static str, Param)>> {
-        let (history, interval) = (&self.job.spec.history, self.interval);
+        let (history, pairs, interval) = (&self.job.spec.history, &self.job.spec.pairs, self.interval);
         let moment = |t: DateTime<Utc>| Param::Timestamp(t.timestamp_micros());
         // 0 stands for all; three centuries hold every log.
         let days = |days: i64| Param::Int(if days == 0 { 110_000 } else { days });
@@ -240,6 +253,8 @@ impl Prepared {
             ("item_active_days", days(history.item_active_days)),
             ("max_users", Param::Int(history.max_users)),
             ("max_items", Param::Int(history.max_items)),
+            ("max_pairs_per_user", Param::Int(pairs.max_per_user)),
+            ("max_pairs", Param::Int(pairs.max)),
             ("past_events", Param::Int(PAST_EVENTS)),
             ("max_outcomes", Param::Int(self.job.spec.correct.max_outcomes)),
         ])

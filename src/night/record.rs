@@ -158,7 +158,7 @@ pub(super) async fn vocabulary(session: &Session, spec: &JobSpec) -> Result<Voca
 fn samples(batches: &[RecordBatch], vocabulary: &Vocabulary) -> Result<Vec<Sample>> {
     let mut all = Vec::new();
     for batch in batches {
-        let [kind, entity] = [text(batch, "kind")?, text(batch, "entity")?];
+        let [kind, entity, item] = [text(batch, "kind")?, text(batch, "entity")?, text(batch, "item")?];
         let [reason, refusal, subject] = [text(batch, "reason")?, text(batch, "refusal")?, text(batch, "subject")?];
         let score = floats(batch, "score")?;
         let names = ["attributes", "content", "praise", "fault", "keywords", "liked", "disliked", "related"];
@@ -187,6 +187,7 @@ fn samples(batches: &[RecordBatch], vocabulary: &Vocabulary) -> Result<Vec<Sampl
                 invented: checks::mentions_beside(said, &names, &told, vocabulary).invented,
                 kind: kind.value(i).to_string(),
                 entity: at(&entity, i).unwrap_or_default().to_string(),
+                item: at(&item, i).map(str::to_string),
                 evidence,
                 reason: said.to_string(),
                 score: score.is_valid(i).then(|| score.value(i)),

@@ -18,10 +18,13 @@ pub(super) const BETWEEN: &str = "\n";
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Sample {
-    /// `item` or `history`.
+    /// `item`, `history` or `pair`.
     pub kind: String,
-    /// User or item.
+    /// User or item; of a pair the user.
     pub entity: String,
+    /// Of a pair the item.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub item: Option<String>,
     /// What the model was given: a line for each field, `<field>: <text>; <text>`.
     pub evidence: Vec<String>,
     /// What it wrote.
@@ -110,7 +113,8 @@ fn sample(sample: &Sample) -> minijinja::Value {
         context! { name => *name, texts => texts.collect::<Vec<_>>() }
     });
     context! {
-        kind => &sample.kind, entity => &sample.entity, score => sample.score, refusal => sample.refusal.as_deref(),
+        kind => &sample.kind, entity => &sample.entity, item => sample.item.as_deref(),
+        score => sample.score, refusal => sample.refusal.as_deref(),
         invented => sample.invented.clone(), reason => shown(marks.unsupported()), evidence => evidence.collect::<Vec<_>>(),
     }
 }

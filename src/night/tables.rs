@@ -17,7 +17,10 @@ use crate::table::partition::{CommitRecord, partition, segments};
 use crate::table::store::{Location, StoreOptions};
 
 /// The inputs, as table definitions name them.
-pub const INPUTS: [&str; 3] = ["interaction", ITEM, "review"];
+pub const INPUTS: [&str; 4] = ["interaction", ITEM, "review", PAIR];
+
+/// The candidates of users and items, where the job names any.
+pub const PAIR: &str = "pair";
 
 /// The input whose further columns a job may name.
 pub(super) const ITEM: &str = "item";
@@ -34,7 +37,8 @@ pub fn content<'a>(files: impl Iterator<Item = &'a str>) -> String {
 /// The inputs that a job names, with where they lie.
 pub fn inputs_of(job: &Job) -> impl Iterator<Item = (&'static str, &str)> {
     let input = &job.spec.input;
-    let all = [("interaction", &input.interaction), ("item", &input.item), ("review", &input.review)];
+    let all =
+        [("interaction", &input.interaction), (ITEM, &input.item), ("review", &input.review), (PAIR, &input.pair)];
     all.into_iter().map(|(table, text)| (table, text.as_str())).filter(|(_, text)| !text.is_empty())
 }
 

@@ -14,7 +14,7 @@ use crate::night::made_from::as_of;
 use crate::night::tables::{
     contract_of, files_in, inputs_of, locate, new_session, open_input_of, register_input, register_responses,
 };
-use crate::operate::export::Entity;
+use crate::operate::about::About;
 use crate::printable::{Tone, Toned, line};
 use crate::query::session::{Param, Session};
 use crate::query::texts;
@@ -43,10 +43,8 @@ pub type Row = Map<String, Value>;
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// Whether it is about an item or a user.
-    pub entity: Entity,
-    /// Its id, as it stands in the tables.
-    pub id: String,
+    /// What the reason is about.
+    pub about: About,
     /// Days that begin after this moment do not count; `None`: all do.
     pub at: Option<DateTime<Utc>>,
 }
@@ -68,7 +66,7 @@ pub struct Explanation {
     marks: Marks,
 }
 
-/// Looks up the newest reason about an item or a user.
+/// Looks up the newest reason about an item, a user, or both together.
 ///
 /// # Errors
 /// [`Kind::Usage`] where nothing is published, or nothing about it: with the days that were looked at, and why it may be so;
@@ -95,7 +93,7 @@ pub async fn explain(job: &Job, question: &Question) -> Result<Explanation> {
     let reason = reader.of_day("reason", dt).await?.filter(is_answer);
     let score = reader.of_day("reason_score", dt).await?.filter(is_answer);
     let (mut correction, mut corrected) = (None, None);
-    if question.entity == Entity::User {
+    if matches!(question.about, About::User(_)) {
         let mut days = partitions(&reader.root, "reason_correction").await?;
         days.retain(|day| question.counts(day));
         correction = reader.newest("reason_correction", &days).await?;
@@ -114,7 +112,7 @@ pub async fn explain(job: &Job, question: &Question) -> Result<Explanation> {
         question: question.clone(),
         record: record.clone(),
         response: reader.response(&prompt).await?,
-        feature: reader.of_day(question.entity.table(), dt).await?,
+        feature: reader.of_day(question.about.table(), dt).await?,
         prompt,
         reason,
         score,
@@ -129,11 +127,6 @@ impl Question {
     fn counts(&self, day: &CommitRecord) -> bool {
         let begins = NaiveDate::parse_from_str(&day.dt, "%Y-%m-%d").ok();
         self.at.is_none_or(|at| begins.is_some_and(|day| day <= at.date_naive()))
-    }
-
-    /// For messages.
-    fn name(&self) -> String {
-        format!("{} `{}`", self.entity.name(), line(&self.id))
     }
 }
 
@@ -157,11 +150,8 @@ impl Reader<'_> {
         }
         let contract = lenient(contract_of(self.job, table)?);
         self.session.register_published(EXPLAINED, &contract, &files).await?;
-        let query = match self.question.entity {
-            Entity::Item => texts::EXPLAINED_ITEM,
-            Entity::User => texts::EXPLAINED_USER,
-        };
-        self.first(query, &self.question.id).await
+        let (query, params) = self.question.about.newest(contract.column("kind").is_some());
+        self.first(query, &params).await
     }
 
     async fn of_day(&self, table: &str, dt: &str) -> Result<Option<Row>> {
@@ -174,11 +164,11 @@ impl Reader<'_> {
     async fn response(&self, prompt: &Row) -> Result<Option<Row>> {
         let Some(key) = text(prompt, "prompt_key") else { return Ok(None) };
         register_responses(&self.session, &self.root, &lenient(contract_of(self.job, "response")?)).await?;
-        self.first(texts::EXPLAINED_RESPONSE, key).await
+        self.first(texts::EXPLAINED_RESPONSE, &id(key)).await
     }
 
-    async fn first(&self, query: &str, id: &str) -> Result<Option<Row>> {
-        let rows = self.session.sql(query, &[("id", Param::Text(id.to_owned()))]).await?.collect().await?;
+    async fn first(&self, query: &str, params: &[(&str, Param)]) -> Result<Option<Row>> {
+        let rows = self.session.sql(query, params).await?.collect().await?;
         for batch in rows.iter().filter(|batch| batch.num_rows() > 0) {
             if let Some(row) = json_rows(batch)?.first() {
                 return serde_json::from_str(row).context(Kind::Internal, || "a row is not JSON".into()).map(Some);
@@ -212,36 +202,39 @@ impl Reader<'_> {
             told.push(format!("a later day has it: --at {}", text(&row, "dt").unwrap_or_default()));
         }
         told.extend(self.in_inputs().await);
-        let key = self.question.entity.key();
-        told.push(format!(
-            "`curec sql --job {} \"select dt, {key} from reason_prompt where {key} is not null limit 5\"` shows ids as they \
-             stand there",
-            line(&self.job.origin)
-        ));
+        let (job, ids) = (line(&self.job.origin), self.question.about.ids());
+        told.push(format!("`curec sql --job {job} \"{ids}\"` shows ids as they stand there"));
         let span = if days == 1 { newest.dt.clone() } else { format!("{days} from {} to {}", oldest.dt, newest.dt) };
-        Error::new(Kind::Usage, format!("there is no reason about the {}", self.question.name()))
+        Error::new(Kind::Usage, format!("there is no reason about the {}", self.question.about.name()))
             .with("published days that were looked at", span)
             .hint(told.join("; "))
     }
 
-    /// What catalogue and log know of the id.
+    /// What catalogue and log know of the ids. A pair needs a user with events and an item of the catalogue.
     async fn in_inputs(&self) -> Vec<String> {
-        let (mut told, id) = (Vec::new(), &self.question.id);
-        let (events, active) = match self.question.entity {
-            Entity::Item => (texts::EXPLAINED_ITEM_EVENTS, "items, item_active_days or max_items"),
-            Entity::User => (texts::EXPLAINED_USER_EVENTS, "user_active_days or max_users"),
+        let (mut told, about) = (Vec::new(), &self.question.about);
+        let (events, left_out) = match about {
+            About::Item(_) => (texts::EXPLAINED_ITEM_EVENTS, Some("items, item_active_days or max_items")),
+            About::User(_) => (texts::EXPLAINED_USER_EVENTS, Some("user_active_days or max_users")),
+            About::Pair { .. } => (texts::EXPLAINED_USER_EVENTS, None),
         };
+        if left_out.is_none() {
+            told.push(match self.job.spec.input.pair.as_str() {
+                "" => "the job names no candidates: [input] pair".to_owned(),
+                _ => "it was no candidate of [input] pair, or [pairs] left it out".to_owned(),
+            });
+        }
         for (table, place) in inputs_of(self.job) {
-            let query = match (table, self.question.entity) {
-                ("interaction", _) => events,
-                ("item", Entity::Item) => texts::EXPLAINED_ITEM_ROWS,
+            let (query, asked) = match (table, about.user_id(), about.item_id()) {
+                ("interaction", Some(asked), _) | ("interaction", None, Some(asked)) => (events, asked),
+                ("item", _, Some(asked)) => (texts::EXPLAINED_ITEM_ROWS, asked),
                 _ => continue,
             };
             let looked = async {
                 let contract = contract_of(self.job, table)?;
                 let input = open_input_of(self.job, &contract, place).await?;
                 register_input(&self.session, &contract, &input).await?;
-                self.first(query, id).await
+                self.first(query, &id(asked)).await
             };
             let row = match looked.await {
                 Ok(row) => row.unwrap_or_default(),
@@ -251,20 +244,26 @@ impl Reader<'_> {
                 }
             };
             let moment = |name| text(&row, name).unwrap_or_default();
-            told.push(match (table, row.get("n").and_then(Value::as_u64).unwrap_or(0)) {
-                ("item", 0) => "the catalogue does not know it".to_owned(),
-                ("item", _) => "the catalogue knows it".to_owned(),
-                (_, 0) => "the log has no event of it".to_owned(),
-                (_, n) => format!(
-                    "the log has {n} event(s) of it, from {} to {}: it was not active in these intervals, or [history] \
-                     {active} left it out",
-                    moment("earliest"),
-                    moment("latest")
-                ),
+            let (n, of) = (row.get("n").and_then(Value::as_u64).unwrap_or(0), about.part_of(table));
+            let span =
+                || format!("the log has {n} event(s) of {of}, from {} to {}", moment("earliest"), moment("latest"));
+            told.push(match (table, n, left_out) {
+                ("item", 0, _) => format!("the catalogue does not know {of}"),
+                ("item", _, _) => format!("the catalogue knows {of}"),
+                (_, 0, _) => format!("the log has no event of {of}"),
+                (_, _, None) => span(),
+                (_, _, Some(active)) => {
+                    format!("{}: it was not active in these intervals, or [history] {active} left it out", span())
+                }
             });
         }
         told
     }
+}
+
+/// The parameter of a query about one id.
+fn id(id: &str) -> [(&'static str, Param); 1] {
+    [("id", Param::Text(id.to_owned()))]
 }
 
 /// A contract by which a partition of before one of its columns can be read.
@@ -420,7 +419,9 @@ impl Explanation {
             |row: &Option<Row>, name: &str| row.as_ref().and_then(|row| row.get(name)).cloned().unwrap_or_default();
         let object = json!({
             "kind": self.prompt.get("kind"),
-            "id": self.question.id,
+            "id": self.question.about.id(),
+            "user_id": self.question.about.user_id(),
+            "item_id": self.question.about.item_id(),
             "dt": self.record.dt,
             "as_of": self.prompt.get("as_of"),
             "reason": self.said(),
@@ -454,7 +455,7 @@ impl Explanation {
         let title = text(&self.prompt, "subject").map_or_else(String::new, |title| format!(", {}", line(title)));
         let moment = text(&self.prompt, "as_of").unwrap_or_default();
         let dt = &self.record.dt;
-        page.plain(format!("{}{title}; day {dt}, events before {moment}\n\n", self.question.name()));
+        page.plain(format!("{}{title}; day {dt}, events before {moment}\n\n", self.question.about.name()));
         self.reason_on(&mut page);
         self.evidence_on(&mut page);
         self.checks_on(&mut page);
@@ -557,14 +558,14 @@ impl Explanation {
     fn feature_on(&self, page: &mut Page) {
         page.heading("feature");
         let Some(row) = &self.feature else {
-            return page.plain(format!("  {} has no row about it on that day\n", self.question.entity.table()));
+            return page.plain(format!("  {} has no row about it on that day\n", self.question.about.table()));
         };
         let names = ["event_timestamp", "n_reasons", "mean_score", "missing", "source"];
         let told = names.into_iter().filter_map(|name| {
             let value = row.get(name).filter(|value| !value.is_null())?;
             Some(format!("{name} {}", figure(value)))
         });
-        page.fact(self.question.entity.table(), told.collect::<Vec<_>>().join(", "));
+        page.fact(self.question.about.table(), told.collect::<Vec<_>>().join(", "));
         if let Some((first, width, norm)) = embedding(row) {
             let first: Vec<String> = first.iter().map(|x| format!("{x:.4}")).collect();
             let more = if width > first.len() { ", ..." } else { "" };

@@ -11,8 +11,8 @@
 //! anywhere and running again completes it: a table that is published already fits the ones before it once these are
 //! rewritten, since the same rows give the same bytes. Fingerprints stay, so the next plan has nothing to do.
 //!
-//! Rows about items that hold sentences of the users' reviews go as well ([`tellers`]). Prompts alone tell which these are,
-//! and of these tables they are published last; files for people are seen to before.
+//! Rows about items and pairs that hold sentences of the users' reviews go as well ([`tellers`]). Prompts alone tell which
+//! these are, and of these tables they are published last; files for people are seen to before.
 //!
 //! User ids are data, compared byte for byte; they never become part of SQL, and manifests hold only keyed digests.
 
@@ -364,11 +364,11 @@ impl Work<'_> {
         Ok(told)
     }
 
-    /// Adds the rows that hold something of what the users told; none of them has a user.
+    /// Adds the rows that hold something of what the users told and are not their own.
     async fn count_told(&self, standing: &Standing, told: &Told, days: &mut BTreeMap<String, Counts>) -> Result<()> {
         for (table, dt, file, bytes) in self.files(standing, &["item_id"])? {
             let Some(items) = told.of(table, &dt) else { continue };
-            let n = count_matching(&file, bytes, "item_id", items).await?;
+            let n = tellers::count_others(&file, bytes, &self.options.users, items).await?;
             if n > 0 {
                 *days.entry(dt).or_default().entry(table.to_owned()).or_default() += n;
             }

@@ -1,6 +1,6 @@
 //! Files for people that name a user: the quarantine, reports and manifests of runs.
 //!
-//! A sample is found by its ids; one about an item also where it shows sentences that a user wrote. Texts, such as an error
+//! A sample is found by its ids; one about an item or a pair also where it shows sentences that a user wrote. Texts, such as an error
 //! that shows the rows that failed, are searched for the id as a word, so that too much goes rather than too little where
 //! ids are short numbers.
 
@@ -221,12 +221,13 @@ impl<'a> Scrub<'a> {
     /// Removes what names a user from a report or manifest; whether there was anything.
     fn clean(&self, value: &mut Value) -> bool {
         let is_user = |v: Option<&Value>| v.and_then(Value::as_str).is_some_and(|v| self.is_user(v));
-        // A sample's entity is the item where the reason is about an item.
+        // A sample's entity is the item where the reason is about an item; of a pair it is the user.
         let is_item = |v: &Value| v.get("kind") == Some(&"item".into());
         let names = |v: &Value| {
             is_user(v.get("user_id"))
                 || (is_user(v.get("entity")) && !is_item(v))
                 || (is_item(v) && self.is_told(v.get("entity")))
+                || (v.get("kind") == Some(&"pair".into()) && self.is_told(v.get("item")))
                 || v.as_str().is_some_and(|text| self.is_row_text(text))
         };
         match value {
@@ -296,6 +297,8 @@ mod tests {
                     {"kind": "history", "entity": "7", "reason": "x"},
                     {"kind": "history", "entity": "77", "reason": "7 films"},
                     {"kind": "item", "entity": "7", "reason": "y"},
+                    {"kind": "pair", "entity": "77", "item": "7", "reason": "z"},
+                    {"kind": "pair", "entity": "7", "item": "8", "reason": "7 films"},
                 ],
                 "rows": ["{\"user_id\":\"7\"}", "{\"item_id\":\"7\"}"],
             },
@@ -305,6 +308,7 @@ mod tests {
             assert!(scrub.clean(&mut cleaned));
             let mut expected = report.clone();
             expected["manifest"]["error"] = REMOVED.into();
+            expected["details"]["accepted"].as_array_mut().unwrap().remove(4);
             expected["details"]["accepted"].as_array_mut().unwrap().remove(0);
             expected["details"]["rows"].as_array_mut().unwrap().remove(0);
             assert_eq!(cleaned, expected);

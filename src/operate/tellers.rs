@@ -1,8 +1,10 @@
-//! Prompts about items show sentences of reviews. Which of these a user wrote, and what was made of them.
+//! Prompts about items, and about pairs of users and items, show sentences of reviews. Which of these a user wrote, and what
+//! was made of them.
 //!
 //! A row of `reason_prompt` names its tellers: everybody whose sentences it may show. What follows from such a row is found
-//! by its item and day: the reason, its score and the item's vector. Rows that show sentences and name no teller are of
-//! versions that did not write them down: they are counted, so that somebody can be told. Knows nothing of why rows go.
+//! by its item and day: the reason, its score, and the vector of the item or the pair. Rows that show sentences and name no
+//! teller are of versions that did not write them down: they are counted, so that somebody can be told. Knows nothing of why
+//! rows go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +15,7 @@ use parquet::arrow::ProjectionMask;
 
 use crate::columns::{at, text, text_lists};
 use crate::error::{Context, Kind, Result};
-use crate::table::filter::read_texts;
+use crate::table::filter::{count_matching, read_texts};
 use crate::table::parquet_file::{damaged, open_parquet};
 use crate::table::store::Location;
 
@@ -21,9 +23,9 @@ use crate::table::store::Location;
 pub const PROMPTS: &str = "reason_prompt";
 
 /// This one and those with what was made of it, each with a column `item_id`.
-pub const TELLING: [&str; 4] = [PROMPTS, "reason", "reason_score", "item_feature"];
+pub const TELLING: [&str; 5] = [PROMPTS, "reason", "reason_score", "item_feature", "pair_feature"];
 
-/// The items, by day, of whose prompts certain users are tellers.
+/// The items, by day, of whose prompts certain users are tellers: of the item's own, or of a pair's that has the item.
 #[derive(Debug, Clone, Default)]
 pub struct Told {
     days: BTreeMap<String, BTreeSet<String>>,
@@ -125,6 +127,29 @@ pub async fn each_prompt(file: &Location, bytes: u64, mut take: impl FnMut(&Prom
         }
     }
     Ok(())
+}
+
+/// Rows of a file that are about one of the items and of none of the users: the latter are counted by their users.
+///
+/// # Errors
+/// As [`read_texts`].
+pub async fn count_others(
+    file: &Location,
+    bytes: u64,
+    users: &BTreeSet<String>,
+    items: &BTreeSet<String>,
+) -> Result<u64> {
+    let Some(mut rows) = read_texts(file, bytes, &["item_id", "user_id"]).await? else {
+        return count_matching(file, bytes, "item_id", items).await;
+    };
+    let mut n = 0;
+    while let Some(texts) = rows.try_next().await? {
+        let [about, owners] = &texts[..] else { continue };
+        let is_theirs = |i| at(owners, i).is_some_and(|user| users.contains(user));
+        let is_told = |i| at(about, i).is_some_and(|item| items.contains(item));
+        n += (0..about.len()).filter(|i| is_told(*i) && !is_theirs(*i)).count() as u64;
+    }
+    Ok(n)
 }
 
 /// Hands the key of every row of a file to `take`, and whether the row is of one of the users or about one of the items. A

@@ -23,6 +23,10 @@ pub const EXPLAINED_ITEM: &str = include_str!("../../sql/query/explained_item.sq
 pub const EXPLAINED_ITEM_EVENTS: &str = include_str!("../../sql/query/explained_item_events.sql");
 /// Rows of the item `$id` in the catalogue.
 pub const EXPLAINED_ITEM_ROWS: &str = include_str!("../../sql/query/explained_item_rows.sql");
+/// The newest row about the user `$user_id` and the item `$item_id` in `explained`.
+pub const EXPLAINED_PAIR: &str = include_str!("../../sql/query/explained_pair.sql");
+/// The newest row of `$kind` about `$user_id` and `$item_id` in `explained`.
+pub const EXPLAINED_REASON: &str = include_str!("../../sql/query/explained_reason.sql");
 /// The response to the prompt `$id` that counts.
 pub const EXPLAINED_RESPONSE: &str = include_str!("../../sql/query/explained_response.sql");
 /// The newest row about the user `$id` in `explained`.

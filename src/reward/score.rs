@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn the_built_in_stems_are_general() {
         use crate::generate::prompt::PromptTemplate;
-        for kind in ["item", "history"] {
+        for kind in ["item", "history", "pair"] {
             for verdict in ["like", "dislike", "mixed"] {
                 let evidence = Evidence {
                     kind: kind.into(),

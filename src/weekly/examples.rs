@@ -51,10 +51,12 @@ pub(crate) async fn evidence_for(job: &Job, interval: Interval, table: &str) -> 
 /// # Errors
 /// As [`evidence_for`].
 pub(crate) async fn evidence(prepared: &Prepared, tables: &[&str]) -> Result<Session> {
-    for (name, input) in &prepared.inputs {
+    for (name, input) in prepared.inputs.iter().filter(|(name, _)| *name != tables::PAIR) {
         tables::hold_bad_rows(prepared.graph.contract(name)?, input).await?;
     }
     let session = prepared.session().await?;
+    // Nobody learns from a night's candidates.
+    session.register_files(tables::PAIR, prepared.graph.contract(tables::PAIR)?, &[]).await?;
     // Evidence is what a run knows that ends where the interval begins; the session holds the interval's events too.
     let start = prepared.interval.start;
     let before = prepared.at(Interval { start: start - Duration::days(1), end: start });
@@ -66,6 +68,10 @@ pub(crate) async fn evidence(prepared: &Prepared, tables: &[&str]) -> Result<Ses
             }
         }
         let (contract, definition) = (prepared.graph.contract(name)?, prepared.graph.definition(name)?);
+        if !prepared.is_made(name)? {
+            session.register_files(name, contract, &[]).await?;
+            continue;
+        }
         let mut params = before.params_of(definition)?;
         for (name, value) in &mut params {
             match *name {

@@ -25,6 +25,7 @@ mod models;
 mod night;
 mod outputs;
 mod own_tables;
+mod pairs;
 mod pipeline;
 mod refusals;
 mod response;

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 /// 2024-01-10 00:00 UTC.
 const T: i64 = 1_704_844_800_000_000;
 const HOUR: i64 = 3_600_000_000;
-const TABLES: [&str; 4] = ["user_history", "item_audience", "reason_prompt", "correction_case"];
+const TABLES: [&str; 5] = ["user_history", "item_audience", "pair_evidence", "reason_prompt", "correction_case"];
 
 #[derive(Debug, Clone, PartialEq)]
 struct Event {
@@ -87,6 +87,12 @@ fn tables(log: &[Event], threads: usize, batch_size: usize) -> Vec<Vec<Vec<u8>>>
         session.register_batches("review", review[0].schema(), review).unwrap();
         let item = padded("item", vec![item]);
         session.register_batches("item", item[0].schema(), item).unwrap();
+        // Everything is a candidate for everybody, also for who comes later, and also what nobody has met.
+        let pairs = "select concat('u', u) as user_id, concat('i', i) as item_id, cast(i * 5 % 8 as bigint) as rank, \
+                     cast(null as varchar) as dt \
+                     from (select value as u from generate_series(0, 7)) cross join (select value as i from generate_series(0, 7)) \
+                     union all select 'new', 'i1', cast(0 as bigint), cast(null as varchar)";
+        session.register_view("pair", pairs, &[]).await.unwrap();
         // Every user had a reason two days before t.
         let reasons = format!(
             "select 'history' as kind, user_id, \
@@ -119,6 +125,8 @@ fn tables(log: &[Event], threads: usize, batch_size: usize) -> Vec<Vec<Vec<u8>>>
             ("min_support", Param::Int(1)),
             ("max_pair_events", Param::Int(6)),
             ("title_chars", Param::Int(40)),
+            ("max_pairs_per_user", Param::Int(3)),
+            ("max_pairs", Param::Int(12)),
         ];
         let mut all = Vec::new();
         for table in TABLES {

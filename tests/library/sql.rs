@@ -64,7 +64,7 @@ impl AsyncDB for Scripted {
             let rows = self.session.sql(select, &[]).await?;
             let mut schema = rows.schema();
             let mut batches = rows.collect().await?;
-            if matches!(name, "item" | "review" | "reason_prompt") {
+            if matches!(name, "item" | "review" | "pair" | "reason_prompt") {
                 batches = padded(name, batches);
                 schema = match batches.first() {
                     Some(batch) => batch.schema(),
@@ -583,7 +583,8 @@ async fn the_runs_own_queries_join_by_hash_on_every_key() {
         let contract = Contract::builtin(table).unwrap();
         session.register_batches(table, contract.arrow_schema(None), Vec::new()).unwrap();
     }
-    let definitions = ["reason_score", "item_embedding", "user_embedding"].map(|table| Model::builtin(table).unwrap());
+    let definitions = ["reason_score", "item_embedding", "user_embedding", "pair_embedding"];
+    let definitions = definitions.map(|table| Model::builtin(table).unwrap());
     let accepted = |accepted| vec![("accepted", Param::Bool(accepted))];
     let mut queries: Vec<(&str, Vec<(&str, Param)>)> = definitions.iter().map(|d| (d.text(), vec![])).collect();
     queries.extend([(texts::REPORT_SAMPLES, accepted(true)), (texts::REPORT_SAMPLES, accepted(false))]);

@@ -1,0 +1,45 @@
+-- One content feature per pair of tonight: the embedding of its accepted reason, or without one that of its evidence;
+-- `source` says which. A pair that nothing is said of has zeros ($zero_embedding, as wide as the encoder) and `missing` set.
+with accepted as (
+    select
+        user_id,
+        item_id,
+        count(*) as n_reasons,
+        -- Summed as decimals, so that the order of the rows cannot change the last bit.
+        sum(cast(least(greatest(score, -1e9), 1e9) as decimal(18, 8))) filter (where score is not null) as score_sum,
+        count(score) as n_scores
+    from reason_score
+    where kind = 'pair' and accepted
+    group by user_id, item_id
+),
+-- As pair_embedding.sql names a pair.
+asked as (
+    select
+        user_id,
+        item_id,
+        concat(cast(character_length(user_id) as varchar), ':', user_id, item_id) as entity_id
+    from reason_prompt
+    where kind = 'pair'
+),
+found as (
+    select t.user_id, t.item_id, a.n_reasons, a.score_sum, a.n_scores, p.embedding
+    from pair_embedding as p
+    join asked as t on t.entity_id = p.entity_id
+    left join accepted as a on a.user_id = t.user_id and a.item_id = t.item_id
+    where p.embedding is not null
+)
+select
+    cast(t.user_id as varchar) as user_id,
+    cast(t.item_id as varchar) as item_id,
+    $as_of as event_timestamp,
+    $interval_end as created_timestamp,
+    case when f.item_id is not null then f.embedding else $zero_embedding end as embedding,
+    cast(coalesce(f.n_reasons, 0) as integer) as n_reasons,
+    cast(case when f.n_scores > 0 then cast(f.score_sum as double) / cast(f.n_scores as double) end as float)
+        as mean_score,
+    f.item_id is null as missing,
+    cast(case when f.item_id is null then 'none' when f.n_reasons > 0 then 'reason' else 'evidence' end as varchar)
+        as source
+from asked as t
+left join found as f on f.user_id = t.user_id and f.item_id = t.item_id
+order by user_id, item_id

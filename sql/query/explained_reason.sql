@@ -1,0 +1,8 @@
+-- The newest row of a kind about the user $user_id, the item $item_id or both, with all columns of its table; none where there
+-- is no such row. An id that the kind has not is empty.
+-- Reads explained: partitions of a published table, with their day as dt. Parameters: $kind, $user_id, $item_id.
+select *
+from explained
+where kind = $kind and coalesce(user_id, '') = $user_id and coalesce(item_id, '') = $item_id
+order by dt desc
+limit 1
