@@ -97,7 +97,7 @@ section!(/// `[prompt]`
 PromptSpec { item: String, history: String, pair: String });
 section!(/// `[sampling]`
 SamplingSpec {
-    max_new_tokens: usize, temperature: f32, top_p: f32, top_k: usize, repetition_penalty: f32, seed: u64,
+    max_new_tokens: usize, temperature: f32, top_p: f32, top_k: usize, repetition_penalty: f32, max_copied_words: usize, seed: u64,
 });
 section!(/// `[check]`
 CheckSpec {

@@ -158,6 +158,7 @@ pub mod generate {
     pub mod prompt;
     pub mod fit;
     pub mod answers;
+    mod copying;
     pub mod row;
     #[cfg(test)]
     pub(crate) mod mock_decoder;

@@ -581,7 +581,7 @@ fn fingerprint() -> Fingerprint {
     Fingerprint {
         model: "0123456789abcdef0123456789abcdef".into(),
         adapter: "a".into(),
-        sampling: Sampling { temperature: 0.7, top_p: 0.9, top_k: 40, repetition_penalty: 1.1 },
+        sampling: Sampling { temperature: 0.7, top_p: 0.9, top_k: 40, repetition_penalty: 1.1, max_copied_words: 0 },
         max_new_tokens: 40,
         stop: vec!["\n".into(), "###".into()],
         ends: vec![],

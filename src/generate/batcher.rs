@@ -306,6 +306,7 @@ impl Batcher {
             cached_tokens: None,
             deferred: 0,
             slot: 0,
+            copying: None,
         };
         if new_tokens == 0 { Err(row.finish(Finish::Length, Ok(String::new()), false)) } else { Ok(row) }
     }
@@ -440,6 +441,9 @@ impl Batcher {
     /// Processes the step's results: chosen tokens, scores, finished rows.
     fn advance(&mut self, parts: &[Part], logits: &[f32], text: &dyn Detokenize) {
         let mut jobs = Vec::new();
+        for part in parts.iter().filter(|part| wanted(part) > 0) {
+            self.active[part.row].read_words(text);
+        }
         for part in parts {
             jobs.extend((0..wanted(part)).map(|offset| (part, offset)));
         }
@@ -451,7 +455,8 @@ impl Batcher {
                 match &row.score {
                     None => {
                         let new = row.generated();
-                        sampler::choose(logits, &row.sampling, new, &row.seed, new.len() as u64)
+                        let position = new.len() as u64;
+                        sampler::choose_beside(logits, &row.sampling, &row.held_back(), new, &row.seed, position)
                     }
                     Some(score) => {
                         let token = *score.get(row.scored + offset)?;

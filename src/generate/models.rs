@@ -237,6 +237,7 @@ impl Models {
                 top_p: sampling.top_p,
                 top_k: sampling.top_k,
                 repetition_penalty: sampling.repetition_penalty,
+                max_copied_words: sampling.max_copied_words,
             },
             max_new_tokens: sampling.max_new_tokens,
             longest_prompt: job.spec.evidence.tokens.min(model.max_positions.saturating_sub(sampling.max_new_tokens)),

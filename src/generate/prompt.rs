@@ -266,6 +266,10 @@ impl Fingerprint {
             field(&self.seed.to_le_bytes());
         }
         field(&(self.max_new_tokens as u64).to_le_bytes());
+        if s.max_copied_words > 0 {
+            field(b"max_copied_words");
+            field(&(s.max_copied_words as u64).to_le_bytes());
+        }
         for stop in &self.stop {
             field(stop.as_bytes());
         }

@@ -3,6 +3,7 @@
 //! Knows tokens, stop texts and log-probabilities of one row. Knows nothing of slots, batches or other rows.
 
 use crate::error::Result;
+use crate::generate::copying::Copying;
 use crate::llm::sampler::{self, Sampling};
 
 /// One row to generate for, or to score.
@@ -140,6 +141,8 @@ pub(super) struct Row {
     pub(super) cached_tokens: Option<u32>,
     pub(super) deferred: u32,
     pub(super) slot: usize,
+    /// Where the answer must not copy; `None` until its first token.
+    pub(super) copying: Option<Copying>,
 }
 
 /// Why a row ended, before its answer is made.
@@ -153,6 +156,20 @@ pub(super) enum End {
 impl Row {
     pub(super) fn generated(&self) -> &[u32] {
         if self.score.is_some() { &[] } else { &self.ids[self.prompt_len..] }
+    }
+
+    /// Tokens that the next one must not be.
+    pub(super) fn held_back(&self) -> Vec<u32> {
+        let held = |copying: &Copying| copying.held_back(&self.ids[..self.prompt_len], self.generated());
+        self.copying.as_ref().map(held).unwrap_or_default()
+    }
+
+    /// Reads the prompt's words where the answer must not copy them; a tokenizer that cannot tell them holds nothing back.
+    pub(super) fn read_words(&mut self, text: &dyn Detokenize) {
+        let most = self.sampling.max_copied_words;
+        if most > 0 && self.score.is_none() && self.copying.is_none() {
+            self.copying = Copying::of(&self.ids[..self.prompt_len], most, |ids| text.decode(ids)).ok();
+        }
     }
 
     /// How many positions may be copied from another slot: at least one must be computed for the first logits.

@@ -16,11 +16,15 @@ pub struct Sampling {
     pub top_k: usize,
     /// Divides (or multiplies) the logits of tokens that were already generated; 1 is off.
     pub repetition_penalty: f32,
+    /// An answer repeats at most so many words of its prompt in a row, words with a capital letter not counted; 0 is off.
+    /// No setting of what learns from its own answers: those must be the model's.
+    #[serde(default, skip_deserializing)]
+    pub max_copied_words: usize,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0 }
+        Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, max_copied_words: 0 }
     }
 }
 
@@ -44,9 +48,26 @@ pub fn choose(
     seed: &[u8; 32],
     position: u64,
 ) -> Option<Chosen> {
+    choose_beside(logits, sampling, &[], generated, seed, position)
+}
+
+/// As [`choose`], with tokens that are `held_back`: none of them is chosen while there is another.
+pub fn choose_beside(
+    logits: &[f32],
+    sampling: &Sampling,
+    held_back: &[u32],
+    generated: &[u32],
+    seed: &[u8; 32],
+    position: u64,
+) -> Option<Chosen> {
     let max = finite_max(logits)?;
     let log_total = log_sum_exp(logits, max);
-    let penalised = penalise(logits, sampling.repetition_penalty, generated);
+    let mut penalised = penalise(logits, sampling.repetition_penalty, generated);
+    if !held_back.is_empty() {
+        let values = penalised.get_or_insert_with(|| logits.to_vec());
+        // Finite, as everything here; nothing that a model says comes near it.
+        held_back.iter().for_each(|&token| values.get_mut(token as usize).into_iter().for_each(|value| *value = -1e30));
+    }
     let (shaped, shaped_max) = match &penalised {
         Some(values) => (values.as_slice(), finite_max(values)?),
         None => (logits, max),
@@ -341,7 +362,7 @@ mod tests {
             logits in proptest::collection::vec(-8.0f32..8.0, 1..600),
             temperature in 0.1f32..3.0, top_p in 0.05f32..1.0, top_k in 0usize..40, n in any::<u64>(),
         ) {
-            let sampling = Sampling { temperature, top_p, top_k, repetition_penalty: 1.0 };
+            let sampling = Sampling { temperature, top_p, top_k, ..Sampling::default() };
             let token = choose(&logits, &sampling, &[], &seed(n), 0).unwrap().token as usize;
             let larger = logits.iter().filter(|&&l| l > logits[token]).count();
             prop_assert!(top_k == 0 || larger < top_k);

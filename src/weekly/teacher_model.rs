@@ -157,7 +157,7 @@ fn fingerprint(of_model: &Fingerprint, question: &Asked, sample: usize, manner: 
         seed.copy_from_slice(&digest.as_bytes()[..8]);
     }
     Fingerprint {
-        sampling: Sampling { temperature, top_p, top_k: 0, repetition_penalty: 1.0 },
+        sampling: Sampling { temperature, top_p, ..Sampling::default() },
         max_new_tokens: manner.max_tokens,
         stop: vec![question.last_tag().to_owned()],
         seed: u64::from_le_bytes(seed),

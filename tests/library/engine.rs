@@ -28,7 +28,7 @@ fn options(slots: usize, max_step_tokens: usize) -> EngineOptions {
 fn requests(engine: &Engine) -> Vec<Request> {
     let template = "Explain in one sentence why people like this film. Film: ";
     let films = ["Fargo", "Toy Story", "Heat", "Fargo (1996)", "Twelve Monkeys", "Seven", "Babe", "Mr. Holland's Opus"];
-    let warm = Sampling { temperature: 0.9, top_p: 0.95, top_k: 50, repetition_penalty: 1.1 };
+    let warm = Sampling { temperature: 0.9, top_p: 0.95, top_k: 50, repetition_penalty: 1.1, max_copied_words: 0 };
     let mut requests = Vec::new();
     for (i, film) in films.iter().enumerate() {
         for sampling in [Sampling::default(), warm] {

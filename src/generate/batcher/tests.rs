@@ -260,7 +260,7 @@ fn any_request() -> impl Strategy<Value = Request> {
     let sampling = prop_oneof![
         3 => Just(Sampling::default()),
         2 => (0.3f32..2.0, 0.2f32..1.0, 0usize..10, 1.0f32..1.5).prop_map(|(temperature, top_p, top_k, penalty)| {
-            Sampling { temperature, top_p, top_k, repetition_penalty: penalty }
+            Sampling { temperature, top_p, top_k, repetition_penalty: penalty, ..Sampling::default() }
         }),
     ];
     let stop = proptest::collection::vec(prop_oneof!["[a-t]{1,2}", Just("é".to_owned()), Just(String::new())], 0..2);
