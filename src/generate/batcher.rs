@@ -8,7 +8,7 @@
 //! Scheduling decides when a token is computed and how much of a prompt was cached, never which token is generated.
 //! Knows token ids, slots and shared prefixes. Knows nothing of threads, SQL, tokenizers or where prompts come from.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use rayon::prelude::*;
 
@@ -441,9 +441,9 @@ impl Batcher {
     /// Processes the step's results: chosen tokens, scores, finished rows.
     fn advance(&mut self, parts: &[Part], logits: &[f32], text: &dyn Detokenize) {
         let mut jobs = Vec::new();
-        for part in parts.iter().filter(|part| wanted(part) > 0) {
-            self.active[part.row].read_words(text);
-        }
+        let answering: HashSet<usize> = parts.iter().filter(|part| wanted(part) > 0).map(|part| part.row).collect();
+        let rows = self.active.par_iter_mut().enumerate().filter(|(at, _)| answering.contains(at));
+        rows.for_each(|(_, row)| row.read_words(text));
         for part in parts {
             jobs.extend((0..wanted(part)).map(|offset| (part, offset)));
         }

@@ -8,7 +8,7 @@ use crate::error::Result;
 ///
 /// After HuggingFace's `encoder_no_repeat_ngram_size`, counted in words instead of tokens: a word that was begun may be ended, and
 /// words with a capital letter or a digit are not counted, so that a long title may be named. Words are told by the space before
-/// them; in scripts without spaces nothing is ever held back.
+/// them, so scripts without spaces are not held to it. A copy that is spelt in other tokens is not seen; the checks see it.
 #[derive(Debug)]
 pub(super) struct Copying {
     /// Whether each token begins a word.
@@ -19,6 +19,11 @@ pub(super) struct Copying {
 }
 
 impl Copying {
+    /// Holds nothing back.
+    pub(super) fn none(prompt: &[u32]) -> Copying {
+        Copying { begins: vec![false; prompt.len()], counts: vec![false; prompt.len()], most: usize::MAX }
+    }
+
     /// For answers that may repeat at most `most` words of the prompt in a row. `text` is what tokens say.
     ///
     /// # Errors

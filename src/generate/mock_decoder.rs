@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::error::Result;
+use crate::generate::copying::Copying;
 use crate::generate::row::{Completion, Detokenize, Finish, NOT_UTF8, Request, RowError};
 use crate::llm::decoder::{Decoder, Logits, RowStep, WantLogits};
 use crate::llm::sampler::{self, Sampling};
@@ -135,7 +136,12 @@ pub(crate) fn reference(request: &Request, positions: usize) -> Result<Completio
             continue;
         }
         let new = &ids[prompt.len()..];
-        let chosen = sampler::choose(&logits, &request.sampling, new, &request.seed, i as u64).ok_or_else(broken)?;
+        let held_back = match request.sampling.max_copied_words {
+            0 => Vec::new(),
+            most => Copying::of(prompt, most, |ids| MockText.decode(ids)).unwrap().held_back(prompt, new),
+        };
+        let chosen = sampler::choose_beside(&logits, &request.sampling, &held_back, new, &request.seed, i as u64);
+        let chosen = chosen.ok_or_else(broken)?;
         if chosen.token == EOS {
             (finish, by_token) = (Finish::Stop, true);
             break;

@@ -168,7 +168,9 @@ impl Row {
     pub(super) fn read_words(&mut self, text: &dyn Detokenize) {
         let most = self.sampling.max_copied_words;
         if most > 0 && self.score.is_none() && self.copying.is_none() {
-            self.copying = Copying::of(&self.ids[..self.prompt_len], most, |ids| text.decode(ids)).ok();
+            let prompt = &self.ids[..self.prompt_len];
+            let words = Copying::of(prompt, most, |ids| text.decode(ids));
+            self.copying = Some(words.unwrap_or_else(|_| Copying::none(prompt)));
         }
     }
 

@@ -18,7 +18,7 @@ pub struct Sampling {
     pub repetition_penalty: f32,
     /// An answer repeats at most so many words of its prompt in a row, words with a capital letter not counted; 0 is off.
     /// No setting of what learns from its own answers: those must be the model's.
-    #[serde(default, skip_deserializing)]
+    #[serde(skip)]
     pub max_copied_words: usize,
 }
 

@@ -79,8 +79,8 @@ impl About {
     /// A query that shows ids of this kind as they stand in the tables.
     pub fn ids(&self) -> &'static str {
         match self {
-            About::Item(_) => "select dt, item_id from reason_prompt where item_id is not null limit 5",
-            About::User(_) => "select dt, user_id from reason_prompt where user_id is not null limit 5",
+            About::Item(_) => "select dt, item_id from reason_prompt where kind = 'item' limit 5",
+            About::User(_) => "select dt, user_id from reason_prompt where kind = 'history' limit 5",
             About::Pair { .. } => "select dt, user_id, item_id from reason_prompt where kind = 'pair' limit 5",
         }
     }

@@ -283,7 +283,7 @@ impl Work<'_> {
         let own = self.graph.published().filter(|_| !told.items().is_empty()).filter(is_own).filter(is_made_of_it);
         let warning = |table| {
             format!(
-                "the table {table} is made from prompts about items or what followed them: if it holds what the users \
+                "the table {table} is made from prompts about items and pairs or what followed them: if it holds what the users \
                  wrote in reviews, that stays until its days are built again"
             )
         };

@@ -31,7 +31,7 @@ pub struct Told {
     days: BTreeMap<String, BTreeSet<String>>,
     /// All items of all days.
     items: BTreeSet<String>,
-    /// How many prompts about items show sentences and do not tell whose, by day.
+    /// How many prompts about items and pairs show sentences and do not tell whose, by day.
     silent: BTreeMap<String, u64>,
 }
 

@@ -3,7 +3,7 @@
 //! Pure functions over text; they are the first version of a reward, before a model learns one. What differs from language
 //! to language stands in [`Language`]. Knows nothing of tables, models or thresholds.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::LazyLock;
 
 use unicode_segmentation::UnicodeSegmentation;
@@ -107,34 +107,17 @@ const NEGATIVE: &[&str] = &[
     "hated",
 ];
 
-/// Phrases that say somebody was not won over: enough where the verdict is a dislike, and no proof against a like ("a
-/// disappointed father").
+/// More ways of saying that people were not won over: enough where the verdict is a dislike, and no proof against a like.
 const UNIMPRESSED: &[&str] = &[
-    "disappoint",
-    "disappointed",
-    "disappointing",
-    "disappointment",
-    "disappoints",
-    "does not please",
-    "few are charmed",
+    "disappoints many",
+    "disappoints most",
     "few are won over",
-    "few care",
-    "few friends",
     "few like",
-    "few people care",
     "few people like",
     "few people take to",
     "few take to",
-    "leaves most",
-    "let down",
-    "lets many",
-    "lets most",
-    "many would leave",
-    "most do not",
-    "not many people like",
-    "not won over",
-    "rather leave",
-    "would leave",
+    "most are not won over",
+    "most do not take to",
 ];
 
 /// Words that reviews of anything have, and those of the built-in stems: they say nothing of this item or user.
@@ -587,18 +570,53 @@ fn without_owners(text: &str) -> String {
     text.split(|c: char| c.is_whitespace() || c == '-').map(bare).collect::<Vec<_>>().join(" ")
 }
 
+/// The words of a text as they are written, owners and parts of words alone, with single spaces.
+fn in_words(text: &str) -> String {
+    raw_words(&without_owners(text)).join(" ")
+}
+
+/// Whether a name of `text` is made of names that the evidence has as they are written: "Thanksgiving in Baltimore",
+/// "Argentina's First Lady". The first word of a text has a capital letter whatever it is, so it may stand before a name if the
+/// evidence has the word ("Laid-off Sheffield workers").
+fn parts(name: &str, text: &str, as_written: &[String]) -> bool {
+    let has = |part: &str| as_written.iter().any(|told| told.contains(&format!(" {part} ")));
+    let (mut all, mut part) = (Vec::new(), Vec::new());
+    for word in name.split_whitespace() {
+        let owner = word.strip_suffix("'s").or(word.strip_suffix("’s"));
+        if !JOINS.contains(&word) {
+            part.push(in_words(word));
+        }
+        if JOINS.contains(&word) || owner.is_some() {
+            all.push(std::mem::take(&mut part).join(" "));
+        }
+    }
+    all.push(part.join(" "));
+    all.retain(|part| !part.is_empty());
+    if text.trim_start().starts_with(name)
+        && let Some(first) = all.first_mut()
+    {
+        let word = in_words(name.split_whitespace().next().unwrap_or_default());
+        if has(&word) || has(&word.to_lowercase()) {
+            *first = first.strip_prefix(&word).unwrap_or(first).trim_start().to_owned();
+        }
+    }
+    all.retain(|part| !part.is_empty());
+    !all.is_empty() && all.iter().all(|part| has(part))
+}
+
 /// The titles, names and attributes that `text` mentions, held against its evidence.
 ///
 /// Titles of the evidence are found as they stand, with or without their year. What is left and looks like a name (by its
 /// capital letters where the language of the vocabulary gives them to names alone, by quotation marks in all but English)
-/// counts as held when all of its words stand, in order, in one piece of the evidence. After Reason4Rec's and CURec's demand
+/// counts as held when all of its words stand, in order, in one piece of the evidence. An attribute may be named in the plural.
+/// After Reason4Rec's and CURec's demand
 /// that reasons be accurate; the measure itself is ours.
 pub fn mentions(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> Mentions {
     mentions_beside(text, evidence, &[], vocabulary)
 }
 
 /// As [`mentions`]; `texts` are sentences and keywords of the evidence, which may name what the text names, and are no names
-/// themselves.
+/// themselves. Beside them a name may be put together of others that the evidence has as they are written.
 pub fn mentions_beside(text: &str, evidence: &[&str], texts: &[&str], vocabulary: &Vocabulary) -> Mentions {
     let mut rest = text.to_string();
     let named = titles_of(evidence).into_iter().filter(|title| take_out(&mut rest, title)).count();
@@ -615,42 +633,31 @@ pub fn mentions_beside(text: &str, evidence: &[&str], texts: &[&str], vocabulary
         looks_like_names.extend(quoted(&rest).into_iter().filter(is_title).map(str::to_owned));
     }
     // Sentences name people, and a reason says whose work it is.
-    let bare = |name: &str| match texts {
-        [] => normalise(name),
-        _ => normalise(&without_owners(name)),
-    };
-    // The first word of a reason is capitalised whatever it is, so it may stand before a name ("Broke Sheffield workers").
-    let first = rest.split_whitespace().next().map(|word| format!("{} ", bare(word)));
-    let mut found: BTreeSet<String> = looks_like_names.iter().map(|n| bare(n)).filter(|n| !n.is_empty()).collect();
-    // A word of a title, such as the drama of "Drama Queen", is no attribute: titles are gone by now.
-    found.extend(vocabulary.mentioned(&rest));
+    let bare = |name: &str| if texts.is_empty() { normalise(name) } else { normalise(&without_owners(name)) };
     let is_in = |name: &str| held.iter().any(|e| e.contains(&format!(" {name} ")));
-    // In sentences and keywords the words of a name may stand apart ("the First Lady of Argentina").
-    let is_of = |name: &str| {
-        let words = || name.split(' ').map(|word| format!(" {word} "));
-        is_in(name) || held.iter().skip(2 * evidence.len()).any(|text| words().all(|word| text.contains(&word)))
-    };
     let plurals = |name: &str| {
-        let singular = name.strip_suffix('y').map(|stem| format!("{stem}ies"));
-        [Some(format!("{name}s")), singular, name.strip_suffix('s').map(str::to_owned)]
+        let of_ies = name.strip_suffix("ies").map(|stem| format!("{stem}y"));
+        let to_ies = name.strip_suffix('y').map(|stem| format!("{stem}ies"));
+        // "News" is no plural of "new".
+        let singular = name.strip_suffix('s').filter(|stem| stem.len() > 3).map(str::to_owned);
+        [Some(format!("{name}s")), to_ies, of_ies, singular]
     };
-    let holds = |name: &str| -> bool {
-        // "Thanksgiving in Baltimore" is two names where the evidence holds both.
-        let joined = || name.split(' ').filter(|word| JOINS.contains(word)).count() > 0;
-        let apart = || name.split(' ').filter(|word| !JOINS.contains(word)).all(is_of);
-        is_of(name) || (!texts.is_empty() && joined() && apart())
-    };
-    let (kept, invented): (Vec<String>, Vec<String>) = found.into_iter().partition(|name| {
-        if vocabulary.attributes.contains(name) {
-            return is_in(name) || plurals(name).into_iter().flatten().any(|form| is_in(&form));
-        }
-        let behind_first = || first.as_ref().and_then(|first| name.strip_prefix(first.as_str()));
-        let without_join = |rest: &str| -> String {
-            rest.split(' ').skip_while(|word| JOINS.contains(word)).collect::<Vec<_>>().join(" ")
-        };
-        holds(name) || behind_first().is_some_and(|rest| holds(&without_join(rest)))
+    let as_written: Vec<String> = texts.iter().chain(evidence).map(|text| format!(" {} ", in_words(text))).collect();
+    // Where a name is put together of what sentences name, each part must stand there as it is written.
+    let is_of_parts = |name: &String| !texts.is_empty() && parts(name, &rest, &as_written);
+    let mut looks_like_names: Vec<(String, bool)> =
+        looks_like_names.into_iter().map(|name| (bare(&name), is_in(&bare(&name)) || is_of_parts(&name))).collect();
+    looks_like_names.retain(|(name, _)| !name.is_empty());
+    // A word of a title, such as the drama of "Drama Queen", is no attribute: titles are gone by now.
+    let attributes = vocabulary.mentioned(&rest).into_iter().map(|name| {
+        let is_held = is_in(&name) || plurals(&name).into_iter().flatten().any(|form| is_in(&form));
+        (name, is_held)
     });
-    Mentions { held: named + kept.len(), invented }
+    let mut found: BTreeMap<String, bool> = attributes.collect();
+    looks_like_names.into_iter().for_each(|(name, is_held)| *found.entry(name).or_default() |= is_held);
+    let kept = found.values().filter(|is_held| **is_held).count();
+    let invented = found.into_iter().filter(|(_, is_held)| !is_held).map(|(name, _)| name).collect();
+    Mentions { held: named + kept, invented }
 }
 
 /// Share of the mentions of `text` that the evidence holds, 0 to 1; see [`mentions`].
@@ -660,7 +667,7 @@ pub fn grounding(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> f64 
 
 /// Whether the text says the opposite of the verdict, or praises what is disliked. `titles` are those that it may
 /// quote: their words ("10 Things I Hate About You") say nothing. A text that argues for a dislike says that somebody does not
-/// like it, or names what one of the `faults` names, sentences of those who do not. What denies is known of English alone; of
+/// like it, or names what only the `faults` name, the sentences of those who do not. `praised` are the other sentences. What denies is known of English alone; of
 /// other languages only disliked titles tell.
 pub fn contradicts(
     text: &str,
@@ -668,6 +675,7 @@ pub fn contradicts(
     titles: &[&str],
     disliked: &[&str],
     faults: &[&str],
+    praised: &[&str],
     language: Language,
 ) -> bool {
     let mut rest = text.to_string();
@@ -685,7 +693,8 @@ pub fn contradicts(
     match verdict {
         "like" => negative || disliked.iter().any(|d| !d.is_empty() && praises(d)),
         "dislike" => {
-            let is_told = || UNIMPRESSED.iter().any(|phrase| says(phrase)) || concrete(text, faults, titles).0 > 0;
+            let others: Vec<&str> = titles.iter().chain(praised).copied().collect();
+            let is_told = || UNIMPRESSED.iter().any(|phrase| says(phrase)) || concrete(text, faults, &others).0 > 0;
             language.is_english && !negative && !is_told()
         }
         _ => false,

@@ -132,8 +132,10 @@ pub struct Scored<'a> {
     pub titles: Vec<&'a str>,
     /// Titles that must not be praised.
     pub disliked: Vec<&'a str>,
-    /// Those of the sentences that find fault.
+    /// Those of the sentences that find fault, and those that do not.
     pub faults: Vec<&'a str>,
+    /// See `faults`.
+    pub praised: Vec<&'a str>,
 }
 
 impl<'a> Scored<'a> {
@@ -157,6 +159,7 @@ impl<'a> Scored<'a> {
             titles: titles.chain(of_content.iter().copied()).collect(),
             disliked: texts(disliked).collect(),
             faults: texts(fault).collect(),
+            praised: texts(content).chain(texts(praise)).collect(),
             ..Scored::default()
         }
     }
@@ -227,7 +230,8 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
         Some(Refusal::Language)
     } else if repetition > check.max_repetition {
         Some(Refusal::Repetition)
-    } else if checks::contradicts(reason, row.verdict, &row.titles, &row.disliked, &row.faults, expected) {
+    } else if checks::contradicts(reason, row.verdict, &row.titles, &row.disliked, &row.faults, &row.praised, expected)
+    {
         Some(Refusal::Polarity)
     } else if grounding < check.min_grounding {
         Some(Refusal::Ungrounded)

@@ -259,9 +259,11 @@ fn any_request() -> impl Strategy<Value = Request> {
         .prop_map(|(shared, tail)| with_template(shared, &tail));
     let sampling = prop_oneof![
         3 => Just(Sampling::default()),
-        2 => (0.3f32..2.0, 0.2f32..1.0, 0usize..10, 1.0f32..1.5).prop_map(|(temperature, top_p, top_k, penalty)| {
-            Sampling { temperature, top_p, top_k, repetition_penalty: penalty, ..Sampling::default() }
-        }),
+        2 => (0.3f32..2.0, 0.2f32..1.0, 0usize..10, 1.0f32..1.5, 0usize..3).prop_map(
+            |(temperature, top_p, top_k, repetition_penalty, max_copied_words)| {
+                Sampling { temperature, top_p, top_k, repetition_penalty, max_copied_words }
+            }
+        ),
     ];
     let stop = proptest::collection::vec(prop_oneof!["[a-t]{1,2}", Just("é".to_owned()), Just(String::new())], 0..2);
     let score = proptest::option::weighted(0.25, proptest::collection::vec(1u32..47, 0..90));

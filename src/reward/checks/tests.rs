@@ -51,7 +51,7 @@ fn titles_that_were_not_shown_are_foreign() {
 #[test]
 fn polarity() {
     let of = |text: &str, verdict: &str, titles: &[&str], disliked: &[&str]| {
-        contradicts(text, verdict, titles, disliked, &[], Language::default())
+        contradicts(text, verdict, titles, disliked, &[], &[], Language::default())
     };
     assert!(of("The user is not a fan of it", "like", &[], &[]));
     assert!(!of("they love its wit", "like", &[], &["Cats"]));
@@ -60,8 +60,8 @@ fn polarity() {
     assert!(of("they love it", "dislike", &[], &[]));
     assert!(!of("Few people like the campy songs", "dislike", &[], &[]), "not won over");
     assert!(!of("a disappointed father and son", "like", &[], &[]), "somebody in it, not of it");
-    let faults = ["The hinge broke in a week."];
-    let faulted = |text: &str| contradicts(text, "dislike", &[], &[], &faults, Language::default());
+    let (faults, praised) = (["The light hinge broke in a week."], ["A light stand."]);
+    let faulted = |text: &str| contradicts(text, "dislike", &[], &[], &faults, &praised, Language::default());
     assert!(!faulted("A light stand, though its hinge broke soon") && faulted("A light stand that people enjoy"));
     let title = "10 Things I Hate About You";
     assert!(!of("they love 10 Things I Hate About You and more", "like", &[title], &[]));
@@ -70,7 +70,7 @@ fn polarity() {
 #[test]
 fn polarity_demands_no_english_phrase_of_other_languages() {
     let of = |tag: &str, text: &str, verdict: &str, disliked: &[&str]| {
-        contradicts(text, verdict, &[], disliked, &[], Language::of(tag))
+        contradicts(text, verdict, &[], disliked, &[], &[], Language::of(tag))
     };
     assert!(!of("de", "Sie mögen den Film nicht.", "dislike", &[]));
     assert!(!of("de", "Dislike ist hier kein englisches Wort.", "like", &[]));
@@ -247,15 +247,23 @@ fn what_sentences_name_may_be_named_in_other_forms() {
         ["Laid-off workers in Sheffield watch the President's men in Shakespeare's Danish tragedy, a comedy-horror."];
     let invented = |text: &str| mentions_beside(text, &["Puzzles"], &texts, &v).invented;
     for held in [
-        "Broke Sheffield workers watch.",
+        "Laid-off Sheffield workers watch.",
         "People watch the President and Shakespeare at work.",
         "A President's men in Sheffield's streets.",
         "For fans of a hard puzzle or of puzzles.",
-        "Wandering in Sheffield, laid-off men watch a comedy.",
-        "The men watch a Tragedy in Sheffield.",
+        "Laid-off in Sheffield, men watch a comedy.",
+        "The men watch Shakespeare in Sheffield.",
     ] {
         assert_eq!(invented(held), Vec::<String>::new(), "{held}");
     }
-    assert_eq!(invented("Broke Leeds workers watch."), ["broke leeds"]);
+    for (made_up, what) in [
+        ("Broke Leeds workers watch.", "broke leeds"),
+        ("Stephen President watches.", "stephen president"),
+        ("Fans of War of the Workers watch.", "war of the workers"),
+        ("They like Men in Sheffield.", "men in sheffield"),
+        ("They like Sheffield Shakespeare.", "sheffield shakespeare"),
+    ] {
+        assert_eq!(invented(made_up), [what], "{made_up}");
+    }
     assert_eq!(invented("People in Sheffield Park watch a drama."), ["drama", "sheffield park"]);
 }
