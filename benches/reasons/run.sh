@@ -4,7 +4,8 @@
 #   benches/reasons/run.sh ITEMS OUT ARM...
 #
 #   ITEMS   a Parquet file of items with descriptions, as the input `item` (directors and actors, where it has them, are masked)
-#   OUT     a folder; what is there already is not made again, so a run that was killed goes on
+#   OUT     a folder; an arm that is there already is not asked again, so a run that was killed goes on: another OUT for
+#           another adapter or setting
 #   ARM     one or more of
 #             adapter=FOLDER     the adapter in FOLDER, prompts aligned-item
 #             titles=FOLDER      the same without descriptions: what it wrote before it was shown any
@@ -14,6 +15,7 @@
 #
 #   CUREC_BIN    the binary        CUREC_HOME  models and data as ci/fetch.sh puts them
 #   PYTHON       with numpy and pyarrow (default python3)
+#   COPIED       words of a description in a row that an adapter may repeat (default 5, as the quick start; 0: all)
 #   ASKED, POOL  items asked and items in the pool (default 300 and 1000); SEED (default 0)
 set -eu
 cd "$(dirname "$0")/../.."
@@ -29,16 +31,16 @@ mkdir -p "$out"
 files=
 for arm in "$@"; do
     name=${arm%%:*} kind=${arm#*:}
-    asked=$out/item.parquet adapter= prompt=item tokens=48 penalty=1.1
+    asked=$out/item.parquet adapter= prompt=item tokens=48 penalty=1.1 copied=0
     case $kind in
-    adapter=*) adapter=${kind#*=} prompt=aligned-item tokens=112 penalty=1.0 ;;
+    adapter=*) adapter=${kind#*=} prompt=aligned-item tokens=112 penalty=1.0 copied=${COPIED:-5} ;;
     titles=*) adapter=${kind#*=} prompt=aligned-item tokens=112 penalty=1.0 asked=$out/titles.parquet ;;
     base) prompt=jobs/templates/film-item.j2 asked=$out/titles.parquet ;;
     base-content) ;;
     *) echo "run.sh: $kind is no arm" >&2; exit 2 ;;
     esac
-    files="$files $name=$out/$name.parquet"
-    [ -f "$out/$name.parquet" ] && continue
+    files="$files $name=$out/arm-$name.parquet"
+    [ -f "$out/arm-$name.parquet" ] && continue
     # All but nobody has met the items: every reason is made from the item alone.
     cat >"$out/$name.toml" <<TOML
 name = "$name"
@@ -59,9 +61,10 @@ item = "$prompt"
 [sampling]
 max_new_tokens = $tokens
 repetition_penalty = $penalty
+max_copied_words = $copied
 TOML
     "$CUREC_BIN" run "$out/$name.toml" --interval-start 1998-04-22 --interval-end 1998-04-23 >"$out/$name.json"
-    "$CUREC_BIN" sql --job "$out/$name.toml" --format parquet --output "$out/$name.parquet" "
+    "$CUREC_BIN" sql --job "$out/$name.toml" --format parquet --output "$out/arm-$name.parquet" "
         select r.item_id, r.reason, coalesce(s.accepted, false) as accepted, coalesce(s.refusal, r.error) as refusal,
             r.prompt_tokens, r.completion_tokens
         from reason r

@@ -26,7 +26,7 @@ def titles_of(title):
 def masked(text, item):
     """The text without the item's title and people: those would find it whatever else the text says."""
     for name in titles_of(item["title"]):
-        text = re.sub(re.escape(name), " ", text, flags=re.IGNORECASE)
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", " ", text, flags=re.IGNORECASE)
     for person in item["people"]:
         for part in [person, *(p for p in person.split() if len(p) > 3)]:
             text = re.sub(rf"\b{re.escape(part)}\b", " ", text, flags=re.IGNORECASE)
@@ -39,7 +39,7 @@ def first_sentence(text):
 
 def copies(reason, item, most=8):
     for name in titles_of(item["title"]):
-        reason = re.sub(re.escape(name), " | ", reason, flags=re.IGNORECASE)
+        reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", " | ", reason, flags=re.IGNORECASE)
     said = words(reason.replace("|", " qqq "))
     told = words(item["description"])
     runs = {tuple(told[n : n + most + 1]) for n in range(len(told) - most)}
