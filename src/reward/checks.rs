@@ -576,8 +576,8 @@ fn in_words(text: &str) -> String {
 }
 
 /// Whether a name of `text` is made of names that the evidence has as they are written: "Thanksgiving in Baltimore",
-/// "Argentina's First Lady". The first word of a text has a capital letter whatever it is, so it may stand before a name if the
-/// evidence has the word ("Laid-off Sheffield workers").
+/// "Argentina's First Lady". The first word of a text has a capital letter whatever it is, so it may stand before a name where
+/// a small word parts them ("Fans of Tolkien") or the evidence has it ("Laid-off Sheffield workers").
 fn parts(name: &str, text: &str, as_written: &[String]) -> bool {
     let has = |part: &str| as_written.iter().any(|told| told.contains(&format!(" {part} ")));
     let (mut all, mut part) = (Vec::new(), Vec::new());
@@ -592,11 +592,12 @@ fn parts(name: &str, text: &str, as_written: &[String]) -> bool {
     }
     all.push(part.join(" "));
     all.retain(|part| !part.is_empty());
+    let stands_alone = all.len() > 1;
     if text.trim_start().starts_with(name)
         && let Some(first) = all.first_mut()
     {
         let word = in_words(name.split_whitespace().next().unwrap_or_default());
-        if has(&word) || has(&word.to_lowercase()) {
+        if (stands_alone && *first == word) || has(&word) || has(&word.to_lowercase()) {
             *first = first.strip_prefix(&word).unwrap_or(first).trim_start().to_owned();
         }
     }
@@ -609,8 +610,7 @@ fn parts(name: &str, text: &str, as_written: &[String]) -> bool {
 /// Titles of the evidence are found as they stand, with or without their year. What is left and looks like a name (by its
 /// capital letters where the language of the vocabulary gives them to names alone, by quotation marks in all but English)
 /// counts as held when all of its words stand, in order, in one piece of the evidence. An attribute may be named in the plural.
-/// After Reason4Rec's and CURec's demand
-/// that reasons be accurate; the measure itself is ours.
+/// After Reason4Rec's and CURec's demand that reasons be accurate; the measure itself is ours.
 pub fn mentions(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> Mentions {
     mentions_beside(text, evidence, &[], vocabulary)
 }

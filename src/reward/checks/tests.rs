@@ -253,13 +253,14 @@ fn what_sentences_name_may_be_named_in_other_forms() {
         "For fans of a hard puzzle or of puzzles.",
         "Laid-off in Sheffield, men watch a comedy.",
         "The men watch Shakespeare in Sheffield.",
+        "Fans of Shakespeare watch.",
     ] {
         assert_eq!(invented(held), Vec::<String>::new(), "{held}");
     }
     for (made_up, what) in [
         ("Broke Leeds workers watch.", "broke leeds"),
         ("Stephen President watches.", "stephen president"),
-        ("Fans of War of the Workers watch.", "war of the workers"),
+        ("Fans of War of the Workers watch.", "fans of war of the workers"),
         ("They like Men in Sheffield.", "men in sheffield"),
         ("They like Sheffield Shakespeare.", "sheffield shakespeare"),
     ] {
