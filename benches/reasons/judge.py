@@ -16,15 +16,13 @@ Knows files and the curec binary (`mean_logprob` of `curec sql`).
 import argparse
 import json
 import random
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curec_sql import over_texts
 from texts import first_sentence
 
 PROMPT = """Two short texts say why people pick the film {title}.
@@ -38,23 +36,9 @@ Which text tells somebody better whether the film is for them, with something tr
 
 def log_probabilities(binary, model, prompts):
     """log p(A) and log p(B) after each prompt."""
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        rows = [{"item_id": str(n), "title": text} for n, text in enumerate(prompts)]
-        schema = pa.schema([pa.field("item_id", pa.string(), nullable=False), ("title", pa.string())])
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "item.parquet")
-        # A job names both models; the encoder is never loaded.
-        (folder / "job.toml").write_text(
-            f'name = "judge"\nwarehouse = "{folder}/warehouse"\n[input]\nitem = "{folder}/item.parquet"\n'
-            f'interaction = "{folder}/item.parquet"\n'
-            f'[model]\ngenerator = "{model}"\nencoder = "{model}"\ndevice = "cpu"\nmax_positions = 768\nslots = 8\n'
-        )
-        query = "select item_id, mean_logprob(title, 'A') as a, mean_logprob(title, 'B') as b from item"
-        to = folder / "out.parquet"
-        command = [binary, "sql", "--job", folder / "job.toml", "--format", "parquet", "--output", to, query]
-        subprocess.run([str(c) for c in command], check=True)
-        found = {int(row["item_id"]): (row["a"], row["b"]) for row in pq.read_table(to).to_pylist()}
-    return np.array([found[n] for n in range(len(prompts))], dtype=np.float64)
+    columns = "mean_logprob(title, 'A') as a, mean_logprob(title, 'B') as b"
+    rows = over_texts(binary, model, prompts, columns, "max_positions = 768\nslots = 8\n")
+    return np.array([(row["a"], row["b"]) for row in rows], dtype=np.float64)
 
 
 def main():

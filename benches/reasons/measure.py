@@ -24,9 +24,7 @@ import argparse
 import csv
 import json
 import random
-import subprocess
 import sys
-import tempfile
 from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,6 +33,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curec_sql import over_texts
 from texts import copies, distinct2, first_sentence, masked, words
 
 def items_of(path):
@@ -96,22 +95,7 @@ def inputs(args):
 
 def vectors(binary, encoder, texts):
     """Unit vectors of texts, by `embed` of curec sql."""
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        rows = [{"item_id": str(n), "title": text or "-"} for n, text in enumerate(texts)]
-        schema = pa.schema([pa.field("item_id", pa.string(), nullable=False), ("title", pa.string())])
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "item.parquet")
-        # A job names both models; the generator is never loaded.
-        (folder / "job.toml").write_text(
-            f'name = "embed"\nwarehouse = "{folder}/warehouse"\n[input]\nitem = "{folder}/item.parquet"\n'
-            f'interaction = "{folder}/item.parquet"\n[model]\ngenerator = "{encoder}"\nencoder = "{encoder}"\ndevice = "cpu"\n'
-        )
-        query = "select item_id, embed(title) as v from item"
-        to = folder / "vectors.parquet"
-        command = [binary, "sql", "--job", folder / "job.toml", "--format", "parquet", "--output", to, query]
-        subprocess.run([str(c) for c in command], check=True)
-        found = {int(row["item_id"]): row["v"] for row in pq.read_table(to).to_pylist()}
-    matrix = np.array([found[n] for n in range(len(texts))], dtype=np.float64)
+    matrix = np.array([row["v"] for row in over_texts(binary, encoder, texts, "embed(title) as v")], dtype=np.float64)
     return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
 
 
