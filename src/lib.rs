@@ -171,6 +171,8 @@ pub mod generate {
 
 /// What a reason is worth: checks, the score, the reward model.
 pub mod reward {
+    pub mod language;
+    pub mod names;
     pub mod checks;
     pub mod text_metrics;
     pub mod score;

@@ -31,7 +31,7 @@ use crate::night::warehouse;
 use crate::query::texts;
 use crate::recommend::data::Log;
 use crate::recommend::split::{Split, temporal};
-use crate::reward::checks::Vocabulary;
+use crate::reward::names::Vocabulary;
 use crate::table::segment::segments;
 use crate::table::store::Location;
 use crate::table::write::write_local;

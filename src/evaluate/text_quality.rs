@@ -27,7 +27,9 @@ use crate::generate::format::STEM;
 use crate::network::random::Random;
 use crate::query::session::{Param, Session};
 use crate::query::texts;
-use crate::reward::checks::{self, Vocabulary};
+use crate::reward::checks;
+use crate::reward::language;
+use crate::reward::names::Vocabulary;
 use crate::reward::text_metrics::{bleu_of_many, distinct, rouge_l, sentences, unique_sentences};
 use crate::statistics;
 
@@ -97,7 +99,7 @@ pub async fn references(session: &Session, from: i64) -> Result<References> {
         for row in 0..batch.num_rows() {
             let of_item = found.entry(items.value(row).to_owned()).or_default();
             let text = unescaped(texts.value(row));
-            let whole = |sentence: &&str| (3..=60).contains(&checks::words(sentence).len());
+            let whole = |sentence: &&str| (3..=60).contains(&language::words(sentence).len());
             let room = MOST.saturating_sub(of_item.len());
             of_item.extend(sentences(&text).into_iter().filter(whole).take(room).map(str::to_owned));
         }
@@ -142,7 +144,7 @@ pub fn measure(
     if !said.is_empty() {
         found.push(("grounding", said.len(), said.iter().sum::<f64>() / said.len() as f64));
     }
-    let words: Vec<Vec<String>> = texts.iter().map(|(_, text)| checks::words(text)).collect();
+    let words: Vec<Vec<String>> = texts.iter().map(|(_, text)| language::words(text)).collect();
     if !texts.is_empty() {
         found.push(("distinct_2", texts.len(), distinct(&words, 2)));
         found.push(("unique", texts.len(), unique_sentences(&words)));
@@ -184,8 +186,8 @@ fn beside(texts: &[(String, String)], references: &References) -> Vec<(&'static 
     let mut dealt = of_items.clone();
     (0..n).for_each(|i| dealt[round[i]] = of_items[round[(i + 1) % n]]);
     let cut = |references: &[&Vec<String>]| -> Vec<(Vec<String>, Vec<Vec<String>>)> {
-        let words = |sentences: &Vec<String>| sentences.iter().map(|s| checks::words(s)).collect();
-        held.values().zip(references).map(|(text, references)| (checks::words(text), words(references))).collect()
+        let words = |sentences: &Vec<String>| sentences.iter().map(|s| language::words(s)).collect();
+        held.values().zip(references).map(|(text, references)| (language::words(text), words(references))).collect()
     };
     let best = |references: &[&Vec<String>]| {
         let of = |(text, references): (&&str, &&Vec<String>)| {

@@ -6,7 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::generate::format;
-use crate::reward::checks::{self, Vocabulary};
+use crate::reward::checks;
+use crate::reward::language::{self, normalise};
+use crate::reward::names::{Vocabulary, without_names};
 
 /// What counts how much.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,12 +79,12 @@ pub fn gate(text: &str, asked: &Asked<'_>, prices: &Prices, vocabulary: &Vocabul
     }
     let evidence: Vec<&str> = asked.evidence.iter().map(String::as_str).collect();
     // A forbidden word in a title that was shown is the title's.
-    let own_words = format!(" {} ", checks::normalise(&checks::without_names(answer.reason, &evidence)));
+    let own_words = format!(" {} ", normalise(&without_names(answer.reason, &evidence)));
     let says = |phrase: &str| !phrase.is_empty() && own_words.contains(&format!(" {phrase} "));
-    if asked.forbidden.iter().any(|word| says(&checks::normalise(word))) {
+    if asked.forbidden.iter().any(|word| says(&normalise(word))) {
         return None;
     }
-    let [said, title] = [answer.reason, asked.subject].map(checks::words);
+    let [said, title] = [answer.reason, asked.subject].map(language::words);
     let words = said.len();
     let copies = if title.is_empty() { 0 } else { said.windows(title.len()).filter(|some| *some == title).count() };
     let own = words.saturating_sub(copies * title.len());

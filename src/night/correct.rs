@@ -30,8 +30,9 @@ use crate::generate::prompt::{Evidence, PromptTemplate};
 use crate::llm::device;
 use crate::night::prepare::Prepared;
 use crate::query::session::BatchStream;
-use crate::reward::checks::{self, Language, Vocabulary};
 use crate::reward::choose::{Candidate, Choice, Correction, Rule, choose, edit, stands};
+use crate::reward::language::{Language, normalise};
+use crate::reward::names::Vocabulary;
 use crate::reward::saved::{Case, PastEvent, SavedJudge};
 use crate::reward::score::{Score, Scored, evidence_of, score};
 use crate::table::contract::Contract;
@@ -184,10 +185,10 @@ impl User {
         let invented = row.mentions(said, vocabulary).invented;
         let Evidence { verdict, liked, disliked, related, attributes, .. } = &self.evidence;
         let own = if verdict == "dislike" { disliked } else { liked };
-        let words = format!(" {} ", checks::normalise(said));
+        let words = format!(" {} ", normalise(said));
         let is_omitted = |piece: &&String| {
             let bare = piece.rsplit_once(" (").map_or(piece.as_str(), |(title, _)| title);
-            !bare.trim().is_empty() && !words.contains(&format!(" {} ", checks::normalise(bare)))
+            !bare.trim().is_empty() && !words.contains(&format!(" {} ", normalise(bare)))
         };
         let omitted = own.iter().chain(attributes).chain(related).filter(is_omitted);
         let invented = invented.into_iter().map(|name| ("invented", name));

@@ -20,7 +20,7 @@ use crate::night::tables::{
 use crate::query::model::Model;
 use crate::query::session::{BatchStream, Param, Session};
 use crate::registry::export;
-use crate::reward::checks::Language;
+use crate::reward::language::Language;
 use crate::table::input::InputTable;
 use crate::table::partition::commit_record;
 use crate::table::store::Location;

@@ -21,7 +21,7 @@ use crate::night::report::{self, BETWEEN, Details, Sample};
 use crate::night::tables::{self, locate};
 use crate::query::session::{Param, Session};
 use crate::query::texts;
-use crate::reward::checks::{self, Vocabulary};
+use crate::reward::names::{Vocabulary, mentions_beside};
 use crate::table::input::InputTable;
 use crate::table::redact::redact;
 use crate::table::store::Location;
@@ -184,7 +184,7 @@ fn samples(batches: &[RecordBatch], vocabulary: &Vocabulary) -> Result<Vec<Sampl
             let told: Vec<&str> = told[i].iter().map(String::as_str).collect();
             let said = at(&reason, i).unwrap_or_default();
             all.push(Sample {
-                invented: checks::mentions_beside(said, &names, &told, vocabulary).invented,
+                invented: mentions_beside(said, &names, &told, vocabulary).invented,
                 kind: kind.value(i).to_string(),
                 entity: at(&entity, i).unwrap_or_default().to_string(),
                 item: at(&item, i).map(str::to_string),

@@ -5,7 +5,7 @@
 //! more than `tau` over the reason; mu keeps rewrites from wandering off for nothing. Knows gains and words; knows nothing
 //! of where either comes from.
 
-use crate::reward::checks::words;
+use crate::reward::language::words;
 
 /// When a reason is let stand and what may replace it; nats.
 #[derive(Debug, Clone, Copy, PartialEq)]

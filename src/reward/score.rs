@@ -13,7 +13,9 @@ use crate::columns::{at, column, floats, integers, text, text_lists};
 use crate::config::CheckSpec;
 use crate::error::{Context, Kind, Result};
 use crate::generate::prompt::Evidence;
-use crate::reward::checks::{self, Mentions, Vocabulary};
+use crate::reward::checks;
+use crate::reward::language::words;
+use crate::reward::names::{Mentions, Vocabulary, labelled, mentions_beside, without_names};
 
 /// Why a reason is refused: the values of `refusal` in the contract of reason_score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +101,7 @@ pub struct Score {
     pub repetition: Option<f64>,
     /// Words.
     pub n_words: i64,
-    /// How much of its own words, quoted names left out, is of the expected language (see [`checks::Language::share`]); 0 to 1.
+    /// How much of its own words, quoted names left out, is of the expected language (see [`Language::share`](crate::reward::language::Language::share)); 0 to 1.
     pub language: Option<f64>,
     /// `exp(mean_logprob) * grounding * (1 - repetition)`, 0 to 1.
     pub score: Option<f64>,
@@ -149,7 +151,7 @@ impl<'a> Scored<'a> {
         let titled = texts(content).filter(|_| evidence.kind == "history");
         let of_content: Vec<&str> = titled.filter_map(|piece| Some(piece.rsplit_once(": ")?.0)).collect();
         let names = subject.as_deref().into_iter().chain(texts(liked)).chain(texts(disliked)).chain(texts(related));
-        let names = names.chain(texts(attributes)).chain(texts(attributes).filter_map(checks::labelled));
+        let names = names.chain(texts(attributes)).chain(texts(attributes).filter_map(labelled));
         let titles = subject.as_deref().into_iter().chain(texts(liked));
         Scored {
             verdict: &evidence.verdict,
@@ -176,7 +178,7 @@ impl<'a> Scored<'a> {
 
     /// What a text mentions, held against the evidence.
     pub fn mentions(&self, text: &str, vocabulary: &Vocabulary) -> Mentions {
-        checks::mentions_beside(text, &self.evidence, &self.texts(), vocabulary)
+        mentions_beside(text, &self.evidence, &self.texts(), vocabulary)
     }
 }
 
@@ -199,13 +201,13 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
         refusal: Some(refusal),
     };
     let Some(reason) = row.reason else { return none };
-    let n_words = checks::words(reason).len();
+    let n_words = words(reason).len();
     let mean = row.logprob_sum.map(|sum| sum / row.completion_tokens.max(1) as f64);
     let grounding = row.mentions(reason, vocabulary).grounding();
     let repetition = checks::repetition(reason);
     // What it quotes may be of any language.
     let expected = vocabulary.language();
-    let language = expected.share(&checks::without_names(reason, &row.evidence));
+    let language = expected.share(&without_names(reason, &row.evidence));
     // Where no mark tells the end of a sentence, the model's own end does.
     let is_finished = checks::is_finished(reason) || (!expected.marks_ends() && row.finish == Some("stop"));
     let is_copied = || {

@@ -11,7 +11,7 @@ use curec::generate::format;
 use curec::operate::simulate::{Options, START, Signal, simulate};
 use curec::query::audit::audit;
 use curec::query::session::Param;
-use curec::reward::checks::Vocabulary;
+use curec::reward::names::Vocabulary;
 use curec::reward::score::{Refusal, Scored, score};
 use curec::table::contract::Contract;
 use curec::table::store::Location;

@@ -8,7 +8,7 @@ use arrow::array::{
 };
 use arrow::datatypes::Float64Type;
 use curec::config::CheckSpec;
-use curec::reward::checks::Vocabulary;
+use curec::reward::names::Vocabulary;
 use curec::reward::score::score_batch;
 use curec::table::contract::Contract;
 
