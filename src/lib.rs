@@ -304,7 +304,13 @@ pub mod operate {
     pub mod tellers;
     pub mod scrub;
     pub mod pseudonym;
-    pub mod forget;
+    /// `curec forget`: users vanish from everything that is kept.
+    pub mod forget {
+        pub mod record;
+        mod find;
+        mod rewrite;
+        pub mod run;
+    }
     pub mod export;
     pub mod feast;
     pub mod about;

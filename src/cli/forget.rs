@@ -10,7 +10,8 @@ use clap::Args;
 use crate::cli::arguments::{JobArgs, block_on_or_stop, read_lines};
 use crate::cli::output::{print, tell};
 use crate::error::{Error, Kind, Result};
-use crate::operate::forget;
+use crate::operate::forget::record::{Done, Options};
+use crate::operate::forget::run;
 use crate::table::redact::redact;
 
 #[derive(Debug, Args)]
@@ -63,9 +64,9 @@ impl ForgetArgs {
         outcome.map(|done| done.exit_code())
     }
 
-    fn forget(&self) -> Result<forget::Done> {
-        let options = forget::Options { users: self.users()?, dry_run: self.dry_run, unlinked: self.unlinked };
-        let done = block_on_or_stop(forget::forget(&self.job.load()?, &options)).map_err(|e| match e.kind() {
+    fn forget(&self) -> Result<Done> {
+        let options = Options { users: self.users()?, dry_run: self.dry_run, unlinked: self.unlinked };
+        let done = block_on_or_stop(run::forget(&self.job.load()?, &options)).map_err(|e| match e.kind() {
             Kind::Interrupted => {
                 Error::new(Kind::Interrupted, "stopped by a signal: some rows may be removed, others not")
                     .hint("run the same command again before the next `curec run`")
