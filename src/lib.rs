@@ -315,6 +315,7 @@ pub mod operate {
     pub mod feast;
     pub mod about;
     pub mod explain;
+    mod explanation;
 }
 
 /// The command line.
