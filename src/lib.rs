@@ -250,7 +250,14 @@ pub mod evaluate {
     pub mod baseline;
     pub mod arms;
     pub mod agreement;
-    pub mod ablation;
+    /// The ablation: the same recommenders with other content features, and what tells them apart.
+    pub mod ablation {
+        pub mod training;
+        mod contrast;
+        mod ranking;
+        mod judging;
+        pub mod run;
+    }
     pub mod page;
     pub mod text_quality;
     pub mod arm_text;

@@ -13,7 +13,8 @@ use crate::cancel::CancelToken;
 use crate::destination::Destination;
 use crate::directory_lock::DirectoryLock;
 use crate::error::Result;
-use crate::evaluate::ablation::{self, Around, Evaluation, Training};
+use crate::evaluate::ablation;
+use crate::evaluate::ablation::training::{Around, Evaluation, Training};
 use crate::evaluate::arm_data::{Source, make_folder};
 use crate::evaluate::arms::Data;
 use crate::evaluate::evaluation_file::{Budget, Spec, arms, targets};
@@ -39,8 +40,8 @@ pub struct Done {
 /// Runs an evaluation: texts and vectors, trainings, statistics, tables and pages.
 ///
 /// # Errors
-/// As [`crate::night::run::run`] for the texts, and [`ablation::evaluate`] for what is learned from them; `Kind::Interrupted` after a
-/// signal, with everything kept; `Kind::Busy` where another process works in the folder.
+/// As [`crate::night::run::run`] for the texts, and [`ablation::run::evaluate`] for what is learned from them;
+/// `Kind::Interrupted` after a signal, with everything kept; `Kind::Busy` where another process works in the folder.
 pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<Done> {
     let out = PathBuf::from(&spec.out);
     let work = out.join("work");
@@ -98,7 +99,7 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
             let Source { name, split, .. } = &source;
             let data = Data { name, split, liked, texts: vectors, histories, arms: &evaluation.arms };
             let mut around = Around { say: &mut |line| tracing::info!("{line}"), go_on: &|| stop.check() };
-            ablation::evaluate(&data, &evaluation, &mut around)
+            ablation::run::evaluate(&data, &evaluation, &mut around)
         })
         .await?;
         results.measurements.extend(found.measurements);

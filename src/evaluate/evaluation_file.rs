@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::config;
 use crate::error::{Error, Kind, Result};
-use crate::evaluate::ablation::{Training, target_name};
+use crate::evaluate::ablation::training::{Training, target_name};
 use crate::evaluate::arms::Arm;
 use crate::evaluate::history_nights::HistoriesSpec;
 use crate::recommend::split::Target;

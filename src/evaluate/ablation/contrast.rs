@@ -1,0 +1,121 @@
+//! What tells arms apart: which are compared, and the rows of what was measured, with intervals and corrected p-values.
+//!
+//! Knows arms and statistics; knows nothing of recommenders.
+
+use crate::error::Result;
+use crate::evaluate::arms::Arm;
+use crate::evaluate::results::{Contrasted, Measurement};
+use crate::statistics::{Contrast, holm, over_seeds, paired_bootstrap};
+
+/// Which arms are compared: each with no text, and those whose difference says something of its own.
+fn pairs(arms: &[Arm]) -> Vec<(usize, usize)> {
+    let at = |arm: Arm| arms.iter().position(|a| *a == arm);
+    let against_nothing = arms.iter().filter(|a| **a != Arm::NoText).map(|a| (*a, Arm::NoText));
+    let others = [
+        (Arm::Attributes, Arm::Random),
+        (Arm::ZeroShot, Arm::Attributes),
+        (Arm::Aligned, Arm::Attributes),
+        (Arm::Aligned, Arm::ZeroShot),
+        (Arm::Templates, Arm::Aligned),
+        (Arm::Beside, Arm::Attributes),
+        (Arm::Beside, Arm::Aligned),
+        (Arm::Sampled, Arm::Aligned),
+        (Arm::BestOf, Arm::Aligned),
+        (Arm::Weighted, Arm::Aligned),
+        (Arm::Reinforced, Arm::Aligned),
+        (Arm::Reinforced, Arm::BestOf),
+        (Arm::Corrected, Arm::Reinforced),
+        (Arm::CorrectedAligned, Arm::Aligned),
+        (if arms.contains(&Arm::Corrected) { Arm::Corrected } else { Arm::ZeroShot }, Arm::Shuffled),
+        (Arm::ZeroShot, Arm::Anonymous),
+    ];
+    against_nothing.chain(others).filter_map(|(arm, other)| Some((at(arm)?, at(other)?))).collect()
+}
+
+/// Labels of a table's rows.
+pub(super) struct Place<'a> {
+    pub(super) data: &'a str,
+    pub(super) recommender: &'a str,
+    pub(super) target: &'a str,
+    pub(super) metric: String,
+    pub(super) tier: &'a str,
+}
+
+impl Place<'_> {
+    pub(super) fn measurement(
+        &self,
+        arm: &str,
+        cases: usize,
+        by_seed: Vec<f64>,
+        confidence: f64,
+    ) -> Result<Measurement> {
+        let interval = over_seeds(&by_seed, confidence)?;
+        Ok(Measurement {
+            data: self.data.into(),
+            recommender: self.recommender.into(),
+            arm: arm.into(),
+            target: self.target.into(),
+            metric: self.metric.clone(),
+            tier: self.tier.into(),
+            cases: cases as u64,
+            by_seed,
+            interval,
+        })
+    }
+
+    /// A family of contrasts, corrected together.
+    pub(super) fn contrasts(
+        &self,
+        arms: &[Arm],
+        of_pair: &dyn Fn(usize, usize) -> Result<Contrast>,
+    ) -> Result<Vec<Contrasted>> {
+        let pairs = pairs(arms);
+        let found: Vec<Contrast> = pairs.iter().map(|(arm, other)| of_pair(*arm, *other)).collect::<Result<_>>()?;
+        let corrected = holm(&found.iter().map(|c| c.p).collect::<Vec<f64>>());
+        let row = |((pair, contrast), p_holm): ((&(usize, usize), Contrast), f64)| Contrasted {
+            data: self.data.into(),
+            recommender: self.recommender.into(),
+            target: self.target.into(),
+            metric: self.metric.clone(),
+            tier: self.tier.into(),
+            arm: arms[pair.0].code().into(),
+            against: arms[pair.1].code().into(),
+            users: contrast.users,
+            contrast,
+            p_holm,
+        };
+        Ok(pairs.iter().zip(found).zip(corrected).map(row).collect())
+    }
+}
+
+/// Differences by training, drawn anew together with users.
+pub(super) fn bootstrap(
+    differences: impl Iterator<Item = Vec<f64>>,
+    users: &[u32],
+    resamples: usize,
+    confidence: f64,
+) -> Result<Contrast> {
+    let differences: Vec<Vec<f64>> = differences.collect();
+    let slices: Vec<&[f64]> = differences.iter().map(Vec::as_slice).collect();
+    paired_bootstrap(&slices, users, resamples, confidence, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_are_compared_in_their_order() {
+        let named = |arms: &[Arm]| -> Vec<String> {
+            pairs(arms).iter().map(|(a, b)| format!("{}-{}", arms[*a].code(), arms[*b].code())).collect()
+        };
+        let all = named(&Arm::ALL);
+        for pair in
+            ["A3-A2", "A4-A3", "A4b-A4", "A4e-A2", "A4s-A4", "A5a-A4", "A5b-A4", "A5-A5a", "A6-A5", "A6n-A4", "A6-A7"]
+        {
+            assert!(all.contains(&pair.to_owned()), "{pair}: {all:?}");
+        }
+        assert!(!all.contains(&"A3-A7".to_owned()), "A7 has the texts of A6 here");
+        assert_eq!(named(&[Arm::NoText, Arm::ZeroShot, Arm::Shuffled]), ["A3-A0", "A7-A0", "A3-A7"]);
+    }
+}
