@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from texts import bleu4, rouge_l
+from texts import bleu4, others, rouge_l
 
 SHUFFLES = 20
 RESAMPLES = 200
@@ -28,9 +28,7 @@ def measured(said, told, draw):
     """BLEU-4, ROUGE-L and both controls of texts and their references."""
     controls = []
     for _ in range(SHUFFLES):
-        # A shift by a random step after a shuffle: nobody keeps the own reference.
-        order = draw.sample(range(len(told)), len(told))
-        other = {order[n]: order[(n + 1) % len(order)] for n in range(len(order))}
+        other = others(len(told), draw)
         shuffled = [(text, told[other[n]]) for n, text in enumerate(said)]
         controls.append((bleu4(shuffled), sum(rouge_l(a, b) for a, b in shuffled) / len(shuffled)))
     pairs = list(zip(said, told))

@@ -9,10 +9,37 @@ from collections import Counter
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*", re.UNICODE)
 EQUAL_LENGTH = 15
+# Words that say nothing of what they stand beside.
+COMMON = frozenset(
+    "about after all also although and any are because been before being book books both but can could did does each even "
+    "every film films find for from get gets had has have her him his how into its itself just like likely likes many may "
+    "might more most movie movies much must not novel novels one only other others our out over own read reader readers "
+    "reading see she should since some story stories such than that the their them then there these they this those through "
+    "too two under until user users very was watch were what when where which while who whose will with without would you "
+    "your buy enjoy enjoys enjoyed".split()
+)
 
 
 def words(text):
     return [w.lower() for w in WORD.findall(text or "")]
+
+
+def stem(word):
+    """A word without what makes a plural or a possessive of it, as far as that is told without a list."""
+    word = word.lower().replace("\u2019", "'").removesuffix("'s")
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def telling(text):
+    """The stems of a text's words that say something."""
+    return {stem(w) for w in words(text) if len(w) > 2 and w not in COMMON}
+
+
+def rarities(texts):
+    """Of every stem ln(texts / texts that hold it)."""
+    held = [telling(text) for text in texts]
+    counts = Counter(word for text in held for word in text)
+    return {word: math.log(len(held) / count) for word, count in counts.items()}
 
 
 def titles_of(title):
@@ -54,22 +81,30 @@ def distinct2(texts):
     return len(pairs) / max(1, sum(pairs.values()))
 
 
-def bleu4(pairs):
-    """Corpus BLEU-4 in points, one reference each, no smoothing (Papineni et al. 2002), over lower-case words."""
-    matches, totals, said_length, told_length = [0] * 4, [0] * 4, 0, 0
-    for said, told in pairs:
-        said, told = words(said), words(told)
-        said_length += len(said)
-        told_length += len(told)
-        for n in range(1, 5):
-            ours = Counter(tuple(said[i : i + n]) for i in range(len(said) - n + 1))
-            theirs = Counter(tuple(told[i : i + n]) for i in range(len(told) - n + 1))
-            matches[n - 1] += sum(min(count, theirs[gram]) for gram, count in ours.items())
-            totals[n - 1] += sum(ours.values())
-    if 0 in matches or 0 in totals:
+def bleu_counts(said, told):
+    """What BLEU-4 counts in one text and its reference: four times matches, four times n-grams, both lengths."""
+    said, told = words(said), words(told)
+    matches, totals = [], []
+    for n in range(1, 5):
+        ours = Counter(tuple(said[i : i + n]) for i in range(len(said) - n + 1))
+        theirs = Counter(tuple(told[i : i + n]) for i in range(len(told) - n + 1))
+        matches.append(sum(min(count, theirs[gram]) for gram, count in ours.items()))
+        totals.append(sum(ours.values()))
+    return (*matches, *totals, len(said), len(told))
+
+
+def bleu_of(counts):
+    """BLEU-4 in points of what was counted, summed over all texts."""
+    matches, totals, (said_length, told_length) = counts[:4], counts[4:8], counts[8:]
+    if not all(matches):
         return 0.0
     mean = sum(math.log(m / t) for m, t in zip(matches, totals)) / 4
     return 100 * math.exp(mean + min(0.0, 1 - told_length / said_length))
+
+
+def bleu4(pairs):
+    """Corpus BLEU-4 in points, one reference each, no smoothing (Papineni et al. 2002), over lower-case words."""
+    return bleu_of([sum(column) for column in zip(*(bleu_counts(said, told) for said, told in pairs))] or [0] * 10)
 
 
 def rouge_l(said, told):
@@ -83,3 +118,12 @@ def rouge_l(said, told):
             row[j + 1] = corner + 1 if one == other else max(above, row[j])
             corner = above
     return 2 * row[-1] / (len(said) + len(told)) if said and told else 0.0
+
+
+def others(count, draw):
+    """For each of so many places another one, no place its own: a shift by one after a shuffle."""
+    order = draw.sample(range(count), count)
+    found = [0] * count
+    for n, place in enumerate(order):
+        found[place] = order[(n + 1) % count]
+    return found
