@@ -11,12 +11,9 @@ use unicode_segmentation::UnicodeSegmentation;
 use crate::plain_text::lines::is_unspaced;
 use crate::plain_text::words::content_words;
 use crate::reward::language::{
-    CLOSING, EMPTY_PAIRS, EMPTY_WORDS, Language, NEGATIVE, SENTENCE_ENDS, UNIMPRESSED, normalise,
+    CLOSING, EMPTY_PAIRS, EMPTY_WORDS, Language, NEGATIVE, SENTENCE_ENDS, UNIMPRESSED, normalise, words,
 };
-use crate::reward::names::{is_telling, mentions, quoted, take_out, without_names};
-
-pub use crate::reward::language::words;
-pub use crate::reward::names::Vocabulary;
+use crate::reward::names::{Vocabulary, is_telling, mentions, quoted, take_out, without_names};
 
 /// Share of the mentions of `text` that the evidence holds, 0 to 1; see [`mentions`].
 pub fn grounding(text: &str, evidence: &[&str], vocabulary: &Vocabulary) -> f64 {

@@ -31,7 +31,7 @@ use crate::learn::supervised::Surroundings;
 use crate::learn::worth::{self, Asked, Check, Prices, Worth};
 use crate::llm::adapter::{Adapter, AdapterShape, Precision};
 use crate::llm::device;
-use crate::reward::checks::Vocabulary;
+use crate::reward::names::Vocabulary;
 use crate::reward::saved::{self, Case, PastEvent, SavedJudge, UNKNOWN};
 use crate::telemetry::Voice;
 use crate::weekly::align;

@@ -11,7 +11,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::plain_text::words::content_words;
-use crate::reward::checks;
+use crate::reward::language;
 
 /// So many words in a row may stand in a reason as they stand in an evidence text.
 pub const COPIED: usize = 8;
@@ -50,7 +50,7 @@ fn words_of(texts: &[String]) -> HashSet<String> {
 /// The sum of the rarities of the reason's content words that its own evidence holds, each counted once, over the square root
 /// of the number of the reason's words; 0 for a reason without words. Higher is more specific; there is no upper bound.
 pub fn specificity(reason: &str, evidence: &[String], rarity: &Rarity) -> f64 {
-    let length = checks::words(reason).len();
+    let length = language::words(reason).len();
     if length == 0 {
         return 0.0;
     }
@@ -64,12 +64,12 @@ pub fn specificity(reason: &str, evidence: &[String], rarity: &Rarity) -> f64 {
 /// Whether more than `most` words in a row stand in the reason as in one of the texts, whatever their case and punctuation.
 pub fn copies(reason: &str, texts: &[String], most: usize) -> bool {
     let run = most.saturating_add(1);
-    let said = checks::words(reason);
+    let said = language::words(reason);
     if said.len() < run {
         return false;
     }
     texts.iter().any(|text| {
-        let words = checks::words(text);
+        let words = language::words(text);
         let runs: HashSet<&[String]> = words.windows(run).collect();
         said.windows(run).any(|words| runs.contains(words))
     })

@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use crate::columns::{at, text};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::format;
-use crate::reward::checks::{self, Vocabulary};
+use crate::reward::checks;
+use crate::reward::names::Vocabulary;
 use crate::weekly::specificity::{self, COPIED, Rarity, specificity};
 
 /// The format's tags, about which white space says nothing.
