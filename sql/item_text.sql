@@ -15,7 +15,7 @@ with liked as (
         from (select user_id, unnest(recent) as seen from user_history)
         where seen['liked']
     )
-    where place <= 4
+    where place <= 8
 ),
 wanted as (
     select item_id from item_taste where is_active or is_candidate

@@ -2,8 +2,10 @@
 -- Never published.
 --
 -- praise, fault: at most three and two of the sentences of the user's latest 50 reviews that say most, each of another item;
--- what a sentence says is the sum of the rarity of its words, over the root of its length. content: of the four latest
--- likes, each with the five words that say most about it.
+-- what a sentence says is the sum of the rarity of its words, over the root of its length. content: of the eight latest
+-- likes the first four that something is known of, each with the first sentence of its description, or without one the five
+-- words that say most about it; the last colon with a space behind it ends the title. What others wrote of an item is not
+-- shown: a history holds no sentence of somebody else.
 with tonight as (
     select user_id from user_history
 ),
@@ -81,8 +83,8 @@ voiced as (
     where place <= 3
     group by user_id
 ),
-about as (
-    select item_id, array_to_string(array_agg(word order by place), ', ') as words
+worded as (
+    select item_id, array_to_string(array_agg(word order by place), ', ') as told
     from (
         select item_id, word, row_number() over (partition by item_id order by place) as place
         from item_word
@@ -90,6 +92,16 @@ about as (
     )
     where place <= 5
     group by item_id
+),
+described as (
+    select item_id, replace(sentence, ': ', '; ') as told
+    from item_text
+    where user_id is null and text_no = 0 and place = 1
+),
+about as (
+    select coalesce(d.item_id, w.item_id) as item_id, coalesce(d.told, w.told) as told
+    from described as d
+    full join worded as w on w.item_id = d.item_id
 ),
 liked as (
     select
@@ -102,11 +114,15 @@ liked as (
     where seen['liked']
 ),
 content as (
-    select l.user_id, array_agg(concat(l.title, ': ', a.words) order by l.place) as content
-    from about as a
-    join liked as l on l.item_id = a.item_id
-    where l.place <= 4 and l.title is not null
-    group by l.user_id
+    select user_id, array_agg(concat(title, ': ', told) order by place) as content
+    from (
+        select l.user_id, l.title, a.told, row_number() over (partition by l.user_id order by l.place) as place
+        from about as a
+        join liked as l on l.item_id = a.item_id
+        where l.place <= 8 and l.title is not null
+    )
+    where place <= 4
+    group by user_id
 )
 select
     cast(coalesce(c.user_id, v.user_id) as varchar) as user_id,
