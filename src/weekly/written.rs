@@ -1,6 +1,6 @@
 //! Written examples: evidence with the notes and the reason that a person wrote for it, in files of JSON lines.
 //!
-//! A line is an object: `id`, `kind` (`item` or `history`), `subject` (an item's title), `verdict`, the lists `liked`, `disliked`,
+//! A line is an object: `id`, `kind` (`item`, `history` or `pair`), `subject` (the title of an item, of itself or of a pair), `verdict`, the lists `liked`, `disliked`,
 //! `related`, `attributes`, `content`, `praise`, `fault` and `keywords` as the table `reason_prompt` has them, where there is
 //! something to say, and `notes` and `reason`, the answer. The question is asked by the same templates as a night's. A tenth
 //! of the examples, by the digest of their ids, is held out. Knows nothing of logs: who learns from such examples alone learns
@@ -26,6 +26,7 @@ const HELD_OUT: u8 = 26;
 enum About {
     Item,
     History,
+    Pair,
 }
 
 impl About {
@@ -33,6 +34,7 @@ impl About {
         match self {
             About::Item => "item",
             About::History => "history",
+            About::Pair => "pair",
         }
     }
 }
@@ -141,8 +143,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Question>> {
         let why = match &line {
             line if !ids.insert(line.id.clone()) => Some("an id stands twice"),
             line if prompt::is_blank(&line.reason) => Some("a written example has no reason"),
-            line if line.kind == About::Item && line.subject.is_none() => {
-                Some("a written example of an item has no subject")
+            line if line.kind != About::History && line.subject.is_none() => {
+                Some("a written example of an item or a pair has no subject")
             }
             _ => None,
         };
@@ -205,7 +207,7 @@ mod tests {
     #[test]
     fn what_ships_passes_the_checks_of_a_night() {
         use crate::config::CheckSpec;
-        use crate::reward::checks::Vocabulary;
+        use crate::reward::names::Vocabulary;
         use crate::reward::score::{Scored, score};
         let check = CheckSpec {
             min_mean_logprob: -2.5,
@@ -220,11 +222,11 @@ mod tests {
             language: "en".into(),
         };
         let (mut refused, mut reasons) = (Vec::new(), std::collections::HashSet::new());
-        for name in ["films", "things", "histories"] {
+        for name in ["films", "things", "summaries", "histories", "pairs"] {
             let text = std::fs::read_to_string(format!("jobs/written/{name}.jsonl")).unwrap();
             let lines: Vec<Line> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
             // Films and other things are two catalogues.
-            let is_of_films = |line: &Line| line.id.starts_with("film-") || line.id.starts_with("h-");
+            let is_of_films = |line: &Line| ["film-", "h-", "p-"].iter().any(|begin| line.id.starts_with(begin));
             let of = |films: bool| lines.iter().filter(move |line| is_of_films(line) == films);
             let [films, things] =
                 [true, false].map(|films| Vocabulary::new(of(films).flat_map(|l| &l.attributes).map(String::as_str)));
