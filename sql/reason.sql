@@ -1,9 +1,9 @@
 -- The language model's answer for every prompt: reason_prompt joined to the response store.
 --
--- Of several responses to one prompt the latest without an error counts, else the latest error; ties are broken by the
--- response's own columns. A prompt that nobody has answered yet has the error `not_generated`. Where the stem begins the
--- answer format of an aligned model the reason is its inner text, and an answer that breaks the format has the error
--- `bad_format`; else the reason is stem and answer as they are.
+-- Of several responses to one prompt the first attempt counts that the checks let stand, else the first, else the latest
+-- error; ties are broken by the response's own columns. explained_response.sql takes the same. A prompt that nobody has
+-- answered yet has the error `not_generated`. Where the stem begins the answer format of an aligned model the reason is its
+-- inner text, and an answer that breaks the format has the error `bad_format`; else the reason is stem and answer as they are.
 with answered as (
     select
         r.prompt_key,
@@ -17,6 +17,8 @@ with answered as (
             partition by r.prompt_key
             order by
                 r.error is null and r.text is not null desc,
+                r.accepted is not false desc,
+                case when r.error is null then coalesce(r.attempt, 1) end,
                 r.created_timestamp desc,
                 r.model_digest,
                 r.text,

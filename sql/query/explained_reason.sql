@@ -3,6 +3,10 @@
 -- Reads explained: partitions of a published table, with their day as dt. Parameters: $kind, $user_id, $item_id.
 select *
 from explained
-where kind = $kind and coalesce(user_id, '') = $user_id and coalesce(item_id, '') = $item_id
+where
+    kind = $kind
+    -- Plain comparisons with an id, so that row groups without it are not read.
+    and (user_id = $user_id or ($user_id = '' and user_id is null))
+    and (item_id = $item_id or ($item_id = '' and item_id is null))
 order by dt desc
 limit 1

@@ -5,6 +5,8 @@ from response
 where prompt_key = $id
 order by
     error is null and text is not null desc,
+    accepted is not false desc,
+    case when error is null then coalesce(attempt, 1) end,
     created_timestamp desc,
     model_digest,
     text,

@@ -1,5 +1,5 @@
--- The keys of all different prompts that were asked and have failed. An answer in a broken format is no failure: asking
--- again gives the same.
+-- The keys of all different prompts that were asked and have failed. An answer in a broken format is no failure, but an
+-- answer.
 -- Reads reason. No parameters.
 select distinct prompt_key
 from reason

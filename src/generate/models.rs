@@ -31,6 +31,10 @@ use crate::table::store::{Location, StoreOptions};
 
 /// Prompt tokens that are kept between computing the key and making the request: 64 MiB.
 const TOKENIZED: usize = 1 << 24;
+/// The least temperature at which a refused answer is asked for again.
+const AGAIN_TEMPERATURE: f32 = 0.7;
+/// The nucleus that it is drawn from then.
+const AGAIN_TOP_P: f32 = 0.9;
 /// Texts that end a reason: it is one line.
 const STOP: &[&str] = &["\n"];
 
@@ -409,6 +413,23 @@ impl Models {
             false => generator.take_tokens(prompt_text, answer_stem)?,
         };
         self.request_of(id, prompt, None)
+    }
+
+    /// As [`Models::request`] where `attempt` is 1. A later attempt is for a prompt whose answers were refused: the likeliest
+    /// tokens would be the same again, so it draws them, from the likeliest, by a seed of its own.
+    ///
+    /// # Errors
+    /// As [`Models::request`].
+    pub fn request_again(&self, id: u64, prompt_text: &str, answer_stem: &str, attempt: u32) -> Result<Request> {
+        let mut request = self.request(id, prompt_text, answer_stem)?;
+        if attempt > 1 {
+            let fingerprint = &self.generator()?.fingerprint;
+            // Whatever the job's own are: where the likeliest token alone were left, the answer would be the same.
+            request.sampling.temperature = request.sampling.temperature.max(AGAIN_TEMPERATURE);
+            (request.sampling.top_p, request.sampling.top_k) = (AGAIN_TOP_P, 0);
+            request.seed = fingerprint.row_seed(&format!("{}/{attempt}", fingerprint.prompt_key(&request.prompt)));
+        }
+        Ok(request)
     }
 
     fn request_of(&self, id: u64, prompt: Vec<u32>, score: Option<Vec<u32>>) -> Result<Request> {

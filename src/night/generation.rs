@@ -2,25 +2,32 @@
 //!
 //! The `response` table is both the resume state and the cache across runs: what was flushed is never paid for again.
 //! Rows are streamed to the engine and not pulled through a SQL function, because a query engine hands results over
-//! only batch by batch, and an answer should be safe seconds after it is finished.
+//! only batch by batch, and an answer should be safe seconds after it is finished. An answer that the checks refuse is
+//! asked for again at once, as often as the job allows; every answer is kept, with what the checks said.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use arrow::datatypes::SchemaRef;
 use futures::stream::{SelectAll, Stream, StreamExt, TryStreamExt};
 
 use crate::cancel::CancelToken;
-use crate::columns::{at, text};
-use crate::config::{BudgetSpec, Interval, ResponseSpec};
+use crate::columns::{at, integers, text};
+use crate::config::{BudgetSpec, CheckSpec, Interval, ResponseSpec};
 use crate::error::{Context, Error, Kind, Result};
+use crate::generate::format;
 use crate::generate::models::{Models, no_device_fault};
+use crate::generate::prompt::Evidence;
 use crate::generate::row::{Completion, RowError};
 use crate::night::manifest::Usage;
 use crate::query::session::BatchStream;
+use crate::reward::names::Vocabulary;
+use crate::reward::score::{Scored, evidence_of, score};
 use crate::table::contract::Contract;
 use crate::table::lease::Lease;
 use crate::table::partition::append_segment;
@@ -30,13 +37,52 @@ use crate::telemetry::Progress;
 /// Prompts handed to the engine at a time; two such chunks are in flight so that no slot waits for the next.
 const CHUNK: usize = 1024;
 
+/// A prompt at the engine.
+struct Asked {
+    key: String,
+    prompt: String,
+    stem: String,
+    /// What the answer is held against; `None` where nothing is.
+    evidence: Option<Evidence>,
+    /// 1 the first time.
+    attempt: u32,
+}
+
 /// One answer, or why there is none.
 struct Answer {
-    key: String,
+    asked: Asked,
     prompt_tokens: u32,
+    /// Whether the checks let it stand; `None` where nothing was.
+    accepted: Option<bool>,
     /// Share of the stage's time, once it is shared out.
     seconds: Option<f64>,
     result: std::result::Result<Completion, RowError>,
+}
+
+/// What answers are held against as they come.
+pub struct Checks {
+    /// What a reason must be like.
+    pub check: CheckSpec,
+    /// The attributes of the catalogue.
+    pub vocabulary: Vocabulary,
+    /// How often a prompt is asked at most until an answer stands; at least 1.
+    pub attempts: u32,
+}
+
+impl Checks {
+    fn accepts(&self, asked: &Asked, completion: &Completion) -> Option<bool> {
+        let evidence = asked.evidence.as_ref()?;
+        let reason = format::reason_text(&asked.stem, completion.text.trim_end());
+        let row = Scored {
+            reason: reason.as_deref(),
+            error: reason.is_none().then_some("bad_format"),
+            finish: Some(completion.finish.name()),
+            logprob_sum: Some(completion.logprob_sum),
+            completion_tokens: i64::from(completion.completion_tokens),
+            ..Scored::from_evidence(evidence)
+        };
+        Some(score(&row, &self.check, &self.vocabulary).refusal.is_none())
+    }
 }
 
 /// Where answers go.
@@ -61,7 +107,8 @@ pub struct Sink<'a> {
 }
 
 /// Generates for every row of `pending` (prompt_key, prompt_text, answer_stem; keys are distinct) and commits the
-/// answers as they come.
+/// answers as they come. With `checks` the rows have the evidence of `reason_prompt` and `attempts`, how often each was
+/// answered before, and what is refused is asked for again.
 ///
 /// # Errors
 /// [`Kind::Budget`] when too many rows failed and [`Kind::Interrupted`] when `stop` was requested; what had finished is
@@ -70,6 +117,7 @@ pub struct Sink<'a> {
 pub async fn generate(
     mut pending: BatchStream,
     models: &Arc<Models>,
+    checks: Option<&Checks>,
     sink: &Sink<'_>,
     stop: &CancelToken,
     progress: &Progress,
@@ -84,7 +132,7 @@ pub async fn generate(
     let period = Duration::from_secs_f64(sink.response.flush_seconds);
     let outcome = loop {
         if !exhausted && outstanding < CHUNK {
-            match next_chunk(&mut pending).await {
+            match next_chunk(&mut pending, checks.is_some()).await {
                 Ok(Some(rows)) => {
                     let n = rows.len();
                     match submit(models, rows).await {
@@ -115,11 +163,11 @@ pub async fn generate(
                 break Err(Error::new(Kind::Interrupted, "stopped by a signal while generating").hint(hint));
             }
         };
-        let Some(answer) = answer else {
+        let Some(mut answer) = answer else {
             break Err(Error::new(Kind::Temporary, "the engine ended before all rows were answered"));
         };
         outstanding -= 1;
-        let mut tokens = 0;
+        let (mut tokens, mut again) = (0, None);
         match &answer.result {
             Ok(c) => {
                 usage.generated += 1;
@@ -127,18 +175,34 @@ pub async fn generate(
                 usage.cached_tokens += u64::from(c.cached_tokens);
                 usage.completion_tokens += u64::from(c.completion_tokens);
                 tokens = u64::from(c.completion_tokens);
+                answer.accepted = checks.and_then(|checks| checks.accepts(&answer.asked, c));
+                let asked = &answer.asked;
+                if answer.accepted == Some(false) && checks.is_some_and(|checks| asked.attempt < checks.attempts) {
+                    again = Some(asked.once_more());
+                }
             }
             Err(e) => {
                 if let Err(lost) = no_device_fault(e) {
                     break Err(lost);
                 }
-                tracing::warn!(prompt_key = answer.key, error = e.code(), detail = %e, "a prompt failed");
-                *usage.failed.entry(e.code().to_string()).or_default() += 1;
+                tracing::warn!(prompt_key = answer.asked.key, error = e.code(), detail = %e, "a prompt failed");
+                // A further attempt that fails leaves the prompt the answer that it has.
+                if answer.asked.attempt == 1 {
+                    *usage.failed.entry(e.code().to_string()).or_default() += 1;
+                }
             }
         }
-        progress.advance(1, tokens);
+        progress.advance(u64::from(again.is_none()), tokens);
         if let Err(e) = writer.push(answer).await {
             break Err(e);
+        }
+        if let Some(asked) = again {
+            usage.asked_again += 1;
+            match submit(models, vec![asked]).await {
+                Ok(answers) => in_flight.push(answers),
+                Err(e) => break Err(e),
+            }
+            outstanding += 1;
         }
         if let Err(e) = within_budget(sink.budget, &usage.failed, sink.total) {
             break Err(e);
@@ -166,41 +230,64 @@ fn within_budget(budget: &BudgetSpec, failed: &BTreeMap<String, u64>, total: u64
         .hint("see `select * from response where error is not null`; fix the cause or raise [budget]"))
 }
 
-/// The next rows to generate for: (key, prompt, stem).
-async fn next_chunk(pending: &mut BatchStream) -> Result<Option<Vec<(String, String, String)>>> {
+impl Asked {
+    fn once_more(&self) -> Asked {
+        Asked {
+            key: self.key.clone(),
+            prompt: self.prompt.clone(),
+            stem: self.stem.clone(),
+            evidence: self.evidence.clone(),
+            attempt: self.attempt + 1,
+        }
+    }
+}
+
+/// The next rows to generate for.
+async fn next_chunk(pending: &mut BatchStream, is_judged: bool) -> Result<Option<Vec<Asked>>> {
     let mut rows = Vec::new();
     while rows.len() < CHUNK {
         let Some(batch) = pending.try_next().await? else { break };
         let columns = [text(&batch, "prompt_key")?, text(&batch, "prompt_text")?, text(&batch, "answer_stem")?];
         let value = |column: &StringArray, i| at(column, i).unwrap_or_default().to_string();
+        let (mut evidence, attempts) = match is_judged {
+            true => (evidence_of(&batch, "")?.into_iter(), Some(integers(&batch, "attempts")?)),
+            false => (Vec::new().into_iter(), None),
+        };
         rows.extend((0..batch.num_rows()).map(|i| {
             let [key, prompt, stem] = &columns;
-            (value(key, i), value(prompt, i), value(stem, i))
+            Asked {
+                key: value(key, i),
+                prompt: value(prompt, i),
+                stem: value(stem, i),
+                evidence: evidence.next(),
+                attempt: attempts.as_ref().map_or(1, |attempts| attempts.value(i) as u32 + 1),
+            }
         }));
     }
     Ok((!rows.is_empty()).then_some(rows))
 }
 
-async fn submit(
-    models: &Arc<Models>,
-    rows: Vec<(String, String, String)>,
-) -> Result<Pin<Box<dyn Stream<Item = Answer> + Send>>> {
+async fn submit(models: &Arc<Models>, rows: Vec<Asked>) -> Result<Pin<Box<dyn Stream<Item = Answer> + Send>>> {
     let models = models.clone();
-    let (keys, receiver) = tokio::task::spawn_blocking(move || -> Result<_> {
+    let (asked, receiver) = tokio::task::spawn_blocking(move || -> Result<_> {
         use rayon::prelude::*;
-        let requests: Result<Vec<_>> =
-            rows.par_iter().enumerate().map(|(i, (_, prompt, stem))| models.request(i as u64, prompt, stem)).collect();
+        let requests: Result<Vec<_>> = rows
+            .par_iter()
+            .enumerate()
+            .map(|(i, asked)| models.request_again(i as u64, &asked.prompt, &asked.stem, asked.attempt))
+            .collect();
         let requests = requests?;
-        let keys = rows.into_iter().map(|(key, _, _)| key);
-        let keys: Vec<(String, u32)> = keys.zip(requests.iter().map(|r| r.prompt.len() as u32)).collect();
-        Ok((keys, models.engine()?.submit_blocking(requests)?))
+        let lengths = requests.iter().map(|r| r.prompt.len() as u32);
+        let asked: Vec<Option<(Asked, u32)>> = rows.into_iter().zip(lengths).map(Some).collect();
+        Ok((asked, models.engine()?.submit_blocking(requests)?))
     })
     .await
     .context(Kind::Internal, || "the generate stage was interrupted".into())??;
-    Ok(futures::stream::unfold((receiver, keys), |(mut receiver, keys)| async move {
+    Ok(futures::stream::unfold((receiver, asked), |(mut receiver, mut asked)| async move {
         let (id, result) = receiver.recv().await?;
-        let (key, prompt_tokens) = keys.get(id as usize)?.clone();
-        Some((Answer { key, prompt_tokens, seconds: None, result }, (receiver, keys)))
+        let (asked_for, prompt_tokens) = asked.get_mut(id as usize)?.take()?;
+        let answer = Answer { asked: asked_for, prompt_tokens, accepted: None, seconds: None, result };
+        Some((answer, (receiver, asked)))
     })
     .boxed())
 }
@@ -234,7 +321,7 @@ impl Writer<'_> {
             self.shared_until = self.since;
         }
         self.sink.lease.check_not_taken().await?;
-        self.waiting.sort_by(|a, b| a.key.cmp(&b.key));
+        self.waiting.sort_by(|a, b| (&a.asked.key, a.asked.attempt).cmp(&(&b.asked.key, b.asked.attempt)));
         let schema = self.sink.contract.arrow_schema(None);
         let batch = rows_of(&self.waiting, schema, &self.digest, self.sink)?;
         append_segment(self.sink.root, self.sink.contract, &batch).await?;
@@ -256,7 +343,9 @@ fn rows_of(rows: &[Answer], schema: SchemaRef, digest: &str, sink: &Sink<'_>) ->
         .iter()
         .map(|field| {
             Ok(match field.name().as_str() {
-                "prompt_key" => texts(|a| Some(a.key.clone())),
+                "prompt_key" => texts(|a| Some(a.asked.key.clone())),
+                "attempt" => Arc::new(rows.iter().map(|a| Some(i64::from(a.asked.attempt))).collect::<Int64Array>()),
+                "accepted" => Arc::new(rows.iter().map(|a| a.accepted).collect::<BooleanArray>()),
                 "text" => texts(|a| a.result.as_ref().ok().map(|c| c.text.trim_end().to_string())),
                 "error" => texts(|a| a.result.as_ref().err().map(|e| e.code().to_string())),
                 "error_detail" => texts(|a| a.result.as_ref().err().map(ToString::to_string)),

@@ -179,10 +179,13 @@ pub struct Usage {
     pub prompts: u64,
     /// Different prompts among them.
     pub distinct_prompts: u64,
-    /// Different prompts that an earlier run had answered.
+    /// Different prompts that need no answer any more, since earlier runs have paid for it.
     pub answered_before: u64,
-    /// Prompts generated for in this run.
+    /// Answers generated in this run.
     pub generated: u64,
+    /// Of those, answers that the checks refused and that were asked for again.
+    #[serde(default)]
+    pub asked_again: u64,
     /// Failures by code.
     pub failed: BTreeMap<String, u64>,
     /// Prompt tokens of the generated rows.
@@ -308,6 +311,7 @@ impl Manifest {
             "reasons": self.reasons.total(),
             "accepted": self.reasons.accepted.values().sum::<u64>(),
             "generated": self.usage.generated,
+            "asked_again": self.usage.asked_again,
             "prompt_tokens": self.usage.prompt_tokens,
             "completion_tokens": self.usage.completion_tokens,
             "failed": self.usage.failed.values().sum::<u64>(),

@@ -7,7 +7,7 @@ use std::fmt;
 use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 
-use crate::columns::{at, text};
+use crate::columns::{at, integers, text};
 use crate::config::{Interval, Job};
 use crate::error::Result;
 use crate::night::decide::TablePlan;
@@ -16,6 +16,7 @@ use crate::night::manifest::Manifest;
 use crate::night::owner;
 use crate::night::prepare::{Prepared, prepare};
 use crate::night::tables;
+use crate::query::session::Param;
 use crate::query::texts;
 use crate::table::build::By;
 use crate::table::partition::CommitRecord;
@@ -49,15 +50,15 @@ pub struct Work {
     pub prompts: u64,
     /// Different prompts.
     pub distinct: u64,
-    /// Of those, answered by earlier runs.
+    /// Of those, such as need no answer any more.
     pub answered: u64,
-    /// Prompt tokens of the rest.
+    /// Prompt tokens of the rest, asked for as often as in the warehouse's last run.
     pub prompt_tokens: u64,
     /// At most so many new tokens.
     pub completion_tokens_at_most: u64,
-    /// Minutes, at the speed of the job's last run or, without one, of a two-core CPU.
+    /// Minutes for answers of full length, at the speed of the job's last run or, without one, of a two-core CPU.
     pub minutes: f64,
-    /// Price at the job's rates.
+    /// Price at the job's rates, at the most.
     pub price: f64,
 }
 
@@ -135,34 +136,53 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
     let prompts = tables::count(&session, texts::PROMPTS).await?;
     let distinct = tables::count(&session, texts::ASKED_PROMPTS).await?;
     let generator = prepared.models.generator()?;
+    let spec = &prepared.job.spec;
+    let attempts = [("attempts", Param::Int(spec.sampling.attempts as i64))];
     let (mut waiting, mut prompt_tokens) = (0, 0);
-    let mut rows = session.sql(texts::PENDING_PROMPTS, &[]).await?.stream().await?;
+    // Answers that may still be asked for, and their prompts' tokens.
+    let (mut answers_at_most, mut prompt_tokens_at_most) = (0, 0);
+    let mut rows = session.sql_with_sorted_joins(texts::PENDING_PROMPTS, &attempts).await?.stream().await?;
     while let Some(batch) = rows.try_next().await? {
         let (prompt, stem) = (text(&batch, "prompt_text")?, text(&batch, "answer_stem")?);
+        let answered = integers(&batch, "attempts")?;
         for i in 0..batch.num_rows() {
             let tokens = generator.tokenize(at(&prompt, i).unwrap_or_default(), at(&stem, i).unwrap_or_default())?;
+            let left = (spec.sampling.attempts as u64).saturating_sub(answered.value(i) as u64);
             prompt_tokens += tokens.len() as u64;
+            answers_at_most += left;
+            prompt_tokens_at_most += left * tokens.len() as u64;
         }
         waiting += batch.num_rows() as u64;
     }
-    let spec = &prepared.job.spec;
-    let completion = waiting * spec.sampling.max_new_tokens as u64;
-    let per_token = seconds_per_new_token(&prepared.root).await?.unwrap_or(1.0 / CPU_TOKENS_PER_SECOND);
+    let last = last_pace(&prepared.root).await?;
+    let per_token = last.map_or(1.0 / CPU_TOKENS_PER_SECOND, |last| last.seconds_per_token);
+    let asked = last.map_or(1.0, |last| last.answers_per_prompt).min(spec.sampling.attempts as f64);
+    let of_an_answer = spec.sampling.max_new_tokens as u64;
+    let completion_tokens_at_most = answers_at_most * of_an_answer;
     Ok(Work {
         prompts,
         distinct,
         answered: distinct - waiting,
-        prompt_tokens,
-        completion_tokens_at_most: completion,
-        minutes: completion as f64 * per_token / 60.0,
-        price: (prompt_tokens as f64 * spec.price.prompt_tokens_million
-            + completion as f64 * spec.price.completion_tokens_million)
+        prompt_tokens: (prompt_tokens as f64 * asked).round() as u64,
+        completion_tokens_at_most,
+        minutes: (waiting * of_an_answer) as f64 * asked * per_token / 60.0,
+        price: (prompt_tokens_at_most as f64 * spec.price.prompt_tokens_million
+            + completion_tokens_at_most as f64 * spec.price.completion_tokens_million)
             / 1e6,
     })
 }
 
-/// Seconds per new token, prefill included, of the latest run that generated something.
-async fn seconds_per_new_token(root: &Location) -> Result<Option<f64>> {
+/// What a run that generated something tells of the next.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// Seconds per new token, prefill included.
+    seconds_per_token: f64,
+    /// More than 1 where refused answers were asked for again.
+    answers_per_prompt: f64,
+}
+
+/// The pace of the latest run that generated something.
+async fn last_pace(root: &Location) -> Result<Option<Pace>> {
     let mut manifests: Vec<_> = root.child("_runs").list().await?;
     manifests.retain(|e| e.location.name() == Manifest::NAME);
     manifests.sort_by_key(|e| std::cmp::Reverse(e.last_modified));
@@ -171,7 +191,12 @@ async fn seconds_per_new_token(root: &Location) -> Result<Option<f64>> {
         // A manifest of another version of curec is no reason to fail a plan.
         let Ok(manifest) = Manifest::parse(&bytes) else { continue };
         if manifest.usage.completion_tokens > 0 {
-            return Ok(Some(manifest.usage.seconds / manifest.usage.completion_tokens as f64));
+            let usage = manifest.usage;
+            let prompts = usage.generated.saturating_sub(usage.asked_again).max(1);
+            return Ok(Some(Pace {
+                seconds_per_token: usage.seconds / usage.completion_tokens as f64,
+                answers_per_prompt: (usage.generated as f64 / prompts as f64).max(1.0),
+            }));
         }
     }
     Ok(None)
@@ -226,7 +251,7 @@ impl fmt::Display for Plan {
         match &self.work {
             Some(w) => writeln!(
                 f,
-                "  prompts {} ({} different, {} answered before); {} prompt tokens, at most {} new tokens, about {:.1} minutes, price {:.2}",
+                "  prompts {} ({} different, {} answered before); {} prompt tokens, at most {} new tokens, about {:.1} minutes, price at most {:.2}",
                 w.prompts, w.distinct, w.answered, w.prompt_tokens, w.completion_tokens_at_most, w.minutes, w.price
             ),
             None => writeln!(f, "nothing to do"),

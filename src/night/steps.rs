@@ -18,7 +18,7 @@ use crate::feature::Pooler;
 use crate::llm::device;
 use crate::night::correct::{self, Corrector, Pass};
 use crate::night::decide::TablePlan;
-use crate::night::generation::{Sink, generate};
+use crate::night::generation::{Checks, Sink, generate};
 use crate::night::graph::{EARLIER, RESPONSE};
 use crate::night::made_from::{self, rows_of};
 use crate::night::manifest::{Manifest, StageRecord, TableRecord, Usage};
@@ -27,7 +27,7 @@ use crate::night::record::{look, table_record, vocabulary};
 use crate::night::report::Details;
 use crate::night::tables;
 use crate::night::verify::{audit_table, check_inputs, count_unknown_items, look_for_events, note, refused};
-use crate::query::session::{BatchStream, Session, TableFile};
+use crate::query::session::{BatchStream, Param, Session, TableFile};
 use crate::query::texts;
 use crate::reward::score::score_batch;
 use crate::table::build::By;
@@ -281,7 +281,8 @@ impl Build {
         let usage = &mut self.manifest.usage;
         usage.prompts = tables::count(session, texts::PROMPTS).await?;
         usage.distinct_prompts = tables::count(session, texts::ASKED_PROMPTS).await?;
-        let waiting = tables::count(session, texts::PENDING_PROMPTS).await?;
+        let attempts = [("attempts", Param::Int(self.prepared.job.spec.sampling.attempts as i64))];
+        let waiting = session.sql(texts::PENDING_PROMPTS, &attempts).await?.count().await?;
         usage.answered_before = usage.distinct_prompts - waiting;
         tracing::info!(
             prompts = usage.prompts,
@@ -297,8 +298,18 @@ impl Build {
             let run_id = &self.manifest.run_id;
             let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total };
             let progress = Progress::begin(self.voice, "generate", waiting, "new tokens");
-            let pending = session.sql(texts::PENDING_PROMPTS, &[]).await?.stream().await?;
-            let outcome = generate(pending, &self.prepared.models, &sink, &self.stop, &progress, usage).await;
+            let pending = session.sql_with_sorted_joins(texts::PENDING_PROMPTS, &attempts).await?.stream().await?;
+            let checks = Checks {
+                check: spec.check.clone(),
+                vocabulary: vocabulary(session, spec).await?,
+                // A job's own contract that cannot tell attempts apart has one.
+                attempts: match contract.column("attempt").and(contract.column("accepted")) {
+                    Some(_) => spec.sampling.attempts as u32,
+                    None => 1,
+                },
+            };
+            let models = &self.prepared.models;
+            let outcome = generate(pending, models, Some(&checks), &sink, &self.stop, &progress, usage).await;
             progress.finish();
             outcome?;
             tables::register_responses(session, &root, contract).await?;
@@ -324,7 +335,8 @@ impl Build {
             let pending = session.sql(texts::PENDING_REWRITES, &[]).await?.stream().await?;
             // Counted apart: what fails here is none of the budget's business.
             let mut usage = Usage::default();
-            let outcome = generate(pending, &self.prepared.models, &sink, &self.stop, &progress, &mut usage).await;
+            let models = &self.prepared.models;
+            let outcome = generate(pending, models, None, &sink, &self.stop, &progress, &mut usage).await;
             progress.finish();
             let whole = &mut self.manifest.usage;
             whole.generated += usage.generated;

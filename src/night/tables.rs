@@ -8,6 +8,7 @@ use crate::columns::{floats, integers};
 use crate::config::{HistorySpec, Job};
 use crate::error::{Error, Result};
 use crate::night::manifest::UsageAll;
+use crate::project::column;
 use crate::query::session::{Param, Session, SessionOptions, TableFile};
 use crate::query::texts;
 use crate::table::column_type::ColumnType;
@@ -52,9 +53,15 @@ pub fn locate(job: &Job, text: &str) -> Result<Location> {
     Location::parse_with(text, &StoreOptions::of(job))
 }
 
-/// The contract of a table, the job's own where it has one.
+/// The contract of a table, the job's own where it has one, with the column of a projection where the job names one.
 pub fn contract_of(job: &Job, table: &str) -> Result<Contract> {
-    Contract::find(table, folder(&job.spec.project.schemas))
+    let contract = Contract::find(table, folder(&job.spec.project.schemas))?;
+    Ok(if is_projecting(job) { column::extended(contract) } else { contract })
+}
+
+/// Whether a job names a projection, so that tables of features have its column.
+pub(super) fn is_projecting(job: &Job) -> bool {
+    !job.spec.model.projection.is_empty()
 }
 
 /// A session with the job's limits and nothing in it.
@@ -124,10 +131,16 @@ pub fn files_in(root: &Location, record: &CommitRecord) -> Result<Vec<TableFile>
     Ok(record.files.iter().map(|f| folder.child(&f.name).into()).collect())
 }
 
-/// Registers all committed segments of the response store as `response`.
+/// Registers all committed segments of the response store as `response`. Columns that a job's own, older contract lacks are
+/// there for what reads them, as in segments of before.
 pub async fn register_responses(session: &Session, root: &Location, contract: &Contract) -> Result<()> {
     let files: Vec<TableFile> = segments(root, "response").await?.into_iter().map(|e| e.location.into()).collect();
-    session.register_files("response", contract, &files).await
+    let known = Contract::builtin("response")?;
+    let mut contract = contract.clone();
+    let lacking = known.columns.into_iter().filter(|column| column.nullable);
+    let lacking: Vec<_> = lacking.filter(|column| contract.column(&column.name).is_none()).collect();
+    contract.columns.extend(lacking);
+    session.register_files("response", &contract, &files).await
 }
 
 /// `$like_threshold`, rounded to the type that `interaction` has its ratings in: a rating of just the threshold is a like,

@@ -247,12 +247,13 @@ pub fn show_text(m: &Manifest) -> String {
 fn usage_text(u: &Usage) -> String {
     let failed: u64 = u.failed.values().sum();
     format!(
-        "{} prompts, {} different, {} answered before, {} generated, {failed} failed; {} prompt tokens ({} shared), \
-         {} new tokens, {:.1} s",
+        "{} prompts, {} different, {} answered before, {} generated, {} asked again, {failed} failed; {} prompt tokens \
+         ({} shared), {} new tokens, {:.1} s",
         u.prompts,
         u.distinct_prompts,
         u.answered_before,
         u.generated,
+        u.asked_again,
         u.prompt_tokens,
         u.cached_tokens,
         u.completion_tokens,

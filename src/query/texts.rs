@@ -13,6 +13,10 @@ pub const AUDIENCE_ITEMS: &str = include_str!("../../sql/query/audience_items.sq
 pub const CATALOGUE_ATTRIBUTES: &str = include_str!("../../sql/query/catalogue_attributes.sql");
 /// Every title of the catalogue.
 pub const CATALOGUE_TITLES: &str = include_str!("../../sql/query/catalogue_titles.sql");
+/// How many users met each item.
+pub const CONSUMED_ITEMS: &str = include_str!("../../sql/query/consumed_items.sql");
+/// Weights of pairs of items that a user has met both of.
+pub const CO_CONSUMED_ITEMS: &str = include_str!("../../sql/query/co_consumed_items.sql");
 /// How many corrections there are of each outcome, with mean gains.
 pub const CORRECTION_TALLY: &str = include_str!("../../sql/query/correction_tally.sql");
 /// Events between `$range_start` and `$range_end`, sorted.
@@ -43,6 +47,10 @@ pub const ITEMS_MET: &str = include_str!("../../sql/query/items_met.sql");
 pub const ITEM_CATEGORIES: &str = include_str!("../../sql/query/item_categories.sql");
 /// How many users met each item before the interval.
 pub const ITEM_POPULARITY: &str = include_str!("../../sql/query/item_popularity.sql");
+/// The latest `$max_events` items of each user.
+pub const LATEST_ITEMS: &str = include_str!("../../sql/query/latest_items.sql");
+/// What users met for the first time between `$interval_start` and `$interval_end`.
+pub const NEXT_ITEMS: &str = include_str!("../../sql/query/next_items.sql");
 /// Prompts to ask: those without a response, or with errors only.
 pub const PENDING_PROMPTS: &str = include_str!("../../sql/query/pending_prompts.sql");
 /// Rewrites to ask for: those without a response, or with errors only.
@@ -53,8 +61,12 @@ pub const PROMPTS: &str = include_str!("../../sql/query/prompts.sql");
 pub const PROMPT_EVIDENCE: &str = include_str!("../../sql/query/prompt_evidence.sql");
 /// Accepted and corrected history reasons of `$dt`.
 pub const PUBLISHED_AND_CORRECTED_REASONS: &str = include_str!("../../sql/query/published_and_corrected_reasons.sql");
+/// The newest vector of each item that was true at `$as_of`.
+pub const PUBLISHED_ITEM_VECTORS: &str = include_str!("../../sql/query/published_item_vectors.sql");
 /// Accepted reasons of `$kind` and `$dt`.
 pub const PUBLISHED_REASONS: &str = include_str!("../../sql/query/published_reasons.sql");
+/// The newest vector of each user that was true at `$as_of`.
+pub const PUBLISHED_USER_VECTORS: &str = include_str!("../../sql/query/published_user_vectors.sql");
 /// Scores and lengths, for histograms.
 pub const REASON_MEASURES: &str = include_str!("../../sql/query/reason_measures.sql");
 /// How many reasons there are of each kind and refusal.
@@ -82,9 +94,13 @@ mod tests {
 
     #[test]
     fn prompts_that_are_asked_and_prompts_that_wait_have_the_same_condition() {
-        let condition = |text: &str| text.split_once("where\n    p.subject").map(|(_, rest)| rest.trim().to_owned());
-        let pending = condition(PENDING_PROMPTS).and_then(|c| c.split_once("\ngroup by").map(|(c, _)| c.to_owned()));
-        assert!(pending.is_some());
-        assert_eq!(condition(ASKED_PROMPTS), pending);
+        let condition = |text: &str| {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let words = words.join(" ");
+            let (_, rest) = words.split_once("where p.subject")?;
+            Some(rest.split_once(" )").map_or(rest, |(condition, _)| condition).to_owned())
+        };
+        assert!(condition(PENDING_PROMPTS).is_some_and(|condition| condition.contains("keywords")));
+        assert_eq!(condition(ASKED_PROMPTS), condition(PENDING_PROMPTS));
     }
 }

@@ -198,6 +198,77 @@ async fn no_record_can_make_a_row_disappear() {
     assert_eq!(segments(&root, "response").await.unwrap_err().kind(), Kind::Config);
 }
 
+/// Where nothing passes each prompt is asked as often as the job allows, over runs, and never again.
+#[test]
+fn refused_answers_are_asked_for_again_as_often_as_the_job_allows() {
+    let world = World::new();
+    let run = |attempts: &str, more: &[&str]| {
+        let set = ["--set", "check.min_words=1000", "--set", "check.max_words=2000", "--set", attempts];
+        let out = world.run(&[&set[..], more].concat());
+        expect_code(&out, 0);
+        common::summary(&out)
+    };
+    let by_attempt = || {
+        let query = "select attempt, accepted, count(*) as n, count(distinct prompt_key) as k from response group by 1, 2 order by 1";
+        let of = |r: &serde_json::Value| (r["attempt"].as_u64(), r["accepted"].as_bool(), r["n"] == r["k"]);
+        world.sql(query).iter().map(of).collect::<Vec<_>>()
+    };
+    let first = run("sampling.attempts=1", &[]);
+    assert_eq!(by_attempt(), [(Some(1), Some(false), true)]);
+    let prompts = first["generated"].as_u64().unwrap();
+    assert_eq!(first["asked_again"], 0);
+    let reasons = world.sql("select prompt_key, reason, error from reason order by 1, 2");
+
+    // A larger number asks again for what was refused; the first attempt still counts where none passes.
+    let args = ["plan", "job.toml", "--interval-start", "2026-01-20", "--interval-end", "2026-01-21", "--json"];
+    let out = world.curec(&[&args[..], &["--full", "--set", "sampling.attempts=3"]].concat());
+    let planned: serde_json::Value = serde_json::from_str(&stdout(&out)).unwrap();
+    let third = run("sampling.attempts=3", &[]);
+    assert_eq!((&third["generated"], &third["asked_again"]), (&(2 * prompts).into(), &prompts.into()), "{third}");
+    let (most, paid) = (&planned["work"]["completion_tokens_at_most"], third["completion_tokens"].as_u64());
+    assert!(most.as_u64() >= paid && most.as_u64() <= paid.map(|paid| 4 * paid), "{planned} {third}");
+    assert_eq!(by_attempt(), [1, 2, 3].map(|n| (Some(n), Some(false), true)));
+    assert_eq!(world.sql("select prompt_key, reason, error from reason order by 1, 2"), reasons);
+    let texts = world.sql("select count(distinct text) as n from response")[0]["n"].as_u64().unwrap();
+    assert!(texts > prompts, "further attempts say the same again");
+    assert_eq!(run("sampling.attempts=3", &["--full"])["generated"], 0);
+
+    // In one run, and in any other batching, the same answers come.
+    let answers = "select prompt_key, attempt, text from response order by 1, 2";
+    let before = world.sql(answers);
+    std::fs::remove_dir_all(world.path("warehouse")).unwrap();
+    let all = run("sampling.attempts=3", &["--set", "model.slots=2"]);
+    assert_eq!(all["generated"], 3 * prompts);
+    assert_eq!(world.sql(answers), before);
+}
+
+/// The checks divide the tiny model's answers by their length: the first that is long enough counts, and nothing is asked after it.
+#[test]
+fn of_several_answers_the_first_that_passes_counts() {
+    let world = World::new();
+    expect_code(&world.run(&[]), 0);
+    let lengths = world.sql("select n_words from reason_score order by 1");
+    let middle = lengths[lengths.len() / 2]["n_words"].as_u64().unwrap() + 1;
+    std::fs::remove_dir_all(world.path("warehouse")).unwrap();
+    expect_code(&world.run(&["--set", "sampling.attempts=3", "--set", &format!("check.min_words={middle}")]), 0);
+    let keys =
+        |having: &str| world.sql(&format!("select prompt_key from response group by 1 having {having} order by 1"));
+    assert!(!keys("count(*) > 1 and bool_or(accepted)").is_empty(), "no further attempt passes: the test says nothing");
+    assert!(!keys("bool_and(accepted)").is_empty(), "no first attempt passes");
+    assert!(
+        keys("max(attempt) > coalesce(min(attempt) filter (where accepted), 3)").is_empty(),
+        "asked after it passed"
+    );
+    assert!(keys("max(attempt) <> count(*)").is_empty());
+    // What counts is what passed, and scores say the same as the answers' own mark.
+    let wrong = world.sql(
+        "select s.prompt_key from reason_score as s \
+         join (select prompt_key, bool_or(accepted) as passed from response group by 1) as a on a.prompt_key = s.prompt_key \
+         where a.passed <> s.accepted",
+    );
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 fn responses(world: &World, name: &str) -> Vec<PathBuf> {
     let found = std::fs::read_dir(world.path("warehouse/response")).unwrap().map(|e| e.unwrap().path());
     found.filter(|p| p.file_name().unwrap().to_string_lossy().starts_with(name)).collect()

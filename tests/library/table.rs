@@ -445,6 +445,8 @@ fn responses(keys: &[&str]) -> RecordBatch {
     let zero = || Arc::new(Int64Array::from(vec![0; n])) as ArrayRef;
     RecordBatch::try_from_iter_with_nullable([
         ("prompt_key", Arc::new(StringArray::from(keys.to_vec())) as ArrayRef, true),
+        ("attempt", Arc::new(Int64Array::from(vec![1; n])), true),
+        ("accepted", Arc::new(BooleanArray::from(vec![None::<bool>; n])), true),
         ("text", Arc::new(StringArray::from(vec!["because"; n])), true),
         ("error", none(), true),
         ("error_detail", none(), true),
@@ -475,7 +477,8 @@ async fn segments_are_appended_once() {
     let seen = inspect(&dir.path().join("response"), 5).unwrap();
     assert_eq!((seen.rows, seen.files), (3, 2));
     let mut bad = responses(&["a"]).columns().to_vec();
-    bad[4] = Arc::new(StringArray::from(vec!["because"]));
+    bad[contract.columns.iter().position(|column| column.name == "finish").unwrap()] =
+        Arc::new(StringArray::from(vec!["because"]));
     let bad = RecordBatch::try_new(responses(&["a"]).schema(), bad).unwrap();
     let error = append_segment(&root, &contract, &bad).await.unwrap_err();
     assert!(error.explain().contains("finish") && error.explain().contains("stop, length"), "{}", error.explain());
