@@ -36,9 +36,11 @@ Which text tells somebody better whether the film is for them, with something tr
 
 def log_probabilities(binary, model, prompts):
     """log p(A) and log p(B) after each prompt."""
-    columns = "mean_logprob(title, 'A') as a, mean_logprob(title, 'B') as b"
-    rows = over_texts(binary, model, prompts, columns, "max_positions = 768\nslots = 8\n")
-    return np.array([(row["a"], row["b"]) for row in rows], dtype=np.float64)
+    # Both in one call: the second answer shares the first one's prefill.
+    columns = "mean_logprob(title, case when cast(item_id as bigint) % 2 = 0 then 'A' else 'B' end) as p"
+    twice = [prompt for prompt in prompts for _ in "AB"]
+    rows = over_texts(binary, model, twice, columns, "max_positions = 768\nslots = 8\n")
+    return np.array([row["p"] for row in rows], dtype=np.float64).reshape(-1, 2)
 
 
 def main():

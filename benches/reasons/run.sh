@@ -16,6 +16,7 @@
 #   CUREC_BIN    the binary        CUREC_HOME  models and data as ci/fetch.sh puts them
 #   PYTHON       with numpy and pyarrow (default python3)
 #   COPIED       words of a description in a row that an adapter may repeat (default 5, as the quick start; 0: all)
+#   ATTEMPTS     how often an arm is asked until an answer passes the checks (default 3, as the quick start)
 #   ASKED, POOL  items asked and items in the pool (default 300 and 1000); SEED (default 0)
 set -eu
 cd "$(dirname "$0")/../.."
@@ -62,6 +63,7 @@ item = "$prompt"
 max_new_tokens = $tokens
 repetition_penalty = $penalty
 max_copied_words = $copied
+attempts = ${ATTEMPTS:-3}
 TOML
     "$CUREC_BIN" run "$out/$name.toml" --interval-start 1998-04-22 --interval-end 1998-04-23 >"$out/$name.json"
     "$CUREC_BIN" sql --job "$out/$name.toml" --format parquet --output "$out/arm-$name.parquet" "
