@@ -90,14 +90,15 @@ section!(/// `[evidence]`
 EvidenceSpec { attributes: NamedTexts, undated: bool, tokens: usize });
 section!(/// `[model]`
 ModelSpec {
-    generator: String, adapter: String, encoder: String, cache_dir: String, device: String, threads: usize, slots: usize, max_step_tokens: usize,
+    generator: String, adapter: String, encoder: String, projection: String, cache_dir: String, device: String, threads: usize, slots: usize, max_step_tokens: usize,
     max_positions: usize, allow_later_training: bool,
 });
 section!(/// `[prompt]`
 PromptSpec { item: String, history: String, pair: String });
 section!(/// `[sampling]`
 SamplingSpec {
-    max_new_tokens: usize, temperature: f32, top_p: f32, top_k: usize, repetition_penalty: f32, max_copied_words: usize, seed: u64,
+    max_new_tokens: usize, temperature: f32, top_p: f32, top_k: usize, repetition_penalty: f32, max_copied_words: usize, attempts: usize,
+    seed: u64,
 });
 section!(/// `[check]`
 CheckSpec {
@@ -414,6 +415,7 @@ fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
         ("sampling.temperature", f64::from(s.sampling.temperature), 0.0, 10.0),
         ("sampling.top_p", f64::from(s.sampling.top_p), 1e-6, 1.0),
         ("sampling.repetition_penalty", f64::from(s.sampling.repetition_penalty), 0.1, 10.0),
+        ("sampling.attempts", s.sampling.attempts as f64, 1.0, 16.0),
         ("check.min_mean_logprob", s.check.min_mean_logprob, -1e9, 0.0),
         ("check.min_grounding", s.check.min_grounding, 0.0, 1.0),
         ("check.max_repetition", s.check.max_repetition, 0.0, 1.0),
@@ -461,7 +463,12 @@ fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
             p.problem(key, format!("must be a path on this machine, not a {scheme}:// URL; copy it here first"));
         }
     }
-    for (key, value) in [("model.adapter", &s.model.adapter), ("correct.judge", &s.correct.judge)] {
+    let promoted = [
+        ("model.adapter", &s.model.adapter),
+        ("model.projection", &s.model.projection),
+        ("correct.judge", &s.correct.judge),
+    ];
+    for (key, value) in promoted {
         if value.starts_with("registry:") && s.project.registry.is_empty() {
             p.problem(key, "names what a registry has promoted, but project.registry is not set");
         }

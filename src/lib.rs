@@ -187,6 +187,15 @@ pub mod reward {
 pub mod feature;
 pub mod marks;
 
+/// Texts mapped to where the log has what they go with: closed forms, cross-fitted. No step of training.
+pub mod project {
+    pub mod linear;
+    pub mod space;
+    pub mod map;
+    pub mod saved;
+    pub mod column;
+}
+
 /// How the language model learns: a differentiable decoder with low-rank adapters, packing, losses, the loops.
 pub mod learn {
     pub mod packing;
@@ -282,6 +291,8 @@ pub mod weekly {
     pub mod reward;
     pub mod negatives;
     pub mod reinforce;
+    pub mod next_items;
+    pub mod project;
     pub mod gate;
     pub mod learning_page;
     pub mod improve;

@@ -25,7 +25,8 @@ evaluation), as long as there is one worker. A batch never crosses row groups, s
 
 Values: vectors are float32 [rows, width], numbers their own type with NaN for null (a rating that was not given),
 moments int64 microseconds since 1970 UTC with -1 for null, booleans uint8 (torch: bool), text a list of str, or int64
-by `vocabularies` with 0 for what the vocabulary does not hold.
+by `vocabularies` with 0 for what the vocabulary does not hold. A vector that may be null (`item_collaborative`,
+`user_collaborative`) is zeros where it is, and beside it stands a column of booleans: `item_collaborative_missing`.
 """
 
 import json
@@ -73,11 +74,12 @@ def vocabulary(folder, column):
 
 def dense(array, known=None):
     """A column as a writable memoryview of its values, [rows] or [rows, width]; text as a list of str."""
-    kind, shape = array.type, [len(array)]
+    kind, shape, there = array.type, [len(array)], None
     if pa.types.is_fixed_size_list(kind):
+        if array.null_count > 0:
+            there = array.is_valid().to_pylist()
+        # Of vectors that are null it has nothing.
         array, shape = array.flatten(), [len(array), kind.list_size]
-        if len(array) != shape[0] * shape[1]:
-            raise ValueError("a vector column holds nulls")
     elif pa.types.is_string(kind):
         texts = array.to_pylist()
         if known is None:
@@ -96,8 +98,18 @@ def dense(array, known=None):
         raise TypeError(f"no dense form for {array.type}")
     size = array.type.bit_width // 8
     start = array.offset * size
-    values = memoryview(array.buffers()[1])[start:start + len(array) * size]
-    return memoryview(bytearray(values)).cast(letter, shape)
+    values = memoryview(array.buffers()[1] or b"")[start:start + len(array) * size]
+    values = bytearray(values) if there is None else spread(values, there, shape[1] * size)
+    return memoryview(values).cast(letter, shape)
+
+
+def spread(values, there, size):
+    """Vectors of `size` bytes in their rows, with zeros where none is there."""
+    out, start = bytearray(len(there) * size), 0
+    for row in (row for row, is_there in enumerate(there) if is_there):
+        out[row * size:(row + 1) * size] = values[start:start + size]
+        start += size
+    return out
 
 
 def batches(folder, batch_rows=1024, columns=None, shuffle=False, seed=0, shard=(0, 1), vocabularies=None):
@@ -123,7 +135,14 @@ def batches(folder, batch_rows=1024, columns=None, shuffle=False, seed=0, shard=
             table = table.take(pa.array(order, pa.int64()))
         for start in range(0, len(table), batch_rows):
             part = table.slice(start, batch_rows).combine_chunks()
-            yield {name: dense(joined(part.column(name)), known.get(name)) for name in part.column_names}
+            batch = {}
+            for field in part.schema:
+                column = joined(part.column(field.name))
+                batch[field.name] = dense(column, known.get(field.name))
+                # For every batch, whether it has nulls or not: all have the same columns.
+                if field.nullable and pa.types.is_fixed_size_list(field.type):
+                    batch[f"{field.name}_missing"] = dense(column.is_null())
+            yield batch
 
 
 def joined(column):

@@ -146,7 +146,7 @@ The files are in place when _export.json is; it lists them. jobs/loaders/ranker_
   curec runs diff jobs/nightly.toml nightly-20261121 nightly-20261122"
     )]
     Runs(RunsCommand),
-    /// Keep versions of adapters in a registry, and say which one is in use.
+    /// Keep versions of adapters and projections in a registry, and say which one is in use.
     #[command(
         subcommand,
         before_help = "Examples:\n\
@@ -155,7 +155,8 @@ The files are in place when _export.json is; it lists them. jobs/loaders/ranker_
   curec models promote writer latest --registry s3://lake/registry\n\
   curec models rollback writer --registry s3://lake/registry\n\
   curec models export writer --merged --out writer-merged --job jobs/nightly.toml",
-        after_help = "A job with `adapter = \"registry:writer\"` in its [model] uses what is promoted when a run starts."
+        after_help = "A job with `adapter = \"registry:writer\"` or `projection = \"registry:map\"` in its [model] uses what is \
+promoted when a run starts.\nProjections are added by `curec learn project`; they have no language model to be merged into."
     )]
     Models(ModelsCommand),
     /// Remove users from every table, the answers and the reports (privacy requests).

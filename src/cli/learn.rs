@@ -15,7 +15,7 @@ use crate::evaluate::{evaluation, evaluation_file};
 use crate::learn::lessons::Method;
 use crate::table::redact::redact;
 use crate::telemetry::Voice;
-use crate::weekly::{align, examples, improve, learning_page, reinforce, reward, weekly_file};
+use crate::weekly::{align, examples, improve, learning_page, project, reinforce, reward, weekly_file};
 
 /// See the module.
 #[derive(Debug, Subcommand)]
@@ -75,6 +75,21 @@ again: it goes on after the last finished round to the same adapter."
         #[command(flatten)]
         interval: IntervalArgs,
     },
+    /// Map the vectors of texts to where the log has what texts like them go with: the column `collaborative` of the nightly job.
+    #[command(
+        before_help = "Example:\n  curec learn project jobs/weekly.toml --interval-start 1998-03-05 --interval-end 1998-03-12",
+        after_help = "Prints one JSON line. Learns from the log and from the vectors that nights have published, all of before the \
+interval, and is judged by what users met first in it. The projection and its record project.json go to the folder projection/ of \
+`out`, or to projection-refused/ where the gate does not hold; where [projection] name is set, into the registry too, and into use \
+if the gate holds. No language model is run.\n\n\
+Exit codes: 0 the gate holds; 1 it does not, or there is nothing to learn from; nothing is promoted then."
+    )]
+    Project {
+        /// The weekly file, such as jobs/weekly.toml.
+        file: PathBuf,
+        #[command(flatten)]
+        interval: IntervalArgs,
+    },
     /// Train recommenders with and without content features and tell what the features are worth.
     #[command(
         before_help = "Example:\n  curec learn evaluate jobs/ablation.toml",
@@ -118,6 +133,7 @@ impl LearnCommand {
             LearnCommand::Reinforce { file, method, interval } => {
                 block_on(learn_reinforce(file, method, interval, voice))
             }
+            LearnCommand::Project { file, interval } => block_on(learn_project(file, interval)),
             LearnCommand::Evaluate { file } => block_on(learn_evaluate(file, voice)),
             LearnCommand::Examples { job, interval, out, max_examples } => {
                 let size = examples::Size { max_examples, ..examples::Size::default() };
@@ -199,6 +215,20 @@ async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, 
     learning_page::write(&spec.folder()?)?;
     let mut line = serde_json::json!({ "status": "reinforced", "name": spec.name });
     let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of it".into())?;
+    if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {
+        line.extend(done);
+    }
+    tell(&line, None).map(|()| 0)
+}
+
+async fn learn_project(file: PathBuf, interval: IntervalArgs) -> Result<u8> {
+    let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
+    let stop = CancelToken::default();
+    watch_signals(stop.clone());
+    let _hold = spec.hold()?;
+    let done = project::project(&spec, interval, &stop).await?;
+    let mut line = serde_json::json!({ "status": "projected", "name": spec.name });
+    let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of a projection".into())?;
     if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {
         line.extend(done);
     }

@@ -1,4 +1,4 @@
-//! `curec models`: versions of adapters in a registry.
+//! `curec models`: versions of adapters and projections in a registry.
 //!
 //! Knows its flags and what it prints; what a registry is, [`crate::registry::versions`] knows.
 
@@ -129,7 +129,7 @@ pub(crate) enum ModelsCommand {
         #[command(flatten)]
         registry: RegistryArgs,
     },
-    /// Copy an adapter out of the registry, or the whole model with it.
+    /// Copy an adapter or a projection out of the registry, or the whole model with an adapter.
     #[command(before_help = "Examples:\n\
   curec models export writer --out adapter --job jobs/nightly.toml\n\
   curec models export writer latest --merged --f16 --out model --model SmolLM2-135M-Instruct --registry registry")]

@@ -5,11 +5,8 @@
 //! (Su et al., arXiv 2103.15316).
 
 use crate::error::{Error, Kind, Result};
+use crate::project::linear::eigen;
 
-/// Rotations stop when what stands beside the diagonal is so small against what stands on it.
-const OFF_DIAGONAL: f64 = 1e-18;
-/// Sweeps after which a matrix is given up; a dozen is usual.
-const MAX_SWEEPS: usize = 60;
 /// Directions with a smaller share of the largest variance hold nothing but rounding.
 const NEGLIGIBLE: f64 = 1e-9;
 
@@ -77,79 +74,11 @@ impl Whitening {
     }
 }
 
-/// Eigenvalues and eigenvectors of a symmetric matrix, in no order: Jacobi's cyclic rotations (Golub and Van Loan, Matrix
-/// Computations, 8.5), which are slow for large matrices and exact for small ones.
-fn eigen(mut a: Vec<Vec<f64>>) -> Vec<(f64, Vec<f64>)> {
-    let n = a.len();
-    // Row j is the j-th eigenvector, so that rotations work on whole rows.
-    let mut vectors: Vec<Vec<f64>> = (0..n).map(|i| (0..n).map(|j| f64::from(u8::from(i == j))).collect()).collect();
-    for _ in 0..MAX_SWEEPS {
-        let (mut off, mut on) = (0.0, 0.0);
-        for (i, row) in a.iter().enumerate() {
-            on += row[i] * row[i];
-            off += row[i + 1..].iter().map(|x| x * x).sum::<f64>();
-        }
-        if off <= OFF_DIAGONAL * on {
-            break;
-        }
-        for p in 0..n {
-            for q in p + 1..n {
-                let apq = a[p][q];
-                if apq * apq <= OFF_DIAGONAL * (a[p][p] * a[q][q]).abs() / n as f64 {
-                    continue;
-                }
-                let theta = (a[q][q] - a[p][p]) / (2.0 * apq);
-                let t = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
-                let c = 1.0 / (t * t + 1.0).sqrt();
-                let s = t * c;
-                for row in &mut a {
-                    (row[p], row[q]) = (c * row[p] - s * row[q], s * row[p] + c * row[q]);
-                }
-                rotate(&mut a, p, q, c, s);
-                rotate(&mut vectors, p, q, c, s);
-            }
-        }
-    }
-    vectors.into_iter().enumerate().map(|(i, vector)| (a[i][i], vector)).collect()
-}
-
-/// Turns rows `p < q` into each other.
-fn rotate(rows: &mut [Vec<f64>], p: usize, q: usize, c: f64, s: f64) {
-    let (head, tail) = rows.split_at_mut(q);
-    for (x, y) in head[p].iter_mut().zip(&mut tail[0]) {
-        (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::needless_range_loop)]
     use super::*;
     use crate::network::random::Random;
-
-    #[test]
-    fn eigenvectors_make_the_matrix_again() {
-        let n = 24;
-        let mut random = Random::new(1, "matrix");
-        let mut matrix = vec![vec![0.0; n]; n];
-        for i in 0..n {
-            for j in 0..=i {
-                (matrix[i][j], matrix[j][i]) = {
-                    let x = random.normal();
-                    (x, x)
-                };
-            }
-        }
-        let found = eigen(matrix.clone());
-        for i in 0..n {
-            for j in 0..n {
-                let again: f64 = found.iter().map(|(value, vector)| value * vector[i] * vector[j]).sum();
-                assert!((again - matrix[i][j]).abs() < 1e-9, "{i} {j}: {again} for {}", matrix[i][j]);
-                let product: f64 = found[i].1.iter().zip(&found[j].1).map(|(a, b)| a * b).sum();
-                assert!((product - f64::from(u8::from(i == j))).abs() < 1e-9);
-            }
-        }
-    }
 
     #[test]
     fn whitened_vectors_are_uncorrelated_and_of_variance_one() {

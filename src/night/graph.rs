@@ -9,7 +9,8 @@ use std::path::Path;
 
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
-use crate::night::tables::folder;
+use crate::night::tables::{folder, is_projecting};
+use crate::project::column;
 use crate::query::model::Model;
 use crate::table::build::{Build, By};
 use crate::table::contract::{self, Contract, Role};
@@ -56,10 +57,11 @@ fn names_in(folder: Option<&Path>, extension: &str) -> Result<BTreeSet<String>> 
 /// # Errors
 /// [`Kind::Config`] for contracts that cannot be read, or that a job cannot bring.
 pub fn contracts_of(job: &Job) -> Result<BTreeMap<String, Contract>> {
-    contracts(folder(&job.spec.project.schemas))
+    contracts(folder(&job.spec.project.schemas), is_projecting(job))
 }
 
-fn contracts(schemas: Option<&Path>) -> Result<BTreeMap<String, Contract>> {
+/// With `is_projecting`, tables of features have the column of a projection.
+fn contracts(schemas: Option<&Path>, is_projecting: bool) -> Result<BTreeMap<String, Contract>> {
     let mut names: BTreeSet<String> = contract::builtin_names().map(str::to_owned).collect();
     let own = names_in(schemas, "toml")?;
     names.extend(own.iter().cloned());
@@ -69,7 +71,7 @@ fn contracts(schemas: Option<&Path>) -> Result<BTreeMap<String, Contract>> {
         if own.contains(&name) {
             held_to_own(&contract)?;
         }
-        contracts.insert(name, contract);
+        contracts.insert(name, if is_projecting { column::extended(contract) } else { contract });
     }
     Ok(contracts)
 }
@@ -82,7 +84,7 @@ impl Graph {
     /// [`Kind::Config`] for contracts and definitions that cannot be read, do not fit together, name tables that nobody
     /// knows, or read each other in a circle.
     pub fn of(job: &Job) -> Result<Graph> {
-        Self::read(folder(&job.spec.project.schemas), folder(&job.spec.project.sql))
+        Self::read(folder(&job.spec.project.schemas), folder(&job.spec.project.sql), is_projecting(job))
     }
 
     /// The tables that come with curec.
@@ -90,11 +92,11 @@ impl Graph {
     /// # Errors
     /// None that is known; as [`Graph::of`].
     pub fn builtin() -> Result<Graph> {
-        Self::read(None, None)
+        Self::read(None, None, false)
     }
 
-    fn read(schemas: Option<&Path>, sql: Option<&Path>) -> Result<Graph> {
-        let contracts = contracts(schemas)?;
+    fn read(schemas: Option<&Path>, sql: Option<&Path>, is_projecting: bool) -> Result<Graph> {
+        let contracts = contracts(schemas, is_projecting)?;
         for name in names_in(sql, "sql")? {
             if contracts.get(&name).is_none_or(|contract| contract.build.is_none()) {
                 return Err(Error::new(Kind::Config, format!("there is no contract with a [build] for {name}.sql"))

@@ -1,8 +1,8 @@
-//! Until when an adapter or a judge has learned: later events alone tell what it is worth, and what it writes of earlier
-//! moments knows what came after them.
+//! Until when an adapter, a judge or a projection has learned: later events alone tell what it is worth, and what it writes
+//! of earlier moments knows what came after them.
 //!
-//! Knows the records that stand beside them: a registry's card, and what `learn align`, `learn reward` and `learn reinforce`
-//! leave. Knows nothing of logs: which moments are held out, or which day is built, the caller knows.
+//! Knows the records that stand beside them: a registry's card, and what `learn align`, `learn reward`, `learn reinforce`
+//! and `learn project` leave. Knows nothing of logs: which moments are held out, or which day is built, the caller knows.
 
 use std::path::Path;
 
@@ -17,13 +17,15 @@ use crate::registry::versions::{Registry, SCHEME};
 use crate::table::store::{Location, StoreOptions};
 
 /// The records that stages of learning leave beside what they made.
-const RECORDS: [&str; 6] = [
+const RECORDS: [&str; 7] = [
     "align.json",
     "reward.json",
     "reinforce-best-of-n.json",
     "reinforce-weighted.json",
     "reinforce-grpo.json",
     "reinforce-dpo.json",
+    // In a projection's own folder.
+    "project.json",
 ];
 
 /// A version's card, where a registry and an export have it.
@@ -38,14 +40,17 @@ pub struct Learned {
     pub adapter: Option<DateTime<Utc>>,
     /// The judge.
     pub judge: Option<DateTime<Utc>>,
+    /// The projection.
+    pub projection: Option<DateTime<Utc>>,
 }
 
 impl Learned {
-    /// The places in the job that name an adapter or a judge of which no record tells until when it has learned.
+    /// The places in the job that name an adapter, a judge or a projection of which no record tells until when it has learned.
     pub fn unknown(&self, job: &Job) -> Vec<&'static str> {
         let named = [
             ("model.adapter", &job.spec.model.adapter, self.adapter),
             ("correct.judge", &job.spec.correct.judge, self.judge),
+            ("model.projection", &job.spec.model.projection, self.projection),
         ];
         named.into_iter().filter(|(_, text, until)| !text.is_empty() && until.is_none()).map(|(key, ..)| key).collect()
     }

@@ -66,6 +66,9 @@ struct Reads {
 /// Begins the names of parts that tell what the tables before one held; they are no part of a fingerprint.
 pub(super) const ROWS_OF: &str = "rows of ";
 
+/// The part that names the projection whose column stands in the rows.
+pub const PROJECTION: &str = "projection";
+
 /// The part that tells what a table before this one held.
 pub fn rows_of(table: &str) -> String {
     format!("{ROWS_OF}{table}")
@@ -229,6 +232,10 @@ impl Prepared {
             made.add("template rewrite", PromptTemplate::load(&self.job.spec.correct.template)?.digest());
             made.add("templates of answers", Examples::new()?.digest());
         }
+        if let Some((projection, _)) = self.projection_of(table) {
+            // Where it lies does not matter.
+            made.add(PROJECTION, projection.digest());
+        }
         if let Some(digest) = self.earlier_digest(table, earlier) {
             made.add(EARLIER, digest);
         }
@@ -289,6 +296,7 @@ impl Prepared {
             ("model.generator", writes, learned.generator),
             ("model.adapter", writes, learned.adapter),
             ("correct.judge", judges, learned.judge),
+            ("model.projection", self.projection_of(table).is_some(), learned.projection),
             ("earlier reasons", true, earlier.learned_until(&self.earlier_of(table))),
         ];
         let end = self.interval.end;
@@ -312,6 +320,10 @@ impl Prepared {
                     Some(name) => reads.params.insert(name.to_owned()),
                     None => reads.settings.insert(setting.clone()),
                 };
+            }
+            if build.by == By::Generate {
+                // Which of its answers a prompt has depends on how often it may be asked.
+                reads.settings.insert("sampling.attempts".to_owned());
             }
             for function in definition.functions() {
                 match function.as_str() {

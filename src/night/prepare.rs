@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
+use futures::StreamExt;
 
 use crate::config::{Interval, Job, JobSpec};
 use crate::error::{Error, Kind, Result};
@@ -17,12 +18,15 @@ use crate::night::learned::{self, Learned};
 use crate::night::tables::{
     INPUTS, PAIR, inputs_of, like_threshold, locate, new_session, open_input_of, register_input,
 };
+use crate::project::column::{self, Entity};
+use crate::project::saved::{self, Projection};
 use crate::query::model::Model;
 use crate::query::session::{BatchStream, Param, Session};
 use crate::registry::export;
 use crate::reward::language::Language;
 use crate::table::input::InputTable;
 use crate::table::partition::commit_record;
+use crate::table::redact::redact;
 use crate::table::store::Location;
 
 /// A user's latest events that the reward model is shown; it looks at the end of what it is shown.
@@ -48,10 +52,42 @@ pub struct Prepared {
     pub models: Arc<Models>,
     /// Until when the models have learned.
     pub learned: Learned,
+    /// The job's projection, where it names one.
+    projection: Option<Arc<Projection>>,
     /// The settings by section and key.
     settings: serde_json::Value,
     /// The input tables with all their files.
     found: BTreeMap<String, InputTable>,
+}
+
+/// The error for a projection's folder whose record says that the gate does not hold.
+fn refused(named: &str) -> Error {
+    Error::new(Kind::Config, "the projection's gate does not hold, as the project.json beside it says")
+        .with("key", "model.projection")
+        .with("projection", redact(named))
+        .hint(
+            "name a folder that passed (`curec learn project` writes it to `projection`, and what does not pass to \
+             `projection-refused`), or leave the key empty; `curec models promote --force` puts a version of the registry \
+             into use all the same",
+        )
+}
+
+/// Refuses a projection that has learned from vectors of another encoder.
+fn held_to_encoder(projection: &Projection, models: &Models) -> Result<()> {
+    let (learned, encoder) = (&projection.origin().encoder, models.encoder_files()?.digest());
+    match learned == encoder {
+        true => Ok(()),
+        false => Err(Error::new(
+            Kind::Config,
+            "the projection has learned from vectors of another encoder than the job's",
+        )
+        .with("key", "model.projection")
+        .with("its encoder", learned)
+        .with("the job's", encoder)
+        .hint(
+            "learn one of this encoder's vectors with `curec learn project`, or name its encoder in [model] encoder",
+        )),
+    }
 }
 
 /// Says so where a model is asked in English for reasons of another language.
@@ -84,6 +120,17 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
         judged = learned::told(&job, &job.spec.correct.judge, card.as_ref()).await?;
         job.spec.correct.judge = folder.display().to_string();
     }
+    let (mut projection, mut projected) = (None, None);
+    if !job.spec.model.projection.is_empty() {
+        let (folder, card) = export::projection(&job, &job.spec.model.projection).await?;
+        // What the registry has in use passed, or somebody has said that it is to be used all the same.
+        if card.is_none() && saved::has_failed(&folder)? {
+            return Err(refused(&job.spec.model.projection));
+        }
+        projected = learned::told(&job, &job.spec.model.projection, card.as_ref()).await?;
+        projection = Some(Arc::new(Projection::read(&folder).map_err(|e| e.with("key", "model.projection"))?));
+        job.spec.model.projection = folder.display().to_string();
+    }
     let job = &job;
     let settings = serde_json::to_value(&job.spec)
         .map_err(|e| Error::new(Kind::Internal, "the settings have no serialised form").source(e))?;
@@ -91,10 +138,14 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     let models = Models::new(job)?;
     warn_of_english_templates(&job.spec);
     models.fetch().await?;
+    if let Some(projection) = &projection {
+        held_to_encoder(projection, &models)?;
+    }
     let learned = Learned {
         generator: learned::of_generator(job).await?,
         adapter: learned::told(job, &job.spec.model.adapter, models.promoted()).await?,
         judge: judged,
+        projection: projected,
     };
     let mut found = BTreeMap::new();
     for (table, text) in inputs_of(job) {
@@ -106,7 +157,7 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     }
     let inputs = BTreeMap::new();
     let (job, graph) = (job.clone(), Arc::new(graph));
-    Ok(Prepared { job, interval, root, graph, inputs, models, learned, settings, found }.at(interval))
+    Ok(Prepared { job, interval, root, graph, inputs, models, learned, projection, settings, found }.at(interval))
 }
 
 /// Leaves out files that are surely later than the interval: nothing in them can count, and a new day's logs must not
@@ -277,13 +328,29 @@ impl Prepared {
         Ok((ZERO_EMBEDDING, Param::ZeroVector(self.models.encoder_files()?.dimension())))
     }
 
-    /// The rows of a table that SQL alone makes.
+    /// The rows of a table that SQL alone makes, with the column of the projection where the table has it.
     ///
     /// # Errors
-    /// As [`Model::run`].
+    /// As [`Model::run`] and [`column::with_column`].
     pub async fn rows(&self, session: &Session, table: &str) -> Result<BatchStream> {
-        let definition = self.graph.definition(table)?;
-        definition.run(session, self.graph.contract(table)?, &self.params_of(definition)?).await
+        let (definition, contract) = (self.graph.definition(table)?, self.graph.contract(table)?);
+        let params = self.params_of(definition)?;
+        let Some((projection, entity)) = self.projection_of(table) else {
+            return definition.run(session, contract, &params).await;
+        };
+        let rows = definition.run(session, &column::defined(contract), &params).await?;
+        Ok(rows.map(move |batch| column::with_column(&batch?, entity, &projection)).boxed())
+    }
+
+    /// The job's projection, where it names one.
+    pub(super) fn projection(&self) -> Option<&Projection> {
+        self.projection.as_deref()
+    }
+
+    /// The projection that makes a column of a table, and of whose features; `None` where none does.
+    pub(super) fn projection_of(&self, table: &str) -> Option<(Arc<Projection>, Entity)> {
+        let entity = column::projected(self.graph.contract(table).ok()?)?;
+        Some((self.projection.clone()?, entity))
     }
 
     /// Whether reasons of earlier runs are corrected.

@@ -70,6 +70,9 @@ pub(super) fn describe(prepared: &Prepared, manifest: &mut Manifest) -> Result<(
         ("generator".to_string(), prepared.models.generator()?.fingerprint.model_name()),
         ("encoder".to_string(), prepared.models.encoder_files()?.digest().to_string()),
     ]);
+    if let Some(projection) = prepared.projection() {
+        manifest.models.insert("projection".to_string(), projection.digest().to_string());
+    }
     Ok(())
 }
 
@@ -239,10 +242,14 @@ pub(super) fn story(m: &Manifest, report: &str, root: &Location) -> String {
     let kinds = |counts: &BTreeMap<String, u64>| {
         counts.iter().map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ")
     };
+    let again = match m.usage.asked_again {
+        0 => String::new(),
+        n => format!(" ({n} of them refused and asked for again)"),
+    };
     let refused: Vec<String> = m.reasons.refused.iter().map(|(code, n)| format!("{code} {n}")).collect();
     format!(
         "Published {} reasons ({}) in {:.1} s; accepted {:.1} % ({}); refused: {}.\n\
-         Generated {} prompts, {} prompt tokens ({} shared), {} new tokens at {:.1} tokens/s.{}{}\n\
+         Generated {} answers{again}, {} prompt tokens ({} shared), {} new tokens at {:.1} tokens/s.{}{}\n\
          {}Tables: {}\nReport: {report}",
         m.reasons.total(),
         kinds(&m.reasons.by_kind),

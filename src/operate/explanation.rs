@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::marks::{Piece, marked};
 use crate::operate::explain::{Explanation, Row, evidence, text};
 use crate::printable::{Tone, Toned, line};
+use crate::project::column::COLLABORATIVE;
 
 /// The columns that say which row it is.
 const KEYS: [&str; 6] = ["kind", "user_id", "item_id", "as_of", "prompt_key", "dt"];
@@ -14,7 +15,9 @@ const KEYS: [&str; 6] = ["kind", "user_id", "item_id", "as_of", "prompt_key", "d
 const OUTCOME: [&str; 3] = ["score", "accepted", "refusal"];
 /// A field's texts stand in one line up to so many characters.
 const ONE_LINE: usize = 100;
-/// Numbers of an embedding that are shown.
+/// The vectors of a feature row, of which the latter is there where the job names a projection.
+const VECTORS: [&str; 2] = ["embedding", COLLABORATIVE];
+/// Numbers of a vector that are shown.
 const FIRST_NUMBERS: usize = 3;
 
 /// Why a reason was refused, in words.
@@ -63,9 +66,9 @@ fn figure(value: &Value) -> String {
     }
 }
 
-/// The numbers of an embedding, their count and norm.
-fn embedding(feature: &Row) -> Option<(Vec<f64>, usize, f64)> {
-    let numbers: Vec<f64> = feature.get("embedding")?.as_array()?.iter().filter_map(Value::as_f64).collect();
+/// The first numbers of a vector, their count and norm.
+fn vector(feature: &Row, name: &str) -> Option<(Vec<f64>, usize, f64)> {
+    let numbers: Vec<f64> = feature.get(name)?.as_array()?.iter().filter_map(Value::as_f64).collect();
     let norm = numbers.iter().map(|x| x * x).sum::<f64>().sqrt();
     Some((numbers.iter().take(FIRST_NUMBERS).copied().collect(), numbers.len(), norm))
 }
@@ -111,6 +114,9 @@ impl Explanation {
         let generated = any("completion_tokens").and_then(|n| n.as_f64()).filter(|n| *n > 0.0);
         let mean = any("logprob_sum").and_then(|sum| Some(sum.as_f64()? / generated?));
         all.extend(mean.map(|mean| ("mean_logprob".to_owned(), json!(mean))));
+        // The answers before it were refused.
+        let attempt = of(&self.response, "attempt").filter(|attempt| attempt.as_i64().is_some_and(|n| n > 1));
+        all.extend(attempt.map(|attempt| ("attempt".to_owned(), attempt)));
         all
     }
 
@@ -131,8 +137,10 @@ impl Explanation {
         });
         let feature = self.feature.as_ref().map(|row| {
             let mut row = row.clone();
-            if let Some((first, width, norm)) = embedding(&row) {
-                row.insert("embedding".into(), json!({ "first": first, "width": width, "norm": norm }));
+            for name in VECTORS {
+                if let Some((first, width, norm)) = vector(&row, name) {
+                    row.insert(name.into(), json!({ "first": first, "width": width, "norm": norm }));
+                }
             }
             row
         });
@@ -292,10 +300,11 @@ impl Explanation {
             Some(format!("{name} {}", figure(value)))
         });
         page.fact(self.question.about.table(), told.collect::<Vec<_>>().join(", "));
-        if let Some((first, width, norm)) = embedding(row) {
+        for name in VECTORS {
+            let Some((first, width, norm)) = vector(row, name) else { continue };
             let first: Vec<String> = first.iter().map(|x| format!("{x:.4}")).collect();
             let more = if width > first.len() { ", ..." } else { "" };
-            page.fact("embedding", format!("[{}{more}], {width} numbers, norm {norm:.4}", first.join(", ")));
+            page.fact(name, format!("[{}{more}], {width} numbers, norm {norm:.4}", first.join(", ")));
         }
     }
 
@@ -374,8 +383,10 @@ mod tests {
     #[test]
     fn figures_stand_in_one_line() {
         assert_eq!(figure(&json!(["a\x1b", 0.5, 3, true])), "a\\u{1b}; 0.500; 3; true");
-        let feature = json!({ "embedding": [3.0, 4.0] });
-        assert_eq!(embedding(&feature.as_object().cloned().unwrap_or_default()), Some((vec![3.0, 4.0], 2, 5.0)));
-        assert_eq!(embedding(&Row::new()), None);
+        let feature = json!({ "embedding": [3.0, 4.0], "collaborative": null });
+        let feature = feature.as_object().cloned().unwrap_or_default();
+        assert_eq!(vector(&feature, "embedding"), Some((vec![3.0, 4.0], 2, 5.0)));
+        assert_eq!(vector(&feature, COLLABORATIVE), None);
+        assert_eq!(vector(&Row::new(), "embedding"), None);
     }
 }

@@ -90,11 +90,13 @@ fn feast_type(kind: &ColumnType, names: &mut BTreeSet<&'static str>) -> Option<S
         ColumnType::Float32 => "Float32",
         ColumnType::Float64 => "Float64",
         ColumnType::Date32 | ColumnType::TimestampUs => "UnixTimestamp",
-        ColumnType::Vector => {
+        ColumnType::Vector | ColumnType::FixedVector(_) => {
             names.extend(["Array", "Float32"]);
             return Some("Array(Float32)".into());
         }
-        ColumnType::List(inner) if !matches!(**inner, ColumnType::List(_) | ColumnType::Vector) => {
+        ColumnType::List(inner)
+            if !matches!(**inner, ColumnType::List(_) | ColumnType::Vector | ColumnType::FixedVector(_)) =>
+        {
             let inner = feast_type(inner, names)?;
             names.insert("Array");
             return Some(format!("Array({inner})"));

@@ -234,7 +234,7 @@ fn generated(contract: &Contract) -> Vec<Check> {
             ColumnType::Float32 | ColumnType::Float64 if column.finite => {
                 add(Rule::Finite, infinite(&format!("cast({name} as double)")));
             }
-            ColumnType::Vector if column.finite => {
+            ColumnType::Vector | ColumnType::FixedVector(_) if column.finite => {
                 let shown = if key.is_empty() { "number".to_owned() } else { key.join(", ") };
                 let keys = if key.is_empty() { String::new() } else { format!("{}, ", key.join(", ")) };
                 let sql = format!(

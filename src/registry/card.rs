@@ -17,6 +17,8 @@ use crate::table::store::Location;
 
 /// The folder of a version that holds its reward model.
 pub(super) const REWARD: &str = "reward";
+/// The folder of a version that holds its projection.
+pub(super) const PROJECTION: &str = "projection";
 
 /// One condition of the gate that a version passes before it is used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -89,13 +91,16 @@ pub struct Card {
     pub version: String,
     /// When it was added.
     pub created: DateTime<Utc>,
-    /// Digest of the model that the adapter was trained for.
+    /// Digest of the model that the adapter was trained for; empty where it has no adapter.
     pub base_model: String,
-    /// Digest of the adapter, as fingerprints and manifests have it.
+    /// Digest of the adapter, as fingerprints and manifests have it; empty where it has none.
     pub adapter: String,
-    /// Digest of the sentence encoder that its reward model reads, where it has one.
+    /// Digest of the sentence encoder whose vectors its reward model or its projection reads, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoder: Option<String>,
+    /// Digest of the projection, where it is one and no adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projection: Option<String>,
     /// How it was trained.
     pub trained: Trained,
     /// BLAKE3 of every file, by its path in the version.
@@ -110,7 +115,12 @@ impl Card {
 
     /// The files of its reward model, by their path in the version; none where it has none.
     pub(super) fn reward_files(&self) -> impl Iterator<Item = (&str, &str)> {
-        let inside = |file: &str| file.strip_prefix(REWARD).is_some_and(|rest| rest.starts_with('/'));
+        self.files_in(REWARD)
+    }
+
+    /// The files of a folder of the version, by their path in it, with their digests.
+    pub(super) fn files_in(&self, folder: &str) -> impl Iterator<Item = (&str, &str)> {
+        let inside = move |file: &str| file.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
         self.files.iter().filter(move |(file, _)| inside(file)).map(|(file, digest)| (file.as_str(), digest.as_str()))
     }
 
@@ -125,11 +135,20 @@ impl Card {
     /// The card for people, as Markdown.
     pub fn readme(&self) -> String {
         let Card { name, version, base_model, adapter, trained, .. } = self;
-        let mut text = format!(
-            "---\nlibrary_name: peft\ntags: [lora]\n---\n\n# {name} {version}\n\nA LoRA adapter in PEFT's format that \
-             makes a language model write reasons for recommendations.\n\n| | |\n|---|---|\n| base model (digest) | \
-             `{base_model}` |\n| adapter (digest) | `{adapter}` |\n"
-        );
+        let mut text = match &self.projection {
+            Some(projection) => {
+                let encoder = self.encoder.as_deref().unwrap_or("not told");
+                format!(
+                    "# {name} {version}\n\nA projection: it maps the vectors of texts to where the log has what texts like them go \
+                     with.\n\n| | |\n|---|---|\n| projection (digest) | `{projection}` |\n| encoder (digest) | `{encoder}` |\n"
+                )
+            }
+            None => format!(
+                "---\nlibrary_name: peft\ntags: [lora]\n---\n\n# {name} {version}\n\nA LoRA adapter in PEFT's format that \
+                 makes a language model write reasons for recommendations.\n\n| | |\n|---|---|\n| base model (digest) | \
+                 `{base_model}` |\n| adapter (digest) | `{adapter}` |\n"
+            ),
+        };
         // Writing to a String cannot fail.
         if self.reward_files().next().is_some() {
             let encoder = self.encoder.as_deref().unwrap_or("not told");
@@ -214,6 +233,7 @@ mod tests {
             base_model: "b".into(),
             adapter: "a".into(),
             encoder: None,
+            projection: None,
             trained,
             files: BTreeMap::new(),
         };

@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::llm::adapter::{Adapter, FILES, Precision};
 use crate::llm::merged::{self, new_folder};
 use crate::llm::weights::ModelFiles;
-use crate::registry::card::{Card, REWARD};
+use crate::registry::card::{Card, PROJECTION, REWARD};
 use crate::registry::versions::{CARD, README, Registry, SCHEME};
 use crate::table::fetch::fetch;
 use crate::table::store::{Location, StoreOptions};
@@ -30,6 +30,13 @@ impl Registry {
     /// `Kind::Model` where the files are not the card's; as [`fetch`].
     pub async fn fetch_adapter(&self, card: &Card, cache: &Path) -> Result<PathBuf> {
         let at = self.adapter(card);
+        if card.projection.is_some() {
+            return Err(Error::new(
+                Kind::Config,
+                format!("{} {} is a projection and no adapter", card.name, card.version),
+            )
+            .hint("name it in [model] projection"));
+        }
         for file in FILES {
             self.held(&[&card.name, &card.version, "adapter", file])?;
         }
@@ -55,34 +62,56 @@ impl Registry {
             return Err(Error::new(Kind::Config, format!("{} {} has no reward model", card.name, card.version))
                 .hint("`curec learn weekly` adds versions with one; name the folder of a reward model instead"));
         };
-        for (file, _) in card.reward_files() {
+        self.fetch_folder(card, REWARD, &at, cache).await
+    }
+
+    /// Fetches a version's projection into the cache, checks it against its card, and returns the folder.
+    ///
+    /// # Errors
+    /// `Kind::Config` where the version is an adapter; `Kind::Model` where the files are not the card's; as [`fetch`].
+    pub async fn fetch_projection(&self, card: &Card, cache: &Path) -> Result<PathBuf> {
+        if card.projection.is_none() {
+            return Err(Error::new(Kind::Config, format!("{} {} is no projection", card.name, card.version))
+                .hint("`curec learn project` adds versions that are; name the folder of a projection instead"));
+        }
+        let at = self.root.child(&card.name).child(&card.version).child(PROJECTION);
+        self.fetch_folder(card, PROJECTION, &at, cache).await
+    }
+
+    /// Fetches a folder of a version, which lies at `at`, and checks its files against the card.
+    async fn fetch_folder(&self, card: &Card, folder: &str, at: &Location, cache: &Path) -> Result<PathBuf> {
+        for (file, _) in card.files_in(folder) {
             self.held(&[&card.name, &card.version, file])?;
         }
-        let path = fetch(&at, cache).await?;
-        for (file, wanted) in card.reward_files() {
-            let read = std::fs::read(path.join(file.trim_start_matches(REWARD).trim_start_matches('/')));
+        let path = fetch(at, cache).await?;
+        for (file, wanted) in card.files_in(folder) {
+            let read = std::fs::read(path.join(file.trim_start_matches(folder).trim_start_matches('/')));
             if read.map_or(true, |bytes| blake3::hash(&bytes).to_hex().as_str() != wanted) {
-                return Err(damaged(&at).with("of", file));
+                return Err(damaged(at).with("of", file));
             }
         }
         Ok(path)
     }
 
-    /// Copies a version's adapter, card and README, and its reward model (`reward/`), into a folder that does not exist
-    /// yet, and checks the files against their digests.
+    /// Copies a version's adapter or projection, card and README, and its reward model (`reward/`), into a folder that
+    /// does not exist yet, and checks the files against their digests.
     ///
     /// # Errors
     /// `Kind::Input` for damaged files; `Kind::Usage` where the folder holds something; the store's and the disk's.
     pub async fn export(&self, card: &Card, out: &Path) -> Result<()> {
         let mut files = vec![(CARD.to_owned(), Bytes::from(card.json()?)), (README.to_owned(), card.readme().into())];
-        let adapter = FILES.map(|file| format!("adapter/{file}"));
-        for path in adapter.iter().map(String::as_str).chain(card.reward_files().map(|(path, _)| path)) {
+        let own: Vec<String> = match card.projection {
+            Some(_) => card.files_in(PROJECTION).map(|(path, _)| path.to_owned()).collect(),
+            None => FILES.map(|file| format!("adapter/{file}")).into(),
+        };
+        for path in own.iter().map(String::as_str).chain(card.reward_files().map(|(path, _)| path)) {
             let at = self.held(&[&card.name, &card.version, path])?;
             let bytes = at.get().await?.unwrap_or_default();
             if card.files.get(path).map(String::as_str) != Some(blake3::hash(&bytes).to_hex().as_str()) {
                 return Err(damaged(&at));
             }
-            files.push((path.trim_start_matches("adapter/").to_owned(), bytes));
+            let inside = path.strip_prefix("adapter/").or_else(|| path.strip_prefix("projection/")).unwrap_or(path);
+            files.push((inside.to_owned(), bytes));
         }
         new_folder(out, |dir| {
             if card.reward_files().next().is_some() {
@@ -135,6 +164,24 @@ pub async fn judge(job: &Job, text: &str) -> Result<(PathBuf, Option<Card>)> {
             let registry = Registry::of(job)?;
             let card = registry.promoted(name).await?;
             Ok((registry.fetch_judge(&card, &job.cache_dir).await?, Some(card)))
+        }
+        None => Ok((fetch(&Location::parse_with(text, &StoreOptions::of(job))?, &job.cache_dir).await?, None)),
+    }
+}
+
+/// The folder of a projection that a job names: a path, a URL, or `registry:<name>` for that of the version in use,
+/// which is returned with its card.
+///
+/// # Errors
+/// `Kind::Config` where the job has no registry, nothing is promoted, or what is is no projection; as [`fetch`].
+pub async fn projection(job: &Job, text: &str) -> Result<(PathBuf, Option<Card>)> {
+    match text.strip_prefix(SCHEME) {
+        Some(name) => {
+            let registry = Registry::of(job)?;
+            let card = registry.promoted(name).await?;
+            let folder = registry.fetch_projection(&card, &job.cache_dir).await?;
+            tracing::info!(name, version = card.version, "the promoted projection");
+            Ok((folder, Some(card)))
         }
         None => Ok((fetch(&Location::parse_with(text, &StoreOptions::of(job))?, &job.cache_dir).await?, None)),
     }

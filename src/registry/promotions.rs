@@ -52,7 +52,7 @@ impl Promotions {
     }
 
     /// The version in use on top of those that rollbacks return to, one by one.
-    pub(super) fn stack(&self) -> Vec<&str> {
+    pub fn stack(&self) -> Vec<&str> {
         let mut stack = Vec::new();
         for promotion in &self.history {
             match promotion.action {

@@ -1,9 +1,9 @@
-//! Versions of adapters, and which one is in use.
+//! Versions of adapters and of projections, and which one is in use.
 //!
 //! A registry is a folder on local disk or on S3: `<name>/<version>/` holds `adapter/` in PEFT's format, `reward/`
-//! where it has a reward model, `card.json` and README.md, and never changes; a version is complete when its card is
-//! there, which is written last. `<name>/promoted.json` is the history of promotions. Knows nothing of how adapters and
-//! reward models are made.
+//! where it has a reward model, or `projection/` in place of both, `card.json` and README.md, and never changes; a
+//! version is complete when its card is there, which is written last. A name has versions of one kind. `<name>/promoted.json`
+//! is the history of promotions. Knows nothing of how adapters, reward models and projections are made.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::llm::adapter::{Adapter, FILES};
 use crate::llm::weights::ModelFiles;
 use crate::paths;
-use crate::registry::card::{Card, REWARD, Trained, parse};
+use crate::registry::card::{Card, PROJECTION, REWARD, Trained, parse};
 use crate::registry::promotions::{Action, PROMOTED, Promotion, Promotions, overtaken};
 use crate::table::store::{Location, StoreOptions};
 
@@ -124,8 +124,8 @@ impl Registry {
     /// there is one with the same files and the same card. After a crash, add it again.
     ///
     /// # Errors
-    /// `Kind::Usage` for an invalid name; `Kind::Model` where the adapter does not fit its base, or a file cannot be
-    /// read; the store's.
+    /// `Kind::Usage` for an invalid name, and for that of projections; `Kind::Model` where the adapter does not fit its
+    /// base, or a file cannot be read; the store's.
     pub async fn add_parts(
         &self,
         name: &str,
@@ -134,7 +134,7 @@ impl Registry {
         trained: Trained,
         now: DateTime<Utc>,
     ) -> Result<Card> {
-        check_name(name)?;
+        self.check_kind(name, false).await?;
         let dir = parts.adapter;
         Adapter::read(dir, base.config())?;
         let mut bytes = Vec::new();
@@ -143,19 +143,75 @@ impl Registry {
             bytes.push((format!("adapter/{file}"), Bytes::from(read)));
         }
         if let Some(reward) = parts.reward {
-            bytes.extend(files_of_reward(reward)?);
+            bytes.extend(files_of(REWARD, "reward model", reward)?);
         }
-        let digest = |b: &Bytes| blake3::hash(b).to_hex().to_string();
-        let mut card = Card {
+        let card = Card {
             name: name.to_owned(),
             version: String::new(),
             created: DateTime::UNIX_EPOCH,
             base_model: base.digest()?,
             adapter: Adapter::digest(dir)?,
             encoder: parts.encoder.map(str::to_owned),
+            projection: None,
             trained,
-            files: bytes.iter().map(|(file, b)| (file.clone(), digest(b))).collect(),
+            files: BTreeMap::new(),
         };
+        self.put(card, bytes, now).await
+    }
+
+    /// Adds the projection in the folder `dir`, of a digest and for vectors of `encoder`, as a version of `name`. Returns
+    /// the existing version if there is one with the same files and the same card. After a crash, add it again.
+    ///
+    /// # Errors
+    /// `Kind::Usage` for an invalid name, and for that of adapters; `Kind::Model` where a file cannot be read; the store's.
+    pub async fn add_projection(
+        &self,
+        name: &str,
+        dir: &Path,
+        digest: &str,
+        encoder: &str,
+        trained: Trained,
+        now: DateTime<Utc>,
+    ) -> Result<Card> {
+        self.check_kind(name, true).await?;
+        let bytes = files_of(PROJECTION, "projection", dir)?;
+        let card = Card {
+            name: name.to_owned(),
+            version: String::new(),
+            created: DateTime::UNIX_EPOCH,
+            base_model: String::new(),
+            adapter: String::new(),
+            encoder: Some(encoder.to_owned()),
+            projection: Some(digest.to_owned()),
+            trained,
+            files: BTreeMap::new(),
+        };
+        self.put(card, bytes, now).await
+    }
+
+    /// Refuses a name that cannot be one, and one under which versions of the other kind are kept: adapters, or projections.
+    ///
+    /// # Errors
+    /// `Kind::Usage` where it is one of these; `Kind::Input` for a damaged card; the store's.
+    pub async fn check_kind(&self, name: &str, is_projection: bool) -> Result<()> {
+        check_name(name)?;
+        // All versions of a name are of one kind.
+        let folders = self.folders(name).await?;
+        let Some((newest, _)) = folders.iter().rev().find(|(_, is_whole)| **is_whole) else { return Ok(()) };
+        if self.card(name, newest).await?.projection.is_some() == is_projection {
+            return Ok(());
+        }
+        let (others, own) = if is_projection { ("adapters", "projection") } else { ("projections", "adapter") };
+        Err(Error::new(Kind::Usage, format!("`{name}` is the name of {others} in the registry"))
+            .with("registry", &self.root)
+            .hint(format!("give the {own} a name of its own")))
+    }
+
+    /// Puts a version's files where they belong, its card last; `card` lacks its files, its version and its moment.
+    async fn put(&self, mut card: Card, bytes: Vec<(String, Bytes)>, now: DateTime<Utc>) -> Result<Card> {
+        let name = &card.name.clone();
+        let digest = |b: &Bytes| blake3::hash(b).to_hex().to_string();
+        card.files = bytes.iter().map(|(file, b)| (file.clone(), digest(b))).collect();
         let identity = digest(&Bytes::from(card.json()?));
         let identity = &identity[..8];
         let folders = self.folders(name).await?;
@@ -367,20 +423,20 @@ impl Registry {
     }
 }
 
-/// The files of a reward model's folder, under their paths in a version, by name.
-fn files_of_reward(dir: &Path) -> Result<Vec<(String, Bytes)>> {
-    let failed = || format!("cannot read the reward model in `{}`", dir.display());
+/// The files of a folder, under their paths in the folder `at` of a version, by name.
+fn files_of(at: &str, what: &str, dir: &Path) -> Result<Vec<(String, Bytes)>> {
+    let failed = || format!("cannot read the {what} in `{}`", dir.display());
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).context(Kind::Model, failed)? {
         let path = entry.context(Kind::Model, failed)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_file() && !name.starts_with('.') {
-            found.push((format!("{REWARD}/{name}"), Bytes::from(std::fs::read(&path).context(Kind::Model, failed)?)));
+            found.push((format!("{at}/{name}"), Bytes::from(std::fs::read(&path).context(Kind::Model, failed)?)));
         }
     }
     found.sort();
     match found.is_empty() {
-        true => Err(Error::new(Kind::Model, "the reward model's folder is empty").with("folder", dir.display())),
+        true => Err(Error::new(Kind::Model, format!("the {what}'s folder is empty")).with("folder", dir.display())),
         false => Ok(found),
     }
 }

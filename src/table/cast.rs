@@ -53,6 +53,9 @@ pub(crate) fn accepts(column: &Column, found: &DataType) -> bool {
         (ColumnType::TimestampUs, DataType::Date32) => named("date32"),
         (ColumnType::Utf8, DataType::Dictionary(_, value)) => named("dictionary") && accepts(column, value),
         (ColumnType::Vector, DataType::FixedSizeList(child, _)) => child.data_type() == &DataType::Float32,
+        (ColumnType::FixedVector(wanted), DataType::FixedSizeList(child, n)) => {
+            child.data_type() == &DataType::Float32 && usize::try_from(*n) == Ok(*wanted)
+        }
         (ColumnType::Struct(_), t) => same_shape(&column.column_type, t),
         (_, t) => physical_name(t).is_some_and(named),
     }
@@ -131,7 +134,12 @@ pub(crate) fn cast_what_fits(
     if found.data_type() == &target {
         return Ok((Arc::clone(found), Vec::new()));
     }
-    if column.column_type == ColumnType::Vector {
+    let vector = match column.column_type {
+        ColumnType::Vector => Some(width),
+        ColumnType::FixedVector(width) => Some(width),
+        _ => None,
+    };
+    if let Some(width) = vector {
         return as_vector(found, width).unwrap_or_else(|| Err(all())).map(|vector| (vector, Vec::new()));
     }
     let safe = CastOptions { safe: true, format_options: FormatOptions::default() };

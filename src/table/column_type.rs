@@ -28,6 +28,9 @@ pub enum ColumnType {
     TimestampUs,
     /// `FixedSizeList<Float32, N>`, list and values not null; N is known only when the table is made.
     Vector,
+    /// The same with this N, whatever the table's other vectors are; the list may be null. No contract writes it: curec
+    /// adds such columns.
+    FixedVector(usize),
     /// A list of something.
     List(Box<ColumnType>),
     /// Named fields.
@@ -80,10 +83,8 @@ impl ColumnType {
             ColumnType::Float64 => DataType::Float64,
             ColumnType::Date32 => DataType::Date32,
             ColumnType::TimestampUs => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-            ColumnType::Vector => {
-                let width = i32::try_from(width).unwrap_or(i32::MAX);
-                DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), width)
-            }
+            ColumnType::Vector => vector_of(width),
+            ColumnType::FixedVector(width) => vector_of(*width),
             ColumnType::List(inner) => DataType::List(Arc::new(Field::new("item", inner.arrow(width), true))),
             ColumnType::Struct(fields) => {
                 DataType::Struct(fields.iter().map(|(n, t)| Field::new(n, t.arrow(width), true)).collect())
@@ -104,6 +105,7 @@ impl fmt::Display for ColumnType {
             ColumnType::Date32 => "date32",
             ColumnType::TimestampUs => "timestamp_us",
             ColumnType::Vector => "vector",
+            ColumnType::FixedVector(width) => return write!(f, "vector of {width}"),
             ColumnType::List(inner) => return write!(f, "list<{inner}>"),
             ColumnType::Struct(fields) => {
                 f.write_str("struct<")?;
@@ -115,6 +117,11 @@ impl fmt::Display for ColumnType {
         };
         f.write_str(name)
     }
+}
+
+fn vector_of(width: usize) -> DataType {
+    let width = i32::try_from(width).unwrap_or(i32::MAX);
+    DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), width)
 }
 
 /// Splits at the commas that stand outside of angle brackets.

@@ -486,6 +486,18 @@ impl Contract {
         }
     }
 
+    /// The same contract with one more column, the last one, which is written as a vector is; its digest tells of the column.
+    pub(crate) fn with_column(mut self, column: Column) -> Self {
+        let told = format!("{} column {} {} {}", self.digest, column.name, column.column_type, column.description);
+        self.digest = blake3::hash(told.as_bytes()).to_hex().as_str()[..32].to_owned();
+        let writer = &mut self.writer;
+        for list in [&mut writer.byte_stream_split, &mut writer.no_dictionary, &mut writer.no_statistics] {
+            list.push(column.name.clone());
+        }
+        self.columns.push(column);
+        self
+    }
+
     /// Holds foreign keys against the tables that they name: each exists, is made before this one, and has columns of
     /// the same types. `contracts` stand in the order in which their tables are made.
     ///

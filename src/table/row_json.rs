@@ -18,7 +18,8 @@ use crate::table::rules::MOMENTS;
 /// timestamps outside of any calendar.
 pub(crate) fn row_json(contract: &Contract, batch: &RecordBatch, row: usize, column: Option<&Column>) -> String {
     let key = key_columns(contract);
-    let shown = column.filter(|c| c.column_type != ColumnType::Vector && !key.contains(&c.name.as_str()));
+    let is_vector = |c: &Column| matches!(c.column_type, ColumnType::Vector | ColumnType::FixedVector(_));
+    let shown = column.filter(|c| !is_vector(c) && !key.contains(&c.name.as_str()));
     let names = key.iter().copied().chain(shown.map(|c| c.name.as_str()));
     let is_moment = |array: &ArrayRef| match array.as_primitive_opt::<TimestampMicrosecondType>() {
         Some(times) => times.is_null(0) || MOMENTS.contains(&times.value(0)),

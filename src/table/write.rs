@@ -366,7 +366,8 @@ pub(crate) fn writer_properties(
         .set_sorting_columns((!sorting.is_empty()).then_some(sorting));
     for leaf in parquet.columns() {
         let root = leaf.path().parts().first().cloned().unwrap_or_default();
-        let vector = contract.column(&root).is_some_and(|c| c.column_type == ColumnType::Vector);
+        let kind = contract.column(&root).map(|c| &c.column_type);
+        let vector = matches!(kind, Some(ColumnType::Vector | ColumnType::FixedVector(_)));
         let named = |list: &[String]| vector || list.contains(&root);
         let path = leaf.path().clone();
         if named(&wanted.no_dictionary) || named(&wanted.byte_stream_split) {
@@ -382,7 +383,9 @@ pub(crate) fn writer_properties(
             builder = builder.set_column_bloom_filter_enabled(path, true);
         }
     }
-    for field in schema.fields() {
+    let is_fixed =
+        |name: &str| contract.column(name).is_some_and(|c| matches!(c.column_type, ColumnType::FixedVector(_)));
+    for field in schema.fields().iter().filter(|field| !is_fixed(field.name())) {
         if let DataType::FixedSizeList(_, width) = field.data_type() {
             footer.push(("curec.vector_width", width.to_string()));
         }

@@ -129,6 +129,7 @@ pub async fn improve(spec: &Spec, interval: Interval, voice: Voice, stop: &Cance
     let job = gate::with_adapter(spec, None)?;
     let opened = Registry::of(&job)?;
     // A name that cannot be one is told of now.
+    opened.check_kind(&registry.name, false).await.map_err(|e| e.with("key", "registry.name"))?;
     let in_use = opened.promotions(&registry.name).await?.current().map(str::to_owned);
     if !gate.evaluation.is_empty() {
         let card = match &in_use {

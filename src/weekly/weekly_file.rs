@@ -4,6 +4,7 @@
 //! straight into their own types. Every key stands in `src/config/weekly.toml` with its default and its meaning.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,7 @@ pub struct Spec {
     pub align: AlignSpec,
     pub reward: RewardSpec,
     pub reinforce: ReinforceSpec,
+    pub projection: ProjectionSpec,
     pub gate: Option<GateSpec>,
     pub registry: Option<RegistrySpec>,
 }
@@ -109,6 +111,26 @@ pub struct ReinforceSpec {
     pub checked: usize,
 }
 
+/// `[projection]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[allow(missing_docs)]
+pub struct ProjectionSpec {
+    pub name: String,
+    pub events: i64,
+    pub history: i64,
+    pub max_users: usize,
+    pub folds: usize,
+    pub ridge: f64,
+    pub shrinkage: f64,
+    pub prior: f64,
+    pub least_judged: usize,
+    pub least_learned: usize,
+    pub least_gain: f64,
+    pub margin: f64,
+    pub resamples: usize,
+    pub seed: u64,
+}
+
 /// `[gate]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[allow(missing_docs)]
@@ -145,8 +167,13 @@ impl Spec {
     /// The job's keys while the model learns: the model as it comes, whatever the job uses, and nothing corrected.
     pub fn overrides(&self) -> Vec<String> {
         let warehouse = format!("warehouse={}", PathBuf::from(&self.out).join("warehouse").display());
-        let own = [warehouse, "model.adapter=".to_owned(), "correct.judge=".to_owned()];
-        self.set.iter().cloned().chain(own).collect()
+        self.as_they_come().into_iter().chain([warehouse]).collect()
+    }
+
+    /// The same with the job's own warehouse, for stages that read what nights have published.
+    pub fn as_they_come(&self) -> Vec<String> {
+        let own = ["model.adapter=", "model.projection=", "correct.judge="];
+        self.set.iter().cloned().chain(own.map(str::to_owned)).collect()
     }
 
     /// Takes the folder `out` for this process alone.
@@ -220,11 +247,14 @@ fn validate(spec: &Spec, p: &mut Layers<'_>) {
     validate_align(&spec.align, p);
     validate_reward(&spec.reward, p);
     validate_reinforce(&spec.reinforce, p);
+    validate_projection(&spec.projection, p);
     if let Some(gate) = &spec.gate {
         validate_gate(gate, p);
     }
     if let Some(registry) = &spec.registry {
         p.demand(!registry.name.is_empty(), "registry.name", "must not be empty");
+        let is_own = registry.name.is_empty() || registry.name != spec.projection.name;
+        p.demand(is_own, "projection.name", "is the adapters' in [registry]; a projection has a name of its own");
     }
 }
 
@@ -361,6 +391,36 @@ fn validate_reinforce(reinforce: &ReinforceSpec, p: &mut Layers<'_>) {
     p.demand(penalty, "reinforce.repetition_penalty", "must be above 0");
 }
 
+/// Folds beyond which maps only take longer.
+const MOST_FOLDS: usize = 100;
+/// Prices of weights between which a map is neither the rounding of its rows nor their mean alone.
+const RIDGES: RangeInclusive<f64> = 1e-6..=1e6;
+
+fn validate_projection(projection: &ProjectionSpec, p: &mut Layers<'_>) {
+    p.demand(projection.events >= 2, "projection.events", "items go together where there are two, so two or more");
+    let folds = (2..=MOST_FOLDS).contains(&projection.folds);
+    p.demand(folds, "projection.folds", format!("a map is for those it did not learn from, so 2 to {MOST_FOLDS}"));
+    p.demand(projection.history > 0, "projection.history", "must be positive");
+    for (key, value) in [
+        ("projection.max_users", projection.max_users),
+        ("projection.least_judged", projection.least_judged),
+        ("projection.least_learned", projection.least_learned),
+        ("projection.resamples", projection.resamples),
+    ] {
+        p.demand(value > 0, key, "must be positive");
+    }
+    let (least, most) = (*RIDGES.start(), *RIDGES.end());
+    p.demand(RIDGES.contains(&projection.ridge), "projection.ridge", format!("must be from {least} to {most}"));
+    p.demand(projection.least_gain.is_finite(), "projection.least_gain", "must be a number");
+    for (key, value) in [
+        ("projection.shrinkage", projection.shrinkage),
+        ("projection.prior", projection.prior),
+        ("projection.margin", projection.margin),
+    ] {
+        p.demand(is_not_negative(value), key, "must not be below 0");
+    }
+}
+
 fn validate_gate(gate: &GateSpec, p: &mut Layers<'_>) {
     p.demand(gate.questions > 0, "gate.questions", "must be positive");
     for (key, value) in [("gate.format", gate.format), ("gate.grounded", gate.grounded)] {
@@ -400,6 +460,31 @@ mod tests {
         assert!(spec.gate().unwrap_err().explain().contains("has no [gate]"));
         let spec = read("[gate]\n[registry]\nname = 'writer'\n").unwrap();
         assert_eq!(spec.gate().unwrap().0.questions, 256);
+    }
+
+    #[test]
+    fn bounds_of_a_projection_are_told() {
+        let spec = read("").unwrap().projection;
+        assert_eq!((spec.least_judged, spec.least_learned, spec.margin), (100, 500, 0.05));
+        let told = read("[projection]\nfolds = 1\nridge = 0\nleast_judged = 0\nleast_learned = 0\nmargin = -1\n");
+        let told = told.unwrap_err().explain();
+        for line in [
+            "weekly.toml:5: projection.folds: a map is for those it did not learn from, so 2 to 100",
+            "weekly.toml:6: projection.ridge: must be from 0.000001 to 1000000",
+            "weekly.toml:7: projection.least_judged: must be positive",
+            "weekly.toml:8: projection.least_learned: must be positive",
+            "weekly.toml:9: projection.margin: must not be below 0",
+        ] {
+            assert!(told.contains(line), "{line}: {told}");
+        }
+        assert!(read("[projection]\nfolds = 101\n").is_err() && read("[projection]\nridge = 1e7\n").is_err());
+    }
+
+    #[test]
+    fn a_projection_has_a_name_of_its_own() {
+        assert!(read("[registry]\nname = 'writer'\n[projection]\nname = 'map'\n").is_ok());
+        let told = read("[registry]\nname = 'writer'\n[projection]\nname = 'writer'\n").unwrap_err().explain();
+        assert!(told.contains("projection.name: is the adapters' in [registry]"), "{told}");
     }
 
     #[test]

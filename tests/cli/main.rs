@@ -27,6 +27,7 @@ mod outputs;
 mod own_tables;
 mod pairs;
 mod pipeline;
+mod project;
 mod refusals;
 mod response;
 mod reinforce;

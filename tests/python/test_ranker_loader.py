@@ -82,7 +82,7 @@ def fake_torch(worker=None):
 def make_export(folder):
     """Two files of two row groups, with nulls where an export may have them."""
     moment = pa.timestamp("us", tz="UTC")
-    vector = pa.list_(pa.field("item", pa.float32(), nullable=False), 3)
+    vector, mapped = (pa.list_(pa.field("item", pa.float32(), nullable=False), width) for width in (3, 2))
     listed = []
     for number in range(2):
         rows = range(number * 10, number * 10 + 10)
@@ -95,10 +95,14 @@ def make_export(folder):
                 "event_timestamp": pa.array([i * 1000 for i in rows], moment),
                 "item_event_timestamp": pa.array([None if i < 4 else i for i in rows], moment),
                 "item_embedding": pa.array([[i, i + 0.5, -i] for i in rows], vector),
+                "item_collaborative": pa.array([[i, -i] if i > 5 else None for i in rows], mapped),
                 "item_n_reasons": pa.array([i % 2 for i in rows], pa.int32()),
                 "item_missing": pa.array([i < 4 for i in rows]),
             }
         )
+        # As curec writes it.
+        fields = [field.with_nullable(field.name != "item_embedding") for field in table.schema]
+        table = pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
         name = f"part-{number:05}.parquet"
         pq.write_table(table, folder / name, row_group_size=6)
         listed.append({"name": name, "rows": 10, "bytes": 0, "blake3": ""})
@@ -135,7 +139,12 @@ class Loader(unittest.TestCase):
         for row in self.table.select(self.table.column_names).to_pylist():
             values = []
             for name, value in row.items():
-                kind = self.table.schema.field(name).type
+                field = self.table.schema.field(name)
+                kind = field.type
+                if pa.types.is_fixed_size_list(kind):
+                    values.append(plain([0.0] * kind.list_size if value is None else value))
+                    values += [int(value is None)] * field.nullable
+                    continue
                 if pa.types.is_timestamp(kind):
                     value = -1 if value is None else round(value.timestamp() * 1_000_000)
                 elif pa.types.is_floating(kind):
@@ -158,6 +167,28 @@ class Loader(unittest.TestCase):
         values, width = batch["item_embedding"], self.table.schema.field("item_embedding").type.list_size
         self.assertEqual((values.format, values.shape[1]), ("f", width))
         self.assertFalse(values.readonly)
+
+    def test_a_vector_that_is_null_is_zeros_and_told(self):
+        nullable = [field.name for field in self.table.schema if field.nullable and pa.types.is_fixed_size_list(field.type)]
+        if not os.environ.get("CUREC_EXPORT"):
+            self.assertEqual(nullable, ["item_collaborative"])
+        for name in nullable:
+            for options in ({}, {"batch_rows": 3}, {"shuffle": True}):
+                batches = list(self.loader.batches(self.folder, columns=["event_timestamp", name], **options))
+                self.assertEqual({tuple(batch) for batch in batches}, {("event_timestamp", name, f"{name}_missing")})
+                found = [
+                    (moment, tuple(vector), missing)
+                    for batch in batches
+                    for moment, vector, missing in zip(*(values.tolist() for values in batch.values()))
+                ]
+                zeros = [0.0] * self.table.schema.field(name).type.list_size
+                moments = self.table.column("event_timestamp").cast(pa.int64()).to_pylist()
+                wanted = [
+                    (moment, tuple(vector or zeros), int(vector is None))
+                    for moment, vector in zip(moments, self.table.column(name).to_pylist())
+                ]
+                self.assertEqual(sorted(found), sorted(wanted))
+                self.assertIn(1, {missing for _, _, missing in found})
 
     def test_shuffling_keeps_every_row_and_repeats_by_seed(self):
         shuffled = [self.rows(self.loader.batches(self.folder, shuffle=True, seed=s)) for s in (1, 1, 2)]

@@ -11,12 +11,14 @@ use crate::columns::at;
 use crate::config::Job;
 use crate::error::{Error, Kind, Result};
 use crate::night::graph::{Graph, RESPONSE};
+use crate::night::made_from::PROJECTION;
 use crate::night::manifest::Forgotten;
 use crate::night::tables::{inputs_of, locate};
 use crate::operate::forget::record::{Before, Done, FILES_AT_ONCE, Options};
 use crate::operate::pseudonym::Pseudonyms;
 use crate::operate::scrub::{QUARANTINES, Scrub};
 use crate::operate::tellers::{self, TELLING, Told};
+use crate::project::column;
 use crate::table::contract;
 use crate::table::filter::{count_each, count_matching, read_texts};
 use crate::table::input::open_input;
@@ -94,6 +96,31 @@ impl Work<'_> {
             "nothing was removed; rows of the users may stand in them. Use the job file that publishes them, or bring \
                  their contracts and SQL back into [project] schemas and sql, or remove their folders",
         ))
+    }
+
+    /// Refuses days with rows that go, where a projection made a column of them and the job names none: what stays would
+    /// lose it for good, under a fingerprint that says it is there.
+    pub(super) fn refuse_without_projection(&self, standing: &Standing, days: &BTreeMap<String, Counts>) -> Result<()> {
+        let mut lost = Vec::new();
+        for (dt, counts) in days {
+            for table in counts.keys() {
+                let record = standing.get(dt).and_then(|day| day.get(table));
+                let has_column = record.is_some_and(|record| record.parts.contains_key(PROJECTION));
+                if has_column && column::projected(self.graph.contract(table)?).is_none() {
+                    lost.push(format!("{table}/dt={dt}"));
+                }
+            }
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Config, "a projection has made a column of these days, and the job names none")
+            .with("partitions", lost.join(", "))
+            .with("column", column::COLLABORATIVE)
+            .hint(
+                "nothing was removed; what stays of these days would lose the column. Name the projection in [model] projection, \
+                 as the job does that published them (`--set model.projection=registry:NAME`), and run the same command again",
+            ))
     }
 
     /// Everything that is published.

@@ -42,7 +42,8 @@ use crate::table::traffic::traffic;
 ///
 /// # Errors
 /// [`Kind::Busy`] naming the run while any run is live; [`Kind::Usage`] without a user; [`Kind::Input`] for damaged files
-/// and for partitions that their contract does not fit any more; the store's. Nothing was changed by any of them but the
+/// and for partitions that their contract does not fit any more; [`Kind::Config`] where a projection's column stands in
+/// days with the users and the job names none; the store's. Nothing was changed by any of them but the
 /// store's, and running it again completes it.
 pub async fn forget(job: &Job, options: &Options) -> Result<Done> {
     if options.users.is_empty() || options.users.contains("") {
@@ -62,6 +63,7 @@ pub async fn forget(job: &Job, options: &Options) -> Result<Done> {
     let told = work.told(&standing, &mut found).await?;
     let mut days = work.days(&standing, &mut found).await?;
     work.count_told(&standing, &told, &mut days).await?;
+    work.refuse_without_projection(&standing, &days)?;
     let going = Going { days, told };
     let mut done = Done { dry_run: options.dry_run, users: options.users.len(), ..Done::default() };
     for (table, rows) in going.days.values().flatten() {

@@ -103,6 +103,26 @@ async fn half_a_version_is_none_and_is_finished_by_adding_again() {
 }
 
 #[tokio::test]
+async fn a_name_is_one_of_adapters_or_one_of_projections() {
+    let (dir, base) = (tempfile::tempdir().unwrap(), base());
+    let (folder, maps) = (dir.path().join("adapter"), dir.path().join("projection"));
+    adapter(&folder, 1.0);
+    std::fs::create_dir(&maps).unwrap();
+    std::fs::write(maps.join("maps.safetensors"), "maps").unwrap();
+    let registry = Registry::open("memory://registry-kinds", &StoreOptions::default()).unwrap();
+    let project = async |name: &str| registry.add_projection(name, &maps, "d", "e", passed(true), at(1)).await;
+    let adapt = async |name: &str| registry.add(name, &folder, &base, passed(true), at(1)).await;
+    adapt("writer").await.unwrap();
+    let card = project("map").await.unwrap();
+    assert_eq!(project("map").await.unwrap(), card);
+    for (told, others) in [(project("writer").await, "adapters"), (adapt("map").await, "projections")] {
+        let told = told.unwrap_err();
+        assert_eq!(told.kind(), Kind::Usage);
+        assert!(told.explain().contains(&format!("the name of {others}")), "{told:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_export_holds_files_against_their_digests() {
     let (dir, base) = (tempfile::tempdir().unwrap(), base());
     let folder = dir.path().join("adapter");
@@ -153,6 +173,39 @@ async fn a_version_holds_the_reward_model_that_goes_with_it() {
         registry.judge(&card).unwrap().child("judge.json").put(Bytes::from_static(b"[]")).await.unwrap();
         let e = registry.fetch_judge(&card, &cache).await.unwrap_err();
         assert!(e.to_string().contains("not those that its card names"), "{e}");
+    }
+}
+
+#[tokio::test]
+async fn a_projection_is_a_version_like_an_adapter_and_neither_is_taken_for_the_other() {
+    let (dir, base) = (tempfile::tempdir().unwrap(), base());
+    let (folder, made) = (dir.path().join("adapter"), dir.path().join("projection"));
+    adapter(&folder, 1.0);
+    std::fs::create_dir(&made).unwrap();
+    for (file, text) in [("projection.json", "{}"), ("maps.safetensors", "maps")] {
+        std::fs::write(made.join(file), text).unwrap();
+    }
+    for url in [dir.path().join("registry").display().to_string(), "memory://registry-projection".to_owned()] {
+        let registry = Registry::open(&url, &StoreOptions::default()).unwrap();
+        let writer = registry.add("writer", &folder, &base, passed(true), at(1)).await.unwrap();
+        let card = registry.add_projection("map", &made, "d1", "e5", passed(true), at(1)).await.unwrap();
+        let again = registry.add_projection("map", &made, "d1", "e5", passed(true), at(2)).await.unwrap();
+        assert_eq!(card, again, "the same is found again");
+        assert_eq!((card.projection.as_deref(), card.encoder.as_deref()), (Some("d1"), Some("e5")));
+        assert!(card.readme().contains("A projection") && !card.readme().contains("LoRA"));
+        let e = registry.add_projection("writer", &made, "d1", "e5", passed(true), at(1)).await.unwrap_err();
+        assert_eq!(e.kind(), Kind::Usage);
+        registry.promote("map", "latest", "", false, at(3)).await.unwrap();
+        assert_eq!(registry.promoted("map").await.unwrap(), card);
+
+        let name = if url.starts_with("memory") { "a" } else { "b" };
+        let (cache, out) = (dir.path().join(format!("cache-{name}")), dir.path().join(format!("out-{name}")));
+        let there = registry.fetch_projection(&card, &cache).await.unwrap();
+        assert_eq!(std::fs::read_to_string(there.join("maps.safetensors")).unwrap(), "maps");
+        assert_eq!(registry.fetch_projection(&writer, &cache).await.unwrap_err().kind(), Kind::Config);
+        assert_eq!(registry.fetch_adapter(&card, &cache).await.unwrap_err().kind(), Kind::Config);
+        registry.export(&card, &out).await.unwrap();
+        assert!(out.join("projection.json").exists() && out.join("card.json").exists());
     }
 }
 
