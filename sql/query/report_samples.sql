@@ -1,5 +1,5 @@
--- Five reasons of each kind with their evidence, for the report: the accepted ones with the best scores, or the first
--- refused ones by prompt. `entity` is the user or the item; of a pair it is the user, and `item` the item.
+-- Five accepted or refused reasons of each kind with their evidence, for the report: the first by prompt key, a digest, so neither
+-- the best nor the worst. (The best scores have the likeliest words, which say least.) `entity` is the user or the item; of a pair it is the user, and `item` the item.
 -- Reads reason, reason_score and reason_prompt. Parameter: $accepted, whether accepted or refused ones.
 select kind, entity, item, reason, refusal, score, subject, liked, disliked, related, attributes, content, praise, fault, keywords
 from (
@@ -21,7 +21,7 @@ from (
         p.keywords,
         row_number() over (
             partition by r.kind
-            order by case when s.accepted then s.score end desc, r.prompt_key) as place
+            order by r.prompt_key, r.user_id, r.item_id) as place
     from reason as r
     join reason_score as s
         on (s.kind is not distinct from r.kind)
