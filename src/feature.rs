@@ -1,4 +1,4 @@
-//! Content features: the vectors of accepted reasons, pooled for each user and each item.
+//! Content features: whose they are, and the vectors of accepted reasons, pooled for each user and each item.
 //!
 //! Mean pooling performs as well as more complex pooling (R2ec, pooling ablation) and is what KAR and RecXplore use.
 //! Knows vectors and record batches; knows nothing of models or files.
@@ -9,6 +9,44 @@ use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, Stri
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::error::{Context, Error, Kind, Result};
+
+/// Whose features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entity {
+    /// `item_feature`.
+    Item,
+    /// `user_feature`.
+    User,
+}
+
+impl Entity {
+    /// Both, in the order of their columns.
+    pub const ALL: [Entity; 2] = [Entity::Item, Entity::User];
+
+    /// Its name, in Feast's sense too.
+    pub fn name(self) -> &'static str {
+        match self {
+            Entity::Item => "item",
+            Entity::User => "user",
+        }
+    }
+
+    /// The feature table.
+    pub fn table(self) -> &'static str {
+        match self {
+            Entity::Item => "item_feature",
+            Entity::User => "user_feature",
+        }
+    }
+
+    /// The join key.
+    pub fn key(self) -> &'static str {
+        match self {
+            Entity::Item => "item_id",
+            Entity::User => "user_id",
+        }
+    }
+}
 
 /// Pools the vectors of each entity: their mean, scaled to length 1.
 ///

@@ -35,6 +35,7 @@ pub mod cancel;
 pub mod directory_lock;
 pub mod scratch;
 pub mod disk;
+pub mod whole_folder;
 #[expect(clippy::disallowed_methods, reason = "/dev/stdout and /dev/stderr are destinations too")]
 pub mod destination;
 

@@ -8,6 +8,7 @@ use crate::cli::arguments::{JobArgs, block_on_or_stop};
 use crate::cli::output::{print, tell};
 use crate::config;
 use crate::error::Result;
+use crate::feature::Entity;
 use crate::operate::{export, feast};
 
 #[derive(Debug, Args)]
@@ -51,8 +52,8 @@ impl ExportArgs {
     pub(super) fn execute(&self) -> Result<()> {
         let job = self.job.load()?;
         let entity = |features: &Features| match features {
-            Features::Item => export::Entity::Item,
-            Features::User => export::Entity::User,
+            Features::Item => Entity::Item,
+            Features::User => Entity::User,
         };
         let features: Vec<_> = self.features.iter().map(entity).collect();
         let Some(out) = self.out.clone() else { return print(&feast::definition(&job, &features)?) };

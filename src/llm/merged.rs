@@ -11,13 +11,12 @@ use half::f16;
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde_json::{Value, json};
 
-use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::adapter::{Adapter, Precision};
 use crate::llm::decoder_config::Family;
 use crate::llm::file::read_json;
 use crate::llm::weights::ModelFiles;
-use crate::scratch::Partial;
+use crate::whole_folder::new_folder;
 
 /// Files next to the weights that are copied unchanged.
 const COMPANIONS: [&str; 8] = [
@@ -60,25 +59,6 @@ pub fn write(base: &ModelFiles, adapter: Option<&Adapter>, out: &Path, precision
         put(dir, "config.json", &config)
     })?;
     Ok(lacks)
-}
-
-/// Creates and fills a folder atomically.
-///
-/// # Errors
-/// `Kind::Usage` where it is not empty; errors from `fill`; `Kind::Temporary` for the disk's.
-pub fn new_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let failed = || format!("cannot write `{}`", out.display());
-    let name = out.file_name().map(|n| n.to_string_lossy().into_owned());
-    let is_free = !out.exists() || std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
-    let Some(name) = name.filter(|_| is_free) else {
-        return Err(Error::new(Kind::Usage, "the folder is there already and holds something")
-            .with("folder", out.display())
-            .hint("name a folder that does not exist"));
-    };
-    let part = Partial::new(out.with_file_name(format!(".{name}.part-{}", std::process::id())));
-    std::fs::create_dir_all(part.path()).context(Kind::Temporary, failed)?;
-    fill(part.path())?;
-    disk::finish_folder(part.path(), out).context(Kind::Temporary, failed)
 }
 
 fn put(dir: &Path, name: &str, value: &Value) -> Result<()> {

@@ -10,6 +10,7 @@ use futures::StreamExt;
 
 use crate::config::{Interval, Job, JobSpec};
 use crate::error::{Error, Kind, Result};
+use crate::feature::Entity;
 use crate::generate::functions;
 use crate::generate::models::Models;
 use crate::generate::prompt::PromptTemplate;
@@ -18,7 +19,7 @@ use crate::night::learned::{self, Learned};
 use crate::night::tables::{
     INPUTS, PAIR, inputs_of, like_threshold, locate, new_session, open_input_of, register_input,
 };
-use crate::project::column::{self, Entity};
+use crate::project::column;
 use crate::project::saved::{self, Projection};
 use crate::query::model::Model;
 use crate::query::session::{BatchStream, Param, Session};

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use crate::columns::{column, text};
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
+use crate::feature::Entity;
 use crate::night::made_from::{as_of, learned_later};
 use crate::night::tables::{contract_of, hold_bad_rows, locate, new_session, open_input_of, register_input};
 use crate::query::session::{BatchStream, Param, Session};
@@ -50,44 +51,6 @@ const EVENT: [&str; 5] = ["user_id", "item_id", "event", "rating", "event_timest
 const STEP_ROWS: usize = 1024;
 /// Row groups encoded at once, at most: each holds some `row_group_bytes`.
 const MAX_AT_ONCE: usize = 8;
-
-/// Whose features.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Entity {
-    /// `item_feature`.
-    Item,
-    /// `user_feature`.
-    User,
-}
-
-impl Entity {
-    /// Both, in the order of their columns.
-    pub const ALL: [Entity; 2] = [Entity::Item, Entity::User];
-
-    /// Its name, in Feast's sense too.
-    pub fn name(self) -> &'static str {
-        match self {
-            Entity::Item => "item",
-            Entity::User => "user",
-        }
-    }
-
-    /// The feature table.
-    pub fn table(self) -> &'static str {
-        match self {
-            Entity::Item => "item_feature",
-            Entity::User => "user_feature",
-        }
-    }
-
-    /// The join key.
-    pub fn key(self) -> &'static str {
-        match self {
-            Entity::Item => "item_id",
-            Entity::User => "user_id",
-        }
-    }
-}
 
 /// What to export, and where to.
 #[derive(Debug, Clone)]

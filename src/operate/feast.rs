@@ -8,8 +8,8 @@ use std::fmt::Write;
 
 use crate::config::Job;
 use crate::error::{Error, Kind, Result};
+use crate::feature::Entity;
 use crate::night::tables::{contract_of, locate};
-use crate::operate::export::Entity;
 use crate::table::column_type::ColumnType;
 
 /// Columns that Feast knows by other means than its schema.

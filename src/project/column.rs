@@ -15,6 +15,7 @@ use arrow::datatypes::{DataType, Field, Float32Type, Schema};
 
 use crate::columns::{at, text};
 use crate::error::{Context, Error, Kind, Result};
+use crate::feature::Entity;
 use crate::project::map::CrossFitted;
 use crate::project::saved::Projection;
 use crate::project::space::WIDTH;
@@ -26,41 +27,11 @@ pub const COLLABORATIVE: &str = "collaborative";
 /// The column that it is worked out from.
 const EMBEDDING: &str = "embedding";
 
-/// Whose features a table holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entity {
-    /// Items.
-    Item,
-    /// Users.
-    User,
-}
-
-impl Entity {
-    /// All of them.
-    const ALL: [Entity; 2] = [Entity::Item, Entity::User];
-
-    /// The table of its features.
-    pub fn table(self) -> &'static str {
-        match self {
-            Entity::Item => "item_feature",
-            Entity::User => "user_feature",
-        }
-    }
-
-    /// The column of its id.
-    pub fn key(self) -> &'static str {
-        match self {
-            Entity::Item => "item_id",
-            Entity::User => "user_id",
-        }
-    }
-
-    /// Its map.
-    fn map(self, projection: &Projection) -> Option<&CrossFitted> {
-        match self {
-            Entity::Item => Some(projection.item()),
-            Entity::User => projection.user(),
-        }
+/// The map of an entity.
+fn map_of(entity: Entity, projection: &Projection) -> Option<&CrossFitted> {
+    match entity {
+        Entity::Item => Some(projection.item()),
+        Entity::User => projection.user(),
     }
 }
 
@@ -121,7 +92,7 @@ pub fn with_column(batch: &RecordBatch, entity: Entity, projection: &Projection)
     // What is no vector is a bad row of the table's definition, and is told of where its rows are held against the
     // contract.
     let vectors = embedding.and_then(|lists| Some((lists, lists.values().as_primitive_opt::<Float32Type>()?)));
-    if let (Some((lists, values)), Some(map)) = (vectors, entity.map(projection)) {
+    if let (Some((lists, values)), Some(map)) = (vectors, map_of(entity, projection)) {
         let ids = text(batch, entity.key())?;
         let width = lists.value_length() as usize;
         for (row, image) in images.iter_mut().enumerate() {

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
-use crate::llm::merged::new_folder;
 use crate::project::map::{Affine, CrossFitted};
+use crate::whole_folder::replace_folder;
 
 const FORMAT: u32 = 1;
 const ABOUT: &str = "projection.json";
@@ -190,42 +190,15 @@ impl Projection {
     /// `Kind::Usage` where the folder holds something that is no projection; `Kind::Temporary` for the disk's.
     pub fn write(&self, dir: &Path, more: &[(&str, String)]) -> Result<()> {
         let failed = || format!("cannot write the projection `{}`", dir.display());
-        let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let beside = |what: &str| dir.with_file_name(format!(".{name}.{what}-{}", std::process::id()));
-        let (fresh, aside) = (beside("new"), beside("old"));
         let maps = self.maps()?;
         let about = serde_json::to_string_pretty(&self.about(&maps)?).context(Kind::Internal, failed)?;
-        new_folder(&fresh, |at| {
+        replace_folder(dir, "projection", ABOUT, |at| {
             disk::write_whole(&at.join(MAPS), &maps).context(Kind::Temporary, failed)?;
             for (name, text) in more {
                 disk::write_whole(&at.join(name), text).context(Kind::Temporary, failed)?;
             }
             disk::write_whole(&at.join(ABOUT), about + "\n").context(Kind::Temporary, failed)
-        })?;
-        let put = || -> Result<()> {
-            // Moved as a whole: a kill while its files go one by one would leave a folder that is no projection's.
-            if dir.join(ABOUT).exists() {
-                let _ = std::fs::remove_dir_all(&aside);
-                disk::rename(dir, &aside).context(Kind::Temporary, failed)?;
-            }
-            disk::finish_folder(&fresh, dir).map_err(|e| {
-                if !dir.exists() {
-                    // The projection of before stays in use.
-                    let _ = disk::rename(&aside, dir);
-                }
-                let is_full = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
-                Error::new(if is_full { Kind::Usage } else { Kind::Temporary }, failed())
-                    .hint("the folder must be a projection's, or not exist")
-                    .source(e)
-            })
-        };
-        let done = put();
-        let _ = std::fs::remove_dir_all(&aside);
-        if done.is_err() {
-            // Its own error is the one to tell.
-            let _ = std::fs::remove_dir_all(&fresh);
-        }
-        done
+        })
     }
 
     /// Reads what [`Projection::write`] wrote.

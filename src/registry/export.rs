@@ -11,12 +11,13 @@ use crate::config::Job;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::adapter::{Adapter, FILES, Precision};
-use crate::llm::merged::{self, new_folder};
+use crate::llm::merged;
 use crate::llm::weights::ModelFiles;
 use crate::registry::card::{Card, PROJECTION, REWARD};
 use crate::registry::versions::{CARD, README, Registry, SCHEME};
 use crate::table::fetch::fetch;
 use crate::table::store::{Location, StoreOptions};
+use crate::whole_folder::new_folder;
 
 impl Registry {
     /// Where the adapter of a version lies, in PEFT's format.

@@ -22,10 +22,10 @@ use serde::{Deserialize, Serialize};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::device::ComputeDevice;
-use crate::llm::merged::new_folder;
 use crate::reward::example::{Attributes, Past, RewardExample};
 use crate::reward::judge::{Gates, Judge};
 use crate::reward::model::{Config, Judged, RewardModel};
+use crate::whole_folder::replace_folder;
 
 /// The number of an item that a judge does not know.
 pub const UNKNOWN: u32 = 0;
@@ -281,12 +281,9 @@ impl SavedJudge {
     /// `Kind::Usage` where the folder holds something that is no judge; `Kind::Temporary` for the device's and the disk's.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let failed = || format!("cannot write the judge `{}`", dir.display());
-        let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let beside = |what: &str| dir.with_file_name(format!(".{name}.{what}-{}", std::process::id()));
-        let (fresh, aside) = (beside("new"), beside("old"));
         let of = |item: u32| self.catalogue.attributes.of(item).to_vec();
         let config = self.judge.config().ok_or_else(|| Error::new(Kind::Internal, "a judge without a model"))?;
-        new_folder(&fresh, |at| {
+        replace_folder(dir, "judge", ABOUT, |at| {
             let mut folds = Vec::new();
             for (fold, model) in self.judge.models().iter().enumerate() {
                 let path = at.join(file_of(fold));
@@ -311,31 +308,7 @@ impl SavedJudge {
             about.digest = about.digest()?;
             let text = serde_json::to_string(&about).context(Kind::Internal, failed)?;
             disk::write_whole(&at.join(ABOUT), text + "\n").context(Kind::Temporary, failed)
-        })?;
-        let put = || -> Result<()> {
-            // Moved as a whole: a kill while its files go one by one would leave a folder that is no judge's.
-            if dir.join(ABOUT).exists() {
-                let _ = std::fs::remove_dir_all(&aside);
-                disk::rename(dir, &aside).context(Kind::Temporary, failed)?;
-            }
-            disk::finish_folder(&fresh, dir).map_err(|e| {
-                if !dir.exists() {
-                    // The judge of before stays in use.
-                    let _ = disk::rename(&aside, dir);
-                }
-                let is_full = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
-                Error::new(if is_full { Kind::Usage } else { Kind::Temporary }, failed())
-                    .hint("the folder must be a judge's, or not exist")
-                    .source(e)
-            })
-        };
-        let done = put();
-        let _ = std::fs::remove_dir_all(&aside);
-        if done.is_err() {
-            // Its own error is the one to tell.
-            let _ = std::fs::remove_dir_all(&fresh);
-        }
-        done
+        })
     }
 
     /// Reads what [`SavedJudge::write`] wrote.
