@@ -293,6 +293,8 @@ pub mod weekly {
     pub mod negatives;
     pub mod reinforce;
     pub mod next_items;
+    mod project_data;
+    pub mod project_fit;
     pub mod project;
     pub mod gate;
     pub mod learning_page;
