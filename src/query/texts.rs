@@ -51,7 +51,7 @@ pub const ITEM_POPULARITY: &str = include_str!("../../sql/query/item_popularity.
 pub const LATEST_ITEMS: &str = include_str!("../../sql/query/latest_items.sql");
 /// What users met for the first time between `$interval_start` and `$interval_end`.
 pub const NEXT_ITEMS: &str = include_str!("../../sql/query/next_items.sql");
-/// Prompts to ask: those without a response, or with errors only.
+/// Prompts to ask: those without an answer, or with fewer than `$attempts` that were all refused; with their evidence.
 pub const PENDING_PROMPTS: &str = include_str!("../../sql/query/pending_prompts.sql");
 /// Rewrites to ask for: those without a response, or with errors only.
 pub const PENDING_REWRITES: &str = include_str!("../../sql/query/pending_rewrites.sql");
