@@ -258,6 +258,7 @@ pub mod evaluate {
     pub mod whitening;
     pub mod history_blocks;
     pub mod baseline;
+    pub mod ease;
     pub mod arms;
     pub mod agreement;
     /// The ablation: the same recommenders with other content features, and what tells them apart.

@@ -158,6 +158,31 @@ pub fn auc(scores: &[f64], labels: &[bool]) -> Option<f64> {
     Some(wins / (positives * negatives))
 }
 
+/// Of every case, the [`auc`] over all cases of its user; `None` where the user's labels are all alike. `users` names
+/// the user of every case in any order. Scores must be numbers; if the slices differ in length, the shortest counts.
+pub fn auc_by_user(scores: &[f64], labels: &[bool], users: &[u32]) -> Vec<Option<f64>> {
+    let cases = scores.len().min(labels.len()).min(users.len());
+    let mut order: Vec<usize> = (0..cases).collect();
+    order.sort_by_key(|case| users[*case]);
+    let mut found = vec![None; cases];
+    for of_user in order.chunk_by(|a, b| users[*a] == users[*b]) {
+        let scores: Vec<f64> = of_user.iter().map(|case| scores[*case]).collect();
+        let labels: Vec<bool> = of_user.iter().map(|case| labels[*case]).collect();
+        let own = auc(&scores, &labels);
+        of_user.iter().for_each(|case| found[*case] = own);
+    }
+    found
+}
+
+/// Mean of the users' AUCs, each weighted by the user's cases, over users with both labels (GAUC; Zhou et al. 2018,
+/// Deep Interest Network, section 5): unlike [`auc`], it sees only how a user's own cases are ordered. `None` where no
+/// user has both. Arguments as of [`auc_by_user`].
+pub fn grouped_auc(scores: &[f64], labels: &[bool], users: &[u32]) -> Option<f64> {
+    // Every case counts its user's AUC once: that is the weight.
+    let known: Vec<f64> = auc_by_user(scores, labels, users).into_iter().flatten().collect();
+    (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
+}
+
 /// Spearman's rank correlation, ties at their mean rank; `None` for fewer than two pairs or where one side is constant.
 /// Values must be numbers; if the slices differ in length, the shorter counts.
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
@@ -371,6 +396,19 @@ mod tests {
         );
         assert_eq!(spearman(&[0.0, -0.0], &[1.0, 2.0]), None, "a constant has no order");
         assert_eq!(spearman(&[1.0], &[1.0]), None);
+    }
+
+    #[test]
+    fn the_grouped_auc_weighs_users_by_their_cases() {
+        // User 4 loses one of four pairs, user 2 its only one; user 9 has likes alone.
+        let (scores, users) = ([0.9, 0.2, 0.1, 0.8, 0.5, 0.4, 0.3], [4, 2, 4, 2, 4, 9, 4]);
+        let labels = [true, true, false, false, false, true, true];
+        let known = auc_by_user(&scores, &labels, &users);
+        assert_eq!(known, [Some(0.75), Some(0.0), Some(0.75), Some(0.0), Some(0.75), None, Some(0.75)]);
+        assert_eq!(grouped_auc(&scores, &labels, &users), Some(4.0 * 0.75 / 6.0));
+        assert_eq!(grouped_auc(&scores, &labels, &[1; 7]), auc(&scores, &labels), "one user is all of them");
+        assert_eq!(grouped_auc(&scores, &labels, &[0, 1, 2, 3, 4, 5, 6]), None, "alone no case has an order");
+        assert_eq!(grouped_auc(&[], &[], &[]), None);
     }
 
     #[test]

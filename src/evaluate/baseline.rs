@@ -29,6 +29,20 @@ impl Scorer for Popularity {
     }
 }
 
+/// The binary matrix of users and items: every user's items and every item's users, ascending, each once.
+pub(super) fn who_had_what(train: &[Event], catalogue: usize) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+    let mut pairs: Vec<(u32, u32)> = train.iter().map(|e| (e.user, e.item)).collect();
+    pairs.sort_unstable();
+    pairs.dedup();
+    let users = pairs.last().map_or(0, |(user, _)| *user as usize + 1);
+    let (mut of_user, mut of_item) = (vec![Vec::new(); users], vec![Vec::new(); catalogue]);
+    for (user, item) in pairs {
+        of_user[user as usize].push(item);
+        of_item[item as usize].push(user);
+    }
+    (of_user, of_item)
+}
+
 /// Item k-nearest neighbours (Sarwar et al. 2001): two items are as near as the cosine of the sets of users that had them;
 /// an item's score is the sum of its nearness to the items of the history, each counted once.
 #[derive(Debug, Clone)]
@@ -40,15 +54,7 @@ pub struct ItemNeighbours {
 impl ItemNeighbours {
     /// From the events that may be trained on; keeps every item's `neighbours` nearest, ties by the smaller id.
     pub fn new(train: &[Event], catalogue: usize, neighbours: usize) -> Self {
-        let mut pairs: Vec<(u32, u32)> = train.iter().map(|e| (e.user, e.item)).collect();
-        pairs.sort_unstable();
-        pairs.dedup();
-        let users = pairs.last().map_or(0, |(user, _)| *user as usize + 1);
-        let (mut of_user, mut of_item) = (vec![Vec::new(); users], vec![Vec::new(); catalogue]);
-        for (user, item) in pairs {
-            of_user[user as usize].push(item);
-            of_item[item as usize].push(user);
-        }
+        let (of_user, of_item) = who_had_what(train, catalogue);
         let nearest = |item: usize| {
             let mut together = vec![0u32; catalogue];
             for user in &of_item[item] {
@@ -87,15 +93,15 @@ impl Scorer for ItemNeighbours {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn events(pairs: &[(u32, u32)]) -> Vec<Event> {
+    pub(crate) fn events(pairs: &[(u32, u32)]) -> Vec<Event> {
         pairs.iter().map(|(user, item)| Event { user: *user, item: *item, rating: None, timestamp: 0 }).collect()
     }
 
-    fn case(history: &[u32]) -> Case<'_> {
+    pub(crate) fn case(history: &[u32]) -> Case<'_> {
         Case { user: 9, history, target: 0, rating: None, timestamp: 1 }
     }
 

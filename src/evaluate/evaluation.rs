@@ -155,7 +155,8 @@ const NOTES: [&str; 6] = [
      prompts hold (title, attributes, co-consumed titles by PMI), written down without a language model; A3 the accepted \
      reasons that a language model made of the same evidence.",
     "Full ranking over the whole catalogue, items of the history left out, the target loses ties. DIN: whether a user \
-     likes what the user met, by rating.",
+     likes what the user met, by rating; gauc is the mean of users' AUCs, weighted by their cases, over users with likes \
+     and dislikes among them.",
     "Intervals of arms are Student's t over trainings that differ in their seed; those of differences are percentiles of a \
      paired bootstrap over users and trainings, so that the luck of seeds is in them. Holm corrects within a data set, \
      recommender, target, metric and tier.",

@@ -11,7 +11,7 @@ use crate::printable::steers;
 use crate::statistics::Interval;
 
 /// How well the held-out events were foreseen; other metrics than these and [`OF_LISTS`] stand behind them.
-const OF_CASES: [&str; 5] = ["ndcg@10", "recall@10", "mrr", "auc", "log_loss"];
+const OF_CASES: [&str; 6] = ["ndcg@10", "recall@10", "mrr", "auc", "gauc", "log_loss"];
 /// What the lists look like.
 const OF_LISTS: [&str; 3] = ["coverage@10", "gini@10", "popularity_lift@10"];
 /// What the texts are like: see `evaluate::text_quality` and `evaluate::agreement`.

@@ -1,7 +1,11 @@
-//! Small dense matrices in double precision: eigenvectors of symmetric ones, and linear systems.
+//! Dense matrices in double precision: eigenvectors of symmetric ones, linear systems and inverses.
 //!
-//! Knows numbers only. Sums run in one order, whatever the number of threads. For the sizes of embeddings; large
-//! matrices want other methods.
+//! Knows numbers only. Sums run in one order, whatever the number of threads. Eigenvectors are for the sizes of
+//! embeddings, inverses for some thousands of rows; larger matrices want other methods.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
 
@@ -9,6 +13,9 @@ use crate::error::{Error, Kind, Result};
 const OFF_DIAGONAL: f64 = 1e-18;
 /// Sweeps after which a matrix is given up; a dozen is usual.
 const MAX_SWEEPS: usize = 60;
+/// Columns of Cholesky's factor that are finished together, and columns of an inverse: so many rows of thousands of
+/// values stay in a cache.
+const BLOCK: usize = 32;
 
 /// Eigenvalues and eigenvectors of a symmetric matrix, in no order: Jacobi's cyclic rotations (Golub and Van Loan,
 /// Matrix Computations, 8.5), which are slow for large matrices and exact for small ones.
@@ -65,34 +72,103 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
 /// # Errors
 /// `Kind::Internal` for other shapes, and for a matrix that is not positive definite.
 pub fn solve(mut a: Vec<f64>, n: usize, b: &mut [f64], m: usize) -> Result<()> {
-    let bad = |why: &str| Error::new(Kind::Internal, format!("a linear system cannot be solved: {why}"));
-    if a.len() != n * n || b.len() != n * m {
-        return Err(bad("its parts do not fit together"));
+    if b.len() != n * m {
+        return Err(unsolvable("its parts do not fit together"));
     }
-    for i in 0..n {
-        for j in 0..=i {
-            let sum = a[i * n + j] - dot(&a[i * n..i * n + j], &a[j * n..j * n + j]);
-            a[i * n + j] = match i == j {
-                true if sum > 0.0 && sum.is_finite() => sum.sqrt(),
-                true => return Err(bad("the matrix is not positive definite")),
-                false => sum / a[j * n + j],
-            };
+    cholesky(&mut a, n)?;
+    substitute(&a, n, 0, b, m);
+    Ok(())
+}
+
+/// The inverse of a symmetric positive definite `a` by Cholesky's factors: `[n, n]` as `a`, of which the lower half is
+/// read, and symmetric to the bit. Takes about `n³` operations on all threads of the pool, and memory for two matrices.
+///
+/// # Errors
+/// `Kind::Internal` for another shape, and for a matrix that is not positive definite.
+pub fn inverse(mut a: Vec<f64>, n: usize) -> Result<Vec<f64>> {
+    cholesky(&mut a, n)?;
+    let mut out = vec![0.0; n * n];
+    // Some columns at a time, from their diagonal downwards. They are written as rows, from the diagonal to the right.
+    out.par_chunks_mut((BLOCK * n).max(1)).enumerate().with_max_len(1).for_each(|(block, rows)| {
+        let (first, width) = (block * BLOCK, rows.len() / n);
+        let mut columns = vec![0.0; (n - first) * width];
+        (0..width).for_each(|k| columns[k * width + k] = 1.0);
+        substitute(&a, n, first, &mut columns, width);
+        for (i, values) in columns.chunks_exact(width).enumerate() {
+            values.iter().enumerate().for_each(|(k, x)| rows[k * n + first + i] = *x);
         }
-    }
-    // Forwards with the lower factor, and back with its transpose.
+    });
     for i in 0..n {
         for j in 0..i {
-            subtract(b, i, j, a[i * n + j], m);
+            out[i * n + j] = out[j * n + i];
         }
-        b[i * m..(i + 1) * m].iter_mut().for_each(|x| *x /= a[i * n + i]);
     }
-    for i in (0..n).rev() {
-        for j in i + 1..n {
-            subtract(b, i, j, a[j * n + i], m);
+    Ok(out)
+}
+
+fn unsolvable(why: &str) -> Error {
+    Error::new(Kind::Internal, format!("a linear system cannot be solved: {why}"))
+}
+
+/// Cholesky's factor of a symmetric positive definite `a`, `[n, n]`, of which the lower half is read. It becomes the
+/// factor, and the upper half the factor's transpose, so that both can be read by rows.
+fn cholesky(a: &mut [f64], n: usize) -> Result<()> {
+    if a.len() != n * n {
+        return Err(unsolvable("its parts do not fit together"));
+    }
+    for first in (0..n).step_by(BLOCK) {
+        let end = (first + BLOCK).min(n);
+        let (head, tail) = a.split_at_mut(end * n);
+        for i in first..end {
+            let (above, row) = head.split_at_mut(i * n);
+            reduce(row, above, n, first..i);
+            let left = row[i] - dot(&row[..i], &row[..i]);
+            if left.is_nan() || left <= 0.0 || left.is_infinite() {
+                return Err(unsolvable("the matrix is not positive definite"));
+            }
+            row[i] = left.sqrt();
         }
-        b[i * m..(i + 1) * m].iter_mut().for_each(|x| *x /= a[i * n + i]);
+        // The rows below know nothing of each other.
+        let head = &*head;
+        tail.par_chunks_exact_mut(n).for_each(|row| reduce(row, head, n, first..end));
+    }
+    for i in 0..n {
+        for j in 0..i {
+            a[j * n + i] = a[i * n + j];
+        }
     }
     Ok(())
+}
+
+/// Finishes `columns` of a row of Cholesky's factor, whose values before them are finished. `above` are the factor's
+/// rows of these columns and all before them.
+fn reduce(row: &mut [f64], above: &[f64], n: usize, columns: Range<usize>) {
+    for j in columns {
+        let other = &above[j * n..=j * n + j];
+        let (before, rest) = row.split_at_mut(j);
+        rest[0] = (rest[0] - dot(before, &other[..j])) / other[j];
+    }
+}
+
+/// Solves with the factor that [`cholesky`] made: forwards, and back with its transpose. `b` holds rows of `m` values
+/// from row `first` on; those before it are zero on the right side, and are not solved for.
+fn substitute(a: &[f64], n: usize, first: usize, b: &mut [f64], m: usize) {
+    let divide = |b: &mut [f64], i: usize| {
+        let diagonal = a[i * n + i];
+        b[(i - first) * m..(i - first + 1) * m].iter_mut().for_each(|x| *x /= diagonal);
+    };
+    for i in first..n {
+        for j in first..i {
+            subtract(b, i - first, j - first, a[i * n + j], m);
+        }
+        divide(b, i);
+    }
+    for i in (first..n).rev() {
+        for j in i + 1..n {
+            subtract(b, i - first, j - first, a[i * n + j], m);
+        }
+        divide(b, i);
+    }
 }
 
 /// Row `i` less `factor` times row `j`, of rows of `m` values.
@@ -197,6 +273,36 @@ mod tests {
         assert!(b.iter().zip(&wanted).all(|(x, y)| (x - y).abs() < 1e-6), "{b:?}");
         assert!(solve(vec![0.0; 4], 2, &mut [1.0, 1.0], 1).is_err());
         assert!(solve(vec![1.0; 4], 2, &mut [1.0], 1).is_err());
+    }
+
+    #[test]
+    fn an_inverse_undoes_its_matrix_to_the_same_bits_on_any_number_of_threads() {
+        // Neither one block nor whole blocks.
+        let n = 2 * BLOCK + 7;
+        let any = random(n, n, "inverse");
+        let mut a = product(&transposed(&any), &any);
+        (0..n).for_each(|i| a[i][i] += 1.0);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| inverse(a.concat(), n).unwrap())
+        };
+        let found = run(1);
+        assert_eq!(found, run(3));
+        let rows: Vec<Vec<f64>> = found.chunks_exact(n).map(<[f64]>::to_vec).collect();
+        let one = product(&a, &rows);
+        for i in 0..n {
+            for j in 0..n {
+                assert!((one[i][j] - f64::from(u8::from(i == j))).abs() < 1e-9, "{i} {j}: {}", one[i][j]);
+                assert_eq!(rows[i][j].to_bits(), rows[j][i].to_bits());
+            }
+        }
+        // A system with the identity on its right side is the same.
+        let mut solved: Vec<f64> = (0..n * n).map(|at| f64::from(u8::from(at / n == at % n))).collect();
+        solve(a.concat(), n, &mut solved, n).unwrap();
+        assert!(solved.iter().zip(&found).all(|(x, y)| (x - y).abs() < 1e-9));
+        assert_eq!(inverse(Vec::new(), 0).unwrap(), Vec::<f64>::new());
+        assert!(inverse(vec![1.0; 4], 2).is_err(), "of rank one");
+        assert!(inverse(vec![1.0; 3], 2).is_err());
     }
 
     #[test]

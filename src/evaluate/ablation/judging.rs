@@ -12,7 +12,7 @@ use crate::recommend::din::{self, Din, Labels};
 use crate::recommend::fit::{Plan, fit_by, sequences};
 use crate::recommend::metrics::log_loss;
 use crate::recommend::split::{Case, Part, Split, Target};
-use crate::statistics::{auc, paired_bootstrap_auc};
+use crate::statistics::{auc, auc_by_user, grouped_auc, paired_bootstrap_auc};
 
 /// Cases with a rating, and whether it says yes.
 fn rated<'a>(split: &'a Split, part: Part, liked: f32) -> (Vec<Case<'a>>, Vec<bool>) {
@@ -26,7 +26,39 @@ fn probabilities(model: &Din, cases: &[Case<'_>]) -> Result<Vec<f64>> {
     Ok(model.predict(cases)?.into_iter().map(f64::from).collect())
 }
 
-/// DIN, by whether users like what they meet: AUC and LogLoss over the test part.
+/// GAUC by arm and seed, and its contrasts, over the cases of users with both labels; nothing where no user has both. A
+/// case counts its user's AUC, so that the mean over cases is GAUC and the mean of differences the difference of means.
+/// `by_arm` has a probability for every arm, seed and case.
+fn grouped(
+    place: &Place<'_>,
+    evaluation: &Evaluation,
+    by_arm: &[Vec<Vec<f64>>],
+    labels: &[bool],
+    users: &[u32],
+) -> Result<Found> {
+    let mut found = Found::default();
+    // Whose cases count does not depend on scores.
+    let counted = auc_by_user(&vec![0.0; labels.len()], labels, users);
+    let kept: Vec<u32> = users.iter().zip(counted).filter_map(|(user, own)| own.map(|_| *user)).collect();
+    if kept.is_empty() {
+        return Ok(found);
+    }
+    let confidence = evaluation.confidence;
+    for (arm, predicted) in evaluation.arms.iter().zip(by_arm) {
+        let by_seed = predicted.iter().map(|p| grouped_auc(p, labels, users).unwrap_or(f64::NAN)).collect();
+        found.measurements.push(place.measurement(arm.code(), kept.len(), by_seed, confidence)?);
+    }
+    let of_cases = |p: &Vec<f64>| -> Vec<f64> { auc_by_user(p, labels, users).into_iter().flatten().collect() };
+    let known: Vec<Vec<Vec<f64>>> = by_arm.iter().map(|seeds| seeds.iter().map(of_cases).collect()).collect();
+    found.contrasts = place.contrasts(&evaluation.arms, &|arm, other| {
+        let of_seed =
+            |(arm, other): (&Vec<f64>, &Vec<f64>)| arm.iter().zip(other).map(|(a, b)| a - b).collect::<Vec<f64>>();
+        bootstrap(known[arm].iter().zip(&known[other]).map(of_seed), &kept, evaluation.resamples, confidence)
+    })?;
+    Ok(found)
+}
+
+/// DIN, by whether users like what they meet: AUC, GAUC and LogLoss over the test part.
 pub(super) fn judging(
     data: &Data<'_>,
     evaluation: &Evaluation,
@@ -102,5 +134,8 @@ pub(super) fn judging(
         };
         bootstrap(by_arm[arm].iter().zip(&by_arm[other]).map(of_seed), &users, resamples, confidence)
     })?);
+    let by_user = grouped(&place("gauc"), evaluation, &by_arm, &labels, &users)?;
+    found.measurements.extend(by_user.measurements);
+    found.contrasts.extend(by_user.contrasts);
     Ok(found)
 }

@@ -113,8 +113,10 @@ mod tests {
         // The difference of the means is the mean of the differences.
         let difference = value("sasrec", "A9", "ndcg@10") - value("sasrec", "A0", "ndcg@10");
         assert!((leak.mean - difference).abs() < 1e-12);
-        let by_auc = value("din", "A1", "auc") - value("din", "A0", "auc");
-        assert!((contrast("din", "A1", "auc").mean - by_auc).abs() < 1e-12);
+        for metric in ["auc", "gauc"] {
+            let difference = value("din", "A1", metric) - value("din", "A0", metric);
+            assert!((contrast("din", "A1", metric).mean - difference).abs() < 1e-12, "{metric}");
+        }
         assert!(
             (contrast("din", "A1", "log_loss").mean - value("din", "A1", "log_loss") + value("din", "A0", "log_loss"))
                 .abs()
