@@ -223,8 +223,10 @@ pub mod recommend {
     pub mod softmax_loss;
     pub mod adaptor;
     pub mod fit;
+    pub mod item_table;
     pub mod transformer;
     pub mod sasrec;
+    pub mod log_linear;
     pub mod din;
 }
 
@@ -259,12 +261,14 @@ pub mod evaluate {
     pub mod history_blocks;
     pub mod baseline;
     pub mod ease;
+    pub mod collaborative;
     pub mod arms;
     pub mod agreement;
     /// The ablation: the same recommenders with other content features, and what tells them apart.
     pub mod ablation {
         pub mod training;
         mod contrast;
+        mod trials;
         mod ranking;
         mod judging;
         pub mod run;

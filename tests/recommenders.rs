@@ -21,7 +21,7 @@ use curec::recommend::adaptor::{Content, Histories, Vectors};
 use curec::recommend::data::{Event, Log};
 use curec::recommend::din::{self, Din, Labels};
 use curec::recommend::fit::{Epoch, Model, Plan, Sequence, Trained, fit, fit_by, mean_ndcg, sequences};
-use curec::recommend::metrics::{Options, Scorer, rank_cases};
+use curec::recommend::metrics::{Catalogue, Options, Scorer, rank_cases};
 use curec::recommend::sasrec::{self, Batch, Rows, SasRec};
 use curec::recommend::softmax_loss::Loss;
 use curec::recommend::split::{Case, Part, Target, temporal};
@@ -110,7 +110,7 @@ fn sasrec_learns_a_circle_with_either_loss_and_either_kind_of_rows() {
     {
         let mut model = sas(sasrec::Config { loss, rows, ..small() }, None, 1);
         let before = ndcg(&mut model, &cases);
-        let trained = fit(&mut model, &data, &cases, ITEMS, &plan(60)).unwrap();
+        let trained = fit(&mut model, &data, &cases, Catalogue::all(ITEMS), &plan(60)).unwrap();
         assert!(before < 0.6, "{before}");
         assert!(trained.best_score > 0.95, "{loss:?} {rows:?}: {:?}", trained.epochs.last());
         let targets: usize = data.iter().map(|s| s.items.len() - 1).sum();
@@ -127,7 +127,7 @@ fn din_learns_what_goes_together() {
         (0..60).map(|u| (0..16).map(|_| (2 * random.below(ITEMS / 2) + u % 2) as u32).collect()).collect();
     let (data, cases) = (training(&walks), cases(&walks));
     let mut model = Din::new(ITEMS, small_din(), None, 3, &ComputeDevice::cpu()).unwrap();
-    fit(&mut model, &data, &[], ITEMS, &plan(30)).unwrap();
+    fit(&mut model, &data, &[], Catalogue::all(ITEMS), &plan(30)).unwrap();
     let scores = scores(&mut model, &cases);
     let right = scores.chunks(ITEMS).zip(&cases).filter(|(scores, case)| {
         let mean = |parity| (0..ITEMS / 2).map(|i| scores[2 * i + parity]).sum::<f32>();
@@ -151,7 +151,7 @@ fn din_learns_ratings_and_predicts_them() {
         .collect();
     let config = din::Config { labels: Labels::Rated { liked: 4.0 }, ..small_din() };
     let mut model = Din::new(ITEMS, config, None, 3, &ComputeDevice::cpu()).unwrap();
-    fit(&mut model, &data, &[], ITEMS, &plan(60)).unwrap();
+    fit(&mut model, &data, &[], Catalogue::all(ITEMS), &plan(60)).unwrap();
     let cases: Vec<Case<'_>> = (0..ITEMS as u32).map(|target| Case { target, ..case(&items[0]) }).collect();
     for (item, p) in model.predict(&cases).unwrap().into_iter().enumerate() {
         assert!(if item % 3 == 0 { p > 0.8 } else { p < 0.2 }, "{item}: {p}");
@@ -160,7 +160,7 @@ fn din_learns_ratings_and_predicts_them() {
 
 fn ndcg(model: &mut dyn Scorer, cases: &[Case<'_>]) -> f64 {
     let options = Options { mask_seen: false, ..Options::default() };
-    let ranked = rank_cases(model, cases, ITEMS, options).unwrap();
+    let ranked = rank_cases(model, cases, Catalogue::all(ITEMS), options).unwrap();
     ranked.iter().map(|r| r.ndcg(10)).sum::<f64>() / ranked.len() as f64
 }
 
@@ -268,7 +268,7 @@ fn features() -> Arc<Content> {
     let latest: Vec<Vec<Option<u32>>> =
         (0..40).map(|u| (0..40).map(|n| (n >= 3).then_some((2 * u + u32::from(n >= 6)) % 20)).collect()).collect();
     let histories = Histories::new(vectors(20), &latest).unwrap();
-    Arc::new(Content { items: Some(items), histories: Some(histories) })
+    Arc::new(Content { items: Some(items), histories: Some(histories), seen: None })
 }
 
 /// Opens the gates, which begin at zero and would hide what is behind them.
@@ -441,18 +441,18 @@ fn with_the_gate_at_zero_features_change_nothing() {
     let (mut without, mut with) = (sas(small(), None, 2), sas(small(), Some(features()), 2));
     assert!(with.parameters().count() > without.parameters().count());
     assert!(same(&scores(&mut without, &cases), &scores(&mut with, &cases)));
-    fit(&mut with, &data, &[], ITEMS, &plan(1)).unwrap();
+    fit(&mut with, &data, &[], Catalogue::all(ITEMS), &plan(1)).unwrap();
     let gate = with.parameters().read(with.parameters().slot("adaptor.item.output").unwrap()).unwrap();
     assert!(gate[0] != 0.0, "the gate learns from the first step on");
-    fit(&mut without, &data, &[], ITEMS, &plan(1)).unwrap();
+    fit(&mut without, &data, &[], Catalogue::all(ITEMS), &plan(1)).unwrap();
     assert!(!same(&scores(&mut without, &cases), &scores(&mut with, &cases)));
 
     let device = ComputeDevice::cpu();
     let mut without = Din::new(ITEMS, small_din(), None, 2, &device).unwrap();
     let mut with = Din::new(ITEMS, small_din(), Some(features()), 2, &device).unwrap();
     assert!(same(&scores(&mut without, &cases), &scores(&mut with, &cases)));
-    fit(&mut with, &data, &[], ITEMS, &plan(1)).unwrap();
-    fit(&mut without, &data, &[], ITEMS, &plan(1)).unwrap();
+    fit(&mut with, &data, &[], Catalogue::all(ITEMS), &plan(1)).unwrap();
+    fit(&mut without, &data, &[], Catalogue::all(ITEMS), &plan(1)).unwrap();
     assert!(!same(&scores(&mut without, &cases), &scores(&mut with, &cases)));
 }
 
@@ -466,7 +466,7 @@ fn a_missing_vector_adds_nothing_and_a_history_vector_waits_for_its_events() {
     assert_eq!((histories.latest(99, 3), histories.latest(1, 99)), (None, None));
 
     // Items 1, 5, 9 ... have no vector: as candidates they keep their scores when the gate opens.
-    let items_only = Arc::new(Content { items: content.items.clone(), histories: None });
+    let items_only = Arc::new(Content { items: content.items.clone(), histories: None, seen: None });
     let mut model = Din::new(ITEMS, small_din(), Some(items_only), 2, &ComputeDevice::cpu()).unwrap();
     let closed = scores(&mut model, &[case(&[1, 5])]);
     let slot = model.parameters().slot("adaptor.item.output").unwrap();
@@ -477,7 +477,7 @@ fn a_missing_vector_adds_nothing_and_a_history_vector_waits_for_its_events() {
     }
     let refused = Vectors::new(2, vec![f32::NAN, 0.0], vec![true]).unwrap_err();
     assert_eq!(refused.kind(), Kind::Input);
-    let short = Content { items: Some(Vectors::new(1, vec![0.0], vec![true]).unwrap()), histories: None };
+    let short = Content { items: Some(Vectors::new(1, vec![0.0], vec![true]).unwrap()), histories: None, seen: None };
     let refused = SasRec::new(ITEMS, small(), Some(Arc::new(short)), 0, &ComputeDevice::cpu());
     assert_eq!(refused.err().unwrap().kind(), Kind::Input);
 }
@@ -501,7 +501,7 @@ fn equal_seeds_give_equal_bits_and_other_seeds_do_not() {
     let (data, cases) = (training(&walks), cases(&walks));
     let run = |seed| {
         let mut model = sas(small(), Some(features()), seed);
-        let trained = fit(&mut model, &data, &cases, ITEMS, &plan(3)).unwrap();
+        let trained = fit(&mut model, &data, &cases, Catalogue::all(ITEMS), &plan(3)).unwrap();
         (curve(&trained), bits(model.parameters()))
     };
     let (one, same, other) = (run(1), run(1), run(2));
@@ -509,7 +509,7 @@ fn equal_seeds_give_equal_bits_and_other_seeds_do_not() {
     assert_ne!(one.1, other.1);
     let run = |seed| {
         let mut model = Din::new(ITEMS, small_din(), None, seed, &ComputeDevice::cpu()).unwrap();
-        let trained = fit(&mut model, &data, &cases, ITEMS, &plan(2)).unwrap();
+        let trained = fit(&mut model, &data, &cases, Catalogue::all(ITEMS), &plan(2)).unwrap();
         (curve(&trained), bits(model.parameters()))
     };
     assert_eq!(run(1), run(1));
@@ -522,11 +522,17 @@ fn a_resumed_training_ends_where_an_uninterrupted_one_does() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.safetensors");
     let mut straight = sas(small(), None, 1);
-    let whole = fit(&mut straight, &data, &cases, ITEMS, &plan(6)).unwrap();
+    let whole = fit(&mut straight, &data, &cases, Catalogue::all(ITEMS), &plan(6)).unwrap();
     for epochs in [2, 3, 6, 6] {
         let mut model = sas(small(), None, 1);
-        let part =
-            fit(&mut model, &data, &cases, ITEMS, &Plan { checkpoint: Some(path.clone()), ..plan(epochs) }).unwrap();
+        let part = fit(
+            &mut model,
+            &data,
+            &cases,
+            Catalogue::all(ITEMS),
+            &Plan { checkpoint: Some(path.clone()), ..plan(epochs) },
+        )
+        .unwrap();
         assert_eq!(curve(&part), curve(&whole)[..epochs]);
         if epochs == 6 {
             assert_eq!(bits(model.parameters()), bits(straight.parameters()));
@@ -544,7 +550,7 @@ fn a_resumed_training_ends_where_an_uninterrupted_one_does() {
             if asked.get() <= left { Ok(()) } else { Err(Error::new(Kind::Interrupted, "a wish")) }
         };
         let mut model = sas(small(), None, 1);
-        let mut score = |model: &mut SasRec| mean_ndcg(model, &cases, ITEMS, stopped.ranking);
+        let mut score = |model: &mut SasRec| mean_ndcg(model, &cases, Catalogue::all(ITEMS), stopped.ranking);
         match (fit_by(&mut model, &data, &cases, &stopped, &go_on, &mut score), done) {
             (Ok(trained), Some(epochs)) => {
                 assert_eq!((curve(&trained), trained.epochs.len()), (curve(&whole), epochs));
@@ -556,11 +562,12 @@ fn a_resumed_training_ends_where_an_uninterrupted_one_does() {
     }
 
     let resume = |model: &mut SasRec| {
-        fit(model, &data, &cases, ITEMS, &Plan { checkpoint: Some(path.clone()), ..plan(7) }).unwrap_err()
+        fit(model, &data, &cases, Catalogue::all(ITEMS), &Plan { checkpoint: Some(path.clone()), ..plan(7) })
+            .unwrap_err()
     };
     assert_eq!(resume(&mut sas(small(), None, 2)).kind(), Kind::Config, "another seed's checkpoint");
     let fewer = Plan { checkpoint: Some(path.clone()), ..plan(5) };
-    let error = fit(&mut sas(small(), None, 1), &data, &cases, ITEMS, &fewer).unwrap_err();
+    let error = fit(&mut sas(small(), None, 1), &data, &cases, Catalogue::all(ITEMS), &fewer).unwrap_err();
     assert!(error.kind() == Kind::Config && error.to_string().contains("more epochs"), "{error}");
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
@@ -577,7 +584,8 @@ fn a_checkpoint_of_other_data_of_the_same_size_is_refused() {
         let data: Vec<Sequence<'_>> =
             training(walks).into_iter().zip(ratings).map(|(s, ratings)| Sequence { ratings, ..s }).collect();
         let mut model = sas(small(), Some(content.clone()), 1);
-        let result = fit(&mut model, &data, valid, ITEMS, &Plan { checkpoint: Some(path.clone()), ..plan(1) });
+        let result =
+            fit(&mut model, &data, valid, Catalogue::all(ITEMS), &Plan { checkpoint: Some(path.clone()), ..plan(1) });
         result.map(|trained| trained.epochs.len()).map_err(|e| (e.kind(), e.to_string()))
     };
     let (valid, content) = (cases(&walks), features());
@@ -606,7 +614,7 @@ fn a_checkpoint_of_other_data_of_the_same_size_is_refused() {
         |value: f32, present: bool| Vectors::new(1, vec![1.0, value, 3.0], vec![true, present, true]).unwrap();
     let digest = |items: Vectors, latest: [Option<u32>; 2]| {
         let histories = Histories::new(vectors(2.0, true), &[latest.to_vec()]).unwrap();
-        Content { items: Some(items), histories: Some(histories) }.digest()
+        Content { items: Some(items), histories: Some(histories), seen: None }.digest()
     };
     let base = digest(vectors(2.0, true), [None, Some(0)]);
     assert_eq!(base, digest(vectors(2.0, true), [None, Some(0)]));
@@ -648,10 +656,10 @@ fn training_stops_when_nothing_gets_better() {
     let (data, cases) = (training(&walks), cases(&walks));
     let mut model = sas(small(), None, 1);
     let still = Plan { patience: 3, learning_rate: 0.0, ..plan(50) };
-    let trained = fit(&mut model, &data, &cases, ITEMS, &still).unwrap();
+    let trained = fit(&mut model, &data, &cases, Catalogue::all(ITEMS), &still).unwrap();
     assert_eq!((trained.epochs.len(), trained.best_epoch), (4, 1));
     let nothing: Vec<Sequence<'_>> = data.iter().map(|s| Sequence { items: &s.items[..1], ..*s }).collect();
-    assert_eq!(fit(&mut model, &nothing, &cases, ITEMS, &plan(1)).unwrap_err().kind(), Kind::Input);
+    assert_eq!(fit(&mut model, &nothing, &cases, Catalogue::all(ITEMS), &plan(1)).unwrap_err().kind(), Kind::Input);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -712,7 +720,7 @@ fn movielens_under_the_temporal_split() {
     let report = |name: &str, model: &mut dyn Scorer| {
         let mut mean = |cases: &[Case<'_>], masks: bool| {
             let ranking = Options { mask_seen: masks, ..Options::default() };
-            let ranked = rank_cases(model, cases, catalogue, ranking).unwrap();
+            let ranked = rank_cases(model, cases, Catalogue::all(catalogue), ranking).unwrap();
             ranked.iter().map(|r| r.ndcg(10)).sum::<f64>() / ranked.len() as f64
         };
         println!(
@@ -755,12 +763,13 @@ fn movielens_under_the_temporal_split() {
             ..sasrec::Config::recbole()
         };
         let mut model = SasRec::new(catalogue, config, None, seed as u64, &device).unwrap();
-        let trained = fit(&mut model, &data, &valid, catalogue, &plan).unwrap();
+        let trained = fit(&mut model, &data, &valid, Catalogue::all(catalogue), &plan).unwrap();
         say("SASRec", seed, &trained);
         report("SASRec", &mut model);
         if std::env::var("CUREC_DIN").is_ok() {
             let mut model = Din::new(catalogue, din::Config::published(), None, seed as u64, &device).unwrap();
-            let trained = fit(&mut model, &data, &valid, catalogue, &Plan { patience: 3, ..plan }).unwrap();
+            let trained =
+                fit(&mut model, &data, &valid, Catalogue::all(catalogue), &Plan { patience: 3, ..plan }).unwrap();
             say("DIN", seed, &trained);
             report("DIN", &mut model);
         }

@@ -93,12 +93,15 @@ Exit codes: 0 the gate holds; 1 it does not, or there is nothing to learn from; 
     /// Train recommenders with and without content features and tell what the features are worth.
     #[command(
         before_help = "Example:\n  curec learn evaluate jobs/ablation.toml",
-        after_help = "Prints one JSON line. Tables, ABLATION.md and a page go to the folder `out` of the file. Killed, run \
-it again: finished trainings and texts are kept."
+        after_help = "Prints one JSON line. Tables, ABLATION.md and a page go to the folder `out` of the file, after each data \
+set. Killed, run it again: finished trainings and texts are kept."
     )]
     Evaluate {
         /// The evaluation's file, such as jobs/ablation.toml.
         file: PathBuf,
+        /// Only this data set of the file; may be given several times. Its results take the place of those in `out`.
+        #[arg(long, value_name = "NAME")]
+        data: Vec<String>,
     },
     /// Write the questions and answers that a language model is aligned with.
     #[command(
@@ -134,7 +137,7 @@ impl LearnCommand {
                 block_on(learn_reinforce(file, method, interval, voice))
             }
             LearnCommand::Project { file, interval } => block_on(learn_project(file, interval)),
-            LearnCommand::Evaluate { file } => block_on(learn_evaluate(file, voice)),
+            LearnCommand::Evaluate { file, data } => block_on(learn_evaluate(file, data, voice)),
             LearnCommand::Examples { job, interval, out, max_examples } => {
                 let size = examples::Size { max_examples, ..examples::Size::default() };
                 Destination::find(&out)?;
@@ -235,8 +238,9 @@ async fn learn_project(file: PathBuf, interval: IntervalArgs) -> Result<u8> {
     tell(&line, None).map(|()| 0)
 }
 
-async fn learn_evaluate(file: PathBuf, voice: Voice) -> Result<u8> {
-    let spec = evaluation_file::load(&file)?;
+async fn learn_evaluate(file: PathBuf, data: Vec<String>, voice: Voice) -> Result<u8> {
+    let mut spec = evaluation_file::load(&file)?;
+    spec.only(&data)?;
     let stop = CancelToken::default();
     watch_signals(stop.clone());
     let done = evaluation::evaluate(&spec, voice, &stop).await?;

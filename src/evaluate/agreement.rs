@@ -12,7 +12,8 @@
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::evaluate::arms::{Data, ItemVectors};
+use crate::evaluate::arms::Origin;
+use crate::evaluate::collaborative::ItemVectors;
 use crate::recommend::metrics::Scorer;
 use crate::recommend::split::{Case, Part, Target};
 use crate::statistics::spearman;
@@ -33,20 +34,20 @@ pub struct Agreement<'a> {
 }
 
 impl<'a> Agreement<'a> {
-    /// What the texts of all arms, in the order of `data.texts`, say.
-    pub fn new(data: &Data<'a>) -> Self {
-        let split = data.split;
+    /// What the texts of all arms at an origin, in the order of `origin.texts`, say; a rating of at least `least` is a like.
+    pub fn new(origin: &Origin<'a>, least: f32) -> Self {
+        let split = origin.split;
         let all = split.cases(Part::Test, Target::Last);
         let step = all.len().div_ceil(MOST).max(1);
         let cases: Vec<Case<'a>> = all.into_iter().step_by(step).collect();
         let liked = |case: &Case<'_>| -> Vec<u32> {
             let line = split.timelines().of(case.user);
             let events = case.history.iter().zip(line.ratings);
-            events.filter(|(_, rating)| rating.is_none_or(|r| r >= data.liked)).map(|(item, _)| *item).collect()
+            events.filter(|(_, rating)| rating.is_none_or(|r| r >= least)).map(|(item, _)| *item).collect()
         };
         let counts = split.train_counts();
-        let said = data.texts.values().map(|vectors| {
-            let vectors = centred(vectors);
+        let said = origin.texts.values().map(|texts| {
+            let vectors = centred(&texts.first);
             cases.par_iter().map(|case| cosines(&vectors, &liked(case), case.history, counts)).collect()
         });
         Agreement { said: said.collect(), catalogue: counts.len(), cases }
@@ -135,7 +136,7 @@ mod tests {
     fn who_says_the_same_agrees_and_who_says_the_opposite_does_not() {
         let split = temporal(&log(), 0.4, 0.9).unwrap();
         let data = data(&split);
-        let agreement = Agreement::new(&data);
+        let agreement = Agreement::new(&data.origins[0], data.liked);
         assert!(agreement.cases.len() > 20 && agreement.said.len() == 3);
         let candidates = agreement.said.iter().flatten().map(Vec::len).max().unwrap();
         assert!(candidates >= FEWEST, "{candidates}");
@@ -150,12 +151,14 @@ mod tests {
     fn only_what_may_be_recommended_and_has_a_text_is_asked_about() {
         let split = temporal(&log(), 0.4, 0.9).unwrap();
         let data = data(&split);
-        let agreement = Agreement::new(&data);
+        let agreement = Agreement::new(&data.origins[0], data.liked);
         for (case, said) in agreement.cases.iter().zip(&agreement.said[0]) {
             assert!(
                 said.iter().all(|(item, _)| !case.history.contains(item) && split.train_counts()[*item as usize] > 0)
             );
-            assert!(said.iter().all(|(item, _)| data.texts[&Arm::Attributes][*item as usize].is_some()));
+            assert!(
+                said.iter().all(|(item, _)| data.origins[0].texts[&Arm::Attributes].first[*item as usize].is_some())
+            );
         }
     }
 }

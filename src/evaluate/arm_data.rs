@@ -1,21 +1,26 @@
-//! A data set of an evaluation: its log, its cut, and the vectors of what its arms say.
+//! A data set of an evaluation at one origin: its log, its cut, and the vectors of what its arms say, as of the origin and as nights
+//! after it remade them.
 //!
 //! Knows jobs and their tables: every arm with texts of its own has nights of the job, with the arm's keys, in a warehouse of
 //! its own. What one of them has paid for the next does not pay for again. Leaves to [`crate::evaluate::arm_text`] which text an arm
 //! takes, and to [`crate::evaluate::history_nights`] which nights describe histories; trains nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::Float32Type;
 use chrono::{DateTime, Days, NaiveTime, Utc};
+use futures::TryStreamExt;
 
 use crate::cancel::CancelToken;
-use crate::config::{Interval, Job};
+use crate::columns;
+use crate::config::{Interval, Job, MAX_LOOKBACK_DAYS};
 use crate::error::{Context, Error, Kind, Result};
 use crate::evaluate::arm_text::{self, About};
-use crate::evaluate::arms::{Arm, ItemVectors};
+use crate::evaluate::arms::{Arm, Texts};
+use crate::evaluate::collaborative::ItemVectors;
 use crate::evaluate::evaluation_file::{DataSpec, Spec, TextSpec};
 use crate::evaluate::history_blocks::HistoryVectors;
 use crate::evaluate::history_nights::{self, HistoriesSpec, Nights};
@@ -28,28 +33,37 @@ use crate::night::prepare::prepare;
 use crate::night::run::{self, Options};
 use crate::night::tables::locate;
 use crate::night::warehouse;
+use crate::query::session::{Param, Session};
 use crate::query::texts;
 use crate::recommend::data::Log;
-use crate::recommend::split::{Split, temporal};
+use crate::recommend::split::{Part, Split, rolling};
 use crate::reward::names::Vocabulary;
 use crate::table::segment::segments;
 use crate::table::store::Location;
 use crate::table::write::write_local;
 use crate::telemetry::Voice;
 
-/// A data set: its job, its log and its cut.
+/// A data set at an origin: its job, its log and its cut.
 pub(crate) struct Source {
+    /// The data set's.
+    data: String,
+    /// With the origin, where there are several.
     pub(crate) name: String,
+    /// The origin: the share of all events that lie before its test part.
+    pub(crate) label: String,
     job: Job,
     overrides: Vec<String>,
     texts: Vec<TextSpec>,
     file: PathBuf,
     folder: PathBuf,
-    log: Log,
+    log: Arc<Log>,
     pub(crate) split: Split,
-    interval: Interval,
+    /// The night before the origin, then those that remake texts after it.
+    nights: Vec<Interval>,
+    /// Whether its texts themselves are measured: those of one origin are.
+    is_measured: bool,
     /// Warehouses whose answers are paid for, in the order in which they were run.
-    paid: Mutex<Vec<Location>>,
+    paid: Arc<Mutex<Vec<Location>>>,
 }
 
 /// What makes an arm's texts: a folder for its warehouse and the job's keys.
@@ -60,43 +74,92 @@ struct Keys {
 }
 
 impl Source {
-    pub(crate) async fn open(spec: &Spec, data: &DataSpec, work: &Path) -> Result<Self> {
-        let folder = work.join(&data.name);
-        // The nightly job's own warehouse is none of an evaluation's business.
-        let mut overrides = data.set.clone();
-        overrides.push(format!("warehouse={}", folder.join("warehouse").display()));
-        // Arms are made of items and histories.
-        overrides.push("input.pair=".into());
-        let job = Job::load(&data.job, &overrides)?;
+    /// A data set at each of its origins.
+    ///
+    /// # Errors
+    /// As [`Job::load`], [`Log::read`] and [`rolling`]; `Kind::Config` where something held out was learned from.
+    pub(crate) async fn open(spec: &Spec, data: &DataSpec, work: &Path) -> Result<Vec<Source>> {
+        let whole = work.join(&data.name);
+        let job_of = |folder: &Path| {
+            // The nightly job's own warehouse is none of an evaluation's business.
+            let mut overrides = data.set.clone();
+            overrides.push(format!("warehouse={}", folder.join("warehouse").display()));
+            // Arms are made of items and histories.
+            overrides.push("input.pair=".into());
+            Ok::<_, Error>((Job::load(&data.job, &overrides)?, overrides))
+        };
+        let (job, _) = job_of(&whole)?;
         let item = match job.spec.input.item.as_str() {
             "" => None,
             text => Some(locate(&job, text)?),
         };
         let input = &job.spec.input;
         let log = Log::read(&locate(&job, &input.interaction)?, item.as_ref(), input.max_bad_fraction).await?;
-        let split = temporal(&log, spec.split.train_quantile, spec.split.valid_quantile)
-            .map_err(|e| e.with("data", &data.name))?;
-        if let Some(until) = spec.learned_until.filter(|until| split.valid_from() < *until) {
-            return Err(held_out(&split, until).with("data", &data.name));
+        let splits =
+            rolling(&log, &spec.split.origins, spec.split.valid_quantile).map_err(|e| e.with("data", &data.name))?;
+        let (log, paid, n) = (Arc::new(log), Arc::default(), splits.len());
+        let mut found = Vec::with_capacity(n);
+        for (at, (split, origin)) in splits.into_iter().zip(&spec.split.origins).enumerate() {
+            if let Some(until) = spec.learned_until.filter(|until| split.valid_from() < *until) {
+                return Err(held_out(&split, until).with("data", &data.name));
+            }
+            let (name, folder) = match n {
+                1 => (data.name.clone(), whole.clone()),
+                _ => (format!("{} at {origin}", data.name), whole.join(format!("origin-{origin}"))),
+            };
+            make_folder(&folder)?;
+            let (job, overrides) = job_of(&folder)?;
+            let nights = nights(&split, spec.split.refreshes)?;
+            let (texts, file) = (data.text.clone(), data.job.clone());
+            let (log, paid) = (Arc::clone(&log), Arc::clone(&paid));
+            let is_measured = at + 1 == n;
+            let data = data.name.clone();
+            found.push(Source {
+                data,
+                name,
+                label: origin.to_string(),
+                job,
+                overrides,
+                texts,
+                file,
+                folder,
+                log,
+                split,
+                nights,
+                is_measured,
+                paid,
+            });
         }
-        let interval = last_day_before(split.valid_from())?;
-        let (name, texts, file) = (data.name.clone(), data.text.clone(), data.job.clone());
-        let paid = Mutex::default();
-        Ok(Source { name, job, overrides, texts, file, folder, log, split, interval, paid })
+        Ok(found)
+    }
+
+    /// Id texts of the items.
+    pub(crate) fn items(&self) -> &[String] {
+        self.log.items()
+    }
+
+    /// The night before the origin.
+    fn interval(&self) -> Result<Interval> {
+        self.nights.first().copied().ok_or_else(|| Error::new(Kind::Internal, "an origin has no night"))
     }
 
     pub(crate) fn describe(&self) -> String {
         let moment =
             |micros| DateTime::<Utc>::from_timestamp_micros(micros).map_or_else(String::new, |t| t.to_rfc3339());
+        let ends: Vec<String> = self.nights.iter().map(|night| night.end.format("%Y-%m-%d").to_string()).collect();
+        let until = match self.split.test_until() {
+            i64::MAX => String::new(),
+            until => format!(" to before {}", moment(until)),
+        };
         format!(
-            "{} events of {} users on {} items; {} for training, valid from {}, test from {}, texts as of {}",
+            "{} events of {} users on {} items; {} for training, valid from {}, test from {}{until}, texts as of {}",
             self.log.events().len(),
             self.log.users().len(),
             self.log.items().len(),
             self.split.train().len(),
             moment(self.split.valid_from()),
             moment(self.split.test_from()),
-            self.interval.end.to_rfc3339(),
+            ends.join(", "),
         )
     }
 
@@ -106,7 +169,6 @@ impl Source {
     /// # Errors
     /// What a night would say after hours.
     pub(crate) async fn check(&self, arms: &[Arm]) -> Result<()> {
-        make_folder(&self.folder)?;
         for arm in wanted(arms) {
             for keys in self.nights_of(arm).await? {
                 let of = |e: Error| e.with("data", &self.name).with("arm", arm.code());
@@ -124,7 +186,7 @@ impl Source {
                         return Err(of(held_out(&self.split, until)).with(key, named));
                     }
                 }
-                let prepared = prepare(&job, self.interval).await.map_err(of)?;
+                let prepared = prepare(&job, self.interval()?).await.map_err(of)?;
                 let opened = device::guarded_blocking("reading models", move || {
                     prepared.models.generator()?;
                     match prepared.is_correcting() {
@@ -145,43 +207,90 @@ impl Source {
         voice: Voice,
         stop: &CancelToken,
         results: &mut Results,
-    ) -> Result<BTreeMap<Arm, ItemVectors>> {
-        let wanted = wanted(arms);
+    ) -> Result<BTreeMap<Arm, Texts>> {
         let mut found = BTreeMap::new();
-        if wanted.is_empty() {
-            return Ok(found);
-        }
-        // The others' evidence is this job's, whoever makes texts of it.
-        self.run(&self.job, self.interval, voice, stop).await?;
-        let session = warehouse::session_of(&self.job).await?;
-        let references = match self.job.spec.input.review.as_str() {
-            "" => None,
-            _ => Some(text_quality::references(&session, self.split.valid_from()).await?),
-        };
-        for arm in wanted {
+        for arm in wanted(arms) {
             stop.check()?;
-            let (mut texts, mut asked) = (Vec::new(), Vec::new());
-            for keys in self.nights_of(arm).await? {
-                stop.check()?;
-                let job = Job::load(&self.file, &keys.overrides)?;
-                self.run(&job, self.interval, voice, stop).await?;
-                let session = warehouse::session_of(&job).await?;
-                texts.extend(arm_text::texts(&session, arm, About::Items, self.interval).await?);
-                asked.extend(text_quality::asked(&session, self.interval).await?);
+            let nights = self.nights_of(arm).await?;
+            // Texts of an item, by night and by which of the arm's nights said it.
+            let mut said: Vec<BTreeMap<String, Vec<String>>> = vec![BTreeMap::new(); self.nights.len()];
+            let (mut moments, mut measured, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+            for keys in &nights {
+                for (at, interval) in self.nights.iter().enumerate() {
+                    stop.check()?;
+                    let job = Job::load(&self.file, &self.night_keys(keys, at))?;
+                    self.run(&job, *interval, voice, stop).await?;
+                    let session = warehouse::session_of(&job).await?;
+                    if arm.is_published() {
+                        moments.push(published(&session, interval.end, self.items()).await?);
+                    }
+                    if !arm.is_published() || (at == 0 && self.is_measured && arm != Arm::Evidence) {
+                        for (item, text) in arm_text::texts(&session, arm, About::Items, *interval).await? {
+                            if at == 0 {
+                                measured.push((item.clone(), text.clone()));
+                            }
+                            said[at].entry(item).or_default().push(text);
+                        }
+                    }
+                    if at == 0 {
+                        asked.extend(text_quality::asked(&session, *interval).await?);
+                    }
+                }
             }
-            // Several texts of an item stand next to each other.
-            texts.sort_by(|(a, _), (b, _)| a.cmp(b));
-            results.measurements.extend(self.measure(arm, &texts, &asked, references.as_ref()));
-            let told = history_nights::pooled(&self.job, texts).await?;
-            let vectors: ItemVectors = self.log.items().iter().map(|item| told.get(item).cloned()).collect();
-            let n = vectors.iter().flatten().count();
+            if self.is_measured && arm != Arm::Evidence {
+                measured.sort_by(|(a, _), (b, _)| a.cmp(b));
+                let references = self.references().await?;
+                results.measurements.extend(self.measure(arm, &measured, &asked, references.as_ref()));
+            }
+            if !arm.is_published() {
+                moments = self.pooled(said).await?;
+            }
+            let mut moments = moments.into_iter();
+            let first = moments.next().unwrap_or_default();
+            let n = first.iter().flatten().count();
             results.facts.push((
                 format!("{}, {} ({})", self.name, what_of(arm), users_of(arms, |a| a.texts_of(arms) == Some(arm))),
-                format!("{n} of {} items", vectors.len()),
+                format!("{n} of {} items", first.len()),
             ));
-            found.insert(arm, vectors);
+            let starts = self.nights.iter().skip(1).map(|night| night.end.timestamp_micros());
+            found.insert(arm, Texts { first, later: starts.zip(moments).collect() });
         }
         Ok(found)
+    }
+
+    /// Vectors of texts by night; an item of which a night says nothing keeps what was said before.
+    async fn pooled(&self, said: Vec<BTreeMap<String, Vec<String>>>) -> Result<Vec<ItemVectors>> {
+        let (mut moments, mut known) = (Vec::new(), BTreeMap::new());
+        for said in said {
+            let texts =
+                said.into_iter().flat_map(|(item, texts)| texts.into_iter().map(move |text| (item.clone(), text)));
+            known.extend(history_nights::pooled(&self.job, texts.collect()).await?);
+            moments.push(self.items().iter().map(|item| known.get(item).cloned()).collect());
+        }
+        Ok(moments)
+    }
+
+    /// What people wrote in the held-out parts, where there are reviews.
+    async fn references(&self) -> Result<Option<References>> {
+        match self.job.spec.input.review.as_str() {
+            "" => Ok(None),
+            _ => {
+                let session = warehouse::session_of(&self.job).await?;
+                Ok(Some(text_quality::references(&session, self.split.valid_from()).await?))
+            }
+        }
+    }
+
+    /// The keys of one of an arm's nights: those after the first write anew of what had events since the one before.
+    fn night_keys(&self, keys: &Keys, at: usize) -> Vec<String> {
+        let mut overrides = keys.overrides.clone();
+        if let Some(night) = self.nights.get(at).filter(|_| at > 0) {
+            overrides.push(format!("history.item_active_days={}", (night.end - night.start).num_days().max(1)));
+            // Nights differ in their length, and what was told before the longest is not new.
+            overrides.push("audit.row_count_band=0.0".into());
+            overrides.push(format!("correct.days={MAX_LOOKBACK_DAYS}"));
+        }
+        overrides
     }
 
     /// Vectors of users' histories by arm with texts, from nights of the arm's job; who has some goes into `results`.
@@ -193,7 +302,7 @@ impl Source {
         stop: &CancelToken,
         results: &mut Results,
     ) -> Result<BTreeMap<Arm, HistoryVectors>> {
-        let nights = Nights::new(spec, &self.split, self.interval.end, &self.folder)?;
+        let nights = Nights::new(spec, &self.split, self.interval()?.end, &self.folder)?;
         results.facts.push((format!("{}, histories as of", self.name), nights.describe()));
         let mut found = BTreeMap::new();
         let mut wanted: Vec<Arm> = arms.iter().filter_map(|arm| arm.histories_of(arms)).collect();
@@ -240,7 +349,7 @@ impl Source {
         references: Option<&References>,
     ) -> Vec<Measurement> {
         let is_generated = !matches!(arm, Arm::Attributes | Arm::Templates | Arm::Beside);
-        text_quality::measure(&self.name, arm, texts, asked, is_generated, references)
+        text_quality::measure(&self.data, arm, texts, asked, is_generated, references)
     }
 
     /// The nights that make an arm's texts; one, but of what is sampled several times.
@@ -252,6 +361,18 @@ impl Source {
             Keys { folder, overrides }
         };
         Ok(match arm {
+            // Nobody writes reasons: what the prompts would hold is all that is asked for.
+            Arm::Attributes | Arm::Templates | Arm::Evidence => {
+                let question = history_nights::no_question(&self.folder)?;
+                let set = [
+                    format!("prompt.item={}", question.display()),
+                    format!("prompt.history={}", question.display()),
+                    "sampling.max_new_tokens=2".into(),
+                    "sampling.attempts=1".into(),
+                    "budget.max_failed_fraction=1.0".into(),
+                ];
+                vec![own("evidence", set.into())]
+            }
             Arm::Anonymous => {
                 vec![own("anonymous", vec![format!("input.item={}", self.anonymous().await?.display())])]
             }
@@ -350,6 +471,7 @@ fn users_of(arms: &[Arm], uses: impl Fn(Arm) -> bool) -> String {
 fn what_of(arm: Arm) -> &'static str {
     match arm {
         Arm::Attributes => "attributes",
+        Arm::Evidence => "the evidence, as published",
         Arm::ZeroShot => "accepted reasons",
         Arm::Aligned => "accepted reasons of the aligned model",
         Arm::Templates => "the templates' reasons",
@@ -361,18 +483,51 @@ fn what_of(arm: Arm) -> &'static str {
         Arm::Corrected => "accepted reasons after correction",
         Arm::CorrectedAligned => "accepted reasons of the aligned model after correction",
         Arm::Anonymous => "accepted reasons without titles",
-        Arm::NoText | Arm::Random | Arm::Shuffled | Arm::Leak => "texts of another arm",
+        _ => "texts of another arm",
     }
 }
 
-/// The day that ends with the last midnight (UTC) at or before a moment.
-fn last_day_before(micros: i64) -> Result<Interval> {
-    let day = DateTime::<Utc>::from_timestamp_micros(micros).map(|t| t.with_time(NaiveTime::MIN));
-    let end = day.and_then(|d| d.single());
-    match end.and_then(|end| Some((end.checked_sub_days(Days::new(1))?, end))) {
-        Some((start, end)) => Ok(Interval { start, end }),
-        None => Err(Error::new(Kind::Input, "the split's cut lies outside the calendar").with("microseconds", micros)),
+/// The night that ends with the last midnight (UTC) at or before an origin, then at most `refreshes` more: the test part is cut into
+/// so many blocks of about as many events, and each begins with a night that ends at the last midnight at or before its first
+/// event. A night begins where the one before it ends; there are fewer where two would end together.
+fn nights(split: &Split, refreshes: usize) -> Result<Vec<Interval>> {
+    let outside =
+        |micros: i64| Error::new(Kind::Input, "the split's cut lies outside the calendar").with("microseconds", micros);
+    let midnight = |micros: i64| -> Result<DateTime<Utc>> {
+        let day = DateTime::<Utc>::from_timestamp_micros(micros).map(|t| t.with_time(NaiveTime::MIN));
+        day.and_then(|day| day.single()).ok_or_else(|| outside(micros))
+    };
+    let end = midnight(split.valid_from())?;
+    let start = end.checked_sub_days(Days::new(1)).ok_or_else(|| outside(split.valid_from()))?;
+    let mut found = vec![Interval { start, end }];
+    let (test, mut before) = (split.events(Part::Test), end);
+    for block in 0..refreshes {
+        let Some(event) = test.get(block * test.len() / refreshes) else { continue };
+        let end = midnight(event.timestamp)?;
+        if end > before {
+            found.push(Interval { start: before, end });
+            before = end;
+        }
     }
+    Ok(found)
+}
+
+/// What nights have published of items until a moment: the newest vector of each, by dense id.
+async fn published(session: &Session, moment: DateTime<Utc>, items: &[String]) -> Result<ItemVectors> {
+    let mut known: HashMap<String, Vec<f32>> = HashMap::new();
+    let as_of = [("as_of", Param::Timestamp(moment.timestamp_micros()))];
+    let mut rows = session.sql(texts::PUBLISHED_ITEM_VECTORS, &as_of).await?.stream().await?;
+    while let Some(batch) = rows.try_next().await? {
+        let ids = columns::text(&batch, "entity_id")?;
+        let vectors = batch.column_by_name("embedding").and_then(|c| c.as_fixed_size_list_opt());
+        let vectors = vectors.ok_or_else(|| Error::new(Kind::Internal, "published vectors are no lists"))?;
+        for row in 0..batch.num_rows() {
+            if let Some(vector) = vectors.value(row).as_primitive_opt::<Float32Type>() {
+                known.insert(ids.value(row).to_owned(), vector.values().to_vec());
+            }
+        }
+    }
+    Ok(items.iter().map(|item| known.remove(item)).collect())
 }
 
 /// The refusal of what has learned from events of the held-out part, which begins before `until` (microseconds since 1970).

@@ -1,7 +1,11 @@
 //! The arms of the ablation: what a recommender is told about items and users in each.
 //!
 //! Knows splits, vectors by item and vectors of histories; knows nothing of recommenders, or of how a vector was made. Arms
-//! differ in their vectors alone: every one has both fields, so that all models have the same weights.
+//! differ in their vectors alone, but for those that say how else the vectors of A2r are read ([`Arm::reading`]), and the
+//! two controls that read none (A0c, A1b).
+//!
+//! **Refreshed.** Vectors are made as of an origin, and again at moments after it, as nights do; a case sees the newest of
+//! before its own moment. All are whitened by what was known at the origin.
 //!
 //! Histories have a whitening of their own: they speak of users in other words than items are spoken of, and where items
 //! hardly differ a shared one would make much of that.
@@ -11,11 +15,13 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
+use crate::evaluate::collaborative::{Collaborative, ItemVectors};
 use crate::evaluate::history_blocks::HistoryVectors;
 use crate::evaluate::whitening::Whitening;
 use crate::network::random::Random;
 use crate::recommend::adaptor::{Content, Histories, Vectors};
-use crate::recommend::split::Split;
+use crate::recommend::item_table::{How, Reading};
+use crate::recommend::split::{Case, Split};
 
 /// A leaked label among values of variance one.
 const LABEL: f32 = 3.0;
@@ -27,10 +33,32 @@ const WIDTH: usize = 64;
 pub enum Arm {
     /// A0: nothing.
     NoText,
+    /// A0c: A0, and every item that training never met has its scores raised or lowered by one number that validation
+    /// chooses: how much of a gain on such items is a mere offset.
+    Offset,
     /// A1: a random vector each.
     Random,
+    /// A1b: the scores of two trainings of A0 summed: what any second model brings.
+    Ensemble,
     /// A2: attributes and co-consumption as text, without a language model.
     Attributes,
+    /// A2r: what nights publish where no reason is written: the vector of the evidence (descriptions, what people praise and
+    /// fault, attributes), without a language model.
+    Evidence,
+    /// A2c: A2r, and beside each vector where it leads in the space of co-consumption: the column `collaborative`.
+    Projected,
+    /// A2cc: the column `collaborative` alone.
+    ProjectedAlone,
+    /// A2re: the vectors of A2r through KAR's experts, beside the id.
+    ReadBeside,
+    /// A2rd: as A2r, and items' own vectors stand in every training step.
+    ReadKept,
+    /// A2rb: as A2r, without a bound on items' own vectors.
+    ReadFree,
+    /// A2rw: as A2r, and an item's own vector counts in full from its first event on.
+    ReadEqual,
+    /// A2rs: as A2r, and items that training never met are wrong answers in training.
+    ReadAll,
     /// A3: the language model's accepted reasons, as it comes.
     ZeroShot,
     /// A4: accepted reasons of the aligned model.
@@ -62,10 +90,20 @@ pub enum Arm {
 
 impl Arm {
     /// All of them, in order.
-    pub const ALL: [Arm; 16] = [
+    pub const ALL: [Arm; 26] = [
         Arm::NoText,
+        Arm::Offset,
         Arm::Random,
+        Arm::Ensemble,
         Arm::Attributes,
+        Arm::Evidence,
+        Arm::Projected,
+        Arm::ProjectedAlone,
+        Arm::ReadBeside,
+        Arm::ReadKept,
+        Arm::ReadFree,
+        Arm::ReadEqual,
+        Arm::ReadAll,
         Arm::ZeroShot,
         Arm::Aligned,
         Arm::Templates,
@@ -85,8 +123,18 @@ impl Arm {
     pub fn code(self) -> &'static str {
         match self {
             Arm::NoText => "A0",
+            Arm::Offset => "A0c",
             Arm::Random => "A1",
+            Arm::Ensemble => "A1b",
             Arm::Attributes => "A2",
+            Arm::Evidence => "A2r",
+            Arm::Projected => "A2c",
+            Arm::ProjectedAlone => "A2cc",
+            Arm::ReadBeside => "A2re",
+            Arm::ReadKept => "A2rd",
+            Arm::ReadFree => "A2rb",
+            Arm::ReadEqual => "A2rw",
+            Arm::ReadAll => "A2rs",
             Arm::ZeroShot => "A3",
             Arm::Aligned => "A4",
             Arm::Templates => "A4b",
@@ -122,78 +170,180 @@ impl Arm {
         matches!(self, Arm::Corrected | Arm::CorrectedAligned)
     }
 
+    /// Whether it has the vectors of A2r.
+    fn is_evidence(self) -> bool {
+        matches!(self, Arm::Evidence | Arm::Projected | Arm::ProjectedAlone) || self.is_reading()
+    }
+
+    /// Whether it differs from A2r in how vectors are read.
+    pub fn is_reading(self) -> bool {
+        matches!(self, Arm::ReadBeside | Arm::ReadKept | Arm::ReadFree | Arm::ReadEqual | Arm::ReadAll)
+    }
+
+    /// Whether it has the column `collaborative`.
+    fn is_projected(self) -> bool {
+        matches!(self, Arm::Projected | Arm::ProjectedAlone)
+    }
+
+    /// Whether its items' vectors are those that nights publish, which hold the evidence's where no reason stands. The vectors
+    /// of the others are made of texts here.
+    pub fn is_published(self) -> bool {
+        let is_text = matches!(self, Arm::Attributes | Arm::Templates | Arm::Beside | Arm::Sampled);
+        !is_text && !self.is_reading() && !self.is_projected()
+    }
+
+    /// How it reads vectors, where the others read them as `others` says.
+    pub fn reading(self, others: Reading) -> Reading {
+        match self {
+            Arm::ReadBeside => Reading { how: How::Experts, ..others },
+            Arm::ReadKept => Reading { delta_dropout: 0.0, ..others },
+            Arm::ReadFree => Reading { delta_bound: 0.0, ..others },
+            Arm::ReadEqual => Reading { seen_weight: 0.0, ..others },
+            Arm::ReadAll => Reading { seen_only: false, ..others },
+            _ => others,
+        }
+    }
+
     /// The arm whose texts it has, where `arms` are run; nothing where it has none.
     pub fn texts_of(self, arms: &[Arm]) -> Option<Arm> {
         match self {
-            Arm::NoText => None,
+            Arm::NoText | Arm::Offset | Arm::Ensemble => None,
+            Arm::Random | Arm::Leak if arms.iter().any(|arm| arm.is_evidence()) => Some(Arm::Evidence),
             Arm::Random | Arm::Leak => Some(Arm::Attributes),
             Arm::Shuffled if arms.contains(&Arm::Corrected) => Some(Arm::Corrected),
             Arm::Shuffled => Some(Arm::ZeroShot),
+            arm if arm.is_evidence() => Some(Arm::Evidence),
             other => Some(other),
         }
     }
 
     /// The arm whose texts of histories it has, where `arms` are run. The leak gives the answer instead; of what is sampled
-    /// several times only items have so many texts.
+    /// several times only items have so many texts; the evidence of histories is that of A2.
     pub fn histories_of(self, arms: &[Arm]) -> Option<Arm> {
         match self {
             Arm::Leak => None,
             Arm::Sampled => Some(Arm::Aligned),
+            Arm::Random => Some(Arm::Attributes),
+            arm if arm.is_evidence() => Some(Arm::Attributes),
             other => other.texts_of(arms),
         }
     }
 }
 
-/// The sentence vector of every item of the catalogue, where there is a text.
-pub type ItemVectors = Vec<Option<Vec<f32>>>;
+/// The vectors of items as of an origin, and as they were remade after it.
+#[derive(Debug, Clone, Default)]
+pub struct Texts {
+    /// As of the origin: what is learned from.
+    pub first: ItemVectors,
+    /// From which moment on which (microseconds since 1970), ascending.
+    pub later: Vec<(i64, ItemVectors)>,
+}
+
+/// One origin of a data set.
+pub struct Origin<'a> {
+    /// Tells it from the others.
+    pub label: String,
+    /// The log, cut in three.
+    pub split: &'a Split,
+    /// Id texts of the items: position = dense id.
+    pub items: &'a [String],
+    /// Of the texts of every arm that has texts of its own ([`Arm::texts_of`]).
+    pub texts: BTreeMap<Arm, Texts>,
+    /// Of what those arms say of histories, where they are asked to.
+    pub histories: BTreeMap<Arm, HistoryVectors>,
+}
 
 /// A data set on its way through the arms.
 pub struct Data<'a> {
     /// Its name.
     pub name: &'a str,
-    /// The log, cut in three.
-    pub split: &'a Split,
     /// A rating of at least this is a like; events without one are likes. For the leak, which tells it.
     pub liked: f32,
-    /// Of the texts of every arm that has texts of its own ([`Arm::texts_of`]).
-    pub texts: BTreeMap<Arm, ItemVectors>,
-    /// Of what those arms say of histories, where they are asked to.
-    pub histories: BTreeMap<Arm, HistoryVectors>,
     /// The arms that are run: they decide whose texts are shuffled.
     pub arms: &'a [Arm],
+    /// Its origins, ascending.
+    pub origins: Vec<Origin<'a>>,
 }
 
 impl Data<'_> {
-    /// What an arm says of histories, if anything.
-    pub fn histories_of(&self, arm: Arm) -> Option<&HistoryVectors> {
-        self.histories.get(&arm.histories_of(self.arms)?).filter(|told| !told.is_empty())
+    /// What an arm says of histories at an origin, if anything.
+    pub fn histories_of(&self, arm: Arm, origin: usize) -> Option<&HistoryVectors> {
+        let told = self.origins.get(origin)?.histories.get(&arm.histories_of(self.arms)?);
+        told.filter(|told| !told.is_empty())
     }
 }
 
-/// What a recommender is told in an arm: vectors of items, and of histories where there are some. Every arm has both fields,
-/// so that all have the same weights.
+/// What a recommender is told in an arm.
+pub struct Told {
+    /// What it learns from.
+    pub content: Content,
+    /// Vectors of items that take the place of the former, from which moment on (microseconds since 1970), ascending.
+    pub later: Vec<(i64, Vectors)>,
+}
+
+impl Told {
+    /// Cases by what they see: the vectors that take the place of those that were learned from, if any, and the places of the cases.
+    pub fn windows(&self, cases: &[Case<'_>]) -> Vec<(Option<&Vectors>, Vec<usize>)> {
+        let starts =
+            [(None, i64::MIN)].into_iter().chain(self.later.iter().map(|(from, vectors)| (Some(vectors), *from)));
+        let mut windows: Vec<_> = starts.map(|(vectors, from)| (from, vectors, Vec::new())).collect();
+        for (place, case) in cases.iter().enumerate() {
+            let at = windows.partition_point(|(from, ..)| *from <= case.timestamp);
+            windows[at.max(1) - 1].2.push(place);
+        }
+        windows
+            .into_iter()
+            .map(|(_, vectors, places)| (vectors, places))
+            .filter(|(_, places)| !places.is_empty())
+            .collect()
+    }
+}
+
+/// What a recommender is told in an arm at an origin.
 ///
 /// # Errors
 /// `Kind::Input` where vectors are missing that the arm is made of.
-pub fn content(arm: Arm, data: &Data<'_>, seed: u64) -> Result<Content> {
-    let (split, items) = (data.split, data.split.train_counts().len());
+pub fn content(arm: Arm, data: &Data<'_>, origin: usize, seed: u64) -> Result<Told> {
+    let at = data.origins.get(origin).ok_or_else(|| Error::new(Kind::Internal, "an origin is missing"))?;
+    let (split, items) = (at.split, at.split.train_counts().len());
     let mut raw = match arm.texts_of(data.arms) {
-        None => vec![None; items],
-        Some(of) => data.texts.get(&of).filter(|vectors| vectors.len() == items).cloned().ok_or_else(|| {
-            Error::new(Kind::Input, "an arm wants texts that were not made")
-                .with("arm", arm.code())
-                .with("texts", of.code())
-        })?,
+        None => Texts { first: vec![None; items], later: Vec::new() },
+        Some(of) => {
+            let fits = |texts: &&Texts| {
+                texts.first.len() == items && texts.later.iter().all(|(_, vectors)| vectors.len() == items)
+            };
+            at.texts.get(&of).filter(fits).cloned().ok_or_else(|| {
+                Error::new(Kind::Input, "an arm wants texts that were not made")
+                    .with("arm", arm.code())
+                    .with("texts", of.code())
+            })?
+        }
     };
     if arm == Arm::Random {
-        draw(&mut raw, seed, "random vectors");
+        draw(&mut raw.first, seed, "random vectors");
+        raw.later.iter_mut().for_each(|(_, vectors)| draw(vectors, seed, "random vectors"));
     }
-    let mut vectors = whitened(&raw, &|item| split.train_counts()[item] > 0)?;
-    if arm == Arm::Shuffled {
-        vectors = dealt(&vectors, seed)?;
-    }
+    let collaborative = match arm.is_projected() {
+        true => Some(Collaborative::learn(split, at.items, &raw.first)?),
+        false => None,
+    };
+    let fitted = fit(&raw.first, &|item| split.train_counts()[item] > 0)?;
+    let made = |raw: &ItemVectors| -> Result<Vectors> {
+        let vectors = whitened(raw, fitted.as_ref())?;
+        let vectors = match &collaborative {
+            None => vectors,
+            Some(map) if arm == Arm::ProjectedAlone => map.apply(at.items, raw)?,
+            Some(map) => beside(&vectors, &map.apply(at.items, raw)?)?,
+        };
+        if arm == Arm::Shuffled { dealt(&vectors, seed) } else { Ok(vectors) }
+    };
+    // Items and histories have one width.
+    let width = if data.histories_of(arm, origin).is_some() { WIDTH } else { 0 };
+    let made = |raw: &ItemVectors| widened(made(raw)?, width);
+    let vectors = made(&raw.first)?;
+    let later = raw.later.iter().map(|(from, raw)| Ok((*from, made(raw)?))).collect::<Result<_>>()?;
     let lines = split.timelines();
-    let histories = match data.histories_of(arm) {
+    let histories = match data.histories_of(arm, origin) {
         _ if arm == Arm::Leak => {
             let next = |(item, rating): (&u32, &Option<f32>)| {
                 let liked = rating.is_none_or(|r| r >= data.liked);
@@ -205,10 +355,14 @@ pub fn content(arm: Arm, data: &Data<'_>, seed: u64) -> Result<Content> {
                 .collect();
             Histories::new(answers(&vectors)?, &latest)?
         }
-        Some(told) => Histories::new(of_histories(arm, told, split, seed)?, &told.by_known(lines))?,
-        None => Histories::new(absent(items)?, &HistoryVectors::default().by_known(lines))?,
+        Some(told) => {
+            let of = widened(of_histories(arm, told, split, seed)?, vectors.width())?;
+            Histories::new(of, &told.by_known(lines))?
+        }
+        None => Histories::new(absent(vectors.width(), items)?, &HistoryVectors::default().by_known(lines))?,
     };
-    Ok(Content { items: Some(vectors), histories: Some(histories) })
+    let seen = Some(split.train_counts().to_vec());
+    Ok(Told { content: Content { items: Some(vectors), histories: Some(histories), seen }, later })
 }
 
 /// The vectors of histories as an arm has them.
@@ -217,26 +371,36 @@ fn of_histories(arm: Arm, told: &HistoryVectors, split: &Split, seed: u64) -> Re
     if arm == Arm::Random {
         draw(&mut raw, seed, "random histories");
     }
-    let vectors = whitened(&raw, &|at| told.keys()[at].1 <= split.valid_from())?;
+    let fitted = fit(&raw, &|at| told.keys()[at].1 <= split.valid_from())?;
+    let vectors = whitened(&raw, fitted.as_ref())?;
     match arm {
         Arm::Shuffled => dealt_at_once(&vectors, told.keys(), seed),
         _ => Ok(vectors),
     }
 }
 
-/// Random vectors in the place of those that are there.
+/// Random vectors in the place of those that are there: each the same whoever else has one.
 fn draw(raw: &mut [Option<Vec<f32>>], seed: u64, name: &str) {
-    let mut random = Random::new(seed, name);
-    raw.iter_mut().flatten().flatten().for_each(|value| *value = random.normal() as f32);
+    let all = Random::new(seed, name);
+    for (item, vector) in raw.iter_mut().enumerate() {
+        let mut random = all.child(item as u64);
+        vector.iter_mut().flatten().for_each(|value| *value = random.normal() as f32);
+    }
 }
 
-/// The vectors that are there, dealt out anew among the items that have one.
+/// The vectors that are there, dealt out anew among the items that have one: by one permutation of the catalogue, on which what has no
+/// vector is passed over. So an item keeps whose vector it was given when others get one.
 fn dealt(vectors: &Vectors, seed: u64) -> Result<Vectors> {
-    let owners: Vec<usize> = (0..vectors.len()).filter(|item| vectors.has(*item)).collect();
-    let mut givers = owners.clone();
-    Random::new(seed, "shuffled reasons").shuffle(&mut givers);
-    let mut from: Vec<usize> = (0..vectors.len()).collect();
-    owners.iter().zip(givers).for_each(|(owner, giver)| from[*owner] = giver);
+    let mut next: Vec<usize> = (0..vectors.len()).collect();
+    Random::new(seed, "shuffled reasons").shuffle(&mut next);
+    let giver = |item: usize| {
+        let mut giver = next[item];
+        while !vectors.has(giver) && giver != item {
+            giver = next[giver];
+        }
+        giver
+    };
+    let from: Vec<usize> = (0..vectors.len()).map(|item| if vectors.has(item) { giver(item) } else { item }).collect();
     taken(vectors, &from)
 }
 
@@ -258,7 +422,22 @@ fn dealt_at_once(vectors: &Vectors, keys: &[(u32, i64)], seed: u64) -> Result<Ve
 /// Each with the values of the one that `from` names for it.
 fn taken(vectors: &Vectors, from: &[usize]) -> Result<Vectors> {
     let values = from.iter().flat_map(|at| vectors.row(*at)).copied().collect();
-    Vectors::new(WIDTH, values, (0..vectors.len()).map(|at| vectors.has(at)).collect())
+    Vectors::new(vectors.width(), values, (0..vectors.len()).map(|at| vectors.has(at)).collect())
+}
+
+/// Vectors with zeros behind them up to a width.
+fn widened(vectors: Vectors, width: usize) -> Result<Vectors> {
+    match width.checked_sub(vectors.width()) {
+        None | Some(0) => Ok(vectors),
+        Some(more) => beside(&vectors, &absent(more, vectors.len())?),
+    }
+}
+
+/// The vectors of both, one after the other; what has only one of them has zeros for the other.
+fn beside(one: &Vectors, other: &Vectors) -> Result<Vectors> {
+    let rows = (0..one.len()).flat_map(|item| one.row(item).iter().chain(other.row(item))).copied().collect();
+    let present = (0..one.len()).map(|item| one.has(item) || other.has(item)).collect();
+    Vectors::new(one.width() + other.width(), rows, present)
 }
 
 /// What gives an answer away: the vector of every item, its last value telling a dislike; then the same for a like.
@@ -266,25 +445,27 @@ fn answers(vectors: &Vectors) -> Result<Vectors> {
     let rows = [-LABEL, LABEL].into_iter().flat_map(|label| {
         (0..vectors.len()).map(move |item| {
             let mut row = vectors.row(item).to_vec();
-            row[WIDTH - 1] = label;
+            row[vectors.width() - 1] = label;
             row
         })
     });
-    Vectors::new(WIDTH, rows.flatten().collect(), vec![true; 2 * vectors.len()])
+    Vectors::new(vectors.width(), rows.flatten().collect(), vec![true; 2 * vectors.len()])
 }
 
-fn absent(items: usize) -> Result<Vectors> {
-    Vectors::new(WIDTH, vec![0.0; items * WIDTH], vec![false; items])
+fn absent(width: usize, items: usize) -> Result<Vectors> {
+    Vectors::new(width, vec![0.0; items * width], vec![false; items])
 }
 
-/// Principal components, learned from those that `is_fitted` says may be learned from: of training alone.
-fn whitened(raw: &[Option<Vec<f32>>], is_fitted: &dyn Fn(usize) -> bool) -> Result<Vectors> {
+/// Principal components, learned from those that `is_fitted` says may be learned from: of training alone. Nothing where these
+/// are too few.
+fn fit(raw: &[Option<Vec<f32>>], is_fitted: &dyn Fn(usize) -> bool) -> Result<Option<Whitening>> {
     let fitted: Vec<&[f32]> =
         raw.iter().enumerate().filter(|(at, _)| is_fitted(*at)).filter_map(|(_, v)| v.as_deref()).collect();
-    if fitted.len() < 2 {
-        return absent(raw.len());
-    }
-    let whitening = Whitening::fit(&fitted, WIDTH)?;
+    (fitted.len() >= 2).then(|| Whitening::fit(&fitted, WIDTH)).transpose()
+}
+
+fn whitened(raw: &[Option<Vec<f32>>], whitening: Option<&Whitening>) -> Result<Vectors> {
+    let Some(whitening) = whitening else { return absent(WIDTH, raw.len()) };
     let values: Vec<Vec<f32>> =
         raw.par_iter().map(|v| v.as_ref().map_or_else(|| vec![0.0; WIDTH], |v| whitening.apply(v))).collect();
     Vectors::new(WIDTH, values.concat(), raw.iter().map(Option::is_some).collect())
@@ -295,7 +476,7 @@ pub(crate) mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use crate::recommend::data::{Event, Log};
-    use crate::recommend::split::temporal;
+    use crate::recommend::split::{Part, Target, temporal};
 
     const ITEMS: usize = 24;
 
@@ -321,17 +502,19 @@ pub(crate) mod tests {
         (0..ITEMS).map(|i| (i != 5).then(|| (0..12).map(|_| random.normal() as f32).collect())).collect()
     }
 
+    /// A data set of one origin.
     pub(crate) fn data<'a>(split: &'a Split) -> Data<'a> {
-        Data {
-            name: "walks",
-            split,
-            liked: 4.0,
-            texts: [(Arm::Attributes, "a"), (Arm::ZeroShot, "r"), (Arm::Aligned, "l")]
-                .map(|(arm, name)| (arm, vectors(name)))
-                .into(),
-            histories: BTreeMap::new(),
-            arms: &[],
-        }
+        static IDS: std::sync::LazyLock<Vec<String>> =
+            std::sync::LazyLock::new(|| (0..ITEMS).map(|i| format!("{i:03}")).collect());
+        let texts = |(arm, name)| (arm, Texts { first: vectors(name), later: Vec::new() });
+        let texts = [(Arm::Attributes, "a"), (Arm::ZeroShot, "r"), (Arm::Aligned, "l")].map(texts).into();
+        let origin = Origin { label: "0.9".into(), split, items: &IDS, texts, histories: BTreeMap::new() };
+        Data { name: "walks", liked: 4.0, arms: &[], origins: vec![origin] }
+    }
+
+    /// What is learned from at the first origin.
+    fn learned(arm: Arm, data: &Data<'_>, seed: u64) -> Content {
+        content(arm, data, 0, seed).unwrap().content
     }
 
     fn of_items(content: &Content) -> String {
@@ -342,7 +525,7 @@ pub(crate) mod tests {
     fn arms_differ_in_what_they_say_they_differ() {
         let split = temporal(&log(), 0.9, 0.9).unwrap();
         let data = data(&split);
-        let arm = |arm, seed| of_items(&content(arm, &data, seed).unwrap());
+        let arm = |arm, seed| of_items(&learned(arm, &data, seed));
         assert!(!arm(Arm::NoText, 0).contains("true"), "no vector is there");
         for (of, by_seed) in [
             (Arm::NoText, false),
@@ -358,11 +541,11 @@ pub(crate) mod tests {
                 .map(|a| arm(a, 0))
                 .into();
         assert_eq!(distinct.len(), 6);
-        assert!(content(Arm::Anonymous, &data, 0).is_err(), "its vectors were not made");
+        assert!(content(Arm::Anonymous, &data, 0, 0).is_err(), "its vectors were not made");
 
         // The same vectors, but for who has which.
         let sorted = |arm| {
-            let mut raw: Vec<String> = match content(arm, &data, 0).unwrap().items {
+            let mut raw: Vec<String> = match learned(arm, &data, 0).items {
                 Some(vectors) => (0..ITEMS).map(|i| format!("{:?}", vectors.row(i))).collect(),
                 None => Vec::new(),
             };
@@ -373,17 +556,17 @@ pub(crate) mod tests {
 
         // Shuffled are the last stage's texts.
         let mut with_last = super::tests::data(&split);
-        with_last.texts.insert(Arm::Corrected, vectors("c"));
+        with_last.origins[0].texts.insert(Arm::Corrected, Texts { first: vectors("c"), later: Vec::new() });
         with_last.arms = &Arm::ALL;
-        let of = |arm| of_items(&content(arm, &with_last, 0).unwrap());
+        let of = |arm| of_items(&learned(arm, &with_last, 0));
         assert!(of(Arm::Shuffled) != arm(Arm::Shuffled, 0) && of(Arm::ZeroShot) == arm(Arm::ZeroShot, 0));
 
         // Only the leak knows what comes next.
         for arm in [Arm::NoText, Arm::Random, Arm::Attributes, Arm::ZeroShot, Arm::Shuffled] {
-            let histories = content(arm, &data, 0).unwrap().histories.unwrap();
+            let histories = learned(arm, &data, 0).histories.unwrap();
             assert!((0..60).all(|user| (0..18).all(|known| histories.latest(user, known).is_none())), "{arm:?}");
         }
-        let told = content(Arm::Leak, &data, 0).unwrap().histories.unwrap();
+        let told = learned(Arm::Leak, &data, 0).histories.unwrap();
         let line = split.timelines().of(7);
         let next =
             line.items.iter().zip(line.ratings).map(|(i, r)| Some(i + if *r == Some(5.0) { ITEMS as u32 } else { 0 }));
@@ -396,14 +579,65 @@ pub(crate) mod tests {
         let split = temporal(&log(), 0.9, 0.9).unwrap();
         assert_eq!(split.train_counts()[23], 0);
         let (one, mut other) = (data(&split), data(&split));
-        other.texts.get_mut(&Arm::Attributes).unwrap()[23] = Some(vec![1e6; 12]);
+        other.origins[0].texts.get_mut(&Arm::Attributes).unwrap().first[23] = Some(vec![1e6; 12]);
         let rows = |data: &Data<'_>| {
-            let items = content(Arm::Attributes, data, 0).unwrap().items.unwrap();
+            let items = learned(Arm::Attributes, data, 0).items.unwrap();
             (0..ITEMS).map(|i| items.row(i).to_vec()).collect::<Vec<_>>()
         };
         let (one, other) = (rows(&one), rows(&other));
         assert!(one[..23] == other[..23] && one[23] != other[23]);
     }
+
+    #[test]
+    fn a_case_sees_the_texts_of_its_moment_whitened_as_at_the_origin() {
+        let split = temporal(&log(), 0.6, 0.9).unwrap();
+        let mut data = data(&split);
+        let from = [split.test_from(), split.test_from() + 3_000_000];
+        let texts = data.origins[0].texts.get_mut(&Arm::Attributes).unwrap();
+        let mut new = texts.first.clone();
+        new[5] = Some(vec![0.5; 12]);
+        texts.later = vec![(from[0], new), (from[1], texts.first.clone())];
+        let told = content(Arm::Attributes, &data, 0, 0).unwrap();
+        let first = told.content.items.as_ref().unwrap();
+        assert!(!first.has(5) && told.later[0].1.has(5) && told.later[1].1 == *first);
+        assert!((0..ITEMS).filter(|i| *i != 5).all(|i| told.later[0].1.row(i) == first.row(i)));
+        let cases = split.cases(Part::Test, Target::Successive);
+        let windows = told.windows(&cases);
+        assert_eq!(windows.iter().map(|(_, places)| places.len()).sum::<usize>(), cases.len());
+        for (vectors, places) in &windows {
+            let moments = places.iter().map(|place| cases[*place].timestamp);
+            let of = vectors.map(|vectors| vectors.has(5));
+            assert!(!places.is_empty() && moments.clone().all(|t| of == Some(t < from[1])), "{of:?}");
+        }
+        assert_eq!(windows.len(), 2, "before the test part nobody is asked");
+        let validated = told.windows(&split.cases(Part::Valid, Target::Successive)).len();
+        assert_eq!(validated, 1);
+    }
+
+    #[test]
+    fn readings_and_controls_have_the_texts_of_the_evidence_or_none() {
+        let split = temporal(&log(), 0.9, 0.9).unwrap();
+        let mut data = data(&split);
+        data.arms = &Arm::ALL;
+        let evidence = data.origins[0].texts[&Arm::Attributes].clone();
+        data.origins[0].texts.insert(Arm::Evidence, evidence);
+        let of = |arm| of_items(&learned(arm, &data, 0));
+        for arm in [Arm::ReadBeside, Arm::ReadKept, Arm::ReadFree, Arm::ReadEqual, Arm::ReadAll] {
+            assert!(of(arm) == of(Arm::Evidence), "{arm:?}");
+            let others =
+                Reading { how: How::Base, delta_dropout: 0.2, delta_bound: 0.5, seen_weight: 1.0, seen_only: true };
+            assert!(arm.reading(others) != others && Arm::Evidence.reading(others) == others, "{arm:?}");
+        }
+        assert!(of(Arm::Offset) == of(Arm::NoText) && of(Arm::Ensemble) == of(Arm::NoText));
+        let projected = learned(Arm::Projected, &data, 0).items.unwrap();
+        let (evidence, alone) =
+            (learned(Arm::Evidence, &data, 0), learned(Arm::ProjectedAlone, &data, 0).items.unwrap());
+        let evidence = evidence.items.unwrap();
+        let both = |item: usize| [evidence.row(item), alone.row(item)].concat();
+        assert!((0..ITEMS).all(|item| projected.row(item) == both(item)), "one after the other");
+        assert!((0..ITEMS).any(|item| alone.row(item).iter().any(|x| *x != 0.0)));
+    }
+
     /// A vector for even users as of two moments of training, for user 2 as of the later alone.
     fn told(name: &str) -> HistoryVectors {
         let mut random = Random::new(4, name);
@@ -417,18 +651,18 @@ pub(crate) mod tests {
         let split = temporal(&log(), 0.9, 0.9).unwrap();
         let alone = data(&split);
         let mut with = data(&split);
-        with.histories = [(Arm::Attributes, told("a")), (Arm::ZeroShot, told("r"))].into();
+        with.origins[0].histories = [(Arm::Attributes, told("a")), (Arm::ZeroShot, told("r"))].into();
         // What has no texts of histories is what it was, to the digest.
         for arm in [Arm::NoText, Arm::Leak, Arm::Aligned] {
-            assert!(with.histories_of(arm).is_none());
-            let digest = |data: &Data<'_>| content(arm, data, 0).unwrap().digest();
+            assert!(with.histories_of(arm, 0).is_none());
+            let digest = |data: &Data<'_>| learned(arm, data, 0).digest();
             assert_eq!(digest(&with), digest(&alone), "{arm:?}");
         }
-        let of = |arm, seed| content(arm, &with, seed).unwrap();
+        let of = |arm, seed| learned(arm, &with, seed);
         for (arm, by_seed) in
             [(Arm::Attributes, false), (Arm::ZeroShot, false), (Arm::Random, true), (Arm::Shuffled, true)]
         {
-            assert!(of_items(&of(arm, 0)) == of_items(&content(arm, &alone, 0).unwrap()), "{arm:?}: other items");
+            assert!(of_items(&of(arm, 0)) == of_items(&learned(arm, &alone, 0)), "{arm:?}: other items");
             let histories = |seed| of(arm, seed).histories.unwrap();
             assert!((histories(0) != histories(1)) == by_seed, "{arm:?}");
             let histories = histories(0);
@@ -436,7 +670,7 @@ pub(crate) mod tests {
             for user in 0..60 {
                 // An event a second.
                 let seen: Vec<Option<u32>> = (0..=lines.of(user).len()).map(|n| histories.latest(user, n)).collect();
-                let at = |moment| with.histories[&Arm::Attributes].latest(user, moment);
+                let at = |moment| with.origins[0].histories[&Arm::Attributes].latest(user, moment);
                 let (early, late) = (at(5_000_000), at(10_000_000));
                 assert_eq!((early.is_some(), late.is_some()), (user % 2 == 0 && user != 2, user % 2 == 0), "{user}");
                 assert!(

@@ -1,8 +1,8 @@
 //! `curec learn evaluate`: what content features are worth to a recommender, arm by arm, with its intervals.
 //!
 //! Knows the evaluation's file, jobs and their tables; leaves training and statistics to [`crate::evaluate::ablation`].
-//! The vectors come from the nightly pipeline itself, run for the last midnight before the first held-out event, so
-//! nothing that is asked for later can stand in them; those of histories from nights in training as well, each seen by later
+//! The vectors come from the nightly pipeline itself, run for the last midnight before an origin and for midnights after it; a case
+//! sees the newest of before its moment, so nothing that is asked for later can stand in them; those of histories from nights in training as well, each seen by later
 //! events alone. Everything is kept in the evaluation's folder: an evaluation that
 //! was killed goes on where it was.
 
@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::evaluate::ablation;
 use crate::evaluate::ablation::training::{Around, Evaluation, Training};
 use crate::evaluate::arm_data::{Source, make_folder};
-use crate::evaluate::arms::Data;
+use crate::evaluate::arms::{Data, Origin};
 use crate::evaluate::evaluation_file::{Budget, Spec, arms, targets};
 use crate::evaluate::page;
 use crate::evaluate::results::Results;
@@ -24,6 +24,7 @@ use crate::llm::device;
 use crate::night::record::now;
 use crate::recommend::din::{self, Labels};
 use crate::recommend::fit::Plan;
+use crate::recommend::item_table::{How, Reading};
 use crate::table::write::write_local;
 use crate::telemetry::Voice;
 
@@ -57,7 +58,9 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
         targets: targets(spec)?,
         resamples: spec.resamples,
         confidence: spec.confidence,
+        reading: spec.reading,
         sasrec: spec.sasrec.clone().map(|s| heard(s, voice)),
+        log_linear: spec.log_linear.clone().map(|l| heard(l, voice)),
         din: spec.din.clone().map(|s| heard(s, voice)),
         checkpoints: Some(work.clone()),
         device: device::open(&spec.device)?,
@@ -72,40 +75,59 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
     };
     // Before hours are spent: what the last arm of the last data set needs is there.
     for data in &spec.data {
-        Source::open(spec, data, &work).await?.check(&arms).await?;
+        for source in Source::open(spec, data, &work).await? {
+            source.check(&arms).await?;
+        }
     }
+    let mut page = out.join(PAGE);
     for data in &spec.data {
         stop.check()?;
-        let source = Source::open(spec, data, &work).await?;
-        results.facts.push((data.name.clone(), source.describe()));
-        let vectors = source.vectors(&arms, voice, stop, &mut results).await?;
-        let histories = match &spec.histories {
-            Some(of) => source.histories(of, &arms, voice, stop, &mut results).await?,
-            None => BTreeMap::new(),
-        };
+        let sources = Source::open(spec, data, &work).await?;
+        let mut told = Vec::with_capacity(sources.len());
+        for source in &sources {
+            results.facts.push((source.name.clone(), source.describe()));
+            let vectors = source.vectors(&arms, voice, stop, &mut results).await?;
+            let histories = match &spec.histories {
+                Some(of) => source.histories(of, &arms, voice, stop, &mut results).await?,
+                None => BTreeMap::new(),
+            };
+            told.push((vectors, histories));
+        }
         let (mut evaluation, stop) = (evaluation.clone(), stop.clone());
         if let (Some(training), Some(budget)) = (&mut evaluation.sasrec, &data.sasrec) {
             training.config.batch = budget.batch;
             allow(&mut training.plan, budget);
-            results.facts.push((format!("{}, SASRec", data.name), told(budget)));
+            results.facts.push((format!("{}, SASRec", data.name), budget_told(budget)));
+        }
+        if let (Some(training), Some(budget)) = (&mut evaluation.log_linear, &data.log_linear) {
+            training.config.batch = budget.batch;
+            allow(&mut training.plan, budget);
+            results.facts.push((format!("{}, log-linear", data.name), budget_told(budget)));
         }
         if let (Some(training), Some(budget)) = (&mut evaluation.din, &data.din) {
             training.config.batch = budget.batch;
             allow(&mut training.plan, budget);
-            results.facts.push((format!("{}, DIN", data.name), told(budget)));
+            results.facts.push((format!("{}, DIN", data.name), budget_told(budget)));
         }
         let liked = spec.din.as_ref().map_or(LIKED, |din| liked(&din.config));
+        let name = data.name.clone();
         let found = device::guarded_blocking("evaluating", move || {
-            let Source { name, split, .. } = &source;
-            let data = Data { name, split, liked, texts: vectors, histories, arms: &evaluation.arms };
+            let origins = sources.iter().zip(told).map(|(source, (texts, histories))| Origin {
+                label: source.label.clone(),
+                split: &source.split,
+                items: source.items(),
+                texts,
+                histories,
+            });
+            let data = Data { name: &name, liked, arms: &evaluation.arms, origins: origins.collect() };
             let mut around = Around { say: &mut |line| tracing::info!("{line}"), go_on: &|| stop.check() };
             ablation::run::evaluate(&data, &evaluation, &mut around)
         })
         .await?;
         results.measurements.extend(found.measurements);
         results.contrasts.extend(found.contrasts);
+        page = write(spec, &results, &out)?;
     }
-    let page = write(spec, &results, &out)?;
     let story = story(&results, &page);
     Ok(Done { results, page, story })
 }
@@ -127,17 +149,16 @@ const LIKED: f32 = 4.0;
 
 /// What is said of items and of histories, where these have no vectors.
 const ALONE: [&str; 2] = [
-    "Every arm has the same recommender with the same weights in number and first values, the same batches and the same \
-     search; it differs in the vectors of its items alone. An item without a vector gets exactly zero from the adaptor.",
-    "Items without an event before the cut have no vector in any arm. Users' histories have no vectors but in A9.",
+    "Every arm has the same recommender, the same batches and the same search; it differs in the vectors of its items alone, \
+     and the arms A2re to A2rs in how they read them. A0c and A1b are made of trainings of A0.",
+    "Users' histories have no vectors but in A9.",
 ];
 
 /// The same where histories have vectors.
 const WITH_HISTORIES: [&str; 2] = [
-    "Every arm has the same recommender with the same weights in number and first values, the same batches and the same \
-     search; it differs in the vectors of its items and its users' histories alone. What has no vector gets exactly zero from \
-     the adaptor.",
-    "Items without an event before the cut have no vector in any arm. Users' histories are described at several midnights of \
+    "Every arm has the same recommender, the same batches and the same search; it differs in the vectors of its items and its \
+     users' histories alone, and the arms A2re to A2rs in how they read them. A0c and A1b are made of trainings of A0.",
+    "Users' histories are described at several midnights of \
      the training period and at the last one before the first held-out event, from events before that midnight, by nights \
      of the arm's own job that are run in the order of time; an event sees its user's newest description as of a moment \
      that is not after it, and a user without one has no vector. The evidence is of before; adapters and judges may have \
@@ -150,13 +171,16 @@ const WITH_HISTORIES: [&str; 2] = [
 ];
 
 const NOTES: [&str; 6] = [
-    "Vectors: texts of the nightly pipeline as of the last midnight before the first held-out event, through the sentence \
-     encoder and a whitening to 64 values that is fitted on items with training events. A2 is the evidence that the \
-     prompts hold (title, attributes, co-consumed titles by PMI), written down without a language model; A3 the accepted \
-     reasons that a language model made of the same evidence.",
-    "Full ranking over the whole catalogue, items of the history left out, the target loses ties. DIN: whether a user \
-     likes what the user met, by rating; gauc is the mean of users' AUCs, weighted by their cases, over users with likes \
-     and dislikes among them.",
+    "Vectors: made by nights of the pipeline, as of the last midnight before an origin's validation part and as of midnights in \
+     its test part, through the sentence encoder and a whitening to 64 values that is fitted on items with training events. A \
+     case sees the newest of before its moment. A2 is made of titles, attributes and co-consumed titles, A2r is the vector that a \
+     night publishes of titles, attributes, descriptions, praise and fault where no reason stands; neither has a language model, \
+     and of neither is anything shortened, as a prompt would be; A3 and the arms after it are what nights publish: the \
+     vector of the accepted reason, of the evidence where there is none.",
+    "Full ranking over the items that are there at a case's moment (their first event is not later), items of the history \
+     left out, the target loses ties. Baselines and models know the training part alone; EASE has the best of three \
+     regularisations by the test part, which favours it. DIN: whether a user likes what the user met, by rating. GAUC is AUC \
+     within users, each weighted by its cases, over users with likes and dislikes.",
     "Intervals of arms are Student's t over trainings that differ in their seed; those of differences are percentiles of a \
      paired bootstrap over users and trainings, so that the luck of seeds is in them. Holm corrects within a data set, \
      recommender, target, metric and tier.",
@@ -197,7 +221,10 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
         ("seeds".to_owned(), spec.seeds.to_string()),
         (
             "split".to_owned(),
-            format!("global, at quantiles {} and {} of it", spec.split.train_quantile, spec.split.valid_quantile),
+            format!(
+                "global, test parts from quantiles {:?}, validation from {} of what lies before each; texts remade {} times in each",
+                spec.split.origins, spec.split.valid_quantile, spec.split.refreshes
+            ),
         ),
         (
             "bootstrap".to_owned(),
@@ -216,6 +243,28 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
             ),
         ));
     }
+    if let Some(Training { config: s, learning_rates, plan }) = &spec.log_linear {
+        let budget = budget(learning_rates, plan.epochs, plan.patience);
+        facts.push((
+            "log-linear".into(),
+            format!(
+                "width {}, {} items, dropout {}, decay {}, full softmax; {budget}",
+                s.hidden, s.length, s.dropout, s.decay
+            ),
+        ));
+    }
+    if spec.sasrec.is_some() || spec.log_linear.is_some() {
+        let Reading { how, delta_dropout, delta_bound, seen_weight, seen_only } = spec.reading;
+        let how = if how == How::Base { "the base of an item's vector" } else { "added to the id's vector by experts" };
+        let softmax = if seen_only { "items that training met" } else { "all items" };
+        facts.push((
+            "reading".into(),
+            format!(
+                "a text is {how}; own vectors dropped from {delta_dropout} of the steps, bound {delta_bound}, counting n / (n + \
+                 {seen_weight}); softmax over {softmax}"
+            ),
+        ));
+    }
     if let Some(Training { config: s, learning_rates, plan }) = &spec.din {
         let budget = budget(learning_rates, plan.epochs, plan.patience);
         facts.push((
@@ -231,13 +280,16 @@ fn allow(plan: &mut Plan, budget: &Budget) {
     (plan.epochs, plan.patience) = (budget.epochs, budget.patience);
 }
 
-fn told(budget: &Budget) -> String {
+fn budget_told(budget: &Budget) -> String {
     format!("here batches of {}, at most {} epochs, patience {}", budget.batch, budget.epochs, budget.patience)
 }
 
 fn budget(rates: &[f64], epochs: usize, patience: usize) -> String {
     format!("learning rates {rates:?}, at most {epochs} epochs, patience {patience}")
 }
+
+/// The page in an evaluation's folder.
+const PAGE: &str = "report.html";
 
 /// Tables, markdown and page, each whole or not at all.
 fn write(spec: &Spec, results: &Results, out: &Path) -> Result<PathBuf> {
@@ -249,7 +301,7 @@ fn write(spec: &Spec, results: &Results, out: &Path) -> Result<PathBuf> {
     if !spec.markdown.is_empty() {
         files.push((PathBuf::from(&spec.markdown), markdown));
     }
-    let page = out.join("report.html");
+    let page = out.join(PAGE);
     files.push((page.clone(), page::page(results)?));
     for (path, text) in files {
         Destination::find(&path)?.write(text.as_bytes())?;

@@ -13,8 +13,9 @@ use crate::error::{Error, Kind, Result};
 use crate::evaluate::ablation::training::{Training, target_name};
 use crate::evaluate::arms::Arm;
 use crate::evaluate::history_nights::HistoriesSpec;
+use crate::recommend::item_table::Reading;
 use crate::recommend::split::Target;
-use crate::recommend::{din, sasrec};
+use crate::recommend::{din, log_linear, sasrec};
 use crate::settings::{self, Form, Layers, Resolved};
 
 /// The defaults with their documentation, as an evaluation's file.
@@ -24,7 +25,7 @@ const FORM: Form = Form {
     what: "the evaluation",
     file: "the evaluation's file",
     defaults: DEFAULTS,
-    optional: &["histories", "sasrec", "din", "data.sasrec", "data.din"],
+    optional: &["histories", "sasrec", "log_linear", "din", "data.sasrec", "data.log_linear", "data.din"],
     hint: "`curec config --evaluation` prints every key with its default and meaning",
 };
 
@@ -43,7 +44,9 @@ pub struct Spec {
     pub device: String,
     pub split: SplitSpec,
     pub histories: Option<HistoriesSpec>,
+    pub reading: Reading,
     pub sasrec: Option<Training<sasrec::Config>>,
+    pub log_linear: Option<Training<log_linear::Config>>,
     pub din: Option<Training<din::Config>>,
     pub text: Vec<TextSpec>,
     pub data: Vec<DataSpec>,
@@ -60,8 +63,9 @@ pub struct Spec {
 #[derive(Debug, Clone, Deserialize)]
 #[allow(missing_docs)]
 pub struct SplitSpec {
-    pub train_quantile: f64,
+    pub origins: Vec<f64>,
     pub valid_quantile: f64,
+    pub refreshes: usize,
 }
 
 /// `[[data]]`
@@ -72,12 +76,13 @@ pub struct DataSpec {
     pub job: PathBuf,
     pub set: Vec<String>,
     pub sasrec: Option<Budget>,
+    pub log_linear: Option<Budget>,
     pub din: Option<Budget>,
     pub aligned: Vec<String>,
     pub text: Vec<TextSpec>,
 }
 
-/// `sasrec` and `din` of `[[data]]`
+/// `sasrec`, `log_linear` and `din` of `[[data]]`
 #[derive(Debug, Clone, Deserialize)]
 #[allow(missing_docs)]
 pub struct Budget {
@@ -99,6 +104,25 @@ impl TextSpec {
     /// The keys of an arm that is asked once.
     pub fn of(arm: Arm, set: Vec<String>) -> TextSpec {
         TextSpec { arm: arm.code().into(), set, samples: 1 }
+    }
+}
+
+impl Spec {
+    /// Leaves out all data sets but those that are named; all stay where none is.
+    ///
+    /// # Errors
+    /// `Kind::Config` for a name that no data set has.
+    pub fn only(&mut self, names: &[String]) -> Result<()> {
+        let has = |name: &&String| self.data.iter().any(|data| data.name == **name);
+        if let Some(unknown) = names.iter().find(|name| !has(name)) {
+            let all: Vec<&str> = self.data.iter().map(|data| data.name.as_str()).collect();
+            return Err(Error::new(
+                Kind::Config,
+                format!("there is no data set `{unknown}`; they are {}", all.join(", ")),
+            ));
+        }
+        self.data.retain(|data| names.is_empty() || names.contains(&data.name));
+        Ok(())
     }
 }
 
@@ -137,6 +161,13 @@ pub fn parse(text: &str, file: &str, env: &BTreeMap<String, String>) -> Result<(
             gather_texts(data, &spec.text);
             validate_data(data, &format!("data[{number}]"), &arms, &mut layers);
         }
+        let is_reading = |arm: &&Arm| arm.is_reading();
+        if let Some(arm) = arms.iter().find(is_reading).filter(|_| !arms.contains(&Arm::Evidence)) {
+            layers.problem("arms", format!("{} is compared with A2r, which must be among them", arm.code()));
+        }
+        if let Some(arm) = arms.iter().find(|arm| arm.is_reading() && arm.reading(spec.reading) == spec.reading) {
+            layers.problem("arms", format!("{} reads vectors as [reading] says, which is A2r", arm.code()));
+        }
         for (arm, others) in [(Arm::Beside, vec![Arm::Attributes, Arm::Aligned]), (Arm::Sampled, vec![Arm::Aligned])] {
             if let Some(missing) = others.iter().find(|other| arms.contains(&arm) && !arms.contains(other)) {
                 let (arm, missing) = (arm.code(), missing.code());
@@ -167,11 +198,25 @@ fn validate(spec: &Spec, p: &mut Layers<'_>) {
     p.demand(spec.seeds > 0, "seeds", "must be positive");
     p.demand(spec.resamples > 0, "resamples", "must be positive");
     p.demand(spec.confidence > 0.0 && spec.confidence < 1.0, "confidence", "must be between 0 and 1");
-    if spec.sasrec.is_none() && spec.din.is_none() {
-        p.problem("sasrec", "there must be a [sasrec] or a [din]");
+    if spec.sasrec.is_none() && spec.log_linear.is_none() && spec.din.is_none() {
+        p.problem("sasrec", "there must be a [sasrec], a [log_linear] or a [din]");
     }
+    let inside = |q: &f64| *q > 0.0 && *q < 1.0;
+    let origins = &spec.split.origins;
+    p.demand(
+        !origins.is_empty() && origins.iter().all(inside) && origins.is_sorted_by(|a, b| a < b),
+        "split.origins",
+        "name one or more between 0 and 1, ascending",
+    );
+    p.demand(inside(&spec.split.valid_quantile), "split.valid_quantile", "must be between 0 and 1");
+    p.demand(spec.split.refreshes <= 1000, "split.refreshes", "must be at most 1000");
+    let Reading { delta_dropout, delta_bound, seen_weight, .. } = spec.reading;
+    p.demand((0.0..=1.0).contains(&delta_dropout), "reading.delta_dropout", "must be between 0 and 1");
+    p.demand(delta_bound >= 0.0, "reading.delta_bound", "must not be below 0");
+    p.demand(seen_weight >= 0.0, "reading.seen_weight", "must not be below 0");
     let rates = [
         ("sasrec.learning_rates", spec.sasrec.as_ref().map(|s| &s.learning_rates)),
+        ("log_linear.learning_rates", spec.log_linear.as_ref().map(|l| &l.learning_rates)),
         ("din.learning_rates", spec.din.as_ref().map(|d| &d.learning_rates)),
     ];
     for (key, rates) in rates.into_iter().filter_map(|(key, rates)| Some((key, rates?))) {
@@ -180,6 +225,7 @@ fn validate(spec: &Spec, p: &mut Layers<'_>) {
     }
     let every = [
         ("sasrec.validate_every", spec.sasrec.as_ref().map(|s| s.plan.validate_every)),
+        ("log_linear.validate_every", spec.log_linear.as_ref().map(|l| l.plan.validate_every)),
         ("din.validate_every", spec.din.as_ref().map(|d| d.plan.validate_every)),
     ];
     every.into_iter().for_each(|(key, every)| p.demand(every != Some(0), key, "must be positive"));
@@ -236,7 +282,7 @@ fn validate_data(data: &DataSpec, at: &str, arms: &[Arm], p: &mut Layers<'_>) {
             );
         }
     }
-    for (section, budget) in [("sasrec", &data.sasrec), ("din", &data.din)] {
+    for (section, budget) in [("sasrec", &data.sasrec), ("log_linear", &data.log_linear), ("din", &data.din)] {
         if budget.as_ref().is_some_and(|b| [b.batch, b.epochs, b.patience].contains(&0)) {
             p.problem(&key(section), "batch, epochs and patience must be positive");
         }
@@ -288,11 +334,47 @@ pub(crate) mod tests {
     pub(crate) fn loaded(arms: &str, of_data: &str) -> Result<Spec> {
         let text = format!(
             "name = \"x\"\nout = \"work\"\narms = {arms}\nseeds = 1\ntargets = [\"last\"]\nresamples = 10\n\
-             confidence = 0.95\ndevice = \"cpu\"\n[split]\ntrain_quantile = 0.9\nvalid_quantile = 0.9\n\
+             confidence = 0.95\ndevice = \"cpu\"\n[split]\norigins = [0.9]\nvalid_quantile = 0.9\n\
              [din]\nhidden = 8\nlength = 5\ndropout = 0.0\nbatch = 8\nlike_threshold = 4.0\nepochs = 1\npatience = 1\n\
              learning_rates = [0.001]\n[[data]]\nname = \"d\"\njob = \"job.toml\"\n{of_data}\n"
         );
         Ok(parse(&text, "x.toml", &BTreeMap::new())?.0)
+    }
+
+    #[test]
+    fn data_sets_are_chosen_by_name() {
+        let second = "[[data]]\nname = \"e\"\njob = \"job.toml\"";
+        let of = |names: &[&str]| {
+            let mut spec = loaded("[\"A0\"]", second).unwrap();
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            spec.only(&names).map(|()| spec.data.iter().map(|data| data.name.clone()).collect::<String>())
+        };
+        assert_eq!([of(&[]).unwrap(), of(&["e"]).unwrap(), of(&["e", "d"]).unwrap()], ["de", "e", "de"]);
+        assert!(of(&["e", "x"]).unwrap_err().to_string().contains("`x`; they are d, e"));
+    }
+
+    #[test]
+    fn origins_and_readings_that_make_no_sense_are_refused() {
+        let refused = |old: &str, new: &str| {
+            let text = "name = \"x\"\nout = \"w\"\narms = [\"A0\", \"A2r\", \"A2rd\"]\n[split]\norigins = [0.5, 0.9]\n[reading]\n\
+                        delta_dropout = 0.2\n[log_linear]\n[[data]]\nname = \"d\"\njob = \"job.toml\"\n";
+            assert!(text.contains(old), "{old}");
+            parse(&text.replace(old, new), "x.toml", &BTreeMap::new()).err().map(|e| e.to_string())
+        };
+        assert_eq!(refused("0.9", "0.8"), None);
+        for (old, new, says) in [
+            ("[0.5, 0.9]", "[0.9, 0.5]", "split.origins"),
+            ("[0.5, 0.9]", "[]", "split.origins"),
+            ("[0.5, 0.9]", "[1.0]", "split.origins"),
+            ("delta_dropout = 0.2", "delta_dropout = 1.5", "reading.delta_dropout"),
+            ("delta_dropout = 0.2", "delta_bound = -1.0", "reading.delta_bound"),
+            ("delta_dropout = 0.2", "how = \"bas\"", "how"),
+            ("\"A2r\", ", "", "compared with A2r"),
+            ("delta_dropout = 0.2", "delta_dropout = 0.0", "which is A2r"),
+        ] {
+            let told = refused(old, new).unwrap();
+            assert!(told.contains(says), "{says}: {told}");
+        }
     }
 
     #[test]

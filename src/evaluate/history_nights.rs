@@ -38,6 +38,18 @@ pub struct HistoriesSpec {
 /// evidence of histories would lack what goes with their likes.
 const NO_QUESTION: &str = "=== user\nSay one.\n=== assistant\nOne\n";
 
+/// Writes the template that asks all things the same question into a folder; its path.
+///
+/// # Errors
+/// `Kind::Config` where it cannot be written.
+pub fn no_question(folder: &Path) -> Result<PathBuf> {
+    let question = folder.join("no-question.j2");
+    std::fs::write(&question, NO_QUESTION).map_err(|e| {
+        Error::new(Kind::Config, "cannot write a prompt template").with("file", question.display()).source(e)
+    })?;
+    Ok(question)
+}
+
 /// The nights, oldest first.
 pub struct Nights {
     intervals: Vec<Interval>,
@@ -52,10 +64,7 @@ impl Nights {
     /// # Errors
     /// `Kind::Input` for moments outside the calendar; `Kind::Config` where the file cannot be written.
     pub fn new(spec: &HistoriesSpec, split: &Split, last: DateTime<Utc>, folder: &Path) -> Result<Nights> {
-        let question = folder.join("no-question.j2");
-        std::fs::write(&question, NO_QUESTION).map_err(|e| {
-            Error::new(Kind::Config, "cannot write a prompt template").with("file", question.display()).source(e)
-        })?;
+        let question = no_question(folder)?;
         let intervals = intervals(&moments(split, last.timestamp_micros(), spec.blocks))?;
         Ok(Nights { intervals, max_users: spec.max_users, question })
     }

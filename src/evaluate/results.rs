@@ -42,7 +42,8 @@ pub struct Results {
 pub struct Measurement {
     /// Data set.
     pub data: String,
-    /// `sasrec`, `din`, `popularity` or `item_knn`; [`TEXT`] for the texts themselves.
+    /// `sasrec`, `log_linear`, `better` (of both, by validation), `din`, `popularity`, `item_knn` or `ease`; [`TEXT`] for the texts
+    /// themselves.
     pub recommender: String,
     /// `A0`, `A1` and so on; empty for baselines.
     pub arm: String,
@@ -50,7 +51,7 @@ pub struct Measurement {
     pub target: String,
     /// Such as `ndcg@10`, `auc`, `coverage@10` or `rouge_l`.
     pub metric: String,
-    /// `all`, `cold`, `tail` or `head`.
+    /// `all`, or how often training met the asked item: `0`, `1-4`, `5-19`, `20-99` or `100+`.
     pub tier: String,
     /// Cases that were asked.
     pub cases: u64,
@@ -65,13 +66,13 @@ pub struct Measurement {
 pub struct Contrasted {
     /// Data set.
     pub data: String,
-    /// `sasrec` or `din`.
+    /// `sasrec`, `log_linear`, `better` or `din`.
     pub recommender: String,
     /// `last`, `first` or `successive`.
     pub target: String,
     /// Such as `ndcg@10` or `auc`.
     pub metric: String,
-    /// `all`, `cold`, `tail` or `head`.
+    /// `all`, or how often training met the asked item: `0`, `1-4`, `5-19`, `20-99` or `100+`.
     pub tier: String,
     /// The arm.
     pub arm: String,
@@ -112,8 +113,22 @@ pub fn lower_is_better(metric: &str) -> bool {
 pub fn arm_text(arm: &str) -> &'static str {
     match arm {
         "A0" => "no text: item ids alone",
+        "A0c" => {
+            "as A0, items that training never met moved by one number: how much of a gain on them is a mere offset"
+        }
         "A1" => "a random vector for every item: what more inputs alone do",
+        "A1b" => "the scores of two trainings of A0 summed: what any second model brings",
         "A2" => "attributes and co-consumption as text, no language model",
+        "A2r" => {
+            "the evidence as nights publish it where no reason stands (descriptions, praise and fault, attributes), no language model"
+        }
+        "A2c" => "A2r, and beside it where the text leads in the space of co-consumption: the column collaborative",
+        "A2cc" => "the column collaborative alone",
+        "A2re" => "A2r read beside the id, through KAR's experts",
+        "A2rd" => "A2r, items' own vectors in every training step",
+        "A2rb" => "A2r, items' own vectors without a bound",
+        "A2rw" => "A2r, items' own vectors in full from the first event on",
+        "A2rs" => "A2r, items that training never met as wrong answers in training",
         "A3" => "reasons of the language model as it comes (zero-shot)",
         "A4" => "reasons of the aligned model",
         "A4b" => "the templates' own reasons, which the aligned model is taught",
@@ -122,7 +137,9 @@ pub fn arm_text(arm: &str) -> &'static str {
         "A5a" => "reasons of a model aligned with the best of several answers",
         "A5b" => "reasons of a model that learned from several answers, weighted by what they are worth",
         "A5" => "reasons of the reinforced model",
-        "A6" => "reasons of A5, those of histories beside the corrected ones of before",
+        "A6" => {
+            "what nights publish after correction: reasons of A5, those of histories beside the corrected ones of before"
+        }
         "A6n" => "as A6, but of the aligned model: correction without reinforcement",
         "A7" => {
             "the reasons of A6, where it is not run of A3, shuffled among the items, and among the users of a moment"
@@ -259,8 +276,8 @@ pub(crate) mod samples {
         let mut measurements: Vec<Measurement> = [("A10", 0.11), ("A9", 0.9), ("A2", 0.12), ("A0", 0.1)]
             .map(|(arm, mean)| measurement("sasrec", arm, "ndcg@10", "all", mean))
             .into();
-        measurements.push(measurement("sasrec", "A0", "ndcg@10", "tail", 0.05));
-        measurements.push(measurement("sasrec", "A2", "ndcg@10", "tail", 0.06));
+        measurements.push(measurement("sasrec", "A0", "ndcg@10", "1-4", 0.05));
+        measurements.push(measurement("sasrec", "A2", "ndcg@10", "1-4", 0.06));
         let one = Interval { mean: 0.04, low: f64::NAN, high: f64::NAN };
         let popularity = measurement("popularity", "", "ndcg@10", "all", 0.04);
         measurements.push(Measurement { by_seed: vec![0.04], interval: one, ..popularity });

@@ -29,7 +29,9 @@ const OF_TEXTS: [&str; 12] = [
     "rouge_l_shuffled",
     "references",
 ];
-const TIERS: [&str; 4] = ["all", "cold", "tail", "head"];
+const TIERS: [&str; 6] = ["all", "0", "1-4", "5-19", "20-99", "100+"];
+/// Recommenders that learn no vectors and stand beside all that rank.
+const BASELINES: [&str; 3] = ["popularity", "item_knn", "ease"];
 
 /// A table of plain text; nothing in it is escaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +58,8 @@ pub struct Row {
 pub struct Section<'a> {
     /// Data set.
     pub data: &'a str,
-    /// Whether users' likes were foreseen (DIN); else the catalogue was ranked.
-    pub likes: bool,
+    /// Who foresees: a recommender, beside which the baselines stand where it ranks the catalogue.
+    pub recommender: &'a str,
     /// `last`, `first` or `successive`.
     pub target: &'a str,
     /// Metrics, by recommender and arm.
@@ -93,6 +95,9 @@ pub fn recommender_name(recommender: &str) -> &str {
         "din" => "DIN",
         "popularity" => "popularity",
         "item_knn" => "item-kNN",
+        "ease" => "EASE",
+        "log_linear" => "log-linear",
+        "better" => "the better of both",
         TEXT => "–",
         other => other,
     }
@@ -111,11 +116,20 @@ impl Results {
     /// The parts of a report, in the order in which they were found.
     pub fn sections(&self) -> Vec<Section<'_>> {
         let mut sections: Vec<Section<'_>> = Vec::new();
-        for m in &self.measurements {
+        let (baselines, others): (Vec<&Measurement>, Vec<&Measurement>) =
+            self.measurements.iter().partition(|m| BASELINES.contains(&m.recommender.as_str()));
+        for m in others {
             section(&mut sections, &m.data, &m.recommender, &m.target).measurements.push(m);
         }
         for c in &self.contrasts {
             section(&mut sections, &c.data, &c.recommender, &c.target).contrasts.push(c);
+        }
+        for m in baselines {
+            let beside = |s: &Section<'_>| s.ranks() && (s.data, s.target) == (m.data.as_str(), m.target.as_str());
+            if !sections.iter().any(beside) {
+                section(&mut sections, &m.data, &m.recommender, &m.target);
+            }
+            sections.iter_mut().filter(|s| beside(s)).for_each(|s| s.measurements.push(m));
         }
         for s in &mut sections {
             s.measurements.sort_by_key(|m| place(m));
@@ -170,32 +184,37 @@ impl Results {
 
 /// Baselines first, then recommenders by name, their arms by number.
 fn place(m: &Measurement) -> (bool, usize, &str, (u64, &str)) {
-    let baseline = ["popularity", "item_knn"].iter().position(|r| *r == m.recommender);
-    (!m.arm.is_empty(), baseline.unwrap_or(2), &m.recommender, arm_order(&m.arm))
+    let baseline = BASELINES.iter().position(|r| *r == m.recommender);
+    (!m.arm.is_empty(), baseline.unwrap_or(BASELINES.len()), &m.recommender, arm_order(&m.arm))
 }
 
 fn section<'a, 'b>(
     sections: &'b mut Vec<Section<'a>>,
     data: &'a str,
-    recommender: &str,
+    recommender: &'a str,
     target: &'a str,
 ) -> &'b mut Section<'a> {
-    let likes = recommender == "din";
-    let at = sections.iter().position(|s| (s.data, s.likes, s.target) == (data, likes, target)).unwrap_or_else(|| {
-        sections.push(Section { data, likes, target, measurements: Vec::new(), contrasts: Vec::new() });
+    let is_it = |s: &Section<'_>| (s.data, s.recommender, s.target) == (data, recommender, target);
+    let at = sections.iter().position(is_it).unwrap_or_else(|| {
+        sections.push(Section { data, recommender, target, measurements: Vec::new(), contrasts: Vec::new() });
         sections.len() - 1
     });
     &mut sections[at]
 }
 
 impl<'a> Section<'a> {
+    /// Whether the catalogue was ranked; else likes were foreseen, or nobody was asked.
+    fn ranks(&self) -> bool {
+        self.target != TEXT && self.recommender != "din"
+    }
+
     /// Its heading.
     pub fn title(&self) -> String {
         if self.target == TEXT {
             return format!("{}: the texts themselves", self.data);
         }
-        let question = if self.likes { "DIN, likes and dislikes" } else { "SASRec, full ranking" };
-        format!("{}: {question}, target {}", self.data, self.target)
+        let question = if self.ranks() { "full ranking" } else { "likes and dislikes" };
+        format!("{}: {}, {question}, target {}", self.data, recommender_name(self.recommender), self.target)
     }
 
     /// The metric that plots show.
@@ -306,8 +325,33 @@ impl<'a> Section<'a> {
         shown
     }
 
+    /// A difference in hundredths of what the other arm reaches; a dash where it reaches nothing.
+    fn relative(&self, c: &Contrasted) -> String {
+        let is_other = |m: &&&Measurement| {
+            (&m.recommender, &m.arm, &m.metric, &m.tier) == (&c.recommender, &c.against, &c.metric, &c.tier)
+        };
+        let other = self.measurements.iter().find(is_other).map_or(f64::NAN, |m| m.interval.mean);
+        let of = |value: f64| known(100.0 * value / other).map(|v| format!("{v:+.1}"));
+        let Interval { mean, low, high } = c.contrast.interval;
+        match (of(mean), of(low), of(high)) {
+            (Some(mean), Some(low), Some(high)) => format!("{mean} % [{low}, {high}]"),
+            _ => "–".into(),
+        }
+    }
+
     fn differences(&self) -> Table {
-        let header = ["metric", "tier", "arm", "against", "difference [interval]", "p", "p (Holm)", "users", "verdict"];
+        let header = [
+            "metric",
+            "tier",
+            "arm",
+            "against",
+            "difference [interval]",
+            "relative [interval]",
+            "p",
+            "p (Holm)",
+            "users",
+            "verdict",
+        ];
         let row = |c: &Contrasted| Row {
             cells: vec![
                 metric_name(&c.metric),
@@ -315,6 +359,7 @@ impl<'a> Section<'a> {
                 arm_name(&c.arm),
                 arm_name(&c.against),
                 interval(c.contrast.interval),
+                self.relative(c),
                 number(c.contrast.p),
                 number(c.p_holm),
                 c.users.to_string(),
@@ -440,18 +485,18 @@ mod tests {
 
 **ndcg@10 by how often training met the asked item**
 
-| recommender | arm | tail (80 cases) | seeds |
+| recommender | arm | 1-4 (80 cases) | seeds |
 |---|---|---|---|
 | SASRec | A0 | 0.0500 [0.0300, 0.0700] | 2 |
 | SASRec | A2 | 0.0600 [0.0400, 0.0800] | 2 |
 
 **Differences between arms, paired by user**
 
-| metric | tier | arm | against | difference [interval] | p | p (Holm) | users | verdict |
-|---|---|---|---|---|---|---|---|---|
-| ndcg@10 | all | A2 | A0 | 0.0200 [0.0100, 0.0300] | 0.00050 | 0.0010 | 70 | higher |
-| ndcg@10 | all | A9 (leak, no result) | A0 | 0.8000 [0.7000, 0.9000] | 0.00050 | 0.0010 | 70 | higher (no result: the leak is seen) |
-| ndcg@10 | all | A10 | A2 | -0.0100 [-0.0300, 0.0100] | 0.2000 | 0.4000 | 70 | no difference shown |
+| metric | tier | arm | against | difference [interval] | relative [interval] | p | p (Holm) | users | verdict |
+|---|---|---|---|---|---|---|---|---|---|
+| ndcg@10 | all | A2 | A0 | 0.0200 [0.0100, 0.0300] | +20.0 % [+10.0, +30.0] | 0.00050 | 0.0010 | 70 | higher |
+| ndcg@10 | all | A9 (leak, no result) | A0 | 0.8000 [0.7000, 0.9000] | +800.0 % [+700.0, +900.0] | 0.00050 | 0.0010 | 70 | higher (no result: the leak is seen) |
+| ndcg@10 | all | A10 | A2 | -0.0100 [-0.0300, 0.0100] | -8.3 % [-25.0, +8.3] | 0.2000 | 0.4000 | 70 | no difference shown |
 
 ## ml: DIN, likes and dislikes, target successive
 ";
@@ -470,7 +515,7 @@ mod tests {
         found.contrasts = vec![contrasted("A9", "A0", (0.1, 0.05, 0.2), 0.001)];
         assert!(!found.markdown().contains("NOT SEEN"));
         found.contrasts = vec![contrasted("A9", "A0", (0.0, -0.1, 0.1), 0.9)];
-        found.contrasts[0].tier = "cold".into();
+        found.contrasts[0].tier = "0".into();
         assert!(!found.markdown().contains("NOT SEEN"), "nothing leaks through items without vectors");
         found.contrasts[0].metric = "log_loss".into();
         found.contrasts[0].tier = "all".into();
@@ -510,10 +555,10 @@ mod tests {
             tier: tier.into(),
             ..contrasted("A2", "A0", (0.0, -0.1, 0.1), 1.0)
         };
-        found.contrasts = vec![of("mrr", "tail"), of("mrr", "all"), of("ndcg@10", "tail"), of("ndcg@10", "all")];
+        found.contrasts = vec![of("mrr", "1-4"), of("mrr", "all"), of("ndcg@10", "1-4"), of("ndcg@10", "all")];
         let sections = found.sections();
         let shown: Vec<_> = sections[0].shown().iter().map(|c| (c.metric.clone(), c.tier.clone())).collect();
-        assert_eq!(shown, [("ndcg@10", "all"), ("ndcg@10", "tail"), ("mrr", "all")].map(|(m, t)| (m.into(), t.into())));
+        assert_eq!(shown, [("ndcg@10", "all"), ("ndcg@10", "1-4"), ("mrr", "all")].map(|(m, t)| (m.into(), t.into())));
         assert!(found.markdown().contains("1 more, of other metrics by tier"));
         assert_eq!(Results::default().markdown().lines().count(), 3, "nothing found is a title");
     }

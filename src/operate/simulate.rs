@@ -410,7 +410,8 @@ mod tests {
         let cases = split.cases(Part::Test, Target::Successive);
         let ndcg = |model: &mut Neighbours| -> Vec<f64> {
             let catalogue = model.rows.len();
-            let ranked = rank_cases(model, &cases, catalogue, metrics::Options::default()).unwrap();
+            let ranked =
+                rank_cases(model, &cases, metrics::Catalogue::all(catalogue), metrics::Options::default()).unwrap();
             ranked.iter().map(|r| r.ndcg(10)).collect()
         };
         let base = ndcg(&mut popularity(split));

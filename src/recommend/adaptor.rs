@@ -12,6 +12,7 @@ use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
+use crate::llm::ops::from_vec;
 use crate::network::layers::{Linear, Pass};
 use crate::network::parameters::{Init, Parameters, Slot};
 
@@ -106,18 +107,20 @@ impl Histories {
     }
 }
 
-/// All content features of a data set. Both kinds have the same width.
+/// What is known of items and users beside their ids. Both kinds of vectors have the same width.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Content {
     /// One vector for every item of the catalogue.
     pub items: Option<Vectors>,
     /// Vectors of users' histories.
     pub histories: Option<Histories>,
+    /// Number of training events of every item of the catalogue, where a model is to know it.
+    pub seen: Option<Vec<u32>>,
 }
 
 impl Content {
-    /// Tells whether two trainings read the same features: blake3 over all vectors, bit by bit, and over who has which;
-    /// 32 hex digits.
+    /// Tells whether two trainings read the same features: blake3 over all vectors, bit by bit, over who has which, and over
+    /// what is known to have been seen how often; 32 hex digits.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         // Lengths stand before what they count, so that no two contents give the same bytes.
@@ -141,6 +144,10 @@ impl Content {
             histories.starts.iter().for_each(|start| number(&mut hasher, *start));
             // Row numbers begin at 1, so that 0 is none.
             histories.rows.iter().for_each(|row| number(&mut hasher, row.map_or(0, |r| r as usize + 1)));
+        }
+        if let Some(seen) = &self.seen {
+            hasher.update(b"seen");
+            seen.iter().for_each(|n| number(&mut hasher, *n as usize));
         }
         hasher.finalize().to_hex()[..32].to_string()
     }
@@ -220,15 +227,8 @@ impl Adaptor {
             experts.extend((0..config.own).map(|e| expert(parameters, format!("adaptor.{name}.{e}"))));
             let gate = Linear::new(parameters, &format!("adaptor.{name}.gate"), inputs, experts.len(), Init::Glorot);
             let output = parameters.add(&format!("adaptor.{name}.output"), [1, 1], Init::Constant(0.0));
-            let device = parameters.device();
-            let present = vectors.present.iter().map(|p| f32::from(*p)).collect();
-            Field {
-                vectors: crate::llm::ops::from_vec(vectors.values.clone(), [vectors.len(), vectors.width], device),
-                present: crate::llm::ops::from_vec(present, [vectors.len(), 1], device),
-                gate,
-                experts,
-                output,
-            }
+            let (vectors, present) = tensors(vectors, parameters);
+            Field { vectors, present, gate, experts, output }
         };
         let items = content.items.as_ref().map(|v| field("item", v));
         let histories = content.histories.as_ref().map(|h| field("history", &h.vectors));
@@ -238,6 +238,24 @@ impl Adaptor {
     /// The features that it reads: see [`Content::digest`].
     pub fn digest(&self) -> String {
         self.content.digest()
+    }
+
+    /// Other vectors of items in the place of those that were learned from, of the same width.
+    ///
+    /// # Errors
+    /// `Kind::Input` where they do not fit.
+    pub fn refresh_items(&mut self, parameters: &Parameters, items: &Vectors) -> Result<()> {
+        let Some(field) = &mut self.items else { return Ok(()) };
+        if field.vectors.dims() != [items.len(), items.width] {
+            return Err(Error::new(
+                Kind::Input,
+                "features can only be refreshed by others of the same width, one an item",
+            )
+            .with("vectors", items.len())
+            .with("width", items.width));
+        }
+        (field.vectors, field.present) = tensors(items, parameters);
+        Ok(())
     }
 
     /// `table` `[catalogue, width]` with what the items' vectors add.
@@ -270,6 +288,14 @@ impl Adaptor {
         let there = rows.iter().map(|row| f32::from(row.is_some())).collect();
         Some(results.select(0, pass.indices(&places)) * pass.constant(there, [rows.len(), 1]))
     }
+}
+
+/// Vectors `[vectors, width]`, missing ones zero, and `[vectors, 1]`: 1 where there is one.
+fn tensors(vectors: &Vectors, parameters: &Parameters) -> (Tensor<2>, Tensor<2>) {
+    let device = parameters.device();
+    let present = vectors.present.iter().map(|p| f32::from(*p)).collect();
+    let values = from_vec(vectors.values.clone(), [vectors.len(), vectors.width], device);
+    (values, from_vec(present, [vectors.len(), 1], device))
 }
 
 impl Field {

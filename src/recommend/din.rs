@@ -21,7 +21,7 @@ use crate::llm::ops::into_vec;
 use crate::network::layers::{Linear, Pass, Prelu};
 use crate::network::parameters::{Init, Parameters, Slot};
 use crate::network::random::Random;
-use crate::recommend::adaptor::{Adaptor, AdaptorConfig, Content};
+use crate::recommend::adaptor::{Adaptor, AdaptorConfig, Content, Vectors};
 use crate::recommend::fit::{Model, Sequence, Step};
 use crate::recommend::metrics::Scorer;
 use crate::recommend::split::Case;
@@ -374,6 +374,13 @@ impl Model for Din {
         let loss = (softplus - logits * labels).mean();
         let value = into_vec(loss.clone().inner())?.first().copied().unwrap_or(f32::NAN);
         Ok(Step { loss, value: f64::from(value), targets: batch.vectors.len(), sequences: batch.vectors.len() })
+    }
+
+    fn refresh(&mut self, texts: &Vectors) -> Result<()> {
+        match &mut self.adaptor {
+            None => Ok(()),
+            Some(adaptor) => adaptor.refresh_items(&self.parameters, texts),
+        }
     }
 }
 

@@ -16,7 +16,8 @@ use crate::fingerprint::Fingerprint;
 use crate::network::layers::Pass;
 use crate::network::parameters::{Parameters, Values};
 use crate::network::random::Random;
-use crate::recommend::metrics::{Options, Scorer, rank_cases};
+use crate::recommend::adaptor::Vectors;
+use crate::recommend::metrics::{Catalogue, Options, Scorer, rank_cases};
 use crate::recommend::split::{Case, Split};
 use crate::telemetry::{Progress, Voice};
 
@@ -67,6 +68,13 @@ pub trait Model: Scorer {
     /// # Errors
     /// `Kind::Internal` for a batch that is not the model's; `Kind::Temporary` where the device fails.
     fn learn(&self, pass: &mut Pass, batch: &Self::Batch) -> Result<Step>;
+
+    /// Other vectors of items' texts in the place of those that were learned from, of the same width: what was written since. They
+    /// count in scores from now on. Nothing where the model reads none.
+    ///
+    /// # Errors
+    /// `Kind::Input` where they do not fit.
+    fn refresh(&mut self, texts: &Vectors) -> Result<()>;
 }
 
 /// What one step found.
@@ -156,7 +164,7 @@ pub fn fit<M: Model>(
     model: &mut M,
     data: &[Sequence<'_>],
     valid: &[Case<'_>],
-    catalogue: usize,
+    catalogue: Catalogue<'_>,
     plan: &Plan,
 ) -> Result<Trained> {
     fit_by(model, data, valid, plan, &|| Ok(()), &mut |model| mean_ndcg(model, valid, catalogue, plan.ranking))
@@ -166,7 +174,12 @@ pub fn fit<M: Model>(
 ///
 /// # Errors
 /// What the model and the ranking say.
-pub fn mean_ndcg<M: Model>(model: &mut M, cases: &[Case<'_>], catalogue: usize, options: Options) -> Result<f64> {
+pub fn mean_ndcg(
+    model: &mut dyn Scorer,
+    cases: &[Case<'_>],
+    catalogue: Catalogue<'_>,
+    options: Options,
+) -> Result<f64> {
     let ranked = rank_cases(model, cases, catalogue, options)?;
     Ok(ranked.iter().map(|r| r.ndcg(10)).sum::<f64>() / ranked.len() as f64)
 }

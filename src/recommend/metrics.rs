@@ -6,8 +6,8 @@
 //! least as high, so that a model that scores everything alike earns nothing. Lists of recommended items break ties by
 //! the smaller dense id. A score that is not a number counts as minus infinity.
 //!
-//! **Masks.** With [`Options::mask_seen`] the items of the history are no candidates; the target always is one, also
-//! where the user had it before.
+//! **Masks.** With [`Options::mask_seen`] the items of the history are no candidates, nor are those that a [`Catalogue`] has
+//! from a later moment on; the target always is one, also where the user had it before.
 
 use rayon::prelude::*;
 
@@ -65,22 +65,58 @@ impl Ranked {
         self.recall(k) / (f64::from(self.rank) + 1.0).log2()
     }
 
-    /// `1 / rank`, over the whole catalogue.
+    /// `1 / rank`, over all candidates.
     pub fn reciprocal_rank(&self) -> f64 {
         1.0 / f64::from(self.rank)
+    }
+}
+
+/// The items that can be ranked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Catalogue<'a> {
+    items: usize,
+    since: Option<&'a [i64]>,
+}
+
+impl<'a> Catalogue<'a> {
+    /// All of so many items are candidates of every case.
+    pub fn all(items: usize) -> Self {
+        Catalogue { items, since: None }
+    }
+
+    /// An item is a candidate of the cases at its moment in `since` (microseconds since 1970) or later: a shop ranks what it
+    /// sells at that moment, and nothing that comes next year.
+    pub fn since(since: &'a [i64]) -> Self {
+        Catalogue { items: since.len(), since: Some(since) }
+    }
+
+    /// Number of items, of all times.
+    pub fn len(&self) -> usize {
+        self.items
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.items == 0
+    }
+
+    /// Whether an item is there at a moment.
+    fn holds(&self, item: usize, moment: i64) -> bool {
+        self.since.is_none_or(|since| since[item] <= moment)
     }
 }
 
 /// Ranks every case; in the order of the cases.
 ///
 /// # Errors
-/// What the scorer says; `Kind::Internal` where `catalogue` is 0 or an id lies outside it.
+/// What the scorer says; `Kind::Internal` where the catalogue is empty or an id lies outside it.
 pub fn rank_cases(
     scorer: &mut dyn Scorer,
     cases: &[Case<'_>],
-    catalogue: usize,
+    candidates: Catalogue<'_>,
     options: Options,
 ) -> Result<Vec<Ranked>> {
+    let catalogue = candidates.len();
     let outside = |case: &Case<'_>| case.history.iter().chain([&case.target]).any(|i| *i as usize >= catalogue);
     if catalogue == 0 || cases.iter().any(outside) {
         return Err(
@@ -94,8 +130,10 @@ pub fn rank_cases(
         let scores = &mut scores[..chunk.len() * catalogue];
         scorer.score(chunk, scores)?;
         ranked.par_extend(chunk.par_iter().zip(scores.par_chunks_mut(catalogue)).map(|(case, scores)| {
-            let seen = if options.mask_seen { case.history } else { &[] };
-            let (rank, top) = rank(scores, case.target, seen, options.top);
+            let mut masked: Vec<u32> =
+                (0..catalogue as u32).filter(|item| !candidates.holds(*item as usize, case.timestamp)).collect();
+            masked.extend(if options.mask_seen { case.history } else { &[] });
+            let (rank, top) = rank(scores, case.target, &masked, options.top);
             Ranked { user: case.user, target: case.target, rank, top }
         }));
     }
@@ -126,37 +164,41 @@ pub fn rank(scores: &mut [f32], target: u32, masked: &[u32], top: usize) -> (u32
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
     /// Never: it came after the cut, or nobody ever took it.
-    Cold,
-    /// Seldom.
-    Tail,
-    /// Often.
-    Head,
+    Unseen,
+    /// 1 to 4 times.
+    To4,
+    /// 5 to 19 times.
+    To19,
+    /// 20 to 99 times.
+    To99,
+    /// 100 times or more.
+    More,
 }
 
-/// The tier of every item.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tiers(Vec<Tier>);
+impl Tier {
+    /// All of them, the least seen first.
+    pub const ALL: [Tier; 5] = [Tier::Unseen, Tier::To4, Tier::To19, Tier::To99, Tier::More];
 
-impl Tiers {
-    /// The share of the items with training events that counts as head, where nobody says otherwise.
-    pub const HEAD: f64 = 0.2;
-
-    /// From every item's number of training events: `cold` has none, `head` is the most frequent `head_share` of the
-    /// others (rounded up; at equal counts the smaller dense id is the more frequent), `tail` the rest.
-    pub fn new(train_counts: &[u32], head_share: f64) -> Self {
-        let mut warm: Vec<usize> = (0..train_counts.len()).filter(|i| train_counts[*i] > 0).collect();
-        warm.sort_by_key(|i| std::cmp::Reverse(train_counts[*i]));
-        let head = (warm.len() as f64 * head_share).ceil() as usize;
-        let mut tiers = vec![Tier::Cold; train_counts.len()];
-        for (place, item) in warm.into_iter().enumerate() {
-            tiers[item] = if place < head { Tier::Head } else { Tier::Tail };
+    /// The tier of an item with so many training events.
+    pub fn of(count: u32) -> Tier {
+        match count {
+            0 => Tier::Unseen,
+            1..=4 => Tier::To4,
+            5..=19 => Tier::To19,
+            20..=99 => Tier::To99,
+            _ => Tier::More,
         }
-        Tiers(tiers)
     }
 
-    /// The tier of an item.
-    pub fn of(&self, item: u32) -> Tier {
-        self.0[item as usize]
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Unseen => "0",
+            Tier::To4 => "1-4",
+            Tier::To19 => "5-19",
+            Tier::To99 => "20-99",
+            Tier::More => "100+",
+        }
     }
 }
 
@@ -186,11 +228,6 @@ impl Means {
             ndcg: at(Ranked::ndcg),
             mrr: mean(&Ranked::reciprocal_rank),
         }
-    }
-
-    /// Over the cases whose target is of one tier.
-    pub fn of_tier(ranked: &[Ranked], tiers: &Tiers, tier: Tier, cutoffs: &[u32]) -> Self {
-        Means::of(ranked.iter().filter(|r| tiers.of(r.target) == tier), cutoffs)
     }
 }
 
@@ -306,7 +343,7 @@ mod tests {
         let (catalogue, top) = (scores[0].len(), given["top"].as_u64().unwrap() as usize);
         // A batch that does not divide the number of cases.
         let options = Options { mask_seen: true, top, batch: 5 };
-        let ranked = rank_cases(&mut Table(scores, 0), &cases, catalogue, options).unwrap();
+        let ranked = rank_cases(&mut Table(scores, 0), &cases, Catalogue::all(catalogue), options).unwrap();
         for (ranked, list) in ranked.iter().zip(given["lists"].as_array().unwrap()) {
             assert_eq!(ranked.top, ids(list));
         }
@@ -352,22 +389,31 @@ mod tests {
 
     #[test]
     fn tiers_follow_the_training_counts() {
-        let tiers = Tiers::new(&[0, 5, 1, 9, 5, 0], 0.5);
-        assert_eq!((0..6).map(|i| tiers.of(i)).collect::<Vec<_>>(), {
-            use Tier::{Cold, Head, Tail};
-            [Cold, Head, Tail, Head, Tail, Cold]
-        });
-        let ranked = |target, rank| Ranked { user: 0, target, rank, top: Vec::new() };
-        let ranked = [ranked(0, 100), ranked(1, 1), ranked(3, 3)];
-        let head = Means::of_tier(&ranked, &tiers, Tier::Head, &[1]);
-        assert_eq!((head.cases, head.recall[0].1), (2, 0.5));
-        assert_eq!(Means::of_tier(&ranked, &tiers, Tier::Tail, &[1]).mrr, 0.0, "no case, no gain");
+        use Tier::{More, To4, To19, To99, Unseen};
+        let tiers = [0, 1, 4, 5, 19, 20, 99, 100, u32::MAX].map(Tier::of);
+        assert_eq!(tiers, [Unseen, To4, To4, To19, To19, To99, To99, More, More]);
+        assert!(Tier::ALL.is_sorted());
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_no_candidate() {
+        let case = |timestamp| Case { user: 0, history: &[0], target: 1, rating: None, timestamp };
+        let since = [0, 7, 9, 5];
+        let scores = || Table(vec![vec![9.0, 1.0, 8.0, 2.0]; 3], 0);
+        let cases = [case(4), case(8), case(9)];
+        let ranked = rank_cases(&mut scores(), &cases, Catalogue::since(&since), Options::default()).unwrap();
+        // The target is one even before its time, as the first event of an item is what brings it.
+        let told: Vec<(u32, &[u32])> = ranked.iter().map(|r| (r.rank, r.top.as_slice())).collect();
+        assert_eq!(told, [(1, &[1][..]), (2, &[3, 1][..]), (3, &[2, 3, 1][..])]);
+        let all = rank_cases(&mut scores(), &cases, Catalogue::all(4), Options::default()).unwrap();
+        assert!(all.iter().all(|r| r.top == [2, 3, 1]));
     }
 
     #[test]
     fn an_item_outside_the_catalogue_is_refused() {
         let case = Case { user: 0, history: &[3], target: 0, rating: None, timestamp: 0 };
-        let refused = rank_cases(&mut Table(vec![vec![0.0; 3]], 0), &[case], 3, Options::default()).unwrap_err();
+        let refused =
+            rank_cases(&mut Table(vec![vec![0.0; 3]], 0), &[case], Catalogue::all(3), Options::default()).unwrap_err();
         assert_eq!(refused.kind(), Kind::Internal);
     }
 }

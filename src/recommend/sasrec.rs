@@ -27,8 +27,9 @@ use crate::llm::ops::into_vec;
 use crate::network::layers::Pass;
 use crate::network::parameters::{Init, Parameters, Slot};
 use crate::network::random::Random;
-use crate::recommend::adaptor::{Adaptor, AdaptorConfig, Content};
+use crate::recommend::adaptor::{AdaptorConfig, Content, Vectors};
 use crate::recommend::fit::{Model, Sequence, Step};
+use crate::recommend::item_table::{ItemTable, Reading};
 use crate::recommend::metrics::Scorer;
 use crate::recommend::softmax_loss::{Loss, inject};
 use crate::recommend::split::Case;
@@ -73,6 +74,9 @@ pub struct Config {
     pub batch: usize,
     /// Sizes of the adaptor, where there are features.
     pub adaptor: AdaptorConfig,
+    /// How item vectors are made. An evaluation says so for all its models at once.
+    #[serde(skip_deserializing)]
+    pub reading: Reading,
 }
 
 impl Config {
@@ -90,6 +94,7 @@ impl Config {
             rows: Rows::Packed,
             batch: 2048,
             adaptor: AdaptorConfig::published(),
+            reading: Reading::default(),
         }
     }
 }
@@ -100,10 +105,9 @@ pub struct SasRec {
     config: Config,
     parameters: Parameters,
     catalogue: usize,
-    items: Slot,
+    items: ItemTable,
     positions: Slot,
     transformer: Transformer,
-    adaptor: Option<Adaptor>,
 }
 
 /// Rows of tokens.
@@ -142,7 +146,8 @@ impl SasRec {
         }
         let init = Init::Normal(0.02);
         let mut parameters = Parameters::new(seed, device);
-        let items = parameters.add("item_embedding", [catalogue, hidden], init);
+        let sizes = [catalogue, hidden];
+        let items = ItemTable::new(&mut parameters, content, sizes, config.reading, config.adaptor)?;
         let positions = parameters.add("position_embedding", [length, hidden], init);
         let sizes = Sizes {
             hidden,
@@ -154,11 +159,7 @@ impl SasRec {
             attention_dropout: config.attention_dropout.unwrap_or(config.dropout),
         };
         let transformer = Transformer::new(&mut parameters, sizes, init);
-        let adaptor = match content {
-            None => None,
-            Some(content) => Some(Adaptor::new(&mut parameters, content, catalogue, hidden, config.adaptor)?),
-        };
-        Ok(SasRec { config, parameters, catalogue, items, positions, transformer, adaptor })
+        Ok(SasRec { config, parameters, catalogue, items, positions, transformer })
     }
 
     /// Sizes and the like.
@@ -166,17 +167,11 @@ impl SasRec {
         &self.config
     }
 
-    /// Item vectors `[catalogue, hidden]`, features included: what goes in, and what hidden states are compared with.
-    fn table(&self, pass: &Pass) -> Tensor<2> {
-        let table = pass.leaves.at(self.items);
-        self.adaptor.as_ref().map_or_else(|| table.clone(), |adaptor| adaptor.add_to_items(pass, table.clone()))
-    }
-
     /// What goes into the first norm, `[tokens, hidden]`.
     fn embed(&self, pass: &Pass, table: Tensor<2>, batch: &Batch) -> Tensor<2> {
         let places = pass.leaves.at(self.positions).select(0, pass.indices(&batch.positions));
         let x = table.select(0, pass.indices(&batch.items)) + places;
-        match self.adaptor.as_ref().and_then(|adaptor| adaptor.histories(pass, &batch.histories)) {
+        match self.items.histories(pass, &batch.histories) {
             None => x,
             Some(histories) => x + histories,
         }
@@ -188,7 +183,7 @@ impl SasRec {
     /// `Kind::Internal` where a token lies outside the catalogue or the row.
     pub fn hidden(&self, pass: &mut Pass, batch: &Batch) -> Result<Tensor<2>> {
         self.check(batch)?;
-        let table = self.table(pass);
+        let table = self.items.forward(pass);
         let x = self.embed(pass, table, batch);
         Ok(self.transformer.forward(pass, x, &batch.positions))
     }
@@ -221,7 +216,7 @@ impl SasRec {
     }
 
     fn latest(&self, user: u32, known: usize) -> Option<u32> {
-        self.adaptor.as_ref().and_then(|adaptor| adaptor.latest(user, known))
+        self.items.latest(user, known)
     }
 
     /// Every event but a user's first as a target, from the token before it, in packed rows.
@@ -322,7 +317,7 @@ impl Model for SasRec {
     fn fingerprint(&self) -> Result<Fingerprint> {
         let mut made = Fingerprint::new("sasrec", 1);
         made.add("items", self.catalogue).add_settings("config", &self.config)?;
-        made.add("features", self.adaptor.as_ref().map_or_else(|| "none".to_owned(), |a| a.digest()));
+        made.add("features", self.items.digest());
         Ok(made)
     }
 
@@ -337,10 +332,10 @@ impl Model for SasRec {
         self.check(batch)?;
         let device = pass.device().clone();
         let (stream, sequences) = (pass.stream(), batch.items.len() / self.config.length);
-        let table = self.table(pass);
+        let table = self.items.forward(pass);
         let x = self.embed(pass, table.clone(), batch);
         let plain = table.clone().inner();
-        let judge = |hidden: Tensor<2>| self.config.loss.judge(hidden, plain, &batch.targets, &stream, &device);
+        let judge = |hidden| self.items.judge(self.config.loss, hidden, plain, &batch.targets, &stream, &device);
         let (loss, value) = if device.is_host {
             let judged = self.transformer.learn(pass, x.clone().inner(), &batch.positions, &batch.asked, judge)?;
             let mut loss = inject(x, judged.input) + inject(table, judged.table);
@@ -355,6 +350,10 @@ impl Model for SasRec {
         };
         Ok(Step { loss, value, targets: batch.targets.len(), sequences })
     }
+
+    fn refresh(&mut self, texts: &Vectors) -> Result<()> {
+        self.items.refresh(&self.parameters, texts)
+    }
 }
 
 impl Scorer for SasRec {
@@ -363,7 +362,7 @@ impl Scorer for SasRec {
             return Err(Error::new(Kind::Internal, "a case without a history cannot be scored"));
         }
         let mut pass = Pass::scoring(&self.parameters);
-        let table = self.table(&pass);
+        let table = self.items.forward(&mut pass);
         for (cases, scores) in cases.chunks(256).zip(scores.chunks_mut(256 * self.catalogue)) {
             let batch = self.questions(cases);
             self.check(&batch)?;

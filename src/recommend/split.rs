@@ -8,8 +8,8 @@
 //! it. On logs without ties at the cut the parts are the same up to one event.
 //!
 //! **Cold items**, first seen after `valid_from`, stay in the catalogue and are ranked like all others; a model without
-//! content knows nothing of them, and metrics count them in the tier `cold`. The ids and the size of the catalogue are
-//! therefore the only thing that is known of the future, and are the same for every arm.
+//! content knows nothing of them, and metrics count them in the tier `0`. Ids, the size of the catalogue and from when on an item
+//! can be recommended ([`Split::first_seen`]) are therefore all that is known of the future, and are the same for every arm.
 //!
 //! **Cases.** A case asks for one event of the held-out part, given the user's events *strictly before its moment*:
 //! events at the same moment are neither history nor seen. Cases without any history are left out, and counted
@@ -35,7 +35,7 @@ pub enum Target {
 pub enum Part {
     /// From `valid_from` to before `test_from`.
     Valid,
-    /// From `test_from` on.
+    /// From `test_from` on, to before `test_until`.
     Test,
 }
 
@@ -61,10 +61,13 @@ pub struct Split {
     events: Vec<Event>,
     valid_at: usize,
     test_at: usize,
+    test_end: usize,
     valid_from: i64,
     test_from: i64,
+    test_until: i64,
     timelines: Timelines,
     train_counts: Vec<u32>,
+    first_seen: Vec<i64>,
 }
 
 /// Cuts a log at two moments for all users; see the module.
@@ -72,20 +75,54 @@ pub struct Split {
 /// # Errors
 /// `Kind::Config` for quantiles outside (0, 1); `Kind::Input` where a part would be empty.
 pub fn temporal(log: &Log, train_quantile: f64, valid_quantile: f64) -> Result<Split> {
-    for (name, q) in [("train_quantile", train_quantile), ("valid_quantile", valid_quantile)] {
-        if !(q > 0.0 && q < 1.0) {
-            return Err(Error::new(Kind::Config, "a quantile of the split lies outside (0, 1)").with(name, q));
+    let mut found = rolling(log, &[train_quantile], valid_quantile)?;
+    found.pop().ok_or_else(|| Error::new(Kind::Internal, "a split is missing"))
+}
+
+/// As [`temporal`] at each of `origins`, ascending quantiles; the test part of each ends where the next one's begins.
+///
+/// # Errors
+/// As [`temporal`]; `Kind::Config` for origins that do not ascend; `Kind::Input` where two fall on the same moment.
+pub fn rolling(log: &Log, origins: &[f64], valid_quantile: f64) -> Result<Vec<Split>> {
+    for q in origins.iter().chain([&valid_quantile]) {
+        if !(*q > 0.0 && *q < 1.0) {
+            return Err(Error::new(Kind::Config, "a quantile of the split lies outside (0, 1)").with("quantile", q));
         }
     }
-    let events = log.events();
-    let (test_at, test_from) = cut(events, train_quantile)?;
-    let (valid_at, valid_from) = cut(&events[..test_at], valid_quantile)?;
-    let mut train_counts = vec![0; log.items().len()];
-    for event in &events[..valid_at] {
-        train_counts[event.item as usize] += 1;
+    if origins.is_empty() || !origins.is_sorted_by(|a, b| a < b) {
+        return Err(Error::new(Kind::Config, "the origins of a split must ascend, and there must be one or more"));
     }
-    let (events, timelines) = (events.to_vec(), Timelines::new(log));
-    Ok(Split { events, valid_at, test_at, valid_from, test_from, timelines, train_counts })
+    let events = log.events();
+    let cuts: Vec<(usize, i64)> = origins.iter().map(|q| cut(events, *q)).collect::<Result<_>>()?;
+    if !cuts.is_sorted_by(|a, b| a.0 < b.0) {
+        return Err(Error::new(Kind::Input, "two origins of the split fall on the same moment")
+            .with("events", events.len())
+            .hint("fewer origins, or a longer log"));
+    }
+    let mut first_seen = vec![i64::MAX; log.items().len()];
+    for event in events {
+        let first = &mut first_seen[event.item as usize];
+        *first = event.timestamp.min(*first);
+    }
+    let ends = cuts.iter().skip(1).copied().chain([(events.len(), i64::MAX)]);
+    let split = |((test_at, test_from), (test_end, test_until)): ((usize, i64), (usize, i64))| {
+        let (valid_at, valid_from) = cut(&events[..test_at], valid_quantile)?;
+        let mut train_counts = vec![0; log.items().len()];
+        events[..valid_at].iter().for_each(|event| train_counts[event.item as usize] += 1);
+        Ok(Split {
+            events: events.to_vec(),
+            valid_at,
+            test_at,
+            test_end,
+            valid_from,
+            test_from,
+            test_until,
+            timelines: Timelines::new(log),
+            train_counts,
+            first_seen: first_seen.clone(),
+        })
+    };
+    cuts.iter().copied().zip(ends).map(split).collect()
 }
 
 /// The first event at the moment below which (a share of at most) `quantile` of the events lie, and that moment.
@@ -115,7 +152,7 @@ impl Split {
     pub fn events(&self, part: Part) -> &[Event] {
         match part {
             Part::Valid => &self.events[self.valid_at..self.test_at],
-            Part::Test => &self.events[self.test_at..],
+            Part::Test => &self.events[self.test_at..self.test_end],
         }
     }
 
@@ -127,6 +164,17 @@ impl Split {
     /// The first moment that is tested: microseconds since 1970, UTC.
     pub fn test_from(&self) -> i64 {
         self.test_from
+    }
+
+    /// The first moment after the test part: microseconds since 1970, UTC; the end of time where it is the log's end.
+    pub fn test_until(&self) -> i64 {
+        self.test_until
+    }
+
+    /// The moment of every item's first event in the whole log: microseconds since 1970, UTC; the end of time for an item
+    /// without one. Says from when on an item can be recommended, and may say nothing else.
+    pub fn first_seen(&self) -> &[i64] {
+        &self.first_seen
     }
 
     /// All users' events of the whole log. What lies before `valid_from` is for training
@@ -161,7 +209,7 @@ impl Split {
         let line = self.timelines.of(user);
         let (from, to) = match part {
             Part::Valid => (self.valid_from, self.test_from),
-            Part::Test => (self.test_from, i64::MAX),
+            Part::Test => (self.test_from, self.test_until),
         };
         let first = line.timestamps.partition_point(|t| *t < from);
         // The end of time is inclusive: there is no moment after it that an event could be cut off at.
@@ -253,6 +301,26 @@ mod tests {
         assert_eq!(split.without_history(Part::Test, Target::Last), 1, "user 2 is new");
         assert_eq!(cases(Part::Valid, Target::Successive), [(0, vec![0, 2, 3], 4, 7), (1, vec![1, 0, 2], 3, 7)]);
         assert_eq!(split.cases(Part::Valid, Target::First)[0].rating, Some(6.0));
+    }
+
+    #[test]
+    fn origins_roll_and_no_event_is_tested_twice() {
+        let log = log(&ROWS);
+        let splits = rolling(&log, &[0.5, 0.7], 0.8).unwrap();
+        assert_eq!(splits.iter().map(|s| (s.test_from(), s.test_until())).collect::<Vec<_>>(), [(7, 8), (8, i64::MAX)]);
+        let tested =
+            |split: &Split| -> Vec<(u32, u32)> { split.events(Part::Test).iter().map(|e| (e.user, e.item)).collect() };
+        assert_eq!(tested(&splits[0]), [(0, 4), (1, 3)]);
+        let asked =
+            |split: &Split| split.cases(Part::Test, Target::Successive).iter().map(|c| c.target).collect::<Vec<_>>();
+        assert_eq!((asked(&splits[0]), asked(&splits[1])), (vec![4, 3], vec![5, 1, 6]));
+        assert_eq!(splits[1], temporal(&log, 0.7, 0.8).unwrap());
+        assert_eq!(splits[0].first_seen(), [1, 2, 3, 5, 7, 8, 9]);
+        for (origins, kind) in
+            [(&[0.7, 0.5][..], Kind::Config), (&[][..], Kind::Config), (&[0.6, 0.65][..], Kind::Input)]
+        {
+            assert_eq!(rolling(&log, origins, 0.8).unwrap_err().kind(), kind, "{origins:?}");
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub struct Judged {
     pub difference: Interval,
 }
 
-/// NDCG@10 of SASRec with the candidate's reasons less that with those in use.
+/// NDCG@10 of the recommender with the candidate's reasons less that with those in use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ndcg {
     /// The data set.
@@ -286,9 +286,13 @@ async fn downstream(
 ) -> Result<Vec<Ndcg>> {
     let spec = rivalry(of, gate, rivals, until, work);
     let found = evaluation::evaluate(&spec, voice, stop).await?.results.contrasts;
+    // Where there are several recommenders, what the better of them tells.
+    let recommender =
+        ["better", "sasrec", "log_linear"].into_iter().find(|name| found.iter().any(|c| c.recommender == *name));
     let asked = |c: &&crate::evaluate::results::Contrasted| {
         let arms = (c.arm.as_str(), c.against.as_str());
-        arms == (Arm::Aligned.code(), Arm::ZeroShot.code()) && c.metric == "ndcg@10" && c.tier == "all"
+        let is_asked = arms == (Arm::Aligned.code(), Arm::ZeroShot.code()) && c.metric == "ndcg@10" && c.tier == "all";
+        is_asked && recommender == Some(c.recommender.as_str())
     };
     let ndcg = |c: &crate::evaluate::results::Contrasted| Ndcg {
         data: c.data.clone(),

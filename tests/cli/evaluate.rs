@@ -16,7 +16,7 @@ fn evaluation(world: &World, arms: &str, histories: &str) -> String {
     let judge = world.path("judge").display().to_string();
     let text = format!(
         "name = \"tiny\"\nout = \"evaluation\"\narms = {arms}\nseeds = 1\ntargets = [\"last\"]\nresamples = 50\n\
-         confidence = 0.95\ndevice = \"cpu\"\n[split]\ntrain_quantile = 0.8\nvalid_quantile = 0.8\n{histories}\
+         confidence = 0.95\ndevice = \"cpu\"\n[split]\norigins = [0.8]\nvalid_quantile = 0.8\n{histories}\
          [sasrec]\nhidden = 8\ninner = 8\nlayers = 1\nheads = 1\nlength = 10\ndropout = 0.1\nbatch = 64\nepochs = 2\n\
          patience = 1\nlearning_rates = [0.01]\n\
          [din]\nhidden = 4\nlength = 5\ndropout = 0.0\nbatch = 64\nlike_threshold = 4.0\nepochs = 1\npatience = 1\n\
@@ -147,7 +147,7 @@ fn one_process_works_in_a_folder_and_a_signal_keeps_the_epochs() {
     let write = |epochs: usize| {
         let text = format!(
             "name = \"long\"\nout = \"long\"\narms = [\"A0\"]\nseeds = 1\ntargets = [\"last\"]\nresamples = 50\n\
-             confidence = 0.95\ndevice = \"cpu\"\n[split]\ntrain_quantile = 0.8\nvalid_quantile = 0.8\n[sasrec]\n\
+             confidence = 0.95\ndevice = \"cpu\"\n[split]\norigins = [0.8]\nvalid_quantile = 0.8\n[sasrec]\n\
              hidden = 8\ninner = 8\nlayers = 1\nheads = 1\nlength = 10\ndropout = 0.1\nbatch = 64\nepochs = {epochs}\n\
              patience = 100000\nlearning_rates = [0.01]\n[[data]]\nname = \"logs\"\njob = \"job.toml\"\n"
         );

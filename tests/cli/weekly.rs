@@ -264,7 +264,7 @@ fn what_changes_redoes_what_depends_on_it_and_a_gate_that_fails_promotes_nothing
 fn recommenders_have_a_say_where_an_evaluation_is_named() {
     let world = world();
     let evaluation = "name = \"gate\"\nout = \"unused\"\narms = [\"A0\"]\nseeds = 1\ntargets = [\"last\"]\nresamples = 50\n\
-                      confidence = 0.95\ndevice = \"cpu\"\n[split]\ntrain_quantile = 0.8\nvalid_quantile = 0.8\n\
+                      confidence = 0.95\ndevice = \"cpu\"\n[split]\norigins = [0.8]\nvalid_quantile = 0.8\n\
                       [sasrec]\nhidden = 8\ninner = 8\nlayers = 1\nheads = 1\nlength = 10\ndropout = 0.1\nbatch = 64\nepochs = 1\n\
                       patience = 1\nlearning_rates = [0.01]\n[[data]]\nname = \"tiny\"\njob = \"job.toml\"\n";
     std::fs::write(world.path("evaluation.toml"), evaluation).unwrap();

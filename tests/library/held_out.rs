@@ -11,7 +11,7 @@ use curec::network::random::Random;
 use curec::query::session::Param;
 use curec::recommend::data::{Event, Log};
 use curec::recommend::fit::sequences;
-use curec::recommend::metrics::{Scorer, Tier, Tiers};
+use curec::recommend::metrics::{Scorer, Tier};
 use curec::recommend::split::{Case, Part, Split, Target, temporal};
 use proptest::prelude::*;
 
@@ -75,8 +75,7 @@ fn fitted(split: &Split) -> Vec<(&'static str, String)> {
         .iter()
         .map(|s| (s.user, s.items.to_vec(), s.ratings.iter().map(rating).collect::<Vec<_>>()))
         .collect();
-    let tiers = Tiers::new(split.train_counts(), Tiers::HEAD);
-    let tiers: Vec<Tier> = (0..ITEMS).map(|item| tiers.of(item)).collect();
+    let tiers: Vec<Tier> = split.train_counts().iter().map(|n| Tier::of(*n)).collect();
     vec![
         ("cuts", format!("{:?}", (split.valid_from(), split.test_from()))),
         ("training events", format!("{events:?}")),

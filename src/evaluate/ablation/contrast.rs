@@ -13,7 +13,23 @@ fn pairs(arms: &[Arm]) -> Vec<(usize, usize)> {
     let against_nothing = arms.iter().filter(|a| **a != Arm::NoText).map(|a| (*a, Arm::NoText));
     let others = [
         (Arm::Attributes, Arm::Random),
+        (Arm::Evidence, Arm::Random),
+        (Arm::Evidence, Arm::Offset),
+        (Arm::Evidence, Arm::Ensemble),
+        (Arm::Evidence, Arm::Attributes),
+        (Arm::Projected, Arm::Evidence),
+        (Arm::Projected, Arm::ProjectedAlone),
+        (Arm::Evidence, Arm::ReadBeside),
+        (Arm::Evidence, Arm::ReadKept),
+        (Arm::Evidence, Arm::ReadFree),
+        (Arm::Evidence, Arm::ReadEqual),
+        (Arm::Evidence, Arm::ReadAll),
         (Arm::ZeroShot, Arm::Attributes),
+        (Arm::ZeroShot, Arm::Evidence),
+        (Arm::Aligned, Arm::Evidence),
+        (Arm::Reinforced, Arm::Evidence),
+        (Arm::Corrected, Arm::Evidence),
+        (Arm::Corrected, Arm::Attributes),
         (Arm::Aligned, Arm::Attributes),
         (Arm::Aligned, Arm::ZeroShot),
         (Arm::Templates, Arm::Aligned),
@@ -110,9 +126,10 @@ mod tests {
             pairs(arms).iter().map(|(a, b)| format!("{}-{}", arms[*a].code(), arms[*b].code())).collect()
         };
         let all = named(&Arm::ALL);
-        for pair in
-            ["A3-A2", "A4-A3", "A4b-A4", "A4e-A2", "A4s-A4", "A5a-A4", "A5b-A4", "A5-A5a", "A6-A5", "A6n-A4", "A6-A7"]
-        {
+        for pair in [
+            "A2r-A0c", "A2r-A1b", "A2c-A2r", "A2r-A2rs", "A4-A2r", "A6-A2r", "A6-A2", "A3-A2", "A4-A3", "A4b-A4",
+            "A4e-A2", "A4s-A4", "A5a-A4", "A5b-A4", "A5-A5a", "A6-A5", "A6n-A4", "A6-A7",
+        ] {
             assert!(all.contains(&pair.to_owned()), "{pair}: {all:?}");
         }
         assert!(!all.contains(&"A3-A7".to_owned()), "A7 has the texts of A6 here");

@@ -1,34 +1,37 @@
-//! Full ranking of the test part: the baselines, and SASRec with each arm's vectors.
+//! Full ranking of the test parts: the baselines, and models of the next item with each arm's vectors.
 //!
-//! Knows cases, tiers and lists of items; knows nothing of ratings or of which arms are compared.
-
-use std::sync::Arc;
+//! Knows cases, tiers and lists of items; knows nothing of ratings or of which arms are compared. The cases of all origins stand one
+//! after the other, so that intervals are over users across origins.
 
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::ablation::contrast::{Place, bootstrap};
-use crate::evaluate::ablation::training::{Around, Evaluation, Found, Training, best, story, target_name, told_name};
+use crate::evaluate::ablation::training::{Around, Evaluation, Found, target_name};
+use crate::evaluate::ablation::trials::{Cases, Family, TOP, Trial, ranked_cases, trials};
 use crate::evaluate::agreement::Agreement;
-use crate::evaluate::arms::{Arm, Data, content};
+use crate::evaluate::arms::{Data, Origin};
 use crate::evaluate::baseline::{ItemNeighbours, Popularity};
+use crate::evaluate::ease::Ease;
 use crate::evaluate::results::{Contrasted, Measurement, TEXT};
-use crate::recommend::fit::{Plan, fit_by, mean_ndcg, sequences};
-use crate::recommend::metrics::{
-    Means, Options, Ranked, Scorer, Tier, Tiers, coverage, gini, popularity_lift, rank_cases,
-};
+use crate::recommend::fit::Model;
+use crate::recommend::log_linear::{self, LogLinear};
+use crate::recommend::metrics::{Means, Ranked, Scorer, Tier, coverage, gini, popularity_lift};
 use crate::recommend::sasrec::{self, SasRec};
-use crate::recommend::split::{Case, Part, Target};
+use crate::recommend::split::{Case, Part};
 
-/// Lists of recommended items have so many.
-const TOP: u32 = 10;
 /// Neighbours of the item-kNN baseline.
 const NEIGHBOURS: usize = 100;
+/// Regularisations of EASE that are tried; validation would choose among them, and the best on the test part is taken instead: what
+/// must be beaten is not made worse than it is.
+const EASE: [f64; 3] = [10.0, 100.0, 500.0];
+/// Items of EASE at most.
+const EASE_ITEMS: usize = 3000;
 
-/// Full ranking of the test part.
+/// Full ranking of the test parts.
 pub(super) struct Ranking<'a> {
     data: &'a Data<'a>,
     evaluation: &'a Evaluation,
-    tiers: Tiers,
-    cases: Vec<(Target, Vec<Case<'a>>)>,
+    /// By origin.
+    cases: Vec<Cases<'a>>,
 }
 
 /// A metric of one case.
@@ -37,41 +40,58 @@ type OfCase = (&'static str, fn(&Ranked) -> f64);
 const OF_CASES: [OfCase; 3] =
     [("ndcg@10", |r| r.ndcg(TOP)), ("recall@10", |r| r.recall(TOP)), ("mrr", Ranked::reciprocal_rank)];
 
-const TIERS: [(Tier, &str); 3] = [(Tier::Cold, "cold"), (Tier::Tail, "tail"), (Tier::Head, "head")];
+/// Rankings by target, of all origins.
+type ByTarget = Vec<Vec<Ranked>>;
 
 impl<'a> Ranking<'a> {
     pub(super) fn new(data: &'a Data<'a>, evaluation: &'a Evaluation) -> Result<Self> {
-        let tiers = Tiers::new(data.split.train_counts(), Tiers::HEAD);
-        let cases: Vec<_> =
-            evaluation.targets.iter().map(|target| (*target, data.split.cases(Part::Test, *target))).collect();
-        if cases.iter().any(|(_, cases)| cases.is_empty()) {
+        let of = |origin: &'a Origin<'a>| -> Cases<'a> {
+            evaluation.targets.iter().map(|target| (*target, origin.split.cases(Part::Test, *target))).collect()
+        };
+        let cases: Vec<Cases<'a>> = data.origins.iter().map(of).collect();
+        if cases.is_empty() || cases.iter().flatten().any(|(_, cases)| cases.is_empty()) {
             return Err(Error::new(Kind::Input, "no user of the test part has a history")
                 .with("data", data.name)
-                .hint("a longer log, or a smaller train_quantile"));
+                .hint("a longer log, or smaller quantiles of the split"));
         }
-        Ok(Ranking { data, evaluation, tiers, cases })
+        Ok(Ranking { data, evaluation, cases })
     }
 
     fn catalogue(&self) -> usize {
-        self.data.split.train_counts().len()
+        self.data.origins.first().map_or(0, |origin| origin.split.train_counts().len())
     }
 
-    /// By target.
-    fn rank(&self, model: &mut dyn Scorer) -> Result<Vec<Vec<Ranked>>> {
-        let options = Options { top: TOP as usize, ..Options::default() };
-        self.cases.iter().map(|(_, cases)| rank_cases(model, cases, self.catalogue(), options)).collect()
+    /// Cases of a target at every origin.
+    fn by_origin(&self, target: usize) -> impl Iterator<Item = (usize, &[Case<'a>])> {
+        self.cases.iter().enumerate().map(move |(at, cases)| (at, cases[target].1.as_slice()))
     }
 
-    /// `ranked` by seed, then target.
-    fn measure(
-        &self,
-        recommender: &str,
-        arm: &str,
-        ranked: &[Vec<Vec<Ranked>>],
-        into: &mut Vec<Measurement>,
-    ) -> Result<()> {
+    /// How often training met what each case of a target asks for.
+    fn tiers(&self, target: usize) -> Vec<Tier> {
+        let of_origin = |(at, cases): (usize, &[Case<'a>])| {
+            let counts = self.data.origins[at].split.train_counts();
+            cases.iter().map(|case| Tier::of(counts[case.target as usize])).collect::<Vec<Tier>>()
+        };
+        self.by_origin(target).flat_map(of_origin).collect()
+    }
+
+    /// A baseline, made from the training events of each origin.
+    fn baseline<S: Scorer>(&self, make: impl Fn(usize) -> Result<S>) -> Result<ByTarget> {
+        let mut by_target: ByTarget = self.evaluation.targets.iter().map(|_| Vec::new()).collect();
+        for (at, cases) in self.cases.iter().enumerate() {
+            let mut model = make(at)?;
+            let since = self.data.origins[at].split.first_seen();
+            for ((_, cases), all) in cases.iter().zip(&mut by_target) {
+                all.extend(ranked_cases(&mut model, cases, since)?);
+            }
+        }
+        Ok(by_target)
+    }
+
+    /// `ranked` by seed.
+    fn measure(&self, recommender: &str, arm: &str, ranked: &[ByTarget], into: &mut Vec<Measurement>) -> Result<()> {
         let confidence = self.evaluation.confidence;
-        for (t, (target, cases)) in self.cases.iter().enumerate() {
+        for (t, target) in self.evaluation.targets.iter().enumerate() {
             let place = |metric: &str, tier| Place {
                 data: self.data.name,
                 recommender,
@@ -90,61 +110,68 @@ impl<'a> Ranking<'a> {
                 Ok(())
             };
             means("all", ranked.iter().map(|s| Means::of(&s[t], &[TOP])).collect())?;
-            for (tier, name) in TIERS {
-                means(name, ranked.iter().map(|s| Means::of_tier(&s[t], &self.tiers, tier, &[TOP])).collect())?;
+            let tiers = self.tiers(t);
+            for tier in Tier::ALL {
+                let of_tier = |s: &ByTarget| {
+                    let own = s[t].iter().zip(&tiers).filter(|(_, own)| **own == tier).map(|(ranked, _)| ranked);
+                    Means::of(own, &[TOP])
+                };
+                means(tier.name(), ranked.iter().map(of_tier).collect())?;
             }
-            let counts = self.data.split.train_counts();
             let of_lists = |of: &dyn Fn(&[&[u32]]) -> f64| -> Vec<f64> {
                 ranked.iter().map(|s| of(&s[t].iter().map(|r| r.top.as_slice()).collect::<Vec<_>>())).collect()
             };
+            let n = tiers.len();
             let named = [
                 ("coverage@10", of_lists(&|l| coverage(l.iter().copied(), self.catalogue()))),
                 ("gini@10", of_lists(&|l| gini(l.iter().copied(), self.catalogue()))),
-                ("popularity_lift@10", ranked.iter().map(|s| popularity_lift(&s[t], cases, counts)).collect()),
+                ("popularity_lift@10", ranked.iter().map(|s| self.popularity_lift(t, &s[t])).collect()),
             ];
             for (metric, by_seed) in named.into_iter().filter(|(_, values)| values.iter().all(|v| v.is_finite())) {
-                into.push(place(metric, "all").measurement(arm, cases.len(), by_seed, confidence)?);
+                into.push(place(metric, "all").measurement(arm, n, by_seed, confidence)?);
             }
         }
         Ok(())
     }
 
-    pub(super) fn run(&self, training: &Training<sasrec::Config>, around: &mut Around<'_>) -> Result<Found> {
+    /// The mean over cases of each origin's lift, which is by what training knew there.
+    fn popularity_lift(&self, target: usize, ranked: &[Ranked]) -> f64 {
+        let (mut sum, mut n, mut from) = (0.0, 0, 0);
+        for (at, cases) in self.by_origin(target) {
+            let own = &ranked[from..from + cases.len()];
+            from += cases.len();
+            let lift = popularity_lift(own, cases, self.data.origins[at].split.train_counts());
+            // Where no history holds an item of training there is none.
+            if lift.is_finite() {
+                sum += lift * cases.len() as f64;
+                n += cases.len();
+            }
+        }
+        if n == 0 { f64::NAN } else { sum / n as f64 }
+    }
+
+    /// What one family of models finds, and its trials by arm and seed, of all origins.
+    fn family<C, M: Model>(
+        &self,
+        family: &Family<'_, C, M>,
+        around: &mut Around<'_>,
+        found: &mut Found,
+    ) -> Result<Tried> {
         let (data, evaluation) = (self.data, self.evaluation);
-        let learned = sequences(data.split);
-        let valid = data.split.cases(Part::Valid, Target::Successive);
-        let mut found = Found::default();
-        let mut by_arm = Vec::new();
-        let agreement = Agreement::new(data);
+        let agreement = data.origins.last().map(|origin| Agreement::new(origin, data.liked));
         // By seed, then by arm with texts.
         let mut agreed = Vec::new();
-        for arm in &evaluation.arms {
-            let mut ranked = Vec::new();
-            for seed in 0..evaluation.seeds {
-                let content = Arc::new(content(*arm, data, seed)?);
-                let make = || {
-                    let content = Some(content.clone());
-                    SasRec::new(self.catalogue(), training.config.clone(), content, seed, &evaluation.device)
-                };
-                let mut train = |model: &mut SasRec, plan: &Plan| {
-                    let mut rank = |model: &mut SasRec| mean_ndcg(model, &valid, self.catalogue(), plan.ranking);
-                    fit_by(model, &learned, &valid, plan, around.go_on, &mut rank)
-                };
-                let what = format!("{}-sasrec-{}-{seed}", data.name, told_name(data, *arm));
-                let (mut model, trained, rate) =
-                    best(evaluation, &what, &training.learning_rates, &training.plan, &make, &mut train)?;
-                (around.say)(story(data, "SASRec", *arm, seed, &trained, rate));
-                (around.go_on)()?;
-                ranked.push(self.rank(&mut model)?);
-                if *arm == Arm::NoText {
-                    agreed.push(agreement.with(&mut model)?);
-                }
+        let mut agree = |model: &mut M| -> Result<()> {
+            if let Some(agreement) = &agreement {
+                agreed.push(agreement.with(model)?);
             }
-            self.measure("sasrec", arm.code(), &ranked, &mut found.measurements)?;
-            by_arm.push(ranked);
-        }
-        for (at, arm) in data.texts.keys().enumerate() {
-            let by_seed: Vec<(f64, usize)> = agreed.iter().map(|by_arm| by_arm[at]).collect();
+            Ok(())
+        };
+        let tried = trials(data, evaluation, family, &self.cases, around, &mut agree)?;
+        let is_told = found.measurements.iter().any(|m| m.recommender == TEXT);
+        let texts = data.origins.last().filter(|_| !is_told).map(|origin| &origin.texts);
+        for (at, arm) in texts.into_iter().flat_map(|texts| texts.keys()).enumerate() {
+            let by_seed: Vec<(f64, usize)> = agreed.iter().map(|by_arm: &Vec<(f64, usize)>| by_arm[at]).collect();
             let place =
                 Place { data: data.name, recommender: TEXT, target: TEXT, metric: "agreement".into(), tier: "all" };
             if let Some((_, cases)) = by_seed.first().filter(|(_, cases)| *cases > 0) {
@@ -152,34 +179,79 @@ impl<'a> Ranking<'a> {
                 found.measurements.push(place.measurement(arm.code(), *cases, means, evaluation.confidence)?);
             }
         }
-        found.contrasts = self.contrasts(&by_arm)?;
+        self.tell(family.name, &tried, found)?;
+        Ok(tried)
+    }
+
+    /// Measurements and contrasts of a recommender's trials.
+    fn tell(&self, recommender: &str, tried: &Tried, found: &mut Found) -> Result<()> {
+        let joined: Vec<Vec<ByTarget>> =
+            tried.iter().map(|by_seed| by_seed.iter().map(|trials| self.joined(trials)).collect()).collect();
+        for (arm, ranked) in self.evaluation.arms.iter().zip(&joined) {
+            self.measure(recommender, arm.code(), ranked, &mut found.measurements)?;
+        }
+        found.contrasts.extend(self.contrasts(recommender, &joined)?);
+        Ok(())
+    }
+
+    /// The rankings of all origins, one after the other.
+    fn joined(&self, trials: &[Trial]) -> ByTarget {
+        let of = |t: usize| trials.iter().flat_map(|trial| trial.ranked[t].iter().cloned()).collect();
+        (0..self.evaluation.targets.len()).map(of).collect()
+    }
+
+    /// All families that are asked for and, where there are two, the better of both by validation.
+    pub(super) fn run(&self, around: &mut Around<'_>) -> Result<Found> {
+        let (evaluation, catalogue) = (self.evaluation, self.catalogue());
+        let (mut found, mut all) = (Found::default(), Vec::new());
+        if let Some(training) = &evaluation.sasrec {
+            let make = |reading, content, seed| {
+                let config = sasrec::Config { reading, ..training.config.clone() };
+                SasRec::new(catalogue, config, Some(content), seed, &evaluation.device)
+            };
+            let family = Family { name: "sasrec", title: "SASRec", training, make: &make };
+            all.push(self.family(&family, around, &mut found)?);
+        }
+        if let Some(training) = &evaluation.log_linear {
+            let make = |reading, content, seed| {
+                let config = log_linear::Config { reading, ..training.config.clone() };
+                LogLinear::new(catalogue, config, Some(content), seed, &evaluation.device)
+            };
+            let family = Family { name: "log_linear", title: "log-linear", training, make: &make };
+            all.push(self.family(&family, around, &mut found)?);
+        }
+        if let (Some(second), Some(first)) = (all.pop(), all.pop()) {
+            self.tell("better", &better(first, second), &mut found)?;
+        }
         Ok(found)
     }
 
-    /// `ranked` by arm, seed and target.
-    fn contrasts(&self, ranked: &[Vec<Vec<Vec<Ranked>>>]) -> Result<Vec<Contrasted>> {
+    /// `ranked` by arm, then seed.
+    fn contrasts(&self, recommender: &str, ranked: &[Vec<ByTarget>]) -> Result<Vec<Contrasted>> {
         let mut all = Vec::new();
-        for (t, (target, cases)) in self.cases.iter().enumerate() {
+        for (t, target) in self.evaluation.targets.iter().enumerate() {
+            let of_tiers = self.tiers(t);
+            let users_of_cases: Vec<u32> =
+                self.by_origin(t).flat_map(|(_, cases)| cases.iter().map(|case| case.user)).collect();
             for (metric, of) in OF_CASES {
-                let tiers = [(None, "all")].into_iter().chain(TIERS.map(|(tier, name)| (Some(tier), name)));
+                let tiers = [(None, "all")].into_iter().chain(Tier::ALL.map(|tier| (Some(tier), tier.name())));
                 for (tier, name) in tiers {
-                    let kept: Vec<usize> = (0..cases.len())
-                        .filter(|c| tier.is_none_or(|tier| self.tiers.of(cases[*c].target) == tier))
-                        .collect();
+                    let kept: Vec<usize> =
+                        (0..of_tiers.len()).filter(|c| tier.is_none_or(|tier| of_tiers[*c] == tier)).collect();
                     if kept.is_empty() {
                         continue;
                     }
-                    let users: Vec<u32> = kept.iter().map(|c| cases[*c].user).collect();
+                    let users: Vec<u32> = kept.iter().map(|c| users_of_cases[*c]).collect();
                     let place = Place {
                         data: self.data.name,
-                        recommender: "sasrec",
+                        recommender,
                         target: target_name(*target),
                         metric: metric.into(),
                         tier: name,
                     };
                     let (resamples, confidence) = (self.evaluation.resamples, self.evaluation.confidence);
                     all.extend(place.contrasts(&self.evaluation.arms, &|arm, other| {
-                        let of_seed = |(arm, other): (&Vec<Vec<Ranked>>, &Vec<Vec<Ranked>>)| {
+                        let of_seed = |(arm, other): (&ByTarget, &ByTarget)| {
                             kept.iter().map(|c| of(&arm[t][*c]) - of(&other[t][*c])).collect::<Vec<f64>>()
                         };
                         bootstrap(ranked[arm].iter().zip(&ranked[other]).map(of_seed), &users, resamples, confidence)
@@ -191,17 +263,56 @@ impl<'a> Ranking<'a> {
     }
 }
 
-/// Popularity and item-kNN, which have no seed.
+/// Trials by arm, seed and origin.
+type Tried = Vec<Vec<Vec<Trial>>>;
+
+/// Of two families, for every arm, seed and origin the one that validated better; the first where they are alike.
+fn better(first: Tried, second: Tried) -> Tried {
+    let of_trials = |(one, other): (Trial, Trial)| if other.validated > one.validated { other } else { one };
+    let of_seeds = |(one, other): (Vec<Trial>, Vec<Trial>)| one.into_iter().zip(other).map(of_trials).collect();
+    let of_arms = |(one, other): (Vec<Vec<Trial>>, Vec<Vec<Trial>>)| one.into_iter().zip(other).map(of_seeds).collect();
+    first.into_iter().zip(second).map(of_arms).collect()
+}
+
+/// Popularity, item-kNN and EASE, which have no seed.
 pub(super) fn baselines(data: &Data<'_>, evaluation: &Evaluation) -> Result<Found> {
     let mut found = Found::default();
-    if evaluation.sasrec.is_none() {
+    if evaluation.sasrec.is_none() && evaluation.log_linear.is_none() {
         return Ok(found);
     }
     let ranking = Ranking::new(data, evaluation)?;
-    let (train, catalogue) = (data.split.train(), ranking.catalogue());
-    let ranked = ranking.rank(&mut Popularity::new(train, catalogue))?;
+    let catalogue = ranking.catalogue();
+    let train = |at: usize| data.origins[at].split.train();
+    let ranked = ranking.baseline(|at| Ok(Popularity::new(train(at), catalogue)))?;
     ranking.measure("popularity", "", &[ranked], &mut found.measurements)?;
-    let ranked = ranking.rank(&mut ItemNeighbours::new(train, catalogue, NEIGHBOURS))?;
+    let ranked = ranking.baseline(|at| Ok(ItemNeighbours::new(train(at), catalogue, NEIGHBOURS)))?;
     ranking.measure("item_knn", "", &[ranked], &mut found.measurements)?;
+    let mut best: Option<(f64, ByTarget)> = None;
+    for regularisation in EASE {
+        let ranked = ranking.baseline(|at| Ease::new(train(at), catalogue, regularisation, EASE_ITEMS))?;
+        let score: f64 = ranked.iter().flatten().map(|ranked| ranked.ndcg(TOP)).sum();
+        if best.as_ref().is_none_or(|(so_far, _)| score > *so_far) {
+            best = Some((score, ranked));
+        }
+    }
+    if let Some((_, ranked)) = best {
+        ranking.measure("ease", "", &[ranked], &mut found.measurements)?;
+    }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_better_by_validation_is_taken_for_every_arm_seed_and_origin() {
+        let trial = |validated: f64| Trial { ranked: Vec::new(), validated };
+        let tried = |scores: [f64; 4]| -> Tried {
+            vec![vec![vec![trial(scores[0]), trial(scores[1])], vec![trial(scores[2]), trial(scores[3])]]]
+        };
+        let found = better(tried([0.1, 0.5, 0.2, f64::NAN]), tried([0.2, 0.4, 0.2, 0.3]));
+        let scores: Vec<f64> = found[0].iter().flatten().map(|trial| trial.validated).collect();
+        assert_eq!(scores[..3], [0.2, 0.5, 0.2]);
+    }
 }

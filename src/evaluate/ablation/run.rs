@@ -1,11 +1,11 @@
 //! The ablation: the same recommenders with other content features, and what tells them apart.
 //!
 //! Knows splits, vectors of items and histories, recommenders and statistics; knows nothing of tables, texts or of how a
-//! vector was made. An arm differs from another in its vectors alone: the same weights in number and first values, the same
-//! batches, the same epochs at most, the same search. Where an arm has no vector, the adaptor adds exactly zero.
+//! vector was made. An arm differs from another in its vectors alone, or in how they are read: the same batches, the same
+//! epochs at most, the same search. Where an arm has no vector, the adaptor adds exactly zero.
 
 use crate::error::Result;
-use crate::evaluate::ablation::judging::judging;
+use crate::evaluate::ablation::judging::{self, judging};
 use crate::evaluate::ablation::ranking::{Ranking, baselines};
 use crate::evaluate::ablation::training::{Around, Evaluation, Found};
 use crate::evaluate::arms::Data;
@@ -15,9 +15,12 @@ use crate::evaluate::arms::Data;
 /// # Errors
 /// `Kind::Input` where a part has no cases or DIN no ratings of both kinds; what training says.
 pub fn evaluate(data: &Data<'_>, evaluation: &Evaluation, around: &mut Around<'_>) -> Result<Found> {
+    if let Some(training) = &evaluation.din {
+        judging::check(data, training)?;
+    }
     let mut found = baselines(data, evaluation)?;
-    if let Some(training) = &evaluation.sasrec {
-        let one = Ranking::new(data, evaluation)?.run(training, around)?;
+    if evaluation.sasrec.is_some() || evaluation.log_linear.is_some() {
+        let one = Ranking::new(data, evaluation)?.run(around)?;
         found.measurements.extend(one.measurements);
         found.contrasts.extend(one.contrasts);
     }
@@ -38,10 +41,13 @@ mod tests {
     use crate::evaluate::arms::tests::{data, log};
     use crate::evaluate::results::{Contrasted, Measurement, TEXT};
     use crate::llm::device::ComputeDevice;
+    use crate::recommend::adaptor::AdaptorConfig;
     use crate::recommend::din::{self, Labels};
     use crate::recommend::fit::Plan;
+    use crate::recommend::item_table::{How, Reading};
+    use crate::recommend::log_linear;
     use crate::recommend::sasrec;
-    use crate::recommend::split::{Target, temporal};
+    use crate::recommend::split::{Target, rolling, temporal};
 
     #[test]
     fn the_yardstick_sees_a_leak_and_no_difference_where_there_is_none() {
@@ -69,6 +75,8 @@ mod tests {
                 learning_rates: vec![3e-3],
                 plan: Plan { epochs: 12, ..plan.clone() },
             }),
+            reading: Reading::default(),
+            log_linear: None,
             din: Some(Training {
                 config: din::Config {
                     hidden: 8,
@@ -135,5 +143,92 @@ mod tests {
         let again = evaluate(&data, &evaluation, &mut Around { say: &mut |_| (), go_on: &go_on }).unwrap();
         assert_eq!(asked.get(), 12, "asked after every training, and before no epoch");
         assert!(format!("{again:?}") == format!("{found:?}"));
+    }
+
+    /// Two tastes; items of both keep coming, so that many are asked for that training never met, and their texts tell the taste.
+    fn tastes() -> crate::recommend::data::Log {
+        use crate::network::random::Random;
+        let ids = |n: usize| (0..n).map(|i| format!("{i:03}")).collect::<Vec<String>>();
+        let mut random = Random::new(5, "tastes");
+        let mut events = Vec::new();
+        for step in 0..40_u32 {
+            for user in 0..30_u32 {
+                // Forty items are there at once, and a new one of each taste comes with every step.
+                let item = (step + random.below(20) as u32) * 2 + user % 2;
+                events.push(crate::recommend::data::Event { user, item, rating: None, timestamp: i64::from(step) });
+            }
+        }
+        crate::recommend::data::Log::new(ids(30), ids(120), events).unwrap()
+    }
+
+    #[test]
+    fn texts_as_the_base_find_what_training_never_met_at_every_origin() {
+        use crate::evaluate::arms::{Data, Origin, Texts};
+        let log = tastes();
+        let splits = rolling(&log, &[0.6, 0.8], 0.9).unwrap();
+        let first: Vec<Option<Vec<f32>>> = (0..120_u16)
+            .map(|item| Some(vec![f32::from(item % 2), f32::from(item) / 60.0 - 1.0, f32::from(item % 7)]))
+            .collect();
+        let origins = splits.iter().map(|split| {
+            let texts = [(Arm::Evidence, Texts { first: first.clone(), later: Vec::new() })].into();
+            Origin {
+                label: split.test_from().to_string(),
+                split,
+                items: log.items(),
+                texts,
+                histories: Default::default(),
+            }
+        });
+        let arms = [Arm::NoText, Arm::Offset, Arm::Ensemble, Arm::Evidence, Arm::ReadAll];
+        let data = Data { name: "tastes", liked: 4.0, arms: &arms, origins: origins.collect() };
+        let evaluation = Evaluation {
+            arms: arms.to_vec(),
+            seeds: 2,
+            targets: vec![Target::Successive],
+            resamples: 300,
+            confidence: 0.95,
+            reading: Reading { how: How::Base, delta_dropout: 0.3, seen_only: true, ..Reading::default() },
+            sasrec: None,
+            log_linear: Some(Training {
+                config: log_linear::Config {
+                    hidden: 8,
+                    length: 5,
+                    dropout: 0.0,
+                    decay: 0.0,
+                    batch: 64,
+                    adaptor: AdaptorConfig::published(),
+                    reading: Reading::default(),
+                },
+                learning_rates: vec![0.01],
+                plan: Plan::new(15, 5, 0.0),
+            }),
+            din: None,
+            checkpoints: None,
+            device: ComputeDevice::cpu(),
+        };
+        let mut lines = Vec::new();
+        let mut around = Around { say: &mut |line| lines.push(line), go_on: &|| Ok(()) };
+        let found = evaluate(&data, &evaluation, &mut around).unwrap();
+        // Five arms, two origins, two seeds, and a second training for each of A1b.
+        assert_eq!(lines.len(), 24, "{lines:#?}");
+        let value = |arm: &str, tier: &str| {
+            let of = |m: &&Measurement| {
+                (m.recommender.as_str(), m.arm.as_str(), m.metric.as_str(), m.tier.as_str())
+                    == ("log_linear", arm, "ndcg@10", tier)
+            };
+            found.measurements.iter().find(of).unwrap()
+        };
+        let asked: usize =
+            splits.iter().map(|s| s.cases(crate::recommend::split::Part::Test, Target::Successive).len()).sum();
+        assert_eq!(value("A0", "all").cases, asked as u64, "all origins together");
+        assert!(value("A0", "0").cases > 100);
+        let unseen = |arm: &str| value(arm, "0").interval.mean;
+        assert!(unseen("A2r") > unseen("A0") + 0.05 && unseen("A2r") > unseen("A0c"), "{:#?}", found.measurements);
+        assert!(unseen("A2r") > unseen("A2rs"), "wrong answers in training are not found: {:#?}", found.measurements);
+        let better = found.contrasts.iter().find(|c| {
+            (c.arm.as_str(), c.against.as_str(), c.metric.as_str(), c.tier.as_str()) == ("A2r", "A0", "ndcg@10", "0")
+        });
+        assert!(better.unwrap().contrast.interval.low > 0.0);
+        assert!(found.measurements.iter().any(|m| m.recommender == "ease"));
     }
 }

@@ -12,6 +12,8 @@ use crate::evaluate::results::{Contrasted, Measurement};
 use crate::llm::device::ComputeDevice;
 use crate::recommend::din;
 use crate::recommend::fit::{Model, Plan, Trained};
+use crate::recommend::item_table::Reading;
+use crate::recommend::log_linear;
 use crate::recommend::sasrec;
 use crate::recommend::split::Target;
 
@@ -41,8 +43,12 @@ pub struct Evaluation {
     pub resamples: usize,
     /// Of intervals, between 0 and 1.
     pub confidence: f64,
+    /// How models of the next item read vectors, in the arms that do not say otherwise.
+    pub reading: Reading,
     /// SASRec, where it is asked for.
     pub sasrec: Option<Training<sasrec::Config>>,
+    /// The log-linear model, where it is asked for.
+    pub log_linear: Option<Training<log_linear::Config>>,
     /// DIN, where it is asked for.
     pub din: Option<Training<din::Config>>,
     /// A folder for checkpoints: an evaluation that was killed goes on where it was.
@@ -99,15 +105,26 @@ pub(super) fn best<M: Model>(
     best.ok_or_else(|| Error::new(Kind::Config, "an evaluation wants a learning rate or more"))
 }
 
-/// An arm in the names of checkpoints. With vectors of histories it is another training than without.
-pub(super) fn told_name(data: &Data<'_>, arm: Arm) -> String {
-    let suffix = if data.histories_of(arm).is_some() { "-histories" } else { "" };
-    format!("{}{suffix}", arm.code())
+/// An arm in the names of checkpoints. With vectors of histories, or with those of other texts, it is another training than without.
+pub(super) fn told_name(data: &Data<'_>, arm: Arm, origin: usize) -> String {
+    let suffix = if data.histories_of(arm, origin).is_some() { "-histories" } else { "" };
+    let is_of_evidence = matches!(arm, Arm::Random | Arm::Leak) && arm.texts_of(data.arms) == Some(Arm::Evidence);
+    format!("{}{}{suffix}", arm.code(), if is_of_evidence { "-of-A2r" } else { "" })
 }
 
-pub(super) fn story(data: &Data<'_>, recommender: &str, arm: Arm, seed: u64, trained: &Trained, rate: f64) -> String {
+pub(super) fn story(
+    data: &Data<'_>,
+    recommender: &str,
+    arm: Arm,
+    origin: usize,
+    seed: u64,
+    trained: &Trained,
+    rate: f64,
+) -> String {
+    let label = data.origins.get(origin).filter(|_| data.origins.len() > 1);
+    let origin = label.map_or_else(String::new, |origin| format!(" at {}", origin.label));
     format!(
-        "{} {recommender} {} seed {seed}: validation {:.4} in epoch {} of {}, rate {rate}, {:.0} s",
+        "{}{origin} {recommender} {} seed {seed}: validation {:.4} in epoch {} of {}, rate {rate}, {:.0} s",
         data.name,
         arm.code(),
         trained.best_score,

@@ -1,0 +1,307 @@
+//! Trainings of models of the next item, for every arm, origin and seed, and how each ranks the test part.
+//!
+//! Knows arms, origins, models and checkpoints; knows nothing of what is measured of a ranking. The two controls that read no
+//! texts are made of trainings of A0: A1b sums the scores of two, A0c moves those of the items that training never met.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::evaluate::ablation::training::{Around, Evaluation, Training, best, story, told_name};
+use crate::evaluate::arms::{Arm, Data, Origin, Told, content};
+use crate::network::random::Random;
+use crate::recommend::adaptor::{Content, Vectors};
+use crate::recommend::fit::{Model, Plan, fit_by, mean_ndcg, sequences};
+use crate::recommend::item_table::Reading;
+use crate::recommend::metrics::{Catalogue, Options, Ranked, Scorer, rank_cases};
+use crate::recommend::split::{Case, Part, Target};
+
+/// A training at one origin.
+pub(super) struct Trial {
+    /// How it ranks the cases of the origin, by target.
+    pub(super) ranked: Vec<Vec<Ranked>>,
+    /// Its NDCG@10 on the validation part.
+    pub(super) validated: f64,
+}
+
+/// A kind of model.
+pub(super) struct Family<'a, C, M> {
+    /// In tables and in the names of checkpoints.
+    pub(super) name: &'static str,
+    /// For people.
+    pub(super) title: &'static str,
+    pub(super) training: &'a Training<C>,
+    /// From how vectors are read, what is told of items and users, and a seed.
+    pub(super) make: &'a dyn Fn(Reading, Arc<Content>, u64) -> Result<M>,
+}
+
+/// Cases of an origin, by target.
+pub(super) type Cases<'a> = Vec<(Target, Vec<Case<'a>>)>;
+
+/// A scorer whose texts can be refreshed.
+trait Refreshed: Scorer {
+    fn refresh(&mut self, texts: &Vectors) -> Result<()>;
+}
+
+impl<M: Model> Refreshed for M {
+    fn refresh(&mut self, texts: &Vectors) -> Result<()> {
+        Model::refresh(self, texts)
+    }
+}
+
+/// A1b: two models' scores summed. They are trained alike, so that their scores have one scale.
+struct Summed<M>([M; 2]);
+
+impl<M: Scorer> Scorer for Summed<M> {
+    fn score(&mut self, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
+        self.0[0].score(cases, scores)?;
+        let mut other = vec![0.0; scores.len()];
+        self.0[1].score(cases, &mut other)?;
+        scores.iter_mut().zip(other).for_each(|(score, other)| *score += other);
+        Ok(())
+    }
+}
+
+impl<M: Model> Refreshed for Summed<M> {
+    fn refresh(&mut self, texts: &Vectors) -> Result<()> {
+        self.0.iter_mut().try_for_each(|model| Model::refresh(model, texts))
+    }
+}
+
+/// A0c: a model whose scores of the items that training never met are moved to one place among those of the others. In A0 these items
+/// are all alike, and who asks for one loses every tie; so that the place decides and not the tie, they stand there in an order drawn
+/// by lot, a thousandth of a deviation wide.
+struct Offset<M> {
+    model: M,
+    /// Number of training events of every item.
+    counts: Vec<u32>,
+    /// How many deviations of the others' scores above their mean they stand; as the model has them where there is none.
+    by: Option<f32>,
+}
+
+impl<M: Scorer> Scorer for Offset<M> {
+    fn score(&mut self, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
+        self.model.score(cases, scores)?;
+        let Some(by) = self.by else { return Ok(()) };
+        for scores in scores.chunks_exact_mut(self.counts.len().max(1)) {
+            let known = || scores.iter().zip(&self.counts).filter(|(_, n)| **n > 0).map(|(score, _)| f64::from(*score));
+            let n = known().count().max(1) as f64;
+            let mean = known().sum::<f64>() / n;
+            let deviation = (known().map(|score| (score - mean).powi(2)).sum::<f64>() / n).sqrt();
+            let (shift, deviation) = (mean as f32, deviation as f32);
+            let lots = Random::new(0, "offset");
+            let unseen = scores.iter_mut().zip(&self.counts).enumerate().filter(|(_, (_, n))| **n == 0);
+            unseen.for_each(|(item, (score, _))| {
+                let lot = lots.child(item as u64).uniform() as f32 * LOTS;
+                *score += shift + (by + lot) * deviation;
+            });
+        }
+        Ok(())
+    }
+}
+
+impl<M: Model> Refreshed for Offset<M> {
+    fn refresh(&mut self, texts: &Vectors) -> Result<()> {
+        Model::refresh(&mut self.model, texts)
+    }
+}
+
+/// How wide the order by lot is, in deviations.
+const LOTS: f32 = 1e-3;
+/// Where A0c may put items that training never met, in deviations above the mean of the others.
+const OFFSETS: [f32; 9] = [-4.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0];
+
+/// All arms of one family: trials by arm, seed and origin. `cases` are those of each origin; `seen` is given every model of A0 at the
+/// last origin.
+pub(super) fn trials<C, M: Model>(
+    data: &Data<'_>,
+    evaluation: &Evaluation,
+    family: &Family<'_, C, M>,
+    cases: &[Cases<'_>],
+    around: &mut Around<'_>,
+    seen: &mut dyn FnMut(&mut M) -> Result<()>,
+) -> Result<Vec<Vec<Vec<Trial>>>> {
+    let mut all = Vec::new();
+    for arm in &evaluation.arms {
+        let mut by_seed: Vec<Vec<Trial>> = (0..evaluation.seeds).map(|_| Vec::new()).collect();
+        for (at, cases) in cases.iter().enumerate() {
+            let is_seeded = matches!(arm, Arm::Random | Arm::Shuffled);
+            let mut told: Option<(Arc<Content>, Told)> = None;
+            for (seed, trials) in (0..).zip(&mut by_seed) {
+                let (content, told) = match &mut told {
+                    Some(told) if !is_seeded => told,
+                    told => {
+                        let made = content(*arm, data, at, seed)?;
+                        told.insert((Arc::new(made.content.clone()), made))
+                    }
+                };
+                let work = Work { data, evaluation, family, at, told, content };
+                let (mut model, validated) = work.train(*arm, seed, around)?;
+                let trial = match arm {
+                    Arm::Ensemble => {
+                        let (other, _) = work.train(*arm, seed + evaluation.seeds, around)?;
+                        let mut both = Summed([model, other]);
+                        let validated = work.validate(&mut both)?;
+                        Trial { ranked: work.rank(&mut both, cases)?, validated }
+                    }
+                    Arm::Offset => {
+                        let counts = work.origin()?.split.train_counts().to_vec();
+                        let mut moved = Offset { model, counts, by: None };
+                        let (mut best, mut validated) = (None, validated);
+                        for by in OFFSETS {
+                            moved.by = Some(by);
+                            let score = work.validate(&mut moved)?;
+                            if score > validated {
+                                (best, validated) = (Some(by), score);
+                            }
+                        }
+                        moved.by = best;
+                        Trial { ranked: work.rank(&mut moved, cases)?, validated }
+                    }
+                    arm => {
+                        if *arm == Arm::NoText && at + 1 == data.origins.len() {
+                            seen(&mut model)?;
+                        }
+                        Trial { ranked: work.rank(&mut model, cases)?, validated }
+                    }
+                };
+                trials.push(trial);
+            }
+        }
+        all.push(by_seed);
+    }
+    Ok(all)
+}
+
+/// The trainings of an arm at an origin.
+struct Work<'a, C, M> {
+    data: &'a Data<'a>,
+    evaluation: &'a Evaluation,
+    family: &'a Family<'a, C, M>,
+    at: usize,
+    told: &'a Told,
+    content: &'a Arc<Content>,
+}
+
+impl<C, M: Model> Work<'_, C, M> {
+    fn origin(&self) -> Result<&Origin<'_>> {
+        self.data.origins.get(self.at).ok_or_else(|| Error::new(Kind::Internal, "an origin is missing"))
+    }
+
+    /// The best of the family's trainings by validation, and its score there.
+    fn train(&self, arm: Arm, seed: u64, around: &mut Around<'_>) -> Result<(M, f64)> {
+        let Work { data, evaluation, family, at, content, .. } = self;
+        let split = self.origin()?.split;
+        let (learned, valid) = (sequences(split), split.cases(Part::Valid, Target::Successive));
+        let reading = arm.reading(evaluation.reading);
+        let make = || (family.make)(reading, (*content).clone(), seed);
+        let mut train = |model: &mut M, plan: &Plan| {
+            let mut rank = |model: &mut M| mean_ndcg(model, &valid, Catalogue::since(split.first_seen()), plan.ranking);
+            fit_by(model, &learned, &valid, plan, around.go_on, &mut rank)
+        };
+        // Controls are trainings of A0.
+        let name = match arm {
+            Arm::Ensemble | Arm::Offset => Arm::NoText,
+            arm => arm,
+        };
+        let what = format!("{}-{}-{seed}", at_origin(data, family.name, *at), told_name(data, name, *at));
+        let training = family.training;
+        let (model, trained, rate) =
+            best(evaluation, &what, &training.learning_rates, &training.plan, &make, &mut train)?;
+        (around.say)(story(data, family.title, arm, *at, seed, &trained, rate));
+        (around.go_on)()?;
+        Ok((model, trained.best_score))
+    }
+
+    /// NDCG@10 on the validation part.
+    fn validate(&self, model: &mut dyn Scorer) -> Result<f64> {
+        let split = self.origin()?.split;
+        let valid = split.cases(Part::Valid, Target::Successive);
+        mean_ndcg(model, &valid, Catalogue::since(split.first_seen()), Options::default())
+    }
+
+    /// How a model ranks the test part, by target; every case sees the texts of its moment.
+    fn rank(&self, model: &mut dyn Refreshed, cases: &Cases<'_>) -> Result<Vec<Vec<Ranked>>> {
+        let (told, since) = (self.told, self.origin()?.split.first_seen());
+        let mut by_target = Vec::new();
+        for (_, cases) in cases {
+            let mut ranked: Vec<(usize, Ranked)> = Vec::with_capacity(cases.len());
+            for (later, places) in told.windows(cases) {
+                if !told.later.is_empty()
+                    && let Some(texts) = later.or(told.content.items.as_ref())
+                {
+                    model.refresh(texts)?;
+                }
+                let of_window: Vec<Case<'_>> = places.iter().map(|place| cases[*place]).collect();
+                let found = ranked_cases(model, &of_window, since)?;
+                ranked.extend(places.into_iter().zip(found));
+            }
+            ranked.sort_unstable_by_key(|(place, _)| *place);
+            by_target.push(ranked.into_iter().map(|(_, ranked)| ranked).collect());
+        }
+        Ok(by_target)
+    }
+}
+
+/// Items in a list of recommendations.
+pub(super) const TOP: u32 = 10;
+
+/// Ranks cases among the items that are there at each one's moment.
+pub(super) fn ranked_cases<S: Scorer + ?Sized>(
+    model: &mut S,
+    cases: &[Case<'_>],
+    since: &[i64],
+) -> Result<Vec<Ranked>> {
+    let options = Options { top: TOP as usize, ..Options::default() };
+    rank_cases(&mut Scored(model), cases, Catalogue::since(since), options)
+}
+
+/// A scorer of whatever kind.
+struct Scored<'a, S: ?Sized>(&'a mut S);
+
+impl<S: Scorer + ?Sized> Scorer for Scored<'_, S> {
+    fn score(&mut self, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
+        self.0.score(cases, scores)
+    }
+}
+
+/// A data set and a family in the names of checkpoints, with the origin where there are several.
+pub(super) fn at_origin(data: &Data<'_>, family: &str, origin: usize) -> String {
+    match data.origins.len() {
+        0 | 1 => format!("{}-{family}", data.name),
+        _ => {
+            let label = data.origins.get(origin).map_or("", |origin| origin.label.as_str());
+            format!("{}-{label}-{family}", data.name)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    struct Fixed(Vec<f32>);
+
+    impl Scorer for Fixed {
+        fn score(&mut self, _cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
+            scores.chunks_exact_mut(self.0.len()).for_each(|row| row.copy_from_slice(&self.0));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn controls_move_and_sum_scores() {
+        let case = Case { user: 0, history: &[0], target: 0, rating: None, timestamp: 0 };
+        let mut scores = [0.0; 4];
+        let mut both = Summed([Fixed(vec![1.0, 2.0, 3.0, 4.0]), Fixed(vec![0.5; 4])]);
+        both.score(&[case], &mut scores).unwrap();
+        assert_eq!(scores, [1.5, 2.5, 3.5, 4.5]);
+        // Met items have 1 and 3: mean 2, deviation 1.
+        let of = |by| Offset { model: Fixed(vec![1.0, 0.0, 3.0, 0.25]), counts: vec![1, 0, 1, 0], by };
+        of(Some(2.0)).score(&[case], &mut scores).unwrap();
+        assert!(scores[0] == 1.0 && scores[2] == 3.0 && scores[1] != 4.0, "{scores:?}");
+        assert!((scores[1] - 4.0).abs() < 2e-3 && (scores[3] - 4.25).abs() < 2e-3, "{scores:?}");
+        of(None).score(&[case], &mut scores).unwrap();
+        assert_eq!(scores, [1.0, 0.0, 3.0, 0.25]);
+    }
+}
