@@ -298,6 +298,8 @@ pub mod weekly {
     pub mod negatives;
     pub mod reinforce;
     pub mod next_items;
+    pub mod item_worth;
+    pub mod worth_gates;
     mod project_data;
     pub mod project_fit;
     pub mod project;

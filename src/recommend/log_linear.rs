@@ -31,6 +31,8 @@ use crate::recommend::split::Case;
 
 /// Events that every item counts more than it had: an item that training never met is rarer than all others, and not impossible.
 const PRIOR: f64 = 0.5;
+/// Cases whose states are computed together.
+const AT_ONCE: usize = 256;
 
 /// Sizes and the like.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -157,6 +159,39 @@ impl LogLinear {
         batch.before.resize(batch.known.len() * length, 0);
     }
 
+    /// What came before cases.
+    fn asked(&self, cases: &[Case<'_>]) -> Result<Batch> {
+        let mut batch = Batch::default();
+        cases.iter().for_each(|case| self.push(&mut batch, case.user, case.history));
+        self.check(&batch)?;
+        Ok(batch)
+    }
+
+    /// The vectors of all items as scores are made with them, `[catalogue, hidden]`, row by row.
+    ///
+    /// # Errors
+    /// `Kind::Temporary` where the device fails.
+    pub fn vectors(&self) -> Result<Vec<f32>> {
+        into_vec(self.items.forward(&mut Pass::scoring(&self.parameters)))
+    }
+
+    /// The states before cases, `[cases, hidden]`, row by row: the product of one with an item's vector is the item's
+    /// score, less the item's own number. Of a case only user and history are looked at.
+    ///
+    /// # Errors
+    /// `Kind::Internal` where a history has an item that is not there; `Kind::Temporary` where the device fails.
+    pub fn states_before(&self, cases: &[Case<'_>]) -> Result<Vec<f32>> {
+        let mut pass = Pass::scoring(&self.parameters);
+        let table = self.items.forward(&mut pass);
+        let mut states = Vec::with_capacity(cases.len() * self.config.hidden);
+        for cases in cases.chunks(AT_ONCE) {
+            let batch = self.asked(cases)?;
+            let states_and_ones = self.states(&mut pass, table.clone(), &batch);
+            states.extend(into_vec(states_and_ones.narrow(1, 0, self.config.hidden))?);
+        }
+        Ok(states)
+    }
+
     fn check(&self, batch: &Batch) -> Result<()> {
         let fits = batch.before.len() == batch.known.len() * self.config.length
             && batch.before.iter().chain(&batch.targets).all(|item| (*item as usize) < self.catalogue);
@@ -218,10 +253,8 @@ impl Scorer for LogLinear {
     fn score(&mut self, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
         let mut pass = Pass::scoring(&self.parameters);
         let table = self.table(&mut pass);
-        for (cases, scores) in cases.chunks(256).zip(scores.chunks_mut(256 * self.catalogue)) {
-            let mut batch = Batch::default();
-            cases.iter().for_each(|case| self.push(&mut batch, case.user, case.history));
-            self.check(&batch)?;
+        for (cases, scores) in cases.chunks(AT_ONCE).zip(scores.chunks_mut(AT_ONCE * self.catalogue)) {
+            let batch = self.asked(cases)?;
             let states = self.states(&mut pass, table.clone(), &batch);
             scores.copy_from_slice(&into_vec(states.matmul(table.clone().transpose()))?);
         }
@@ -284,6 +317,26 @@ mod tests {
         let order = |a: usize, b: usize| scores[a] < scores[b];
         assert!(order(1, 0) && order(0, 3) && order(3, 2), "{scores:?}");
         assert!((scores.iter().map(|s| s.exp()).sum::<f32>() - 1.0).abs() < 0.05, "{scores:?}");
+    }
+
+    #[test]
+    fn scores_are_products_of_states_and_vectors() {
+        let mut model = LogLinear::new(4, config(), None, 3, &ComputeDevice::cpu()).unwrap();
+        let mut cases = vec![case(&[2], 2); AT_ONCE];
+        cases.extend([case(&[3, 0, 1, 1], 2), case(&[], 0)]);
+        let (vectors, states) = (model.vectors().unwrap(), model.states_before(&cases).unwrap());
+        assert_eq!((vectors.len(), states.len()), (4 * 8, cases.len() * 8));
+        let mut scores = vec![0.0; cases.len() * 4];
+        model.score(&cases, &mut scores).unwrap();
+        for (state, scores) in states.chunks(8).zip(scores.chunks(4)) {
+            for (vector, score) in vectors.chunks(8).zip(scores) {
+                let product: f32 = state.iter().zip(vector).map(|(s, v)| s * v).sum();
+                assert!((product - score).abs() < 1e-6, "{product} is not {score}");
+            }
+        }
+        assert!(states[states.len() - 8..].iter().all(|s| *s == 0.0), "nothing is known, and c is zero at first");
+        assert!(model.states_before(&[]).unwrap().is_empty());
+        assert_eq!(model.states_before(&[case(&[4], 0)]).unwrap_err().kind(), Kind::Internal);
     }
 
     #[test]

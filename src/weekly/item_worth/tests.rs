@@ -1,0 +1,218 @@
+//! Worths in a world whose texts are of known quality.
+
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+const ITEMS: usize = 120;
+const TEXT: usize = 16;
+const WIDTH: usize = 8;
+const EVENTS: usize = 3000;
+const USERS: usize = 400;
+/// Noise of an item's reasons, as a share of what is true in them.
+pub(crate) const NOISES: [f64; 4] = [0.1, 0.5, 1.5, 4.0];
+
+struct Held {
+    states: Vec<f32>,
+    met: Vec<[u32; 1]>,
+    asked: Vec<Asked>,
+}
+
+/// Item vectors are a linear function of what is true of an item; texts say that with noise, or, where they are not
+/// told, something else. Users take what their states ask for.
+pub(crate) struct World {
+    ids: Vec<String>,
+    vectors: Vec<f32>,
+    counts: Vec<u32>,
+    evidence: Vec<f32>,
+    pub(crate) reasons: Vec<(u32, Vec<f32>)>,
+    held: [Held; 2],
+}
+
+fn normals(random: &mut Random, n: usize) -> Vec<f64> {
+    (0..n).map(|_| random.normal()).collect()
+}
+
+/// Of length 1, as an encoder's vectors.
+fn unit(values: Vec<f64>) -> Vec<f64> {
+    let length = values.iter().map(|x| x * x).sum::<f64>().sqrt();
+    values.into_iter().map(|x| x / length).collect()
+}
+
+fn said(random: &mut Random, truth: &[f64], noise: f64) -> Vec<f32> {
+    let scale = noise / (TEXT as f64).sqrt();
+    let noisy = truth.iter().zip(normals(random, TEXT)).map(|(x, e)| x + scale * e).collect();
+    unit(noisy).into_iter().map(|x| x as f32).collect()
+}
+
+fn held(random: &mut Random, vectors: &[f32]) -> Held {
+    let mut held = Held { states: Vec::new(), met: Vec::new(), asked: Vec::new() };
+    for case in 0..EVENTS {
+        let state: Vec<f32> = normals(random, WIDTH).into_iter().map(|x| x as f32).collect();
+        let weights: Vec<f64> = vectors.chunks_exact(WIDTH).map(|vector| dot(&state, vector).exp()).collect();
+        let mut left = random.unit() * weights.iter().sum::<f64>();
+        let mut item = 0;
+        while item + 1 < ITEMS && left >= weights[item] {
+            left -= weights[item];
+            item += 1;
+        }
+        held.asked.push(Asked { user: random.below(USERS) as u32, item: item as u32, case });
+        held.states.extend(state);
+        held.met.push([((item + 1) % ITEMS) as u32]);
+    }
+    held
+}
+
+impl World {
+    pub(crate) fn new(is_told: bool) -> World {
+        let mut random = Random::new(1, "world");
+        let random = &mut random;
+        let turn: Vec<Vec<f64>> = (0..TEXT).map(|_| normals(random, WIDTH)).collect();
+        let mut truths = || -> Vec<Vec<f64>> { (0..ITEMS).map(|_| unit(normals(random, TEXT))).collect() };
+        let truth = truths();
+        let texts = if is_told { truth.clone() } else { truths() };
+        let value = |truth: &[f64], k: usize| truth.iter().zip(&turn).map(|(x, row)| x * row[k]).sum::<f64>() as f32;
+        let vectors: Vec<f32> =
+            truth.iter().flat_map(|truth| (0..WIDTH).map(|k| value(truth, k)).collect::<Vec<_>>()).collect();
+        let evidence = texts.iter().flat_map(|text| said(random, text, 0.7)).collect();
+        let mut reasons = Vec::new();
+        for (item, text) in texts.iter().enumerate() {
+            reasons.extend(NOISES.map(|noise| (item as u32, said(random, text, noise))));
+        }
+        let counts = (0..ITEMS).map(|_| (5.0 * random.unit()).exp() as u32 + 1).collect();
+        let held = [held(random, &vectors), held(random, &vectors)];
+        World { ids: (0..ITEMS).map(|i| format!("i{i:03}")).collect(), vectors, counts, evidence, reasons, held }
+    }
+
+    pub(crate) fn known(&self) -> Known<'_> {
+        let World { ids, vectors, counts, evidence, .. } = self;
+        Known { width: WIDTH, vectors, counts, ids, evidence }
+    }
+
+    pub(crate) fn block(&self, n: usize) -> Block<'_> {
+        let Held { states, met, asked } = &self.held[n];
+        Block { states, met: met.iter().map(<[u32; 1]>::as_slice).collect(), asked: asked.clone() }
+    }
+
+    pub(crate) fn texts(&self) -> Vec<(u32, &[f32])> {
+        self.reasons.iter().map(|(item, text)| (*item, text.as_slice())).collect()
+    }
+
+    pub(crate) fn worth(&self) -> Worth {
+        Worth::new(&self.known(), &self.block(0), &settings()).unwrap()
+    }
+}
+
+pub(crate) fn settings() -> Settings {
+    Settings { negatives: 40, nearest: 60, seed: 1, fold_seed: 1, ..Settings::default() }
+}
+
+#[test]
+fn an_items_own_row_does_not_place_it() {
+    let mut world = World::new(true);
+    let mapped = |world: &World| -> Vec<Vec<f32>> {
+        let worth = world.worth();
+        let of_item = |item: u32| worth.mapped(item, &world.reasons[4 * item as usize].1).unwrap().unwrap();
+        (0..ITEMS as u32).map(of_item).collect()
+    };
+    let before = mapped(&world);
+    world.vectors[7 * WIDTH..8 * WIDTH].fill(9.0);
+    let after = mapped(&world);
+    assert_eq!(before[7], after[7]);
+    assert!(before.iter().zip(&after).filter(|(before, after)| before != after).count() > ITEMS / 2);
+}
+
+#[test]
+fn the_evidence_is_worth_nothing_and_what_is_not_there_has_no_worth() {
+    let mut world = World::new(true);
+    world.evidence[5 * TEXT..6 * TEXT].fill(0.0);
+    world.counts[6] = 0;
+    world.held[0].asked.retain(|one| one.item != 4);
+    let worth = world.worth();
+    let of = |item: u32, text: &[f32]| worth.of(item, text).unwrap();
+    assert_eq!(of(3, &world.evidence[3 * TEXT..4 * TEXT]), Some(0.0));
+    let text = world.reasons[0].1.as_slice();
+    assert_eq!([of(4, text), of(5, text), of(3, &[0.0; TEXT])], [None; 3], "no event, no evidence, no text");
+    assert!(of(6, text).is_some(), "an item that training never met has a text and events all the same");
+    assert!(worth.of(ITEMS as u32, text).is_err() && worth.of(0, &text[1..]).is_err());
+    assert!(worth.of(0, &[f32::NAN; TEXT]).is_err());
+}
+
+#[test]
+fn no_more_events_count_than_asked_for() {
+    let world = World::new(true);
+    let few = Settings { most_events: 5, ..settings() };
+    let few = Worth::new(&world.known(), &world.block(0), &few).unwrap();
+    let all = world.worth();
+    for (item, text) in world.texts() {
+        let (few, all) = (few.by_event(item, text).unwrap(), all.by_event(item, text).unwrap());
+        let (few, all) = (few.unwrap_or_default(), all.unwrap_or_default());
+        assert!(few.len() == all.len().min(5) && all.len() <= 50 && few == all[..few.len()]);
+    }
+}
+
+#[test]
+fn negatives_are_as_popular_and_were_not_met() {
+    let counts: Vec<u32> = (0..200).map(|i| if i < 100 { 3 } else { i }).collect();
+    let popularity = Popularity::new(&counts, 1);
+    let settings = Settings { negatives: 10, nearest: 20, ..Settings::default() };
+    let of = |user: u32, item: u32, met: &[u32]| {
+        let found = popularity.negatives(&Asked { user, item, case: 0 }, counts[item as usize], met, &settings);
+        let mut sorted = found.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert!(sorted.len() == found.len() && !found.contains(&item) && !found.iter().any(|i| met.contains(i)));
+        found
+    };
+    let met: Vec<u32> = (0..90).collect();
+    let found = of(1, 150, &[149, 151]);
+    assert!(found.len() == 10 && found.iter().all(|item| (138..=163).contains(item)), "{found:?}");
+    assert!(found == of(1, 150, &[149, 151]) && found != of(2, 150, &[149, 151]));
+    assert!(of(1, 5, &[]).iter().all(|item| *item < 100) && of(1, 5, &[]) != of(1, 6, &[]));
+    assert!(of(1, 95, &met).iter().all(|item| (90..112).contains(item)), "what is left, and the next ones");
+    let everything: Vec<u32> = (1..200).collect();
+    assert!(of(1, 0, &everything).is_empty());
+    assert!(Popularity::new(&[0, 0], 1).items.is_empty(), "what training never met is no negative");
+}
+
+#[test]
+fn a_loss_is_that_of_the_softmax() {
+    assert!((loss(0.0, log_sum(&[0.0, 2.0_f64.ln()]).unwrap()) - 4.0_f64.ln()).abs() < 1e-12);
+    assert!((loss(-800.0, 800.0) - 1600.0).abs() < 1e-9 && loss(800.0, -800.0) == 0.0 && log_sum(&[]).is_none());
+}
+
+#[test]
+fn a_block_is_made_of_cases() {
+    let case =
+        |user: u32, history: &'static [u32], target: u32| Case { user, history, target, rating: None, timestamp: 0 };
+    let cases = [case(4, &[1, 2], 3), case(2, &[], 0)];
+    let block = Block::of(&cases, &[1.0, 2.0, 3.0, 6.0]);
+    assert_eq!(block.asked, [Asked { user: 4, item: 3, case: 0 }, Asked { user: 2, item: 0, case: 1 }]);
+    assert_eq!((block.met[0], block.mean_state(2)), (&[1, 2][..], vec![2.0, 4.0]));
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let world = World::new(true);
+    let refused = |known: Known<'_>, block: Block<'_>, settings: Settings| {
+        Worth::new(&known, &block, &settings).err().map(|e| e.kind())
+    };
+    let (known, block) = (world.known(), || world.block(0));
+    for wrong in [
+        Settings { most_events: 0, ..settings() },
+        Settings { negatives: 61, ..settings() },
+        Settings { folds: 1, ..settings() },
+        Settings { ridge: 0.0, ..settings() },
+        Settings { prior: f64::NAN, ..settings() },
+    ] {
+        assert_eq!(refused(known, block(), wrong), Some(Kind::Config));
+    }
+    assert_eq!(refused(known, block(), Settings { folds: 61, ..settings() }), Some(Kind::Input), "too few items");
+    let short = Known { counts: &world.counts[1..], ..known };
+    assert_eq!(refused(short, block(), settings()), Some(Kind::Internal));
+    let wide = Known { width: WIDTH + 1, ..known };
+    assert_eq!(refused(wide, block(), settings()), Some(Kind::Internal));
+    let mut elsewhere = block();
+    elsewhere.asked[0].case = EVENTS;
+    assert_eq!(refused(known, elsewhere, settings()), Some(Kind::Internal));
+    assert_eq!(refused(known, Block { states: &[], ..block() }, settings()), Some(Kind::Internal));
+}

@@ -1,0 +1,347 @@
+//! Whether what reasons are worth to a recommender may be a reward: the conditions that come before any reinforcement.
+//!
+//! Knows worths and what can be measured of them; knows nothing of texts, encoders, models or where a log comes from.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::network::random::Random;
+use crate::registry::card::Check;
+use crate::statistics::{Interval, RESAMPLES, paired_bootstrap, quantile, spearman};
+use crate::weekly::item_worth::{Block, Known, Settings, Worth, dot, mean};
+
+const CONFIDENCE: f64 = 0.95;
+/// Fewer items are no sample.
+const LEAST_ITEMS: usize = 30;
+/// Least rank correlation of what two halves of the users say, corrected for length.
+const RELIABLE: f64 = 0.5;
+/// Least rank correlation with what the next block of time says.
+const LASTING: f64 = 0.2;
+/// Least rank correlation with what another set of folds says.
+const AGREEING: f64 = 0.5;
+
+/// The standard deviation of a sample; `None` for fewer than two values.
+fn deviation(values: &[f64]) -> Option<f64> {
+    let mean = mean(values).filter(|_| values.len() > 1)?;
+    Some((values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64).sqrt())
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    (!values.is_empty()).then(|| quantile(&values, 0.5))
+}
+
+/// What was found of a reward before anything is rewarded. Reasons are pairs of an item and a text; only those count
+/// whose worth is known. What could not be computed is `None`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gates {
+    /// Whether all conditions hold.
+    pub passed: bool,
+    /// Items with reasons.
+    pub items: usize,
+    /// Their reasons.
+    pub reasons: usize,
+    /// Rank correlation of the worth by the events of one half of the users with that by the other half's.
+    pub split_half: Option<f64>,
+    /// The same for all users (Spearman 1910 and Brown 1910): 2 r / (1 + r) where r is above 0.
+    pub split_half_corrected: Option<f64>,
+    /// As `split_half`, of worths less the mean of their item: whether halves agree on an item's reasons, not on items.
+    pub split_half_within: Option<f64>,
+    /// Rank correlation with the worth by the next block of time.
+    pub next_block: Option<f64>,
+    /// Rank correlation with the worth by a map of other folds.
+    pub other_folds: Option<f64>,
+    /// Mean worth in nats, with its 95 % interval over items.
+    pub own: Option<Interval>,
+    /// Mean worth of reasons that were given to other items.
+    pub shuffled: Option<Interval>,
+    /// Mean of the first less the second.
+    pub own_less_shuffled: Option<Interval>,
+    /// Mean over items of log p by the evidence, less that by a map learned from shuffled pairs, in nats.
+    pub learned: Option<Interval>,
+    /// Rank correlation of the worth with how far the reason lifts its item above the evidence for the mean of all
+    /// states: near 1 a reason is paid for promising popularity.
+    pub with_popularity: Option<f64>,
+    /// Rank correlation of the worth with the length of the text's vector: near 1 a reason is paid for a long vector.
+    pub with_length: Option<f64>,
+    /// The standard deviation of the worth among an item's reasons, median over items with several.
+    pub spread: Option<f64>,
+    /// The standard error of a worth from its events, root of the mean square over an item's reasons; median over the
+    /// same items.
+    pub noise: Option<f64>,
+    /// Whether the spread is above 0 and no less than the noise. Else a reward of such reasons is chance, and whoever
+    /// rewards must stop.
+    pub is_told_apart: bool,
+    /// The conditions.
+    pub gate: Vec<Check>,
+}
+
+/// What is known of one reason.
+struct Judged {
+    item: u32,
+    worth: f64,
+    halves: [Option<f64>; 2],
+    error: Option<f64>,
+    later: Option<f64>,
+    refolded: Option<f64>,
+    stranger: Option<f64>,
+    popularity: f64,
+    length: f64,
+}
+
+/// Each reason's item with a reason of another item, in the order of `texts`; nothing where there is no other item.
+fn of_others<'a>(texts: &[(u32, &'a [f32])], seed: u64) -> Vec<(u32, &'a [f32])> {
+    let mut by_item: BTreeMap<u32, Vec<&'a [f32]>> = BTreeMap::new();
+    texts.iter().for_each(|(item, text)| by_item.entry(*item).or_default().push(*text));
+    if by_item.len() < 2 {
+        return Vec::new();
+    }
+    let mut items: Vec<u32> = by_item.keys().copied().collect();
+    Random::new(seed, "shuffled reasons").shuffle(&mut items);
+    let others: BTreeMap<u32, u32> = items.iter().copied().zip(items.iter().copied().cycle().skip(1)).collect();
+    let mut taken: BTreeMap<u32, usize> = BTreeMap::new();
+    let other = |(item, _): &(u32, &'a [f32])| {
+        let reasons = by_item.get(others.get(item)?)?;
+        let place = taken.entry(*item).or_default();
+        let text = reasons[*place % reasons.len()];
+        *place += 1;
+        Some((*item, text))
+    };
+    texts.iter().filter_map(other).collect()
+}
+
+/// Rank correlation of the pairs.
+fn correlation(pairs: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
+    let (a, b): (Vec<f64>, Vec<f64>) = pairs.unzip();
+    spearman(&a, &b)
+}
+
+/// The mean of values, with its interval over items; `None` for no values.
+fn over_items(values: impl Iterator<Item = (u32, f64)>, seed: u64) -> Result<Option<Interval>> {
+    let (items, values): (Vec<u32>, Vec<f64>) = values.unzip();
+    if values.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(paired_bootstrap(&[values.as_slice()], &items, RESAMPLES, CONFIDENCE, seed)?.interval))
+}
+
+/// What is known of each reason that has a worth.
+fn judged(
+    worth: &Worth,
+    known: &Known<'_>,
+    [now, next]: [&Block<'_>; 2],
+    texts: &[(u32, &[f32])],
+    settings: &Settings,
+) -> Result<Vec<Judged>> {
+    let later = Worth::new(known, next, settings)?.all(texts)?;
+    let refolded = Settings { fold_seed: settings.fold_seed.wrapping_add(1), ..*settings };
+    let refolded = Worth::new(known, now, &refolded)?.all(texts)?;
+    let strangers = worth.all(&of_others(texts, settings.seed))?;
+    let everyone = now.mean_state(known.width);
+    let halves = Random::new(settings.seed, "halves");
+    let of_reason = |(n, (item, text)): (usize, &(u32, &[f32]))| -> Result<Option<Judged>> {
+        let Some(told) = worth.by_event(*item, text)? else { return Ok(None) };
+        let mut by_half: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
+        for (user, nats) in &told {
+            by_half[usize::from(halves.child(u64::from(*user)).bits() & 1 == 1)].push(*nats);
+        }
+        let nats: Vec<f64> = told.into_iter().map(|(_, nats)| nats).collect();
+        let lifted = |text: &[f32]| -> Result<f64> {
+            Ok(worth.mapped(*item, text)?.map_or(0.0, |vector| dot(&everyone, &vector)))
+        };
+        let popularity = lifted(text)? - lifted(known.evidence_of(*item as usize))?;
+        Ok(mean(&nats).map(|found| Judged {
+            item: *item,
+            worth: found,
+            halves: [mean(&by_half[0]), mean(&by_half[1])],
+            error: deviation(&nats).map(|deviation| deviation / (nats.len() as f64).sqrt()),
+            later: later[n],
+            refolded: refolded[n],
+            stranger: strangers.get(n).copied().flatten(),
+            popularity,
+            length: dot(text, text).sqrt(),
+        }))
+    };
+    let all: Vec<Option<Judged>> = texts.par_iter().enumerate().map(of_reason).collect::<Result<_>>()?;
+    Ok(all.into_iter().flatten().collect())
+}
+
+/// What each half of the users says of an item's reasons, less what it says in the mean; nothing of a single reason.
+fn within(reasons: &[&Judged]) -> Vec<(f64, f64)> {
+    let both: Vec<(f64, f64)> = reasons.iter().filter_map(|one| one.halves[0].zip(one.halves[1])).collect();
+    let (a, b): (Vec<f64>, Vec<f64>) = both.iter().copied().unzip();
+    match (mean(&a), mean(&b)) {
+        (Some(of_a), Some(of_b)) if both.len() > 1 => both.into_iter().map(|(a, b)| (a - of_a, b - of_b)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether R of these reasons may be a reward. `now` are the events that it would reward by, `next` those of the block
+/// of time after it; `texts` are vectors of reasons with their items, best several of each item.
+///
+/// Halves of the users, the next block and other folds must agree on the order of the reasons. But they agree as well
+/// on a map that has learned nothing: a direction that is wrong is wrong for everybody. So the map must beat one that
+/// has learned from shuffled pairs, and an item's reasons those of other items, by the low ends of 95 % intervals over
+/// items; other items' reasons must be worth nothing in the mean. An item's reasons must differ by more than the noise.
+///
+/// # Errors
+/// As [`Worth::new`] and [`Worth::mapped`].
+pub fn gates(
+    known: &Known<'_>,
+    now: &Block<'_>,
+    next: &Block<'_>,
+    texts: &[(u32, &[f32])],
+    settings: &Settings,
+) -> Result<Gates> {
+    let worth = Worth::new(known, now, settings)?;
+    let judged = judged(&worth, known, [now, next], texts, settings)?;
+    let mut by_item: BTreeMap<u32, Vec<&Judged>> = BTreeMap::new();
+    judged.iter().for_each(|one| by_item.entry(one.item).or_default().push(one));
+
+    let split_half = correlation(judged.iter().filter_map(|one| one.halves[0].zip(one.halves[1])));
+    let split_half_corrected = split_half.map(|r| if r > 0.0 { 2.0 * r / (1.0 + r) } else { r });
+    let split_half_within = correlation(by_item.values().flat_map(|reasons| within(reasons)));
+    let next_block = correlation(judged.iter().filter_map(|one| Some((one.worth, one.later?))));
+    let other_folds = correlation(judged.iter().filter_map(|one| Some((one.worth, one.refolded?))));
+    let with_popularity = correlation(judged.iter().map(|one| (one.worth, one.popularity)));
+    let with_length = correlation(judged.iter().map(|one| (one.worth, one.length)));
+
+    let own = over_items(judged.iter().map(|one| (one.item, one.worth)), settings.seed)?;
+    let strangers = || judged.iter().filter_map(|one| Some((one, one.stranger?)));
+    let shuffled = over_items(strangers().map(|(one, stranger)| (one.item, stranger)), settings.seed)?;
+    let own_less_shuffled =
+        over_items(strangers().map(|(one, stranger)| (one.item, one.worth - stranger)), settings.seed)?;
+    let learned = over_items(worth.learned(known, settings)?.into_iter(), settings.seed)?;
+
+    let (mut spreads, mut noises) = (Vec::new(), Vec::new());
+    for reasons in by_item.values() {
+        let worths: Vec<f64> = reasons.iter().map(|one| one.worth).collect();
+        let squares: Vec<f64> = reasons.iter().filter_map(|one| one.error).map(|error| error * error).collect();
+        if let Some((spread, square)) = deviation(&worths).zip(mean(&squares)) {
+            spreads.push(spread);
+            noises.push(square.sqrt());
+        }
+    }
+    let (spread, noise) = (median(spreads), median(noises));
+    let is_told_apart = spread.zip(noise).is_some_and(|(spread, noise)| spread > 0.0 && spread >= noise);
+
+    let at_least = |what: &str, value: Option<f64>, least: f64| Check {
+        what: format!("{what} >= {least}"),
+        value: value.unwrap_or(0.0),
+        holds: value.is_some_and(|value| value >= least),
+    };
+    let above_zero = |what: &str, interval: Option<Interval>| Check {
+        what: format!("{what}, low end of its interval > 0"),
+        value: interval.map_or(0.0, |interval| interval.low),
+        holds: interval.is_some_and(|interval| interval.low > 0.0),
+    };
+    let items = by_item.len();
+    let gate = vec![
+        Check {
+            what: format!("items with reasons of known worth >= {LEAST_ITEMS}"),
+            value: items as f64,
+            holds: items >= LEAST_ITEMS,
+        },
+        above_zero("log-likelihood by the evidence's map less that by a map of shuffled pairs", learned),
+        at_least(
+            "rank correlation of the worth by one half of the users with that by the other, corrected for length",
+            split_half_corrected,
+            RELIABLE,
+        ),
+        at_least("rank correlation with the worth by the next block of time", next_block, LASTING),
+        at_least("rank correlation with the worth by other folds", other_folds, AGREEING),
+        Check {
+            what: "mean worth of other items' reasons <= 0".to_owned(),
+            value: shuffled.map_or(0.0, |interval| interval.mean),
+            holds: shuffled.is_some_and(|interval| interval.mean <= 0.0),
+        },
+        above_zero("mean worth of reasons less that of other items' reasons", own_less_shuffled),
+        Check {
+            what: format!("deviation of the worth among an item's reasons >= its noise, {:.5}", noise.unwrap_or(0.0)),
+            value: spread.unwrap_or(0.0),
+            holds: is_told_apart,
+        },
+    ];
+    Ok(Gates {
+        passed: gate.iter().all(|check| check.holds),
+        items,
+        reasons: judged.len(),
+        split_half,
+        split_half_corrected,
+        split_half_within,
+        next_block,
+        other_folds,
+        own,
+        shuffled,
+        own_less_shuffled,
+        learned,
+        with_popularity,
+        with_length,
+        spread,
+        noise,
+        is_told_apart,
+        gate,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::weekly::item_worth::tests::{NOISES, World, settings};
+
+    fn of(world: &World) -> Gates {
+        gates(&world.known(), &world.block(0), &world.block(1), &world.texts(), &settings()).unwrap()
+    }
+
+    #[test]
+    fn better_reasons_are_worth_more_and_the_gates_hold() {
+        let world = World::new(true);
+        let worths = world.worth().all(&world.texts()).unwrap();
+        let quality = NOISES.iter().cycle().map(|noise| -noise);
+        let ranked = correlation(worths.iter().zip(quality).filter_map(|(worth, quality)| Some(((*worth)?, quality))));
+        assert!(ranked.unwrap() > 0.5, "{ranked:?}");
+        let gates = of(&world);
+        assert!(gates.passed && gates.gate.len() == 8 && gates.is_told_apart, "{gates:?}");
+        assert!(gates.shuffled.unwrap().high < 0.0 && gates.split_half < gates.split_half_corrected, "{gates:?}");
+        let kept: Gates = serde_json::from_str(&serde_json::to_string(&gates).unwrap()).unwrap();
+        assert_eq!(kept.gate.len(), 8);
+    }
+
+    /// Halves, blocks and folds agree on a map of nothing as well as on a good one: only the controls tell.
+    #[test]
+    fn texts_that_tell_nothing_do_not_pass() {
+        let gates = of(&World::new(false));
+        assert!(!gates.passed, "{gates:?}");
+        assert!(gates.learned.unwrap().low <= 0.0 && gates.own_less_shuffled.unwrap().low <= 0.0, "{gates:?}");
+        assert!(gates.split_half_corrected.unwrap() > RELIABLE && gates.next_block.unwrap() > LASTING, "{gates:?}");
+    }
+
+    #[test]
+    fn reasons_that_are_alike_are_not_told_apart() {
+        let mut world = World::new(true);
+        for of_item in world.reasons.chunks_exact_mut(NOISES.len()) {
+            let first = of_item[0].1.clone();
+            of_item.iter_mut().for_each(|(_, text)| text.clone_from(&first));
+        }
+        let alike = of(&world);
+        assert!(alike.spread.unwrap() < 1e-9 && !alike.is_told_apart && !alike.passed, "{alike:?}");
+        // One reason an item: there is nothing to tell apart, and of one item there are no strangers.
+        world.reasons.truncate(1);
+        let one = of(&world);
+        assert!(one.spread.is_none() && one.shuffled.is_none() && !one.is_told_apart && !one.passed, "{one:?}");
+    }
+
+    #[test]
+    fn the_same_bits_on_any_number_of_threads() {
+        let world = World::new(true);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| (world.worth().all(&world.texts()).unwrap(), of(&world)))
+        };
+        assert_eq!(run(1), run(3));
+    }
+}
