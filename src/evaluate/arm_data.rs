@@ -17,6 +17,7 @@ use futures::TryStreamExt;
 use crate::cancel::CancelToken;
 use crate::columns;
 use crate::config::{Interval, Job, MAX_LOOKBACK_DAYS};
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::evaluate::arm_text::{self, About};
 use crate::evaluate::arms::{Arm, Texts};
@@ -107,7 +108,6 @@ impl Source {
                 1 => (data.name.clone(), whole.clone()),
                 _ => (format!("{} at {origin}", data.name), whole.join(format!("origin-{origin}"))),
             };
-            make_folder(&folder)?;
             let (job, overrides) = job_of(&folder)?;
             let nights = nights(&split, spec.split.refreshes)?;
             let (texts, file) = (data.text.clone(), data.job.clone());
@@ -136,6 +136,25 @@ impl Source {
     /// Id texts of the items.
     pub(crate) fn items(&self) -> &[String] {
         self.log.items()
+    }
+
+    /// A rating of at least this is a like, as the job has it.
+    pub(crate) fn liked(&self) -> f32 {
+        self.job.spec.history.liked()
+    }
+
+    /// Nights of other moments must not stand in the folder: what they published would be taken for this one's.
+    fn own_nights(&self) -> Result<()> {
+        let ends: Vec<String> = self.nights.iter().map(|night| night.end.to_rfc3339()).collect();
+        let (file, ends) = (self.folder.join("nights"), ends.join("\n"));
+        match std::fs::read_to_string(&file) {
+            Ok(before) if before == ends => Ok(()),
+            Ok(_) => Err(Error::new(Kind::Config, "the folder holds texts of other nights")
+                .with("folder", self.folder.display())
+                .hint("name another `out`, or remove the folder; or give [split] its former values")),
+            Err(_) => disk::write_whole(&file, ends.as_bytes())
+                .context(Kind::Config, || format!("cannot write `{}`", file.display())),
+        }
     }
 
     /// The night before the origin.
@@ -169,6 +188,8 @@ impl Source {
     /// # Errors
     /// What a night would say after hours.
     pub(crate) async fn check(&self, arms: &[Arm]) -> Result<()> {
+        make_folder(&self.folder)?;
+        self.own_nights()?;
         for arm in wanted(arms) {
             for keys in self.nights_of(arm).await? {
                 let of = |e: Error| e.with("data", &self.name).with("arm", arm.code());

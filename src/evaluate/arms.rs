@@ -328,18 +328,18 @@ pub fn content(arm: Arm, data: &Data<'_>, origin: usize, seed: u64) -> Result<To
         false => None,
     };
     let fitted = fit(&raw.first, &|item| split.train_counts()[item] > 0)?;
-    let made = |raw: &ItemVectors| -> Result<Vectors> {
-        let vectors = whitened(raw, fitted.as_ref())?;
+    let made = |told: &ItemVectors| -> Result<Vectors> {
+        let vectors = whitened(told, fitted.as_ref())?;
         let vectors = match &collaborative {
             None => vectors,
-            Some(map) if arm == Arm::ProjectedAlone => map.apply(at.items, raw)?,
-            Some(map) => beside(&vectors, &map.apply(at.items, raw)?)?,
+            Some(map) if arm == Arm::ProjectedAlone => map.apply(at.items, told)?,
+            Some(map) => beside(&vectors, &map.apply(at.items, told)?)?,
         };
-        if arm == Arm::Shuffled { dealt(&vectors, seed) } else { Ok(vectors) }
+        if arm == Arm::Shuffled { dealt(&vectors, &raw.first, seed) } else { Ok(vectors) }
     };
     // Items and histories have one width.
     let width = if data.histories_of(arm, origin).is_some() { WIDTH } else { 0 };
-    let made = |raw: &ItemVectors| widened(made(raw)?, width);
+    let made = |told: &ItemVectors| widened(made(told)?, width);
     let vectors = made(&raw.first)?;
     let later = raw.later.iter().map(|(from, raw)| Ok((*from, made(raw)?))).collect::<Result<_>>()?;
     let lines = split.timelines();
@@ -388,20 +388,32 @@ fn draw(raw: &mut [Option<Vec<f32>>], seed: u64, name: &str) {
     }
 }
 
-/// The vectors that are there, dealt out anew among the items that have one: by one permutation of the catalogue, on which what has no
-/// vector is passed over. So an item keeps whose vector it was given when others get one.
-fn dealt(vectors: &Vectors, seed: u64) -> Result<Vectors> {
-    let mut next: Vec<usize> = (0..vectors.len()).collect();
+/// Who gets whose vector, among the items that `has` names: by one permutation of the catalogue, on which others are passed over.
+fn givers(items: usize, has: &dyn Fn(usize) -> bool, seed: u64) -> Vec<usize> {
+    let mut next: Vec<usize> = (0..items).collect();
     Random::new(seed, "shuffled reasons").shuffle(&mut next);
     let giver = |item: usize| {
         let mut giver = next[item];
-        while !vectors.has(giver) && giver != item {
+        while !has(giver) && giver != item {
             giver = next[giver];
         }
         giver
     };
-    let from: Vec<usize> = (0..vectors.len()).map(|item| if vectors.has(item) { giver(item) } else { item }).collect();
-    taken(vectors, &from)
+    (0..items).map(|item| if has(item) { giver(item) } else { item }).collect()
+}
+
+/// Vectors dealt out anew among the items that have one. Those that had one at the origin keep whose they were given there; the
+/// others are dealt among themselves.
+fn dealt(vectors: &Vectors, first: &ItemVectors, seed: u64) -> Result<Vectors> {
+    let had = |item: usize| first[item].is_some();
+    let old = givers(vectors.len(), &had, seed);
+    let new = givers(vectors.len(), &|item| vectors.has(item) && !had(item), seed);
+    let from = |item: usize| match had(item) {
+        true if vectors.has(old[item]) => old[item],
+        true => item,
+        false => new[item],
+    };
+    taken(vectors, &(0..vectors.len()).map(from).collect::<Vec<usize>>())
 }
 
 /// Vectors of histories, each given to the next user of a random round over those of the same moment: nobody keeps their own

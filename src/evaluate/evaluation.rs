@@ -109,7 +109,12 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
             allow(&mut training.plan, budget);
             results.facts.push((format!("{}, DIN", data.name), budget_told(budget)));
         }
-        let liked = spec.din.as_ref().map_or(LIKED, |din| liked(&din.config));
+        let liked = spec
+            .din
+            .as_ref()
+            .and_then(|din| liked(&din.config))
+            .or(sources.first().map(Source::liked))
+            .unwrap_or(LIKED);
         let name = data.name.clone();
         let found = device::guarded_blocking("evaluating", move || {
             let origins = sources.iter().zip(told).map(|(source, (texts, histories))| Origin {
@@ -144,7 +149,7 @@ pub async fn check(spec: &Spec, learned_until: Option<i64>) -> Result<()> {
     Ok(())
 }
 
-/// A rating of at least this is a like where no [din] says otherwise.
+/// A rating of at least this is a like where neither [din] nor a job says otherwise.
 const LIKED: f32 = 4.0;
 
 /// What is said of items and of histories, where these have no vectors.
@@ -178,9 +183,9 @@ const NOTES: [&str; 6] = [
      and of neither is anything shortened, as a prompt would be; A3 and the arms after it are what nights publish: the \
      vector of the accepted reason, of the evidence where there is none.",
     "Full ranking over the items that are there at a case's moment (their first event is not later), items of the history \
-     left out, the target loses ties. Baselines and models know the training part alone; EASE has the best of three \
-     regularisations by the test part, which favours it. DIN: whether a user likes what the user met, by rating. GAUC is AUC \
-     within users, each weighted by its cases, over users with likes and dislikes.",
+     left out, the target loses ties. Baselines and models know the training part alone; EASE has weights of the 3,000 \
+     most frequent items and the best of three regularisations by the test part, which favours it. DIN: whether a user likes what the user met, by rating. AUC is over places within \
+     each origin, GAUC is AUC within users, each weighted by its cases, over users with likes and dislikes.",
     "Intervals of arms are Student's t over trainings that differ in their seed; those of differences are percentiles of a \
      paired bootstrap over users and trainings, so that the luck of seeds is in them. Holm corrects within a data set, \
      recommender, target, metric and tier.",
@@ -206,11 +211,11 @@ fn heard<C>(training: Training<C>, voice: Voice) -> Training<C> {
     Training { plan: Plan { voice, ..training.plan }, ..training }
 }
 
-/// The least rating of a like.
-fn liked(config: &din::Config) -> f32 {
+/// The least rating of a like, where DIN is told of ratings.
+fn liked(config: &din::Config) -> Option<f32> {
     match config.labels {
-        Labels::Rated { liked } => liked,
-        Labels::Sampled { .. } => LIKED,
+        Labels::Rated { liked } => Some(liked),
+        Labels::Sampled { .. } => None,
     }
 }
 
@@ -247,10 +252,7 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
         let budget = budget(learning_rates, plan.epochs, plan.patience);
         facts.push((
             "log-linear".into(),
-            format!(
-                "width {}, {} items, dropout {}, decay {}, full softmax; {budget}",
-                s.hidden, s.length, s.dropout, s.decay
-            ),
+            format!("width {}, {} items, dropout {}, full softmax; {budget}", s.hidden, s.length, s.dropout),
         ));
     }
     if spec.sasrec.is_some() || spec.log_linear.is_some() {
@@ -269,7 +271,13 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
         let budget = budget(learning_rates, plan.epochs, plan.patience);
         facts.push((
             "DIN".into(),
-            format!("width {}, {} items, dropout {}, likes from {}; {budget}", s.hidden, s.length, s.dropout, liked(s)),
+            format!(
+                "width {}, {} items, dropout {}, likes from {}; {budget}",
+                s.hidden,
+                s.length,
+                s.dropout,
+                liked(s).unwrap_or(LIKED)
+            ),
         ));
     }
     facts

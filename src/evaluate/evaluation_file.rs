@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evaluate::ablation::training::{Training, target_name};
 use crate::evaluate::arms::Arm;
 use crate::evaluate::history_nights::HistoriesSpec;
-use crate::recommend::item_table::Reading;
+use crate::recommend::item_table::{How, Reading};
 use crate::recommend::split::Target;
 use crate::recommend::{din, log_linear, sasrec};
 use crate::settings::{self, Form, Layers, Resolved};
@@ -165,7 +165,12 @@ pub fn parse(text: &str, file: &str, env: &BTreeMap<String, String>) -> Result<(
         if let Some(arm) = arms.iter().find(is_reading).filter(|_| !arms.contains(&Arm::Evidence)) {
             layers.problem("arms", format!("{} is compared with A2r, which must be among them", arm.code()));
         }
-        if let Some(arm) = arms.iter().find(|arm| arm.is_reading() && arm.reading(spec.reading) == spec.reading) {
+        let of_base = [Arm::ReadKept, Arm::ReadFree, Arm::ReadEqual];
+        let is_same = |arm: &&Arm| {
+            let is_unread = spec.reading.how == How::Experts && of_base.contains(arm);
+            arm.is_reading() && (is_unread || arm.reading(spec.reading) == spec.reading)
+        };
+        if let Some(arm) = arms.iter().find(is_same) {
             layers.problem("arms", format!("{} reads vectors as [reading] says, which is A2r", arm.code()));
         }
         for (arm, others) in [(Arm::Beside, vec![Arm::Attributes, Arm::Aligned]), (Arm::Sampled, vec![Arm::Aligned])] {
@@ -371,6 +376,7 @@ pub(crate) mod tests {
             ("delta_dropout = 0.2", "how = \"bas\"", "how"),
             ("\"A2r\", ", "", "compared with A2r"),
             ("delta_dropout = 0.2", "delta_dropout = 0.0", "which is A2r"),
+            ("delta_dropout = 0.2", "how = \"experts\"", "which is A2r"),
         ] {
             let told = refused(old, new).unwrap();
             assert!(told.contains(says), "{says}: {told}");

@@ -89,6 +89,7 @@ pub struct ItemTable {
 struct Base {
     /// `[catalogue, inputs]`; zeros where there is none.
     vectors: Tensor<2>,
+    /// Which items had a text in training.
     present: Vec<bool>,
     /// n / (n + k) of every item.
     shares: Vec<f32>,
@@ -110,7 +111,9 @@ impl ItemTable {
         experts: AdaptorConfig,
     ) -> Result<Self> {
         let Reading { delta_dropout, delta_bound, seen_weight, .. } = reading;
-        if !(0.0..=1.0).contains(&delta_dropout) || !(delta_bound >= 0.0 && seen_weight >= 0.0) {
+        // No number is in no range.
+        let is_right = (0.0..=1.0).contains(&delta_dropout) && delta_bound >= 0.0 && seen_weight >= 0.0;
+        if !is_right {
             return Err(Error::new(
                 Kind::Config,
                 "an item's own vector has a dropout from 0 to 1, and a bound and a weight from 0",
@@ -160,7 +163,8 @@ impl ItemTable {
             // Where no item has a text there is no base, and ids are read as they are without one.
             if let Some(texts) = texts.filter(|texts| (0..texts.len()).any(|item| texts.has(item))) {
                 let projection = parameters.add("text_projection", [texts.width(), width], Init::Normal(0.02));
-                let (vectors, present) = base_of(texts, parameters);
+                let vectors = base_of(texts, parameters, &|_| true);
+                let present = (0..texts.len()).map(|item| texts.has(item)).collect();
                 let share = |n: &u32| (f64::from(*n) / (f64::from(*n) + seen_weight).max(1.0)) as f32;
                 let shares = content.seen.iter().flatten().map(share).collect();
                 base = Some(Base { vectors, present, shares, projection });
@@ -233,7 +237,9 @@ impl ItemTable {
         };
         match (&mut self.base, &mut self.adaptor) {
             (Some(base), _) if fits(base.vectors.dims()) => {
-                (base.vectors, base.present) = base_of(texts, parameters);
+                // Of an item that training met without a text, training knows nothing with one.
+                let is_read = |item: usize| base.present[item] || base.shares[item] == 0.0;
+                base.vectors = base_of(texts, parameters, &is_read);
                 Ok(())
             }
             (None, Some(adaptor)) => adaptor.refresh_items(parameters, texts),
@@ -282,11 +288,12 @@ impl ItemTable {
     }
 }
 
-/// Vectors as a tensor, and which there are.
-fn base_of(texts: &Vectors, parameters: &Parameters) -> (Tensor<2>, Vec<bool>) {
-    let values = (0..texts.len()).flat_map(|item| texts.row(item)).copied().collect();
-    let vectors = from_vec(values, [texts.len(), texts.width()], parameters.device());
-    (vectors, (0..texts.len()).map(|item| texts.has(item)).collect())
+/// Vectors as a tensor; zeros for those that are not read.
+fn base_of(texts: &Vectors, parameters: &Parameters, is_read: &dyn Fn(usize) -> bool) -> Tensor<2> {
+    let none = vec![0.0; texts.width()];
+    let row = |item: usize| if is_read(item) { texts.row(item).to_vec() } else { none.clone() };
+    let values = (0..texts.len()).flat_map(row).collect();
+    from_vec(values, [texts.len(), texts.width()], parameters.device())
 }
 
 #[cfg(test)]
@@ -385,7 +392,7 @@ mod tests {
         table.refresh(&parameters, &later).unwrap();
         let [after, own, w] = rows(&parameters, &table, Pass::scoring(&parameters));
         assert!(after[..2] == before[..2] && near(&after[2], w[0].iter().map(|w| -3.0 * w)));
-        assert!(near(&after[3], w[0].iter().zip(&own[3]).map(|(w, own)| 5.0 * w + own)), "it has a text now");
+        assert!(near(&after[3], own[3].iter().copied()), "training met it without a text");
         assert!(table.refresh(&parameters, &Vectors::new(2, vec![0.0; 8], vec![true; 4]).unwrap()).is_err());
     }
 

@@ -43,8 +43,6 @@ pub struct Config {
     pub length: usize,
     /// Dropout of the summed vectors.
     pub dropout: f64,
-    /// Adam's decoupled weight decay.
-    pub decay: f64,
     /// Targets of a batch.
     pub batch: usize,
     /// Sizes of the adaptor, where there are features that one reads.
@@ -95,20 +93,18 @@ impl LogLinear {
         seed: u64,
         device: &ComputeDevice,
     ) -> Result<Self> {
-        let Config { hidden, length, batch, dropout, decay, .. } = config;
-        if [catalogue, hidden, length, batch].contains(&0) || !(0.0..1.0).contains(&dropout) || !(decay >= 0.0) {
+        let Config { hidden, length, batch, dropout, .. } = config;
+        if [catalogue, hidden, length, batch].contains(&0) || !(0.0..1.0).contains(&dropout) {
             return Err(Error::new(
                 Kind::Config,
-                "a log-linear model wants positive sizes, a dropout from 0 to below 1 and a decay from 0",
+                "a log-linear model wants positive sizes and a dropout from 0 to below 1",
             )
             .with("hidden", hidden)
             .with("length", length)
             .with("batch", batch)
-            .with("dropout", dropout)
-            .with("decay", decay));
+            .with("dropout", dropout));
         }
         let mut parameters = Parameters::new(seed, device);
-        parameters.set_weight_decay(decay);
         let counts = content.as_ref().and_then(|content| content.seen.clone());
         let items = ItemTable::new(&mut parameters, content, [catalogue, hidden], config.reading, config.adaptor)?;
         let steps = parameters.add("steps", [length, 1], Init::Constant(0.0));
@@ -275,7 +271,6 @@ mod tests {
             hidden: 8,
             length: 3,
             dropout: 0.0,
-            decay: 0.0,
             batch: 32,
             adaptor: AdaptorConfig::published(),
             reading: Reading::default(),
@@ -380,12 +375,9 @@ mod tests {
 
     #[test]
     fn sizes_that_make_no_model_are_refused() {
-        for config in [
-            Config { hidden: 0, ..config() },
-            Config { length: 0, ..config() },
-            Config { dropout: 1.0, ..config() },
-            Config { decay: f64::NAN, ..config() },
-        ] {
+        for config in
+            [Config { hidden: 0, ..config() }, Config { length: 0, ..config() }, Config { dropout: 1.0, ..config() }]
+        {
             let refused = LogLinear::new(4, config, None, 0, &ComputeDevice::cpu()).err().unwrap();
             assert_eq!(refused.kind(), Kind::Config);
         }

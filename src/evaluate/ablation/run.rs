@@ -194,7 +194,6 @@ mod tests {
                     hidden: 8,
                     length: 5,
                     dropout: 0.0,
-                    decay: 0.0,
                     batch: 64,
                     adaptor: AdaptorConfig::published(),
                     reading: Reading::default(),

@@ -108,8 +108,12 @@ pub(super) fn best<M: Model>(
 /// An arm in the names of checkpoints. With vectors of histories, or with those of other texts, it is another training than without.
 pub(super) fn told_name(data: &Data<'_>, arm: Arm, origin: usize) -> String {
     let suffix = if data.histories_of(arm, origin).is_some() { "-histories" } else { "" };
-    let is_of_evidence = matches!(arm, Arm::Random | Arm::Leak) && arm.texts_of(data.arms) == Some(Arm::Evidence);
-    format!("{}{}{suffix}", arm.code(), if is_of_evidence { "-of-A2r" } else { "" })
+    let of = match (arm, arm.texts_of(data.arms)) {
+        (Arm::Random | Arm::Leak, Some(Arm::Evidence)) => "-of-A2r",
+        (Arm::Shuffled, Some(Arm::Corrected)) => "-of-A6",
+        _ => "",
+    };
+    format!("{}{of}{suffix}", arm.code())
 }
 
 pub(super) fn story(

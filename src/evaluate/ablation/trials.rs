@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::ablation::training::{Around, Evaluation, Training, best, story, told_name};
 use crate::evaluate::arms::{Arm, Data, Origin, Told, content};
@@ -48,7 +50,7 @@ impl<M: Model> Refreshed for M {
     }
 }
 
-/// A1b: two models' scores summed. They are trained alike, so that their scores have one scale.
+/// A1b: two models' scores summed. They are trained alike but for their seed and, where validation chose another, their rate.
 struct Summed<M>([M; 2]);
 
 impl<M: Scorer> Scorer for Summed<M> {
@@ -67,34 +69,40 @@ impl<M: Model> Refreshed for Summed<M> {
     }
 }
 
-/// A0c: a model whose scores of the items that training never met are moved to one place among those of the others. In A0 these items
-/// are all alike, and who asks for one loses every tie; so that the place decides and not the tie, they stand there in an order drawn
-/// by lot, a thousandth of a deviation wide.
+/// A0c: a model that scores all items that training never met at one place among the scores of the others. In A0 these items are all
+/// alike, and who asks for one loses every tie; so that the place decides and not the tie, they stand there in an order drawn by
+/// lot, a thousandth of a deviation wide.
 struct Offset<M> {
     model: M,
-    /// Number of training events of every item.
-    counts: Vec<u32>,
+    /// For an item that training never met its place in that order, from 0 to 1; nothing for one that it met.
+    lots: Vec<Option<f32>>,
     /// How many deviations of the others' scores above their mean they stand; as the model has them where there is none.
     by: Option<f32>,
+}
+
+impl<M> Offset<M> {
+    fn new(model: M, counts: &[u32]) -> Self {
+        let lots = Random::new(0, "offset");
+        let lot = |(item, n): (usize, &u32)| (*n == 0).then(|| lots.child(item as u64).uniform() as f32);
+        Offset { model, lots: counts.iter().enumerate().map(lot).collect(), by: None }
+    }
 }
 
 impl<M: Scorer> Scorer for Offset<M> {
     fn score(&mut self, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
         self.model.score(cases, scores)?;
         let Some(by) = self.by else { return Ok(()) };
-        for scores in scores.chunks_exact_mut(self.counts.len().max(1)) {
-            let known = || scores.iter().zip(&self.counts).filter(|(_, n)| **n > 0).map(|(score, _)| f64::from(*score));
+        scores.par_chunks_exact_mut(self.lots.len().max(1)).for_each(|scores| {
+            let known = || scores.iter().zip(&self.lots).filter(|(_, lot)| lot.is_none()).map(|(s, _)| f64::from(*s));
             let n = known().count().max(1) as f64;
             let mean = known().sum::<f64>() / n;
             let deviation = (known().map(|score| (score - mean).powi(2)).sum::<f64>() / n).sqrt();
-            let (shift, deviation) = (mean as f32, deviation as f32);
-            let lots = Random::new(0, "offset");
-            let unseen = scores.iter_mut().zip(&self.counts).enumerate().filter(|(_, (_, n))| **n == 0);
-            unseen.for_each(|(item, (score, _))| {
-                let lot = lots.child(item as u64).uniform() as f32 * LOTS;
-                *score += shift + (by + lot) * deviation;
-            });
-        }
+            for (score, lot) in scores.iter_mut().zip(&self.lots) {
+                if let Some(lot) = lot {
+                    *score = (mean + f64::from(by + lot * LOTS) * deviation) as f32;
+                }
+            }
+        });
         Ok(())
     }
 }
@@ -108,7 +116,7 @@ impl<M: Model> Refreshed for Offset<M> {
 /// How wide the order by lot is, in deviations.
 const LOTS: f32 = 1e-3;
 /// Where A0c may put items that training never met, in deviations above the mean of the others.
-const OFFSETS: [f32; 9] = [-4.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0];
+const OFFSETS: [f32; 9] = [0.0, 1.0, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0];
 
 /// All arms of one family: trials by arm, seed and origin. `cases` are those of each origin; `seen` is given every model of A0 at the
 /// last origin.
@@ -144,8 +152,7 @@ pub(super) fn trials<C, M: Model>(
                         Trial { ranked: work.rank(&mut both, cases)?, validated }
                     }
                     Arm::Offset => {
-                        let counts = work.origin()?.split.train_counts().to_vec();
-                        let mut moved = Offset { model, counts, by: None };
+                        let mut moved = Offset::new(model, work.origin()?.split.train_counts());
                         let (mut best, mut validated) = (None, validated);
                         for by in OFFSETS {
                             moved.by = Some(by);
@@ -297,11 +304,11 @@ mod tests {
         both.score(&[case], &mut scores).unwrap();
         assert_eq!(scores, [1.5, 2.5, 3.5, 4.5]);
         // Met items have 1 and 3: mean 2, deviation 1.
-        let of = |by| Offset { model: Fixed(vec![1.0, 0.0, 3.0, 0.25]), counts: vec![1, 0, 1, 0], by };
+        let of = |by| Offset { by, ..Offset::new(Fixed(vec![1.0, -12.0, 3.0, -12.0]), &[1, 0, 1, 0]) };
         of(Some(2.0)).score(&[case], &mut scores).unwrap();
-        assert!(scores[0] == 1.0 && scores[2] == 3.0 && scores[1] != 4.0, "{scores:?}");
-        assert!((scores[1] - 4.0).abs() < 2e-3 && (scores[3] - 4.25).abs() < 2e-3, "{scores:?}");
+        assert!(scores[0] == 1.0 && scores[2] == 3.0 && scores[1] != scores[3], "{scores:?}");
+        assert!([1, 3].iter().all(|item| (scores[*item] - 4.0).abs() < 2e-3), "{scores:?}");
         of(None).score(&[case], &mut scores).unwrap();
-        assert_eq!(scores, [1.0, 0.0, 3.0, 0.25]);
+        assert_eq!(scores, [1.0, -12.0, 3.0, -12.0]);
     }
 }
