@@ -325,6 +325,7 @@ pub mod operate {
         pub mod jsonl;
     }
     pub mod inspect;
+    mod simulate_texts;
     pub mod simulate;
     pub mod runs;
     pub mod garbage;

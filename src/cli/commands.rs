@@ -114,7 +114,8 @@ The files are in place when _export.json is; it lists them. jobs/loaders/ranker_
     /// Write input tables from a known preference structure, to test recommenders and how they are measured.
     #[command(before_help = "Examples:\n\
   curec simulate --out input --users 2000 --items 1000 --events-per-user 30 --seed 7 --signal co-consumption\n\
-  curec simulate --out control --users 2000 --items 1000 --events-per-user 30 --seed 7 --signal none")]
+  curec simulate --out control --users 2000 --items 1000 --events-per-user 30 --seed 7 --signal none\n\
+  curec simulate --out new --users 4000 --items 3000 --events-per-user 8 --tastes 120 --seed 7 --signal content")]
     Simulate(SimulateArgs),
     /// Show schema, counts and first rows of a Parquet file or folder, through an independent reader.
     #[command(before_help = "Example:\n  curec inspect warehouse/item_feature --rows 3")]

@@ -134,6 +134,8 @@ enum Signal {
     CoConsumption,
     /// Popularity alone: neither shows anything.
     None,
+    /// Lasting tastes of users, which descriptions tell, also of the many items that the log does not know yet.
+    Content,
 }
 
 impl SimulateArgs {
@@ -146,6 +148,7 @@ impl SimulateArgs {
         let signal = match self.signal {
             Signal::CoConsumption => simulate::Signal::CoConsumption,
             Signal::None => simulate::Signal::None,
+            Signal::Content => simulate::Signal::Content,
         };
         let SimulateArgs { users, items, events_per_user, tastes, days, seed, .. } = *self;
         simulate::simulate(simulate::Options { users, items, events_per_user, tastes, days, seed, signal }, &self.out)
