@@ -275,7 +275,8 @@ fn recommenders_have_a_say_where_an_evaluation_is_named() {
     let out = world.curec(&arguments(&file));
     expect_code(&out, 2);
     assert!(stderr(&out).contains("learned until") && !world.path("work/align.json").exists(), "{}", stderr(&out));
-    std::fs::write(world.path("evaluation.toml"), evaluation.replace("quantile = 0.8", "quantile = 0.97")).unwrap();
+    let late = evaluation.replace("[0.8]", "[0.97]").replace("quantile = 0.8", "quantile = 0.97");
+    std::fs::write(world.path("evaluation.toml"), late).unwrap();
     let mut earlier = arguments(&file);
     (earlier[4], earlier[6]) = ("2026-01-11", "2026-01-19");
     let out = world.curec(&earlier);
