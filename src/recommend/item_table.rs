@@ -3,9 +3,9 @@
 //! Knows ids, how often training met each item, and vectors of texts; knows nothing of how these were made or of what looks
 //! at the result. A text is read in one of two ways.
 //!
-//! **As the base** ([`How::Base`]): v_i = W x_i + m_i δ_i with m_i = \[n_i > 0\] n_i / (n_i + k), and without a text v_i = \[n_i > 0\] δ_i. The text x_i places the item, a
-//! vector δ_i of its own corrects that as far as its n_i training events allow; an item that training never met has the
-//! text alone. So that W learns to place items at all, δ_i is left out of some training steps (whole vectors, each with the
+//! **As the base** ([`How::Base`]): v_i = W x_i + m_i δ_i with m_i = \[n_i > 0\] n_i / (n_i + k), and without a text
+//! v_i = \[n_i > 0\] δ_i. The text x_i places the item, a vector δ_i of its own corrects that as far as its n_i training
+//! events allow; an item that training never met has the text alone. So that W learns to place items at all, δ_i is left out of some training steps (whole vectors, each with the
 //! same probability), and its length can be bounded (Let-It-Go, arXiv 2507.19473).
 //!
 //! **Beside the id** ([`How::Experts`]): v_i = \[n_i > 0\] δ_i + what [`Adaptor`] makes of x_i (KAR, arXiv 2306.10933).
