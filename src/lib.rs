@@ -262,6 +262,7 @@ pub mod evaluate {
     pub mod baseline;
     pub mod ease;
     pub mod collaborative;
+    pub mod arm;
     pub mod arms;
     pub mod agreement;
     /// The ablation: the same recommenders with other content features, and what tells them apart.

@@ -114,7 +114,7 @@ fn cosines(vectors: &ItemVectors, liked: &[u32], seen: &[u32], counts: &[u32]) -
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::evaluate::arms::Arm;
+    use crate::evaluate::arm::Arm;
     use crate::evaluate::arms::tests::{data, log};
     use crate::recommend::split::temporal;
 

@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use crate::columns::{self, at};
 use crate::config::Interval;
 use crate::error::{Error, Kind, Result};
-use crate::evaluate::arms::Arm;
+use crate::evaluate::arm::Arm;
 use crate::query::session::{Param, Session};
 use crate::query::texts;
 

@@ -15,220 +15,18 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
+use crate::evaluate::arm::Arm;
 use crate::evaluate::collaborative::{Collaborative, ItemVectors};
 use crate::evaluate::history_blocks::HistoryVectors;
 use crate::evaluate::whitening::Whitening;
 use crate::network::random::Random;
 use crate::recommend::adaptor::{Content, Histories, Vectors};
-use crate::recommend::item_table::{How, Reading};
 use crate::recommend::split::{Case, Split};
 
 /// A leaked label among values of variance one.
 const LABEL: f32 = 3.0;
 /// Width of a vector on its way into the adaptor.
 const WIDTH: usize = 64;
-
-/// What a recommender is told about items.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Arm {
-    /// A0: nothing.
-    NoText,
-    /// A0c: A0, and every item that training never met has its scores raised or lowered by one number that validation
-    /// chooses: how much of a gain on such items is a mere offset.
-    Offset,
-    /// A1: a random vector each.
-    Random,
-    /// A1b: the scores of two trainings of A0 summed: what any second model brings.
-    Ensemble,
-    /// A2: attributes and co-consumption as text, without a language model.
-    Attributes,
-    /// A2r: what nights publish where no reason is written: the vector of the evidence (descriptions, what people praise and
-    /// fault, attributes), without a language model.
-    Evidence,
-    /// A2c: A2r, and beside each vector where it leads in the space of co-consumption: the column `collaborative`.
-    Projected,
-    /// A2cc: the column `collaborative` alone.
-    ProjectedAlone,
-    /// A2re: the vectors of A2r through KAR's experts, beside the id.
-    ReadBeside,
-    /// A2rd: as A2r, and items' own vectors stand in every training step.
-    ReadKept,
-    /// A2rb: as A2r, without a bound on items' own vectors.
-    ReadFree,
-    /// A2rw: as A2r, and an item's own vector counts in full from its first event on.
-    ReadEqual,
-    /// A2rs: as A2r, and items that training never met are wrong answers in training.
-    ReadAll,
-    /// A3: the language model's accepted reasons, as it comes.
-    ZeroShot,
-    /// A4: accepted reasons of the aligned model.
-    Aligned,
-    /// A4b: the templates' own reasons, which the aligned model is taught.
-    Templates,
-    /// A4e: what A2 and A4 say, one after the other in one text: what a reason adds to its evidence.
-    Beside,
-    /// A4s: accepted reasons of the aligned model, several sampled for a question, their vectors pooled.
-    Sampled,
-    /// A5a: accepted reasons of a model aligned with the best of several answers.
-    BestOf,
-    /// A5b: accepted reasons of a model that learned from several answers, weighted by what they are worth.
-    Weighted,
-    /// A5: accepted reasons of the reinforced model.
-    Reinforced,
-    /// A6: accepted reasons after correction. Nights correct what they say of histories.
-    Corrected,
-    /// A6n: as A6, of the aligned model: correction without reinforcement.
-    CorrectedAligned,
-    /// A7: the reasons of A6, or of A3 where A6 is not run, dealt out to other items and users.
-    Shuffled,
-    /// A9: the answer itself, given with the question: what comes next and whether it is liked. Never a result: the proof
-    /// that the yardstick sees a leak.
-    Leak,
-    /// A10: reasons written without the items' titles.
-    Anonymous,
-}
-
-impl Arm {
-    /// All of them, in order.
-    pub const ALL: [Arm; 26] = [
-        Arm::NoText,
-        Arm::Offset,
-        Arm::Random,
-        Arm::Ensemble,
-        Arm::Attributes,
-        Arm::Evidence,
-        Arm::Projected,
-        Arm::ProjectedAlone,
-        Arm::ReadBeside,
-        Arm::ReadKept,
-        Arm::ReadFree,
-        Arm::ReadEqual,
-        Arm::ReadAll,
-        Arm::ZeroShot,
-        Arm::Aligned,
-        Arm::Templates,
-        Arm::Beside,
-        Arm::Sampled,
-        Arm::BestOf,
-        Arm::Weighted,
-        Arm::Reinforced,
-        Arm::Corrected,
-        Arm::CorrectedAligned,
-        Arm::Shuffled,
-        Arm::Leak,
-        Arm::Anonymous,
-    ];
-
-    /// Its name in tables.
-    pub fn code(self) -> &'static str {
-        match self {
-            Arm::NoText => "A0",
-            Arm::Offset => "A0c",
-            Arm::Random => "A1",
-            Arm::Ensemble => "A1b",
-            Arm::Attributes => "A2",
-            Arm::Evidence => "A2r",
-            Arm::Projected => "A2c",
-            Arm::ProjectedAlone => "A2cc",
-            Arm::ReadBeside => "A2re",
-            Arm::ReadKept => "A2rd",
-            Arm::ReadFree => "A2rb",
-            Arm::ReadEqual => "A2rw",
-            Arm::ReadAll => "A2rs",
-            Arm::ZeroShot => "A3",
-            Arm::Aligned => "A4",
-            Arm::Templates => "A4b",
-            Arm::Beside => "A4e",
-            Arm::Sampled => "A4s",
-            Arm::BestOf => "A5a",
-            Arm::Weighted => "A5b",
-            Arm::Reinforced => "A5",
-            Arm::Corrected => "A6",
-            Arm::CorrectedAligned => "A6n",
-            Arm::Shuffled => "A7",
-            Arm::Leak => "A9",
-            Arm::Anonymous => "A10",
-        }
-    }
-
-    /// Whether its texts are those of the nightly job with other keys, which someone has to name.
-    pub fn wants_keys(self) -> bool {
-        matches!(
-            self,
-            Arm::Aligned
-                | Arm::Sampled
-                | Arm::BestOf
-                | Arm::Weighted
-                | Arm::Reinforced
-                | Arm::Corrected
-                | Arm::CorrectedAligned
-        )
-    }
-
-    /// Whether its nights correct what they say of histories.
-    pub fn corrects(self) -> bool {
-        matches!(self, Arm::Corrected | Arm::CorrectedAligned)
-    }
-
-    /// Whether it has the vectors of A2r.
-    fn is_evidence(self) -> bool {
-        matches!(self, Arm::Evidence | Arm::Projected | Arm::ProjectedAlone) || self.is_reading()
-    }
-
-    /// Whether it differs from A2r in how vectors are read.
-    pub fn is_reading(self) -> bool {
-        matches!(self, Arm::ReadBeside | Arm::ReadKept | Arm::ReadFree | Arm::ReadEqual | Arm::ReadAll)
-    }
-
-    /// Whether it has the column `collaborative`.
-    fn is_projected(self) -> bool {
-        matches!(self, Arm::Projected | Arm::ProjectedAlone)
-    }
-
-    /// Whether its items' vectors are those that nights publish, which hold the evidence's where no reason stands. The vectors
-    /// of the others are made of texts here.
-    pub fn is_published(self) -> bool {
-        let is_text = matches!(self, Arm::Attributes | Arm::Templates | Arm::Beside | Arm::Sampled);
-        !is_text && !self.is_reading() && !self.is_projected()
-    }
-
-    /// How it reads vectors, where the others read them as `others` says.
-    pub fn reading(self, others: Reading) -> Reading {
-        match self {
-            Arm::ReadBeside => Reading { how: How::Experts, ..others },
-            Arm::ReadKept => Reading { delta_dropout: 0.0, ..others },
-            Arm::ReadFree => Reading { delta_bound: 0.0, ..others },
-            Arm::ReadEqual => Reading { seen_weight: 0.0, ..others },
-            Arm::ReadAll => Reading { seen_only: false, ..others },
-            _ => others,
-        }
-    }
-
-    /// The arm whose texts it has, where `arms` are run; nothing where it has none.
-    pub fn texts_of(self, arms: &[Arm]) -> Option<Arm> {
-        match self {
-            Arm::NoText | Arm::Offset | Arm::Ensemble => None,
-            Arm::Random | Arm::Leak if arms.iter().any(|arm| arm.is_evidence()) => Some(Arm::Evidence),
-            Arm::Random | Arm::Leak => Some(Arm::Attributes),
-            Arm::Shuffled if arms.contains(&Arm::Corrected) => Some(Arm::Corrected),
-            Arm::Shuffled => Some(Arm::ZeroShot),
-            arm if arm.is_evidence() => Some(Arm::Evidence),
-            other => Some(other),
-        }
-    }
-
-    /// The arm whose texts of histories it has, where `arms` are run. The leak gives the answer instead; of what is sampled
-    /// several times only items have so many texts; the evidence of histories is that of A2.
-    pub fn histories_of(self, arms: &[Arm]) -> Option<Arm> {
-        match self {
-            Arm::Leak => None,
-            Arm::Sampled => Some(Arm::Aligned),
-            Arm::Random => Some(Arm::Attributes),
-            arm if arm.is_evidence() => Some(Arm::Attributes),
-            other => other.texts_of(arms),
-        }
-    }
-}
 
 /// The vectors of items as of an origin, and as they were remade after it.
 #[derive(Debug, Clone, Default)]
@@ -488,6 +286,7 @@ pub(crate) mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use crate::recommend::data::{Event, Log};
+    use crate::recommend::item_table::{How, Reading};
     use crate::recommend::split::{Part, Target, temporal};
 
     const ITEMS: usize = 24;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::ablation::training::{Training, target_name};
-use crate::evaluate::arms::Arm;
+use crate::evaluate::arm::Arm;
 use crate::evaluate::history_nights::HistoriesSpec;
 use crate::recommend::item_table::{How, Reading};
 use crate::recommend::split::Target;

@@ -21,7 +21,7 @@ use futures::TryStreamExt;
 use crate::columns::{self, at};
 use crate::config::Interval;
 use crate::error::Result;
-use crate::evaluate::arms::Arm;
+use crate::evaluate::arm::Arm;
 use crate::evaluate::results::{Measurement, TEXT};
 use crate::generate::format::STEM;
 use crate::network::random::Random;

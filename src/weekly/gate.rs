@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::cancel::CancelToken;
 use crate::config::Job;
 use crate::error::{Error, Kind, Result};
-use crate::evaluate::arms::Arm;
+use crate::evaluate::arm::Arm;
 use crate::evaluate::evaluation;
 use crate::evaluate::evaluation_file::{self, TextSpec};
 use crate::generate::format;

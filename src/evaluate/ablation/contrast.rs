@@ -3,7 +3,7 @@
 //! Knows arms and statistics; knows nothing of recommenders.
 
 use crate::error::Result;
-use crate::evaluate::arms::Arm;
+use crate::evaluate::arm::Arm;
 use crate::evaluate::results::{Contrasted, Measurement};
 use crate::statistics::{Contrast, holm, over_seeds, paired_bootstrap};
 

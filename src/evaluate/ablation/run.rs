@@ -37,7 +37,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use crate::evaluate::ablation::training::Training;
-    use crate::evaluate::arms::Arm;
+    use crate::evaluate::arm::Arm;
     use crate::evaluate::arms::tests::{data, log};
     use crate::evaluate::results::{Contrasted, Measurement, TEXT};
     use crate::llm::device::ComputeDevice;

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::error::{Error, Kind, Result};
-use crate::evaluate::arms::{Arm, Data};
+use crate::evaluate::arm::Arm;
+use crate::evaluate::arms::Data;
 use crate::evaluate::results::{Contrasted, Measurement};
 use crate::llm::device::ComputeDevice;
 use crate::recommend::din;

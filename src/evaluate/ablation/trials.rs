@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::ablation::training::{Around, Evaluation, Training, best, story, told_name};
-use crate::evaluate::arms::{Arm, Data, Origin, Told, content};
+use crate::evaluate::arm::Arm;
+use crate::evaluate::arms::{Data, Origin, Told, content};
 use crate::network::random::Random;
 use crate::recommend::adaptor::{Content, Vectors};
 use crate::recommend::fit::{Model, Plan, fit_by, mean_ndcg, sequences};
