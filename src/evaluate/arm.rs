@@ -35,6 +35,8 @@ pub enum Arm {
     ReadEqual,
     /// A2rs: as A2r, and items that training never met are wrong answers in training.
     ReadAll,
+    /// A2ru: as A2r, and items that training never met are ranked where the model puts them.
+    ReadUnraised,
     /// A3: the language model's accepted reasons, as it comes.
     ZeroShot,
     /// A4: accepted reasons of the aligned model.
@@ -66,7 +68,7 @@ pub enum Arm {
 
 impl Arm {
     /// All of them, in order.
-    pub const ALL: [Arm; 26] = [
+    pub const ALL: [Arm; 27] = [
         Arm::NoText,
         Arm::Offset,
         Arm::Random,
@@ -80,6 +82,7 @@ impl Arm {
         Arm::ReadFree,
         Arm::ReadEqual,
         Arm::ReadAll,
+        Arm::ReadUnraised,
         Arm::ZeroShot,
         Arm::Aligned,
         Arm::Templates,
@@ -111,6 +114,7 @@ impl Arm {
             Arm::ReadFree => "A2rb",
             Arm::ReadEqual => "A2rw",
             Arm::ReadAll => "A2rs",
+            Arm::ReadUnraised => "A2ru",
             Arm::ZeroShot => "A3",
             Arm::Aligned => "A4",
             Arm::Templates => "A4b",
@@ -153,7 +157,10 @@ impl Arm {
 
     /// Whether it differs from A2r in how vectors are read.
     pub fn is_reading(self) -> bool {
-        matches!(self, Arm::ReadBeside | Arm::ReadKept | Arm::ReadFree | Arm::ReadEqual | Arm::ReadAll)
+        matches!(
+            self,
+            Arm::ReadBeside | Arm::ReadKept | Arm::ReadFree | Arm::ReadEqual | Arm::ReadAll | Arm::ReadUnraised
+        )
     }
 
     /// Whether it has the column `collaborative`.
@@ -176,6 +183,7 @@ impl Arm {
             Arm::ReadFree => Reading { delta_bound: 0.0, ..others },
             Arm::ReadEqual => Reading { seen_weight: 0.0, ..others },
             Arm::ReadAll => Reading { seen_only: false, ..others },
+            Arm::ReadUnraised => Reading { raise_unseen: false, ..others },
             _ => others,
         }
     }

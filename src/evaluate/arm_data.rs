@@ -100,6 +100,12 @@ impl Source {
         let splits =
             rolling(&log, &spec.split.origins, spec.split.valid_quantile).map_err(|e| e.with("data", &data.name))?;
         let (log, paid, n) = (Arc::new(log), Arc::default(), splits.len());
+        make_folder(&whole)?;
+        let catalogue = match item {
+            // Columns that become attributes stand in the job's own file alone.
+            Some(_) if job.spec.evidence.attributes.0.is_empty() => Some(items_of_the_log(&job, &whole).await?),
+            _ => None,
+        };
         let mut found = Vec::with_capacity(n);
         for (at, (split, origin)) in splits.into_iter().zip(&spec.split.origins).enumerate() {
             if let Some(until) = spec.learned_until.filter(|until| split.valid_from() < *until) {
@@ -109,7 +115,11 @@ impl Source {
                 1 => (data.name.clone(), whole.clone()),
                 _ => (format!("{} at {origin}", data.name), whole.join(format!("origin-{origin}"))),
             };
-            let (job, overrides) = job_of(&folder)?;
+            let (mut job, mut overrides) = job_of(&folder)?;
+            if let Some(catalogue) = &catalogue {
+                overrides.push(format!("input.item={}", catalogue.display()));
+                job = Job::load(&data.job, &overrides)?;
+            }
             let nights = nights(&split, spec.split.refreshes)?;
             let (texts, file) = (data.text.clone(), data.job.clone());
             let (log, paid) = (Arc::clone(&log), Arc::clone(&paid));
@@ -474,6 +484,15 @@ impl Source {
         write_local(&path, &renamed)?;
         Ok(path)
     }
+}
+
+/// A file of the items that somebody meets at some time. Others are never ranked: their texts would be made for nothing, and a
+/// catalogue may hold twenty times as many.
+async fn items_of_the_log(job: &Job, folder: &Path) -> Result<PathBuf> {
+    let rows = warehouse::session_of(job).await?.sql(texts::ITEMS_OF_THE_LOG, &[]).await?.collect().await?;
+    let path = folder.join("items.parquet");
+    write_local(&path, &rows)?;
+    Ok(path)
 }
 
 /// The arms that have texts of their own, where `arms` are run.

@@ -433,10 +433,16 @@ pub(crate) mod tests {
         let evidence = data.origins[0].texts[&Arm::Attributes].clone();
         data.origins[0].texts.insert(Arm::Evidence, evidence);
         let of = |arm| of_items(&learned(arm, &data, 0));
-        for arm in [Arm::ReadBeside, Arm::ReadKept, Arm::ReadFree, Arm::ReadEqual, Arm::ReadAll] {
+        for arm in [Arm::ReadBeside, Arm::ReadKept, Arm::ReadFree, Arm::ReadEqual, Arm::ReadAll, Arm::ReadUnraised] {
             assert!(of(arm) == of(Arm::Evidence), "{arm:?}");
-            let others =
-                Reading { how: How::Base, delta_dropout: 0.2, delta_bound: 0.5, seen_weight: 1.0, seen_only: true };
+            let others = Reading {
+                how: How::Base,
+                delta_dropout: 0.2,
+                delta_bound: 0.5,
+                seen_weight: 1.0,
+                seen_only: true,
+                raise_unseen: true,
+            };
             assert!(arm.reading(others) != others && Arm::Evidence.reading(others) == others, "{arm:?}");
         }
         assert!(of(Arm::Offset) == of(Arm::NoText) && of(Arm::Ensemble) == of(Arm::NoText));

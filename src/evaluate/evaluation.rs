@@ -155,14 +155,14 @@ const LIKED: f32 = 4.0;
 /// What is said of items and of histories, where these have no vectors.
 const ALONE: [&str; 2] = [
     "Every arm has the same recommender, the same batches and the same search; it differs in the vectors of its items alone, \
-     and the arms A2re to A2rs in how they read them. A0c and A1b are made of trainings of A0.",
+     and the arms A2re to A2ru in how they read them. A0c and A1b are made of trainings of A0.",
     "Users' histories have no vectors but in A9.",
 ];
 
 /// The same where histories have vectors.
 const WITH_HISTORIES: [&str; 2] = [
     "Every arm has the same recommender, the same batches and the same search; it differs in the vectors of its items and its \
-     users' histories alone, and the arms A2re to A2rs in how they read them. A0c and A1b are made of trainings of A0.",
+     users' histories alone, and the arms A2re to A2ru in how they read them. A0c and A1b are made of trainings of A0.",
     "Users' histories are described at several midnights of \
      the training period and at the last one before the first held-out event, from events before that midnight, by nights \
      of the arm's own job that are run in the order of time; an event sees its user's newest description as of a moment \
@@ -256,14 +256,19 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
         ));
     }
     if spec.sasrec.is_some() || spec.log_linear.is_some() {
-        let Reading { how, delta_dropout, delta_bound, seen_weight, seen_only } = spec.reading;
+        let Reading { how, delta_dropout, delta_bound, seen_weight, seen_only, raise_unseen } = spec.reading;
         let how = if how == How::Base { "the base of an item's vector" } else { "added to the id's vector by experts" };
         let softmax = if seen_only { "items that training met" } else { "all items" };
+        let raised = if raise_unseen {
+            "those with a text that it never met raised as validation likes best"
+        } else {
+            "none raised"
+        };
         facts.push((
             "reading".into(),
             format!(
                 "a text is {how}; own vectors dropped from {delta_dropout} of the steps, bound {delta_bound}, counting n / (n + \
-                 {seen_weight}); softmax over {softmax}"
+                 {seen_weight}); softmax over {softmax}, {raised}"
             ),
         ));
     }

@@ -43,6 +43,8 @@ pub const FAILED_PROMPTS: &str = include_str!("../../sql/query/failed_prompts.sq
 pub const INTERVAL_EVENT: &str = include_str!("../../sql/query/interval_event.sql");
 /// Who met which item before `$interval_end`.
 pub const ITEMS_MET: &str = include_str!("../../sql/query/items_met.sql");
+/// The rows of items that somebody has met.
+pub const ITEMS_OF_THE_LOG: &str = include_str!("../../sql/query/items_of_the_log.sql");
 /// Items with their categories, by id.
 pub const ITEM_CATEGORIES: &str = include_str!("../../sql/query/item_categories.sql");
 /// How many users met each item before the interval.

@@ -53,12 +53,22 @@ pub struct Reading {
     pub seen_weight: f64,
     /// Whether items that training never met are left out of the softmax that is trained.
     pub seen_only: bool,
+    /// Whether who ranks asks validation by how much to raise the scores of items with a text that training never met. No part of
+    /// a model: it knows nothing of validation.
+    pub raise_unseen: bool,
 }
 
 impl Default for Reading {
     /// As RecBole and KAR do: ids of all items, experts beside them, the softmax over all items.
     fn default() -> Self {
-        Reading { how: How::Experts, delta_dropout: 0.0, delta_bound: 0.0, seen_weight: 0.0, seen_only: false }
+        Reading {
+            how: How::Experts,
+            delta_dropout: 0.0,
+            delta_bound: 0.0,
+            seen_weight: 0.0,
+            seen_only: false,
+            raise_unseen: false,
+        }
     }
 }
 
@@ -311,7 +321,7 @@ mod tests {
     }
 
     fn base() -> Reading {
-        Reading { how: How::Base, delta_dropout: 0.0, delta_bound: 0.0, seen_weight: 0.0, seen_only: true }
+        Reading { how: How::Base, seen_only: true, ..Reading::default() }
     }
 
     fn table(reading: Reading) -> (Parameters, ItemTable) {

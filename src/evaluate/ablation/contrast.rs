@@ -24,6 +24,7 @@ fn pairs(arms: &[Arm]) -> Vec<(usize, usize)> {
         (Arm::Evidence, Arm::ReadFree),
         (Arm::Evidence, Arm::ReadEqual),
         (Arm::Evidence, Arm::ReadAll),
+        (Arm::Evidence, Arm::ReadUnraised),
         (Arm::ZeroShot, Arm::Attributes),
         (Arm::ZeroShot, Arm::Evidence),
         (Arm::Aligned, Arm::Evidence),

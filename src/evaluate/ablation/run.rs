@@ -179,7 +179,7 @@ mod tests {
                 histories: Default::default(),
             }
         });
-        let arms = [Arm::NoText, Arm::Offset, Arm::Ensemble, Arm::Evidence, Arm::ReadAll];
+        let arms = [Arm::NoText, Arm::Offset, Arm::Ensemble, Arm::Evidence, Arm::ReadAll, Arm::ReadUnraised];
         let data = Data { name: "tastes", liked: 4.0, arms: &arms, origins: origins.collect() };
         let evaluation = Evaluation {
             arms: arms.to_vec(),
@@ -187,7 +187,13 @@ mod tests {
             targets: vec![Target::Successive],
             resamples: 300,
             confidence: 0.95,
-            reading: Reading { how: How::Base, delta_dropout: 0.3, seen_only: true, ..Reading::default() },
+            reading: Reading {
+                how: How::Base,
+                delta_dropout: 0.3,
+                seen_only: true,
+                raise_unseen: true,
+                ..Reading::default()
+            },
             sasrec: None,
             log_linear: Some(Training {
                 config: log_linear::Config {
@@ -208,8 +214,8 @@ mod tests {
         let mut lines = Vec::new();
         let mut around = Around { say: &mut |line| lines.push(line), go_on: &|| Ok(()) };
         let found = evaluate(&data, &evaluation, &mut around).unwrap();
-        // Five arms, two origins, two seeds, and a second training for each of A1b.
-        assert_eq!(lines.len(), 24, "{lines:#?}");
+        // Six arms, two origins, two seeds, and a second training for each of A1b.
+        assert_eq!(lines.len(), 28, "{lines:#?}");
         let value = |arm: &str, tier: &str| {
             let of = |m: &&Measurement| {
                 (m.recommender.as_str(), m.arm.as_str(), m.metric.as_str(), m.tier.as_str())
@@ -224,6 +230,7 @@ mod tests {
         let unseen = |arm: &str| value(arm, "0").interval.mean;
         assert!(unseen("A2r") > unseen("A0") + 0.05 && unseen("A2r") > unseen("A0c"), "{:#?}", found.measurements);
         assert!(unseen("A2r") > unseen("A2rs"), "wrong answers in training are not found: {:#?}", found.measurements);
+        assert!(unseen("A2r") > unseen("A2ru"), "no event says how often they are taken: {:#?}", found.measurements);
         let better = found.contrasts.iter().find(|c| {
             (c.arm.as_str(), c.against.as_str(), c.metric.as_str(), c.tier.as_str()) == ("A2r", "A0", "ndcg@10", "0")
         });

@@ -70,37 +70,64 @@ impl<M: Model> Refreshed for Summed<M> {
     }
 }
 
-/// A0c: a model that scores all items that training never met at one place among the scores of the others. In A0 these items are all
-/// alike, and who asks for one loses every tie; so that the place decides and not the tie, they stand there in an order drawn by
-/// lot, a thousandth of a deviation wide.
-struct Offset<M> {
-    model: M,
-    /// For an item that training never met its place in that order, from 0 to 1; nothing for one that it met.
-    lots: Vec<Option<f32>>,
-    /// How many deviations of the others' scores above their mean they stand; as the model has them where there is none.
-    by: Option<f32>,
+/// Where items that training never met stand among the others. A model has learned from no event of theirs how often they are taken,
+/// so their scores are too low by about the same for all; validation, in which some of them are asked for, tells by how much.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Move {
+    /// A0c: all at one place, so many deviations of the others' scores above their mean. In A0 these items are all alike, and who asks
+    /// for one loses every tie; so that the place decides and not the tie, they stand there in an order drawn by lot, a thousandth
+    /// of a deviation wide.
+    To(f32),
+    /// Those with a text up by so much, in nats; among themselves they stay where the text puts them.
+    Up(f32),
 }
 
-impl<M> Offset<M> {
-    fn new(model: M, counts: &[u32]) -> Self {
+/// A model that moves the scores of items that training never met.
+struct Moved<M> {
+    model: M,
+    /// For an item that training never met its place in an order by lot, from 0 to 1; nothing for one that it met.
+    lots: Vec<Option<f32>>,
+    /// Which items have a text.
+    present: Vec<bool>,
+    /// As the model has them where there is none.
+    by: Option<Move>,
+}
+
+impl<M> Moved<M> {
+    fn new(model: M, counts: &[u32], texts: Option<&Vectors>) -> Self {
         let lots = Random::new(0, "offset");
         let lot = |(item, n): (usize, &u32)| (*n == 0).then(|| lots.child(item as u64).uniform() as f32);
-        Offset { model, lots: counts.iter().enumerate().map(lot).collect(), by: None }
+        let present = texts.map_or_else(|| vec![false; counts.len()], present);
+        Moved { model, lots: counts.iter().enumerate().map(lot).collect(), present, by: None }
     }
 }
 
-impl<M: Scorer> Scorer for Offset<M> {
+/// Which vectors are there.
+fn present(vectors: &Vectors) -> Vec<bool> {
+    (0..vectors.len()).map(|n| vectors.has(n)).collect()
+}
+
+impl<M: Scorer> Scorer for Moved<M> {
     fn score(&mut self, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
         self.model.score(cases, scores)?;
         let Some(by) = self.by else { return Ok(()) };
-        scores.par_chunks_exact_mut(self.lots.len().max(1)).for_each(|scores| {
-            let known = || scores.iter().zip(&self.lots).filter(|(_, lot)| lot.is_none()).map(|(s, _)| f64::from(*s));
-            let n = known().count().max(1) as f64;
-            let mean = known().sum::<f64>() / n;
-            let deviation = (known().map(|score| (score - mean).powi(2)).sum::<f64>() / n).sqrt();
-            for (score, lot) in scores.iter_mut().zip(&self.lots) {
-                if let Some(lot) = lot {
-                    *score = (mean + f64::from(by + lot * LOTS) * deviation) as f32;
+        scores.par_chunks_exact_mut(self.lots.len().max(1)).for_each(|scores| match by {
+            Move::To(by) => {
+                let known = || scores.iter().zip(&self.lots).filter(|(_, l)| l.is_none()).map(|(s, _)| f64::from(*s));
+                let n = known().count().max(1) as f64;
+                let mean = known().sum::<f64>() / n;
+                let deviation = (known().map(|score| (score - mean).powi(2)).sum::<f64>() / n).sqrt();
+                for (score, lot) in scores.iter_mut().zip(&self.lots) {
+                    if let Some(lot) = lot {
+                        *score = (mean + f64::from(by + lot * LOTS) * deviation) as f32;
+                    }
+                }
+            }
+            Move::Up(by) => {
+                for ((score, lot), present) in scores.iter_mut().zip(&self.lots).zip(&self.present) {
+                    if lot.is_some() && *present {
+                        *score += by;
+                    }
                 }
             }
         });
@@ -108,8 +135,9 @@ impl<M: Scorer> Scorer for Offset<M> {
     }
 }
 
-impl<M: Model> Refreshed for Offset<M> {
+impl<M: Model> Refreshed for Moved<M> {
     fn refresh(&mut self, texts: &Vectors) -> Result<()> {
+        self.present = present(texts);
         Model::refresh(&mut self.model, texts)
     }
 }
@@ -118,6 +146,8 @@ impl<M: Model> Refreshed for Offset<M> {
 const LOTS: f32 = 1e-3;
 /// Where A0c may put items that training never met, in deviations above the mean of the others.
 const OFFSETS: [f32; 9] = [0.0, 1.0, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0];
+/// By how much arms with texts may raise them, in nats.
+const RAISES: [f32; 9] = [0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0];
 
 /// All arms of one family: trials by arm, seed and origin. `cases` are those of each origin; `seen` is given every model of A0 at the
 /// last origin.
@@ -153,16 +183,11 @@ pub(super) fn trials<C, M: Model>(
                         Trial { ranked: work.rank(&mut both, cases)?, validated }
                     }
                     Arm::Offset => {
-                        let mut moved = Offset::new(model, work.origin()?.split.train_counts());
-                        let (mut best, mut validated) = (None, validated);
-                        for by in OFFSETS {
-                            moved.by = Some(by);
-                            let score = work.validate(&mut moved)?;
-                            if score > validated {
-                                (best, validated) = (Some(by), score);
-                            }
-                        }
-                        moved.by = best;
+                        let (mut moved, validated) = work.moved(model, validated, &OFFSETS.map(Move::To))?;
+                        Trial { ranked: work.rank(&mut moved, cases)?, validated }
+                    }
+                    arm if work.content.items.is_some() && arm.reading(evaluation.reading).raise_unseen => {
+                        let (mut moved, validated) = work.moved(model, validated, &RAISES.map(Move::Up))?;
                         Trial { ranked: work.rank(&mut moved, cases)?, validated }
                     }
                     arm => {
@@ -200,15 +225,16 @@ impl<C, M: Model> Work<'_, C, M> {
         let Work { data, evaluation, family, at, content, .. } = self;
         let split = self.origin()?.split;
         let (learned, valid) = (sequences(split), split.cases(Part::Valid, Target::Successive));
-        let reading = arm.reading(evaluation.reading);
+        let reading = Reading { raise_unseen: false, ..arm.reading(evaluation.reading) };
         let make = || (family.make)(reading, (*content).clone(), seed);
         let mut train = |model: &mut M, plan: &Plan| {
             let mut rank = |model: &mut M| mean_ndcg(model, &valid, Catalogue::since(split.first_seen()), plan.ranking);
             fit_by(model, &learned, &valid, plan, around.go_on, &mut rank)
         };
-        // Controls are trainings of A0.
+        // What differs after training alone is no other training.
         let name = match arm {
             Arm::Ensemble | Arm::Offset => Arm::NoText,
+            Arm::ReadUnraised => Arm::Evidence,
             arm => arm,
         };
         let what = format!("{}-{}-{seed}", at_origin(data, family.name, *at), told_name(data, name, *at));
@@ -218,6 +244,21 @@ impl<C, M: Model> Work<'_, C, M> {
         (around.say)(story(data, family.title, arm, *at, seed, &trained, rate));
         (around.go_on)()?;
         Ok((model, trained.best_score))
+    }
+
+    /// The model, with items that training never met moved as validation likes best, and its score there.
+    fn moved(&self, model: M, validated: f64, moves: &[Move]) -> Result<(Moved<M>, f64)> {
+        let mut moved = Moved::new(model, self.origin()?.split.train_counts(), self.content.items.as_ref());
+        let (mut best, mut validated) = (None, validated);
+        for by in moves {
+            moved.by = Some(*by);
+            let score = self.validate(&mut moved)?;
+            if score > validated {
+                (best, validated) = (Some(*by), score);
+            }
+        }
+        moved.by = best;
+        Ok((moved, validated))
     }
 
     /// NDCG@10 on the validation part.
@@ -305,11 +346,15 @@ mod tests {
         both.score(&[case], &mut scores).unwrap();
         assert_eq!(scores, [1.5, 2.5, 3.5, 4.5]);
         // Met items have 1 and 3: mean 2, deviation 1.
-        let of = |by| Offset { by, ..Offset::new(Fixed(vec![1.0, -12.0, 3.0, -12.0]), &[1, 0, 1, 0]) };
-        of(Some(2.0)).score(&[case], &mut scores).unwrap();
+        let texts = Vectors::new(1, vec![1.0; 4], vec![true, true, true, false]).unwrap();
+        let of = |by| Moved { by, ..Moved::new(Fixed(vec![1.0, -12.0, 3.0, -12.0]), &[1, 0, 1, 0], Some(&texts)) };
+        of(Some(Move::To(2.0))).score(&[case], &mut scores).unwrap();
         assert!(scores[0] == 1.0 && scores[2] == 3.0 && scores[1] != scores[3], "{scores:?}");
         assert!([1, 3].iter().all(|item| (scores[*item] - 4.0).abs() < 2e-3), "{scores:?}");
         of(None).score(&[case], &mut scores).unwrap();
         assert_eq!(scores, [1.0, -12.0, 3.0, -12.0]);
+        // What was met, and what has no text, stays.
+        of(Some(Move::Up(3.0))).score(&[case], &mut scores).unwrap();
+        assert_eq!(scores, [1.0, -9.0, 3.0, -12.0]);
     }
 }
