@@ -21,7 +21,7 @@ use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::evaluate::arm::Arm;
 use crate::evaluate::arm_text::{self, About};
-use crate::evaluate::arms::Texts;
+use crate::evaluate::arms::{Origin, Texts};
 use crate::evaluate::collaborative::ItemVectors;
 use crate::evaluate::evaluation_file::{DataSpec, Spec, TextSpec};
 use crate::evaluate::history_blocks::HistoryVectors;
@@ -52,14 +52,14 @@ pub(crate) struct Source {
     /// With the origin, where there are several.
     pub(crate) name: String,
     /// The origin: the share of all events that lie before its test part.
-    pub(crate) label: String,
+    label: String,
     job: Job,
     overrides: Vec<String>,
     texts: Vec<TextSpec>,
     file: PathBuf,
     folder: PathBuf,
     log: Arc<Log>,
-    pub(crate) split: Split,
+    split: Split,
     /// The night before the origin, then those that remake texts after it.
     nights: Vec<Interval>,
     /// Whether its texts themselves are measured: those of one origin are.
@@ -144,8 +144,13 @@ impl Source {
         Ok(found)
     }
 
+    /// It with what was said there of items and of histories.
+    pub(crate) fn origin(&self, texts: BTreeMap<Arm, Texts>, histories: BTreeMap<Arm, HistoryVectors>) -> Origin<'_> {
+        Origin { label: self.label.clone(), split: &self.split, items: self.items(), texts, histories }
+    }
+
     /// Id texts of the items.
-    pub(crate) fn items(&self) -> &[String] {
+    fn items(&self) -> &[String] {
         self.log.items()
     }
 
@@ -160,9 +165,18 @@ impl Source {
         let (file, ends) = (self.folder.join("nights"), ends.join("\n"));
         match std::fs::read_to_string(&file) {
             Ok(before) if before == ends => Ok(()),
-            Ok(_) => Err(Error::new(Kind::Config, "the folder holds texts of other nights")
-                .with("folder", self.folder.display())
-                .hint("name another `out`, or remove the folder; or give [split] its former values")),
+            Ok(before) => {
+                let days =
+                    |ends: &str| ends.lines().map(|end| end.get(..10).unwrap_or(end)).collect::<Vec<_>>().join(", ");
+                Err(Error::new(Kind::Config, "the folder holds texts of other nights")
+                    .with("folder", self.folder.display())
+                    .with("holds", days(&before))
+                    .with("wanted", days(&ends))
+                    .hint(
+                        "give [split] the origins, valid_quantile and refreshes of before; or name another `out`, which keeps what is \
+                         here and pays for all answers anew; or remove the folder. Where [split] is what it was, the log has changed",
+                    ))
+            }
             Err(_) => disk::write_whole(&file, ends.as_bytes())
                 .context(Kind::Config, || format!("cannot write `{}`", file.display())),
         }

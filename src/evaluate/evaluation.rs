@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::evaluate::ablation;
 use crate::evaluate::ablation::training::{Around, Evaluation, Training};
 use crate::evaluate::arm_data::{Source, make_folder};
-use crate::evaluate::arms::{Data, Origin};
+use crate::evaluate::arms::Data;
 use crate::evaluate::evaluation_file::{Budget, Spec, arms, targets};
 use crate::evaluate::page;
 use crate::evaluate::results::Results;
@@ -73,16 +73,14 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
         contrasts: Vec::new(),
         notes: notes(spec),
     };
-    // Before hours are spent: what the last arm of the last data set needs is there.
-    for data in &spec.data {
-        for source in Source::open(spec, data, &work).await? {
-            source.check(&arms).await?;
-        }
+    // Before hours are spent: the last data set can be asked at its last origin, and what its last arm needs is there.
+    let opened = opened(spec, &work).await?;
+    for source in opened.iter().flatten() {
+        source.check(&arms).await?;
     }
     let mut page = out.join(PAGE);
-    for data in &spec.data {
+    for (data, sources) in spec.data.iter().zip(opened) {
         stop.check()?;
-        let sources = Source::open(spec, data, &work).await?;
         let mut told = Vec::with_capacity(sources.len());
         for source in &sources {
             results.facts.push((source.name.clone(), source.describe()));
@@ -117,13 +115,7 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
             .unwrap_or(LIKED);
         let name = data.name.clone();
         let found = device::guarded_blocking("evaluating", move || {
-            let origins = sources.iter().zip(told).map(|(source, (texts, histories))| Origin {
-                label: source.label.clone(),
-                split: &source.split,
-                items: source.items(),
-                texts,
-                histories,
-            });
+            let origins = sources.iter().zip(told).map(|(source, (texts, histories))| source.origin(texts, histories));
             let data = Data { name: &name, liked, arms: &evaluation.arms, origins: origins.collect() };
             let mut around = Around { say: &mut |line| tracing::info!("{line}"), go_on: &|| stop.check() };
             ablation::run::evaluate(&data, &evaluation, &mut around)
@@ -137,16 +129,32 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
     Ok(Done { results, page, story })
 }
 
-/// Whether the data sets of an evaluation hold out nothing of before `learned_until` (microseconds since 1970).
+/// Whether models of the next item can be asked on the data sets of an evaluation, and these hold out nothing of before
+/// `learned_until` (microseconds since 1970).
 ///
 /// # Errors
-/// `Kind::Config` where one does; as for the inputs of [`evaluate`].
+/// `Kind::Config` where one does; `Kind::Input` where one cannot be asked; as for the inputs of [`evaluate`].
 pub async fn check(spec: &Spec, learned_until: Option<i64>) -> Result<()> {
-    let spec = Spec { learned_until, ..spec.clone() };
+    let spec = Spec { learned_until, din: None, ..spec.clone() };
+    opened(&spec, Path::new(&spec.out)).await.map(|_| ())
+}
+
+/// The data sets at their origins, each of which can be asked what the file asks.
+async fn opened(spec: &Spec, work: &Path) -> Result<Vec<Vec<Source>>> {
+    let is_ranked = spec.sasrec.is_some() || spec.log_linear.is_some();
+    let targets = if is_ranked { targets(spec)? } else { Vec::new() };
+    let mut found = Vec::with_capacity(spec.data.len());
     for data in &spec.data {
-        Source::open(&spec, data, Path::new(&spec.out)).await?;
+        let sources = Source::open(spec, data, work).await?;
+        let origins = sources.iter().map(|source| source.origin(BTreeMap::new(), BTreeMap::new())).collect();
+        ablation::run::check(
+            &Data { name: &data.name, liked: LIKED, arms: &[], origins },
+            &targets,
+            spec.din.as_ref(),
+        )?;
+        found.push(sources);
     }
-    Ok(())
+    Ok(found)
 }
 
 /// A rating of at least this is a like where neither [din] nor a job says otherwise.

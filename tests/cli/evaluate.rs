@@ -126,6 +126,23 @@ fn histories_are_described_block_by_block_and_what_has_none_goes_on_as_it_was() 
     let page = evaluation(&world, ARMS, "[histories]\nblocks = 3\nmax_users = 20\n");
     assert!((tables(), answers(), facts(&page)) == before, "the second time it was something else");
     assert!(checkpoints(&world) == with);
+
+    // Texts of other nights are refused, with what to do.
+    let text = std::fs::read_to_string(world.path("evaluation.toml")).unwrap();
+    let other = text.replace("valid_quantile = 0.8\n", "valid_quantile = 0.8\nrefreshes = 0\n");
+    std::fs::write(world.path("evaluation.toml"), &other).unwrap();
+    let refused = world.curec(&["learn", "evaluate", "evaluation.toml"]);
+    expect_code(&refused, 2);
+    let said = stderr(&refused);
+    assert!(said.contains("texts of other nights") && said.contains("refreshes of before"), "{said}");
+
+    // What the log cannot be asked is told before models and adapters are looked for.
+    let judge = world.path("judge").display().to_string();
+    let impossible = text.replace("like_threshold = 4.0", "like_threshold = 99.0").replace(&judge, "nowhere");
+    std::fs::write(world.path("evaluation.toml"), impossible).unwrap();
+    let refused = world.curec(&["learn", "evaluate", "evaluation.toml"]);
+    expect_code(&refused, 1);
+    assert!(stderr(&refused).contains("likes and dislikes"), "{}", stderr(&refused));
 }
 
 /// What a page says was run.

@@ -16,7 +16,7 @@ use crate::recommend::fit::Model;
 use crate::recommend::log_linear::{self, LogLinear};
 use crate::recommend::metrics::{Means, Ranked, Scorer, Tier, coverage, gini, popularity_lift};
 use crate::recommend::sasrec::{self, SasRec};
-use crate::recommend::split::{Case, Part};
+use crate::recommend::split::{Case, Part, Target};
 
 /// Neighbours of the item-kNN baseline.
 const NEIGHBOURS: usize = 100;
@@ -34,6 +34,25 @@ pub(super) struct Ranking<'a> {
     cases: Vec<Cases<'a>>,
 }
 
+/// The cases of every origin.
+///
+/// # Errors
+/// `Kind::Input` where a test part has none.
+pub(super) fn cases<'a>(data: &'a Data<'a>, targets: &[Target]) -> Result<Vec<Cases<'a>>> {
+    let of = |origin: &'a Origin<'a>| -> Result<Cases<'a>> {
+        let of_target = |target: &Target| (*target, origin.split.cases(Part::Test, *target));
+        let cases: Cases<'a> = targets.iter().map(of_target).collect();
+        match cases.iter().any(|(_, cases)| cases.is_empty()) {
+            false => Ok(cases),
+            true => Err(Error::new(Kind::Input, "no user of the test part has a history")
+                .with("data", data.name)
+                .with("origin", &origin.label)
+                .hint("a longer log, or smaller quantiles of the split")),
+        }
+    };
+    data.origins.iter().map(of).collect()
+}
+
 /// A metric of one case.
 type OfCase = (&'static str, fn(&Ranked) -> f64);
 
@@ -45,16 +64,7 @@ type ByTarget = Vec<Vec<Ranked>>;
 
 impl<'a> Ranking<'a> {
     pub(super) fn new(data: &'a Data<'a>, evaluation: &'a Evaluation) -> Result<Self> {
-        let of = |origin: &'a Origin<'a>| -> Cases<'a> {
-            evaluation.targets.iter().map(|target| (*target, origin.split.cases(Part::Test, *target))).collect()
-        };
-        let cases: Vec<Cases<'a>> = data.origins.iter().map(of).collect();
-        if cases.is_empty() || cases.iter().flatten().any(|(_, cases)| cases.is_empty()) {
-            return Err(Error::new(Kind::Input, "no user of the test part has a history")
-                .with("data", data.name)
-                .hint("a longer log, or smaller quantiles of the split"));
-        }
-        Ok(Ranking { data, evaluation, cases })
+        Ok(Ranking { data, evaluation, cases: cases(data, &evaluation.targets)? })
     }
 
     fn catalogue(&self) -> usize {

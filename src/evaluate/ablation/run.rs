@@ -4,22 +4,44 @@
 //! vector was made. An arm differs from another in its vectors alone, or in how they are read: the same batches, the same
 //! epochs at most, the same search. Where an arm has no vector, the adaptor adds exactly zero.
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::evaluate::ablation::judging::{self, judging};
-use crate::evaluate::ablation::ranking::{Ranking, baselines};
-use crate::evaluate::ablation::training::{Around, Evaluation, Found};
+use crate::evaluate::ablation::ranking::{self, Ranking, baselines};
+use crate::evaluate::ablation::training::{Around, Evaluation, Found, Training};
 use crate::evaluate::arms::Data;
+use crate::recommend::din;
+use crate::recommend::fit::sequences;
+use crate::recommend::split::Target;
+
+/// Whether a data set can be asked at every origin: `targets` of models of the next item, none where these are not run, and
+/// `din` where it is. Looks at the log alone, so that it can be asked before there is any vector.
+///
+/// # Errors
+/// `Kind::Input` where nobody has two training events, a test part has no case, or DIN lacks likes or dislikes;
+/// `Kind::Config` where DIN's labels are not ratings.
+pub fn check(data: &Data<'_>, targets: &[Target], din: Option<&Training<din::Config>>) -> Result<()> {
+    let learns_nothing = data.origins.iter().find(|at| sequences(at.split).iter().all(|line| line.items.len() < 2));
+    if let Some(origin) = learns_nothing {
+        return Err(Error::new(Kind::Input, "there is nothing to learn from: no user has two training events")
+            .with("data", data.name)
+            .with("origin", &origin.label)
+            .hint("a longer log, or larger quantiles of the split"));
+    }
+    if !targets.is_empty() {
+        ranking::cases(data, targets)?;
+    }
+    din.map_or(Ok(()), |training| judging::check(data, training))
+}
 
 /// Trains and measures everything that `evaluation` asks for on one data set.
 ///
 /// # Errors
-/// `Kind::Input` where a part has no cases or DIN no ratings of both kinds; what training says.
+/// As [`check`]; what training says.
 pub fn evaluate(data: &Data<'_>, evaluation: &Evaluation, around: &mut Around<'_>) -> Result<Found> {
-    if let Some(training) = &evaluation.din {
-        judging::check(data, training)?;
-    }
+    let is_ranked = evaluation.sasrec.is_some() || evaluation.log_linear.is_some();
+    check(data, if is_ranked { evaluation.targets.as_slice() } else { &[] }, evaluation.din.as_ref())?;
     let mut found = baselines(data, evaluation)?;
-    if evaluation.sasrec.is_some() || evaluation.log_linear.is_some() {
+    if is_ranked {
         let one = Ranking::new(data, evaluation)?.run(around)?;
         found.measurements.extend(one.measurements);
         found.contrasts.extend(one.contrasts);
@@ -143,6 +165,33 @@ mod tests {
         let again = evaluate(&data, &evaluation, &mut Around { say: &mut |_| (), go_on: &go_on }).unwrap();
         assert_eq!(asked.get(), 12, "asked after every training, and before no epoch");
         assert!(format!("{again:?}") == format!("{found:?}"));
+    }
+
+    #[test]
+    fn what_cannot_be_asked_is_refused_whatever_the_vectors() {
+        use crate::recommend::data::{Event, Log};
+        let cut = |users: &[u32]| {
+            let ids = |n: usize| (0..n).map(|i| format!("{i:03}")).collect::<Vec<String>>();
+            let event = |(timestamp, user): (i64, &u32)| Event { user: *user, item: 0, rating: Some(5.0), timestamp };
+            let log = Log::new(ids(30), ids(24), (0..).zip(users).map(event).collect()).unwrap();
+            temporal(&log, 0.9, 0.9).unwrap()
+        };
+        let din = Training {
+            config: din::Config { labels: Labels::Rated { liked: 4.0 }, ..din::Config::published() },
+            learning_rates: vec![1e-3],
+            plan: Plan::new(1, 1, 1e-3),
+        };
+        let said = |users: &[u32], din| match check(&data(&cut(users)), &[Target::Successive], din) {
+            Ok(()) => String::new(),
+            Err(e) => e.message().to_owned(),
+        };
+        let (once, twice): (Vec<u32>, Vec<u32>) = ((0..20).collect(), (0..20).map(|i| i / 2).collect());
+        let mut strangers = twice.clone();
+        strangers[18..].copy_from_slice(&[20, 21]);
+        assert!(said(&once, None).contains("nothing to learn from"));
+        assert!(said(&strangers, None).contains("has a history"));
+        assert_eq!(said(&twice, None), "");
+        assert!(said(&twice, Some(&din)).contains("likes and dislikes"), "nobody dislikes anything");
     }
 
     /// Two tastes; items of both keep coming, so that many are asked for that training never met, and their texts tell the taste.
