@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, TimeUnit, TimestampMicrosecondType};
@@ -37,7 +38,8 @@ pub struct Event {
 pub struct Log {
     users: Vec<String>,
     items: Vec<String>,
-    events: Vec<Event>,
+    /// Shared with the splits of the log.
+    events: Arc<Vec<Event>>,
 }
 
 impl Log {
@@ -56,7 +58,7 @@ impl Log {
             let key = |e: &Event| (e.timestamp, e.user, e.item);
             key(a).cmp(&key(b)).then(rating(a).total_cmp(&rating(b)))
         });
-        Ok(Log { users, items, events })
+        Ok(Log { users, items, events: Arc::new(events) })
     }
 
     /// Reads the `interaction` table at `interactions` and, for the catalogue, the `item` table at `items`, without rows
@@ -96,6 +98,11 @@ impl Log {
     /// Events by (timestamp, user, item).
     pub fn events(&self) -> &[Event] {
         &self.events
+    }
+
+    /// The same, shared.
+    pub(crate) fn shared_events(&self) -> Arc<Vec<Event>> {
+        Arc::clone(&self.events)
     }
 }
 
@@ -202,7 +209,7 @@ impl Timelines {
     /// Gathers a log by user.
     pub fn new(log: &Log) -> Self {
         let mut starts = vec![0; log.users.len() + 1];
-        for event in &log.events {
+        for event in log.events() {
             starts[event.user as usize + 1] += 1;
         }
         for user in 0..log.users.len() {
@@ -212,7 +219,7 @@ impl Timelines {
         let n = log.events.len();
         let (mut items, mut ratings, mut timestamps) = (vec![0; n], vec![None; n], vec![0; n]);
         // Events come by (timestamp, user, item): each user's are already in order.
-        for event in &log.events {
+        for event in log.events() {
             let at = next[event.user as usize];
             (items[at], ratings[at], timestamps[at]) = (event.item, event.rating, event.timestamp);
             next[event.user as usize] += 1;
@@ -270,7 +277,6 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use arrow::array::{ArrayRef, Float32Array, StringArray, TimestampMicrosecondArray};
-    use std::sync::Arc;
 
     fn batch(rows: &[(&str, &str, Option<f32>, i64)]) -> RecordBatch {
         let utc = rows.iter().map(|r| Some(r.3)).collect::<TimestampMicrosecondArray>().with_timezone("UTC");

@@ -271,8 +271,12 @@ pub fn average_popularity<'a>(lists: impl IntoIterator<Item = &'a [u32]>, train_
 /// `(GAP(lists) - GAP(histories)) / GAP(histories)` with GAP = [`average_popularity`] (Abdollahpouri et al., RecSys
 /// 2020, over cases). 0 is neutral, 1 twice as popular; not a number where the histories hold no item of the training
 /// part.
-pub fn popularity_lift(ranked: &[Ranked], cases: &[Case<'_>], train_counts: &[u32]) -> f64 {
-    let lists = average_popularity(ranked.iter().map(|r| r.top.as_slice()), train_counts);
+pub fn popularity_lift<'a>(
+    lists: impl IntoIterator<Item = &'a [u32]>,
+    cases: &[Case<'_>],
+    train_counts: &[u32],
+) -> f64 {
+    let lists = average_popularity(lists, train_counts);
     let histories = average_popularity(cases.iter().map(|c| c.history), train_counts);
     if histories == 0.0 { f64::NAN } else { (lists - histories) / histories }
 }
@@ -361,7 +365,7 @@ mod tests {
         near(gini(lists(), catalogue), &recbole["giniindex"]);
         near(average_popularity(lists(), &counts), &recbole["averagepopularity"]);
         let own = average_popularity(cases.iter().map(|c| c.history), &counts);
-        near(popularity_lift(&ranked, &cases, &counts), &Value::from(14.4375 / own - 1.0));
+        near(popularity_lift(lists(), &cases, &counts), &Value::from(14.4375 / own - 1.0));
     }
 
     #[test]

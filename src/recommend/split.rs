@@ -16,6 +16,8 @@
 //! ([`Split::without_history`]). There is no leave-one-out: it trains on events that are later than what it tests
 //! (arXiv 2010.11060).
 
+use std::sync::Arc;
+
 use crate::error::{Error, Kind, Result};
 use crate::recommend::data::{Event, Log, Timelines};
 
@@ -55,19 +57,19 @@ pub struct Case<'a> {
     pub timestamp: i64,
 }
 
-/// A log cut in three.
+/// A log cut in three. What does not depend on the cut is shared with the log and with its other splits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Split {
-    events: Vec<Event>,
+    events: Arc<Vec<Event>>,
     valid_at: usize,
     test_at: usize,
     test_end: usize,
     valid_from: i64,
     test_from: i64,
     test_until: i64,
-    timelines: Timelines,
+    timelines: Arc<Timelines>,
     train_counts: Vec<u32>,
-    first_seen: Vec<i64>,
+    first_seen: Arc<Vec<i64>>,
 }
 
 /// Cuts a log at two moments for all users; see the module.
@@ -104,22 +106,23 @@ pub fn rolling(log: &Log, origins: &[f64], valid_quantile: f64) -> Result<Vec<Sp
         let first = &mut first_seen[event.item as usize];
         *first = event.timestamp.min(*first);
     }
+    let (timelines, first_seen) = (Arc::new(Timelines::new(log)), Arc::new(first_seen));
     let ends = cuts.iter().skip(1).copied().chain([(events.len(), i64::MAX)]);
     let split = |((test_at, test_from), (test_end, test_until)): ((usize, i64), (usize, i64))| {
         let (valid_at, valid_from) = cut(&events[..test_at], valid_quantile)?;
         let mut train_counts = vec![0; log.items().len()];
         events[..valid_at].iter().for_each(|event| train_counts[event.item as usize] += 1);
         Ok(Split {
-            events: events.to_vec(),
+            events: log.shared_events(),
             valid_at,
             test_at,
             test_end,
             valid_from,
             test_from,
             test_until,
-            timelines: Timelines::new(log),
+            timelines: Arc::clone(&timelines),
             train_counts,
-            first_seen: first_seen.clone(),
+            first_seen: Arc::clone(&first_seen),
         })
     };
     cuts.iter().copied().zip(ends).map(split).collect()

@@ -59,8 +59,8 @@ type OfCase = (&'static str, fn(&Ranked) -> f64);
 const OF_CASES: [OfCase; 3] =
     [("ndcg@10", |r| r.ndcg(TOP)), ("recall@10", |r| r.recall(TOP)), ("mrr", Ranked::reciprocal_rank)];
 
-/// Rankings by target, of all origins.
-type ByTarget = Vec<Vec<Ranked>>;
+/// Rankings by target, of all origins; they stay with the trials that they are of.
+type ByTarget<'r> = Vec<Vec<&'r Ranked>>;
 
 impl<'a> Ranking<'a> {
     pub(super) fn new(data: &'a Data<'a>, evaluation: &'a Evaluation) -> Result<Self> {
@@ -85,9 +85,9 @@ impl<'a> Ranking<'a> {
         self.by_origin(target).flat_map(of_origin).collect()
     }
 
-    /// A baseline, made from the training events of each origin.
-    fn baseline<S: Scorer>(&self, make: impl Fn(usize) -> Result<S>) -> Result<ByTarget> {
-        let mut by_target: ByTarget = self.evaluation.targets.iter().map(|_| Vec::new()).collect();
+    /// A baseline, made from the training events of each origin: its rankings by target, of all origins.
+    fn baseline<S: Scorer>(&self, make: impl Fn(usize) -> Result<S>) -> Result<Vec<Vec<Ranked>>> {
+        let mut by_target: Vec<Vec<Ranked>> = self.evaluation.targets.iter().map(|_| Vec::new()).collect();
         for (at, cases) in self.cases.iter().enumerate() {
             let mut model = make(at)?;
             let since = self.data.origins[at].split.first_seen();
@@ -99,7 +99,13 @@ impl<'a> Ranking<'a> {
     }
 
     /// `ranked` by seed.
-    fn measure(&self, recommender: &str, arm: &str, ranked: &[ByTarget], into: &mut Vec<Measurement>) -> Result<()> {
+    fn measure(
+        &self,
+        recommender: &str,
+        arm: &str,
+        ranked: &[ByTarget<'_>],
+        into: &mut Vec<Measurement>,
+    ) -> Result<()> {
         let confidence = self.evaluation.confidence;
         for (t, target) in self.evaluation.targets.iter().enumerate() {
             let place = |metric: &str, tier| Place {
@@ -119,11 +125,11 @@ impl<'a> Ranking<'a> {
                 }
                 Ok(())
             };
-            means("all", ranked.iter().map(|s| Means::of(&s[t], &[TOP])).collect())?;
+            means("all", ranked.iter().map(|s| Means::of(s[t].iter().copied(), &[TOP])).collect())?;
             let tiers = self.tiers(t);
             for tier in Tier::ALL {
-                let of_tier = |s: &ByTarget| {
-                    let own = s[t].iter().zip(&tiers).filter(|(_, own)| **own == tier).map(|(ranked, _)| ranked);
+                let of_tier = |s: &ByTarget<'_>| {
+                    let own = s[t].iter().zip(&tiers).filter(|(_, own)| **own == tier).map(|(ranked, _)| *ranked);
                     Means::of(own, &[TOP])
                 };
                 means(tier.name(), ranked.iter().map(of_tier).collect())?;
@@ -145,10 +151,10 @@ impl<'a> Ranking<'a> {
     }
 
     /// The mean over cases of each origin's lift, which is by what training knew there.
-    fn popularity_lift(&self, target: usize, ranked: &[Ranked]) -> f64 {
+    fn popularity_lift(&self, target: usize, ranked: &[&Ranked]) -> f64 {
         let (mut sum, mut n, mut from) = (0.0, 0, 0);
         for (at, cases) in self.by_origin(target) {
-            let own = &ranked[from..from + cases.len()];
+            let own = ranked[from..from + cases.len()].iter().map(|ranked| ranked.top.as_slice());
             from += cases.len();
             let lift = popularity_lift(own, cases, self.data.origins[at].split.train_counts());
             // Where no history holds an item of training there is none.
@@ -195,7 +201,7 @@ impl<'a> Ranking<'a> {
 
     /// Measurements and contrasts of a recommender's trials.
     fn tell(&self, recommender: &str, tried: &Tried, found: &mut Found) -> Result<()> {
-        let joined: Vec<Vec<ByTarget>> =
+        let joined: Vec<Vec<ByTarget<'_>>> =
             tried.iter().map(|by_seed| by_seed.iter().map(|trials| self.joined(trials)).collect()).collect();
         for (arm, ranked) in self.evaluation.arms.iter().zip(&joined) {
             self.measure(recommender, arm.code(), ranked, &mut found.measurements)?;
@@ -205,8 +211,8 @@ impl<'a> Ranking<'a> {
     }
 
     /// The rankings of all origins, one after the other.
-    fn joined(&self, trials: &[Trial]) -> ByTarget {
-        let of = |t: usize| trials.iter().flat_map(|trial| trial.ranked[t].iter().cloned()).collect();
+    fn joined<'r>(&self, trials: &'r [Trial]) -> ByTarget<'r> {
+        let of = |t: usize| trials.iter().flat_map(move |trial| trial.ranked[t].iter()).collect();
         (0..self.evaluation.targets.len()).map(of).collect()
     }
 
@@ -237,7 +243,7 @@ impl<'a> Ranking<'a> {
     }
 
     /// `ranked` by arm, then seed.
-    fn contrasts(&self, recommender: &str, ranked: &[Vec<ByTarget>]) -> Result<Vec<Contrasted>> {
+    fn contrasts(&self, recommender: &str, ranked: &[Vec<ByTarget<'_>>]) -> Result<Vec<Contrasted>> {
         let mut all = Vec::new();
         for (t, target) in self.evaluation.targets.iter().enumerate() {
             let of_tiers = self.tiers(t);
@@ -261,8 +267,8 @@ impl<'a> Ranking<'a> {
                     };
                     let (resamples, confidence) = (self.evaluation.resamples, self.evaluation.confidence);
                     all.extend(place.contrasts(&self.evaluation.arms, &|arm, other| {
-                        let of_seed = |(arm, other): (&ByTarget, &ByTarget)| {
-                            kept.iter().map(|c| of(&arm[t][*c]) - of(&other[t][*c])).collect::<Vec<f64>>()
+                        let of_seed = |(arm, other): (&ByTarget<'_>, &ByTarget<'_>)| {
+                            kept.iter().map(|c| of(arm[t][*c]) - of(other[t][*c])).collect::<Vec<f64>>()
                         };
                         bootstrap(ranked[arm].iter().zip(&ranked[other]).map(of_seed), &users, resamples, confidence)
                     })?);
@@ -284,6 +290,11 @@ fn better(first: Tried, second: Tried) -> Tried {
     first.into_iter().zip(second).map(of_arms).collect()
 }
 
+/// Rankings by target, as they are measured.
+fn borrowed(ranked: &[Vec<Ranked>]) -> ByTarget<'_> {
+    ranked.iter().map(|ranked| ranked.iter().collect()).collect()
+}
+
 /// Popularity, item-kNN and EASE, which have no seed.
 pub(super) fn baselines(data: &Data<'_>, evaluation: &Evaluation) -> Result<Found> {
     let mut found = Found::default();
@@ -294,10 +305,10 @@ pub(super) fn baselines(data: &Data<'_>, evaluation: &Evaluation) -> Result<Foun
     let catalogue = ranking.catalogue();
     let train = |at: usize| data.origins[at].split.train();
     let ranked = ranking.baseline(|at| Ok(Popularity::new(train(at), catalogue)))?;
-    ranking.measure("popularity", "", &[ranked], &mut found.measurements)?;
+    ranking.measure("popularity", "", &[borrowed(&ranked)], &mut found.measurements)?;
     let ranked = ranking.baseline(|at| Ok(ItemNeighbours::new(train(at), catalogue, NEIGHBOURS)))?;
-    ranking.measure("item_knn", "", &[ranked], &mut found.measurements)?;
-    let mut best: Option<(f64, ByTarget)> = None;
+    ranking.measure("item_knn", "", &[borrowed(&ranked)], &mut found.measurements)?;
+    let mut best: Option<(f64, Vec<Vec<Ranked>>)> = None;
     for regularisation in EASE {
         let ranked = ranking.baseline(|at| Ease::new(train(at), catalogue, regularisation, EASE_ITEMS))?;
         let score: f64 = ranked.iter().flatten().map(|ranked| ranked.ndcg(TOP)).sum();
@@ -306,7 +317,7 @@ pub(super) fn baselines(data: &Data<'_>, evaluation: &Evaluation) -> Result<Foun
         }
     }
     if let Some((_, ranked)) = best {
-        ranking.measure("ease", "", &[ranked], &mut found.measurements)?;
+        ranking.measure("ease", "", &[borrowed(&ranked)], &mut found.measurements)?;
     }
     Ok(found)
 }
