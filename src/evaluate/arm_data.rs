@@ -146,7 +146,7 @@ impl Source {
 
     /// It with what was said there of items and of histories.
     pub(crate) fn origin(&self, texts: BTreeMap<Arm, Texts>, histories: BTreeMap<Arm, HistoryVectors>) -> Origin<'_> {
-        Origin { label: self.label.clone(), split: &self.split, items: self.items(), texts, histories }
+        Origin::new(self.label.clone(), &self.split, self.items(), texts, histories)
     }
 
     /// Id texts of the items.

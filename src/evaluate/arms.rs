@@ -10,7 +10,9 @@
 //! Histories have a whitening of their own: they speak of users in other words than items are spoken of, and where items
 //! hardly differ a shared one would make much of that.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -49,6 +51,33 @@ pub struct Origin<'a> {
     pub texts: BTreeMap<Arm, Texts>,
     /// Of what those arms say of histories, where they are asked to.
     pub histories: BTreeMap<Arm, HistoryVectors>,
+    /// How the texts are whitened, as far as somebody has asked: several arms read the same texts, which no longer change then.
+    whitenings: Mutex<BTreeMap<Arm, Option<Arc<Whitening>>>>,
+}
+
+impl<'a> Origin<'a> {
+    /// An origin with what was said there.
+    pub fn new(
+        label: String,
+        split: &'a Split,
+        items: &'a [String],
+        texts: BTreeMap<Arm, Texts>,
+        histories: BTreeMap<Arm, HistoryVectors>,
+    ) -> Self {
+        Origin { label, split, items, texts, histories, whitenings: Mutex::default() }
+    }
+
+    /// How the texts of `of` are whitened, as learned from those of items that training met.
+    fn whitening(&self, of: Arm) -> Result<Option<Arc<Whitening>>> {
+        let mut known = self.whitenings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fitted) = known.get(&of) {
+            return Ok(fitted.clone());
+        }
+        let Some(texts) = self.texts.get(&of) else { return Ok(None) };
+        let fitted = fit_trained(&texts.first, self.split)?;
+        known.insert(of, fitted.clone());
+        Ok(fitted)
+    }
 }
 
 /// A data set on its way through the arms.
@@ -104,20 +133,22 @@ impl Told {
 pub fn content(arm: Arm, data: &Data<'_>, origin: usize, seed: u64) -> Result<Told> {
     let at = data.origins.get(origin).ok_or_else(|| Error::new(Kind::Internal, "an origin is missing"))?;
     let (split, items) = (at.split, at.split.train_counts().len());
-    let mut raw = match arm.texts_of(data.arms) {
-        None => Texts { first: vec![None; items], later: Vec::new() },
+    let of = arm.texts_of(data.arms);
+    let mut raw = match of {
+        None => Cow::Owned(Texts { first: vec![None; items], later: Vec::new() }),
         Some(of) => {
             let fits = |texts: &&Texts| {
                 texts.first.len() == items && texts.later.iter().all(|(_, vectors)| vectors.len() == items)
             };
-            at.texts.get(&of).filter(fits).cloned().ok_or_else(|| {
+            Cow::Borrowed(at.texts.get(&of).filter(fits).ok_or_else(|| {
                 Error::new(Kind::Input, "an arm wants texts that were not made")
                     .with("arm", arm.code())
                     .with("texts", of.code())
-            })?
+            })?)
         }
     };
     if arm == Arm::Random {
+        let raw = raw.to_mut();
         draw(&mut raw.first, seed, "random vectors");
         raw.later.iter_mut().for_each(|(_, vectors)| draw(vectors, seed, "random vectors"));
     }
@@ -125,9 +156,13 @@ pub fn content(arm: Arm, data: &Data<'_>, origin: usize, seed: u64) -> Result<To
         true => Some(Collaborative::learn(split, at.items, &raw.first)?),
         false => None,
     };
-    let fitted = fit(&raw.first, &|item| split.train_counts()[item] > 0)?;
+    let fitted = match of {
+        None => None,
+        Some(_) if arm == Arm::Random => fit_trained(&raw.first, split)?,
+        Some(of) => at.whitening(of)?,
+    };
     let made = |told: &ItemVectors| -> Result<Vectors> {
-        let vectors = whitened(told, fitted.as_ref())?;
+        let vectors = whitened(told, fitted.as_deref())?;
         let vectors = match &collaborative {
             None => vectors,
             Some(map) if arm == Arm::ProjectedAlone => map.apply(at.items, told)?,
@@ -274,6 +309,11 @@ fn fit(raw: &[Option<Vec<f32>>], is_fitted: &dyn Fn(usize) -> bool) -> Result<Op
     (fitted.len() >= 2).then(|| Whitening::fit(&fitted, WIDTH)).transpose()
 }
 
+/// As [`fit`], from the vectors of items that training met.
+fn fit_trained(raw: &[Option<Vec<f32>>], split: &Split) -> Result<Option<Arc<Whitening>>> {
+    Ok(fit(raw, &|item| split.train_counts()[item] > 0)?.map(Arc::new))
+}
+
 fn whitened(raw: &[Option<Vec<f32>>], whitening: Option<&Whitening>) -> Result<Vectors> {
     let Some(whitening) = whitening else { return absent(WIDTH, raw.len()) };
     let values: Vec<Vec<f32>> =
@@ -319,7 +359,7 @@ pub(crate) mod tests {
             std::sync::LazyLock::new(|| (0..ITEMS).map(|i| format!("{i:03}")).collect());
         let texts = |(arm, name)| (arm, Texts { first: vectors(name), later: Vec::new() });
         let texts = [(Arm::Attributes, "a"), (Arm::ZeroShot, "r"), (Arm::Aligned, "l")].map(texts).into();
-        let origin = Origin { label: "0.9".into(), split, items: &IDS, texts, histories: BTreeMap::new() };
+        let origin = Origin::new("0.9".into(), split, &IDS, texts, BTreeMap::new());
         Data { name: "walks", liked: 4.0, arms: &[], origins: vec![origin] }
     }
 
@@ -453,6 +493,8 @@ pub(crate) mod tests {
         let both = |item: usize| [evidence.row(item), alone.row(item)].concat();
         assert!((0..ITEMS).all(|item| projected.row(item) == both(item)), "one after the other");
         assert!((0..ITEMS).any(|item| alone.row(item).iter().any(|x| *x != 0.0)));
+        let fitted = data.origins[0].whitenings.lock().unwrap();
+        assert_eq!(fitted.keys().collect::<Vec<_>>(), [&Arm::Evidence], "the same texts are whitened alike, and once");
     }
 
     /// A vector for even users as of two moments of training, for user 2 as of the later alone.

@@ -220,13 +220,7 @@ mod tests {
             .collect();
         let origins = splits.iter().map(|split| {
             let texts = [(Arm::Evidence, Texts { first: first.clone(), later: Vec::new() })].into();
-            Origin {
-                label: split.test_from().to_string(),
-                split,
-                items: log.items(),
-                texts,
-                histories: Default::default(),
-            }
+            Origin::new(split.test_from().to_string(), split, log.items(), texts, Default::default())
         });
         let arms = [Arm::NoText, Arm::Offset, Arm::Ensemble, Arm::Evidence, Arm::ReadAll, Arm::ReadUnraised];
         let data = Data { name: "tastes", liked: 4.0, arms: &arms, origins: origins.collect() };
