@@ -213,16 +213,23 @@ fn refused_answers_are_asked_for_again_as_often_as_the_job_allows() {
         let of = |r: &serde_json::Value| (r["attempt"].as_u64(), r["accepted"].as_bool(), r["n"] == r["k"]);
         world.sql(query).iter().map(of).collect::<Vec<_>>()
     };
+    let args = ["plan", "job.toml", "--interval-start", "2026-01-20", "--interval-end", "2026-01-21", "--json"];
+    let plan = |attempts: &str| -> serde_json::Value {
+        serde_json::from_str(&stdout(&world.curec(&[&args[..], &["--full", "--set", attempts]].concat()))).unwrap()
+    };
+    // Before any run further attempts are expected of a few.
+    let tokens = |attempts: &str| plan(attempts)["work"]["prompt_tokens"].as_f64().unwrap();
+    let [once, thrice] = ["sampling.attempts=1", "sampling.attempts=3"].map(tokens);
     let first = run("sampling.attempts=1", &[]);
+    assert_eq!(Some(once), first["prompt_tokens"].as_f64());
+    assert!((thrice / once - 1.1856).abs() < 0.01, "{once} {thrice}");
     assert_eq!(by_attempt(), [(Some(1), Some(false), true)]);
     let prompts = first["generated"].as_u64().unwrap();
     assert_eq!(first["asked_again"], 0);
     let reasons = world.sql("select prompt_key, reason, error from reason order by 1, 2");
 
     // A larger number asks again for what was refused; the first attempt still counts where none passes.
-    let args = ["plan", "job.toml", "--interval-start", "2026-01-20", "--interval-end", "2026-01-21", "--json"];
-    let out = world.curec(&[&args[..], &["--full", "--set", "sampling.attempts=3"]].concat());
-    let planned: serde_json::Value = serde_json::from_str(&stdout(&out)).unwrap();
+    let planned = plan("sampling.attempts=3");
     let third = run("sampling.attempts=3", &[]);
     assert_eq!((&third["generated"], &third["asked_again"]), (&(2 * prompts).into(), &prompts.into()), "{third}");
     let (most, paid) = (&planned["work"]["completion_tokens_at_most"], third["completion_tokens"].as_u64());
