@@ -26,8 +26,20 @@ pub mod paths;
 pub mod columns;
 pub mod settings;
 pub mod undated;
-#[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
-pub mod config;
+/// The job: what a person wrote, what it may be, and what it means.
+pub mod config {
+    #[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
+    pub mod environment;
+    pub mod interval;
+    pub mod spec;
+    mod rules;
+    pub mod job;
+
+    pub use self::environment::{allows_colours, environment, store_variables, teacher_key, temporary_folder};
+    pub use self::interval::{Interval, MAX_LOOKBACK_DAYS, parse_moment};
+    pub use self::job::{DEFAULTS, Job, temporary_places};
+    pub use self::spec::{BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, ResponseSpec};
+}
 #[expect(clippy::disallowed_methods, reason = "logs and progress go to standard error")]
 pub mod telemetry;
 pub mod background;

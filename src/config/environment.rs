@@ -1,0 +1,55 @@
+//! The process's environment: its variables, and the places on this machine that follow from them.
+//!
+//! The only file that reads environment variables. Knows nothing of jobs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The process's environment.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+}
+
+/// The key of a teacher's endpoint, under the name that such endpoints' clients use.
+pub fn teacher_key() -> Option<String> {
+    environment().remove("OPENAI_API_KEY").map(|key| without_line_end(&key)).filter(|key| !key.is_empty())
+}
+
+/// The variables of the process's environment that stores are opened with.
+pub fn store_variables() -> BTreeMap<String, String> {
+    of_stores(&environment())
+}
+
+/// The same of variables that stand for the environment.
+pub(super) fn of_stores(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let belongs = |name: &str| name.starts_with("AWS_") || name == "CUREC_FAIL_POINT";
+    env.iter().filter(|(name, _)| belongs(name)).map(|(k, v)| (k.clone(), without_line_end(v))).collect()
+}
+
+/// A variable that was read from a mounted file often ends as the file does, with the end of a line.
+fn without_line_end(value: &str) -> String {
+    value.trim_matches(|c: char| c.is_ascii_whitespace()).to_owned()
+}
+
+/// Whether the environment allows colours on a terminal: `NO_COLOR` is empty or not set, and the terminal knows some.
+pub fn allows_colours() -> bool {
+    let env = environment();
+    env.get("NO_COLOR").is_none_or(String::is_empty) && env.get("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Where temporary files go unless the job says so.
+pub fn temporary_folder() -> PathBuf {
+    std::env::temp_dir()
+}
+
+/// `[model] cache_dir`, or the user's own cache.
+pub(super) fn cache_dir(given: &str, env: &BTreeMap<String, String>) -> PathBuf {
+    let named = |name: &str| env.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    match given {
+        "" => named("XDG_CACHE_HOME")
+            .or_else(|| Some(named("HOME")?.join(".cache")))
+            .unwrap_or_else(std::env::temp_dir)
+            .join("curec/models"),
+        given => PathBuf::from(given),
+    }
+}

@@ -1,0 +1,66 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::config::job::Job;
+use crate::config::job::tests::{GOOD, parse};
+use crate::error::Kind;
+
+#[test]
+fn what_is_read_from_this_machine_only_says_so() {
+    let text = format!("{GOOD}cache_dir = 's3://b/c'\n[project]\nsql = 's3://k:hunter2@b/sql'\n");
+    let told = parse(&text, &["prompt.item=s3://b/i.j2"], &[]).unwrap_err().explain();
+    for key in ["model.cache_dir: must be a path", "job.toml:10: project.sql: must be a path", "prompt.item: must"] {
+        assert!(told.contains(key), "{told}");
+    }
+    assert!(!told.contains("hunter2"), "{told}");
+}
+
+#[test]
+fn labels_of_attributes_keep_their_order_and_are_held_against_their_rules() {
+    let file = format!("{GOOD}[evidence]\nattributes = {{ directors = 'Director', 'a b' = 'With', age = 'Rated' }}\n");
+    let pairs = |job: &Job| job.spec.evidence.attributes.0.clone();
+    let pair = |column: &str, label: &str| (column.to_owned(), label.to_owned());
+    let job =
+        parse(&file, &["evidence.attributes.price=Costs"], &[("CUREC_EVIDENCE__ATTRIBUTES__AGE", "For")]).unwrap();
+    let found = [pair("directors", "Director"), pair("a b", "With"), pair("age", "For"), pair("price", "Costs")];
+    assert_eq!(pairs(&job), found);
+    assert_eq!(job.settings["evidence.attributes.directors"], "Director");
+    let printed = job.resolved.print(&str::to_owned);
+    for line in ["[evidence.attributes]\n", "\"a b\" = \"With\"  # line 9\n", "price = \"Costs\"  # --set\n"] {
+        assert!(printed.contains(line), "{line}: {printed}");
+    }
+    assert_eq!(pairs(&parse(&printed, &[], &[]).unwrap()), found);
+    assert!(parse(GOOD, &[], &[]).unwrap().resolved.print(&str::to_owned).contains("attributes = {}  # default\n"));
+
+    let wrong = format!("{GOOD}[evidence.attributes]\na = 1\n");
+    let told = parse(&wrong, &[], &[]).unwrap_err().explain();
+    assert!(told.contains("job.toml:9: evidence.attributes.a: must be a string, got integer"), "{told}");
+    let long = "x".repeat(31);
+    for label in ["", " ", "two\\nlines", &long] {
+        let told = parse(&format!("{GOOD}[evidence.attributes]\na = \"{label}\"\n"), &[], &[]).unwrap_err().explain();
+        assert!(told.contains("job.toml:9: evidence.attributes.a: must be a label"), "{told}");
+    }
+    assert!(parse(&format!("{GOOD}[evidence.attributes]\na = '{}'\n", &long[1..]), &[], &[]).is_ok());
+    assert!(parse(&format!("{GOOD}[evidence.attributes]\nattributes = 'A'\n"), &[], &[]).is_err());
+}
+
+#[test]
+fn what_a_crawl_left_undated_is_refused_unless_the_job_says_otherwise() {
+    let file = format!("{GOOD}[evidence]\nattributes = {{ brand = 'By', Sales_Rank = 'Rank' }}\n");
+    let refused = parse(&file, &[], &[]).unwrap_err();
+    let told = refused.explain();
+    assert_eq!(refused.kind(), Kind::Config);
+    assert!(
+        told.contains("job.toml:9: evidence.attributes.Sales_Rank: looks like") && !told.contains("brand"),
+        "{told}"
+    );
+    let allowed = parse(&file, &["evidence.undated=true"], &[]).unwrap();
+    assert_eq!(allowed.spec.evidence.undated_columns().collect::<Vec<_>>(), ["Sales_Rank"]);
+}
+
+#[test]
+fn sizes_have_units() {
+    assert_eq!(parse_bytes("2 GiB"), Some(2 << 30));
+    assert_eq!(parse_bytes("512MB"), Some(512_000_000));
+    assert_eq!(parse_bytes("lots"), None);
+}

@@ -1,0 +1,143 @@
+//! The job as a person wrote it, after layering: its sections and keys, each of the right type.
+//!
+//! Knows keys, which `job.toml` beside this file documents. What their values may be is for `rules.rs` to say.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Kind;
+use crate::undated::is_undated;
+
+/// A job as written, after layering: every key has a value of the right type.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)] // every key is documented once, in config/job.toml
+pub struct JobSpec {
+    pub name: String,
+    pub warehouse: String,
+    pub input: InputSpec,
+    pub interval: IntervalSpec,
+    pub history: HistorySpec,
+    pub pairs: PairsSpec,
+    pub evidence: EvidenceSpec,
+    pub model: ModelSpec,
+    pub prompt: PromptSpec,
+    pub sampling: SamplingSpec,
+    pub check: CheckSpec,
+    pub correct: CorrectSpec,
+    pub budget: BudgetSpec,
+    pub response: ResponseSpec,
+    pub audit: AuditSpec,
+    pub resources: ResourcesSpec,
+    pub publish: PublishSpec,
+    pub store: StoreSpec,
+    pub price: PriceSpec,
+    pub project: ProjectSpec,
+}
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields)]
+        #[allow(missing_docs)] // every key is documented once, in config/job.toml
+        pub struct $name { $(pub $field: $type),* }
+    };
+}
+
+section!(/// `[input]`
+InputSpec {
+    interaction: String, item: String, review: String, pair: String, late_days: u64, max_bad_fraction: f64,
+});
+section!(/// `[interval]`
+IntervalSpec { empty: String, lookback_days: u64, lookback_missing: bool });
+
+impl IntervalSpec {
+    /// What an interval is whose events, or whose input, are not there.
+    pub fn late(&self) -> Kind {
+        if self.empty == "refuse" { Kind::Input } else { Kind::NotArrived }
+    }
+}
+
+section!(/// `[history]`
+HistorySpec {
+    like_threshold: f64, events: i64, max_pair_events: i64, min_support: i64, title_chars: i64,
+    user_active_days: i64, items: String, item_active_days: i64, max_users: i64, max_items: i64,
+});
+section!(/// `[pairs]`
+PairsSpec { max_per_user: i64, max: i64 });
+section!(/// `[evidence]`
+EvidenceSpec { attributes: NamedTexts, undated: bool, tokens: usize });
+section!(/// `[model]`
+ModelSpec {
+    generator: String, adapter: String, encoder: String, projection: String, cache_dir: String, device: String, threads: usize, slots: usize, max_step_tokens: usize,
+    max_positions: usize, allow_later_training: bool,
+});
+section!(/// `[prompt]`
+PromptSpec { item: String, history: String, pair: String });
+section!(/// `[sampling]`
+SamplingSpec {
+    max_new_tokens: usize, temperature: f32, top_p: f32, top_k: usize, repetition_penalty: f32, max_copied_words: usize, attempts: usize,
+    seed: u64,
+});
+section!(/// `[check]`
+CheckSpec {
+    min_mean_logprob: f64, min_grounding: f64, max_repetition: f64, min_words: usize, max_words: usize,
+    min_language: f64, language: String, require_finished: bool, min_concrete: usize, max_copied_words: usize,
+});
+section!(/// `[correct]`
+CorrectSpec {
+    judge: String, template: String, days: u64, rewrites: usize, max_outcomes: i64, keep_gain: f64,
+    min_improvement: f64, edit_weight: f64,
+});
+section!(/// `[budget]`
+BudgetSpec { max_failed_fraction: f64, max_failed_rows: u64 });
+section!(/// `[response]`
+ResponseSpec { flush_rows: usize, flush_seconds: f64 });
+section!(/// `[audit]`
+AuditSpec { row_count_band: f64, quarantine_days: i64 });
+section!(/// `[resources]`
+ResourcesSpec { memory_limit: String, spill_dir: String });
+section!(/// `[publish]`
+PublishSpec { lease_seconds: f64, grace_seconds: f64, replaces: String });
+section!(/// `[store]`
+StoreSpec { timeout_seconds: f64, connect_seconds: f64, max_retries: usize, retry_seconds: f64 });
+section!(/// `[price]`
+PriceSpec { prompt_tokens_million: f64, completion_tokens_million: f64 });
+section!(/// `[project]`
+ProjectSpec { sql: String, schemas: String, registry: String });
+
+impl EvidenceSpec {
+    /// The columns that [`is_undated`] knows among those that become attributes.
+    pub fn undated_columns(&self) -> impl Iterator<Item = &str> {
+        self.attributes.0.iter().map(|(column, _)| column.as_str()).filter(|column| is_undated(column))
+    }
+}
+
+/// Texts by name, in the order in which the settings have them. Fingerprints tell the order too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamedTexts(pub Vec<(String, String)>);
+
+impl Serialize for NamedTexts {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_seq(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for NamedTexts {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let texts = toml::Table::deserialize(from)?;
+        let pair = |(name, text): (String, toml::Value)| match text {
+            toml::Value::String(text) => Ok((name, text)),
+            _ => Err(serde::de::Error::custom(format!("{name} must be a string"))),
+        };
+        texts.into_iter().map(pair).collect::<std::result::Result<_, _>>().map(NamedTexts)
+    }
+}
+
+impl HistorySpec {
+    /// The least rating that is a like, as ratings are held: `float32`. Rounded as they are, so that a rating of just the
+    /// threshold is a like.
+    pub fn liked(&self) -> f32 {
+        self.like_threshold as f32
+    }
+}
