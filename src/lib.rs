@@ -254,6 +254,9 @@ pub mod night {
     pub mod decide;
     pub mod owner;
     pub mod generation;
+    mod correction_case;
+    mod correction_text;
+    mod correction_rows;
     pub mod correct;
     pub mod plan;
     pub mod record;
