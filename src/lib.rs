@@ -342,6 +342,8 @@ pub mod operate {
     }
     pub mod inspect;
     mod simulate_texts;
+    pub mod simulate_world;
+    mod simulate_rows;
     pub mod simulate;
     pub mod runs;
     pub mod garbage;

@@ -9,7 +9,8 @@ use crate::cli::output::{file_lines, print};
 use crate::error::Result;
 use crate::operate::import::writing::ImportReport;
 use crate::operate::import::{csv, jsonl, movielens};
-use crate::operate::simulate;
+use crate::operate::simulate::simulate;
+use crate::operate::simulate_world;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ImportCommand {
@@ -146,11 +147,11 @@ impl SimulateArgs {
 
     fn simulate(&self) -> Result<Vec<(PathBuf, u64)>> {
         let signal = match self.signal {
-            Signal::CoConsumption => simulate::Signal::CoConsumption,
-            Signal::None => simulate::Signal::None,
-            Signal::Content => simulate::Signal::Content,
+            Signal::CoConsumption => simulate_world::Signal::CoConsumption,
+            Signal::None => simulate_world::Signal::None,
+            Signal::Content => simulate_world::Signal::Content,
         };
         let SimulateArgs { users, items, events_per_user, tastes, days, seed, .. } = *self;
-        simulate::simulate(simulate::Options { users, items, events_per_user, tastes, days, seed, signal }, &self.out)
+        simulate(simulate_world::Options { users, items, events_per_user, tastes, days, seed, signal }, &self.out)
     }
 }

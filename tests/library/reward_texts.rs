@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use curec::columns::{column, text};
-use curec::operate::simulate::{Options, START, Signal, simulate};
+use curec::operate::simulate::simulate;
+use curec::operate::simulate_world::{Options, START, Signal};
 use curec::query::audit::audit;
 use curec::query::session::{Param, Session};
 use curec::table::contract::Contract;
