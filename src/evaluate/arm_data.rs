@@ -91,20 +91,17 @@ impl Source {
             Ok::<_, Error>((Job::load(&data.job, &overrides)?, overrides))
         };
         let (job, _) = job_of(&whole)?;
-        let item = match job.spec.input.item.as_str() {
-            "" => None,
-            text => Some(locate(&job, text)?),
-        };
         let input = &job.spec.input;
-        let log = Log::read(&locate(&job, &input.interaction)?, item.as_ref(), input.max_bad_fraction).await?;
+        // Items that nobody ever meets are no candidates.
+        let log = Log::read(&locate(&job, &input.interaction)?, None, input.max_bad_fraction).await?;
         let splits =
             rolling(&log, &spec.split.origins, spec.split.valid_quantile).map_err(|e| e.with("data", &data.name))?;
         let (log, paid, n) = (Arc::new(log), Arc::default(), splits.len());
         make_folder(&whole)?;
-        let catalogue = match item {
-            // Columns that become attributes stand in the job's own file alone.
-            Some(_) if job.spec.evidence.attributes.0.is_empty() => Some(items_of_the_log(&job, &whole).await?),
-            _ => None,
+        // Columns that become attributes stand in the job's own file alone.
+        let catalogue = match input.item.is_empty() || !job.spec.evidence.attributes.0.is_empty() {
+            true => None,
+            false => Some(items_of_the_log(&job, &whole).await?),
         };
         let mut found = Vec::with_capacity(n);
         for (at, (split, origin)) in splits.into_iter().zip(&spec.split.origins).enumerate() {
