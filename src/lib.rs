@@ -218,7 +218,6 @@ pub mod learn {
     pub mod trainable;
     pub mod optimise;
     pub mod supervised;
-    pub mod worth;
     pub mod rollout;
     pub mod curve;
     pub mod lessons;
@@ -306,6 +305,7 @@ pub mod weekly {
     pub mod written;
     pub mod teacher;
     pub mod teacher_log;
+    mod asking;
     pub mod teacher_endpoint;
     pub mod teacher_model;
     pub mod weekly_file;

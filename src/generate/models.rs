@@ -333,7 +333,11 @@ impl Models {
         ModelFiles::open(self.generator_place.path()?)
     }
 
-    fn adapter_path(&self) -> Result<Option<&Path>> {
+    /// The adapter's folder on this machine; none: the base model.
+    ///
+    /// # Errors
+    /// What fetching it says.
+    pub fn adapter_path(&self) -> Result<Option<&Path>> {
         self.adapter_place.as_ref().map(Place::path).transpose()
     }
 

@@ -149,7 +149,7 @@ pub(super) async fn look(
 }
 
 /// The attributes of the catalogue, for reasons of the job's language.
-pub(super) async fn vocabulary(session: &Session, spec: &JobSpec) -> Result<Vocabulary> {
+pub(crate) async fn vocabulary(session: &Session, spec: &JobSpec) -> Result<Vocabulary> {
     let title_chars = ("title_chars", Param::Int(spec.history.title_chars));
     let mut categories = Vec::new();
     for batch in session.sql(texts::CATALOGUE_ATTRIBUTES, &[title_chars]).await?.collect().await? {

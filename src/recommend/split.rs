@@ -86,11 +86,7 @@ pub fn temporal(log: &Log, train_quantile: f64, valid_quantile: f64) -> Result<S
 /// # Errors
 /// As [`temporal`]; `Kind::Config` for origins that do not ascend; `Kind::Input` where two fall on the same moment.
 pub fn rolling(log: &Log, origins: &[f64], valid_quantile: f64) -> Result<Vec<Split>> {
-    for q in origins.iter().chain([&valid_quantile]) {
-        if !(*q > 0.0 && *q < 1.0) {
-            return Err(Error::new(Kind::Config, "a quantile of the split lies outside (0, 1)").with("quantile", q));
-        }
-    }
+    origins.iter().chain([&valid_quantile]).try_for_each(|q| within(*q))?;
     if origins.is_empty() || !origins.is_sorted_by(|a, b| a < b) {
         return Err(Error::new(Kind::Config, "the origins of a split must ascend, and there must be one or more"));
     }
@@ -101,31 +97,79 @@ pub fn rolling(log: &Log, origins: &[f64], valid_quantile: f64) -> Result<Vec<Sp
             .with("events", events.len())
             .hint("fewer origins, or a longer log"));
     }
-    let mut first_seen = vec![i64::MAX; log.items().len()];
-    for event in events {
-        let first = &mut first_seen[event.item as usize];
-        *first = event.timestamp.min(*first);
-    }
-    let (timelines, first_seen) = (Arc::new(Timelines::new(log)), Arc::new(first_seen));
     let ends = cuts.iter().skip(1).copied().chain([(events.len(), i64::MAX)]);
-    let split = |((test_at, test_from), (test_end, test_until)): ((usize, i64), (usize, i64))| {
-        let (valid_at, valid_from) = cut(&events[..test_at], valid_quantile)?;
-        let mut train_counts = vec![0; log.items().len()];
-        events[..valid_at].iter().for_each(|event| train_counts[event.item as usize] += 1);
+    let whole = Whole::new(log);
+    cuts.iter().copied().zip(ends).map(|(test, end)| whole.cut_at(test, end, valid_quantile)).collect()
+}
+
+/// Cuts a log at moments that are given (microseconds since 1970, UTC): the test part goes from the first to before the
+/// second one. What lies before it is cut as by [`temporal`].
+///
+/// # Errors
+/// As [`temporal`].
+pub fn between(log: &Log, [test_from, test_until]: [i64; 2], valid_quantile: f64) -> Result<Split> {
+    within(valid_quantile)?;
+    let place = |moment: i64| log.events().partition_point(|e| e.timestamp < moment);
+    let (test_at, test_end) = (place(test_from), place(test_until));
+    if test_at >= test_end {
+        return Err(empty(log.events().len()));
+    }
+    Whole::new(log).cut_at((test_at, test_from), (test_end, test_until), valid_quantile)
+}
+
+fn within(quantile: f64) -> Result<()> {
+    if quantile > 0.0 && quantile < 1.0 {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Config, "a quantile of the split lies outside (0, 1)").with("quantile", quantile))
+}
+
+/// What all splits of a log share.
+struct Whole {
+    events: Arc<Vec<Event>>,
+    timelines: Arc<Timelines>,
+    first_seen: Arc<Vec<i64>>,
+}
+
+impl Whole {
+    fn new(log: &Log) -> Whole {
+        let mut first_seen = vec![i64::MAX; log.items().len()];
+        for event in log.events() {
+            let first = &mut first_seen[event.item as usize];
+            *first = event.timestamp.min(*first);
+        }
+        let timelines = Arc::new(Timelines::new(log));
+        Whole { events: log.shared_events(), timelines, first_seen: Arc::new(first_seen) }
+    }
+
+    /// The split whose test part begins and ends at these events and moments.
+    fn cut_at(
+        &self,
+        (test_at, test_from): (usize, i64),
+        (test_end, test_until): (usize, i64),
+        valid_quantile: f64,
+    ) -> Result<Split> {
+        let (valid_at, valid_from) = cut(&self.events[..test_at], valid_quantile)?;
+        let mut train_counts = vec![0; self.first_seen.len()];
+        self.events[..valid_at].iter().for_each(|event| train_counts[event.item as usize] += 1);
         Ok(Split {
-            events: log.shared_events(),
+            events: Arc::clone(&self.events),
             valid_at,
             test_at,
             test_end,
             valid_from,
             test_from,
             test_until,
-            timelines: Arc::clone(&timelines),
+            timelines: Arc::clone(&self.timelines),
             train_counts,
-            first_seen: Arc::clone(&first_seen),
+            first_seen: Arc::clone(&self.first_seen),
         })
-    };
-    cuts.iter().copied().zip(ends).map(split).collect()
+    }
+}
+
+fn empty(events: usize) -> Error {
+    Error::new(Kind::Input, "a part of the split would be empty: the log is too short, or has too few moments")
+        .with("events", events)
 }
 
 /// The first event at the moment below which (a share of at most) `quantile` of the events lie, and that moment.
@@ -135,12 +179,7 @@ fn cut(events: &[Event], quantile: f64) -> Result<(usize, i64)> {
     let moment = events.get(rank).map_or(i64::MIN, |e| e.timestamp);
     let at = events.partition_point(|e| e.timestamp < moment);
     if at == 0 {
-        return Err(Error::new(
-            Kind::Input,
-            "a part of the split would be empty: the log is too short, or has too few moments",
-        )
-        .with("events", events.len())
-        .with("quantile", quantile));
+        return Err(empty(events.len()).with("quantile", quantile));
     }
     Ok((at, moment))
 }
@@ -323,6 +362,24 @@ mod tests {
             [(&[0.7, 0.5][..], Kind::Config), (&[][..], Kind::Config), (&[0.6, 0.65][..], Kind::Input)]
         {
             assert_eq!(rolling(&log, origins, 0.8).unwrap_err().kind(), kind, "{origins:?}");
+        }
+    }
+
+    #[test]
+    fn a_log_is_cut_between_moments() {
+        let log = log(&ROWS);
+        let split = between(&log, [7, 9], 0.8).unwrap();
+        assert_eq!((split.valid_from(), split.test_from(), split.test_until()), (5, 7, 9));
+        assert_eq!((split.train().len(), split.events(Part::Valid).len(), split.events(Part::Test).len()), (4, 2, 3));
+        let asked: Vec<u32> = split.cases(Part::Test, Target::Successive).iter().map(|case| case.target).collect();
+        assert_eq!(asked, [4, 5, 3], "what comes at 9 is not asked for");
+        for (range, quantile, kind) in [
+            ([7, 7], 0.8, Kind::Input),
+            ([0, 9], 0.8, Kind::Input),
+            ([90, 99], 0.8, Kind::Input),
+            ([7, 9], 1.0, Kind::Config),
+        ] {
+            assert_eq!(between(&log, range, quantile).unwrap_err().kind(), kind, "{range:?}");
         }
     }
 

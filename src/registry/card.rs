@@ -31,6 +31,14 @@ pub struct Check {
     pub holds: bool,
 }
 
+impl Check {
+    /// The condition with what was found, for people: whole numbers as they are, others with four places.
+    pub fn told(&self) -> String {
+        let Check { what, value, .. } = self;
+        if value.fract() == 0.0 { format!("{what} (found {value})") } else { format!("{what} (found {value:.4})") }
+    }
+}
+
 /// How a version was trained, as reported by the training.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

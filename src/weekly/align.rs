@@ -18,6 +18,7 @@ use crate::generate::format;
 use crate::generate::models::Models;
 use crate::generate::row::{Completion, RowError};
 use crate::learn::packing::Example;
+use crate::learn::rollout::Base;
 use crate::learn::supervised::{self, Surroundings};
 use crate::learn::trainable::TrainableLm;
 use crate::llm::adapter::{Adapter, Precision};
@@ -141,9 +142,11 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
 
     let adapter = out.join("adapter");
     let (of_training, taught, folder, stopped) = (spec.clone(), questions.clone(), out.clone(), stop.clone());
-    let trained =
-        device::guarded_blocking("training", move || train(&of_training, &models, &taught, &folder, voice, &stopped))
-            .await?;
+    let work = move || {
+        let course = Course { begun: None, adapter: "adapter", name: "align" };
+        train(&of_training, &models, &taught, &course, &folder, voice, &stopped)
+    };
+    let trained = device::guarded_blocking("training", work).await?;
 
     overrides.push(format!("model.adapter={}", adapter.display()));
     let models = Models::new(&Job::load(&spec.job, &overrides)?)?;
@@ -176,10 +179,26 @@ pub async fn align(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
     Ok(done)
 }
 
-fn train(
+/// Where a training begins, and the names of what it leaves in its folder.
+pub(crate) struct Course<'a> {
+    /// The adapter that it goes on from; none: the model as it comes.
+    pub(crate) begun: Option<&'a Adapter>,
+    /// The folder of the adapter that it writes: what it began with and what it learned in one.
+    pub(crate) adapter: &'a str,
+    /// Begins the names of checkpoint and curve.
+    pub(crate) name: &'a str,
+}
+
+/// Trains an adapter on the questions' answers by the settings of `[align]` and writes it into the folder `out`. `models` are
+/// those that it begins with.
+///
+/// # Errors
+/// As [`supervised::align`].
+pub(crate) fn train(
     spec: &Spec,
     models: &Arc<Models>,
     questions: &[Question],
+    course: &Course<'_>,
     out: &Path,
     voice: Voice,
     stop: &CancelToken,
@@ -201,16 +220,23 @@ fn train(
     let a = &spec.align;
     let step = valid.len().div_ceil(a.validated.max(1)).max(1);
     let valid: Vec<Example> = valid.into_iter().step_by(step).collect();
-    let mut lm = TrainableLm::load(&files, &a.shape, a.learning.seed, &device::open(&spec.device)?)?;
+    let device = device::open(&spec.device)?;
+    let mut lm = match course.begun {
+        Some(begun) => Base::load(&files, Some(begun))?.trainable(&a.shape, a.learning.seed, &device)?,
+        None => TrainableLm::load(&files, &a.shape, a.learning.seed, &device)?,
+    };
+    let model = generator.fingerprint.model_name();
     let around = Surroundings {
-        checkpoint: Some(out.join("align.safetensors")),
-        curve: Some(out.join("align.jsonl")),
-        model: &generator.fingerprint.model,
+        checkpoint: Some(out.join(format!("{}.safetensors", course.name))),
+        curve: Some(out.join(format!("{}.jsonl", course.name))),
+        model: &model,
         voice,
         stop: &|| stop.is_requested(),
     };
     let trained = supervised::align(&mut lm, &train, &valid, &a.learning, &around)?;
-    lm.adapter()?.write(&out.join("adapter"), &files.name(), Precision::F16)?;
+    let learned = lm.adapter()?;
+    let whole = course.begun.map_or_else(|| learned.clone(), |begun| begun.beside(&learned));
+    whole.write(&out.join(course.adapter), &files.name(), Precision::F16)?;
     Ok(trained)
 }
 

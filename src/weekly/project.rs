@@ -18,7 +18,7 @@ use crate::night::prepare::prepare;
 use crate::night::verify::nothing_to_learn;
 use crate::project::saved::{Projection, RECORD};
 use crate::project::space::WIDTH;
-use crate::registry::card::Trained;
+use crate::registry::card::{Check, Trained};
 use crate::registry::versions::Registry;
 use crate::weekly::examples;
 use crate::weekly::project_data::data;
@@ -101,19 +101,13 @@ pub async fn project(spec: &Spec, interval: Interval, stop: &CancelToken) -> Res
         }
         done.version = Some(card.version);
     }
-    let failed: Vec<String> =
-        done.gate.iter().filter(|c| !c.holds).map(|c| format!("{} (found {})", c.what, figure(c.value))).collect();
+    let failed: Vec<String> = done.gate.iter().filter(|check| !check.holds).map(Check::told).collect();
     match failed.is_empty() {
         true => Ok(done),
         false => Err(Error::new(Kind::Audit, format!("the projection's gate does not hold: {}", failed.join("; ")))
             .with("record", folder.join(RECORD).display())
             .hint("more users, a longer log or texts that say more may help; what is in use stays in use")),
     }
-}
-
-/// A number for people: counts as they are.
-fn figure(value: f64) -> String {
-    if value.fract() == 0.0 { format!("{value}") } else { format!("{value:.4}") }
 }
 
 /// What a card tells: all that was measured.

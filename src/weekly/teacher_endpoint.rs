@@ -124,6 +124,8 @@ impl Endpoint {
                 example_id: question.id.clone(),
                 sample: 0,
                 answer_text: text,
+                finish: None,
+                logprob_sum: None,
                 prompt_tokens,
                 completion_tokens,
                 micros: 0,

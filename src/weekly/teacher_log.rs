@@ -1,4 +1,5 @@
-//! Answers of a teacher, one JSON object a line, each appended as it comes: nothing is asked twice.
+//! Answers to questions of learning, a teacher's or the model's own, one JSON object a line, each appended as it comes:
+//! nothing is asked twice.
 //!
 //! A run that was killed asks only what has no line yet, and a later run nothing that it knows. A line stands under a key that
 //! is made of everything that its answer follows from, so that another question, model or setting is another line. What is no
@@ -17,7 +18,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::weekly::teacher::Answers;
 
 /// A line of the file. Without a text the question was refused, or its answer is no text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     /// Digest of all that the answer follows from.
     pub question: String,
@@ -28,6 +29,12 @@ pub struct Line {
     pub sample: usize,
     /// The answer.
     pub answer_text: Option<String>,
+    /// How it ended, as in the table `response`; not of a teacher's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish: Option<String>,
+    /// Sum of natural-log likelihoods of its tokens; not of a teacher's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprob_sum: Option<f64>,
     /// Tokens of the question.
     pub prompt_tokens: u64,
     /// Tokens of the answer.
@@ -56,7 +63,7 @@ impl Log {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
             Err(e) => {
-                return Err(Error::new(Kind::Config, "cannot read the teacher's answers")
+                return Err(Error::new(Kind::Config, "cannot read the answers of before")
                     .with("file", path.display())
                     .source(e));
             }
@@ -77,6 +84,11 @@ impl Log {
         self.lines.contains_key(key)
     }
 
+    /// The line of the question with this key.
+    pub fn line(&self, key: &str) -> Option<&Line> {
+        self.lines.get(key)
+    }
+
     /// Appends a line; the time that it took is filled in here.
     ///
     /// # Errors
@@ -84,7 +96,7 @@ impl Log {
     pub fn keep(&mut self, line: Line) -> Result<()> {
         let micros = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
         let line = Line { micros, ..line };
-        let text = serde_json::to_string(&line).context(Kind::Internal, || "a teacher's answer".into())?;
+        let text = serde_json::to_string(&line).context(Kind::Internal, || "an answer".into())?;
         self.file.write_all(format!("{text}\n").as_bytes()).map_err(|e| failed(&self.path, e))?;
         self.since = Instant::now();
         self.lines.insert(line.question.clone(), line);
@@ -125,7 +137,18 @@ mod tests {
     fn line(key: &str, sample: usize, text: Option<&str>) -> Line {
         let (question, example_id) = (key.to_owned(), "q".to_owned());
         let answer_text = text.map(str::to_owned);
-        Line { question, example_id, sample, answer_text, prompt_tokens: 5, completion_tokens: 2, micros: 0 }
+        let (finish, logprob_sum) = (None, None);
+        Line {
+            question,
+            example_id,
+            sample,
+            answer_text,
+            finish,
+            logprob_sum,
+            prompt_tokens: 5,
+            completion_tokens: 2,
+            micros: 0,
+        }
     }
 
     #[test]

@@ -1,32 +1,30 @@
 //! A teacher that curec itself runs: a model of this machine, or one that is fetched to it, asked every question with the job's
 //! device and slots.
 //!
-//! Knows the engine, the sampling of several answers to a question, and the file to which each is appended as it comes. The
-//! first answer of a question is greedy, the others are sampled with a seed of the example's id and the answer's number: what
-//! a question is answered depends on nothing that is asked beside it. The model is loaded only where an answer is missing, and
-//! is gone from memory when its last answer is there. Which answer is taught is decided in [`crate::weekly::teacher`].
+//! Knows the model, the sampling of several answers to a question, and which of them there are; leaves asking to
+//! [`crate::weekly::asking`]. The first answer of a question is greedy, the others are sampled with a seed of the example's id
+//! and the answer's number: what a question is answered depends on nothing that is asked beside it. The model is loaded only
+//! where an answer is missing, and is gone from memory when its last answer is there. Which answer is taught is decided in
+//! [`crate::weekly::teacher`].
 
 use std::collections::HashSet;
 use std::path::Path;
 
-use futures::stream::{self, SelectAll, StreamExt};
-
 use crate::cancel::CancelToken;
 use crate::config::Job;
 use crate::error::{Error, Kind, Result};
-use crate::generate::device_thread::{Answers as Rows, EngineOptions};
+use crate::generate::device_thread::EngineOptions;
 use crate::generate::engine::Engine;
-use crate::generate::models::{Models, no_device_fault};
+use crate::generate::models::Models;
 use crate::generate::prompt::Fingerprint;
-use crate::generate::row::{Answer, Finish, Request, RowError};
+use crate::generate::row::Request;
 use crate::llm::device;
 use crate::llm::sampler::Sampling;
 use crate::telemetry::{Progress, Voice};
+use crate::weekly::asking::{self, Pending};
 use crate::weekly::teacher::{Answers, Asked};
-use crate::weekly::teacher_log::{Line, Log};
+use crate::weekly::teacher_log::Log;
 
-/// Answers handed to the engine at a time; two such chunks are in flight, so that no slot waits for the next.
-const CHUNK: usize = 1024;
 /// Tokens of question and answer that a teacher reads whatever the job allows its own, shorter, questions.
 const POSITIONS: usize = 2048;
 /// Sampled answers keep to the likeliest tokens of this probability.
@@ -41,14 +39,6 @@ pub struct Manner {
     pub temperature: f32,
     /// Most tokens of an answer.
     pub max_tokens: usize,
-}
-
-/// An answer that is not there yet.
-struct Pending {
-    key: String,
-    example_id: String,
-    sample: usize,
-    request: Request,
 }
 
 /// Everything that is to be asked.
@@ -96,7 +86,7 @@ pub async fn ask(
         };
         let engine = device::guarded_blocking("loading the teacher", load).await.map_err(of_teacher)?;
         let progress = Progress::begin(voice, "teach", pending.len() as u64, "tokens");
-        let outcome = run(&engine, pending, &mut log, &progress, stop).await;
+        let outcome = asking::ask(&engine, pending, &mut log, &progress, stop).await;
         progress.finish();
         // Its memory is the training's now.
         drop(engine);
@@ -141,7 +131,8 @@ fn plan(models: &Models, questions: &[Asked], manner: Manner) -> Result<Plan> {
                 stop: follows_from.stop,
                 score: None,
             };
-            plan.pending.push(Pending { key, example_id: question.id.clone(), sample, request });
+            let tag = Some(question.last_tag().to_owned());
+            plan.pending.push(Pending { key, example_id: question.id.clone(), sample, request, tag });
         }
     }
     Ok(plan)
@@ -162,72 +153,6 @@ fn fingerprint(of_model: &Fingerprint, question: &Asked, sample: usize, manner: 
         stop: vec![question.last_tag().to_owned()],
         seed: u64::from_le_bytes(seed),
         ..of_model.clone()
-    }
-}
-
-/// Asks, and keeps every answer as it comes.
-async fn run(
-    engine: &Engine,
-    pending: Vec<Pending>,
-    log: &mut Log,
-    progress: &Progress,
-    stop: &CancelToken,
-) -> Result<()> {
-    let (mut waiting, mut whose) = (Vec::with_capacity(pending.len()), Vec::with_capacity(pending.len()));
-    for (at, Pending { key, example_id, sample, request }) in pending.into_iter().enumerate() {
-        whose.push((key, example_id, sample, request.stop.first().cloned().unwrap_or_default()));
-        waiting.push(Request { id: at as u64, ..request });
-    }
-    let mut waiting = waiting.into_iter();
-    let (mut in_flight, mut outstanding) = (SelectAll::new(), 0);
-    loop {
-        if outstanding < CHUNK && waiting.len() > 0 {
-            let chunk: Vec<Request> = waiting.by_ref().take(CHUNK).collect();
-            outstanding += chunk.len();
-            // Answers that are not there yet are cancelled with the receiver.
-            let rows = stop.or(engine.submit(chunk)).await?;
-            let next = |mut rows: Rows| async move { rows.recv().await.map(|answer| (answer, rows)) };
-            in_flight.push(stream::unfold(rows, next).boxed());
-            continue;
-        }
-        if outstanding == 0 {
-            return Ok(());
-        }
-        let answered: Option<Answer> = stop.or(async { Ok(in_flight.next().await) }).await?;
-        let lost = || Error::new(Kind::Temporary, "the teacher ended before all questions were answered");
-        let (id, result) = answered.ok_or_else(lost)?;
-        outstanding -= 1;
-        let Some((key, example_id, sample, last_tag)) = usize::try_from(id).ok().and_then(|at| whose.get(at)) else {
-            continue;
-        };
-        let mut line = Line {
-            question: key.clone(),
-            example_id: example_id.clone(),
-            sample: *sample,
-            answer_text: None,
-            prompt_tokens: 0,
-            completion_tokens: 0,
-            micros: 0,
-        };
-        match result {
-            Ok(done) => {
-                let mut text = done.text;
-                // Ended by the format's last tag, which is part of the answer; a token that ends it counts one more.
-                if done.finish == Finish::Stop && done.completion_tokens as usize == done.tokens.len() {
-                    text.push_str(last_tag);
-                }
-                line.answer_text = Some(text.trim().to_owned());
-                line.prompt_tokens = u64::from(done.prompt_tokens);
-                line.completion_tokens = u64::from(done.completion_tokens);
-            }
-            Err(RowError::Cancelled) => return Err(lost()),
-            Err(e) => {
-                no_device_fault(&e)?;
-                tracing::warn!(example_id, sample, error = e.code(), detail = %e, "the teacher failed at a question");
-            }
-        }
-        progress.advance(1, line.completion_tokens);
-        log.keep(line)?;
     }
 }
 
