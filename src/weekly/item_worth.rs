@@ -218,7 +218,8 @@ fn fitted(known: &Known<'_>, keys: &[String], settings: &Settings, shuffle: Opti
     if learned.len() < needed {
         return Err(Error::new(Kind::Input, "too few items have events and evidence to learn where texts lead")
             .with("items", learned.len())
-            .with("needed", needed));
+            .with("needed", needed)
+            .hint("learn from a longer log, or with fewer folds"));
     }
     let mut places = learned.clone();
     if let Some(mut random) = shuffle {

@@ -18,6 +18,11 @@ const CONFIDENCE: f64 = 0.95;
 const LEAST_ITEMS: usize = 30;
 /// Least rank correlation of what two halves of the users say, corrected for length.
 const RELIABLE: f64 = 0.5;
+/// The same of worths less the mean of their item. An item's reasons differ less than items do, so less is asked. As a
+/// reliability, the number is the share of a difference among an item's reasons that is no chance: of what the best of
+/// several promises, so much is kept. Below a fifth a reward pays for chance, and just above 0 half of all rewards
+/// without any meaning would pass.
+const RELIABLE_WITHIN: f64 = 0.2;
 /// Least rank correlation with what the next block of time says.
 const LASTING: f64 = 0.2;
 /// Least rank correlation with what another set of folds says.
@@ -50,6 +55,8 @@ pub struct Gates {
     pub split_half_corrected: Option<f64>,
     /// As `split_half`, of worths less the mean of their item: whether halves agree on an item's reasons, not on items.
     pub split_half_within: Option<f64>,
+    /// The same for all users, as `split_half_corrected`.
+    pub split_half_within_corrected: Option<f64>,
     /// Rank correlation with the worth by the next block of time.
     pub next_block: Option<f64>,
     /// Rank correlation with the worth by a map of other folds.
@@ -79,17 +86,40 @@ pub struct Gates {
     pub gate: Vec<Check>,
 }
 
-/// What is known of one reason.
-struct Judged {
-    item: u32,
-    worth: f64,
-    halves: [Option<f64>; 2],
+/// What is known of one reason, in nats an event.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Judged {
+    /// Dense id of its item.
+    pub item: u32,
+    /// Its worth.
+    pub worth: f64,
+    /// Its worth by the events of each half of the users.
+    pub halves: [Option<f64>; 2],
+    /// Its worth by the next block of time.
+    pub later: Option<f64>,
     error: Option<f64>,
-    later: Option<f64>,
     refolded: Option<f64>,
     stranger: Option<f64>,
     popularity: f64,
     length: f64,
+}
+
+#[cfg(test)]
+impl Judged {
+    /// A reason of which nothing is known but what halves of the users say.
+    pub(super) fn by_halves(item: u32, halves: [Option<f64>; 2]) -> Judged {
+        Judged {
+            item,
+            worth: 0.0,
+            halves,
+            later: None,
+            error: None,
+            refolded: None,
+            stranger: None,
+            popularity: 0.0,
+            length: 1.0,
+        }
+    }
 }
 
 /// Each reason's item with a reason of another item, in the order of `texts`; nothing where there is no other item.
@@ -119,8 +149,13 @@ fn correlation(pairs: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
     spearman(&a, &b)
 }
 
+/// A correlation by halves of the users as it is by all of them (Spearman 1910 and Brown 1910).
+fn corrected(r: f64) -> f64 {
+    if r > 0.0 { 2.0 * r / (1.0 + r) } else { r }
+}
+
 /// The mean of values, with its interval over items; `None` for no values.
-fn over_items(values: impl Iterator<Item = (u32, f64)>, seed: u64) -> Result<Option<Interval>> {
+pub(super) fn over_items(values: impl Iterator<Item = (u32, f64)>, seed: u64) -> Result<Option<Interval>> {
     let (items, values): (Vec<u32>, Vec<f64>) = values.unzip();
     if values.is_empty() {
         return Ok(None);
@@ -128,14 +163,14 @@ fn over_items(values: impl Iterator<Item = (u32, f64)>, seed: u64) -> Result<Opt
     Ok(Some(paired_bootstrap(&[values.as_slice()], &items, RESAMPLES, CONFIDENCE, seed)?.interval))
 }
 
-/// What is known of each reason that has a worth.
+/// What is known of each reason, in the order of `texts`; `None` where it has no worth.
 fn judged(
     worth: &Worth,
     known: &Known<'_>,
     [now, next]: [&Block<'_>; 2],
     texts: &[(u32, &[f32])],
     settings: &Settings,
-) -> Result<Vec<Judged>> {
+) -> Result<Vec<Option<Judged>>> {
     let later = Worth::new(known, next, settings)?.all(texts)?;
     let refolded = Settings { fold_seed: settings.fold_seed.wrapping_add(1), ..*settings };
     let refolded = Worth::new(known, now, &refolded)?.all(texts)?;
@@ -165,8 +200,7 @@ fn judged(
             length: dot(text, text).sqrt(),
         }))
     };
-    let all: Vec<Option<Judged>> = texts.par_iter().enumerate().map(of_reason).collect::<Result<_>>()?;
-    Ok(all.into_iter().flatten().collect())
+    texts.par_iter().enumerate().map(of_reason).collect()
 }
 
 /// What each half of the users says of an item's reasons, less what it says in the mean; nothing of a single reason.
@@ -185,7 +219,10 @@ fn within(reasons: &[&Judged]) -> Vec<(f64, f64)> {
 /// Halves of the users, the next block and other folds must agree on the order of the reasons. But they agree as well
 /// on a map that has learned nothing: a direction that is wrong is wrong for everybody. So the map must beat one that
 /// has learned from shuffled pairs, and an item's reasons those of other items, by the low ends of 95 % intervals over
-/// items; other items' reasons must be worth nothing in the mean. An item's reasons must differ by more than the noise.
+/// items; other items' reasons must be worth nothing in the mean. An item's reasons must differ by more than the noise, and
+/// halves of the users must agree on them: the order of the items is no help to whoever chooses among one item's reasons.
+///
+/// Beside the gates, what is known of each text, in the order of `texts`; `None` where its worth is not known.
 ///
 /// # Errors
 /// As [`Worth::new`] and [`Worth::mapped`].
@@ -195,15 +232,17 @@ pub fn gates(
     next: &Block<'_>,
     texts: &[(u32, &[f32])],
     settings: &Settings,
-) -> Result<Gates> {
+) -> Result<(Gates, Vec<Option<Judged>>)> {
     let worth = Worth::new(known, now, settings)?;
-    let judged = judged(&worth, known, [now, next], texts, settings)?;
+    let found = judged(&worth, known, [now, next], texts, settings)?;
+    let judged: Vec<&Judged> = found.iter().flatten().collect();
     let mut by_item: BTreeMap<u32, Vec<&Judged>> = BTreeMap::new();
-    judged.iter().for_each(|one| by_item.entry(one.item).or_default().push(one));
+    judged.iter().copied().for_each(|one| by_item.entry(one.item).or_default().push(one));
 
     let split_half = correlation(judged.iter().filter_map(|one| one.halves[0].zip(one.halves[1])));
-    let split_half_corrected = split_half.map(|r| if r > 0.0 { 2.0 * r / (1.0 + r) } else { r });
+    let split_half_corrected = split_half.map(corrected);
     let split_half_within = correlation(by_item.values().flat_map(|reasons| within(reasons)));
+    let split_half_within_corrected = split_half_within.map(corrected);
     let next_block = correlation(judged.iter().filter_map(|one| Some((one.worth, one.later?))));
     let other_folds = correlation(judged.iter().filter_map(|one| Some((one.worth, one.refolded?))));
     let with_popularity = correlation(judged.iter().map(|one| (one.worth, one.popularity)));
@@ -251,6 +290,11 @@ pub fn gates(
             split_half_corrected,
             RELIABLE,
         ),
+        at_least(
+            "the same within items, of worths less the mean of their item",
+            split_half_within_corrected,
+            RELIABLE_WITHIN,
+        ),
         at_least("rank correlation with the worth by the next block of time", next_block, LASTING),
         at_least("rank correlation with the worth by other folds", other_folds, AGREEING),
         Check {
@@ -265,13 +309,14 @@ pub fn gates(
             holds: is_told_apart,
         },
     ];
-    Ok(Gates {
+    let gates = Gates {
         passed: gate.iter().all(|check| check.holds),
         items,
         reasons: judged.len(),
         split_half,
         split_half_corrected,
         split_half_within,
+        split_half_within_corrected,
         next_block,
         other_folds,
         own,
@@ -284,7 +329,8 @@ pub fn gates(
         noise,
         is_told_apart,
         gate,
-    })
+    };
+    Ok((gates, found))
 }
 
 #[cfg(test)]
@@ -294,7 +340,7 @@ mod tests {
     use crate::weekly::item_worth::tests::{NOISES, World, settings};
 
     fn of(world: &World) -> Gates {
-        gates(&world.known(), &world.block(0), &world.block(1), &world.texts(), &settings()).unwrap()
+        gates(&world.known(), &world.block(0), &world.block(1), &world.texts(), &settings()).unwrap().0
     }
 
     #[test]
@@ -305,10 +351,34 @@ mod tests {
         let ranked = correlation(worths.iter().zip(quality).filter_map(|(worth, quality)| Some(((*worth)?, quality))));
         assert!(ranked.unwrap() > 0.5, "{ranked:?}");
         let gates = of(&world);
-        assert!(gates.passed && gates.gate.len() == 8 && gates.is_told_apart, "{gates:?}");
+        assert!(gates.passed && gates.gate.len() == 9 && gates.is_told_apart, "{gates:?}");
         assert!(gates.shuffled.unwrap().high < 0.0 && gates.split_half < gates.split_half_corrected, "{gates:?}");
+        assert!(gates.split_half_within < gates.split_half_within_corrected, "{gates:?}");
         let kept: Gates = serde_json::from_str(&serde_json::to_string(&gates).unwrap()).unwrap();
-        assert_eq!(kept.gate.len(), 8);
+        assert_eq!(kept.gate.len(), 9);
+    }
+
+    #[test]
+    fn what_is_known_of_a_text_stands_at_its_place() {
+        let world = World::new(true);
+        let nothing = vec![0.0_f32; world.reasons[0].1.len()];
+        let mut texts = world.texts();
+        texts[1].1 = &nothing;
+        let (gates, found) = gates(&world.known(), &world.block(0), &world.block(1), &texts, &settings()).unwrap();
+        let worths = world.worth().all(&texts).unwrap();
+        assert_eq!(found.iter().map(|one| one.map(|one| one.worth)).collect::<Vec<_>>(), worths);
+        assert!(found[1].is_none() && gates.reasons == found.iter().flatten().count(), "{gates:?}");
+        let one = found[0].unwrap();
+        assert!(one.item == 0 && one.halves.iter().all(Option::is_some) && one.later.is_some(), "{one:?}");
+        // What all users say lies between what the halves say.
+        let [low, high] = [f64::min, f64::max].map(|of| of(one.halves[0].unwrap(), one.halves[1].unwrap()));
+        assert!(low - 1e-12 <= one.worth && one.worth <= high + 1e-12, "{one:?}");
+    }
+
+    #[test]
+    fn agreement_by_halves_counts_more_for_the_whole() {
+        assert!((corrected(0.5) - 2.0 / 3.0).abs() < 1e-12 && corrected(1.0) == 1.0);
+        assert!(corrected(0.0) == 0.0 && corrected(-0.4) == -0.4);
     }
 
     /// Halves, blocks and folds agree on a map of nothing as well as on a good one: only the controls tell.
@@ -333,6 +403,8 @@ mod tests {
         world.reasons.truncate(1);
         let one = of(&world);
         assert!(one.spread.is_none() && one.shuffled.is_none() && !one.is_told_apart && !one.passed, "{one:?}");
+        let within = one.gate.iter().find(|check| check.what.contains("within items")).unwrap();
+        assert!(one.split_half_within_corrected.is_none() && !within.holds, "{one:?}");
     }
 
     #[test]
