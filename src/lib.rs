@@ -218,6 +218,7 @@ pub mod learn {
     pub mod trainable;
     pub mod optimise;
     pub mod supervised;
+    pub mod worth;
     pub mod rollout;
     pub mod curve;
     pub mod lessons;
@@ -316,6 +317,11 @@ pub mod weekly {
     pub mod next_items;
     pub mod item_worth;
     pub mod worth_gates;
+    pub mod worth_choice;
+    mod worth_data;
+    mod worth_answers;
+    pub mod worth_fit;
+    pub mod worth;
     mod project_data;
     pub mod project_fit;
     pub mod project;

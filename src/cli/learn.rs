@@ -15,7 +15,7 @@ use crate::evaluate::{evaluation, evaluation_file};
 use crate::learn::lessons::Method;
 use crate::table::redact::redact;
 use crate::telemetry::Voice;
-use crate::weekly::{align, examples, improve, learning_page, project, reinforce, reward, weekly_file};
+use crate::weekly::{align, examples, improve, learning_page, project, reinforce, reward, weekly_file, worth};
 
 /// See the module.
 #[derive(Debug, Subcommand)]
@@ -72,6 +72,22 @@ again: it goes on after the last finished round to the same adapter."
         /// What is learned: best-of-n, weighted, grpo or dpo.
         #[arg(long, default_value_t = Method::BestOfN)]
         method: Method,
+        #[command(flatten)]
+        interval: IntervalArgs,
+    },
+    /// Measure what reasons of items are worth to a recommender and, where that may be a reward, teach the best of several.
+    #[command(
+        before_help = "Example:\n  curec learn worth jobs/weekly.toml --interval-start 1997-12-01 --interval-end 1998-03-05",
+        after_help = "Prints one JSON line. A recommender learns from the log before the interval, without texts; events of the \
+interval say what the model's reasons are worth in the place of their item. The record worth.json, all answers with their worths \
+(item_worth.parquet) and, where the gates hold, the folder adapter-worth go to `out` of the file. Nothing is published. Killed, \
+run it again: no answer is asked for twice. Run again with nothing changed, it does nothing but say the same.\n\n\
+Exit codes: 0 the gates hold and the best answers are taught; 1 a gate does not hold, which the record tells, or there is \
+nothing to measure by; nothing is learned then."
+    )]
+    Worth {
+        /// The weekly file, such as jobs/weekly.toml.
+        file: PathBuf,
         #[command(flatten)]
         interval: IntervalArgs,
     },
@@ -136,6 +152,7 @@ impl LearnCommand {
             LearnCommand::Reinforce { file, method, interval } => {
                 block_on(learn_reinforce(file, method, interval, voice))
             }
+            LearnCommand::Worth { file, interval } => block_on(learn_worth(file, interval, voice)),
             LearnCommand::Project { file, interval } => block_on(learn_project(file, interval)),
             LearnCommand::Evaluate { file, data } => block_on(learn_evaluate(file, data, voice)),
             LearnCommand::Examples { job, interval, out, max_examples } => {
@@ -221,6 +238,25 @@ async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, 
     if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {
         line.extend(done);
     }
+    tell(&line, None).map(|()| 0)
+}
+
+async fn learn_worth(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+    let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
+    let stop = CancelToken::default();
+    watch_signals(stop.clone());
+    let _hold = spec.hold()?;
+    let done = worth::worth(&spec, interval, voice, &stop).await?;
+    let line = serde_json::json!({
+        "status": "taught",
+        "name": spec.name,
+        "items": done.items,
+        "answers": done.answers,
+        "accepted": done.accepted,
+        "chosen": done.chosen,
+        "taught": done.taught,
+        "record": PathBuf::from(&spec.out).join(worth::RECORD),
+    });
     tell(&line, None).map(|()| 0)
 }
 

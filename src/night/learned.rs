@@ -1,8 +1,8 @@
 //! Until when an adapter, a judge or a projection has learned: later events alone tell what it is worth, and what it writes
 //! of earlier moments knows what came after them.
 //!
-//! Knows the records that stand beside them: a registry's card, and what `learn align`, `learn reward`, `learn reinforce`
-//! and `learn project` leave. Knows nothing of logs: which moments are held out, or which day is built, the caller knows.
+//! Knows the records that stand beside them: a registry's card, and what `learn align`, `learn reward`, `learn reinforce`,
+//! `learn worth` and `learn project` leave. Knows nothing of logs: which moments are held out, or which day is built, the caller knows.
 
 use std::path::Path;
 
@@ -16,8 +16,11 @@ use crate::registry::card::{Card, Trained};
 use crate::registry::versions::{Registry, SCHEME};
 use crate::table::store::{Location, StoreOptions};
 
+/// The record of `learn worth` in the folder of its adapter: its record in `out` is there where nothing was learned too.
+pub(crate) const TAUGHT: &str = "taught.json";
+
 /// The records that stages of learning leave beside what they made.
-const RECORDS: [&str; 7] = [
+const RECORDS: [&str; 8] = [
     "align.json",
     "reward.json",
     "reinforce-best-of-n.json",
@@ -26,6 +29,8 @@ const RECORDS: [&str; 7] = [
     "reinforce-dpo.json",
     // In a projection's own folder.
     "project.json",
+    // In the adapter's own folder.
+    TAUGHT,
 ];
 
 /// A version's card, where a registry and an export have it.
@@ -171,6 +176,11 @@ mod tests {
         assert_eq!(beside(&at("out/reward/judge")), Some(parse_moment("", "2026-01-12").unwrap()));
         std::fs::write(at("out/reward/judge/card.json"), r#"{"trained": {"interval": ["x", "2026-01-13"]}}"#).unwrap();
         assert_eq!(beside(&at("out/reward/judge")), Some(parse_moment("", "2026-01-13").unwrap()));
+        // What `learn worth` taught has a record of its own, which tells nothing of the adapter that it began with.
+        std::fs::create_dir_all(at("out/adapter-worth")).unwrap();
+        std::fs::write(at("out/adapter-worth").join(TAUGHT), r#"{"interval_end": "2026-01-14"}"#).unwrap();
+        assert_eq!(beside(&at("out/adapter-worth")), Some(parse_moment("", "2026-01-14").unwrap()));
+        assert_eq!(beside(&at("out/adapter")), Some(parse_moment("", "2026-01-12").unwrap()));
         // Not what stands further away, and what is no record tells nothing.
         std::fs::write(at("align.json"), r#"{"interval_end": "2027-01-01"}"#).unwrap();
         std::fs::write(at("out/reward.json"), "{").unwrap();

@@ -49,6 +49,8 @@ pub const ITEMS_OF_THE_LOG: &str = include_str!("../../sql/query/items_of_the_lo
 pub const ITEM_CATEGORIES: &str = include_str!("../../sql/query/item_categories.sql");
 /// How many users met each item before the interval.
 pub const ITEM_POPULARITY: &str = include_str!("../../sql/query/item_popularity.sql");
+/// The question, the evidence and its text, of every item that may be asked about.
+pub const ITEM_QUESTIONS: &str = include_str!("../../sql/query/item_questions.sql");
 /// The latest `$max_events` items of each user.
 pub const LATEST_ITEMS: &str = include_str!("../../sql/query/latest_items.sql");
 /// What users met for the first time between `$interval_start` and `$interval_end`.
@@ -93,6 +95,19 @@ pub const USAGE_SECONDS: &str = include_str!("../../sql/query/usage_seconds.sql"
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_items_evidence_is_the_text_that_nights_publish_a_vector_of() {
+        let said = |text: &str| {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let words = words.join(" ");
+            let (_, rest) = words.split_once("array_to_string(")?;
+            Some(rest.split_once(" as said")?.0.to_owned())
+        };
+        let published = said(include_str!("../../sql/item_embedding.sql"));
+        assert!(published.as_ref().is_some_and(|said| said.contains("keywords")));
+        assert_eq!(said(ITEM_QUESTIONS), published);
+    }
 
     #[test]
     fn prompts_that_are_asked_and_prompts_that_wait_have_the_same_condition() {

@@ -47,7 +47,19 @@ const LEAVES: [(&str, &[&str]); 6] = [
     ("align", &["adapter/", "align.", "alignment_example."]),
     // Its checkpoints and answers know themselves what they belong to; answers are paid for once.
     ("reward", &["reward.json"]),
-    ("reinforce", &["adapter-", "reinforce-", "reinforce.", "reinforce/"]),
+    // Not what `learn worth` has taught, which is none of this run's business.
+    (
+        "reinforce",
+        &[
+            "adapter-best-of-n/",
+            "adapter-weighted/",
+            "adapter-grpo/",
+            "adapter-dpo/",
+            "reinforce-",
+            "reinforce.",
+            "reinforce/",
+        ],
+    ),
     ("evaluate", &["evaluate.", "evaluation/"]),
     ("gate", &[]),
     ("promote", &[]),

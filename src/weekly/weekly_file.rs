@@ -25,6 +25,9 @@ use crate::weekly::teacher;
 /// The defaults with their documentation, as a weekly file.
 pub const DEFAULTS: &str = include_str!("../config/weekly.toml");
 
+/// The folder of `out` for the adapter that `learn worth` teaches.
+pub const TAUGHT_BY_WORTH: &str = "adapter-worth";
+
 const FORM: Form = Form {
     what: "the weekly file",
     file: "the weekly file",
@@ -46,6 +49,7 @@ pub struct Spec {
     pub align: AlignSpec,
     pub reward: RewardSpec,
     pub reinforce: ReinforceSpec,
+    pub worth: WorthSpec,
     pub projection: ProjectionSpec,
     pub gate: Option<GateSpec>,
     pub registry: Option<RegistrySpec>,
@@ -109,6 +113,33 @@ pub struct ReinforceSpec {
     pub prices: Prices,
     pub forbidden: Vec<String>,
     pub checked: usize,
+}
+
+/// `[worth]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[allow(missing_docs)]
+pub struct WorthSpec {
+    pub set: Vec<String>,
+    pub from: String,
+    pub most_items: usize,
+    pub samples: usize,
+    pub temperature: f32,
+    pub top_p: f32,
+    pub most_events: usize,
+    pub negatives: usize,
+    pub nearest: usize,
+    pub folds: usize,
+    pub ridge: f64,
+    pub prior: f64,
+    pub valid_quantile: f64,
+    pub hidden: usize,
+    pub length: usize,
+    pub dropout: f64,
+    pub batch: usize,
+    pub epochs: usize,
+    pub patience: usize,
+    pub learning_rates: Vec<f64>,
+    pub seed: u64,
 }
 
 /// `[projection]`
@@ -247,6 +278,7 @@ fn validate(spec: &Spec, p: &mut Layers<'_>) {
     validate_align(&spec.align, p);
     validate_reward(&spec.reward, p);
     validate_reinforce(&spec.reinforce, p);
+    validate_worth(&spec.worth, p);
     validate_projection(&spec.projection, p);
     if let Some(gate) = &spec.gate {
         validate_gate(gate, p);
@@ -338,10 +370,14 @@ fn validate_reward(reward: &RewardSpec, p: &mut Layers<'_>) {
     p.demand(own, "reward.second_seed", "the second judge needs a seed of its own");
 }
 
+/// Whether a name is that of a folder which stands in `out`.
+fn is_folder(name: &str) -> bool {
+    !(name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.'))
+}
+
 fn validate_reinforce(reinforce: &ReinforceSpec, p: &mut Layers<'_>) {
     let ReinforceSpec { learning, prices, from, .. } = reinforce;
-    let is_folder = !(from.is_empty() || from.contains(['/', '\\']) || from.starts_with('.'));
-    p.demand(is_folder, "reinforce.from", "name a folder that stands in `out`");
+    p.demand(is_folder(from), "reinforce.from", "name a folder that stands in `out`");
     for (key, value) in [
         ("reinforce.rank", reinforce.rank),
         ("reinforce.rounds", learning.rounds),
@@ -396,6 +432,41 @@ const MOST_FOLDS: usize = 100;
 /// Prices of weights between which a map is neither the rounding of its rows nor their mean alone.
 const RIDGES: RangeInclusive<f64> = 1e-6..=1e6;
 
+fn validate_worth(worth: &WorthSpec, p: &mut Layers<'_>) {
+    for (key, value) in [
+        ("worth.most_items", worth.most_items),
+        ("worth.most_events", worth.most_events),
+        ("worth.negatives", worth.negatives),
+        ("worth.hidden", worth.hidden),
+        ("worth.length", worth.length),
+        ("worth.batch", worth.batch),
+        ("worth.epochs", worth.epochs),
+        ("worth.patience", worth.patience),
+    ] {
+        p.demand(value > 0, key, "must be positive");
+    }
+    p.demand(worth.samples >= 2, "worth.samples", "one alone is neither better nor worse, so two or more");
+    let is_from = worth.from.is_empty() || (is_folder(&worth.from) && worth.from != TAUGHT_BY_WORTH);
+    let from = format!("name a folder that stands in `out`, not {TAUGHT_BY_WORTH}, or nothing for the job's adapter");
+    p.demand(is_from, "worth.from", from);
+    p.demand(worth.set.iter().all(|pair| pair.contains('=')), "worth.set", "write each as key=value");
+    let rates = &worth.learning_rates;
+    let are_rates = !rates.is_empty() && rates.iter().all(|rate| is_above_zero(*rate));
+    p.demand(are_rates, "worth.learning_rates", "name one or more, each above 0");
+    p.demand(worth.nearest >= worth.negatives, "worth.nearest", "must be at least worth.negatives");
+    let folds = (2..=MOST_FOLDS).contains(&worth.folds);
+    p.demand(folds, "worth.folds", format!("an item is mapped by what it did not teach, so 2 to {MOST_FOLDS}"));
+    let (least, most) = (*RIDGES.start(), *RIDGES.end());
+    p.demand(RIDGES.contains(&worth.ridge), "worth.ridge", format!("must be from {least} to {most}"));
+    p.demand(is_not_negative(worth.prior), "worth.prior", "must not be below 0");
+    let is_share = worth.valid_quantile > 0.0 && worth.valid_quantile < 1.0;
+    p.demand(is_share, "worth.valid_quantile", "must be between 0 and 1");
+    p.demand((0.0..1.0).contains(&worth.dropout), "worth.dropout", "must be in [0, 1)");
+    let is_warm = is_above_zero(f64::from(worth.temperature));
+    p.demand(is_warm, "worth.temperature", "must be above 0: greedy answers are all alike");
+    p.demand(worth.top_p > 0.0 && worth.top_p <= 1.0, "worth.top_p", "must be in (0, 1]");
+}
+
 fn validate_projection(projection: &ProjectionSpec, p: &mut Layers<'_>) {
     p.demand(projection.events >= 2, "projection.events", "items go together where there are two, so two or more");
     let folds = (2..=MOST_FOLDS).contains(&projection.folds);
@@ -438,76 +509,4 @@ fn validate_gate(gate: &GateSpec, p: &mut Layers<'_>) {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    const FILE: &str = "name = 'w'\njob = 'job.toml'\nout = 'work'\n";
-
-    fn read(text: &str) -> Result<Spec> {
-        Ok(parse(&format!("{FILE}{text}"), "weekly.toml", &BTreeMap::new())?.0)
-    }
-
-    #[test]
-    fn keys_go_into_the_types_that_the_steps_use() {
-        let spec = read("[align]\nrank = 2\nepochs = 3\n[reinforce]\nratio_clip = 0.3\ntop_p = 1\n").unwrap();
-        assert_eq!((spec.align.shape.rank, spec.align.learning.epochs), (2, 3));
-        assert_eq!((spec.align.shape.alpha, spec.align.learning.max_steps), (12.0, 140));
-        let learning = &spec.reinforce.learning;
-        assert_eq!((learning.grpo.ratio_clip, learning.grpo.kl, learning.sampling.top_p), (0.3, 0.04, 1.0));
-        assert_eq!((spec.reward.plan.folds, spec.reward.limits.needs_gain), (4, true));
-        assert!(spec.gate.is_none() && spec.registry.is_none());
-        assert!(spec.gate().unwrap_err().explain().contains("has no [gate]"));
-        let spec = read("[gate]\n[registry]\nname = 'writer'\n").unwrap();
-        assert_eq!(spec.gate().unwrap().0.questions, 256);
-    }
-
-    #[test]
-    fn bounds_of_a_projection_are_told() {
-        let spec = read("").unwrap().projection;
-        assert_eq!((spec.least_judged, spec.least_learned, spec.margin), (100, 500, 0.05));
-        let told = read("[projection]\nfolds = 1\nridge = 0\nleast_judged = 0\nleast_learned = 0\nmargin = -1\n");
-        let told = told.unwrap_err().explain();
-        for line in [
-            "weekly.toml:5: projection.folds: a map is for those it did not learn from, so 2 to 100",
-            "weekly.toml:6: projection.ridge: must be from 0.000001 to 1000000",
-            "weekly.toml:7: projection.least_judged: must be positive",
-            "weekly.toml:8: projection.least_learned: must be positive",
-            "weekly.toml:9: projection.margin: must not be below 0",
-        ] {
-            assert!(told.contains(line), "{line}: {told}");
-        }
-        assert!(read("[projection]\nfolds = 101\n").is_err() && read("[projection]\nridge = 1e7\n").is_err());
-    }
-
-    #[test]
-    fn a_projection_has_a_name_of_its_own() {
-        assert!(read("[registry]\nname = 'writer'\n[projection]\nname = 'map'\n").is_ok());
-        let told = read("[registry]\nname = 'writer'\n[projection]\nname = 'writer'\n").unwrap_err().explain();
-        assert!(told.contains("projection.name: is the adapters' in [registry]"), "{told}");
-    }
-
-    #[test]
-    fn what_may_not_be_is_told_with_its_line() {
-        let text = "[align]\nlearning_rate = 0\ntargets = ['q']\nteacher = 'https://host/v1'\nteacher_samples = 0\n\
-                    teacher_temperature = 0\n[reward]\nsecond_seed = 0\n\
-                    [reinforce]\nanswers = 1\ntemperature = 0\n[registry]\n";
-        let told = read(text).unwrap_err().explain();
-        for line in [
-            "the weekly file has 9 problem(s)",
-            "weekly.toml:5: align.learning_rate: must be above 0",
-            "weekly.toml:6: align.targets: name one or more of q_proj",
-            "align.teacher_model: name the model",
-            "weekly.toml:8: align.teacher_samples: must be positive",
-            "weekly.toml:9: align.teacher_temperature: must be above 0",
-            "weekly.toml:11: reward.second_seed: the second judge",
-            "weekly.toml:13: reinforce.answers: one alone",
-            "weekly.toml:14: reinforce.temperature: must be above 0",
-            "registry.name: must not be empty",
-        ] {
-            assert!(told.contains(line), "{line}: {told}");
-        }
-        let told = parse("", "weekly.toml", &BTreeMap::new()).unwrap_err().explain();
-        assert!(["name", "out", "job"].iter().all(|key| told.contains(&format!("{key}: must be set"))), "{told}");
-    }
-}
+mod tests;

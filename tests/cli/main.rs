@@ -40,3 +40,4 @@ mod same_bytes;
 mod schedule;
 mod stopped;
 mod weekly;
+mod worth;

@@ -1,0 +1,434 @@
+//! `curec learn worth`: what reasons of items are worth to a recommender that knows their items by them alone, whether that may
+//! be a reward, and where it may, an adapter that has learned the best of several answers.
+//!
+//! Learned from and shown is what was before the interval; what users took in it is the reward. Half of the users choose an
+//! item's best answer, the other half say whether the choice is worth anything. Only then something is taught, by the
+//! supervised path of `learn align`. Nothing is published, and no night is needed.
+//!
+//! Knows jobs, folders and the order of the steps; what is read is in [`crate::weekly::worth_data`], what is asked in
+//! [`crate::weekly::worth_answers`], what is measured in [`crate::weekly::worth_fit`] and what must hold in
+//! [`crate::weekly::worth_gates`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cancel::CancelToken;
+use crate::config::{Interval, Job};
+use crate::disk;
+use crate::error::{Context, Error, Kind, Result};
+use crate::fingerprint::Fingerprint;
+use crate::generate::models::Models;
+use crate::generate::prompt::Evidence;
+use crate::llm::adapter::Adapter;
+use crate::llm::device;
+use crate::night::learned::TAUGHT;
+use crate::night::prepare::{Prepared, prepare};
+use crate::registry::card::Check;
+use crate::telemetry::Voice;
+use crate::weekly::align::{self, Course};
+use crate::weekly::examples;
+use crate::weekly::question::Question;
+use crate::weekly::weekly_file::{Spec, TAUGHT_BY_WORTH};
+use crate::weekly::worth_answers::{self, Answers};
+use crate::weekly::worth_choice::Chosen;
+use crate::weekly::worth_data::{Data, Item, data};
+use crate::weekly::worth_fit::{Measured, Recommender, Work, table};
+use crate::weekly::worth_gates::Gates;
+use crate::weekly::written;
+
+/// The record, in `out`.
+pub const RECORD: &str = "worth.json";
+/// All answers with their worths, in `out`.
+pub const TABLE: &str = "item_worth.parquet";
+/// Answers as they come, in `out`.
+const ANSWERS: &str = "worth_answers.jsonl";
+/// Begins the names of the training's checkpoint and curve.
+const COURSE: &str = "worth-align";
+/// Of 256 items so many are not taught: they tell when to stop.
+const HELD_OUT: u8 = 26;
+/// Among the keys of a job that learns: no adapter, whatever the job's own is.
+const AS_IT_COMES: &str = "model.adapter=";
+
+/// What was taught.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Taught {
+    /// The adapter's folder, in PEFT's format: what it began with and what it learned in one.
+    pub adapter: PathBuf,
+    /// Its digest.
+    pub digest: String,
+    /// Examples that trained: chosen answers, and what is written beside them.
+    pub examples: usize,
+    /// The step whose weights were kept.
+    pub best_step: usize,
+    /// Mean −log p of held-out answers before.
+    pub loss_before: Option<f64>,
+    /// And after.
+    pub loss_after: Option<f64>,
+}
+
+/// A finished run: `worth.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Done {
+    /// Whether all gates hold and the choice is worth something: then something was taught.
+    pub passed: bool,
+    /// First moment of the interval.
+    pub interval_start: String,
+    /// First moment of its second block.
+    pub next_block: String,
+    /// First moment after it.
+    pub interval_end: String,
+    /// Digest of all that this follows from.
+    pub made_from: String,
+    /// Digest of the encoder.
+    pub encoder: String,
+    /// Digest of the language model.
+    pub model: String,
+    /// Digest of the adapter that answered; empty where there was none.
+    pub begun_with: String,
+    /// What says what reasons are worth.
+    pub recommender: Recommender,
+    /// Events of the two blocks of the interval, of users of whom something is known.
+    pub events: [usize; 2],
+    /// Items of which something can be said.
+    pub described: usize,
+    /// Items that were asked about.
+    pub items: usize,
+    /// Answers to their questions.
+    pub answers: usize,
+    /// Of those, accepted by the job's checks.
+    pub accepted: usize,
+    /// Refused ones by why.
+    pub refused: BTreeMap<String, usize>,
+    /// Tokens of the questions, over all runs.
+    pub prompt_tokens: u64,
+    /// And of the answers.
+    pub completion_tokens: u64,
+    /// Whether worths may be a reward.
+    pub gates: Gates,
+    /// What the best of an item's answers are worth to the users who did not choose.
+    pub chosen: Chosen,
+    /// None where nothing was.
+    pub taught: Option<Taught>,
+}
+
+impl Done {
+    /// The conditions that do not hold; whether the choice is worth something is asked where the gates hold.
+    fn failing(&self) -> Vec<&Check> {
+        let failing: Vec<&Check> = self.gates.gate.iter().filter(|check| !check.holds).collect();
+        match failing.is_empty() {
+            true => [&self.chosen.gate].into_iter().filter(|check| !check.holds).collect(),
+            false => failing,
+        }
+    }
+
+    /// The record, or what is refused.
+    fn verdict(self, out: &Path) -> Result<Done> {
+        let failing: Vec<String> = self.failing().into_iter().map(Check::told).collect();
+        if failing.is_empty() {
+            return Ok(self);
+        }
+        let what = match self.gates.passed {
+            false => "what reasons are worth to a recommender may not be a reward, and nothing was learned",
+            true => "the best of several reasons is worth no more than the others, and nothing was learned",
+        };
+        Err(Error::new(Kind::Audit, format!("{what}: {}", failing.join("; ")))
+            .with("record", out.join(RECORD).display())
+            .with("reasons", out.join(TABLE).display())
+            .hint("a longer interval, more items, more samples or a warmer temperature may tell more"))
+    }
+
+    /// Whether what this tells of is still there.
+    fn stands(&self, out: &Path) -> bool {
+        let is_taught = |taught: &Taught| Adapter::digest(&taught.adapter).is_ok_and(|digest| digest == taught.digest);
+        out.join(TABLE).exists() && self.taught.as_ref().map_or(!self.passed, is_taught)
+    }
+}
+
+/// Measures what reasons of items are worth and, where that may be a reward, teaches the best of several answers. Record and
+/// table go to `out`, what is taught to `adapter-worth` there. A run that finds its own record, made from the same, does
+/// nothing but repeat what it says.
+///
+/// # Errors
+/// `Kind::Config` where there is no adapter to ask; `Kind::NotArrived` and `Kind::Input` where there is nothing to measure by;
+/// `Kind::Audit` where a gate does not hold, after record and table were written; `Kind::Interrupted` after a signal, with all
+/// answers kept; what inputs, models and the disk say.
+pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelToken) -> Result<Done> {
+    let out = spec.folder()?;
+    let job = Job::load(&spec.job, &keys(spec, &out)?)?;
+    let prepared = prepare(&job, interval).await?;
+    let read = Arc::new(stop.or(data(&prepared, spec.worth.valid_quantile)).await?);
+    let made_from = made_from(spec, &prepared, &read)?;
+    let before = std::fs::read(out.join(RECORD)).ok().and_then(|bytes| serde_json::from_slice::<Done>(&bytes).ok());
+    if let Some(done) = before.filter(|done| done.made_from == made_from && done.stands(&out)) {
+        tracing::info!(record = %out.join(RECORD).display(), "nothing has changed: the record stands");
+        return done.verdict(&out);
+    }
+    stop.check()?;
+
+    let models = prepared.models.clone();
+    let asked = read.asked(spec.worth.most_items).into_iter().filter_map(|place| read.items.get(place).cloned());
+    let asked: Arc<Vec<Item>> = Arc::new(asked.collect());
+    let lines = worth_answers::ask(&models, &asked, &spec.worth, &out.join(ANSWERS), voice, stop).await?;
+    let answers = worth_answers::checked(&asked, &lines, spec.worth.samples, &job.spec.check, &read.vocabulary);
+    let answers = Arc::new(answers);
+    stop.check()?;
+
+    let (of, with, about, given, known, stopped) =
+        (spec.clone(), models.clone(), asked.clone(), answers.clone(), read.clone(), stop.clone());
+    let measure = move || {
+        let device = device::open(&of.device)?;
+        let (models, data, items, answers) = (&*with, &*known, about.as_slice(), &*given);
+        let work = Work { models, data, items, answers, of: &of.worth, device: &device };
+        work.measure(voice, &stopped)
+    };
+    let measured = device::guarded_blocking("measuring what reasons are worth", measure).await?;
+    examples::replace(&out.join(TABLE), &[table(&asked, &answers, &measured)?], &out.join(RECORD))?;
+    let generator = models.generator()?;
+    let mut done = Done {
+        passed: measured.gates.passed && measured.chosen.gate.holds,
+        interval_start: interval.start.to_rfc3339(),
+        next_block: read.middle(),
+        interval_end: interval.end.to_rfc3339(),
+        made_from,
+        encoder: models.encoder_files()?.digest().to_owned(),
+        model: generator.fingerprint.model.clone(),
+        begun_with: generator.fingerprint.adapter.clone(),
+        recommender: measured.recommender.clone(),
+        events: read.blocks().map(|cases| cases.len()),
+        described: read.items.len(),
+        items: asked.len(),
+        answers: answers.all.len(),
+        accepted: answers.all.iter().filter(|answer| answer.accepted().is_some()).count(),
+        refused: answers.refused(),
+        prompt_tokens: answers.prompt_tokens,
+        completion_tokens: answers.completion_tokens,
+        gates: measured.gates.clone(),
+        chosen: measured.chosen.clone(),
+        taught: None,
+    };
+    if done.passed {
+        let questions = lessons(spec, &asked, &answers, &measured)?;
+        done.taught = Some(teach(spec, interval, models, questions, &out, voice, stop).await?);
+    }
+    let text = serde_json::to_string_pretty(&done).context(Kind::Internal, || "the record of worths".into())?;
+    disk::write_whole(&out.join(RECORD), text + "\n")
+        .context(Kind::Temporary, || format!("cannot write into `{}`", out.display()))?;
+    done.verdict(&out)
+}
+
+/// The job's keys while its adapter, or that of a folder of `out`, is asked about items.
+fn keys(spec: &Spec, out: &Path) -> Result<Vec<String>> {
+    let of = &spec.worth;
+    let mut keys = spec.overrides();
+    if let Some(at) = keys.iter().rposition(|key| key == AS_IT_COMES) {
+        keys.remove(at);
+    }
+    if !of.from.is_empty() {
+        let from = out.join(&of.from);
+        if !from.join("adapter_config.json").exists() {
+            return Err(Error::new(Kind::Config, "there is no adapter to ask")
+                .with("key", "worth.from")
+                .with("folder", from.display())
+                .hint(
+                    "run `curec learn align` first, name another folder of `out`, or \"\" for the job's own adapter",
+                ));
+        }
+        keys.push(format!("{AS_IT_COMES}{}", from.display()));
+    }
+    keys.extend(of.set.iter().cloned());
+    Ok(keys)
+}
+
+/// Digest of everything that a run follows from.
+fn made_from(spec: &Spec, prepared: &Prepared, read: &Data) -> Result<String> {
+    let mut made = Fingerprint::new("worth", 1);
+    let Prepared { models, interval, job, .. } = prepared;
+    made.add("interval", format!("{}/{}", interval.start.to_rfc3339(), interval.end.to_rfc3339()));
+    made.add("read", read.digest()?);
+    // No prompt at all: what is left of its key is model, adapter and how answers are made.
+    made.add("answers", models.generator()?.fingerprint.prompt_key(&[]));
+    made.add("encoder", models.encoder_files()?.digest());
+    made.add_settings("worth", &spec.worth)?.add_settings("check", &job.spec.check)?;
+    made.add_settings("shape", &spec.align.shape)?.add_settings("learning", &spec.align.learning)?;
+    for file in &spec.align.written {
+        let bytes = std::fs::read(file).map_err(|e| {
+            Error::new(Kind::Config, "cannot read the written examples")
+                .with("key", "align.written")
+                .with("file", file.display())
+                .source(e)
+        })?;
+        made.add(format!("written {}", file.display()), blake3::hash(&bytes).to_hex());
+    }
+    Ok(made.digest())
+}
+
+/// The chosen answers as questions with what is taught, and the written examples as they stand.
+fn lessons(spec: &Spec, items: &[Item], answers: &Answers, measured: &Measured) -> Result<Vec<Question>> {
+    let chosen = measured.places.iter().filter_map(|place| {
+        let answer = answers.all.get(*place)?;
+        Some(lesson(items.get(answer.item)?, answer.text.clone()?))
+    });
+    let mut questions: Vec<Question> = chosen.collect();
+    for file in &spec.align.written {
+        questions.extend(written::read(file)?);
+    }
+    Ok(questions)
+}
+
+/// An item's question with the answer that is taught.
+fn lesson(item: &Item, answer: String) -> Question {
+    let Evidence { kind, subject, liked, disliked, related, attributes, content, praise, fault, keywords, .. } =
+        item.evidence.clone();
+    let prose: Vec<String> = [content, praise, fault].concat();
+    let names = [liked, disliked, related, attributes, keywords].concat().into_iter();
+    let facts: Vec<String> = names.chain(prose.iter().cloned()).chain(subject).collect();
+    Question {
+        id: item.id.clone(),
+        task: kind,
+        is_held_out: blake3::hash(item.id.as_bytes()).as_bytes()[0] < HELD_OUT,
+        prompt: item.prompt.clone(),
+        stem: item.stem.clone(),
+        answer,
+        evidence: facts.clone(),
+        facts,
+        prose,
+        asked: None,
+    }
+}
+
+/// What the adapter of [`TAUGHT_BY_WORTH`] has learned from, beside it.
+#[derive(Serialize)]
+struct LearnedFrom {
+    interval_start: String,
+    interval_end: String,
+}
+
+/// Trains on from the adapter that was asked.
+async fn teach(
+    spec: &Spec,
+    interval: Interval,
+    models: Arc<Models>,
+    questions: Vec<Question>,
+    out: &Path,
+    voice: Voice,
+    stop: &CancelToken,
+) -> Result<Taught> {
+    let adapter = out.join(TAUGHT_BY_WORTH);
+    let from = LearnedFrom { interval_start: interval.start.to_rfc3339(), interval_end: interval.end.to_rfc3339() };
+    let from = serde_json::to_string_pretty(&from).context(Kind::Internal, || "the record of a training".into())?;
+    let failed = || format!("cannot write into `{}`", adapter.display());
+    // Before the adapter: a night must know until when it has learned.
+    std::fs::create_dir_all(&adapter).context(Kind::Temporary, failed)?;
+    disk::write_whole(&adapter.join(TAUGHT), from + "\n").context(Kind::Temporary, failed)?;
+    let (of, folder, stopped) = (spec.clone(), out.to_owned(), stop.clone());
+    let work = move || {
+        let begun = match models.adapter_path()? {
+            Some(path) => Some(Adapter::read(path, models.generator_files()?.config())?),
+            None => None,
+        };
+        let course = Course { begun: begun.as_ref(), adapter: TAUGHT_BY_WORTH, name: COURSE };
+        align::train(&of, &models, &questions, &course, &folder, voice, &stopped)
+    };
+    let trained = device::guarded_blocking("training", work).await?;
+    // What is chosen another time is another training, which must not find this one's state.
+    disk::remove(&out.join(format!("{COURSE}.safetensors")))
+        .context(Kind::Temporary, || "cannot remove a checkpoint".into())?;
+    Ok(Taught {
+        digest: Adapter::digest(&adapter)?,
+        adapter,
+        examples: trained.account.examples,
+        best_step: trained.best_step,
+        loss_before: trained.curve.first().and_then(|step| step.validation_loss),
+        loss_after: trained.best_loss,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    /// A record in which these conditions of the gates hold, and whether the choice is worth something.
+    fn done(gates: [bool; 2], is_chosen: bool, taught: Option<&Path>) -> Done {
+        let check = |what: &str, holds: bool| json!({"what": what, "value": 7.0, "holds": holds});
+        let passed = gates.iter().all(|holds| *holds);
+        let taught = taught.map(|adapter| json!({"adapter": adapter, "digest": "d", "examples": 1, "best_step": 1}));
+        let record = json!({
+            "passed": passed && is_chosen,
+            "interval_start": "a", "next_block": "b", "interval_end": "c",
+            "made_from": "m", "encoder": "e", "model": "l", "begun_with": "",
+            "recommender": {"events": 1, "items": 1, "learning_rate": 0.1, "best_epoch": 1, "ndcg": 0.5},
+            "events": [1, 1], "described": 1, "items": 1, "answers": 2, "accepted": 1, "refused": {"empty": 1},
+            "prompt_tokens": 1, "completion_tokens": 1,
+            "gates": {
+                "passed": passed, "items": 1, "reasons": 2, "is_told_apart": true,
+                "gate": [check("first >= 9", gates[0]), check("second >= 9", gates[1])],
+            },
+            "chosen": {"items": 1, "gate": check("choice > 0", is_chosen)},
+            "taught": taught,
+        });
+        serde_json::from_value(record).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_names_what_does_not_hold() {
+        let told = |gates, is_chosen| {
+            let error = done(gates, is_chosen, None).verdict(Path::new("work")).unwrap_err();
+            assert_eq!(error.kind(), Kind::Audit);
+            error.explain()
+        };
+        let of_gates = told([true, false], false);
+        assert!(of_gates.contains("may not be a reward") && of_gates.contains("second >= 9 (found 7)"), "{of_gates}");
+        // Where worths are no reward, what is chosen by them means nothing.
+        assert!(!of_gates.contains("first") && !of_gates.contains("choice"), "{of_gates}");
+        let of_choice = told([true, true], false);
+        assert!(of_choice.contains("no more than the others") && of_choice.contains("choice > 0"), "{of_choice}");
+        assert!(of_choice.contains("worth.json") && of_choice.contains("item_worth.parquet"), "{of_choice}");
+        assert!(done([true, true], true, None).verdict(Path::new("work")).is_ok());
+    }
+
+    #[test]
+    fn a_record_stands_while_all_that_it_tells_of_is_there() {
+        let out = tempfile::tempdir().unwrap();
+        let (refused, passed) = (done([true, false], true, None), done([true, true], true, None));
+        assert!(!refused.stands(out.path()), "there is no table");
+        std::fs::write(out.path().join(TABLE), "").unwrap();
+        assert!(refused.stands(out.path()) && !passed.stands(out.path()), "what passed was to be taught");
+        let adapter = out.path().join(TAUGHT_BY_WORTH);
+        assert!(!done([true, true], true, Some(&adapter)).stands(out.path()), "the adapter is not there");
+        std::fs::create_dir(&adapter).unwrap();
+        crate::llm::adapter::FILES.iter().for_each(|name| std::fs::write(adapter.join(name), "").unwrap());
+        let mut taught = done([true, true], true, Some(&adapter));
+        assert!(!taught.stands(out.path()), "it is another one");
+        taught.taught.as_mut().unwrap().digest = Adapter::digest(&adapter).unwrap();
+        assert!(taught.stands(out.path()));
+    }
+
+    #[test]
+    fn a_lesson_is_the_question_with_the_answer_that_was_chosen() {
+        let item = |id: &str| Item {
+            id: id.into(),
+            evidence: Evidence {
+                kind: "item".into(),
+                subject: Some("Heat (1995)".into()),
+                praise: vec!["So tense.".into()],
+                ..Evidence::default()
+            },
+            prompt: "why".into(),
+            stem: "<think>".into(),
+            said: String::new(),
+        };
+        let lesson_of = |id: &str| lesson(&item(id), "a</think><reason>b</reason>".into());
+        let of = lesson_of("i1");
+        assert_eq!((of.task.as_str(), of.prompt.as_str(), of.stem.as_str()), ("item", "why", "<think>"));
+        assert_eq!(of.answer, "a</think><reason>b</reason>");
+        assert_eq!((of.facts.len(), of.prose.as_slice()), (2, &["So tense.".to_owned()][..]));
+        let held_out = (0..400).filter(|n| lesson_of(&format!("i{n}")).is_held_out).count();
+        assert!((20..=60).contains(&held_out), "a tenth: {held_out}");
+    }
+}

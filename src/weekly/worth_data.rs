@@ -1,0 +1,302 @@
+//! What worths are measured of and by: items with their questions and evidence as of the interval's start, and the log until
+//! its end, cut into what is learned from and two blocks of what came next.
+//!
+//! Knows jobs' tables. Knows nothing of models, worths or answers.
+
+use std::cmp::Reverse;
+
+use arrow::array::StringArray;
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+
+use crate::columns::{at, text};
+use crate::error::{Context, Error, Kind, Result};
+use crate::generate::prompt::Evidence;
+use crate::night::prepare::Prepared;
+use crate::night::record;
+use crate::night::verify::nothing_to_learn;
+use crate::query::session::{Param, Session};
+use crate::query::texts;
+use crate::recommend::data::{Log, LogBuilder};
+use crate::recommend::split::{self, Case, Part, Split, Target};
+use crate::reward::names::Vocabulary;
+use crate::reward::score::{Scored, evidence_of};
+use crate::weekly::examples;
+
+/// The table of questions; it is made here, with all that it is made from.
+const QUESTIONS: &str = "reason_prompt";
+/// What a run cannot do without.
+const NEEDS: &str = "the log needs events before the interval to learn from, and in it events of two moments or more, of users and \
+                     items that were there before; take a longer interval, or a later one";
+
+/// An item that may be asked about.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Item {
+    /// Its id.
+    pub(super) id: String,
+    /// What a reason may lean on.
+    pub(super) evidence: Evidence,
+    /// The question.
+    pub(super) prompt: String,
+    /// With this the answer begins.
+    pub(super) stem: String,
+    /// The text whose vector nights publish while the item has no reason.
+    pub(super) said: String,
+}
+
+/// Everything that is read.
+pub(super) struct Data {
+    /// By id: items that somebody met before the interval and of which something can be said.
+    pub(super) items: Vec<Item>,
+    /// All events of before the interval's end.
+    pub(super) log: Log,
+    /// Its test part is the interval.
+    pub(super) split: Split,
+    /// The first moment of the second block: microseconds since 1970, UTC.
+    pub(super) middle: i64,
+    /// What reasons may name besides their evidence.
+    pub(super) vocabulary: Vocabulary,
+}
+
+impl Data {
+    /// The cases of both blocks: what came next in the interval, for users of whom something is known.
+    pub(super) fn blocks(&self) -> [Vec<Case<'_>>; 2] {
+        let cases = self.split.cases(Part::Test, Target::Successive);
+        let (now, next) = cases.into_iter().partition(|case| case.timestamp < self.middle);
+        [now, next]
+    }
+
+    /// The first moment of the second block.
+    pub(super) fn middle(&self) -> String {
+        DateTime::<Utc>::from_timestamp_micros(self.middle).map_or_else(String::new, |moment| moment.to_rfc3339())
+    }
+
+    /// Places of the items that are asked about: those with the most cases first, of as many the lesser id; at most `most`.
+    pub(super) fn asked(&self, most: usize) -> Vec<usize> {
+        let mut counts = vec![0_usize; self.log.items().len()];
+        for case in self.blocks().iter().flatten() {
+            counts[case.target as usize] += 1;
+        }
+        let count = |item: &Item| self.dense(&item.id).map_or(0, |dense| counts[dense as usize]);
+        let mut places: Vec<(usize, usize)> =
+            self.items.iter().map(count).enumerate().filter(|(_, count)| *count > 0).collect();
+        // Items stand by id, and the sort is stable.
+        places.sort_by_key(|(_, count)| Reverse(*count));
+        places.into_iter().take(most).map(|(place, _)| place).collect()
+    }
+
+    /// The dense id of an item.
+    pub(super) fn dense(&self, id: &str) -> Option<u32> {
+        self.log.items().binary_search_by(|other| other.as_str().cmp(id)).ok().and_then(|at| u32::try_from(at).ok())
+    }
+
+    /// Tells whether two runs read the same: blake3 over questions, evidence and events; 32 hex digits.
+    ///
+    /// # Errors
+    /// `Kind::Internal` for evidence that has no serialised form.
+    pub(super) fn digest(&self) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        // Lengths stand before what they count, so that no two logs give the same bytes.
+        for count in [self.items.len(), self.log.users().len(), self.log.items().len()] {
+            hasher.update(&(count as u64).to_le_bytes());
+        }
+        let mut push = |text: &str| {
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        };
+        for Item { id, evidence, prompt, stem, said } in &self.items {
+            let evidence = serde_json::to_string(evidence).context(Kind::Internal, || "evidence has no form".into())?;
+            [id, prompt, stem, said, &evidence].into_iter().for_each(|part| push(part));
+        }
+        self.log.users().iter().chain(self.log.items()).for_each(|id| push(id));
+        for event in self.log.events() {
+            hasher.update(&event.user.to_le_bytes()).update(&event.item.to_le_bytes());
+            hasher.update(&event.timestamp.to_le_bytes());
+        }
+        Ok(hasher.finalize().to_hex()[..32].to_owned())
+    }
+}
+
+/// Reads everything: `prepared` is the job for the interval whose events are the judge, `valid_quantile` the share of the log
+/// before it that trains.
+///
+/// # Errors
+/// What the inputs say; `Kind::NotArrived` where the interval has no event yet, `Kind::Input` where there is nothing to learn
+/// from or to judge by.
+pub(super) async fn data(prepared: &Prepared, valid_quantile: f64) -> Result<Data> {
+    let interval = prepared.interval;
+    let mut tables = prepared.graph.before(&[QUESTIONS]);
+    tables.push(QUESTIONS);
+    let session = examples::evidence(prepared, &tables).await?;
+    let items = items(&session).await?;
+    let vocabulary = record::vocabulary(&session, &prepared.job.spec).await?;
+    let log = log(&session, interval.end.timestamp_micros()).await?;
+    let range = [interval.start, interval.end].map(|moment| moment.timestamp_micros());
+    let (split, middle) = match split::between(&log, range, valid_quantile) {
+        Ok(split) => {
+            let middle = middle(&split);
+            (Some(split), middle)
+        }
+        Err(e) if e.kind() == Kind::Input => (None, None),
+        Err(e) => return Err(e),
+    };
+    let (Some(split), Some(middle)) = (split, middle) else {
+        let what = format!(
+            "there is nothing to measure worths by: {} event(s) of {} user(s) and {} item(s) until the interval's end",
+            log.events().len(),
+            log.users().len(),
+            log.items().len()
+        );
+        return Err(nothing_to_learn(&prepared.job, interval, &session, &what, NEEDS).await?);
+    };
+    let data = Data { items, log, split, middle, vocabulary };
+    let [now, next] = data.blocks().map(|cases| cases.len());
+    if now == 0 || next == 0 || data.asked(1).is_empty() {
+        let what = format!(
+            "there is nothing to measure worths by: {now} and {next} event(s) of known users in the two blocks of the \
+             interval, {} item(s) that can be asked about",
+            data.items.len()
+        );
+        return Err(nothing_to_learn(&prepared.job, interval, &session, &what, NEEDS).await?);
+    }
+    Ok(data)
+}
+
+/// The moment that cuts the test part into two blocks of about as many events; none where all of them are of one moment.
+fn middle(split: &Split) -> Option<i64> {
+    let events = split.events(Part::Test);
+    let first = events.first()?.timestamp;
+    let middle = events.get(events.len() / 2)?.timestamp;
+    // Events of one moment stay together: where the first block would be empty, the second one begins with the next moment.
+    match middle > first {
+        true => Some(middle),
+        false => events.iter().map(|event| event.timestamp).find(|moment| *moment > first),
+    }
+}
+
+/// All events of before a moment.
+async fn log(session: &Session, end: i64) -> Result<Log> {
+    let params = [
+        ("from_first", Param::Bool(true)),
+        ("range_start", Param::Timestamp(0)),
+        ("to_last", Param::Bool(false)),
+        ("range_end", Param::Timestamp(end)),
+    ];
+    let mut builder = LogBuilder::default();
+    let mut rows = session.sql(texts::EVENTS_OF_RANGE, &params).await?.stream().await?;
+    while let Some(batch) = rows.try_next().await? {
+        builder.push(&batch)?;
+    }
+    builder.finish()
+}
+
+/// The items of the table of questions of which something can be said.
+async fn items(session: &Session) -> Result<Vec<Item>> {
+    let mut found = Vec::new();
+    let mut rows = session.sql(texts::ITEM_QUESTIONS, &[]).await?.stream().await?;
+    while let Some(batch) = rows.try_next().await? {
+        let [ids, prompts, stems, said] =
+            ["item_id", "prompt_text", "answer_stem", "said"].map(|name| text(&batch, name));
+        let (ids, prompts, stems, said) = (ids?, prompts?, stems?, said?);
+        for (row, evidence) in evidence_of(&batch, "item")?.into_iter().enumerate() {
+            let said = at(&said, row).unwrap_or_default();
+            if said.is_empty() || !Scored::from_evidence(&evidence).has_evidence() {
+                continue;
+            }
+            let own = |column: &StringArray| at(column, row).unwrap_or_default().to_owned();
+            found.push(Item {
+                id: own(&ids),
+                prompt: own(&prompts),
+                stem: own(&stems),
+                said: said.to_owned(),
+                evidence,
+            });
+        }
+    }
+    match found.is_sorted_by(|a, b| a.id < b.id) {
+        true => Ok(found),
+        false => Err(Error::new(Kind::Internal, "items do not stand by their ids")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::recommend::data::Event;
+
+    /// User 0 and 1 meet items until 100; what comes from 100 on is the interval.
+    const EVENTS: [(u32, u32, i64); 12] = [
+        (0, 0, 1),
+        (1, 1, 2),
+        (0, 1, 3),
+        (1, 0, 4),
+        (0, 2, 5),
+        (0, 2, 100),
+        (1, 2, 100),
+        (1, 1, 101),
+        (0, 3, 102),
+        (1, 3, 103),
+        (2, 0, 104), // Nothing is known of this user.
+        (0, 0, 105),
+    ];
+
+    fn made(events: &[(u32, u32, i64)]) -> Data {
+        let ids = |n: usize, c: char| (0..n).map(|i| format!("{c}{i}")).collect::<Vec<String>>();
+        let event = |(user, item, timestamp): &(u32, u32, i64)| Event {
+            user: *user,
+            item: *item,
+            rating: None,
+            timestamp: *timestamp,
+        };
+        let log = Log::new(ids(3, 'u'), ids(5, 'i'), events.iter().map(event).collect()).unwrap();
+        let split = split::between(&log, [100, 200], 0.8).unwrap();
+        let item = |id: &str| Item {
+            id: id.to_owned(),
+            evidence: Evidence::default(),
+            prompt: format!("about {id}"),
+            stem: String::new(),
+            said: id.to_owned(),
+        };
+        let middle = middle(&split).unwrap();
+        let vocabulary = Vocabulary::new([]);
+        Data { items: ["i0", "i2", "i3", "i4"].map(item).into(), log, split, middle, vocabulary }
+    }
+
+    #[test]
+    fn the_interval_is_cut_into_two_blocks() {
+        let data = made(&EVENTS);
+        assert_eq!(data.middle, 102);
+        let of = |cases: &[Case<'_>]| cases.iter().map(|case| (case.user, case.target)).collect::<Vec<_>>();
+        let [now, next] = data.blocks();
+        assert_eq!((of(&now), of(&next)), (vec![(0, 2), (1, 2), (1, 1)], vec![(0, 3), (0, 0), (1, 3)]));
+        assert!(next.iter().all(|case| case.history.len() >= 4), "what came in the first block is known in the second");
+        // Five of seven come at once: the second block begins after them.
+        let mut crowded = EVENTS;
+        crowded.iter_mut().skip(5).take(5).for_each(|event| event.2 = 100);
+        assert_eq!(made(&crowded).middle, 104);
+        let alone = &EVENTS[..7];
+        let log = made(&EVENTS).log;
+        let events: Vec<Event> = log.events().iter().take(alone.len()).copied().collect();
+        let log = Log::new(log.users().to_vec(), log.items().to_vec(), events).unwrap();
+        assert_eq!(middle(&split::between(&log, [100, 200], 0.8).unwrap()), None, "all of one moment");
+    }
+
+    #[test]
+    fn items_with_the_most_events_are_asked_about() {
+        let data = made(&EVENTS);
+        // i2 and i3 came twice, i0 once; i1 cannot be asked about, and i4 did not come.
+        assert_eq!((data.asked(9), data.asked(2)), (vec![1, 2, 0], vec![1, 2]));
+        assert_eq!((data.dense("i3"), data.dense("i9")), (Some(3), None));
+    }
+
+    #[test]
+    fn what_is_read_has_a_digest() {
+        let (data, mut other) = (made(&EVENTS), made(&EVENTS));
+        assert_eq!(data.digest().unwrap(), other.digest().unwrap());
+        other.items[2].evidence.liked.push("Alpha".into());
+        assert_ne!(data.digest().unwrap(), other.digest().unwrap());
+        let mut later = EVENTS;
+        later[11].2 += 1;
+        assert_ne!(data.digest().unwrap(), made(&later).digest().unwrap());
+    }
+}

@@ -1,0 +1,155 @@
+//! `curec learn worth` on a tiny log: a refusal with its record, answers that are paid for once, and what cannot be measured.
+
+use std::collections::BTreeMap;
+
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+
+use crate::common::{World, expect_code, stderr};
+
+/// Items that are asked about, and answers of each.
+const ITEMS: usize = 6;
+const SAMPLES: usize = 2;
+
+/// A weekly file that leaves its work in `out`. Six items are too few for any reward. The job's own short question is asked: the
+/// tiny model knows nearly one token a letter and has 256 positions.
+fn weekly(world: &World, out: &str, more: &str) -> String {
+    let text = format!(
+        "name = \"weekly\"\njob = \"job.toml\"\nset = []\nout = \"{out}\"\ndevice = \"cpu\"\n\
+         [worth]\nset = []\nfrom = \"\"\nmost_items = {ITEMS}\nsamples = {SAMPLES}\ntemperature = 0.3\nfolds = 2\n\
+         negatives = 5\nnearest = 8\nhidden = 4\nbatch = 32\nepochs = 2\nlearning_rates = [0.01]\n{more}"
+    );
+    let file = format!("{out}.toml");
+    std::fs::write(world.path(&file), text).unwrap();
+    file
+}
+
+fn arguments(file: &str) -> [&str; 7] {
+    ["learn", "worth", file, "--interval-start", "2026-01-12", "--interval-end", "2026-01-20"]
+}
+
+fn bytes(world: &World, name: &str) -> Vec<u8> {
+    std::fs::read(world.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+fn record(world: &World, out: &str) -> Value {
+    serde_json::from_slice(&bytes(world, &format!("{out}/worth.json"))).unwrap()
+}
+
+/// Lines of the answers, and what those that can be read say by their keys.
+fn said(world: &World) -> (usize, BTreeMap<String, Value>) {
+    let text = String::from_utf8(bytes(world, "work/worth_answers.jsonl")).unwrap();
+    let read = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let read = read.map(|line| (line["question"].as_str().unwrap().to_owned(), line["answer_text"].clone()));
+    (text.lines().count(), read.collect())
+}
+
+/// Runs it and expects a refusal; what it said.
+fn refused(world: &World, file: &str) -> String {
+    let out = world.curec(&arguments(file));
+    expect_code(&out, 1);
+    let told = stderr(&out);
+    assert!(told.contains("may not be a reward, and nothing was learned"), "{told}");
+    assert!(told.contains("items with reasons of known worth >= 30 (found "), "{told}");
+    told
+}
+
+#[test]
+fn a_refusal_leaves_a_record_and_no_answer_is_asked_for_twice() {
+    let world = World::new();
+    let file = weekly(&world, "work", "");
+    assert!(refused(&world, &file).contains("asking about items"));
+    let first = record(&world, "work");
+    let count = |key: &str| first[key].as_u64().unwrap() as usize;
+    assert_eq!((&first["passed"], &first["taught"]), (&false.into(), &Value::Null), "{first:#}");
+    assert_eq!((count("items"), count("answers"), count("described")), (ITEMS, ITEMS * SAMPLES, 18), "{first:#}");
+    let refusals: u64 = first["refused"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(count("accepted") + refusals as usize, ITEMS * SAMPLES, "{first:#}");
+    assert!(count("prompt_tokens") > 0 && count("completion_tokens") > 0, "{first:#}");
+    let events: Vec<u64> = first["events"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
+    assert!(events.len() == 2 && events.iter().all(|n| *n > 20), "{first:#}");
+    let checks = first["gates"]["gate"].as_array().unwrap();
+    assert_eq!((checks.len(), &checks[0]["holds"]), (9, &false.into()), "{first:#}");
+    assert!(first["recommender"]["events"].as_u64().unwrap() > 50, "{first:#}");
+    assert!(!world.path("work/adapter-worth").exists());
+
+    let rows: Vec<_> =
+        ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(world.path("work/item_worth.parquet")).unwrap())
+            .unwrap()
+            .build()
+            .unwrap()
+            .map(|batch| batch.unwrap())
+            .collect();
+    assert_eq!(rows.iter().map(|batch| batch.num_rows()).sum::<usize>(), ITEMS * SAMPLES);
+    for column in ["item_id", "sample", "reason", "accepted", "worth", "worth_of_other_half", "worth_of_next_block"] {
+        assert!(rows[0].column_by_name(column).is_some(), "{column}");
+    }
+    let (lines, answers) = said(&world);
+    assert_eq!((lines, answers.len()), (ITEMS * SAMPLES, ITEMS * SAMPLES));
+
+    // Nothing has changed: nothing is done, and the same is said.
+    let files = ["work/worth.json", "work/item_worth.parquet", "work/worth_answers.jsonl"];
+    let before = files.map(|name| bytes(&world, name));
+    let told = refused(&world, &file);
+    assert!(told.contains("the record stands") && !told.contains("asking about items"), "{told}");
+    assert!(before == files.map(|name| bytes(&world, name)));
+
+    // Elsewhere the same comes out.
+    refused(&world, &weekly(&world, "other", ""));
+    assert_eq!(record(&world, "other"), first);
+
+    // Measured otherwise, the same answers are measured.
+    let file = weekly(&world, "work", "most_events = 7\n");
+    let told = refused(&world, &file);
+    assert!(!told.contains("the record stands") && !told.contains("asking about items"), "{told}");
+    assert_ne!(record(&world, "work")["made_from"], first["made_from"]);
+    assert_eq!(said(&world), (lines, answers.clone()));
+
+    // A kill cut the last line short: only that answer is asked for again, and it is the same one.
+    let log = world.path("work/worth_answers.jsonl");
+    let whole = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, &whole[..whole.len() - 20]).unwrap();
+    std::fs::remove_file(world.path("work/worth.json")).unwrap();
+    assert!(refused(&world, &file).contains("asking about items"));
+    assert_eq!(said(&world), (lines + 1, answers), "the torn line stays, the new one stands after it");
+
+    // Other sampling is other answers.
+    refused(&world, &weekly(&world, "work", "top_p = 0.5\n"));
+    assert_eq!(said(&world).0, lines + 1 + ITEMS * SAMPLES);
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_with_what_to_do() {
+    let world = World::new();
+    let file = weekly(&world, "work", "");
+    let text = std::fs::read_to_string(world.path(&file)).unwrap();
+    for (from, to, says) in [
+        ("samples = 2", "samples = 1", "worth.samples: one alone"),
+        ("from = \"\"", "from = \"../other\"", "worth.from"),
+        ("from = \"\"", "from = \"adapter-worth\"", "worth.from"),
+        ("from = \"\"", "from = \"adapter\"", "curec learn align"),
+        ("[worth]\nset = []", "[worth]\nset = [\"prompt.item\"]", "worth.set: write each as key=value"),
+        ("[worth]\nset = []", "[worth]\nset = [\"prompt.item=nowhere.j2\"]", "nowhere.j2"),
+        ("nearest = 8", "nearest = 4", "worth.nearest"),
+        ("learning_rates = [0.01]", "learning_rates = [0.0]", "worth.learning_rates"),
+        ("hidden = 4", "hiden = 4", "hiden"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        std::fs::write(world.path(&file), text.replace(from, to)).unwrap();
+        let out = world.curec(&arguments(&file));
+        expect_code(&out, 2);
+        assert!(stderr(&out).contains(says), "{to}: {}", stderr(&out));
+        assert!(!world.path("work/worth_answers.jsonl").exists(), "{to}: it was asked before that was told");
+    }
+    std::fs::write(world.path(&file), &text).unwrap();
+    for (start, end, code, says) in [
+        ("2025-01-01", "2025-01-02", 75, "nothing to learn from"),
+        // There is no log before it.
+        ("2026-01-01", "2026-01-05", 1, "nothing to measure worths by"),
+    ] {
+        let out = world.curec(&["learn", "worth", &file, "--interval-start", start, "--interval-end", end]);
+        expect_code(&out, code);
+        assert!(stderr(&out).contains(says), "{start}: {}", stderr(&out));
+        assert!(!world.path("work/worth.json").exists());
+    }
+}
