@@ -30,10 +30,11 @@ use crate::evaluate::results::{Measurement, Results};
 use crate::evaluate::text_quality::{self, Asked, References};
 use crate::llm::device;
 use crate::night::correct::Corrector;
+use crate::night::graph::contracts_of;
 use crate::night::learned::learned_until;
 use crate::night::prepare::prepare;
 use crate::night::run::{self, Options};
-use crate::night::tables::locate;
+use crate::night::tables::{self, locate};
 use crate::night::warehouse;
 use crate::query::session::{Param, Session};
 use crate::query::texts;
@@ -64,6 +65,8 @@ pub(crate) struct Source {
     nights: Vec<Interval>,
     /// Whether its texts themselves are measured: those of one origin are.
     is_measured: bool,
+    /// Where its items are cut to those of the log; nothing where a job's own file is read.
+    catalogue: Option<Catalogue>,
     /// Warehouses whose answers are paid for, in the order in which they were run.
     paid: Arc<Mutex<Vec<Location>>>,
 }
@@ -73,6 +76,33 @@ pub(crate) struct Source {
 struct Keys {
     folder: PathBuf,
     overrides: Vec<String>,
+}
+
+/// The items that somebody meets at some time, as a file. Others are never ranked: their texts would be made for nothing, and a
+/// catalogue may hold twenty times as many.
+#[derive(Clone)]
+struct Catalogue {
+    /// The job whose inputs they are of.
+    job: Job,
+    file: PathBuf,
+}
+
+impl Catalogue {
+    async fn write(&self) -> Result<()> {
+        let (session, contracts) = (tables::new_session(&self.job)?, contracts_of(&self.job)?);
+        for (table, text) in tables::inputs_of(&self.job).filter(|(table, _)| ["interaction", "item"].contains(table)) {
+            let contract = &contracts[table];
+            let input = tables::open_input_of(&self.job, contract, text).await?;
+            tables::register_input(&session, contract, &input).await?;
+        }
+        let rows = session.sql(texts::ITEMS_OF_THE_LOG, &[]).await?.collect().await?;
+        if rows.iter().all(|batch| batch.num_rows() == 0) {
+            return Err(Error::new(Kind::Input, "no item of the log stands in the catalogue")
+                .with("input.item", &self.job.spec.input.item)
+                .hint("ids must be written alike in both tables"));
+        }
+        write_local(&self.file, &rows)
+    }
 }
 
 impl Source {
@@ -97,12 +127,9 @@ impl Source {
         let splits =
             rolling(&log, &spec.split.origins, spec.split.valid_quantile).map_err(|e| e.with("data", &data.name))?;
         let (log, paid, n) = (Arc::new(log), Arc::default(), splits.len());
-        make_folder(&whole)?;
         // Columns that become attributes stand in the job's own file alone.
-        let catalogue = match input.item.is_empty() || !job.spec.evidence.attributes.0.is_empty() {
-            true => None,
-            false => Some(items_of_the_log(&job, &whole).await?),
-        };
+        let is_cut = !input.item.is_empty() && job.spec.evidence.attributes.0.is_empty();
+        let catalogue = is_cut.then(|| Catalogue { job: job.clone(), file: whole.join("items.parquet") });
         let mut found = Vec::with_capacity(n);
         for (at, (split, origin)) in splits.into_iter().zip(&spec.split.origins).enumerate() {
             if let Some(until) = spec.learned_until.filter(|until| split.valid_from() < *until) {
@@ -114,13 +141,13 @@ impl Source {
             };
             let (mut job, mut overrides) = job_of(&folder)?;
             if let Some(catalogue) = &catalogue {
-                overrides.push(format!("input.item={}", catalogue.display()));
+                overrides.push(format!("input.item={}", catalogue.file.display()));
                 job = Job::load(&data.job, &overrides)?;
             }
             let nights = nights(&split, spec.split.refreshes)?;
             let (texts, file) = (data.text.clone(), data.job.clone());
             let (log, paid) = (Arc::clone(&log), Arc::clone(&paid));
-            let is_measured = at + 1 == n;
+            let (is_measured, catalogue) = (at + 1 == n, catalogue.clone());
             let data = data.name.clone();
             found.push(Source {
                 data,
@@ -135,6 +162,7 @@ impl Source {
                 split,
                 nights,
                 is_measured,
+                catalogue,
                 paid,
             });
         }
@@ -212,6 +240,9 @@ impl Source {
     pub(crate) async fn check(&self, arms: &[Arm]) -> Result<()> {
         make_folder(&self.folder)?;
         self.own_nights()?;
+        if let Some(catalogue) = &self.catalogue {
+            catalogue.write().await.map_err(|e| e.with("data", &self.name))?;
+        }
         for arm in wanted(arms) {
             for keys in self.nights_of(arm).await? {
                 let of = |e: Error| e.with("data", &self.name).with("arm", arm.code());
@@ -495,15 +526,6 @@ impl Source {
         write_local(&path, &renamed)?;
         Ok(path)
     }
-}
-
-/// A file of the items that somebody meets at some time. Others are never ranked: their texts would be made for nothing, and a
-/// catalogue may hold twenty times as many.
-async fn items_of_the_log(job: &Job, folder: &Path) -> Result<PathBuf> {
-    let rows = warehouse::session_of(job).await?.sql(texts::ITEMS_OF_THE_LOG, &[]).await?.collect().await?;
-    let path = folder.join("items.parquet");
-    write_local(&path, &rows)?;
-    Ok(path)
 }
 
 /// The arms that have texts of their own, where `arms` are run.

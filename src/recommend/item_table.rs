@@ -54,7 +54,8 @@ pub struct Reading {
     /// Whether items that training never met are left out of the softmax that is trained.
     pub seen_only: bool,
     /// Whether who ranks asks validation by how much to raise the scores of items with a text that training never met. No part of
-    /// a model: it knows nothing of validation.
+    /// a model, which knows nothing of validation, nor of its fingerprint.
+    #[serde(skip_serializing)]
     pub raise_unseen: bool,
 }
 

@@ -225,7 +225,7 @@ impl<C, M: Model> Work<'_, C, M> {
         let Work { data, evaluation, family, at, content, .. } = self;
         let split = self.origin()?.split;
         let (learned, valid) = (sequences(split), split.cases(Part::Valid, Target::Successive));
-        let reading = Reading { raise_unseen: false, ..arm.reading(evaluation.reading) };
+        let reading = arm.reading(evaluation.reading);
         let make = || (family.make)(reading, (*content).clone(), seed);
         let mut train = |model: &mut M, plan: &Plan| {
             let mut rank = |model: &mut M| mean_ndcg(model, &valid, Catalogue::since(split.first_seen()), plan.ranking);
