@@ -1,15 +1,30 @@
 -- One content feature per item of tonight: the pooled embedding of its accepted item reasons, or without one that of its
--- evidence; `source` says which. An item that nothing is said of has zeros ($zero_embedding, as wide as the encoder) and
+-- evidence; `source` says which. Where correction has chosen another text or the evidence (item_correction.sql), that stands in
+-- the place of the reasons. An item that nothing is said of has zeros ($zero_embedding, as wide as the encoder) and
 -- `missing` set.
-with accepted as (
+with corrected as (
+    select item_id, correction, score
+    from item_correction
+    where correction in ('rewritten', 'evidence')
+),
+scored as (
+    select s.item_id, s.score
+    from reason_score as s
+    left anti join corrected as c on c.item_id = s.item_id
+    where s.kind = 'item' and s.accepted and s.item_id is not null
+    union all
+    select item_id, score
+    from corrected
+    where correction = 'rewritten'
+),
+accepted as (
     select
         item_id,
         count(*) as n_reasons,
         -- Summed as decimals, so that the order of the rows cannot change the last bit.
         sum(cast(least(greatest(score, -1e9), 1e9) as decimal(18, 8))) filter (where score is not null) as score_sum,
         count(score) as n_scores
-    from reason_score
-    where kind = 'item' and accepted and item_id is not null
+    from scored
     group by item_id
 ),
 found as (

@@ -87,7 +87,7 @@ CheckSpec {
 section!(/// `[correct]`
 CorrectSpec {
     judge: String, template: String, days: u64, rewrites: usize, max_outcomes: i64, keep_gain: f64,
-    min_improvement: f64, edit_weight: f64,
+    min_improvement: f64, edit_weight: f64, item_choices: String,
 });
 section!(/// `[budget]`
 BudgetSpec { max_failed_fraction: f64, max_failed_rows: u64 });

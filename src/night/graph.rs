@@ -392,6 +392,7 @@ mod tests {
                 "item_known",
                 "item_audience",
                 "reason_prompt",
+                "item_correction",
                 "correction_prompt",
                 "reason_correction",
                 "reason",
@@ -412,6 +413,11 @@ mod tests {
             ["user_history", "reason_prompt", "reason_correction", "reason", "reason_score"]
         );
         assert_eq!(graph.parts("item_feature"), ["item_embedding", "item_feature"]);
+        assert_eq!(graph.parts("item_correction"), ["item_rewrite", "item_correction"]);
+        assert_eq!(
+            graph.upstream("item_feature"),
+            ["item_audience", "reason_prompt", "item_correction", "reason", "reason_score"]
+        );
         assert_eq!(graph.upstream("pair_feature"), ["reason_prompt", "reason", "reason_score"]);
         let before = graph.before(&["alignment_example"]);
         assert!(

@@ -17,7 +17,7 @@ use crate::generate::prompt::PromptTemplate;
 use crate::night::graph::Graph;
 use crate::night::learned::{self, Learned};
 use crate::night::tables::{
-    INPUTS, PAIR, inputs_of, like_threshold, locate, new_session, open_input_of, register_input,
+    CHOICE, INPUTS, PAIR, inputs_of, like_threshold, locate, new_session, open_input_of, register_input,
 };
 use crate::project::column;
 use crate::project::saved::{self, Projection};
@@ -150,11 +150,16 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     };
     let mut found = BTreeMap::new();
     for (table, text) in inputs_of(job) {
-        let late = |e: Error| match e.kind() {
-            Kind::NotArrived => e.of_kind(job.spec.interval.late()),
-            _ => e,
-        };
-        found.insert(table.to_string(), open_input_of(job, graph.contract(table)?, text).await.map_err(late)?);
+        match open_input_of(job, graph.contract(table)?, text).await {
+            Ok(input) => _ = found.insert(table.to_string(), input),
+            // What could not be confirmed was removed: nothing is chosen, and nobody waits for it.
+            Err(e) if table == CHOICE && e.kind() == Kind::NotArrived => {
+                tracing::warn!(file = %redact(text), "nothing is chosen for items' reasons: there is no such file");
+            }
+            Err(e) if table == CHOICE => return Err(e.with("key", "correct.item_choices")),
+            Err(e) if e.kind() == Kind::NotArrived => return Err(e.of_kind(job.spec.interval.late())),
+            Err(e) => return Err(e),
+        }
     }
     let inputs = BTreeMap::new();
     let (job, graph) = (job.clone(), Arc::new(graph));

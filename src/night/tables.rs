@@ -18,10 +18,13 @@ use crate::table::partition::{CommitRecord, partition, segments};
 use crate::table::store::{Location, StoreOptions};
 
 /// The inputs, as table definitions name them.
-pub const INPUTS: [&str; 4] = ["interaction", ITEM, "review", PAIR];
+pub const INPUTS: [&str; 5] = ["interaction", ITEM, "review", PAIR, CHOICE];
 
 /// The candidates of users and items, where the job names any.
 pub const PAIR: &str = "pair";
+
+/// What stands best in the place of items' reasons, where the job names it.
+pub const CHOICE: &str = "item_choice";
 
 /// The input whose further columns a job may name.
 pub(super) const ITEM: &str = "item";
@@ -38,8 +41,13 @@ pub fn content<'a>(files: impl Iterator<Item = &'a str>) -> String {
 /// The inputs that a job names, with where they lie.
 pub fn inputs_of(job: &Job) -> impl Iterator<Item = (&'static str, &str)> {
     let input = &job.spec.input;
-    let all =
-        [("interaction", &input.interaction), (ITEM, &input.item), ("review", &input.review), (PAIR, &input.pair)];
+    let all = [
+        ("interaction", &input.interaction),
+        (ITEM, &input.item),
+        ("review", &input.review),
+        (PAIR, &input.pair),
+        (CHOICE, &job.spec.correct.item_choices),
+    ];
     all.into_iter().map(|(table, text)| (table, text.as_str())).filter(|(_, text)| !text.is_empty())
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
 use crate::marks::Marks;
-use crate::night::made_from::as_of;
+use crate::night::made_from::{as_of, rows_of};
 use crate::night::tables::{
     contract_of, files_in, inputs_of, locate, new_session, open_input_of, register_input, register_responses,
 };
@@ -26,6 +26,8 @@ use crate::table::store::Location;
 /// The columns of a prompt that are evidence, in the order in which they are shown.
 const EVIDENCE: [&str; 9] =
     ["subject", "attributes", "content", "praise", "fault", "keywords", "liked", "disliked", "related"];
+/// The table that tells what became of items' reasons.
+const ITEM_CORRECTION: &str = "item_correction";
 /// The name under which partitions are read.
 const EXPLAINED: &str = "explained";
 
@@ -51,6 +53,7 @@ pub struct Explanation {
     pub(super) reason: Option<Row>,
     pub(super) score: Option<Row>,
     pub(super) response: Option<Row>,
+    /// What became of an earlier reason of the user, or of the item's of that day.
     pub(super) correction: Option<Row>,
     /// The reason as it was before the correction.
     pub(super) corrected: Option<Row>,
@@ -96,6 +99,13 @@ pub async fn explain(job: &Job, question: &Question) -> Result<Explanation> {
         days.retain(|day| from.is_some_and(|from| as_of(day).is_some_and(|moment| moment == from)));
         let is_corrected = |of: &Row| of.get("prompt_key") == row.get("corrected_from");
         corrected = reader.newest("reason", &days).await?.filter(is_corrected);
+    }
+    if matches!(question.about, About::Item(_)) {
+        // A day that was built again without the choices has its table of before beside it.
+        let feature = commit_record(&reader.root, question.about.table(), dt).await?;
+        if feature.is_some_and(|feature| feature.parts.contains_key(&rows_of(ITEM_CORRECTION))) {
+            correction = reader.of_day(ITEM_CORRECTION, dt).await?.filter(is_answer);
+        }
     }
     let said = reason.as_ref().and_then(|row| text(row, "reason")).unwrap_or_default();
     let evidence = evidence(&prompt);

@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::marks::{Piece, marked};
+use crate::operate::about::About;
 use crate::operate::explain::{Explanation, Row, evidence, text};
 use crate::printable::{Tone, Toned, line};
 use crate::project::column::COLLABORATIVE;
@@ -78,6 +79,14 @@ impl Explanation {
         text(self.reason.as_ref()?, "reason")
     }
 
+    /// What stood before the correction: of an item, what the night itself says.
+    fn before_correction(&self) -> Option<&str> {
+        match self.question.about {
+            About::Item(_) => self.said(),
+            _ => text(self.corrected.as_ref()?, "reason"),
+        }
+    }
+
     /// Whether the reason may become a feature, and why not, in words.
     fn outcome(&self) -> String {
         let Some(score) = &self.score else { return "not scored: reason_score has no row about it on that day".into() };
@@ -146,7 +155,7 @@ impl Explanation {
         });
         let correction = self.correction.as_ref().map(|row| {
             let mut row = row.clone();
-            row.insert("from".into(), json!(self.corrected.as_ref().and_then(|of| text(of, "reason"))));
+            row.insert("from".into(), json!(self.before_correction()));
             row
         });
         let of =
@@ -264,6 +273,9 @@ impl Explanation {
         let Some(row) = &self.correction else { return };
         let told = |name: &str| row.get(name).filter(|value| !value.is_null()).map(figure);
         page.heading("correction");
+        if matches!(self.question.about, About::Item(_)) {
+            return chosen_on(page, row);
+        }
         let is_this = row.get("corrected_from") == self.prompt.get("prompt_key");
         page.fact(
             "outcome",
@@ -275,7 +287,7 @@ impl Explanation {
                 told("from_as_of").unwrap_or_default()
             ),
         );
-        let from = self.corrected.as_ref().and_then(|of| text(of, "reason"));
+        let from = self.before_correction();
         page.fact("from", from.map_or_else(|| "(it is not there any more)".to_owned(), |from| line(from).into_owned()));
         page.fact("to", told("reason").unwrap_or_else(|| "(dropped)".to_owned()));
         page.fact(
@@ -322,6 +334,35 @@ impl Explanation {
             page.fact(name, value.map_or_else(|| "not known".to_owned(), |value| line(value).into_owned()));
         }
     }
+}
+
+/// What became of an item's reason by the choice that was made for it.
+fn chosen_on(page: &mut Page, row: &Row) {
+    let told = |name: &str| row.get(name).filter(|value| !value.is_null()).map(figure);
+    let outcome = match text(row, "correction").unwrap_or_default() {
+        "kept" => "kept: no other text is worth more",
+        "rewritten" => "rewritten: the vector is that of the text below",
+        "evidence" => "evidence: the vector is that of the evidence, which is worth more than the reason",
+        "refused" => "refused: the checks refuse the text that was chosen, and the reason stands",
+        other => other,
+    };
+    let since = told("from_end").unwrap_or_default();
+    page.fact("outcome", format!("{}, known from {since} on", line(outcome)));
+    for (name, column) in [("to", "reason"), ("refusal", "refusal")] {
+        if let Some(text) = told(column) {
+            page.fact(name, text);
+        }
+    }
+    let unknown = || "unknown".to_owned();
+    page.fact(
+        "gain",
+        format!(
+            "{} by the users who chose, {} by the others, over {} event(s)",
+            told("gain_of_choosing_half").unwrap_or_else(unknown),
+            told("gain_of_confirming_half").unwrap_or_else(unknown),
+            told("n_events").unwrap_or_else(unknown)
+        ),
+    );
 }
 
 /// What is shown to a person, piece by piece. Data comes in through [`Page::marked`], [`Page::block`] or [`line()`].

@@ -2,9 +2,9 @@
 //! was made of them.
 //!
 //! A row of `reason_prompt` names its tellers: everybody whose sentences it may show. What follows from such a row is found
-//! by its item and day: the reason, its score, and the vector of the item or the pair. Rows that show sentences and name no
-//! teller are of versions that did not write them down: they are counted, so that somebody can be told. Knows nothing of why
-//! rows go.
+//! by its item and day: the reason, its score, its correction, and the vector of the item or the pair. Rows that show sentences
+//! and name no teller are of versions that did not write them down: they are counted, so that somebody can be told. Knows
+//! nothing of why rows go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ use crate::table::store::Location;
 pub const PROMPTS: &str = "reason_prompt";
 
 /// This one and those with what was made of it, each with a column `item_id`.
-pub const TELLING: [&str; 5] = [PROMPTS, "reason", "reason_score", "item_feature", "pair_feature"];
+pub const TELLING: [&str; 6] = [PROMPTS, "reason", "reason_score", "item_correction", "item_feature", "pair_feature"];
 
 /// The items, by day, of whose prompts certain users are tellers: of the item's own, or of a pair's that has the item.
 #[derive(Debug, Clone, Default)]

@@ -17,6 +17,7 @@ mod evaluate;
 mod explain;
 mod export;
 mod forget;
+mod item_choices;
 mod item_columns;
 mod kill;
 mod leak;

@@ -80,8 +80,9 @@ pub(crate) fn cell(array: &ArrayRef, row: usize) -> String {
     ArrayFormatter::try_new(array, &options).unwrap().value(row).to_string()
 }
 
-/// Tables that a test need not tell of: nobody wrote anything, and nobody is a candidate.
-const OPTIONAL: [&str; 5] = ["review", "pair", "pair_candidate", "pair_opinion", "pair_evidence"];
+/// Tables that a test need not tell of: nobody wrote anything, nobody is a candidate, and nothing was chosen.
+const OPTIONAL: [&str; 7] =
+    ["review", "pair", "pair_candidate", "pair_opinion", "pair_evidence", "item_choice", "item_correction"];
 
 /// What a test did not say, and nothing was published before.
 fn lacking(session: &Session, graph: &Graph, table: &str) -> Vec<String> {
