@@ -318,9 +318,11 @@ pub mod weekly {
     pub mod item_worth;
     pub mod worth_gates;
     pub mod worth_choice;
+    pub mod worth_correction;
     mod worth_data;
     mod worth_answers;
     pub mod worth_fit;
+    mod worth_rows;
     pub mod worth;
     mod project_data;
     pub mod project_fit;

@@ -1,4 +1,4 @@
--- Every item that may be asked about, by id: its question with the evidence, and `said`, the text whose vector nights publish of an
+-- Every item that may be asked about, by id: its question with its key and the evidence, and `said`, the text whose vector nights publish of an
 -- item without a reason (the same as in item_embedding.sql).
 -- Reads reason_prompt.
 select
@@ -15,6 +15,7 @@ select
     keywords,
     prompt_text,
     answer_stem,
+    prompt_key,
     array_to_string(
         array_concat(make_array(subject), attributes, content, praise, fault, keywords), ' ') as said
 from reason_prompt

@@ -80,10 +80,11 @@ again: it goes on after the last finished round to the same adapter."
         before_help = "Example:\n  curec learn worth jobs/weekly.toml --interval-start 1997-12-01 --interval-end 1998-03-05",
         after_help = "Prints one JSON line. A recommender learns from the log before the interval, without texts; events of the \
 interval say what the model's reasons are worth in the place of their item. The record worth.json, all answers with their worths \
-(item_worth.parquet) and, where the gates hold, the folder adapter-worth go to `out` of the file. Nothing is published. Killed, \
+(item_worth.parquet) and, where the gates hold, the folder adapter-worth and item_choice.parquet (what is to stand in the place of \
+items' reasons, for [correct] item_choices of a nightly job) go to `out` of the file. Nothing is published. Killed, \
 run it again: no answer is asked for twice. Run again with nothing changed, it does nothing but say the same.\n\n\
-Exit codes: 0 the gates hold and the best answers are taught; 1 a gate does not hold, which the record tells, or there is \
-nothing to measure by; nothing is learned then."
+Exit codes: 0 the gates hold, the best answers are taught and the choices are written; 1 a gate does not hold or a choice is not \
+confirmed, which the record tells, or there is nothing to measure by."
     )]
     Worth {
         /// The weekly file, such as jobs/weekly.toml.
@@ -254,6 +255,9 @@ async fn learn_worth(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Res
         "answers": done.answers,
         "accepted": done.accepted,
         "chosen": done.chosen,
+        "correction": done.correction,
+        "reach": done.reach,
+        "choices": PathBuf::from(&spec.out).join(worth::CHOICES),
         "taught": done.taught,
         "record": PathBuf::from(&spec.out).join(worth::RECORD),
     });

@@ -422,6 +422,14 @@ impl Worth {
         events.map(|(event, state)| (event.user, event.loss - loss(dot(state, vector), event.others))).collect()
     }
 
+    /// −log p of the item at each of its events that counts with a vector of `width` values in its place, as
+    /// [`Worth::mapped`] gives them, in nats; each with its user. Nothing for an item that is not there.
+    pub fn losses(&self, item: u32, vector: &[f32]) -> Vec<(u32, f64)> {
+        let Some(of_item) = self.items.get(item as usize) else { return Vec::new() };
+        let events = of_item.events.iter().zip(of_item.states.chunks_exact(self.width));
+        events.map(|(event, state)| (event.user, loss(dot(state, vector), event.others))).collect()
+    }
+
     /// For each event of the item that counts, its user and what a text with this vector is worth there, in nats.
     /// `None` where there is no event, no evidence to compare with, or no text.
     ///

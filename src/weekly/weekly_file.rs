@@ -126,6 +126,7 @@ pub struct WorthSpec {
     pub temperature: f32,
     pub top_p: f32,
     pub most_events: usize,
+    pub least_events: usize,
     pub negatives: usize,
     pub nearest: usize,
     pub folds: usize,
@@ -436,6 +437,7 @@ fn validate_worth(worth: &WorthSpec, p: &mut Layers<'_>) {
     for (key, value) in [
         ("worth.most_items", worth.most_items),
         ("worth.most_events", worth.most_events),
+        ("worth.least_events", worth.least_events),
         ("worth.negatives", worth.negatives),
         ("worth.hidden", worth.hidden),
         ("worth.length", worth.length),

@@ -3,13 +3,15 @@
 //!
 //! Learned from and shown is what was before the interval; what users took in it is the reward. Half of the users choose an
 //! item's best answer, the other half say whether the choice is worth anything. Only then something is taught, by the
-//! supervised path of `learn align`. Nothing is published, and no night is needed.
+//! supervised path of `learn align`. The halves say as well what is to stand in the place of the reasons that nights publish; where
+//! that is confirmed it is written, and a night may read it. Nothing is published, and no night is needed.
 //!
 //! Knows jobs, folders and the order of the steps; what is read is in [`crate::weekly::worth_data`], what is asked in
-//! [`crate::weekly::worth_answers`], what is measured in [`crate::weekly::worth_fit`] and what must hold in
-//! [`crate::weekly::worth_gates`].
+//! [`crate::weekly::worth_answers`], what is measured in [`crate::weekly::worth_fit`], what must hold in
+//! [`crate::weekly::worth_gates`] and [`crate::weekly::worth_correction`], and what is written in
+//! [`crate::weekly::worth_rows`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,17 +34,21 @@ use crate::weekly::align::{self, Course};
 use crate::weekly::examples;
 use crate::weekly::question::Question;
 use crate::weekly::weekly_file::{Spec, TAUGHT_BY_WORTH};
-use crate::weekly::worth_answers::{self, Answers};
+use crate::weekly::worth_answers::{Answers, Asking};
 use crate::weekly::worth_choice::Chosen;
+use crate::weekly::worth_correction::Correction;
 use crate::weekly::worth_data::{Data, Item, data};
-use crate::weekly::worth_fit::{Measured, Recommender, Work, table};
+use crate::weekly::worth_fit::{Measured, Recommender, Work};
 use crate::weekly::worth_gates::Gates;
+use crate::weekly::worth_rows;
 use crate::weekly::written;
 
 /// The record, in `out`.
 pub const RECORD: &str = "worth.json";
 /// All answers with their worths, in `out`.
 pub const TABLE: &str = "item_worth.parquet";
+/// What is to stand in the place of items' reasons, in `out`: rows of `item_choice`, which a nightly job may name.
+pub const CHOICES: &str = "item_choice.parquet";
 /// Answers as they come, in `out`.
 const ANSWERS: &str = "worth_answers.jsonl";
 /// Begins the names of the training's checkpoint and curve.
@@ -110,16 +116,26 @@ pub struct Done {
     pub gates: Gates,
     /// What the best of an item's answers are worth to the users who did not choose.
     pub chosen: Chosen,
+    /// Whether choices for the items' reasons are confirmed; they are written where the gates hold as well.
+    pub correction: Correction,
+    /// The share of the interval's events whose item was judged, so that it could have had another text.
+    pub reach: f64,
     /// None where nothing was.
     pub taught: Option<Taught>,
 }
 
 impl Done {
-    /// The conditions that do not hold; whether the choice is worth something is asked where the gates hold.
+    /// Whether choices for the items' reasons were written.
+    pub fn is_corrected(&self) -> bool {
+        self.gates.passed && self.correction.holds
+    }
+
+    /// The conditions that do not hold; whether the choices are worth something is asked where the gates hold.
     fn failing(&self) -> Vec<&Check> {
         let failing: Vec<&Check> = self.gates.gate.iter().filter(|check| !check.holds).collect();
+        let choices = std::iter::once(&self.chosen.gate).chain(&self.correction.gate);
         match failing.is_empty() {
-            true => [&self.chosen.gate].into_iter().filter(|check| !check.holds).collect(),
+            true => choices.filter(|check| !check.holds).collect(),
             false => failing,
         }
     }
@@ -130,25 +146,42 @@ impl Done {
         if failing.is_empty() {
             return Ok(self);
         }
-        let what = match self.gates.passed {
-            false => "what reasons are worth to a recommender may not be a reward, and nothing was learned",
-            true => "the best of several reasons is worth no more than the others, and nothing was learned",
+        let what = match (self.gates.passed, self.chosen.gate.holds, self.correction.holds) {
+            (false, _, _) => "what reasons are worth to a recommender may not be a reward, and nothing was learned",
+            (_, false, true) => "the best of several reasons is worth no more than the others, and nothing was learned",
+            (_, false, false) => {
+                "the best of several reasons is worth no more than the others, and nothing was learned; what would take the place \
+                 of items' reasons is not confirmed, and no choice was written"
+            }
+            (_, true, _) => {
+                "what would take the place of items' reasons is not confirmed, and no choice was written; the best of several \
+                 reasons was learned"
+            }
         };
-        Err(Error::new(Kind::Audit, format!("{what}: {}", failing.join("; ")))
+        let mut error = Error::new(Kind::Audit, format!("{what}: {}", failing.join("; ")))
             .with("record", out.join(RECORD).display())
-            .with("reasons", out.join(TABLE).display())
-            .hint("a longer interval, more items, more samples or a warmer temperature may tell more"))
+            .with("reasons", out.join(TABLE).display());
+        if let Some(taught) = &self.taught {
+            error = error.with("adapter", taught.adapter.display());
+        }
+        if self.is_corrected() {
+            error = error.with("choices", out.join(CHOICES).display());
+        }
+        Err(error.hint("a longer interval, more items, more samples or a warmer temperature may tell more"))
     }
 
     /// Whether what this tells of is still there.
     fn stands(&self, out: &Path) -> bool {
         let is_taught = |taught: &Taught| Adapter::digest(&taught.adapter).is_ok_and(|digest| digest == taught.digest);
-        out.join(TABLE).exists() && self.taught.as_ref().map_or(!self.passed, is_taught)
+        out.join(TABLE).exists()
+            && out.join(CHOICES).exists() == self.is_corrected()
+            && self.taught.as_ref().map_or(!self.passed, is_taught)
     }
 }
 
-/// Measures what reasons of items are worth and, where that may be a reward, teaches the best of several answers. Record and
-/// table go to `out`, what is taught to `adapter-worth` there. A run that finds its own record, made from the same, does
+/// Measures what reasons of items are worth and, where that may be a reward, teaches the best of several answers and says what is
+/// to stand in the place of the reasons that nights publish. Record, table and choices go to `out`, what is taught to
+/// `adapter-worth` there; choices of before that are not confirmed again are removed. A run that finds its own record, made from the same, does
 /// nothing but repeat what it says.
 ///
 /// # Errors
@@ -171,9 +204,15 @@ pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
     let models = prepared.models.clone();
     let asked = read.asked(spec.worth.most_items).into_iter().filter_map(|place| read.items.get(place).cloned());
     let asked: Arc<Vec<Item>> = Arc::new(asked.collect());
-    let lines = worth_answers::ask(&models, &asked, &spec.worth, &out.join(ANSWERS), voice, stop).await?;
-    let answers = worth_answers::checked(&asked, &lines, spec.worth.samples, &job.spec.check, &read.vocabulary);
-    let answers = Arc::new(answers);
+    let asking = Asking {
+        models: &models,
+        items: &asked,
+        of: &spec.worth,
+        attempts: u32::try_from(job.spec.sampling.attempts).unwrap_or(u32::MAX),
+        check: &job.spec.check,
+        vocabulary: &read.vocabulary,
+    };
+    let answers = Arc::new(asking.answers(&out.join(ANSWERS), voice, stop).await?);
     stop.check()?;
 
     let (of, with, about, given, known, stopped) =
@@ -185,7 +224,9 @@ pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
         work.measure(voice, &stopped)
     };
     let measured = device::guarded_blocking("measuring what reasons are worth", measure).await?;
-    examples::replace(&out.join(TABLE), &[table(&asked, &answers, &measured)?], &out.join(RECORD))?;
+    examples::replace(&out.join(TABLE), &[worth_rows::worths(&asked, &answers, &measured)?], &out.join(RECORD))?;
+    let judged = measured.choices.iter().filter_map(|one| asked.get(one.item).map(|item| item.id.as_str()));
+    let judged: BTreeSet<&str> = judged.collect();
     let generator = models.generator()?;
     let mut done = Done {
         passed: measured.gates.passed && measured.chosen.gate.holds,
@@ -207,8 +248,18 @@ pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
         completion_tokens: answers.completion_tokens,
         gates: measured.gates.clone(),
         chosen: measured.chosen.clone(),
+        correction: measured.correction.clone(),
+        reach: read.share_of_events(&judged),
         taught: None,
     };
+    let choices = out.join(CHOICES);
+    if done.is_corrected() {
+        let rows = worth_rows::choices(&asked, &answers, &measured.choices, interval.end)?;
+        examples::replace(&choices, &[rows], &out.join(RECORD))?;
+    } else if choices.exists() {
+        // Those of another interval: no night is to go on with what this one does not confirm.
+        disk::remove(&choices).context(Kind::Temporary, || format!("cannot remove `{}`", choices.display()))?;
+    }
     if done.passed {
         let questions = lessons(spec, &asked, &answers, &measured)?;
         done.taught = Some(teach(spec, interval, models, questions, &out, voice, stop).await?);
@@ -244,12 +295,13 @@ fn keys(spec: &Spec, out: &Path) -> Result<Vec<String>> {
 
 /// Digest of everything that a run follows from.
 fn made_from(spec: &Spec, prepared: &Prepared, read: &Data) -> Result<String> {
-    let mut made = Fingerprint::new("worth", 1);
+    let mut made = Fingerprint::new("worth", 2);
     let Prepared { models, interval, job, .. } = prepared;
     made.add("interval", format!("{}/{}", interval.start.to_rfc3339(), interval.end.to_rfc3339()));
     made.add("read", read.digest()?);
     // No prompt at all: what is left of its key is model, adapter and how answers are made.
     made.add("answers", models.generator()?.fingerprint.prompt_key(&[]));
+    made.add("attempts", job.spec.sampling.attempts.to_string());
     made.add("encoder", models.encoder_files()?.digest());
     made.add_settings("worth", &spec.worth)?.add_settings("check", &job.spec.check)?;
     made.add_settings("shape", &spec.align.shape)?.add_settings("learning", &spec.align.learning)?;
@@ -353,7 +405,8 @@ mod tests {
 
     use super::*;
 
-    /// A record in which these conditions of the gates hold, and whether the choice is worth something.
+    /// A record in which these conditions of the gates hold, whether the choice is worth something, and no choice for nights is
+    /// confirmed.
     fn done(gates: [bool; 2], is_chosen: bool, taught: Option<&Path>) -> Done {
         let check = |what: &str, holds: bool| json!({"what": what, "value": 7.0, "holds": holds});
         let passed = gates.iter().all(|holds| *holds);
@@ -370,6 +423,11 @@ mod tests {
                 "gate": [check("first >= 9", gates[0]), check("second >= 9", gates[1])],
             },
             "chosen": {"items": 1, "gate": check("choice > 0", is_chosen)},
+            "correction": {
+                "holds": false, "items": 1, "kept": 1, "rewritten": 0, "evidence": 0, "deals": 9, "p": 1.0,
+                "gate": [check("gain > 0", false), check("by chance <= 0.05", true)],
+            },
+            "reach": 0.5,
             "taught": taught,
         });
         serde_json::from_value(record).unwrap()
@@ -385,11 +443,33 @@ mod tests {
         let of_gates = told([true, false], false);
         assert!(of_gates.contains("may not be a reward") && of_gates.contains("second >= 9 (found 7)"), "{of_gates}");
         // Where worths are no reward, what is chosen by them means nothing.
-        assert!(!of_gates.contains("first") && !of_gates.contains("choice"), "{of_gates}");
+        assert!(
+            !of_gates.contains("first") && !of_gates.contains("choice") && !of_gates.contains("gain"),
+            "{of_gates}"
+        );
         let of_choice = told([true, true], false);
         assert!(of_choice.contains("no more than the others") && of_choice.contains("choice > 0"), "{of_choice}");
         assert!(of_choice.contains("worth.json") && of_choice.contains("item_worth.parquet"), "{of_choice}");
-        assert!(done([true, true], true, None).verdict(Path::new("work")).is_ok());
+        assert!(of_choice.contains("no choice was written") && of_choice.contains("gain > 0"), "{of_choice}");
+        let of_correction = told([true, true], true);
+        assert!(
+            of_correction.contains("is not confirmed") && !of_correction.contains("no more than"),
+            "{of_correction}"
+        );
+        assert!(
+            !of_correction.contains("item_choice.parquet") && !of_correction.contains("by chance"),
+            "{of_correction}"
+        );
+        let confirmed = |is_chosen| {
+            let mut confirmed = done([true, true], is_chosen, None);
+            confirmed.correction.holds = true;
+            confirmed.correction.gate.iter_mut().for_each(|check| check.holds = true);
+            confirmed.verdict(Path::new("work"))
+        };
+        assert!(confirmed(true).is_ok());
+        let told = confirmed(false).unwrap_err().explain();
+        assert!(told.contains("nothing was learned") && told.contains("item_choice.parquet"), "{told}");
+        assert!(!told.contains("is not confirmed"), "{told}");
     }
 
     #[test]
@@ -407,6 +487,10 @@ mod tests {
         assert!(!taught.stands(out.path()), "it is another one");
         taught.taught.as_mut().unwrap().digest = Adapter::digest(&adapter).unwrap();
         assert!(taught.stands(out.path()));
+        std::fs::write(out.path().join(CHOICES), "").unwrap();
+        assert!(!taught.stands(out.path()), "they are not confirmed");
+        taught.correction.holds = true;
+        assert!(taught.stands(out.path()));
     }
 
     #[test]
@@ -421,6 +505,7 @@ mod tests {
             },
             prompt: "why".into(),
             stem: "<think>".into(),
+            prompt_key: String::new(),
             said: String::new(),
         };
         let lesson_of = |id: &str| lesson(&item(id), "a</think><reason>b</reason>".into());

@@ -1,4 +1,5 @@
-//! Several answers to each item's question by the model in question, each paid for once, and what the job's checks say of them.
+//! Several answers to each item's question by the model in question and, beside them, the one that a night would publish; each
+//! paid for once, and what the job's checks say of them.
 //!
 //! An answer stands in a file under a key of all that it follows from: model, adapter, prompt, sampling and seed. What stands
 //! there is asked by no run again; the model is loaded only where an answer is missing. Knows questions, the engine and the
@@ -38,6 +39,12 @@ pub(super) struct Answer {
     pub(super) reason: Option<String>,
     /// Why the checks refuse it; none where it is accepted.
     pub(super) refusal: Option<Refusal>,
+    /// How it ended, as in the table `response`.
+    pub(super) finish: Option<String>,
+    /// Sum of natural-log likelihoods of its tokens.
+    pub(super) logprob_sum: Option<f64>,
+    /// Its tokens.
+    pub(super) completion_tokens: i64,
 }
 
 impl Answer {
@@ -52,6 +59,8 @@ impl Answer {
 pub(super) struct Answers {
     /// By item and sample.
     pub(super) all: Vec<Answer>,
+    /// Of each item, what a night publishes; none where the checks refuse it, and the night has the evidence.
+    pub(super) nights: Vec<Option<Answer>>,
     /// Tokens of the questions.
     pub(super) prompt_tokens: u64,
     /// And of the answers.
@@ -69,49 +78,92 @@ impl Answers {
     }
 }
 
-/// The answers to the questions of `items`. Those that are not in `file` are asked for and appended to it.
-///
-/// # Errors
-/// `Kind::Temporary` where the device fails or the file cannot be written, `Kind::Interrupted` after a signal: what was
-/// answered is kept.
-pub(super) async fn ask(
-    models: &Arc<Models>,
-    items: &Arc<Vec<Item>>,
-    of: &WorthSpec,
-    file: &Path,
-    voice: Voice,
-    stop: &CancelToken,
-) -> Result<Vec<Line>> {
-    let mut log = Log::open(file)?;
-    let (with, about, spec) = (models.clone(), items.clone(), of.clone());
-    let planned = device::guarded_blocking("reading the model", move || plan(&with, &about, &spec));
-    let mut pending = stop.or(planned).await?;
-    let keys: Vec<String> = pending.iter().map(|one| one.key.clone()).collect();
-    // Of two questions in the same words one is asked.
-    let mut new = HashSet::new();
-    pending.retain(|one| !log.holds(&one.key) && new.insert(one.key.clone()));
-    if !pending.is_empty() {
-        tracing::info!(items = items.len(), answers = keys.len(), pending = pending.len(), "asking about items");
-        let with = models.clone();
-        let engine = device::guarded_blocking("loading the model", move || with.engine()).await?;
-        stop.check()?;
-        let progress = Progress::begin(voice, "answer", pending.len() as u64, "tokens");
-        let outcome = asking::ask(&engine, pending, &mut log, &progress, stop).await;
-        progress.finish();
-        drop(engine);
-        let with = models.clone();
+/// What is asked, and what answers are held against.
+pub(super) struct Asking<'a> {
+    pub(super) models: &'a Arc<Models>,
+    pub(super) items: &'a Arc<Vec<Item>>,
+    pub(super) of: &'a WorthSpec,
+    /// How often a night asks at most.
+    pub(super) attempts: u32,
+    pub(super) check: &'a CheckSpec,
+    pub(super) vocabulary: &'a Vocabulary,
+}
+
+impl Asking<'_> {
+    /// The answers to all questions. Those that are not in `file` are asked for and appended to it.
+    ///
+    /// # Errors
+    /// `Kind::Temporary` where the device fails or the file cannot be written, `Kind::Interrupted` after a signal: what was
+    /// answered is kept.
+    pub(super) async fn answers(&self, file: &Path, voice: Voice, stop: &CancelToken) -> Result<Answers> {
+        let mut log = Log::open(file)?;
+        let answers = self.asked(&mut log, voice, stop).await;
+        let with = self.models.clone();
         device::guarded_blocking("leaving the model", move || {
             with.stop_engine();
             Ok(())
         })
         .await?;
-        outcome?;
+        answers
     }
-    let line = |key: &String| {
-        let found = log.line(key).cloned();
-        found.ok_or_else(|| Error::new(Kind::Internal, "an answer that was asked for is missing"))
-    };
-    keys.iter().map(line).collect()
+
+    async fn asked(&self, log: &mut Log, voice: Voice, stop: &CancelToken) -> Result<Answers> {
+        let (with, about, spec) = (self.models.clone(), self.items.clone(), self.of.clone());
+        let planned = device::guarded_blocking("reading the model", move || plan(&with, &about, &spec));
+        let lines = self.lines(stop.or(planned).await?, log, voice, stop).await?;
+        let mut answers = checked(self.items, &lines, self.of.samples, self.check, self.vocabulary);
+        let mut paid = HashSet::new();
+        for attempt in 1..=self.attempts {
+            let is_open = |place: &usize| answers.nights.get(*place).is_some_and(Option::is_none);
+            let open: Vec<usize> = (0..self.items.len()).filter(is_open).collect();
+            let (with, about, places) = (self.models.clone(), self.items.clone(), open.clone());
+            let planned =
+                device::guarded_blocking("reading the model", move || plan_of_a_night(&with, &about, &places, attempt));
+            let lines = self.lines(stop.or(planned).await?, log, voice, stop).await?;
+            for (place, line) in open.into_iter().zip(&lines) {
+                if paid.insert(line.question.clone()) {
+                    answers.prompt_tokens += line.prompt_tokens;
+                    answers.completion_tokens += line.completion_tokens;
+                }
+                let Some(item) = self.items.get(place) else { continue };
+                let answer = looked_at(place, 0, item, line, self.check, self.vocabulary);
+                if let (Some(slot), Some(_)) = (answers.nights.get_mut(place), answer.accepted()) {
+                    *slot = Some(answer);
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    /// The lines of the answers, in their order; those that do not stand in the file yet are asked for.
+    async fn lines(
+        &self,
+        mut pending: Vec<Pending>,
+        log: &mut Log,
+        voice: Voice,
+        stop: &CancelToken,
+    ) -> Result<Vec<Line>> {
+        let keys: Vec<String> = pending.iter().map(|one| one.key.clone()).collect();
+        // Of two questions in the same words one is asked.
+        let mut new = HashSet::new();
+        pending.retain(|one| !log.holds(&one.key) && new.insert(one.key.clone()));
+        if !pending.is_empty() {
+            let items = self.items.len();
+            tracing::info!(items, answers = keys.len(), pending = pending.len(), "asking about items");
+            let with = self.models.clone();
+            let engine = device::guarded_blocking("loading the model", move || with.engine()).await?;
+            stop.check()?;
+            let progress = Progress::begin(voice, "answer", pending.len() as u64, "tokens");
+            let outcome = asking::ask(&engine, pending, log, &progress, stop).await;
+            progress.finish();
+            outcome?;
+        }
+        let line = |key: &String| {
+            let found = log.line(key).cloned();
+            found.ok_or_else(|| Error::new(Kind::Internal, "an answer that was asked for is missing"))
+        };
+        keys.iter().map(line).collect()
+    }
 }
 
 /// Every answer as it is asked for, by item and sample.
@@ -131,6 +183,18 @@ fn plan(models: &Models, items: &[Item], of: &WorthSpec) -> Result<Vec<Pending>>
     Ok(pending)
 }
 
+/// The answers of a night's attempt at the items of these places, under the keys that nights have them by.
+fn plan_of_a_night(models: &Models, items: &[Item], places: &[usize], attempt: u32) -> Result<Vec<Pending>> {
+    let of_model = &models.generator()?.fingerprint;
+    let of_item = |item: &Item| -> Result<Pending> {
+        let request = models.request_again(0, &item.prompt, &item.stem, attempt)?;
+        let key = of_model.prompt_key(&request.prompt);
+        let key = if attempt > 1 { format!("{key}/{attempt}") } else { key };
+        Ok(Pending { key, example_id: item.id.clone(), sample: 0, request, tag: None })
+    };
+    places.iter().filter_map(|place| items.get(*place)).map(of_item).collect()
+}
+
 /// Everything that an answer follows from besides its prompt.
 fn fingerprint(of_model: &Fingerprint, sample: usize, of: &WorthSpec) -> Fingerprint {
     let mut seed = [0; 8];
@@ -143,7 +207,7 @@ fn fingerprint(of_model: &Fingerprint, sample: usize, of: &WorthSpec) -> Fingerp
     }
 }
 
-/// Lines, `samples` of each item, as answers that the checks have looked at.
+/// Lines, `samples` of each item, as answers that the checks have looked at. What nights publish is not among them.
 pub(super) fn checked(
     items: &[Item],
     lines: &[Line],
@@ -151,7 +215,7 @@ pub(super) fn checked(
     check: &CheckSpec,
     vocabulary: &Vocabulary,
 ) -> Answers {
-    let mut found = Answers::default();
+    let mut found = Answers { nights: vec![None; items.len()], ..Answers::default() };
     let mut paid = HashSet::new();
     for (place, (item, lines)) in items.iter().zip(lines.chunks(samples.max(1))).enumerate() {
         for (sample, line) in lines.iter().enumerate() {
@@ -159,20 +223,34 @@ pub(super) fn checked(
                 found.prompt_tokens += line.prompt_tokens;
                 found.completion_tokens += line.completion_tokens;
             }
-            let reason = line.answer_text.as_deref().and_then(|text| format::reason_text(&item.stem, text));
-            let row = Scored {
-                reason: reason.as_deref(),
-                error: (line.answer_text.is_some() && reason.is_none()).then_some("bad_format"),
-                finish: line.finish.as_deref(),
-                logprob_sum: line.logprob_sum,
-                completion_tokens: i64::try_from(line.completion_tokens).unwrap_or(i64::MAX),
-                ..Scored::from_evidence(&item.evidence)
-            };
-            let refusal = score(&row, check, vocabulary).refusal;
-            found.all.push(Answer { item: place, sample, text: line.answer_text.clone(), reason, refusal });
+            found.all.push(looked_at(place, sample, item, line, check, vocabulary));
         }
     }
     found
+}
+
+/// A line as an answer that the checks have looked at.
+fn looked_at(
+    place: usize,
+    sample: usize,
+    item: &Item,
+    line: &Line,
+    check: &CheckSpec,
+    vocabulary: &Vocabulary,
+) -> Answer {
+    let reason = line.answer_text.as_deref().and_then(|text| format::reason_text(&item.stem, text));
+    let completion_tokens = i64::try_from(line.completion_tokens).unwrap_or(i64::MAX);
+    let row = Scored {
+        reason: reason.as_deref(),
+        error: (line.answer_text.is_some() && reason.is_none()).then_some("bad_format"),
+        finish: line.finish.as_deref(),
+        logprob_sum: line.logprob_sum,
+        completion_tokens,
+        ..Scored::from_evidence(&item.evidence)
+    };
+    let refusal = score(&row, check, vocabulary).refusal;
+    let (text, finish, logprob_sum) = (line.answer_text.clone(), line.finish.clone(), line.logprob_sum);
+    Answer { item: place, sample, text, reason, refusal, finish, logprob_sum, completion_tokens }
 }
 
 #[cfg(test)]
@@ -231,6 +309,7 @@ mod tests {
             },
             prompt: "why".into(),
             stem: "<think>".into(),
+            prompt_key: String::new(),
             said: "Heat (1995) Crime".into(),
         };
         let line = |key: &str, text: Option<&str>| Line {
@@ -267,6 +346,7 @@ mod tests {
         assert_eq!(accepted, [reason, None, reason, None]);
         assert_eq!(found.refused(), BTreeMap::from([("bad_format".into(), 1), ("ungrounded".into(), 1)]));
         assert_eq!((found.prompt_tokens, found.completion_tokens), (30, 15));
+        assert_eq!((found.nights.as_slice(), found.all[0].completion_tokens), (&[None, None][..], 5));
         let failed = checked(&[item("i")], &[line("d", None)], 1, &check, &Vocabulary::new(["Crime"]));
         assert_eq!(failed.all[0].refusal, Some(Refusal::Error));
     }

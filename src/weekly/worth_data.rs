@@ -4,6 +4,7 @@
 //! Knows jobs' tables. Knows nothing of models, worths or answers.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use arrow::array::StringArray;
 use chrono::{DateTime, Utc};
@@ -40,6 +41,8 @@ pub(super) struct Item {
     pub(super) prompt: String,
     /// With this the answer begins.
     pub(super) stem: String,
+    /// The key of the question, as nights publish it that ask the same.
+    pub(super) prompt_key: String,
     /// The text whose vector nights publish while the item has no reason.
     pub(super) said: String,
 }
@@ -85,6 +88,14 @@ impl Data {
         places.into_iter().take(most).map(|(place, _)| place).collect()
     }
 
+    /// The share of the interval's events whose item is one of these.
+    pub(super) fn share_of_events(&self, ids: &BTreeSet<&str>) -> f64 {
+        let events = self.split.events(Part::Test);
+        let is_of = |item: u32| self.log.items().get(item as usize).is_some_and(|id| ids.contains(id.as_str()));
+        let of_these = events.iter().filter(|event| is_of(event.item)).count();
+        of_these as f64 / events.len().max(1) as f64
+    }
+
     /// The dense id of an item.
     pub(super) fn dense(&self, id: &str) -> Option<u32> {
         self.log.items().binary_search_by(|other| other.as_str().cmp(id)).ok().and_then(|at| u32::try_from(at).ok())
@@ -103,7 +114,8 @@ impl Data {
         let mut push = |text: &str| {
             hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
         };
-        for Item { id, evidence, prompt, stem, said } in &self.items {
+        // The key follows from the question and the model.
+        for Item { id, evidence, prompt, stem, said, .. } in &self.items {
             let evidence = serde_json::to_string(evidence).context(Kind::Internal, || "evidence has no form".into())?;
             [id, prompt, stem, said, &evidence].into_iter().for_each(|part| push(part));
         }
@@ -194,9 +206,9 @@ async fn items(session: &Session) -> Result<Vec<Item>> {
     let mut found = Vec::new();
     let mut rows = session.sql(texts::ITEM_QUESTIONS, &[]).await?.stream().await?;
     while let Some(batch) = rows.try_next().await? {
-        let [ids, prompts, stems, said] =
-            ["item_id", "prompt_text", "answer_stem", "said"].map(|name| text(&batch, name));
-        let (ids, prompts, stems, said) = (ids?, prompts?, stems?, said?);
+        let [ids, prompts, stems, keys, said] =
+            ["item_id", "prompt_text", "answer_stem", "prompt_key", "said"].map(|name| text(&batch, name));
+        let (ids, prompts, stems, keys, said) = (ids?, prompts?, stems?, keys?, said?);
         for (row, evidence) in evidence_of(&batch, "item")?.into_iter().enumerate() {
             let said = at(&said, row).unwrap_or_default();
             if said.is_empty() || !Scored::from_evidence(&evidence).has_evidence() {
@@ -207,6 +219,7 @@ async fn items(session: &Session) -> Result<Vec<Item>> {
                 id: own(&ids),
                 prompt: own(&prompts),
                 stem: own(&stems),
+                prompt_key: own(&keys),
                 said: said.to_owned(),
                 evidence,
             });
@@ -255,6 +268,7 @@ mod tests {
             evidence: Evidence::default(),
             prompt: format!("about {id}"),
             stem: String::new(),
+            prompt_key: String::new(),
             said: id.to_owned(),
         };
         let middle = middle(&split).unwrap();
@@ -287,6 +301,9 @@ mod tests {
         // i2 and i3 came twice, i0 once; i1 cannot be asked about, and i4 did not come.
         assert_eq!((data.asked(9), data.asked(2)), (vec![1, 2, 0], vec![1, 2]));
         assert_eq!((data.dense("i3"), data.dense("i9")), (Some(3), None));
+        // Of seven events; that of a user of whom nothing is known is one of them.
+        assert_eq!(data.share_of_events(&BTreeSet::from(["i0", "i4", "i9"])), 2.0 / 7.0);
+        assert_eq!(data.share_of_events(&BTreeSet::new()), 0.0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Worths measured: texts become vectors, the log a recommender of ids alone, both together gates and a choice.
+//! Worths measured: texts become vectors, the log a recommender of ids alone, both together gates, a choice and a correction.
 //!
 //! Blocks for as long as it takes: not for a tokio worker. Knows encoder, recommender and what stands in memory; knows nothing
 //! of jobs, files or what is learned from the choice.
@@ -6,11 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::CancelToken;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::generate::models::Models;
 use crate::llm::device::ComputeDevice;
 use crate::recommend::adaptor::{AdaptorConfig, Content};
@@ -20,10 +19,11 @@ use crate::recommend::log_linear::{Config, LogLinear};
 use crate::recommend::metrics::Catalogue;
 use crate::recommend::split::{Part, Target};
 use crate::telemetry::Voice;
-use crate::weekly::item_worth::{Block, Known, Settings};
+use crate::weekly::item_worth::{Block, Known, Settings, Worth};
 use crate::weekly::weekly_file::WorthSpec;
 use crate::weekly::worth_answers::{Answer, Answers};
 use crate::weekly::worth_choice::{Chosen, best_of_each};
+use crate::weekly::worth_correction::{Candidates, Choice, Correction, ItemChoice, correction};
 use crate::weekly::worth_data::{Data, Item};
 use crate::weekly::worth_gates::{Gates, Judged, gates};
 
@@ -54,10 +54,31 @@ pub(super) struct Measured {
     pub(super) places: Vec<usize>,
     /// What is known of each answer.
     pub(super) judged: Vec<Option<Judged>>,
+    pub(super) correction: Correction,
+    /// What is to stand in the place of the reasons of items that were judged, by item.
+    pub(super) choices: Vec<ChosenText>,
+}
+
+/// What is to stand in the place of an item's reason.
+pub(super) struct ChosenText {
+    /// The place of the item among those that were asked about.
+    pub(super) item: usize,
+    /// Of another reason, the place of its answer among all.
+    pub(super) rewrite: Option<usize>,
+    pub(super) of: ItemChoice,
 }
 
 /// An accepted reason: the place of its answer, the dense id of its item, and its vector.
 type Reason = (usize, u32, Vec<f32>);
+
+/// Vectors of what is said, all of length 1 or zeros.
+struct Texts {
+    /// Of the items' evidence, `[items of the log, width]`.
+    evidence: Vec<f32>,
+    reasons: Vec<Reason>,
+    /// Of what nights publish, by item; none where that is the evidence.
+    nights: Vec<Option<Vec<f32>>>,
+}
 
 /// What is measured with.
 pub(super) struct Work<'a> {
@@ -77,7 +98,8 @@ impl Work<'_> {
     /// `Kind::Input` where there is too little to learn from; `Kind::Interrupted` after a signal; what encoder and device say.
     pub(super) fn measure(&self, voice: Voice, stop: &CancelToken) -> Result<Measured> {
         let Work { data, of, .. } = self;
-        let (evidence, texts) = self.texts(stop)?;
+        let said = self.texts(stop)?;
+        let texts = &said.reasons;
         let (model, recommender) = self.recommender(voice, stop)?;
         let cases = data.blocks();
         let states = [model.states_before(&cases[0])?, model.states_before(&cases[1])?];
@@ -88,7 +110,7 @@ impl Work<'_> {
             vectors: &vectors,
             counts: data.split.train_counts(),
             ids: data.log.items(),
-            evidence: &evidence,
+            evidence: &said.evidence,
         };
         let [now, next] = [0, 1].map(|block: usize| Block::of(&cases[block], &states[block]));
         let reasons: Vec<(u32, &[f32])> = texts.iter().map(|(_, item, text)| (*item, text.as_slice())).collect();
@@ -101,14 +123,53 @@ impl Work<'_> {
                 *slot = one;
             }
         }
-        Ok(Measured { recommender, gates, chosen, places, judged })
+        let (candidates, whose) = self.candidates(&said);
+        let worth = Worth::new(&known, &now, &settings(of))?;
+        let (correction, chosen_of) = correction(&worth, &known, &candidates, &settings(of), of.least_events)?;
+        let of_item = |((item, rewrites), of): ((usize, Vec<usize>), Option<ItemChoice>)| {
+            let of = of?;
+            let rewrite = match of.choice {
+                Choice::Rewrite(n) => rewrites.get(n).copied(),
+                Choice::Current | Choice::Evidence => None,
+            };
+            Some(ChosenText { item, rewrite, of })
+        };
+        let choices = whose.into_iter().zip(chosen_of).filter_map(of_item).collect();
+        Ok(Measured { recommender, gates, chosen, places, judged, correction, choices })
     }
 
-    /// Vectors of the items' evidence, `[items of the log, width]`, and accepted reasons; all of length 1 or zeros.
-    fn texts(&self, stop: &CancelToken) -> Result<(Vec<f32>, Vec<Reason>)> {
+    /// What the texts of the items may be; beside them, of each, the place of the item and those of the answers that are the
+    /// rewrites: accepted ones in other words than what nights publish, each text once.
+    fn candidates<'t>(&self, said: &'t Texts) -> (Vec<Candidates<'t>>, Vec<(usize, Vec<usize>)>) {
+        let Work { data, items, answers, .. } = self;
+        let mut by_item: Vec<Vec<(usize, &'t [f32])>> = vec![Vec::new(); items.len()];
+        for (place, _, vector) in &said.reasons {
+            let item = answers.all.get(*place).and_then(|answer| by_item.get_mut(answer.item));
+            if let Some(of_item) = item {
+                of_item.push((*place, vector.as_slice()));
+            }
+        }
+        let (mut candidates, mut whose) = (Vec::new(), Vec::new());
+        for (at, (item, reasons)) in items.iter().zip(by_item).enumerate() {
+            let Some(dense) = data.dense(&item.id) else { continue };
+            let published = answers.nights.get(at).and_then(Option::as_ref).and_then(Answer::accepted);
+            let mut texts: BTreeSet<&str> = published.into_iter().collect();
+            let is_new = |(place, _): &(usize, &[f32])| {
+                answers.all.get(*place).and_then(Answer::accepted).is_some_and(|text| texts.insert(text))
+            };
+            let (places, rewrites) = reasons.into_iter().filter(is_new).unzip();
+            let current = said.nights.get(at).and_then(Option::as_deref);
+            candidates.push(Candidates { item: dense, current, rewrites });
+            whose.push((at, places));
+        }
+        (candidates, whose)
+    }
+
+    fn texts(&self, stop: &CancelToken) -> Result<Texts> {
         let Work { models, data, items, answers, .. } = self;
         let said = data.items.iter().map(|item| item.said.as_str());
-        let all: BTreeSet<&str> = said.chain(answers.all.iter().filter_map(Answer::accepted)).collect();
+        let answered = answers.all.iter().chain(answers.nights.iter().flatten()).filter_map(Answer::accepted);
+        let all: BTreeSet<&str> = said.chain(answered).collect();
         let vectors = encoded(models, &all, stop)?;
         let width = models.encoder_files()?.dimension();
         let mut evidence = vec![0.0; data.log.items().len() * width];
@@ -122,7 +183,9 @@ impl Work<'_> {
             let vector = vectors.get(answer.accepted()?)?;
             Some((place, data.dense(&items.get(answer.item)?.id)?, vector.clone()))
         };
-        Ok((evidence, answers.all.iter().enumerate().filter_map(reason).collect()))
+        let reasons = answers.all.iter().enumerate().filter_map(reason).collect();
+        let published = |answer: &Option<Answer>| vectors.get(answer.as_ref()?.accepted()?).cloned();
+        Ok(Texts { evidence, reasons, nights: answers.nights.iter().map(published).collect() })
     }
 
     /// A log-linear model of ids alone, by the learning rate that validates best.
@@ -205,37 +268,6 @@ fn of_length_one(vector: Vec<f32>) -> Vec<f32> {
     let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     let scale = if length > 1e-12 { 1.0 / length } else { 0.0 };
     vector.into_iter().map(|x| (f64::from(x) * scale) as f32).collect()
-}
-
-/// Every answer with its worths, for people: columns item_id, sample, reason, accepted, refusal, is_chosen, and in nats worth,
-/// worth_of_choosing_half, worth_of_other_half, worth_of_next_block.
-///
-/// # Errors
-/// `Kind::Internal` where the parts do not fit together.
-pub(super) fn table(items: &[Item], answers: &Answers, measured: &Measured) -> Result<RecordBatch> {
-    let chosen: BTreeSet<usize> = measured.places.iter().copied().collect();
-    let all = || answers.all.iter();
-    let nats = |of: &dyn Fn(&Judged) -> Option<f64>| -> ArrayRef {
-        Arc::new(measured.judged.iter().map(|one| one.as_ref().and_then(of)).collect::<Float64Array>())
-    };
-    let ids = all().map(|answer| items.get(answer.item).map(|item| item.id.as_str()));
-    let columns: [(&str, ArrayRef); 10] = [
-        ("item_id", Arc::new(ids.collect::<StringArray>())),
-        ("sample", Arc::new(all().map(|answer| Some(answer.sample as i64)).collect::<Int64Array>())),
-        ("reason", Arc::new(all().map(|answer| answer.reason.as_deref()).collect::<StringArray>())),
-        ("accepted", Arc::new(all().map(|answer| Some(answer.accepted().is_some())).collect::<BooleanArray>())),
-        ("refusal", Arc::new(all().map(|answer| answer.refusal.map(|why| why.as_str())).collect::<StringArray>())),
-        (
-            "is_chosen",
-            Arc::new((0..answers.all.len()).map(|place| Some(chosen.contains(&place))).collect::<BooleanArray>()),
-        ),
-        ("worth", nats(&|one| Some(one.worth))),
-        ("worth_of_choosing_half", nats(&|one| one.halves[0])),
-        ("worth_of_other_half", nats(&|one| one.halves[1])),
-        ("worth_of_next_block", nats(&|one| one.later)),
-    ];
-    let columns = columns.map(|(name, column)| (name, column, true));
-    RecordBatch::try_from_iter_with_nullable(columns).context(Kind::Internal, || "a table of worths".into())
 }
 
 #[cfg(test)]

@@ -163,6 +163,11 @@ pub(super) fn over_items(values: impl Iterator<Item = (u32, f64)>, seed: u64) ->
     Ok(Some(paired_bootstrap(&[values.as_slice()], &items, RESAMPLES, CONFIDENCE, seed)?.interval))
 }
 
+/// The half of the users that one is in, 0 or 1. The first one chooses, where anything is chosen.
+pub(super) fn half_of(user: u32, seed: u64) -> usize {
+    usize::from(Random::new(seed, "halves").child(u64::from(user)).bits() & 1 == 1)
+}
+
 /// What is known of each reason, in the order of `texts`; `None` where it has no worth.
 fn judged(
     worth: &Worth,
@@ -176,12 +181,11 @@ fn judged(
     let refolded = Worth::new(known, now, &refolded)?.all(texts)?;
     let strangers = worth.all(&of_others(texts, settings.seed))?;
     let everyone = now.mean_state(known.width);
-    let halves = Random::new(settings.seed, "halves");
     let of_reason = |(n, (item, text)): (usize, &(u32, &[f32]))| -> Result<Option<Judged>> {
         let Some(told) = worth.by_event(*item, text)? else { return Ok(None) };
         let mut by_half: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
         for (user, nats) in &told {
-            by_half[usize::from(halves.child(u64::from(*user)).bits() & 1 == 1)].push(*nats);
+            by_half[half_of(*user, settings.seed)].push(*nats);
         }
         let nats: Vec<f64> = told.into_iter().map(|(_, nats)| nats).collect();
         let lifted = |text: &[f32]| -> Result<f64> {

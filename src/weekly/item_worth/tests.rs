@@ -83,6 +83,17 @@ impl World {
         World { ids: (0..ITEMS).map(|i| format!("i{i:03}")).collect(), vectors, counts, evidence, reasons, held }
     }
 
+    /// The same with the items of all events dealt anew: what users are after says nothing of what they take.
+    pub(crate) fn dealt(mut self) -> World {
+        let mut random = Random::new(2, "dealt");
+        for held in &mut self.held {
+            let mut items: Vec<u32> = held.asked.iter().map(|one| one.item).collect();
+            random.shuffle(&mut items);
+            held.asked.iter_mut().zip(items).for_each(|(one, item)| one.item = item);
+        }
+        self
+    }
+
     pub(crate) fn known(&self) -> Known<'_> {
         let World { ids, vectors, counts, evidence, .. } = self;
         Known { width: WIDTH, vectors, counts, ids, evidence }
