@@ -124,6 +124,21 @@ impl Vocabulary {
         self
     }
 
+    /// Tells whether two vocabularies of one language hold the same: blake3 over attributes and titles; 32 hex digits.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for texts in [&self.attributes, &self.titles] {
+            let mut texts: Vec<&String> = texts.iter().collect();
+            texts.sort_unstable();
+            // Lengths stand before what they count, so that no two lists give the same bytes.
+            hasher.update(&(texts.len() as u64).to_le_bytes());
+            for text in texts {
+                hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+            }
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
     /// Whether titles are known.
     pub fn knows_titles(&self) -> bool {
         !self.titles.is_empty()

@@ -209,12 +209,17 @@ fn keys(known: &Known<'_>, settings: &Settings) -> Vec<String> {
     known.ids.iter().map(|id| format!("{} {id}", settings.fold_seed)).collect()
 }
 
+/// Items that training met and that have evidence, at least: two of each fold.
+pub(super) fn least_learned(folds: usize) -> usize {
+    2 * folds
+}
+
 /// The map from texts to the recommender's vectors, of items that training met and that have evidence. With `shuffle`
 /// they are given each other's vectors and weights: a map that knows texts and vectors, and not which belongs to which.
 fn fitted(known: &Known<'_>, keys: &[String], settings: &Settings, shuffle: Option<Random>) -> Result<CrossFitted> {
     let has_text = |item: usize| known.evidence_of(item).iter().any(|x| *x != 0.0);
     let learned: Vec<usize> = (0..known.ids.len()).filter(|item| known.counts[*item] > 0 && has_text(*item)).collect();
-    let needed = 2 * settings.folds;
+    let needed = least_learned(settings.folds);
     if learned.len() < needed {
         return Err(Error::new(Kind::Input, "too few items have events and evidence to learn where texts lead")
             .with("items", learned.len())

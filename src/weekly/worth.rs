@@ -192,7 +192,7 @@ pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
     let out = spec.folder()?;
     let job = Job::load(&spec.job, &keys(spec, &out)?)?;
     let prepared = prepare(&job, interval).await?;
-    let read = Arc::new(stop.or(data(&prepared, spec.worth.valid_quantile)).await?);
+    let read = Arc::new(stop.or(data(&prepared, &spec.worth)).await?);
     let made_from = made_from(spec, &prepared, &read)?;
     let before = std::fs::read(out.join(RECORD)).ok().and_then(|bytes| serde_json::from_slice::<Done>(&bytes).ok());
     if let Some(done) = before.filter(|done| done.made_from == made_from && done.stands(&out)) {
@@ -231,7 +231,7 @@ pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
     let mut done = Done {
         passed: measured.gates.passed && measured.chosen.gate.holds,
         interval_start: interval.start.to_rfc3339(),
-        next_block: read.middle(),
+        next_block: read.next_block(),
         interval_end: interval.end.to_rfc3339(),
         made_from,
         encoder: models.encoder_files()?.digest().to_owned(),
@@ -243,7 +243,7 @@ pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
         items: asked.len(),
         answers: answers.all.len(),
         accepted: answers.all.iter().filter(|answer| answer.accepted().is_some()).count(),
-        refused: answers.refused(),
+        refused: answers.refused.clone(),
         prompt_tokens: answers.prompt_tokens,
         completion_tokens: answers.completion_tokens,
         gates: measured.gates.clone(),
@@ -302,9 +302,11 @@ fn made_from(spec: &Spec, prepared: &Prepared, read: &Data) -> Result<String> {
     // No prompt at all: what is left of its key is model, adapter and how answers are made.
     made.add("answers", models.generator()?.fingerprint.prompt_key(&[]));
     made.add("attempts", job.spec.sampling.attempts.to_string());
+    made.add("positions", models.engine_options().max_positions);
     made.add("encoder", models.encoder_files()?.digest());
     made.add_settings("worth", &spec.worth)?.add_settings("check", &job.spec.check)?;
     made.add_settings("shape", &spec.align.shape)?.add_settings("learning", &spec.align.learning)?;
+    made.add("validated", spec.align.validated);
     for file in &spec.align.written {
         let bytes = std::fs::read(file).map_err(|e| {
             Error::new(Kind::Config, "cannot read the written examples")

@@ -1,9 +1,9 @@
 //! Several answers to each item's question by the model in question and, beside them, the one that a night would publish; each
 //! paid for once, and what the job's checks say of them.
 //!
-//! An answer stands in a file under a key of all that it follows from: model, adapter, prompt, sampling and seed. What stands
-//! there is asked by no run again; the model is loaded only where an answer is missing. Knows questions, the engine and the
-//! checks of a night; knows nothing of worths.
+//! An answer stands in a file under a key of all that it follows from: model, adapter, prompt, sampling, seed and the positions
+//! that question and answer must fit into. What stands there is asked by no run again; the model is loaded only where an answer
+//! is missing. Knows questions, the engine and the checks of a night; knows nothing of worths.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::generate::format;
 use crate::generate::models::Models;
 use crate::generate::prompt::Fingerprint;
-use crate::generate::row::Request;
+use crate::generate::row::{Finish, Request};
 use crate::llm::device;
 use crate::llm::sampler::Sampling;
 use crate::reward::names::Vocabulary;
@@ -52,6 +52,11 @@ impl Answer {
     pub(super) fn accepted(&self) -> Option<&str> {
         self.reason.as_deref().filter(|_| self.refusal.is_none())
     }
+
+    /// Whether the model ended it; else it was cut.
+    pub(super) fn is_finished(&self) -> bool {
+        self.finish.as_deref() == Some(Finish::Stop.name())
+    }
 }
 
 /// All answers, and what they cost over all runs.
@@ -65,17 +70,8 @@ pub(super) struct Answers {
     pub(super) prompt_tokens: u64,
     /// And of the answers.
     pub(super) completion_tokens: u64,
-}
-
-impl Answers {
     /// Refused answers by why.
-    pub(super) fn refused(&self) -> BTreeMap<String, usize> {
-        let mut found = BTreeMap::new();
-        for refusal in self.all.iter().filter_map(|answer| answer.refusal) {
-            *found.entry(refusal.as_str().to_owned()).or_default() += 1;
-        }
-        found
-    }
+    pub(super) refused: BTreeMap<String, usize>,
 }
 
 /// What is asked, and what answers are held against.
@@ -168,7 +164,7 @@ impl Asking<'_> {
 
 /// Every answer as it is asked for, by item and sample.
 fn plan(models: &Models, items: &[Item], of: &WorthSpec) -> Result<Vec<Pending>> {
-    let of_model = &models.generator()?.fingerprint;
+    let (of_model, positions) = (&models.generator()?.fingerprint, models.engine_options().max_positions);
     let mut pending = Vec::with_capacity(items.len() * of.samples);
     for item in items {
         let request = models.request(0, &item.prompt, &item.stem)?;
@@ -177,6 +173,8 @@ fn plan(models: &Models, items: &[Item], of: &WorthSpec) -> Result<Vec<Pending>>
             let key = follows_from.prompt_key(&request.prompt);
             let (sampling, seed) = (follows_from.sampling, follows_from.row_seed(&key));
             let request = Request { sampling, seed, ..request.clone() };
+            // What was too long, or was cut, is not so where there is more room.
+            let key = format!("{key}/{positions}");
             pending.push(Pending { key, example_id: item.id.clone(), sample, request, tag: None });
         }
     }
@@ -223,7 +221,11 @@ pub(super) fn checked(
                 found.prompt_tokens += line.prompt_tokens;
                 found.completion_tokens += line.completion_tokens;
             }
-            found.all.push(looked_at(place, sample, item, line, check, vocabulary));
+            let answer = looked_at(place, sample, item, line, check, vocabulary);
+            if let Some(why) = answer.refusal {
+                *found.refused.entry(why.as_str().to_owned()).or_default() += 1;
+            }
+            found.all.push(answer);
         }
     }
     found
@@ -254,11 +256,22 @@ fn looked_at(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::config::Job;
     use crate::generate::prompt::Evidence;
     use crate::weekly::weekly_file;
+
+    /// The tiny models; `more` are keys of `[model]`.
+    pub(crate) fn tiny(more: &str) -> Arc<Models> {
+        let models = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
+        let text = format!(
+            "name = 'n'\n[input]\ninteraction = 'a'\nitem = 'b'\n\
+             [model]\ngenerator = '{models}/tiny-qwen3'\nencoder = '{models}/tiny-bert'\n{more}\n"
+        );
+        Models::new(&Job::parse(&text, "job.toml", &[], &BTreeMap::new()).unwrap()).unwrap()
+    }
 
     fn spec() -> WorthSpec {
         let text = "name = 'w'\njob = 'job.toml'\nout = 'work'\n";
@@ -294,6 +307,26 @@ mod tests {
         assert_eq!(different.len(), others.len() + 1);
         // What is done with answers changes none.
         assert_eq!(first, key("m", 0, &WorthSpec { samples: 3, folds: 2, ..plain.clone() }, &[1]));
+    }
+
+    #[test]
+    fn where_there_is_more_room_answers_are_others() {
+        let item = Item {
+            id: "i".into(),
+            evidence: Evidence::default(),
+            prompt: "why".into(),
+            stem: "<think>".into(),
+            said: "i".into(),
+        };
+        let planned = |positions: usize| {
+            let all =
+                plan(&tiny(&format!("max_positions = {positions}")), std::slice::from_ref(&item), &spec()).unwrap();
+            all.into_iter().map(|one| (one.key, one.request.seed)).unzip::<String, u64, Vec<_>, Vec<_>>()
+        };
+        let (few, many) = (planned(200), planned(256));
+        assert!(few.0.iter().all(|key| !many.0.contains(key)), "{few:?}");
+        assert_eq!(few.1, many.1, "the same words, where both have room");
+        assert_eq!(few, planned(200));
     }
 
     #[test]
@@ -344,9 +377,12 @@ mod tests {
         let accepted: Vec<Option<&str>> = found.all.iter().map(Answer::accepted).collect();
         let reason = Some("People like Heat because it is a crime story.");
         assert_eq!(accepted, [reason, None, reason, None]);
-        assert_eq!(found.refused(), BTreeMap::from([("bad_format".into(), 1), ("ungrounded".into(), 1)]));
+        assert_eq!(found.refused, BTreeMap::from([("bad_format".into(), 1), ("ungrounded".into(), 1)]));
         assert_eq!((found.prompt_tokens, found.completion_tokens), (30, 15));
         assert_eq!((found.nights.as_slice(), found.all[0].completion_tokens), (&[None, None][..], 5));
+        assert!(found.all.iter().all(Answer::is_finished));
+        let cut = Line { finish: Some("length".into()), ..line("e", Some(good)) };
+        assert!(!checked(&[item("i")], &[cut], 1, &check, &Vocabulary::new(["Crime"])).all[0].is_finished());
         let failed = checked(&[item("i")], &[line("d", None)], 1, &check, &Vocabulary::new(["Crime"]));
         assert_eq!(failed.all[0].refusal, Some(Refusal::Error));
     }

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::registry::card::Check;
 use crate::statistics::Interval;
 use crate::weekly::item_worth::mean;
-use crate::weekly::worth_gates::{Judged, over_items};
+use crate::weekly::worth_gates::{Judged, LEAST_ITEMS, over_items};
 
 /// What the choice of each item's best reason is worth: its worth less the mean of the item's reasons, in nats an event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct Chosen {
     pub promised: Option<Interval>,
     /// By the other half.
     pub kept: Option<Interval>,
-    /// Whether the low end of what is kept is above 0.
+    /// Whether the low end of what is kept is above 0, and the items are enough to be a sample.
     pub gate: Check,
 }
 
@@ -54,11 +54,13 @@ pub fn best_of_each(judged: &[Option<Judged>], seed: u64) -> Result<(Vec<usize>,
     let of_half = |half: usize| over_items(gains.iter().map(|(item, gains)| (*item, gains[half])), seed);
     let (promised, kept) = (of_half(0)?, of_half(1)?);
     let gate = Check {
-        what: "worth of the chosen reasons less the mean of their items', by the users who did not choose, low end of its \
-               interval > 0"
-            .to_owned(),
+        what: format!(
+            "worth of the chosen reasons less the mean of their items', by the users who did not choose, low end of its \
+             interval > 0 over {LEAST_ITEMS} items or more, here {}",
+            gains.len()
+        ),
         value: kept.map_or(0.0, |kept| kept.low),
-        holds: kept.is_some_and(|kept| kept.low > 0.0),
+        holds: kept.is_some_and(|kept| kept.low > 0.0) && gains.len() >= LEAST_ITEMS,
     };
     Ok((places, Chosen { items: gains.len(), promised, kept, gate }))
 }
@@ -95,6 +97,19 @@ mod tests {
         assert!((kept - (0.1 + 0.2 - 0.5) / 2.0).abs() < 1e-12, "{kept}");
         let (places, chosen) = best_of_each(&all[4..5], 1).unwrap();
         assert!(places.is_empty() && chosen.kept.is_none() && !chosen.gate.holds, "{chosen:?}");
+    }
+
+    #[test]
+    fn few_items_are_no_sample() {
+        let of = |items: u32| {
+            let of_item = |item| [judged(item, [Some(0.5); 2]), judged(item, [Some(0.1); 2])];
+            let all: Vec<Option<Judged>> = (0..items).flat_map(of_item).collect();
+            best_of_each(&all, 1).unwrap().1
+        };
+        let one = of(1);
+        assert!(one.kept.unwrap().low > 0.1 && !one.gate.holds, "{one:?}");
+        assert!(one.gate.what.ends_with("over 30 items or more, here 1"), "{one:?}");
+        assert_eq!([29, 30].map(|items| of(items).gate.holds), [false, true]);
     }
 
     /// Where worths are chance, the half that chose promises much and the other one keeps nothing.

@@ -1,7 +1,7 @@
 //! What worths are measured of and by: items with their questions and evidence as of the interval's start, and the log until
 //! its end, cut into what is learned from and two blocks of what came next.
 //!
-//! Knows jobs' tables. Knows nothing of models, worths or answers.
+//! Knows jobs' tables, and how much is needed to learn from. Knows nothing of models, or of what answers are worth.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -19,16 +19,22 @@ use crate::night::verify::nothing_to_learn;
 use crate::query::session::{Param, Session};
 use crate::query::texts;
 use crate::recommend::data::{Log, LogBuilder};
+use crate::recommend::fit::sequences;
 use crate::recommend::split::{self, Case, Part, Split, Target};
 use crate::reward::names::Vocabulary;
 use crate::reward::score::{Scored, evidence_of};
 use crate::weekly::examples;
+use crate::weekly::item_worth::least_learned;
+use crate::weekly::weekly_file::WorthSpec;
 
 /// The table of questions; it is made here, with all that it is made from.
 const QUESTIONS: &str = "reason_prompt";
 /// What a run cannot do without.
 const NEEDS: &str = "the log needs events before the interval to learn from, and in it events of two moments or more, of users and \
                      items that were there before; take a longer interval, or a later one";
+
+/// What worths cannot be learned without.
+const LEARNS: &str = "take a later interval, which has more of the log before it, or fewer [worth] folds";
 
 /// An item that may be asked about.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,14 +76,15 @@ impl Data {
     }
 
     /// The first moment of the second block.
-    pub(super) fn middle(&self) -> String {
+    pub(super) fn next_block(&self) -> String {
         DateTime::<Utc>::from_timestamp_micros(self.middle).map_or_else(String::new, |moment| moment.to_rfc3339())
     }
 
-    /// Places of the items that are asked about: those with the most cases first, of as many the lesser id; at most `most`.
+    /// Places of the items that are asked about: those with the most cases in the first block, by which answers are chosen, of
+    /// as many the lesser id; at most `most`. An item without such a case would have no worth.
     pub(super) fn asked(&self, most: usize) -> Vec<usize> {
         let mut counts = vec![0_usize; self.log.items().len()];
-        for case in self.blocks().iter().flatten() {
+        for case in &self.blocks()[0] {
             counts[case.target as usize] += 1;
         }
         let count = |item: &Item| self.dense(&item.id).map_or(0, |dense| counts[dense as usize]);
@@ -96,12 +103,24 @@ impl Data {
         of_these as f64 / events.len().max(1) as f64
     }
 
+    /// Why worths cannot be learned; none where a user has two events that train, and enough items of these have evidence.
+    fn too_little(&self, folds: usize) -> Option<String> {
+        if sequences(&self.split).iter().all(|line| line.items.len() < 2) {
+            return Some("no user has two events to learn from".to_owned());
+        }
+        let counts = self.split.train_counts();
+        let is_learned = |item: &&Item| self.dense(&item.id).is_some_and(|dense| counts[dense as usize] > 0);
+        let (learned, needed) = (self.items.iter().filter(is_learned).count(), least_learned(folds));
+        (learned < needed)
+            .then(|| format!("{learned} item(s) have evidence and events to learn from, {needed} are needed"))
+    }
+
     /// The dense id of an item.
     pub(super) fn dense(&self, id: &str) -> Option<u32> {
         self.log.items().binary_search_by(|other| other.as_str().cmp(id)).ok().and_then(|at| u32::try_from(at).ok())
     }
 
-    /// Tells whether two runs read the same: blake3 over questions, evidence and events; 32 hex digits.
+    /// Tells whether two runs read the same: blake3 over questions, evidence, vocabulary and events; 32 hex digits.
     ///
     /// # Errors
     /// `Kind::Internal` for evidence that has no serialised form.
@@ -124,17 +143,18 @@ impl Data {
             hasher.update(&event.user.to_le_bytes()).update(&event.item.to_le_bytes());
             hasher.update(&event.timestamp.to_le_bytes());
         }
+        hasher.update(self.vocabulary.digest().as_bytes());
         Ok(hasher.finalize().to_hex()[..32].to_owned())
     }
 }
 
-/// Reads everything: `prepared` is the job for the interval whose events are the judge, `valid_quantile` the share of the log
-/// before it that trains.
+/// Reads everything: `prepared` is the job for the interval whose events are the judge; `of` says which share of the log before
+/// it trains, and in how many folds it is learned from.
 ///
 /// # Errors
 /// What the inputs say; `Kind::NotArrived` where the interval has no event yet, `Kind::Input` where there is nothing to learn
 /// from or to judge by.
-pub(super) async fn data(prepared: &Prepared, valid_quantile: f64) -> Result<Data> {
+pub(super) async fn data(prepared: &Prepared, of: &WorthSpec) -> Result<Data> {
     let interval = prepared.interval;
     let mut tables = prepared.graph.before(&[QUESTIONS]);
     tables.push(QUESTIONS);
@@ -143,7 +163,7 @@ pub(super) async fn data(prepared: &Prepared, valid_quantile: f64) -> Result<Dat
     let vocabulary = record::vocabulary(&session, &prepared.job.spec).await?;
     let log = log(&session, interval.end.timestamp_micros()).await?;
     let range = [interval.start, interval.end].map(|moment| moment.timestamp_micros());
-    let (split, middle) = match split::between(&log, range, valid_quantile) {
+    let (split, middle) = match split::between(&log, range, of.valid_quantile) {
         Ok(split) => {
             let middle = middle(&split);
             (Some(split), middle)
@@ -169,6 +189,11 @@ pub(super) async fn data(prepared: &Prepared, valid_quantile: f64) -> Result<Dat
             data.items.len()
         );
         return Err(nothing_to_learn(&prepared.job, interval, &session, &what, NEEDS).await?);
+    }
+    // Answers are paid for: what would end the run after them is told before.
+    if let Some(why) = data.too_little(of.folds) {
+        let what = format!("there is too little to learn worths from: {why}");
+        return Err(nothing_to_learn(&prepared.job, interval, &session, &what, LEARNS).await?);
     }
     Ok(data)
 }
@@ -296,14 +321,31 @@ mod tests {
     }
 
     #[test]
-    fn items_with_the_most_events_are_asked_about() {
+    fn items_with_the_most_events_of_the_first_block_are_asked_about() {
         let data = made(&EVENTS);
-        // i2 and i3 came twice, i0 once; i1 cannot be asked about, and i4 did not come.
-        assert_eq!((data.asked(9), data.asked(2)), (vec![1, 2, 0], vec![1, 2]));
+        // i2 came twice; i1 cannot be asked about, i0 and i3 came in the second block alone, and i4 did not come.
+        assert_eq!((data.asked(9), data.asked(0)), (vec![1], vec![]));
+        // i3 comes twice in the first block now, and i2 once.
+        let mut other = EVENTS;
+        other.iter_mut().skip(5).take(5).for_each(|event| event.2 = 100);
+        other[5].1 = 1;
+        let other = made(&other);
+        assert_eq!((other.asked(9), other.asked(1)), (vec![2, 1], vec![2]));
         assert_eq!((data.dense("i3"), data.dense("i9")), (Some(3), None));
         // Of seven events; that of a user of whom nothing is known is one of them.
         assert_eq!(data.share_of_events(&BTreeSet::from(["i0", "i4", "i9"])), 2.0 / 7.0);
         assert_eq!(data.share_of_events(&BTreeSet::new()), 0.0);
+    }
+
+    #[test]
+    fn what_is_too_little_to_learn_from_is_told() {
+        let told = |events: &[(u32, u32, i64)]| made(events).too_little(1);
+        // Training met i0 and i1, and of these i0 alone has evidence.
+        assert!(told(&EVENTS).unwrap().starts_with("1 item(s) have evidence"), "{:?}", told(&EVENTS));
+        let of =
+            |learned: [(u32, u32, i64); 4]| told(&[learned, [(1, 1, 9), (1, 1, 9), (0, 1, 100), (0, 0, 101)]].concat());
+        assert_eq!(of([(0, 0, 1), (0, 2, 2), (0, 3, 3), (0, 0, 4)]), None);
+        assert!(of([(0, 0, 1), (1, 2, 2), (2, 3, 3), (2, 1, 9)]).unwrap().starts_with("no user"));
     }
 
     #[test]
@@ -312,6 +354,10 @@ mod tests {
         assert_eq!(data.digest().unwrap(), other.digest().unwrap());
         other.items[2].evidence.liked.push("Alpha".into());
         assert_ne!(data.digest().unwrap(), other.digest().unwrap());
+        let named = Data { vocabulary: Vocabulary::new(["Crime"]), ..made(&EVENTS) };
+        assert_ne!(data.digest().unwrap(), named.digest().unwrap());
+        let [one, turned] = [["Crime", "Drama"], ["Drama", "Crime"]].map(|names| Vocabulary::new(names).digest());
+        assert_eq!(one, turned);
         let mut later = EVENTS;
         later[11].2 += 1;
         assert_ne!(data.digest().unwrap(), made(&later).digest().unwrap());

@@ -115,7 +115,7 @@ impl Work<'_> {
         let [now, next] = [0, 1].map(|block: usize| Block::of(&cases[block], &states[block]));
         let reasons: Vec<(u32, &[f32])> = texts.iter().map(|(_, item, text)| (*item, text.as_slice())).collect();
         let (gates, found) = gates(&known, &now, &next, &reasons, &settings(of))?;
-        let (chosen_texts, chosen) = best_of_each(&found, of.seed)?;
+        let (chosen_texts, chosen) = best_of_each(&of_finished(self.answers, &texts, &found), of.seed)?;
         let places = chosen_texts.into_iter().filter_map(|text| texts.get(text).map(|(place, ..)| *place)).collect();
         let mut judged = vec![None; self.answers.all.len()];
         for ((place, ..), one) in texts.iter().zip(found) {
@@ -238,6 +238,12 @@ impl Work<'_> {
     }
 }
 
+/// What is known of those reasons whose answers ended by themselves. One that was cut is no example of how to end.
+fn of_finished(answers: &Answers, texts: &[Reason], found: &[Option<Judged>]) -> Vec<Option<Judged>> {
+    let is_finished = |place: usize| answers.all.get(place).is_some_and(Answer::is_finished);
+    texts.iter().zip(found).map(|((place, ..), one)| one.filter(|_| is_finished(*place))).collect()
+}
+
 /// How worths are measured.
 fn settings(of: &WorthSpec) -> Settings {
     Settings {
@@ -273,6 +279,23 @@ fn of_length_one(vector: Vec<f32>) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_cut_is_not_chosen() {
+        let answer = |sample: usize, finish: &str| Answer {
+            item: 0,
+            sample,
+            text: None,
+            reason: None,
+            finish: Some(finish.to_owned()),
+            refusal: None,
+        };
+        let answers =
+            Answers { all: vec![answer(0, "stop"), answer(1, "length"), answer(2, "stop")], ..Answers::default() };
+        let one = Some(Judged::by_halves(0, [Some(0.1); 2]));
+        let texts: [Reason; 3] = [2, 1, 0].map(|place: usize| (place, 0, vec![1.0]));
+        assert_eq!(of_finished(&answers, &texts, &[one, one, None]), [one, None, None]);
+    }
 
     #[test]
     fn vectors_are_of_one_length() {

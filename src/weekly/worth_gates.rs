@@ -15,7 +15,7 @@ use crate::weekly::item_worth::{Block, Known, Settings, Worth, dot, mean};
 
 const CONFIDENCE: f64 = 0.95;
 /// Fewer items are no sample.
-const LEAST_ITEMS: usize = 30;
+pub(super) const LEAST_ITEMS: usize = 30;
 /// Least rank correlation of what two halves of the users say, corrected for length.
 const RELIABLE: f64 = 0.5;
 /// The same of worths less the mean of their item. An item's reasons differ less than items do, so less is asked. As a
@@ -295,7 +295,7 @@ pub fn gates(
             RELIABLE,
         ),
         at_least(
-            "the same within items, of worths less the mean of their item",
+            "rank correlation of halves within items, corrected for length",
             split_half_within_corrected,
             RELIABLE_WITHIN,
         ),

@@ -155,4 +155,10 @@ fn what_cannot_be_measured_is_refused_with_what_to_do() {
         assert!(stderr(&out).contains(says), "{start}: {}", stderr(&out));
         assert!(!world.path("work/worth.json").exists());
     }
+    // Eighteen items are too few for maps of ten folds, which is told before anything is asked.
+    std::fs::write(world.path(&file), text.replace("folds = 2", "folds = 10")).unwrap();
+    let out = world.curec(&arguments(&file));
+    expect_code(&out, 1);
+    assert!(stderr(&out).contains("item(s) have evidence and events to learn from, 20 are needed"), "{}", stderr(&out));
+    assert!(!world.path("work/worth_answers.jsonl").exists());
 }
