@@ -77,12 +77,13 @@ again: it goes on after the last finished round to the same adapter."
     },
     /// Measure what reasons of items are worth to a recommender and, where that may be a reward, teach the best of several.
     #[command(
-        before_help = "Example:\n  curec learn worth jobs/weekly.toml --interval-start 1997-12-01 --interval-end 1998-03-05",
+        before_help = "Example:\n  curec learn worth jobs/weekly.toml --interval-start 1998-03-05 --interval-end 1998-04-20",
         after_help = "Prints one JSON line. A recommender learns from the log before the interval, without texts; events of the \
 interval say what the model's reasons are worth in the place of their item. The record worth.json, all answers with their worths \
 (item_worth.parquet) and, where the gates hold, the folder adapter-worth and item_choice.parquet (what is to stand in the place of \
 items' reasons, for [correct] item_choices of a nightly job) go to `out` of the file. Nothing is published. Killed, \
-run it again: no answer is asked for twice. Run again with nothing changed, it does nothing but say the same.\n\n\
+run it again: no answer is asked for twice. Run again with nothing changed, it makes the evidence anew to see that, asks and \
+measures nothing, and says the same. The interval begins where the adapter that answers has ended learning, or later.\n\n\
 Exit codes: 0 the gates hold, the best answers are taught and the choices are written; 1 a gate does not hold or a choice is not \
 confirmed, which the record tells, or there is nothing to measure by."
     )]

@@ -12,6 +12,7 @@
 //! [`crate::weekly::worth_rows`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,9 +25,9 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generate::models::Models;
 use crate::generate::prompt::Evidence;
-use crate::llm::adapter::Adapter;
+use crate::llm::adapter::{Adapter, FILES};
 use crate::llm::device;
-use crate::night::learned::TAUGHT;
+use crate::night::learned::{Learned, TAUGHT};
 use crate::night::prepare::{Prepared, prepare};
 use crate::registry::card::Check;
 use crate::telemetry::Voice;
@@ -98,7 +99,7 @@ pub struct Done {
     pub recommender: Recommender,
     /// Events of the two blocks of the interval, of users of whom something is known.
     pub events: [usize; 2],
-    /// Items of which something can be said.
+    /// Items that have evidence.
     pub described: usize,
     /// Items that were asked about.
     pub items: usize,
@@ -167,7 +168,7 @@ impl Done {
         if self.is_corrected() {
             error = error.with("choices", out.join(CHOICES).display());
         }
-        Err(error.hint("a longer interval, more items, more samples or a warmer temperature may tell more"))
+        Err(error.hint("a longer interval, more items, more samples or a higher temperature may tell more"))
     }
 
     /// Whether what this tells of is still there.
@@ -181,17 +182,18 @@ impl Done {
 
 /// Measures what reasons of items are worth and, where that may be a reward, teaches the best of several answers and says what is
 /// to stand in the place of the reasons that nights publish. Record, table and choices go to `out`, what is taught to
-/// `adapter-worth` there; choices of before that are not confirmed again are removed. A run that finds its own record, made from the same, does
-/// nothing but repeat what it says.
+/// `adapter-worth` there; choices of before that are not confirmed again are removed. A run makes the evidence anew; where it then
+/// finds its own record, made from the same, it asks and measures nothing and repeats what the record says.
 ///
 /// # Errors
-/// `Kind::Config` where there is no adapter to ask; `Kind::NotArrived` and `Kind::Input` where there is nothing to measure by;
-/// `Kind::Audit` where a gate does not hold, after record and table were written; `Kind::Interrupted` after a signal, with all
-/// answers kept; what inputs, models and the disk say.
+/// `Kind::Config` where there is no adapter to ask, or it has learned from the interval; `Kind::NotArrived` and `Kind::Input` where
+/// there is nothing to measure by; `Kind::Audit` where a gate does not hold, after record and table were written;
+/// `Kind::Interrupted` after a signal, with all answers kept; what inputs, models and the disk say.
 pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelToken) -> Result<Done> {
     let out = spec.folder()?;
     let job = Job::load(&spec.job, &keys(spec, &out)?)?;
     let prepared = prepare(&job, interval).await?;
+    check_learned(&prepared)?;
     let read = Arc::new(stop.or(data(&prepared, &spec.worth)).await?);
     let made_from = made_from(spec, &prepared, &read)?;
     let before = std::fs::read(out.join(RECORD)).ok().and_then(|bytes| serde_json::from_slice::<Done>(&bytes).ok());
@@ -224,6 +226,8 @@ pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
         work.measure(voice, &stopped)
     };
     let measured = device::guarded_blocking("measuring what reasons are worth", measure).await?;
+    // A record that is cut short here must not leave an adapter of which it tells nothing.
+    forget_taught(&out)?;
     examples::replace(&out.join(TABLE), &[worth_rows::worths(&asked, &answers, &measured)?], &out.join(RECORD))?;
     let judged = measured.choices.iter().filter_map(|one| asked.get(one.item).map(|item| item.id.as_str()));
     let judged: BTreeSet<&str> = judged.collect();
@@ -262,7 +266,8 @@ pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
     }
     if done.passed {
         let questions = lessons(spec, &asked, &answers, &measured)?;
-        done.taught = Some(teach(spec, interval, models, questions, &out, voice, stop).await?);
+        let learned = learned_in(interval, &prepared.learned);
+        done.taught = Some(teach(spec, learned, models, questions, &out, voice, stop).await?);
     }
     let text = serde_json::to_string_pretty(&done).context(Kind::Internal, || "the record of worths".into())?;
     disk::write_whole(&out.join(RECORD), text + "\n")
@@ -291,6 +296,33 @@ fn keys(spec: &Spec, out: &Path) -> Result<Vec<String>> {
     }
     keys.extend(of.set.iter().cloned());
     Ok(keys)
+}
+
+/// Refuses an interval from which the model that answers has learned, unless the job allows it.
+fn check_learned(prepared: &Prepared) -> Result<()> {
+    let Prepared { job, interval, learned, .. } = prepared;
+    let places = [("model.generator", learned.generator), ("model.adapter", learned.adapter)];
+    let later =
+        places.into_iter().filter_map(|(place, until)| Some((place, until.filter(|until| *until > interval.start)?)));
+    let Some((place, until)) = later.max_by_key(|(_, until)| *until) else { return Ok(()) };
+    let what = format!("{place} has learned from events after the interval's start, which are to judge what it writes");
+    if job.spec.model.allow_later_training {
+        tracing::warn!(learned_until = %until.to_rfc3339(), "{what}");
+        return Ok(());
+    }
+    Err(Error::new(Kind::Config, what)
+        .with("learned until", until.to_rfc3339())
+        .with("interval begins", interval.start.to_rfc3339())
+        .hint(
+            "take an interval that begins when the learning ended, or an adapter that learned from earlier events ([worth] \
+             from), or add \"model.allow_later_training=true\" to [worth] set: worths are then measured all the same",
+        ))
+}
+
+/// From when until when the adapter that is taught has learned: what it goes on from may know of more than the interval.
+fn learned_in(interval: Interval, begun: &Learned) -> Interval {
+    let end = begun.adapter.max(begun.generator).map_or(interval.end, |until| until.max(interval.end));
+    Interval { end, ..interval }
 }
 
 /// Digest of everything that a run follows from.
@@ -353,17 +385,51 @@ fn lesson(item: &Item, answer: String) -> Question {
     }
 }
 
+/// Removes a file where it is there.
+fn remove(file: &Path) -> Result<()> {
+    match disk::remove(file) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(Error::new(Kind::Temporary, "cannot remove a file of before").with("file", file.display()).source(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes the adapter that an earlier run has taught.
+fn forget_taught(out: &Path) -> Result<()> {
+    FILES.iter().try_for_each(|name| remove(&out.join(TAUGHT_BY_WORTH).join(name)))
+}
+
 /// What the adapter of [`TAUGHT_BY_WORTH`] has learned from, beside it.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct LearnedFrom {
     interval_start: String,
     interval_end: String,
+    /// Digest of the training: see [`training`].
+    training: String,
 }
 
-/// Trains on from the adapter that was asked.
+/// Tells whether two trainings are one: digest of the questions and answers, of what is begun with and of the settings.
+fn training(spec: &Spec, models: &Models, questions: &[Question]) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for Question { prompt, stem, answer, is_held_out, .. } in questions {
+        for part in [prompt, stem, answer] {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+        hasher.update(&[u8::from(*is_held_out)]);
+    }
+    let mut made = Fingerprint::new("taught by worth", 1);
+    made.add("questions", hasher.finalize().to_hex()).add("model", models.generator()?.fingerprint.model_name());
+    made.add_settings("shape", &spec.align.shape)?.add_settings("learning", &spec.align.learning)?;
+    made.add("validated", spec.align.validated);
+    Ok(made.digest())
+}
+
+/// Trains on from the adapter that was asked; until when that and this have learned, `learned` says. What an earlier run has
+/// taught is gone before anything is learned.
 async fn teach(
     spec: &Spec,
-    interval: Interval,
+    learned: Interval,
     models: Arc<Models>,
     questions: Vec<Question>,
     out: &Path,
@@ -371,12 +437,21 @@ async fn teach(
     stop: &CancelToken,
 ) -> Result<Taught> {
     let adapter = out.join(TAUGHT_BY_WORTH);
-    let from = LearnedFrom { interval_start: interval.start.to_rfc3339(), interval_end: interval.end.to_rfc3339() };
+    let (told, checkpoint) = (adapter.join(TAUGHT), out.join(format!("{COURSE}.safetensors")));
+    forget_taught(out)?;
+    let training = training(spec, &models, &questions)?;
+    let before = std::fs::read(&told).ok().and_then(|bytes| serde_json::from_slice::<LearnedFrom>(&bytes).ok());
+    if before.is_none_or(|before| before.training != training) {
+        // A training that was killed has left its state, and no other can go on with that.
+        remove(&checkpoint)?;
+    }
+    let (interval_start, interval_end) = (learned.start.to_rfc3339(), learned.end.to_rfc3339());
+    let from = LearnedFrom { interval_start, interval_end, training };
     let from = serde_json::to_string_pretty(&from).context(Kind::Internal, || "the record of a training".into())?;
     let failed = || format!("cannot write into `{}`", adapter.display());
     // Before the adapter: a night must know until when it has learned.
     std::fs::create_dir_all(&adapter).context(Kind::Temporary, failed)?;
-    disk::write_whole(&adapter.join(TAUGHT), from + "\n").context(Kind::Temporary, failed)?;
+    disk::write_whole(&told, from + "\n").context(Kind::Temporary, failed)?;
     let (of, folder, stopped) = (spec.clone(), out.to_owned(), stop.clone());
     let work = move || {
         let begun = match models.adapter_path()? {
@@ -387,9 +462,7 @@ async fn teach(
         align::train(&of, &models, &questions, &course, &folder, voice, &stopped)
     };
     let trained = device::guarded_blocking("training", work).await?;
-    // What is chosen another time is another training, which must not find this one's state.
-    disk::remove(&out.join(format!("{COURSE}.safetensors")))
-        .context(Kind::Temporary, || "cannot remove a checkpoint".into())?;
+    remove(&checkpoint)?;
     Ok(Taught {
         digest: Adapter::digest(&adapter)?,
         adapter,
@@ -406,6 +479,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::weekly::weekly_file;
+    use crate::weekly::worth_answers::tests::tiny;
+
+    /// An adapter of the tiny model.
+    const BEGUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/adapters/tiny-qwen3");
 
     /// A record in which these conditions of the gates hold, whether the choice is worth something, and no choice for nights is
     /// confirmed.
@@ -484,7 +562,7 @@ mod tests {
         let adapter = out.path().join(TAUGHT_BY_WORTH);
         assert!(!done([true, true], true, Some(&adapter)).stands(out.path()), "the adapter is not there");
         std::fs::create_dir(&adapter).unwrap();
-        crate::llm::adapter::FILES.iter().for_each(|name| std::fs::write(adapter.join(name), "").unwrap());
+        FILES.iter().for_each(|name| std::fs::write(adapter.join(name), "").unwrap());
         let mut taught = done([true, true], true, Some(&adapter));
         assert!(!taught.stands(out.path()), "it is another one");
         taught.taught.as_mut().unwrap().digest = Adapter::digest(&adapter).unwrap();
@@ -517,5 +595,91 @@ mod tests {
         assert_eq!((of.facts.len(), of.prose.as_slice()), (2, &["So tense.".to_owned()][..]));
         let held_out = (0..400).filter(|n| lesson_of(&format!("i{n}")).is_held_out).count();
         assert!((20..=60).contains(&held_out), "a tenth: {held_out}");
+    }
+
+    #[test]
+    fn what_was_begun_with_may_have_learned_for_longer() {
+        let of = |start: &str, end: &str| Interval::parse(start, end).unwrap();
+        let interval = of("2026-01-12", "2026-01-20");
+        let until = |generator: Option<&str>, adapter: Option<&str>| {
+            let [generator, adapter] = [generator, adapter].map(|end| end.map(|end| of("2026-01-01", end).end));
+            learned_in(interval, &Learned { generator, adapter, ..Learned::default() })
+        };
+        assert_eq!([until(None, None), until(Some("2026-01-12"), Some("2026-01-20"))], [interval; 2]);
+        let longer = of("2026-01-12", "2026-01-22");
+        assert_eq!(until(Some("2026-01-21"), Some("2026-01-22")), longer);
+        assert_eq!(until(Some("2026-01-22"), None), longer);
+    }
+
+    /// Teaches this as the answer to three questions, one of which is held out; begun with the adapter, or without one.
+    async fn taught(adapter: &str, answer: &str, out: &Path, stop: &CancelToken) -> Result<Taught> {
+        let text = "name = 'w'\njob = 'job.toml'\nout = 'work'\ndevice = 'cpu'\n\
+                    [align]\nrank = 3\nalpha = 6.0\ntargets = ['q_proj', 'v_proj']\nlearning_rate = 0.01\nepochs = 3\n\
+                    max_steps = 0\nbatch_tokens = 64\nmicro_batch_tokens = 256\nvalidate_every = 1\ncheckpoint_every = 1\n";
+        let spec = weekly_file::parse(text, "weekly.toml", &BTreeMap::new()).unwrap().0;
+        let question = |n: usize| Question {
+            id: format!("i{n}"),
+            task: "item".into(),
+            is_held_out: n == 0,
+            prompt: format!("why {n}"),
+            stem: "<think>".into(),
+            answer: answer.to_owned(),
+            evidence: Vec::new(),
+            facts: Vec::new(),
+            prose: Vec::new(),
+            asked: None,
+        };
+        let learned = Interval::parse("2026-01-12", "2026-01-20").unwrap();
+        let models = tiny(&format!("adapter = '{adapter}'"));
+        teach(&spec, learned, models, (0..3).map(question).collect(), out, Voice::Quiet, stop).await
+    }
+
+    /// The width of a written adapter.
+    fn rank(adapter: &Path) -> usize {
+        let files = tiny("").generator_files().unwrap();
+        Adapter::read(adapter, files.config()).unwrap().shape.rank
+    }
+
+    #[tokio::test]
+    async fn a_course_goes_on_after_a_kill_and_another_one_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path();
+        let (adapter, checkpoint) = (out.join(TAUGHT_BY_WORTH), out.join(format!("{COURSE}.safetensors")));
+        let (go, stop) = (CancelToken::default(), CancelToken::default());
+        stop.request();
+        let first = taught(BEGUN, "a crime story", out, &go).await.unwrap();
+        assert_eq!((first.examples, &first.digest), (2, &Adapter::digest(&adapter).unwrap()));
+        assert!(first.best_step > 0 && first.loss_after < first.loss_before, "{first:?}");
+        assert_eq!(rank(&adapter), rank(Path::new(BEGUN)) + 3, "what it began with is part of it");
+        let told: LearnedFrom = serde_json::from_slice(&std::fs::read(adapter.join(TAUGHT)).unwrap()).unwrap();
+        assert_eq!(told.interval_end, "2026-01-20T00:00:00+00:00");
+        assert!(!checkpoint.exists(), "the state goes with the end");
+
+        // Of another choice that was cut short nothing but its state is left, and the moment until when it will have learned.
+        let killed = taught(BEGUN, "a war film", out, &stop).await.unwrap_err();
+        assert_eq!(killed.kind(), Kind::Interrupted);
+        assert!(checkpoint.exists() && adapter.join(TAUGHT).exists());
+        assert!(
+            FILES.iter().all(|name| !adapter.join(name).exists()),
+            "the weights of before are not what it tells of"
+        );
+
+        // A third one does not go on with that state.
+        let third = taught(BEGUN, "a comedy", out, &go).await.unwrap();
+        assert!(third.digest != first.digest && !checkpoint.exists());
+
+        // The same one goes on with its own, to the same weights.
+        taught(BEGUN, "a crime story", out, &stop).await.unwrap_err();
+        assert!(checkpoint.exists());
+        let again = taught(BEGUN, "a crime story", out, &go).await.unwrap();
+        assert_eq!((again.digest.as_str(), again.best_step), (first.digest.as_str(), first.best_step));
+
+        // Without an adapter it begins with the model as it comes.
+        assert_ne!(taught("", "a crime story", out, &go).await.unwrap().digest, first.digest);
+        assert_eq!(rank(&adapter), 3);
+
+        forget_taught(out).unwrap();
+        assert!(FILES.iter().all(|name| !adapter.join(name).exists()));
+        forget_taught(out).unwrap();
     }
 }

@@ -1,11 +1,12 @@
-//! `curec learn worth` on a tiny log: a refusal with its record, answers that are paid for once, and what cannot be measured.
+//! `curec learn worth` on a tiny log: a refusal with its record, answers that are paid for once, who may not be judged, and what
+//! cannot be measured.
 
 use std::collections::BTreeMap;
 
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-use crate::common::{World, expect_code, stderr};
+use crate::common::{World, expect_code, project, stderr};
 
 /// Items that are asked about, and answers of each.
 const ITEMS: usize = 6;
@@ -90,7 +91,7 @@ fn a_refusal_leaves_a_record_and_no_answer_is_asked_for_twice() {
     // Beside the samples, what a night would publish.
     assert_eq!((lines, answers.len()), (ITEMS * (SAMPLES + 1), ITEMS * (SAMPLES + 1)));
 
-    // Nothing has changed: nothing is done, and the same is said.
+    // Nothing has changed: nothing is asked or measured, and the same is said.
     let files = ["work/worth.json", "work/item_worth.parquet", "work/worth_answers.jsonl"];
     let before = files.map(|name| bytes(&world, name));
     let told = refused(&world, &file);
@@ -119,6 +120,41 @@ fn a_refusal_leaves_a_record_and_no_answer_is_asked_for_twice() {
     // Other sampling is other answers.
     refused(&world, &weekly(&world, "work", "top_p = 0.5\n"));
     assert_eq!(said(&world).0, lines + 1 + ITEMS * SAMPLES);
+}
+
+#[test]
+fn who_has_learned_from_the_interval_is_not_judged_by_it() {
+    let world = World::new();
+    let file = weekly(&world, "work", "");
+    let text = std::fs::read_to_string(world.path(&file)).unwrap().replace("from = \"\"", "from = \"adapter\"");
+    std::fs::write(world.path(&file), &text).unwrap();
+    std::fs::create_dir_all(world.path("work/adapter")).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        let from = project().join("tests/fixtures/adapters/tiny-qwen3").join(name);
+        std::fs::copy(from, world.path("work/adapter").join(name)).unwrap();
+    }
+    let learned_until = |end: &str| {
+        let record = serde_json::json!({ "interval_end": end }).to_string();
+        std::fs::write(world.path("work/align.json"), record).unwrap();
+    };
+    learned_until("2026-01-13");
+    let out = world.curec(&arguments(&file));
+    expect_code(&out, 2);
+    for says in
+        ["model.adapter has learned from events after the interval's start", "2026-01-13", "allow_later_training"]
+    {
+        assert!(stderr(&out).contains(says), "{says}: {}", stderr(&out));
+    }
+    assert!(!world.path("work/worth_answers.jsonl").exists(), "it was asked before that was told");
+
+    // The interval may begin where the learning ends. Who allows more is warned.
+    learned_until("2026-01-12");
+    assert!(!refused(&world, &file).contains("has learned from events"));
+    assert_ne!(record(&world, "work")["begun_with"], "");
+    learned_until("2026-01-13");
+    let allowed = "[worth]\nset = [\"model.allow_later_training=true\"]";
+    std::fs::write(world.path(&file), text.replace("[worth]\nset = []", allowed)).unwrap();
+    assert!(refused(&world, &file).contains("has learned from events"));
 }
 
 #[test]
