@@ -1,13 +1,14 @@
--- What became of tonight's item reasons by the choices of [correct] item_choices: one row per item of tonight whose question
--- is the one that was chosen for.
+-- What became of tonight's item reasons by the choices of [correct] item_choices: one row per item of tonight that was chosen
+-- for.
 --
--- A choice counts from the end of the interval that has chosen on: no earlier night may know it. Where the checks refuse a
--- rewrite, as after a change of [check], the night's own reason stands. item_embedding.sql and item_feature.sql take what is
+-- A choice counts from the end of the interval that has chosen on: no earlier night may know it. It is about the item and not
+-- about its question, which changes with every title that goes along. A rewrite is held against tonight's evidence; where the
+-- checks refuse it the night's own reason stands. item_embedding.sql and item_feature.sql take what is
 -- rewritten or the evidence from here.
 select
     cast(c.item_id as varchar) as item_id,
     $as_of as as_of,
-    cast(c.prompt_key as varchar) as prompt_key,
+    cast(p.prompt_key as varchar) as prompt_key,
     cast(case
         when c.chosen = 'reason' then 'kept'
         when c.chosen = 'evidence' then 'evidence'
@@ -22,7 +23,7 @@ select
     cast(c.gain_of_confirming_half as double) as gain_of_confirming_half,
     cast(c.events as bigint) as n_events
 from item_choice as c
-join reason_prompt as p on p.item_id = c.item_id and p.prompt_key = c.prompt_key
+join reason_prompt as p on p.item_id = c.item_id
 left join item_rewrite as r on r.item_id = c.item_id
 where p.kind = 'item' and c.from_end <= $as_of
 order by item_id

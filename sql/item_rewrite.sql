@@ -1,8 +1,7 @@
 -- What item_rewrite is scored from: the rewrites among the choices that count tonight, each with the evidence of its item.
 -- Checks and score are not SQL's work.
 --
--- A choice counts from the end of the interval that has chosen on, and while the item's question is the one that it was made
--- for (item_correction.sql has the same condition).
+-- A choice counts from the end of the interval that has chosen on (item_correction.sql has the same condition).
 select
     c.item_id,
     c.reason,
@@ -21,6 +20,6 @@ select
     p.fault,
     p.keywords
 from item_choice as c
-join reason_prompt as p on p.item_id = c.item_id and p.prompt_key = c.prompt_key
+join reason_prompt as p on p.item_id = c.item_id
 where p.kind = 'item' and c.chosen = 'rewrite' and c.from_end <= $as_of
 order by c.item_id

@@ -1,5 +1,5 @@
-//! Correction of items' reasons from outside: a file of choices changes the vectors of the items whose question it was made
-//! for, from the end of its interval on, and nothing else.
+//! Correction of items' reasons from outside: a file of choices changes the vectors of the items that it names, from the end of
+//! its interval on, and nothing else.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -96,7 +96,7 @@ fn accepted(world: &World) -> Vec<(String, String)> {
     world.sql(query).iter().map(|row| (text(row, "item_id"), text(row, "prompt_key"))).collect()
 }
 
-/// Six choices: the evidence, a rewrite, one for another question, one of an interval that ends a day later, one that keeps, and
+/// Six choices: the evidence, a rewrite, the evidence by another question of the item, one of an interval that ends a day later, one that keeps, and
 /// a rewrite of which the model's figures are not known.
 fn choices(items: &[(String, String)]) -> Vec<Choice> {
     assert!(items.len() >= 6, "too few reasons are accepted: {items:?}");
@@ -136,7 +136,8 @@ fn what_was_chosen_stands_in_the_place_of_the_nights_own_reason() {
     assert!(is_of(&world, of(0), said) && of(0)["embedding"] != before[&items[0].0]["embedding"]);
     assert_eq!((&of(1)["source"], &of(1)["n_reasons"]), (&"reason".into(), &1.into()), "{}", of(1));
     assert!(is_of(&world, of(1), &format!("'{REWRITE}'")) && of(1)["mean_score"].as_f64().unwrap() > 0.0, "{}", of(1));
-    let touched = [&items[0].0, &items[1].0];
+    assert_eq!(of(2)["source"], "evidence", "which question was asked says nothing: {}", of(2));
+    let touched = [&items[0].0, &items[1].0, &items[2].0];
     for (item, row) in &before {
         assert!(touched.contains(&item) || row == &after[item], "{item} was not chosen for: {}", after[item]);
     }
@@ -145,7 +146,7 @@ fn what_was_chosen_stands_in_the_place_of_the_nights_own_reason() {
     let corrections = world.sql("select item_id, correction, reason, refusal from item_correction order by item_id");
     let told: BTreeMap<&str, &str> =
         corrections.iter().map(|row| (row["item_id"].as_str().unwrap(), row["correction"].as_str().unwrap())).collect();
-    let fates = [(0, "evidence"), (1, "rewritten"), (4, "kept"), (5, "refused")];
+    let fates = [(0, "evidence"), (1, "rewritten"), (2, "evidence"), (4, "kept"), (5, "refused")];
     let expected: BTreeMap<&str, &str> = fates.iter().map(|(n, fate)| (items[*n].0.as_str(), *fate)).collect();
     assert_eq!(told, expected, "{corrections:?}");
     let refused = corrections.iter().find(|row| row["correction"] == "refused").unwrap();
@@ -156,7 +157,7 @@ fn what_was_chosen_stands_in_the_place_of_the_nights_own_reason() {
         text.contains("\ncorrection\n") && text.contains(REWRITE) && text.contains("known from 2026-01-20"),
         "{text}"
     );
-    assert!(!explained(&items[2].0).contains("\ncorrection\n"));
+    assert!(!explained(&items[3].0).contains("\ncorrection\n"));
 
     // Nothing that does not read the choices was made again.
     let others = |files: Vec<(String, String)>| -> Vec<(String, String)> {
