@@ -323,6 +323,7 @@ pub mod weekly {
     mod worth_answers;
     pub mod worth_fit;
     mod worth_rows;
+    pub mod worth_teach;
     pub mod worth;
     mod project_data;
     pub mod project_fit;

@@ -8,11 +8,10 @@
 //!
 //! Knows jobs, folders and the order of the steps; what is read is in [`crate::weekly::worth_data`], what is asked in
 //! [`crate::weekly::worth_answers`], what is measured in [`crate::weekly::worth_fit`], what must hold in
-//! [`crate::weekly::worth_gates`] and [`crate::weekly::worth_correction`], and what is written in
-//! [`crate::weekly::worth_rows`].
+//! [`crate::weekly::worth_gates`] and [`crate::weekly::worth_correction`], what is written in
+//! [`crate::weekly::worth_rows`], and how it is taught in [`crate::weekly::worth_teach`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,26 +22,22 @@ use crate::config::{Interval, Job};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
-use crate::generate::models::Models;
-use crate::generate::prompt::Evidence;
-use crate::llm::adapter::{Adapter, FILES};
+use crate::llm::adapter::Adapter;
 use crate::llm::device;
-use crate::night::learned::{Learned, TAUGHT};
+use crate::night::learned::Learned;
 use crate::night::prepare::{Prepared, prepare};
 use crate::registry::card::Check;
 use crate::telemetry::Voice;
-use crate::weekly::align::{self, Course};
 use crate::weekly::examples;
-use crate::weekly::question::Question;
 use crate::weekly::weekly_file::{Spec, TAUGHT_BY_WORTH};
-use crate::weekly::worth_answers::{Answers, Asking};
+use crate::weekly::worth_answers::Asking;
 use crate::weekly::worth_choice::Chosen;
 use crate::weekly::worth_correction::Correction;
 use crate::weekly::worth_data::{Data, Item, data};
 use crate::weekly::worth_fit::{Measured, Recommender, Work};
 use crate::weekly::worth_gates::Gates;
 use crate::weekly::worth_rows;
-use crate::weekly::written;
+use crate::weekly::worth_teach::{Taught, forget_taught, lessons, teach};
 
 /// The record, in `out`.
 pub const RECORD: &str = "worth.json";
@@ -52,29 +47,8 @@ pub const TABLE: &str = "item_worth.parquet";
 pub const CHOICES: &str = "item_choice.parquet";
 /// Answers as they come, in `out`.
 const ANSWERS: &str = "worth_answers.jsonl";
-/// Begins the names of the training's checkpoint and curve.
-const COURSE: &str = "worth-align";
-/// Of 256 items so many are not taught: they tell when to stop.
-const HELD_OUT: u8 = 26;
 /// Among the keys of a job that learns: no adapter, whatever the job's own is.
 const AS_IT_COMES: &str = "model.adapter=";
-
-/// What was taught.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Taught {
-    /// The adapter's folder, in PEFT's format: what it began with and what it learned in one.
-    pub adapter: PathBuf,
-    /// Its digest.
-    pub digest: String,
-    /// Examples that trained: chosen answers, and what is written beside them.
-    pub examples: usize,
-    /// The step whose weights were kept.
-    pub best_step: usize,
-    /// Mean −log p of held-out answers before.
-    pub loss_before: Option<f64>,
-    /// And after.
-    pub loss_after: Option<f64>,
-}
 
 /// A finished run: `worth.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -351,139 +325,13 @@ fn made_from(spec: &Spec, prepared: &Prepared, read: &Data) -> Result<String> {
     Ok(made.digest())
 }
 
-/// The chosen answers as questions with what is taught, and the written examples as they stand.
-fn lessons(spec: &Spec, items: &[Item], answers: &Answers, measured: &Measured) -> Result<Vec<Question>> {
-    let chosen = measured.places.iter().filter_map(|place| {
-        let answer = answers.all.get(*place)?;
-        Some(lesson(items.get(answer.item)?, answer.text.clone()?))
-    });
-    let mut questions: Vec<Question> = chosen.collect();
-    for file in &spec.align.written {
-        questions.extend(written::read(file)?);
-    }
-    Ok(questions)
-}
-
-/// An item's question with the answer that is taught.
-fn lesson(item: &Item, answer: String) -> Question {
-    let Evidence { kind, subject, liked, disliked, related, attributes, content, praise, fault, keywords, .. } =
-        item.evidence.clone();
-    let prose: Vec<String> = [content, praise, fault].concat();
-    let names = [liked, disliked, related, attributes, keywords].concat().into_iter();
-    let facts: Vec<String> = names.chain(prose.iter().cloned()).chain(subject).collect();
-    Question {
-        id: item.id.clone(),
-        task: kind,
-        is_held_out: blake3::hash(item.id.as_bytes()).as_bytes()[0] < HELD_OUT,
-        prompt: item.prompt.clone(),
-        stem: item.stem.clone(),
-        answer,
-        evidence: facts.clone(),
-        facts,
-        prose,
-        asked: None,
-    }
-}
-
-/// Removes a file where it is there.
-fn remove(file: &Path) -> Result<()> {
-    match disk::remove(file) {
-        Err(e) if e.kind() != ErrorKind::NotFound => {
-            Err(Error::new(Kind::Temporary, "cannot remove a file of before").with("file", file.display()).source(e))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Removes the adapter that an earlier run has taught.
-fn forget_taught(out: &Path) -> Result<()> {
-    FILES.iter().try_for_each(|name| remove(&out.join(TAUGHT_BY_WORTH).join(name)))
-}
-
-/// What the adapter of [`TAUGHT_BY_WORTH`] has learned from, beside it.
-#[derive(Serialize, Deserialize)]
-struct LearnedFrom {
-    interval_start: String,
-    interval_end: String,
-    /// Digest of the training: see [`training`].
-    training: String,
-}
-
-/// Tells whether two trainings are one: digest of the questions and answers, of what is begun with and of the settings.
-fn training(spec: &Spec, models: &Models, questions: &[Question]) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    for Question { prompt, stem, answer, is_held_out, .. } in questions {
-        for part in [prompt, stem, answer] {
-            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
-        }
-        hasher.update(&[u8::from(*is_held_out)]);
-    }
-    let mut made = Fingerprint::new("taught by worth", 1);
-    made.add("questions", hasher.finalize().to_hex()).add("model", models.generator()?.fingerprint.model_name());
-    made.add_settings("shape", &spec.align.shape)?.add_settings("learning", &spec.align.learning)?;
-    made.add("validated", spec.align.validated);
-    Ok(made.digest())
-}
-
-/// Trains on from the adapter that was asked; until when that and this have learned, `learned` says. What an earlier run has
-/// taught is gone before anything is learned.
-async fn teach(
-    spec: &Spec,
-    learned: Interval,
-    models: Arc<Models>,
-    questions: Vec<Question>,
-    out: &Path,
-    voice: Voice,
-    stop: &CancelToken,
-) -> Result<Taught> {
-    let adapter = out.join(TAUGHT_BY_WORTH);
-    let (told, checkpoint) = (adapter.join(TAUGHT), out.join(format!("{COURSE}.safetensors")));
-    forget_taught(out)?;
-    let training = training(spec, &models, &questions)?;
-    let before = std::fs::read(&told).ok().and_then(|bytes| serde_json::from_slice::<LearnedFrom>(&bytes).ok());
-    if before.is_none_or(|before| before.training != training) {
-        // A training that was killed has left its state, and no other can go on with that.
-        remove(&checkpoint)?;
-    }
-    let (interval_start, interval_end) = (learned.start.to_rfc3339(), learned.end.to_rfc3339());
-    let from = LearnedFrom { interval_start, interval_end, training };
-    let from = serde_json::to_string_pretty(&from).context(Kind::Internal, || "the record of a training".into())?;
-    let failed = || format!("cannot write into `{}`", adapter.display());
-    // Before the adapter: a night must know until when it has learned.
-    std::fs::create_dir_all(&adapter).context(Kind::Temporary, failed)?;
-    disk::write_whole(&told, from + "\n").context(Kind::Temporary, failed)?;
-    let (of, folder, stopped) = (spec.clone(), out.to_owned(), stop.clone());
-    let work = move || {
-        let begun = match models.adapter_path()? {
-            Some(path) => Some(Adapter::read(path, models.generator_files()?.config())?),
-            None => None,
-        };
-        let course = Course { begun: begun.as_ref(), adapter: TAUGHT_BY_WORTH, name: COURSE };
-        align::train(&of, &models, &questions, &course, &folder, voice, &stopped)
-    };
-    let trained = device::guarded_blocking("training", work).await?;
-    remove(&checkpoint)?;
-    Ok(Taught {
-        digest: Adapter::digest(&adapter)?,
-        adapter,
-        examples: trained.account.examples,
-        best_step: trained.best_step,
-        loss_before: trained.curve.first().and_then(|step| step.validation_loss),
-        loss_after: trained.best_loss,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use serde_json::json;
 
     use super::*;
-    use crate::weekly::weekly_file;
-    use crate::weekly::worth_answers::tests::tiny;
-
-    /// An adapter of the tiny model.
-    const BEGUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/adapters/tiny-qwen3");
+    use crate::llm::adapter::FILES;
 
     /// A record in which these conditions of the gates hold, whether the choice is worth something, and no choice for nights is
     /// confirmed.
@@ -574,30 +422,6 @@ mod tests {
     }
 
     #[test]
-    fn a_lesson_is_the_question_with_the_answer_that_was_chosen() {
-        let item = |id: &str| Item {
-            id: id.into(),
-            evidence: Evidence {
-                kind: "item".into(),
-                subject: Some("Heat (1995)".into()),
-                praise: vec!["So tense.".into()],
-                ..Evidence::default()
-            },
-            prompt: "why".into(),
-            stem: "<think>".into(),
-            prompt_key: String::new(),
-            said: String::new(),
-        };
-        let lesson_of = |id: &str| lesson(&item(id), "a</think><reason>b</reason>".into());
-        let of = lesson_of("i1");
-        assert_eq!((of.task.as_str(), of.prompt.as_str(), of.stem.as_str()), ("item", "why", "<think>"));
-        assert_eq!(of.answer, "a</think><reason>b</reason>");
-        assert_eq!((of.facts.len(), of.prose.as_slice()), (2, &["So tense.".to_owned()][..]));
-        let held_out = (0..400).filter(|n| lesson_of(&format!("i{n}")).is_held_out).count();
-        assert!((20..=60).contains(&held_out), "a tenth: {held_out}");
-    }
-
-    #[test]
     fn what_was_begun_with_may_have_learned_for_longer() {
         let of = |start: &str, end: &str| Interval::parse(start, end).unwrap();
         let interval = of("2026-01-12", "2026-01-20");
@@ -609,77 +433,5 @@ mod tests {
         let longer = of("2026-01-12", "2026-01-22");
         assert_eq!(until(Some("2026-01-21"), Some("2026-01-22")), longer);
         assert_eq!(until(Some("2026-01-22"), None), longer);
-    }
-
-    /// Teaches this as the answer to three questions, one of which is held out; begun with the adapter, or without one.
-    async fn taught(adapter: &str, answer: &str, out: &Path, stop: &CancelToken) -> Result<Taught> {
-        let text = "name = 'w'\njob = 'job.toml'\nout = 'work'\ndevice = 'cpu'\n\
-                    [align]\nrank = 3\nalpha = 6.0\ntargets = ['q_proj', 'v_proj']\nlearning_rate = 0.01\nepochs = 3\n\
-                    max_steps = 0\nbatch_tokens = 64\nmicro_batch_tokens = 256\nvalidate_every = 1\ncheckpoint_every = 1\n";
-        let spec = weekly_file::parse(text, "weekly.toml", &BTreeMap::new()).unwrap().0;
-        let question = |n: usize| Question {
-            id: format!("i{n}"),
-            task: "item".into(),
-            is_held_out: n == 0,
-            prompt: format!("why {n}"),
-            stem: "<think>".into(),
-            answer: answer.to_owned(),
-            evidence: Vec::new(),
-            facts: Vec::new(),
-            prose: Vec::new(),
-            asked: None,
-        };
-        let learned = Interval::parse("2026-01-12", "2026-01-20").unwrap();
-        let models = tiny(&format!("adapter = '{adapter}'"));
-        teach(&spec, learned, models, (0..3).map(question).collect(), out, Voice::Quiet, stop).await
-    }
-
-    /// The width of a written adapter.
-    fn rank(adapter: &Path) -> usize {
-        let files = tiny("").generator_files().unwrap();
-        Adapter::read(adapter, files.config()).unwrap().shape.rank
-    }
-
-    #[tokio::test]
-    async fn a_course_goes_on_after_a_kill_and_another_one_begins_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let out = folder.path();
-        let (adapter, checkpoint) = (out.join(TAUGHT_BY_WORTH), out.join(format!("{COURSE}.safetensors")));
-        let (go, stop) = (CancelToken::default(), CancelToken::default());
-        stop.request();
-        let first = taught(BEGUN, "a crime story", out, &go).await.unwrap();
-        assert_eq!((first.examples, &first.digest), (2, &Adapter::digest(&adapter).unwrap()));
-        assert!(first.best_step > 0 && first.loss_after < first.loss_before, "{first:?}");
-        assert_eq!(rank(&adapter), rank(Path::new(BEGUN)) + 3, "what it began with is part of it");
-        let told: LearnedFrom = serde_json::from_slice(&std::fs::read(adapter.join(TAUGHT)).unwrap()).unwrap();
-        assert_eq!(told.interval_end, "2026-01-20T00:00:00+00:00");
-        assert!(!checkpoint.exists(), "the state goes with the end");
-
-        // Of another choice that was cut short nothing but its state is left, and the moment until when it will have learned.
-        let killed = taught(BEGUN, "a war film", out, &stop).await.unwrap_err();
-        assert_eq!(killed.kind(), Kind::Interrupted);
-        assert!(checkpoint.exists() && adapter.join(TAUGHT).exists());
-        assert!(
-            FILES.iter().all(|name| !adapter.join(name).exists()),
-            "the weights of before are not what it tells of"
-        );
-
-        // A third one does not go on with that state.
-        let third = taught(BEGUN, "a comedy", out, &go).await.unwrap();
-        assert!(third.digest != first.digest && !checkpoint.exists());
-
-        // The same one goes on with its own, to the same weights.
-        taught(BEGUN, "a crime story", out, &stop).await.unwrap_err();
-        assert!(checkpoint.exists());
-        let again = taught(BEGUN, "a crime story", out, &go).await.unwrap();
-        assert_eq!((again.digest.as_str(), again.best_step), (first.digest.as_str(), first.best_step));
-
-        // Without an adapter it begins with the model as it comes.
-        assert_ne!(taught("", "a crime story", out, &go).await.unwrap().digest, first.digest);
-        assert_eq!(rank(&adapter), 3);
-
-        forget_taught(out).unwrap();
-        assert!(FILES.iter().all(|name| !adapter.join(name).exists()));
-        forget_taught(out).unwrap();
     }
 }
