@@ -1,5 +1,5 @@
--- Every item that may be asked about, by id: its question with its key and the evidence, and `said`, the text whose vector nights publish of an
--- item without a reason (the same as in item_embedding.sql).
+-- Every item that may be asked about, by id: its question with its key and the evidence, and `said`, the text whose vector nights
+-- publish of an item without a reason (the same as in item_embedding.sql).
 -- Reads reason_prompt.
 select
     item_id,

@@ -455,6 +455,7 @@ fn validate_worth(worth: &WorthSpec, p: &mut Layers<'_>) {
     let rates = &worth.learning_rates;
     let are_rates = !rates.is_empty() && rates.iter().all(|rate| is_above_zero(*rate));
     p.demand(are_rates, "worth.learning_rates", "name one or more, each above 0");
+    p.demand(worth.least_events <= worth.most_events, "worth.least_events", "must be at most worth.most_events");
     p.demand(worth.nearest >= worth.negatives, "worth.nearest", "must be at least worth.negatives");
     let folds = (2..=MOST_FOLDS).contains(&worth.folds);
     p.demand(folds, "worth.folds", format!("an item is mapped by what it did not teach, so 2 to {MOST_FOLDS}"));

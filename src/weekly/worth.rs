@@ -12,7 +12,7 @@
 //! [`crate::weekly::worth_rows`], and how it is taught in [`crate::weekly::worth_teach`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -29,15 +29,15 @@ use crate::night::prepare::{Prepared, prepare};
 use crate::registry::card::Check;
 use crate::telemetry::Voice;
 use crate::weekly::examples;
-use crate::weekly::weekly_file::{Spec, TAUGHT_BY_WORTH};
+use crate::weekly::weekly_file::Spec;
 use crate::weekly::worth_answers::Asking;
 use crate::weekly::worth_choice::Chosen;
 use crate::weekly::worth_correction::Correction;
 use crate::weekly::worth_data::{Data, Item, data};
-use crate::weekly::worth_fit::{Measured, Recommender, Work};
+use crate::weekly::worth_fit::{Recommender, Work};
 use crate::weekly::worth_gates::Gates;
 use crate::weekly::worth_rows;
-use crate::weekly::worth_teach::{Taught, forget_taught, lessons, teach};
+use crate::weekly::worth_teach::{Taught, forget_taught, lessons, remove, teach};
 
 /// The record, in `out`.
 pub const RECORD: &str = "worth.json";
@@ -200,8 +200,10 @@ pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
         work.measure(voice, &stopped)
     };
     let measured = device::guarded_blocking("measuring what reasons are worth", measure).await?;
-    // A record that is cut short here must not leave an adapter of which it tells nothing.
+    // A record that is cut short here must not leave an adapter or choices of which it tells nothing.
     forget_taught(&out)?;
+    let choices = out.join(CHOICES);
+    remove(&choices)?;
     examples::replace(&out.join(TABLE), &[worth_rows::worths(&asked, &answers, &measured)?], &out.join(RECORD))?;
     let judged = measured.choices.iter().filter_map(|one| asked.get(one.item).map(|item| item.id.as_str()));
     let judged: BTreeSet<&str> = judged.collect();
@@ -230,13 +232,9 @@ pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
         reach: read.share_of_events(&judged),
         taught: None,
     };
-    let choices = out.join(CHOICES);
     if done.is_corrected() {
         let rows = worth_rows::choices(&asked, &answers, &measured.choices, interval.end)?;
         examples::replace(&choices, &[rows], &out.join(RECORD))?;
-    } else if choices.exists() {
-        // Those of another interval: no night is to go on with what this one does not confirm.
-        disk::remove(&choices).context(Kind::Temporary, || format!("cannot remove `{}`", choices.display()))?;
     }
     if done.passed {
         let questions = lessons(spec, &asked, &answers, &measured)?;
@@ -268,6 +266,8 @@ fn keys(spec: &Spec, out: &Path) -> Result<Vec<String>> {
         }
         keys.push(format!("{AS_IT_COMES}{}", from.display()));
     }
+    // What this is to replace says nothing of what the model writes.
+    keys.push("correct.item_choices=".to_owned());
     keys.extend(of.set.iter().cloned());
     Ok(keys)
 }
@@ -332,6 +332,7 @@ mod tests {
 
     use super::*;
     use crate::llm::adapter::FILES;
+    use crate::weekly::weekly_file::TAUGHT_BY_WORTH;
 
     /// A record in which these conditions of the gates hold, whether the choice is worth something, and no choice for nights is
     /// confirmed.

@@ -181,13 +181,13 @@ fn plan(models: &Models, items: &[Item], of: &WorthSpec) -> Result<Vec<Pending>>
     Ok(pending)
 }
 
-/// The answers of a night's attempt at the items of these places, under the keys that nights have them by.
+/// The answers of a night's attempt at the items of these places.
 fn plan_of_a_night(models: &Models, items: &[Item], places: &[usize], attempt: u32) -> Result<Vec<Pending>> {
-    let of_model = &models.generator()?.fingerprint;
+    let (of_model, positions) = (&models.generator()?.fingerprint, models.engine_options().max_positions);
     let of_item = |item: &Item| -> Result<Pending> {
         let request = models.request_again(0, &item.prompt, &item.stem, attempt)?;
         let key = of_model.prompt_key(&request.prompt);
-        let key = if attempt > 1 { format!("{key}/{attempt}") } else { key };
+        let key = if attempt > 1 { format!("{key}/{attempt}/{positions}") } else { format!("{key}/{positions}") };
         Ok(Pending { key, example_id: item.id.clone(), sample: 0, request, tag: None })
     };
     places.iter().filter_map(|place| items.get(*place)).map(of_item).collect()
@@ -316,11 +316,13 @@ pub(super) mod tests {
             evidence: Evidence::default(),
             prompt: "why".into(),
             stem: "<think>".into(),
+            prompt_key: String::new(),
             said: "i".into(),
         };
         let planned = |positions: usize| {
-            let all =
-                plan(&tiny(&format!("max_positions = {positions}")), std::slice::from_ref(&item), &spec()).unwrap();
+            let (models, items) = (tiny(&format!("max_positions = {positions}")), std::slice::from_ref(&item));
+            let mut all = plan(&models, items, &spec()).unwrap();
+            all.extend([1, 2].map(|attempt| plan_of_a_night(&models, items, &[0], attempt).unwrap().remove(0)));
             all.into_iter().map(|one| (one.key, one.request.seed)).unzip::<String, u64, Vec<_>, Vec<_>>()
         };
         let (few, many) = (planned(200), planned(256));

@@ -19,7 +19,7 @@ use crate::network::random::Random;
 use crate::registry::card::Check;
 use crate::statistics::Interval;
 use crate::weekly::item_worth::{Known, Settings, Worth, mean};
-use crate::weekly::worth_gates::{half_of, over_items};
+use crate::weekly::worth_gates::{LEAST_ITEMS, half_of, over_items};
 
 /// How often the confirming events are dealt anew.
 const DEALS: u64 = 999;
@@ -225,6 +225,11 @@ pub fn correction(
             holds: confirmed.is_some_and(|gain| gain.low > 0.0),
         },
         Check {
+            what: format!("items that were judged >= {LEAST_ITEMS}"),
+            value: found.len() as f64,
+            holds: found.len() >= LEAST_ITEMS,
+        },
+        Check {
             what: format!("share of deals of the events to other items by which as much is gained <= {BY_CHANCE}"),
             value: p,
             holds: p <= BY_CHANCE,
@@ -291,7 +296,7 @@ mod tests {
             }
         }
         let kept: Correction = serde_json::from_str(&serde_json::to_string(&found).unwrap()).unwrap();
-        assert_eq!((kept.gate.len(), kept.deals), (2, 999));
+        assert_eq!((kept.gate.len(), kept.deals), (3, 999));
     }
 
     /// A vector that says little is worth more than one that says something wrong, by everybody's events: halves of the users

@@ -115,7 +115,7 @@ impl Work<'_> {
         let [now, next] = [0, 1].map(|block: usize| Block::of(&cases[block], &states[block]));
         let reasons: Vec<(u32, &[f32])> = texts.iter().map(|(_, item, text)| (*item, text.as_slice())).collect();
         let (gates, found) = gates(&known, &now, &next, &reasons, &settings(of))?;
-        let (chosen_texts, chosen) = best_of_each(&of_finished(self.answers, &texts, &found), of.seed)?;
+        let (chosen_texts, chosen) = best_of_each(&of_finished(self.answers, texts, &found), of.seed)?;
         let places = chosen_texts.into_iter().filter_map(|text| texts.get(text).map(|(place, ..)| *place)).collect();
         let mut judged = vec![None; self.answers.all.len()];
         for ((place, ..), one) in texts.iter().zip(found) {
@@ -289,6 +289,8 @@ mod tests {
             reason: None,
             finish: Some(finish.to_owned()),
             refusal: None,
+            logprob_sum: None,
+            completion_tokens: 0,
         };
         let answers =
             Answers { all: vec![answer(0, "stop"), answer(1, "length"), answer(2, "stop")], ..Answers::default() };

@@ -62,8 +62,8 @@ impl<'a> Row<'a> {
     fn new(items: &'a [Item], answers: &'a Answers, chosen: &'a ChosenText) -> Option<Self> {
         let published = || answers.nights.get(chosen.item).and_then(Option::as_ref);
         let (name, answer) = match chosen.of.choice {
-            Choice::Current if published().is_some() => ("reason", published()),
-            Choice::Current | Choice::Evidence => ("evidence", None),
+            Choice::Current => ("reason", published()),
+            Choice::Evidence => ("evidence", None),
             Choice::Rewrite(_) => ("rewrite", Some(answers.all.get(chosen.rewrite?)?)),
         };
         Some(Row { item: items.get(chosen.item)?, chosen: name, answer, of: &chosen.of })
@@ -116,9 +116,13 @@ mod tests {
 
     use super::*;
     use crate::generate::prompt::Evidence;
+    use crate::table::bad_rows::BadRows;
+    use crate::table::input::{InputReader, open_input};
+    use crate::table::store::Location;
+    use crate::table::write::write_local;
 
-    #[test]
-    fn choices_are_written_under_their_contract_by_item() {
+    #[tokio::test]
+    async fn choices_are_written_under_their_contract_by_item() {
         let item = |id: &str| Item {
             id: id.into(),
             evidence: Evidence::default(),
@@ -162,10 +166,19 @@ mod tests {
         let some = |texts: [&str; 4]| texts.map(|text| (!text.is_empty()).then(|| text.to_owned())).to_vec();
         assert_eq!(column("item_id"), some(["a", "b", "c", "d"]));
         assert_eq!(column("prompt_key"), some(["key of a", "key of b", "key of c", "key of d"]));
-        // Where nights have no reason, what they publish is the evidence.
-        assert_eq!(column("chosen"), some(["evidence", "evidence", "reason", "rewrite"]));
+        // What nights say stands, and where they say nothing now a later reason may.
+        assert_eq!(column("chosen"), some(["reason", "evidence", "reason", "rewrite"]));
         assert_eq!(column("reason"), some(["", "", "Good c.", "Better d."]));
         assert_eq!(column("finish"), some(["", "", "stop", "stop"]));
-        assert_eq!(rows.num_columns(), Contract::builtin(CHOICE).unwrap().columns.len());
+
+        // A night finds nothing wrong with it.
+        let folder = tempfile::tempdir().unwrap();
+        let (path, contract) = (folder.path().join("item_choice.parquet"), Contract::builtin(CHOICE).unwrap());
+        write_local(&path, &[rows]).unwrap();
+        let input = open_input(&contract, &Location::parse(path.to_str().unwrap()).unwrap()).await.unwrap();
+        let mut reader = InputReader::open(&contract, &input, &input.files[0]).await.unwrap();
+        let mut bad = BadRows::new(&contract);
+        assert_eq!(reader.next_good(&mut bad).await.unwrap().unwrap().num_rows(), 4);
+        bad.within(0.0).unwrap();
     }
 }

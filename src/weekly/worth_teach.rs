@@ -86,7 +86,7 @@ fn lesson(item: &Item, answer: String) -> Question {
 }
 
 /// Removes a file where it is there.
-fn remove(file: &Path) -> Result<()> {
+pub(super) fn remove(file: &Path) -> Result<()> {
     match disk::remove(file) {
         Err(e) if e.kind() != ErrorKind::NotFound => {
             Err(Error::new(Kind::Temporary, "cannot remove a file of before").with("file", file.display()).source(e))

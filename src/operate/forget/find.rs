@@ -202,6 +202,13 @@ impl Work<'_> {
     /// Input tables that still hold rows of the users. One that cannot be read is told and keeps nothing from going.
     pub(super) async fn inputs(&self, found: &mut BTreeSet<String>, warnings: &mut Vec<String>) -> Vec<String> {
         let mut naming = Vec::new();
+        if !self.job.spec.correct.item_choices.is_empty() {
+            warnings.push(
+                "the input item_choice may hold texts that echo what the users wrote, as may what `curec learn worth` left beside \
+                 it: run that again without the users, or remove the file"
+                    .to_owned(),
+            );
+        }
         for (table, text) in inputs_of(self.job) {
             if self.graph.contract(table).is_ok_and(|contract| contract.column("user_id").is_none()) {
                 continue;
