@@ -323,7 +323,7 @@ pub(super) mod tests {
             let (models, items) = (tiny(&format!("max_positions = {positions}")), std::slice::from_ref(&item));
             let mut all = plan(&models, items, &spec()).unwrap();
             all.extend([1, 2].map(|attempt| plan_of_a_night(&models, items, &[0], attempt).unwrap().remove(0)));
-            all.into_iter().map(|one| (one.key, one.request.seed)).unzip::<String, u64, Vec<_>, Vec<_>>()
+            all.into_iter().map(|one| (one.key, one.request.seed)).unzip::<_, _, Vec<_>, Vec<_>>()
         };
         let (few, many) = (planned(200), planned(256));
         assert!(few.0.iter().all(|key| !many.0.contains(key)), "{few:?}");
