@@ -175,13 +175,14 @@ impl Arm {
         !is_text && !self.is_reading() && !self.is_projected()
     }
 
-    /// How it reads vectors, where the others read them as `others` says.
+    /// How it reads vectors, where the others read them as `others` says. Where it has own vectors of its own kind, validation does
+    /// not choose another one.
     pub fn reading(self, others: Reading) -> Reading {
         match self {
-            Arm::ReadBeside => Reading { how: How::Experts, ..others },
-            Arm::ReadKept => Reading { delta_dropout: 0.0, ..others },
-            Arm::ReadFree => Reading { delta_bound: 0.0, ..others },
-            Arm::ReadEqual => Reading { seen_weight: 0.0, ..others },
+            Arm::ReadBeside => Reading { how: How::Experts, or_free: false, ..others },
+            Arm::ReadKept => Reading { delta_dropout: 0.0, or_free: false, ..others },
+            Arm::ReadFree => Reading { delta_bound: 0.0, or_free: false, ..others },
+            Arm::ReadEqual => Reading { seen_weight: 0.0, or_free: false, ..others },
             Arm::ReadAll => Reading { seen_only: false, ..others },
             Arm::ReadUnraised => Reading { raise_unseen: false, ..others },
             _ => others,

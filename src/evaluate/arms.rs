@@ -482,6 +482,7 @@ pub(crate) mod tests {
                 seen_weight: 1.0,
                 seen_only: true,
                 raise_unseen: true,
+                or_free: false,
             };
             assert!(arm.reading(others) != others && Arm::Evidence.reading(others) == others, "{arm:?}");
         }

@@ -160,6 +160,11 @@ async fn opened(spec: &Spec, work: &Path) -> Result<Vec<Vec<Source>>> {
 /// A rating of at least this is a like where neither [din] nor a job says otherwise.
 const LIKED: f32 = 4.0;
 
+/// All widths that are tried.
+fn told_widths(first: usize, further: &[usize]) -> String {
+    std::iter::once(&first).chain(further).map(usize::to_string).collect::<Vec<_>>().join(" or ")
+}
+
 /// What is said of items and of histories, where these have no vectors.
 const ALONE: [&str; 2] = [
     "Every arm has the same recommender, the same batches and the same search; it differs in the vectors of its items alone, \
@@ -246,25 +251,34 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
         ("device".to_owned(), spec.device.clone()),
     ];
     facts.extend(spec.facts.iter().cloned());
-    if let Some(Training { config: s, learning_rates, plan }) = &spec.sasrec {
+    if let Some(Training { config: s, learning_rates, plan, widths }) = &spec.sasrec {
         let budget = budget(learning_rates, plan.epochs, plan.patience);
         facts.push((
             "SASRec".into(),
             format!(
                 "width {}, {} layers, {} heads, {} items, dropout {}, full softmax; {budget}",
-                s.hidden, s.layers, s.heads, s.length, s.dropout
+                told_widths(s.hidden, widths),
+                s.layers,
+                s.heads,
+                s.length,
+                s.dropout
             ),
         ));
     }
-    if let Some(Training { config: s, learning_rates, plan }) = &spec.log_linear {
+    if let Some(Training { config: s, learning_rates, plan, widths }) = &spec.log_linear {
         let budget = budget(learning_rates, plan.epochs, plan.patience);
         facts.push((
             "log-linear".into(),
-            format!("width {}, {} items, dropout {}, full softmax; {budget}", s.hidden, s.length, s.dropout),
+            format!(
+                "width {}, {} items, dropout {}, full softmax; {budget}",
+                told_widths(s.hidden, widths),
+                s.length,
+                s.dropout
+            ),
         ));
     }
     if spec.sasrec.is_some() || spec.log_linear.is_some() {
-        let Reading { how, delta_dropout, delta_bound, seen_weight, seen_only, raise_unseen } = spec.reading;
+        let Reading { how, delta_dropout, delta_bound, seen_weight, seen_only, raise_unseen, or_free } = spec.reading;
         let how = if how == How::Base { "the base of an item's vector" } else { "added to the id's vector by experts" };
         let softmax = if seen_only { "items that training met" } else { "all items" };
         let raised = if raise_unseen {
@@ -272,15 +286,16 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
         } else {
             "none raised"
         };
+        let free = if or_free { "; or own vectors that are free, as validation likes best" } else { "" };
         facts.push((
             "reading".into(),
             format!(
                 "a text is {how}; own vectors dropped from {delta_dropout} of the steps, bound {delta_bound}, counting n / (n + \
-                 {seen_weight}); softmax over {softmax}, {raised}"
+                 {seen_weight}); softmax over {softmax}, {raised}{free}"
             ),
         ));
     }
-    if let Some(Training { config: s, learning_rates, plan }) = &spec.din {
+    if let Some(Training { config: s, learning_rates, plan, .. }) = &spec.din {
         let budget = budget(learning_rates, plan.epochs, plan.patience);
         facts.push((
             "DIN".into(),

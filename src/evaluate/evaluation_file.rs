@@ -168,7 +168,8 @@ pub fn parse(text: &str, file: &str, env: &BTreeMap<String, String>) -> Result<(
         let of_base = [Arm::ReadKept, Arm::ReadFree, Arm::ReadEqual];
         let is_same = |arm: &&Arm| {
             let is_unread = spec.reading.how == How::Experts && of_base.contains(arm);
-            arm.is_reading() && (is_unread || arm.reading(spec.reading) == spec.reading)
+            let (own, of_others) = (arm.reading(spec.reading), Reading { or_free: false, ..spec.reading });
+            arm.is_reading() && (is_unread || Reading { or_free: false, ..own } == of_others)
         };
         if let Some(arm) = arms.iter().find(is_same) {
             layers.problem("arms", format!("{} reads vectors as [reading] says, which is A2r", arm.code()));
@@ -224,6 +225,13 @@ fn validate(spec: &Spec, p: &mut Layers<'_>) {
         ("log_linear.learning_rates", spec.log_linear.as_ref().map(|l| &l.learning_rates)),
         ("din.learning_rates", spec.din.as_ref().map(|d| &d.learning_rates)),
     ];
+    let widths = [
+        ("sasrec.widths", spec.sasrec.as_ref().map(|s| &s.widths)),
+        ("log_linear.widths", spec.log_linear.as_ref().map(|l| &l.widths)),
+    ];
+    for (key, widths) in widths.into_iter().filter_map(|(key, widths)| Some((key, widths?))) {
+        p.demand(widths.iter().all(|width| *width > 0), key, "must be positive");
+    }
     for (key, rates) in rates.into_iter().filter_map(|(key, rates)| Some((key, rates?))) {
         let are_rates = !rates.is_empty() && rates.iter().all(|r| *r > 0.0);
         p.demand(are_rates, key, "name one or more, each above 0");

@@ -57,6 +57,10 @@ pub struct Reading {
     /// a model, which knows nothing of validation, nor of its fingerprint.
     #[serde(skip_serializing)]
     pub raise_unseen: bool,
+    /// Whether who trains lets validation choose between this and readings that leave own vectors free ([`Reading::free`]). No part
+    /// of a model either.
+    #[serde(skip_serializing)]
+    pub or_free: bool,
 }
 
 impl Default for Reading {
@@ -69,11 +73,18 @@ impl Default for Reading {
             seen_weight: 0.0,
             seen_only: false,
             raise_unseen: false,
+            or_free: false,
         }
     }
 }
 
 impl Reading {
+    /// The same with own vectors that are free: without a bound, in full from an item's first event on, and left out of this share
+    /// of the steps. Where texts say little about who takes an item, a bound keeps a model from learning it from the events.
+    pub fn free(self, delta_dropout: f64) -> Reading {
+        Reading { delta_dropout, delta_bound: 0.0, seen_weight: 0.0, ..self }
+    }
+
     /// Whether never-met items have a vector of their own all the same: without counts it is not known which these are.
     fn is_plain(&self) -> bool {
         self.how == How::Experts && !self.seen_only

@@ -60,7 +60,7 @@ fn trial(
     let what = format!("{}-{}-{seed}", at_origin(data, "din", at), told_name(data, arm, at));
     let (mut model, trained, rate) =
         best(evaluation, &what, &training.learning_rates, &training.plan, &make, &mut train)?;
-    (around.say)(story(data, "DIN", arm, at, seed, &trained, rate));
+    (around.say)(story(data, "DIN", arm, at, seed, &trained, (rate, "")));
     (around.go_on)()?;
     let mut said = vec![0.0; part.test.0.len()];
     for (later, places) in told.windows(&part.test.0) {

@@ -6,7 +6,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::ablation::contrast::{Place, bootstrap};
 use crate::evaluate::ablation::training::{Around, Evaluation, Found, target_name};
-use crate::evaluate::ablation::trials::{Cases, Family, TOP, Trial, ranked_cases, trials};
+use crate::evaluate::ablation::trials::{Cases, Family, Form, TOP, Trial, ranked_cases, trials};
 use crate::evaluate::agreement::Agreement;
 use crate::evaluate::arms::{Data, Origin};
 use crate::evaluate::baseline::{ItemNeighbours, Popularity};
@@ -221,16 +221,18 @@ impl<'a> Ranking<'a> {
         let (evaluation, catalogue) = (self.evaluation, self.catalogue());
         let (mut found, mut all) = (Found::default(), Vec::new());
         if let Some(training) = &evaluation.sasrec {
-            let make = |reading, content, seed| {
-                let config = sasrec::Config { reading, ..training.config.clone() };
+            let make = |form: &Form, content, seed| {
+                let hidden = form.width.unwrap_or(training.config.hidden);
+                let config = sasrec::Config { reading: form.reading, hidden, ..training.config.clone() };
                 SasRec::new(catalogue, config, Some(content), seed, &evaluation.device)
             };
             let family = Family { name: "sasrec", title: "SASRec", training, make: &make };
             all.push(self.family(&family, around, &mut found)?);
         }
         if let Some(training) = &evaluation.log_linear {
-            let make = |reading, content, seed| {
-                let config = log_linear::Config { reading, ..training.config.clone() };
+            let make = |form: &Form, content, seed| {
+                let hidden = form.width.unwrap_or(training.config.hidden);
+                let config = log_linear::Config { reading: form.reading, hidden, ..training.config.clone() };
                 LogLinear::new(catalogue, config, Some(content), seed, &evaluation.device)
             };
             let family = Family { name: "log_linear", title: "log-linear", training, make: &make };

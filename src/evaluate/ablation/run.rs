@@ -95,6 +95,7 @@ mod tests {
                     ..sasrec::Config::recbole()
                 },
                 learning_rates: vec![3e-3],
+                widths: Vec::new(),
                 plan: Plan { epochs: 12, ..plan.clone() },
             }),
             reading: Reading::default(),
@@ -107,6 +108,7 @@ mod tests {
                     ..din::Config::published()
                 },
                 learning_rates: vec![3e-3],
+                widths: Vec::new(),
                 plan,
             }),
             checkpoints: Some(folder.path().to_path_buf()),
@@ -179,6 +181,7 @@ mod tests {
         let din = Training {
             config: din::Config { labels: Labels::Rated { liked: 4.0 }, ..din::Config::published() },
             learning_rates: vec![1e-3],
+            widths: Vec::new(),
             plan: Plan::new(1, 1, 1e-3),
         };
         let said = |users: &[u32], din| match check(&data(&cut(users)), &[Target::Successive], din) {
@@ -248,6 +251,7 @@ mod tests {
                     reading: Reading::default(),
                 },
                 learning_rates: vec![0.01],
+                widths: Vec::new(),
                 plan: Plan::new(15, 5, 0.0),
             }),
             din: None,

@@ -26,6 +26,9 @@ pub struct Training<C> {
     pub config: C,
     /// All are tried; validation chooses.
     pub learning_rates: Vec<f64>,
+    /// Further widths of item vectors and states that are tried, of models of the next item; validation chooses.
+    #[serde(default)]
+    pub widths: Vec<usize>,
     /// Epochs, patience and the like. Its rate and its checkpoint are not looked at.
     #[serde(flatten)]
     pub plan: Plan,
@@ -124,17 +127,18 @@ pub(super) fn story(
     origin: usize,
     seed: u64,
     trained: &Trained,
-    rate: f64,
+    (rate, form): (f64, &str),
 ) -> String {
     let label = data.origins.get(origin).filter(|_| data.origins.len() > 1);
     let origin = label.map_or_else(String::new, |origin| format!(" at {}", origin.label));
     format!(
-        "{}{origin} {recommender} {} seed {seed}: validation {:.4} in epoch {} of {}, rate {rate}, {:.0} s",
+        "{}{origin} {recommender} {} seed {seed}: validation {:.4} in epoch {} of {}, rate {rate}{}{form}, {:.0} s",
         data.name,
         arm.code(),
         trained.best_score,
         trained.best_epoch,
         trained.epochs.len(),
+        if form.is_empty() { "" } else { ", form " },
         trained.epochs.iter().map(|e| e.seconds).sum::<f64>(),
     )
 }

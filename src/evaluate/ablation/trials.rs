@@ -13,8 +13,8 @@ use crate::evaluate::arm::Arm;
 use crate::evaluate::arms::{Data, Origin, Told, content};
 use crate::network::random::Random;
 use crate::recommend::adaptor::{Content, Vectors};
-use crate::recommend::fit::{Model, Plan, fit_by, mean_ndcg, sequences};
-use crate::recommend::item_table::Reading;
+use crate::recommend::fit::{Model, Plan, Trained, fit_by, mean_ndcg, sequences};
+use crate::recommend::item_table::{How, Reading};
 use crate::recommend::metrics::{Catalogue, Options, Ranked, Scorer, rank_cases};
 use crate::recommend::split::{Case, Part, Target};
 
@@ -33,9 +33,22 @@ pub(super) struct Family<'a, C, M> {
     /// For people.
     pub(super) title: &'static str,
     pub(super) training: &'a Training<C>,
-    /// From how vectors are read, what is told of items and users, and a seed.
-    pub(super) make: &'a dyn Fn(Reading, Arc<Content>, u64) -> Result<M>,
+    /// From a form, what is told of items and users, and a seed.
+    pub(super) make: &'a dyn Fn(&Form, Arc<Content>, u64) -> Result<M>,
 }
+
+/// What validation chooses of a model besides its learning rate.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Form {
+    pub(super) reading: Reading,
+    /// Of item vectors and states; the configured one where there is none.
+    pub(super) width: Option<usize>,
+    /// In the names of checkpoints, and for people.
+    name: String,
+}
+
+/// What the first training of an arm at an origin has chosen; the others take it as it is.
+type Chosen = Option<(Form, f64)>;
 
 /// Cases of an origin, by target.
 pub(super) type Cases<'a> = Vec<(Target, Vec<Case<'a>>)>;
@@ -146,6 +159,8 @@ impl<M: Model> Refreshed for Moved<M> {
 const LOTS: f32 = 1e-3;
 /// Where A0c may put items that training never met, in deviations above the mean of the others.
 const OFFSETS: [f32; 9] = [0.0, 1.0, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0];
+/// Share of the steps from which a free own vector is left out, so that W learns to place items too.
+const FREE_DROPOUT: f64 = 0.2;
 /// By how much arms with texts may raise them, in nats.
 const RAISES: [f32; 9] = [0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0];
 
@@ -164,7 +179,7 @@ pub(super) fn trials<C, M: Model>(
         let mut by_seed: Vec<Vec<Trial>> = (0..evaluation.seeds).map(|_| Vec::new()).collect();
         for (at, cases) in cases.iter().enumerate() {
             let is_seeded = matches!(arm, Arm::Random | Arm::Shuffled);
-            let mut told: Option<(Arc<Content>, Told)> = None;
+            let (mut told, mut chosen): (Option<(Arc<Content>, Told)>, Chosen) = (None, None);
             for (seed, trials) in (0..).zip(&mut by_seed) {
                 let (content, told) = match &mut told {
                     Some(told) if !is_seeded => told,
@@ -174,10 +189,10 @@ pub(super) fn trials<C, M: Model>(
                     }
                 };
                 let work = Work { data, evaluation, family, at, told, content };
-                let (mut model, validated) = work.train(*arm, seed, around)?;
+                let (mut model, validated) = work.train(*arm, seed, &mut chosen, around)?;
                 let trial = match arm {
                     Arm::Ensemble => {
-                        let (other, _) = work.train(*arm, seed + evaluation.seeds, around)?;
+                        let (other, _) = work.train(*arm, seed + evaluation.seeds, &mut chosen, around)?;
                         let mut both = Summed([model, other]);
                         let validated = work.validate(&mut both)?;
                         Trial { ranked: work.rank(&mut both, cases)?, validated }
@@ -220,13 +235,27 @@ impl<C, M: Model> Work<'_, C, M> {
         self.data.origins.get(self.at).ok_or_else(|| Error::new(Kind::Internal, "an origin is missing"))
     }
 
+    /// What an arm may be: how own vectors are read, and the widths.
+    fn forms(&self, arm: Arm) -> Vec<Form> {
+        let said = arm.reading(self.evaluation.reading);
+        let mut readings = vec![("", said)];
+        if said.or_free && said.how == How::Base && self.content.items.is_some() {
+            readings.extend([("-free", said.free(FREE_DROPOUT)), ("-kept", said.free(0.0))]);
+        }
+        let mut forms = Vec::new();
+        for (name, reading) in readings {
+            forms.push(Form { reading, width: None, name: name.to_owned() });
+            let wider = self.family.training.widths.iter();
+            forms.extend(wider.map(|width| Form { reading, width: Some(*width), name: format!("{name}-{width}") }));
+        }
+        forms
+    }
+
     /// The best of the family's trainings by validation, and its score there.
-    fn train(&self, arm: Arm, seed: u64, around: &mut Around<'_>) -> Result<(M, f64)> {
+    fn train(&self, arm: Arm, seed: u64, chosen: &mut Chosen, around: &mut Around<'_>) -> Result<(M, f64)> {
         let Work { data, evaluation, family, at, content, .. } = self;
         let split = self.origin()?.split;
         let (learned, valid) = (sequences(split), split.cases(Part::Valid, Target::Successive));
-        let reading = arm.reading(evaluation.reading);
-        let make = || (family.make)(reading, (*content).clone(), seed);
         let mut train = |model: &mut M, plan: &Plan| {
             let mut rank = |model: &mut M| mean_ndcg(model, &valid, Catalogue::since(split.first_seen()), plan.ranking);
             fit_by(model, &learned, &valid, plan, around.go_on, &mut rank)
@@ -239,9 +268,23 @@ impl<C, M: Model> Work<'_, C, M> {
         };
         let what = format!("{}-{}-{seed}", at_origin(data, family.name, *at), told_name(data, name, *at));
         let training = family.training;
-        let (model, trained, rate) =
-            best(evaluation, &what, &training.learning_rates, &training.plan, &make, &mut train)?;
-        (around.say)(story(data, family.title, arm, *at, seed, &trained, rate));
+        let (forms, rates) = match chosen {
+            Some((form, rate)) => (vec![form.clone()], vec![*rate]),
+            None => (self.forms(arm), training.learning_rates.clone()),
+        };
+        let mut found: Option<(M, Trained, f64, Form)> = None;
+        for form in forms {
+            let make = || (family.make)(&form, (*content).clone(), seed);
+            let what = format!("{what}{}", form.name);
+            let (model, trained, rate) = best(evaluation, &what, &rates, &training.plan, &make, &mut train)?;
+            if found.as_ref().is_none_or(|(_, so_far, ..)| trained.best_score > so_far.best_score) {
+                found = Some((model, trained, rate, form));
+            }
+        }
+        let (model, trained, rate, form) =
+            found.ok_or_else(|| Error::new(Kind::Internal, "an arm has no form to train"))?;
+        (around.say)(story(data, family.title, arm, *at, seed, &trained, (rate, form.name.trim_start_matches('-'))));
+        *chosen = Some((form, rate));
         (around.go_on)()?;
         Ok((model, trained.best_score))
     }
