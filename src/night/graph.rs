@@ -397,8 +397,8 @@ mod tests {
                 "reason_correction",
                 "reason",
                 "reason_score",
-                "item_feature",
                 "pair_feature",
+                "item_feature",
                 "user_feature"
             ]
         );

@@ -17,6 +17,7 @@ fn evaluation(world: &World, arms: &str, histories: &str) -> String {
     let text = format!(
         "name = \"tiny\"\nout = \"evaluation\"\narms = {arms}\nseeds = 1\ntargets = [\"last\"]\nresamples = 50\n\
          confidence = 0.95\ndevice = \"cpu\"\n[split]\norigins = [0.8]\nvalid_quantile = 0.8\n{histories}\
+         [reading]\nor_free = false\n\
          [sasrec]\nhidden = 8\ninner = 8\nlayers = 1\nheads = 1\nlength = 10\ndropout = 0.1\nbatch = 64\nepochs = 2\n\
          patience = 1\nlearning_rates = [0.01]\n\
          [din]\nhidden = 4\nlength = 5\ndropout = 0.0\nbatch = 64\nlike_threshold = 4.0\nepochs = 1\npatience = 1\n\

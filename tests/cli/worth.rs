@@ -74,7 +74,7 @@ fn a_refusal_leaves_a_record_and_no_answer_is_asked_for_twice() {
     assert!(first["recommender"]["events"].as_u64().unwrap() > 50, "{first:#}");
     assert!(!world.path("work/adapter-worth").exists() && !world.path("work/item_choice.parquet").exists());
     let reach = first["reach"].as_f64().unwrap();
-    assert!((0.0..=1.0).contains(&reach) && first["correction"]["gate"].as_array().unwrap().len() == 2, "{first:#}");
+    assert!((0.0..=1.0).contains(&reach) && first["correction"]["gate"].as_array().unwrap().len() == 3, "{first:#}");
 
     let rows: Vec<_> =
         ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(world.path("work/item_worth.parquet")).unwrap())
@@ -102,11 +102,13 @@ fn a_refusal_leaves_a_record_and_no_answer_is_asked_for_twice() {
     refused(&world, &weekly(&world, "other", ""));
     assert_eq!(record(&world, "other"), first);
 
-    // Measured otherwise, the same answers are measured.
+    // Measured otherwise, the same answers are measured; choices of before that are not confirmed go.
+    std::fs::write(world.path("work/item_choice.parquet"), "of before").unwrap();
     let file = weekly(&world, "work", "most_events = 7\n");
     let told = refused(&world, &file);
     assert!(!told.contains("the record stands") && !told.contains("asking about items"), "{told}");
     assert_ne!(record(&world, "work")["made_from"], first["made_from"]);
+    assert!(!world.path("work/item_choice.parquet").exists());
     assert_eq!(said(&world), (lines, answers.clone()));
 
     // A kill cut the last line short: only that answer is asked for again, and it is the same one.
