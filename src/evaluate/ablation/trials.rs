@@ -33,9 +33,11 @@ pub(super) struct Family<'a, C, M> {
     /// For people.
     pub(super) title: &'static str,
     pub(super) training: &'a Training<C>,
-    /// From a form, what is told of items and users, and a seed.
-    pub(super) make: &'a dyn Fn(&Form, Arc<Content>, u64) -> Result<M>,
+    pub(super) make: &'a Make<'a, M>,
 }
+
+/// Makes a model from a form, what is told of items and users, and a seed.
+type Make<'a, M> = dyn Fn(&Form, Arc<Content>, u64) -> Result<M> + 'a;
 
 /// What validation chooses of a model besides its learning rate.
 #[derive(Debug, Clone, PartialEq)]
