@@ -579,7 +579,7 @@ async fn audits_find_each_kind_of_bad_row_and_show_it() {
 #[tokio::test]
 async fn the_runs_own_queries_join_by_hash_on_every_key() {
     let session = session(2, 8192);
-    for table in ["reason", "reason_prompt", "reason_score", "reason_correction"] {
+    for table in ["reason", "reason_prompt", "reason_score", "reason_correction", "item_correction"] {
         let contract = Contract::builtin(table).unwrap();
         session.register_batches(table, contract.arrow_schema(None), Vec::new()).unwrap();
     }
