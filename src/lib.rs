@@ -294,6 +294,7 @@ pub mod evaluate {
     pub mod arm_text;
     pub mod history_nights;
     pub mod evaluation_file;
+    mod logged_items;
     pub mod arm_data;
     pub mod evaluation;
 }

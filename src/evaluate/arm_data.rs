@@ -26,15 +26,15 @@ use crate::evaluate::collaborative::ItemVectors;
 use crate::evaluate::evaluation_file::{DataSpec, Spec, TextSpec};
 use crate::evaluate::history_blocks::HistoryVectors;
 use crate::evaluate::history_nights::{self, HistoriesSpec, Nights};
+use crate::evaluate::logged_items::LoggedItems;
 use crate::evaluate::results::{Measurement, Results};
 use crate::evaluate::text_quality::{self, Asked, References};
 use crate::llm::device;
 use crate::night::correct::Corrector;
-use crate::night::graph::contracts_of;
 use crate::night::learned::learned_until;
 use crate::night::prepare::prepare;
 use crate::night::run::{self, Options};
-use crate::night::tables::{self, locate};
+use crate::night::tables::locate;
 use crate::night::warehouse;
 use crate::query::session::{Param, Session};
 use crate::query::texts;
@@ -66,7 +66,7 @@ pub(crate) struct Source {
     /// Whether its texts themselves are measured: those of one origin are.
     is_measured: bool,
     /// Where its items are cut to those of the log; nothing where a job's own file is read.
-    catalogue: Option<Catalogue>,
+    catalogue: Option<LoggedItems>,
     /// Warehouses whose answers are paid for, in the order in which they were run.
     paid: Arc<Mutex<Vec<Location>>>,
 }
@@ -76,33 +76,6 @@ pub(crate) struct Source {
 struct Keys {
     folder: PathBuf,
     overrides: Vec<String>,
-}
-
-/// The items that somebody meets at some time, as a file. Others are never ranked: their texts would be made for nothing, and a
-/// catalogue may hold twenty times as many.
-#[derive(Clone)]
-struct Catalogue {
-    /// The job whose inputs they are of.
-    job: Job,
-    file: PathBuf,
-}
-
-impl Catalogue {
-    async fn write(&self) -> Result<()> {
-        let (session, contracts) = (tables::new_session(&self.job)?, contracts_of(&self.job)?);
-        for (table, text) in tables::inputs_of(&self.job).filter(|(table, _)| ["interaction", "item"].contains(table)) {
-            let contract = &contracts[table];
-            let input = tables::open_input_of(&self.job, contract, text).await?;
-            tables::register_input(&session, contract, &input).await?;
-        }
-        let rows = session.sql(texts::ITEMS_OF_THE_LOG, &[]).await?.collect().await?;
-        if rows.iter().all(|batch| batch.num_rows() == 0) {
-            return Err(Error::new(Kind::Input, "no item of the log stands in the catalogue")
-                .with("input.item", &self.job.spec.input.item)
-                .hint("ids must be written alike in both tables"));
-        }
-        write_local(&self.file, &rows)
-    }
 }
 
 impl Source {
@@ -129,7 +102,7 @@ impl Source {
         let (log, paid, n) = (Arc::new(log), Arc::default(), splits.len());
         // Columns that become attributes stand in the job's own file alone.
         let is_cut = !input.item.is_empty() && job.spec.evidence.attributes.0.is_empty();
-        let catalogue = is_cut.then(|| Catalogue { job: job.clone(), file: whole.join("items.parquet") });
+        let catalogue = is_cut.then(|| LoggedItems::new(job.clone(), whole.join("items.parquet")));
         let mut found = Vec::with_capacity(n);
         for (at, (split, origin)) in splits.into_iter().zip(&spec.split.origins).enumerate() {
             if let Some(until) = spec.learned_until.filter(|until| split.valid_from() < *until) {
@@ -141,7 +114,7 @@ impl Source {
             };
             let (mut job, mut overrides) = job_of(&folder)?;
             if let Some(catalogue) = &catalogue {
-                overrides.push(format!("input.item={}", catalogue.file.display()));
+                overrides.push(format!("input.item={}", catalogue.file().display()));
                 job = Job::load(&data.job, &overrides)?;
             }
             let nights = nights(&split, spec.split.refreshes)?;

@@ -3,7 +3,7 @@
 //!
 //! A candidate is the reason that nights publish, another reason, or the evidence, by which an item goes that has no reason. Half
 //! of the users choose the one that is worth most to them; of equals that which is published stays. The other half tell what is
-//! gained over it. Two conditions must hold, since either alone can be had by chance or for nothing:
+//! gained over it. Of 30 items or more two things must hold, since either alone can be had by chance or for nothing:
 //!
 //! * the gain, mean over items, is above 0 by the low end of its 95 % interval;
 //! * it is higher than where the confirming events are dealt to other items that are about as popular. A text that lifts its item
@@ -66,7 +66,7 @@ pub struct ItemChoice {
 /// Whether choices are confirmed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Correction {
-    /// Whether both conditions hold.
+    /// Whether all conditions hold.
     pub holds: bool,
     /// Items that were judged: with enough events, of both halves, and something to choose from.
     pub items: usize,
