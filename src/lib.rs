@@ -284,6 +284,7 @@ pub mod evaluate {
     pub mod ablation {
         pub mod training;
         mod contrast;
+        mod neighbours;
         mod trials;
         mod ranking;
         mod judging;

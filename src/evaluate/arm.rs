@@ -37,6 +37,8 @@ pub enum Arm {
     ReadAll,
     /// A2ru: as A2r, and items that training never met are ranked where the model puts them.
     ReadUnraised,
+    /// A2rn: as A2r, and nothing is added to scores for texts that are near to those of the history.
+    ReadFar,
     /// A3: the language model's accepted reasons, as it comes.
     ZeroShot,
     /// A4: accepted reasons of the aligned model.
@@ -68,7 +70,7 @@ pub enum Arm {
 
 impl Arm {
     /// All of them, in order.
-    pub const ALL: [Arm; 27] = [
+    pub const ALL: [Arm; 28] = [
         Arm::NoText,
         Arm::Offset,
         Arm::Random,
@@ -83,6 +85,7 @@ impl Arm {
         Arm::ReadEqual,
         Arm::ReadAll,
         Arm::ReadUnraised,
+        Arm::ReadFar,
         Arm::ZeroShot,
         Arm::Aligned,
         Arm::Templates,
@@ -115,6 +118,7 @@ impl Arm {
             Arm::ReadEqual => "A2rw",
             Arm::ReadAll => "A2rs",
             Arm::ReadUnraised => "A2ru",
+            Arm::ReadFar => "A2rn",
             Arm::ZeroShot => "A3",
             Arm::Aligned => "A4",
             Arm::Templates => "A4b",
@@ -159,7 +163,13 @@ impl Arm {
     pub fn is_reading(self) -> bool {
         matches!(
             self,
-            Arm::ReadBeside | Arm::ReadKept | Arm::ReadFree | Arm::ReadEqual | Arm::ReadAll | Arm::ReadUnraised
+            Arm::ReadBeside
+                | Arm::ReadKept
+                | Arm::ReadFree
+                | Arm::ReadEqual
+                | Arm::ReadAll
+                | Arm::ReadUnraised
+                | Arm::ReadFar
         )
     }
 
@@ -185,6 +195,7 @@ impl Arm {
             Arm::ReadEqual => Reading { seen_weight: 0.0, or_free: false, ..others },
             Arm::ReadAll => Reading { seen_only: false, ..others },
             Arm::ReadUnraised => Reading { raise_unseen: false, ..others },
+            Arm::ReadFar => Reading { near_texts: false, ..others },
             _ => others,
         }
     }

@@ -473,7 +473,8 @@ pub(crate) mod tests {
         let evidence = data.origins[0].texts[&Arm::Attributes].clone();
         data.origins[0].texts.insert(Arm::Evidence, evidence);
         let of = |arm| of_items(&learned(arm, &data, 0));
-        for arm in [Arm::ReadBeside, Arm::ReadKept, Arm::ReadFree, Arm::ReadEqual, Arm::ReadAll, Arm::ReadUnraised] {
+        let read = Arm::ALL.into_iter().filter(|arm| arm.is_reading());
+        for arm in read {
             assert!(of(arm) == of(Arm::Evidence), "{arm:?}");
             let others = Reading {
                 how: How::Base,
@@ -483,6 +484,8 @@ pub(crate) mod tests {
                 seen_only: true,
                 raise_unseen: true,
                 or_free: false,
+                near_ids: true,
+                near_texts: true,
             };
             assert!(arm.reading(others) != others && Arm::Evidence.reading(others) == others, "{arm:?}");
         }

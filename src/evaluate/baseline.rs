@@ -76,20 +76,34 @@ impl ItemNeighbours {
     }
 }
 
+impl ItemNeighbours {
+    /// Adds to the scores of all items `by` times what the items of a history say, each times its weight.
+    pub(super) fn add(&self, history: &[(u32, f32)], by: f32, scores: &mut [f32]) {
+        for (item, weight) in history {
+            for (other, nearness) in &self.near[*item as usize] {
+                scores[*other as usize] += by * weight * nearness;
+            }
+        }
+    }
+}
+
 impl Scorer for ItemNeighbours {
     fn score(&mut self, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
         let rows = scores.par_chunks_exact_mut(self.near.len().max(1));
         rows.zip(cases).for_each(|(scores, case)| {
             scores.fill(0.0);
-            let mut history = case.history.to_vec();
-            history.sort_unstable();
-            history.dedup();
-            for (other, nearness) in history.iter().flat_map(|item| &self.near[*item as usize]) {
-                scores[*other as usize] += nearness;
-            }
+            self.add(&each_once(case.history), 1.0, scores);
         });
         Ok(())
     }
+}
+
+/// The items of a history, ascending, each once with weight 1.
+pub(super) fn each_once(history: &[u32]) -> Vec<(u32, f32)> {
+    let mut items = history.to_vec();
+    items.sort_unstable();
+    items.dedup();
+    items.into_iter().map(|item| (item, 1.0)).collect()
 }
 
 #[cfg(test)]
@@ -103,6 +117,16 @@ pub(crate) mod tests {
 
     pub(crate) fn case(history: &[u32]) -> Case<'_> {
         Case { user: 9, history, target: 0, rating: None, timestamp: 1 }
+    }
+
+    /// The same scores of all items for every case.
+    pub(crate) struct Fixed(pub(crate) Vec<f32>);
+
+    impl Scorer for Fixed {
+        fn score(&mut self, _cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
+            scores.chunks_exact_mut(self.0.len()).for_each(|row| row.copy_from_slice(&self.0));
+            Ok(())
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
-use crate::evaluate::baseline::who_had_what;
+use crate::evaluate::baseline::{each_once, who_had_what};
 use crate::project::linear::inverse;
 use crate::recommend::data::Event;
 use crate::recommend::metrics::Scorer;
@@ -73,20 +73,25 @@ impl Ease {
     }
 }
 
+impl Ease {
+    /// Adds to the scores of all items `by` times what the items of a history say, each times its weight.
+    pub(super) fn add(&self, history: &[(u32, f32)], by: f32, scores: &mut [f32]) {
+        let n = self.items.len();
+        let known = history.iter().filter_map(|(item, weight)| Some((self.places[*item as usize]?, by * weight)));
+        for (place, by) in known {
+            for (item, weight) in self.items.iter().zip(&self.weights[place * n..(place + 1) * n]) {
+                scores[*item as usize] += by * weight;
+            }
+        }
+    }
+}
+
 impl Scorer for Ease {
     fn score(&mut self, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
-        let n = self.items.len();
         let rows = scores.par_chunks_exact_mut(self.places.len().max(1));
         rows.zip(cases).for_each(|(scores, case)| {
             scores.fill(0.0);
-            let mut history = case.history.to_vec();
-            history.sort_unstable();
-            history.dedup();
-            for place in history.iter().filter_map(|item| self.places[*item as usize]) {
-                for (item, weight) in self.items.iter().zip(&self.weights[place * n..(place + 1) * n]) {
-                    scores[*item as usize] += weight;
-                }
-            }
+            self.add(&each_once(case.history), 1.0, scores);
         });
         Ok(())
     }

@@ -168,14 +168,14 @@ fn told_widths(first: usize, further: &[usize]) -> String {
 /// What is said of items and of histories, where these have no vectors.
 const ALONE: [&str; 2] = [
     "Every arm has the same recommender, the same batches and the same search; it differs in the vectors of its items alone, \
-     and the arms A2re to A2ru in how they read them. A0c and A1b are made of trainings of A0.",
+     and the arms A2re to A2rn in how they read them. A0c and A1b are made of trainings of A0.",
     "Users' histories have no vectors but in A9.",
 ];
 
 /// The same where histories have vectors.
 const WITH_HISTORIES: [&str; 2] = [
     "Every arm has the same recommender, the same batches and the same search; it differs in the vectors of its items and its \
-     users' histories alone, and the arms A2re to A2ru in how they read them. A0c and A1b are made of trainings of A0.",
+     users' histories alone, and the arms A2re to A2rn in how they read them. A0c and A1b are made of trainings of A0.",
     "Users' histories are described at several midnights of \
      the training period and at the last one before the first held-out event, from events before that midnight, by nights \
      of the arm's own job that are run in the order of time; an event sees its user's newest description as of a moment \
@@ -270,15 +270,29 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
         facts.push((
             "log-linear".into(),
             format!(
-                "width {}, {} items, dropout {}, full softmax; {budget}",
+                "width {}, {} items, dropout {}, {}; {budget}",
                 told_widths(s.hidden, widths),
                 s.length,
-                s.dropout
+                s.dropout,
+                match s.negatives {
+                    0 => "full softmax".to_owned(),
+                    n => format!("softmax over the batch's targets and {n} drawn items, or all where these are fewer"),
+                }
             ),
         ));
     }
     if spec.sasrec.is_some() || spec.log_linear.is_some() {
-        let Reading { how, delta_dropout, delta_bound, seen_weight, seen_only, raise_unseen, or_free } = spec.reading;
+        let Reading {
+            how,
+            delta_dropout,
+            delta_bound,
+            seen_weight,
+            seen_only,
+            raise_unseen,
+            or_free,
+            near_ids,
+            near_texts,
+        } = spec.reading;
         let how = if how == How::Base { "the base of an item's vector" } else { "added to the id's vector by experts" };
         let softmax = if seen_only { "items that training met" } else { "all items" };
         let raised = if raise_unseen {
@@ -287,11 +301,17 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
             "none raised"
         };
         let free = if or_free { "; or own vectors that are free, as validation likes best" } else { "" };
+        let near = match (near_ids, near_texts) {
+            (true, true) => "; item-kNN, EASE and, with texts, their nearness are added as validation likes best",
+            (true, false) => "; item-kNN and EASE are added as validation likes best",
+            (false, true) => "; the nearness of texts is added as validation likes best",
+            (false, false) => "",
+        };
         facts.push((
             "reading".into(),
             format!(
                 "a text is {how}; own vectors dropped from {delta_dropout} of the steps, bound {delta_bound}, counting n / (n + \
-                 {seen_weight}); softmax over {softmax}, {raised}{free}"
+                 {seen_weight}); softmax over {softmax}, {raised}{free}{near}"
             ),
         ));
     }

@@ -130,6 +130,7 @@ pub fn arm_text(arm: &str) -> &'static str {
         "A2rw" => "A2r, items' own vectors in full from the first event on",
         "A2rs" => "A2r, items that training never met as wrong answers in training",
         "A2ru" => "A2r, items that training never met ranked where the model puts them",
+        "A2rn" => "A2r, nothing added for texts that are near",
         "A3" => "reasons of the language model as it comes (zero-shot)",
         "A4" => "reasons of the aligned model",
         "A4b" => "the templates' own reasons, which the aligned model is taught",

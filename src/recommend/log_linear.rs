@@ -45,6 +45,8 @@ pub struct Config {
     pub dropout: f64,
     /// Targets of a batch.
     pub batch: usize,
+    /// Items that the trained softmax has besides the targets of its batch, drawn anew for each; 0 is all.
+    pub negatives: usize,
     /// Sizes of the adaptor, where there are features that one reads.
     pub adaptor: AdaptorConfig,
     /// How item vectors are made. An evaluation says so for all its models at once.
@@ -106,7 +108,8 @@ impl LogLinear {
         }
         let mut parameters = Parameters::new(seed, device);
         let counts = content.as_ref().and_then(|content| content.seen.clone());
-        let items = ItemTable::new(&mut parameters, content, [catalogue, hidden], config.reading, config.adaptor)?;
+        let items = ItemTable::new(&mut parameters, content, [catalogue, hidden], config.reading, config.adaptor)?
+            .drawing(config.negatives);
         let steps = parameters.add("steps", [length, 1], Init::Constant(0.0));
         let turn = parameters.add("turn", [hidden, hidden], Init::Constant(0.0));
         let shift = parameters.add("shift", [1, hidden], Init::Constant(0.0));
@@ -272,6 +275,7 @@ mod tests {
             length: 3,
             dropout: 0.0,
             batch: 32,
+            negatives: 0,
             adaptor: AdaptorConfig::published(),
             reading: Reading::default(),
         }

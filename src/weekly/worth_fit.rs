@@ -27,6 +27,8 @@ use crate::weekly::worth_correction::{Candidates, Choice, Correction, ItemChoice
 use crate::weekly::worth_data::{Data, Item};
 use crate::weekly::worth_gates::{Gates, Judged, gates};
 
+/// Items that the recommender's softmax has besides the targets of a batch: see [`Config`].
+const DRAWN: usize = 2000;
 /// Texts that are encoded between two looks at whether to stop.
 const TEXTS: usize = 512;
 
@@ -202,6 +204,7 @@ impl Work<'_> {
             length: of.length,
             dropout: of.dropout,
             batch: of.batch,
+            negatives: DRAWN,
             adaptor: AdaptorConfig::published(),
             reading,
         };

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::ablation::contrast::{Place, bootstrap};
+use crate::evaluate::ablation::neighbours::{EASE, EASE_ITEMS, NEIGHBOURS};
 use crate::evaluate::ablation::training::{Around, Evaluation, Found, target_name};
 use crate::evaluate::ablation::trials::{Cases, Family, Form, TOP, Trial, ranked_cases, trials};
 use crate::evaluate::agreement::Agreement;
@@ -17,14 +18,6 @@ use crate::recommend::log_linear::{self, LogLinear};
 use crate::recommend::metrics::{Means, Ranked, Scorer, Tier, coverage, gini, popularity_lift};
 use crate::recommend::sasrec::{self, SasRec};
 use crate::recommend::split::{Case, Part, Target};
-
-/// Neighbours of the item-kNN baseline.
-const NEIGHBOURS: usize = 100;
-/// Regularisations of EASE that are tried; validation would choose among them, and the best on the test part is taken instead: what
-/// must be beaten is not made worse than it is.
-const EASE: [f64; 3] = [10.0, 100.0, 500.0];
-/// Items of EASE at most.
-const EASE_ITEMS: usize = 3000;
 
 /// Full ranking of the test parts.
 pub(super) struct Ranking<'a> {
@@ -310,6 +303,7 @@ pub(super) fn baselines(data: &Data<'_>, evaluation: &Evaluation) -> Result<Foun
     ranking.measure("popularity", "", &[borrowed(&ranked)], &mut found.measurements)?;
     let ranked = ranking.baseline(|at| Ok(ItemNeighbours::new(train(at), catalogue, NEIGHBOURS)))?;
     ranking.measure("item_knn", "", &[borrowed(&ranked)], &mut found.measurements)?;
+    // Validation would choose among them, and the best on the test part is taken: what must be beaten is not made worse than it is.
     let mut best: Option<(f64, Vec<Vec<Ranked>>)> = None;
     for regularisation in EASE {
         let ranked = ranking.baseline(|at| Ease::new(train(at), catalogue, regularisation, EASE_ITEMS))?;

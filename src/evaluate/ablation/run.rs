@@ -238,6 +238,8 @@ mod tests {
                 delta_dropout: 0.3,
                 seen_only: true,
                 raise_unseen: true,
+                near_ids: true,
+                near_texts: true,
                 ..Reading::default()
             },
             sasrec: None,
@@ -247,6 +249,7 @@ mod tests {
                     length: 5,
                     dropout: 0.0,
                     batch: 64,
+                    negatives: 0,
                     adaptor: AdaptorConfig::published(),
                     reading: Reading::default(),
                 },

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
+use crate::evaluate::ablation::neighbours::{ByUsers, Mix, Near};
 use crate::evaluate::ablation::training::{Around, Evaluation, Training, best, story, told_name};
 use crate::evaluate::arm::Arm;
 use crate::evaluate::arms::{Data, Origin, Told, content};
@@ -50,7 +51,7 @@ pub(super) struct Form {
 }
 
 /// What the first training of an arm at an origin has chosen; the others take it as it is.
-type Chosen = Option<(Form, f64)>;
+type Chosen = Option<(Form, f64, Mix)>;
 
 /// Cases of an origin, by target.
 pub(super) type Cases<'a> = Vec<(Target, Vec<Case<'a>>)>;
@@ -58,12 +59,6 @@ pub(super) type Cases<'a> = Vec<(Target, Vec<Case<'a>>)>;
 /// A scorer whose texts can be refreshed.
 trait Refreshed: Scorer {
     fn refresh(&mut self, texts: &Vectors) -> Result<()>;
-}
-
-impl<M: Model> Refreshed for M {
-    fn refresh(&mut self, texts: &Vectors) -> Result<()> {
-        Model::refresh(self, texts)
-    }
 }
 
 /// A1b: two models' scores summed. They are trained alike but for their seed and, where validation chose another, their rate.
@@ -79,9 +74,16 @@ impl<M: Scorer> Scorer for Summed<M> {
     }
 }
 
-impl<M: Model> Refreshed for Summed<M> {
+impl<M: Refreshed> Refreshed for Summed<M> {
     fn refresh(&mut self, texts: &Vectors) -> Result<()> {
-        self.0.iter_mut().try_for_each(|model| Model::refresh(model, texts))
+        self.0.iter_mut().try_for_each(|model| model.refresh(texts))
+    }
+}
+
+impl<M: Model> Refreshed for Near<'_, M> {
+    fn refresh(&mut self, texts: &Vectors) -> Result<()> {
+        Near::refresh(self, texts);
+        Model::refresh(&mut self.model, texts)
     }
 }
 
@@ -150,10 +152,10 @@ impl<M: Scorer> Scorer for Moved<M> {
     }
 }
 
-impl<M: Model> Refreshed for Moved<M> {
+impl<M: Refreshed> Refreshed for Moved<M> {
     fn refresh(&mut self, texts: &Vectors) -> Result<()> {
         self.present = present(texts);
-        Model::refresh(&mut self.model, texts)
+        self.model.refresh(texts)
     }
 }
 
@@ -177,6 +179,10 @@ pub(super) fn trials<C, M: Model>(
     seen: &mut dyn FnMut(&mut M) -> Result<()>,
 ) -> Result<Vec<Vec<Vec<Trial>>>> {
     let mut all = Vec::new();
+    let users: Vec<Option<ByUsers>> = match evaluation.reading.near_ids {
+        true => data.origins.iter().map(|origin| ByUsers::new(origin.split).map(Some)).collect::<Result<_>>()?,
+        false => data.origins.iter().map(|_| None).collect(),
+    };
     for arm in &evaluation.arms {
         let mut by_seed: Vec<Vec<Trial>> = (0..evaluation.seeds).map(|_| Vec::new()).collect();
         for (at, cases) in cases.iter().enumerate() {
@@ -190,7 +196,7 @@ pub(super) fn trials<C, M: Model>(
                         told.insert((Arc::new(made.content.clone()), made))
                     }
                 };
-                let work = Work { data, evaluation, family, at, told, content };
+                let work = Work { data, evaluation, family, at, told, content, users: users[at].as_ref() };
                 let (mut model, validated) = work.train(*arm, seed, &mut chosen, around)?;
                 let trial = match arm {
                     Arm::Ensemble => {
@@ -209,7 +215,7 @@ pub(super) fn trials<C, M: Model>(
                     }
                     arm => {
                         if *arm == Arm::NoText && at + 1 == data.origins.len() {
-                            seen(&mut model)?;
+                            seen(&mut model.model)?;
                         }
                         Trial { ranked: work.rank(&mut model, cases)?, validated }
                     }
@@ -230,9 +236,11 @@ struct Work<'a, C, M> {
     at: usize,
     told: &'a Told,
     content: &'a Arc<Content>,
+    /// What common users tell of items, where it is added to scores.
+    users: Option<&'a ByUsers>,
 }
 
-impl<C, M: Model> Work<'_, C, M> {
+impl<'a, C, M: Model> Work<'a, C, M> {
     fn origin(&self) -> Result<&Origin<'_>> {
         self.data.origins.get(self.at).ok_or_else(|| Error::new(Kind::Internal, "an origin is missing"))
     }
@@ -253,8 +261,8 @@ impl<C, M: Model> Work<'_, C, M> {
         forms
     }
 
-    /// The best of the family's trainings by validation, and its score there.
-    fn train(&self, arm: Arm, seed: u64, chosen: &mut Chosen, around: &mut Around<'_>) -> Result<(M, f64)> {
+    /// The best of the family's trainings by validation, with what neighbours add to it, and its score there.
+    fn train(&self, arm: Arm, seed: u64, chosen: &mut Chosen, around: &mut Around<'_>) -> Result<(Near<'a, M>, f64)> {
         let Work { data, evaluation, family, at, content, .. } = self;
         let split = self.origin()?.split;
         let (learned, valid) = (sequences(split), split.cases(Part::Valid, Target::Successive));
@@ -265,13 +273,13 @@ impl<C, M: Model> Work<'_, C, M> {
         // What differs after training alone is no other training.
         let name = match arm {
             Arm::Ensemble | Arm::Offset => Arm::NoText,
-            Arm::ReadUnraised => Arm::Evidence,
+            Arm::ReadUnraised | Arm::ReadFar => Arm::Evidence,
             arm => arm,
         };
         let what = format!("{}-{}-{seed}", at_origin(data, family.name, *at), told_name(data, name, *at));
         let training = family.training;
         let (forms, rates) = match chosen {
-            Some((form, rate)) => (vec![form.clone()], vec![*rate]),
+            Some((form, rate, _)) => (vec![form.clone()], vec![*rate]),
             None => (self.forms(arm), training.learning_rates.clone()),
         };
         let mut found: Option<(M, Trained, f64, Form)> = None;
@@ -285,14 +293,24 @@ impl<C, M: Model> Work<'_, C, M> {
         }
         let (model, trained, rate, form) =
             found.ok_or_else(|| Error::new(Kind::Internal, "an arm has no form to train"))?;
-        (around.say)(story(data, family.title, arm, *at, seed, &trained, (rate, form.name.trim_start_matches('-'))));
-        *chosen = Some((form, rate));
+        let texts = content.items.as_ref().filter(|_| arm.reading(evaluation.reading).near_texts);
+        let mut near = Near::new(model, self.users, texts, &evaluation.device);
+        let mix = match chosen {
+            Some((.., mix)) => *mix,
+            None => near.choose(split)?,
+        };
+        let mut near = near.mixed(mix);
+        let validated = if mix == Mix::default() { trained.best_score } else { self.validate(&mut near)? };
+        let told = (rate, form.name.trim_start_matches('-'));
+        let line = story(data, family.title, arm, *at, seed, &trained, told);
+        (around.say)(if mix == Mix::default() { line } else { format!("{line}; with {mix} {validated:.4}") });
+        *chosen = Some((form, rate, mix));
         (around.go_on)()?;
-        Ok((model, trained.best_score))
+        Ok((near, validated))
     }
 
     /// The model, with items that training never met moved as validation likes best, and its score there.
-    fn moved(&self, model: M, validated: f64, moves: &[Move]) -> Result<(Moved<M>, f64)> {
+    fn moved<S: Scorer>(&self, model: S, validated: f64, moves: &[Move]) -> Result<(Moved<S>, f64)> {
         let mut moved = Moved::new(model, self.origin()?.split.train_counts(), self.content.items.as_ref());
         let (mut best, mut validated) = (None, validated);
         for by in moves {
@@ -373,15 +391,7 @@ pub(super) fn at_origin(data: &Data<'_>, family: &str, origin: usize) -> String 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    struct Fixed(Vec<f32>);
-
-    impl Scorer for Fixed {
-        fn score(&mut self, _cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
-            scores.chunks_exact_mut(self.0.len()).for_each(|row| row.copy_from_slice(&self.0));
-            Ok(())
-        }
-    }
+    use crate::evaluate::baseline::tests::Fixed;
 
     #[test]
     fn controls_move_and_sum_scores() {

@@ -1,0 +1,318 @@
+//! What neighbours add to a model's scores. A model that learns a vector for each item from its few events does not see that two
+//! rare items share their users, and one that projects texts does not see that two texts are nearly alike; their neighbours tell it
+//! outright.
+//!
+//! To a model's score of an item is added a · item-kNN + b · EASE and, for a model that reads texts, c · nearness of texts. Each is a
+//! sum over the items of the history with weight 1 / (k + 1) for the one k steps back; texts are as near as the cosine of their
+//! vectors. Validation chooses a, b, c and EASE's price on weights, at an arm's first training of each origin: what a model of ids is
+//! compared with has the same of ids.
+//!
+//! Knows training events, cases and vectors of texts; knows nothing of arms or of how a model was trained.
+
+use std::collections::BTreeSet;
+
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::evaluate::baseline::ItemNeighbours;
+use crate::evaluate::ease::Ease;
+use crate::llm::device::ComputeDevice;
+use crate::llm::ops::{from_vec, into_vec};
+use crate::recommend::adaptor::Vectors;
+use crate::recommend::data::Event;
+use crate::recommend::fit::mean_ndcg;
+use crate::recommend::metrics::{Catalogue, Options, Scorer};
+use crate::recommend::split::{Case, Part, Split, Target};
+
+/// Neighbours of an item in item-kNN.
+pub(super) const NEIGHBOURS: usize = 100;
+/// EASE's prices on squared weights that are tried.
+pub(super) const EASE: [f64; 3] = [10.0, 100.0, 500.0];
+/// Items of EASE at most.
+pub(super) const EASE_ITEMS: usize = 3000;
+/// Items of a history that are looked at, the latest.
+const LATEST: usize = 50;
+/// What validation chooses each number from besides 0, in nats.
+const WEIGHTS: [f32; 9] = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+/// How often all numbers are gone through.
+const ROUNDS: usize = 3;
+/// Scores of each kind that are held while numbers are chosen: with more cases than that allows, every so many-th is asked.
+const HELD: usize = 1 << 25;
+/// Cases whose scores are computed together.
+const AT_ONCE: usize = 256;
+
+/// What common users tell of items, as of an origin.
+pub(super) struct ByUsers {
+    knn: ItemNeighbours,
+    ease: Ease,
+}
+
+impl ByUsers {
+    /// From the events of an origin that may be trained on.
+    ///
+    /// # Errors
+    /// What ranking says.
+    pub(super) fn new(split: &Split) -> Result<Self> {
+        let (train, catalogue) = (split.train(), split.train_counts().len());
+        let valid = split.cases(Part::Valid, Target::Successive);
+        let valid = some_of(&valid, catalogue);
+        let mut best: Option<(f64, Ease)> = None;
+        for price in EASE {
+            let mut ease = Ease::new(train, catalogue, price, EASE_ITEMS)?;
+            let score = mean_ndcg(&mut ease, &valid, Catalogue::since(split.first_seen()), Options::default())?;
+            if best.as_ref().is_none_or(|(so_far, _)| score > *so_far) {
+                best = Some((score, ease));
+            }
+        }
+        let ease = match best {
+            Some((_, ease)) => ease,
+            None => Ease::new(train, catalogue, EASE[0], EASE_ITEMS)?,
+        };
+        Ok(ByUsers { knn: ItemNeighbours::new(train, catalogue, NEIGHBOURS), ease })
+    }
+}
+
+/// Every so many-th case, so that their scores of all items can be held.
+fn some_of<'a>(cases: &[Case<'a>], catalogue: usize) -> Vec<Case<'a>> {
+    let most = (HELD / catalogue.max(1)).max(1);
+    cases.iter().step_by(cases.len().div_ceil(most).max(1)).copied().collect()
+}
+
+/// The numbers that neighbours' words are multiplied by: item-kNN, EASE, texts.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Mix([f32; 3]);
+
+impl std::fmt::Display for Mix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Mix([knn, ease, texts]) = self;
+        write!(f, "item-kNN {knn}, EASE {ease}, texts {texts}")
+    }
+}
+
+/// Vectors of texts at length one.
+struct ByTexts {
+    /// `[width, catalogue]`; zeros where there is no text.
+    units: Tensor<2>,
+    /// The same, row by row of an item.
+    rows: Vec<f32>,
+    width: usize,
+    device: ComputeDevice,
+}
+
+impl ByTexts {
+    fn new(texts: &Vectors, device: &ComputeDevice) -> Self {
+        let unit = |item: usize| {
+            let row = texts.row(item);
+            let length = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+            row.iter().map(move |v| if length > 0.0 { v / length } else { 0.0 })
+        };
+        let rows: Vec<f32> = (0..texts.len()).flat_map(unit).collect();
+        let units = from_vec(rows.clone(), [texts.len(), texts.width()], device).transpose();
+        ByTexts { units, rows, width: texts.width(), device: device.clone() }
+    }
+
+    /// The nearness of all items to weighted histories, case by case.
+    fn nearness(&self, histories: &[Vec<(u32, f32)>]) -> Result<Vec<f32>> {
+        let mut sums = vec![0.0; histories.len() * self.width];
+        for (sum, history) in sums.chunks_exact_mut(self.width).zip(histories) {
+            for (item, weight) in history {
+                let row = &self.rows[*item as usize * self.width..][..self.width];
+                sum.iter_mut().zip(row).for_each(|(sum, v)| *sum += weight * v);
+            }
+        }
+        into_vec(from_vec(sums, [histories.len(), self.width], &self.device).matmul(self.units.clone()))
+    }
+}
+
+/// What neighbours say beside a model, as much as the numbers let them.
+pub(super) struct Near<'a, M> {
+    pub(super) model: M,
+    users: Option<&'a ByUsers>,
+    texts: Option<ByTexts>,
+    mix: Mix,
+}
+
+impl<'a, M: Scorer> Near<'a, M> {
+    /// A model alone, until numbers are set.
+    pub(super) fn new(model: M, users: Option<&'a ByUsers>, texts: Option<&Vectors>, device: &ComputeDevice) -> Self {
+        Near { model, users, texts: texts.map(|texts| ByTexts::new(texts, device)), mix: Mix::default() }
+    }
+
+    /// With these numbers.
+    pub(super) fn mixed(self, mix: Mix) -> Self {
+        Near { mix, ..self }
+    }
+
+    /// Other texts in the place of those of before.
+    pub(super) fn refresh(&mut self, texts: &Vectors) {
+        if let Some(before) = &self.texts {
+            self.texts = Some(ByTexts::new(texts, &before.device));
+        }
+    }
+
+    /// The numbers that rank the validation part of `split` best by NDCG@10: one after the other is changed while that helps. The
+    /// smaller of two that are as good stays.
+    ///
+    /// # Errors
+    /// What the model and the ranking say.
+    pub(super) fn choose(&mut self, split: &Split) -> Result<Mix> {
+        let parts = [self.users.is_some(), self.users.is_some(), self.texts.is_some()];
+        let (catalogue, valid) = (split.train_counts().len(), split.cases(Part::Valid, Target::Successive));
+        let cases = some_of(&valid, catalogue);
+        if cases.is_empty() || !parts.contains(&true) {
+            return Ok(Mix::default());
+        }
+        let mut held = vec![vec![0.0; cases.len() * catalogue]];
+        self.model.score(&cases, &mut held[0])?;
+        for (part, is_there) in parts.into_iter().enumerate() {
+            let mut scores = Vec::new();
+            if is_there {
+                scores = vec![0.0; cases.len() * catalogue];
+                let mut mix = Mix::default();
+                mix.0[part] = 1.0;
+                self.add(mix, &cases, &mut scores)?;
+            }
+            held.push(scores);
+        }
+        let since = Catalogue::since(split.first_seen());
+        let score = |mix: Mix| mean_ndcg(&mut Held { parts: &held, mix, at: 0 }, &cases, since, Options::default());
+        let mut best = Mix::default();
+        let mut reached = score(best)?;
+        for _ in 0..ROUNDS {
+            let before = best;
+            for part in (0..parts.len()).filter(|part| parts[*part]) {
+                let from = best;
+                for weight in [0.0].into_iter().chain(WEIGHTS).filter(|weight| *weight != from.0[part]) {
+                    let mut other = from;
+                    other.0[part] = weight;
+                    let score = score(other)?;
+                    if score > reached {
+                        (best, reached) = (other, score);
+                    }
+                }
+            }
+            if best == before {
+                break;
+            }
+        }
+        Ok(best)
+    }
+
+    /// Adds what neighbours say of all items.
+    fn add(&self, Mix([knn, ease, of_texts]): Mix, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
+        let Some(catalogue) = scores.len().checked_div(cases.len()) else { return Ok(()) };
+        for (cases, scores) in cases.chunks(AT_ONCE).zip(scores.chunks_mut(AT_ONCE * catalogue.max(1))) {
+            let histories: Vec<Vec<(u32, f32)>> = cases.iter().map(|case| latest(case.history)).collect();
+            if let Some(users) = self.users.filter(|_| knn != 0.0 || ease != 0.0) {
+                let rows = scores.par_chunks_exact_mut(catalogue.max(1)).zip(&histories);
+                rows.for_each(|(scores, history)| {
+                    if knn != 0.0 {
+                        users.knn.add(history, knn, scores);
+                    }
+                    if ease != 0.0 {
+                        users.ease.add(history, ease, scores);
+                    }
+                });
+            }
+            if let Some(texts) = self.texts.as_ref().filter(|_| of_texts != 0.0) {
+                let nearness = texts.nearness(&histories)?;
+                scores.iter_mut().zip(nearness).for_each(|(score, near)| *score += of_texts * near);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<M: Scorer> Scorer for Near<'_, M> {
+    fn score(&mut self, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
+        self.model.score(cases, scores)?;
+        self.add(self.mix, cases, scores)
+    }
+}
+
+/// The latest items of a history, each once, where it was last, with what it counts.
+fn latest(history: &[u32]) -> Vec<(u32, f32)> {
+    let mut met = BTreeSet::new();
+    let steps_back = history.iter().rev().take(LATEST).enumerate();
+    steps_back.filter(|(_, item)| met.insert(**item)).map(|(k, item)| (*item, 1.0 / (k as f32 + 1.0))).collect()
+}
+
+/// Scores of a model, item-kNN, EASE and texts, case by case; what is asked for in turn is their sum.
+struct Held<'a> {
+    parts: &'a [Vec<f32>],
+    mix: Mix,
+    at: usize,
+}
+
+impl Scorer for Held<'_> {
+    fn score(&mut self, _cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
+        scores.copy_from_slice(&self.parts[0][self.at..][..scores.len()]);
+        for (part, by) in self.parts[1..].iter().zip(self.mix.0).filter(|(_, by)| *by != 0.0) {
+            let said = &part[self.at..][..scores.len()];
+            scores.par_iter_mut().zip(said).for_each(|(score, said)| *score += by * said);
+        }
+        self.at += scores.len();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::evaluate::baseline::tests::{Fixed, case, events};
+
+    #[test]
+    fn each_neighbour_counts_as_much_as_its_number_says() {
+        let train: Vec<Event> = events(&[(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 2)]);
+        let users = ByUsers { knn: ItemNeighbours::new(&train, 4, 10), ease: Ease::new(&train, 4, 0.5, 10).unwrap() };
+        let texts =
+            Vectors::new(2, vec![2.0, 0.0, 0.0, 3.0, 1.0, 1.0, 0.0, 0.0], vec![true, true, true, false]).unwrap();
+        let device = ComputeDevice::cpu();
+        let near = |mix| Near::new(Fixed(vec![9.0; 4]), Some(&users), Some(&texts), &device).mixed(Mix(mix));
+        let scores = |mix, history: &[u32]| {
+            let mut scores = [0.0; 4];
+            near(mix).score(&[case(history)], &mut scores).unwrap();
+            scores.map(|score| score - 9.0)
+        };
+        let is_near = |ours: [f32; 4], wanted: [f32; 4]| ours.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert_eq!(scores([0.0; 3], &[0, 2]), [0.0; 4]);
+        // Item 2 is the latest, item 0 a step before; an item met twice counts where it was last.
+        let knn = scores([2.0, 0.0, 0.0], &[0, 2]);
+        assert!(is_near(knn, [1.0, 2.0, 0.5, 0.0]), "{knn:?}");
+        assert_eq!(scores([2.0, 0.0, 0.0], &[2, 0, 2]), knn);
+        let texts = scores([0.0, 0.0, 4.0], &[0, 2]);
+        let half = 0.5_f32.sqrt();
+        assert!(is_near(texts, [2.0 + 4.0 * half, 4.0 * half, 4.0 + 2.0 * half, 0.0]), "{texts:?}");
+        let (ease, all) = (scores([0.0, 3.0, 0.0], &[0, 2]), scores([2.0, 3.0, 4.0], &[0, 2]));
+        assert!(ease[1] > 0.0 && is_near(all, [0, 1, 2, 3].map(|i| knn[i] + ease[i] + texts[i])), "{ease:?} {all:?}");
+    }
+
+    #[test]
+    fn refreshed_texts_take_the_place_of_others() {
+        let of = |values: [f32; 3]| Vectors::new(1, values.to_vec(), vec![true, true, values[2] != 0.0]).unwrap();
+        let device = ComputeDevice::cpu();
+        let mut near =
+            Near::new(Fixed(vec![0.0; 3]), None, Some(&of([1.0, -1.0, 0.0])), &device).mixed(Mix([0.0, 0.0, 1.0]));
+        let mut scores = [0.0; 3];
+        near.score(&[case(&[0])], &mut scores).unwrap();
+        assert_eq!(scores, [1.0, -1.0, 0.0]);
+        near.refresh(&of([1.0, -1.0, 5.0]));
+        near.score(&[case(&[0])], &mut scores).unwrap();
+        assert_eq!(scores, [1.0, -1.0, 1.0], "what is new is near to what it is like");
+    }
+
+    #[test]
+    fn held_scores_are_handed_out_in_turn() {
+        let parts = [vec![1.0, 2.0, 3.0, 4.0], vec![10.0, 20.0, 30.0, 40.0], Vec::new(), vec![0.5; 4]];
+        let mut held = Held { parts: &parts, mix: Mix([1.0, 0.0, 2.0]), at: 0 };
+        let mut scores = [0.0; 2];
+        held.score(&[case(&[0])], &mut scores).unwrap();
+        assert_eq!(scores, [12.0, 23.0]);
+        held.score(&[case(&[0])], &mut scores).unwrap();
+        assert_eq!(scores, [34.0, 45.0]);
+        assert_eq!(some_of(&[case(&[0]); 10], HELD / 4).len(), 4);
+        assert_eq!(some_of(&[case(&[0]); 10], 4).len(), 10);
+    }
+}
