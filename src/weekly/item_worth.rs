@@ -3,19 +3,31 @@
 //! R(z) = mean over held-out events of item i of log p(i | h; v_i = W g(z)), less the same with the vector of i's
 //! evidence, in nats. As in DPO4Rec (arXiv 2410.05939) the recommender is the reward; here it is cold by construction:
 //!
-//! * h is the state of a recommender of ids alone before an event that it was not trained on; the vectors of all other
-//!   items are that recommender's.
+//! * h is the state s of a recommender of ids alone before an event that it was not trained on; the vectors of all
+//!   other items are that recommender's.
 //! * W is ridge regression from vectors of evidence to the recommender's item vectors, an item weighted n / (n + prior)
 //!   after n training events. It is cross-fitted ([`CrossFitted`]): i is mapped by a map that has not learned from i's
 //!   row, so that its own events cannot place it.
 //! * p is the softmax over i and some negatives: items that training met about as often as i, on a logarithmic scale,
 //!   and that the user had not met. So popularity is no help in telling i from them.
 //!
-//! R is 0 for the evidence itself. It has no price for lifting an item for everybody: a longer vector is worth more
-//! than a shorter one that points the same way, and so is one that promises popularity. Vectors of texts are best of
-//! one length. Whether R may reward anything is for the gates beside this file to say.
+//! Two things are taken out of R that tell nothing of an item. Neither looks at what anybody took.
+//!
+//! * Everybody's taste. With m the mean state before the events of a block, a vector v scores s v = m v + (s - m) v.
+//!   The first part is the same for everybody: a text that leads along m lifts its item in every event, as a number of
+//!   popularity does, and halves of the users, blocks of time and folds all agree on it. So all scores, of i as of its
+//!   negatives, are (s - m) v. What is left to a text along m is how far users differ there. The number of its own that
+//!   the recommender adds to an item's scores is no part of any of them, as negatives are about as popular.
+//! * The kind of a text. Reasons are shorter than evidence and of another style, and so lie elsewhere. Each kind is
+//!   centred apart, at its mean over the items that have both, each of which counts once: W learns from g(e) - E and is
+//!   given g(z) - Z. Since W has a free constant, that is the map of evidence as it stands, given g(z) + E - Z.
+//!
+//! R is 0 for the evidence itself. A vector that lies further from the mean of its kind can be worth more than one that
+//! points the same way. Whether R may reward anything is for the gates beside this file to say.
 //!
 //! Knows vectors, states and numbers of items; knows nothing of texts, encoders, models or where a log comes from.
+
+use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -193,6 +205,11 @@ impl<'a> Block<'a> {
         .with("events", self.asked.len()))
     }
 
+    /// What sets the user of a case apart: the state, less `everyone`, which is the mean state.
+    fn own_state_of(&self, case: usize, everyone: &[f32]) -> Vec<f32> {
+        self.state_of(case, everyone.len()).iter().zip(everyone).map(|(x, mean)| x - mean).collect()
+    }
+
     /// The mean state before the events, `width` values.
     pub(super) fn mean_state(&self, width: usize) -> Vec<f32> {
         let mut sums = vec![0.0; width];
@@ -201,6 +218,58 @@ impl<'a> Block<'a> {
         }
         let n = self.asked.len().max(1) as f64;
         sums.into_iter().map(|sum| (sum / n) as f32).collect()
+    }
+}
+
+/// Whether a vector is that of a text: zeros stand for no text.
+fn is_text(vector: &[f32]) -> bool {
+    vector.iter().any(|x| *x != 0.0)
+}
+
+/// Where each kind of text lies: mean vectors over the items that have both kinds, zeros where none has.
+#[derive(Debug, Clone)]
+struct Centres {
+    evidence: Vec<f64>,
+    reasons: Vec<f64>,
+}
+
+impl Centres {
+    /// Each item counts once, however many reasons it has.
+    fn of(known: &Known<'_>, reasons: &[(u32, &[f32])]) -> Result<Centres> {
+        let (items, width) = (known.ids.len(), known.text());
+        let is_sound = |(item, text): &(u32, &[f32])| {
+            (*item as usize) < items && text.len() == width && text.iter().all(|x| x.is_finite())
+        };
+        if !reasons.iter().all(is_sound) {
+            return Err(Error::new(
+                Kind::Internal,
+                "reasons do not fit the items or the width of their evidence, or hold what is no number",
+            )
+            .with("items", items)
+            .with("width", width));
+        }
+        let mut by_item: BTreeMap<u32, Vec<&[f32]>> = BTreeMap::new();
+        for (item, text) in reasons {
+            if is_text(text) && is_text(known.evidence_of(*item as usize)) {
+                by_item.entry(*item).or_default().push(text);
+            }
+        }
+        let mut centres = Centres { evidence: vec![0.0; width], reasons: vec![0.0; width] };
+        let add = |sums: &mut [f64], text: &[f32], share: f64| {
+            sums.iter_mut().zip(text).for_each(|(sum, x)| *sum += share * f64::from(*x));
+        };
+        for (item, texts) in &by_item {
+            let share = 1.0 / by_item.len() as f64;
+            add(&mut centres.evidence, known.evidence_of(*item as usize), share);
+            texts.iter().for_each(|text| add(&mut centres.reasons, text, share / texts.len() as f64));
+        }
+        Ok(centres)
+    }
+
+    /// The vector of a reason as it stands to its kind, where evidence lies.
+    fn moved(&self, reason: &[f32]) -> Vec<f32> {
+        let places = self.evidence.iter().zip(&self.reasons);
+        reason.iter().zip(places).map(|(x, (to, from))| (f64::from(*x) + (to - from)) as f32).collect()
     }
 }
 
@@ -217,7 +286,7 @@ pub(super) fn least_learned(folds: usize) -> usize {
 /// The map from texts to the recommender's vectors, of items that training met and that have evidence. With `shuffle`
 /// they are given each other's vectors and weights: a map that knows texts and vectors, and not which belongs to which.
 fn fitted(known: &Known<'_>, keys: &[String], settings: &Settings, shuffle: Option<Random>) -> Result<CrossFitted> {
-    let has_text = |item: usize| known.evidence_of(item).iter().any(|x| *x != 0.0);
+    let has_text = |item: usize| is_text(known.evidence_of(item));
     let learned: Vec<usize> = (0..known.ids.len()).filter(|item| known.counts[*item] > 0 && has_text(*item)).collect();
     let needed = least_learned(settings.folds);
     if learned.len() < needed {
@@ -336,15 +405,16 @@ struct Event {
 #[derive(Debug, Clone, Default)]
 struct Events {
     events: Vec<Event>,
-    /// `[events, width]`.
+    /// `[events, width]`, less the mean state of the block.
     states: Vec<f32>,
 }
 
 impl Events {
-    /// `evidence` is what the item's evidence is mapped to.
+    /// `evidence` is what the item's evidence is mapped to, `everyone` the mean state of the block.
     fn new(
         mut asked: Vec<Asked>,
         evidence: &[f32],
+        everyone: &[f32],
         known: &Known<'_>,
         block: &Block<'_>,
         popularity: &Popularity,
@@ -354,15 +424,15 @@ impl Events {
         asked.truncate(settings.most_events);
         let mut found = Events::default();
         for one in asked {
-            let state = block.state_of(one.case, known.width);
+            let state = block.own_state_of(one.case, everyone);
             let count = known.counts[one.item as usize];
             let negatives = popularity.negatives(&one, count, block.met[one.case], settings);
             let scores: Vec<f64> =
-                negatives.into_iter().map(|item| dot(state, known.vector_of(item as usize))).collect();
+                negatives.into_iter().map(|item| dot(&state, known.vector_of(item as usize))).collect();
             // Where there is nobody else an item is certain, whatever its text.
             let Some(others) = log_sum(&scores) else { continue };
-            found.events.push(Event { user: one.user, others, loss: loss(dot(state, evidence), others) });
-            found.states.extend_from_slice(state);
+            found.events.push(Event { user: one.user, others, loss: loss(dot(&state, evidence), others) });
+            found.states.extend(state);
         }
         found
     }
@@ -373,6 +443,7 @@ impl Events {
 pub struct Worth {
     width: usize,
     map: CrossFitted,
+    centres: Centres,
     /// By what the map knows each item.
     keys: Vec<String>,
     /// Of each item.
@@ -380,44 +451,73 @@ pub struct Worth {
 }
 
 impl Worth {
-    /// From the events of one block. The same inputs give the same bits on any number of threads.
+    /// From the events of one block. `reasons` are vectors of reasons with their items, by which it is known where
+    /// reasons lie: those that are to be compared. The same inputs give the same bits on any number of threads.
     ///
     /// # Errors
     /// `Kind::Config` for settings that measure nothing; `Kind::Input` where too few items have events and evidence;
     /// `Kind::Internal` where the parts do not fit together or hold what is no number.
-    pub fn new(known: &Known<'_>, block: &Block<'_>, settings: &Settings) -> Result<Worth> {
+    pub fn new(known: &Known<'_>, block: &Block<'_>, reasons: &[(u32, &[f32])], settings: &Settings) -> Result<Worth> {
         settings.check()?;
         known.check()?;
         block.check(known)?;
+        let centres = Centres::of(known, reasons)?;
         let keys = keys(known, settings);
         let map = fitted(known, &keys, settings, None)?;
         let popularity = Popularity::new(known.counts, settings.seed);
+        let everyone = block.mean_state(known.width);
         let mut asked: Vec<Vec<Asked>> = vec![Vec::new(); known.ids.len()];
         block.asked.iter().for_each(|one| asked[one.item as usize].push(*one));
         let of_item = |(item, asked): (usize, Vec<Asked>)| -> Result<Events> {
             let evidence = map.apply(&keys[item], known.evidence_of(item))?;
             Ok(evidence.map_or_else(Events::default, |evidence| {
-                Events::new(asked, &evidence, known, block, &popularity, settings)
+                Events::new(asked, &evidence, &everyone, known, block, &popularity, settings)
             }))
         };
         let items = asked.into_par_iter().enumerate().map(of_item).collect::<Result<Vec<Events>>>()?;
-        Ok(Worth { width: known.width, map, keys, items })
+        Ok(Worth { width: known.width, map, centres, keys, items })
     }
 
-    /// Where a text of an item leads, `width` values: by a map that has not learned from the item's row. `None` for a
+    /// Where a reason of an item leads, `width` values: by a map that has not learned from the item's row. `None` for a
     /// vector of zeros, which is the vector of no text.
     ///
     /// # Errors
     /// `Kind::Internal` where there is no such item, and for a vector of another width than the evidence's, or one that
     /// holds what is no number.
     pub fn mapped(&self, item: u32, text: &[f32]) -> Result<Option<Vec<f32>>> {
-        let Some(key) = self.keys.get(item as usize) else {
-            return Err(Error::new(Kind::Internal, "a worth was asked of an item that is not there").with("item", item));
-        };
-        if !text.iter().all(|x| x.is_finite()) {
-            return Err(Error::new(Kind::Internal, "a text's vector holds what is no number").with("item", item));
+        let key = self.key_of(item)?;
+        if text.len() != self.map.input() || !text.iter().all(|x| x.is_finite()) {
+            return Err(Error::new(
+                Kind::Internal,
+                "a text's vector is not as wide as the evidence's, or holds what is no number",
+            )
+            .with("item", item));
         }
-        self.map.apply(key, text)
+        if !is_text(text) {
+            return Ok(None);
+        }
+        self.map.apply(key, &self.centres.moved(text))
+    }
+
+    /// Where the evidence of an item leads, as [`Worth::mapped`]. `known` is that with which this was made.
+    ///
+    /// # Errors
+    /// `Kind::Internal` where there is no such item.
+    pub(super) fn mapped_evidence(&self, known: &Known<'_>, item: u32) -> Result<Option<Vec<f32>>> {
+        self.map.apply(self.key_of(item)?, known.evidence_of(item as usize))
+    }
+
+    /// How far a reason's vector lies from the mean of the reasons.
+    pub(super) fn distance(&self, text: &[f32]) -> f64 {
+        let squares = text.iter().zip(&self.centres.reasons).map(|(x, mean)| (f64::from(*x) - mean).powi(2));
+        squares.sum::<f64>().sqrt()
+    }
+
+    fn key_of(&self, item: u32) -> Result<&str> {
+        let key = self.keys.get(item as usize).map(String::as_str);
+        key.ok_or_else(|| {
+            Error::new(Kind::Internal, "a worth was asked of an item that is not there").with("item", item)
+        })
     }
 
     /// What a vector in the place of an item's evidence is worth, for each event.

@@ -301,7 +301,7 @@ fn learned_in(interval: Interval, begun: &Learned) -> Interval {
 
 /// Digest of everything that a run follows from.
 fn made_from(spec: &Spec, prepared: &Prepared, read: &Data) -> Result<String> {
-    let mut made = Fingerprint::new("worth", 2);
+    let mut made = Fingerprint::new("worth", 3);
     let Prepared { models, interval, job, .. } = prepared;
     made.add("interval", format!("{}/{}", interval.start.to_rfc3339(), interval.end.to_rfc3339()));
     made.add("read", read.digest()?);

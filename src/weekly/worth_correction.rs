@@ -7,7 +7,8 @@
 //!
 //! * the gain, mean over items, is above 0 by the low end of its 95 % interval;
 //! * it is higher than where the confirming events are dealt to other items that are about as popular. A text that lifts its item
-//!   for everybody, by promising popularity, gains as much by others' events as by its own, and does not pass.
+//!   whoever asks, as one that says little does beside one that errs, gains as much by others' events as by its own, and
+//!   does not pass.
 //!
 //! Knows vectors, events and numbers of items; knows nothing of texts, files or nights.
 
@@ -114,7 +115,7 @@ fn judged(
     least_events: usize,
 ) -> Result<Option<Judged>> {
     let place = |text: &[f32]| worth.mapped(of.item, text);
-    let Some(evidence) = place(known.evidence_of(of.item as usize))? else { return Ok(None) };
+    let Some(evidence) = worth.mapped_evidence(known, of.item)? else { return Ok(None) };
     let own = worth.losses(of.item, &evidence);
     if own.len() < least_events {
         return Ok(None);
@@ -319,7 +320,10 @@ mod tests {
             Candidates { item, current: Some(text), rewrites: vec![text] }
         };
         let all: Vec<Candidates<'_>> = (0..30).map(same).collect();
-        let (found, chosen) = of(&world, &all);
+        // Beside no reasons but these, what says the same as the evidence lies where it does.
+        let texts: Vec<(u32, &[f32])> = all.iter().filter_map(|of| Some((of.item, of.current?))).collect();
+        let worth = Worth::new(&known, &world.block(0), &texts, &settings()).unwrap();
+        let (found, chosen) = correction(&worth, &known, &all, &settings(), LEAST).unwrap();
         assert!(found.items > 0 && found.kept == found.items && !found.holds && found.p == 1.0, "{found:?}");
         assert!(chosen.iter().flatten().all(|one| one.choice == Choice::Current && one.gain == [0.0; 2]));
     }

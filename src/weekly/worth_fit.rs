@@ -116,7 +116,8 @@ impl Work<'_> {
         };
         let [now, next] = [0, 1].map(|block: usize| Block::of(&cases[block], &states[block]));
         let reasons: Vec<(u32, &[f32])> = texts.iter().map(|(_, item, text)| (*item, text.as_slice())).collect();
-        let (gates, found) = gates(&known, &now, &next, &reasons, &settings(of))?;
+        let worth = Worth::new(&known, &now, &reasons, &settings(of))?;
+        let (gates, found) = gates(&worth, &known, [&now, &next], &reasons, &settings(of), stop)?;
         let (chosen_texts, chosen) = best_of_each(&of_finished(self.answers, texts, &found), of.seed)?;
         let places = chosen_texts.into_iter().filter_map(|text| texts.get(text).map(|(place, ..)| *place)).collect();
         let mut judged = vec![None; self.answers.all.len()];
@@ -126,7 +127,7 @@ impl Work<'_> {
             }
         }
         let (candidates, whose) = self.candidates(&said);
-        let worth = Worth::new(&known, &now, &settings(of))?;
+        stop.check()?;
         let (correction, chosen_of) = correction(&worth, &known, &candidates, &settings(of), of.least_events)?;
         let of_item = |((item, rewrites), of): ((usize, Vec<usize>), Option<ItemChoice>)| {
             let of = of?;

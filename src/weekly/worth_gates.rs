@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::cancel::CancelToken;
 use crate::error::Result;
 use crate::network::random::Random;
 use crate::registry::card::Check;
@@ -70,9 +71,10 @@ pub struct Gates {
     /// Mean over items of log p by the evidence, less that by a map learned from shuffled pairs, in nats.
     pub learned: Option<Interval>,
     /// Rank correlation of the worth with how far the reason lifts its item above the evidence for the mean of all
-    /// states: near 1 a reason is paid for promising popularity.
+    /// states, of which no worth is made: near 1 a reason is paid for promising popularity all the same.
     pub with_popularity: Option<f64>,
-    /// Rank correlation of the worth with the length of the text's vector: near 1 a reason is paid for a long vector.
+    /// Rank correlation of the worth with how far the text's vector lies from the mean of all reasons: near 1 a reason is
+    /// paid for being unlike others.
     pub with_length: Option<f64>,
     /// The standard deviation of the worth among an item's reasons, median over items with several.
     pub spread: Option<f64>,
@@ -175,10 +177,14 @@ fn judged(
     [now, next]: [&Block<'_>; 2],
     texts: &[(u32, &[f32])],
     settings: &Settings,
+    stop: &CancelToken,
 ) -> Result<Vec<Option<Judged>>> {
-    let later = Worth::new(known, next, settings)?.all(texts)?;
+    stop.check()?;
+    let later = Worth::new(known, next, texts, settings)?.all(texts)?;
+    stop.check()?;
     let refolded = Settings { fold_seed: settings.fold_seed.wrapping_add(1), ..*settings };
-    let refolded = Worth::new(known, now, &refolded)?.all(texts)?;
+    let refolded = Worth::new(known, now, texts, &refolded)?.all(texts)?;
+    stop.check()?;
     let strangers = worth.all(&of_others(texts, settings.seed))?;
     let everyone = now.mean_state(known.width);
     let of_reason = |(n, (item, text)): (usize, &(u32, &[f32]))| -> Result<Option<Judged>> {
@@ -188,10 +194,8 @@ fn judged(
             by_half[half_of(*user, settings.seed)].push(*nats);
         }
         let nats: Vec<f64> = told.into_iter().map(|(_, nats)| nats).collect();
-        let lifted = |text: &[f32]| -> Result<f64> {
-            Ok(worth.mapped(*item, text)?.map_or(0.0, |vector| dot(&everyone, &vector)))
-        };
-        let popularity = lifted(text)? - lifted(known.evidence_of(*item as usize))?;
+        let lifted = |vector: Option<Vec<f32>>| vector.map_or(0.0, |vector| dot(&everyone, &vector));
+        let popularity = lifted(worth.mapped(*item, text)?) - lifted(worth.mapped_evidence(known, *item)?);
         Ok(mean(&nats).map(|found| Judged {
             item: *item,
             worth: found,
@@ -201,7 +205,7 @@ fn judged(
             refolded: refolded[n],
             stranger: strangers.get(n).copied().flatten(),
             popularity,
-            length: dot(text, text).sqrt(),
+            length: worth.distance(text),
         }))
     };
     texts.par_iter().enumerate().map(of_reason).collect()
@@ -218,7 +222,8 @@ fn within(reasons: &[&Judged]) -> Vec<(f64, f64)> {
 }
 
 /// Whether R of these reasons may be a reward. `now` are the events that it would reward by, `next` those of the block
-/// of time after it; `texts` are vectors of reasons with their items, best several of each item.
+/// of time after it; `texts` are vectors of reasons with their items, best several of each item. `worth` is R: made of
+/// `known`, `now` and `texts` by `settings`.
 ///
 /// Halves of the users, the next block and other folds must agree on the order of the reasons. But they agree as well
 /// on a map that has learned nothing: a direction that is wrong is wrong for everybody. So the map must beat one that
@@ -229,16 +234,16 @@ fn within(reasons: &[&Judged]) -> Vec<(f64, f64)> {
 /// Beside the gates, what is known of each text, in the order of `texts`; `None` where its worth is not known.
 ///
 /// # Errors
-/// As [`Worth::new`] and [`Worth::mapped`].
+/// As [`Worth::new`] and [`Worth::mapped`]; `Kind::Interrupted` after a signal.
 pub fn gates(
+    worth: &Worth,
     known: &Known<'_>,
-    now: &Block<'_>,
-    next: &Block<'_>,
+    [now, next]: [&Block<'_>; 2],
     texts: &[(u32, &[f32])],
     settings: &Settings,
+    stop: &CancelToken,
 ) -> Result<(Gates, Vec<Option<Judged>>)> {
-    let worth = Worth::new(known, now, settings)?;
-    let found = judged(&worth, known, [now, next], texts, settings)?;
+    let found = judged(worth, known, [now, next], texts, settings, stop)?;
     let judged: Vec<&Judged> = found.iter().flatten().collect();
     let mut by_item: BTreeMap<u32, Vec<&Judged>> = BTreeMap::new();
     judged.iter().copied().for_each(|one| by_item.entry(one.item).or_default().push(one));
@@ -257,6 +262,7 @@ pub fn gates(
     let shuffled = over_items(strangers().map(|(one, stranger)| (one.item, stranger)), settings.seed)?;
     let own_less_shuffled =
         over_items(strangers().map(|(one, stranger)| (one.item, one.worth - stranger)), settings.seed)?;
+    stop.check()?;
     let learned = over_items(worth.learned(known, settings)?.into_iter(), settings.seed)?;
 
     let (mut spreads, mut noises) = (Vec::new(), Vec::new());
@@ -341,10 +347,25 @@ pub fn gates(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::error::Kind;
     use crate::weekly::item_worth::tests::{NOISES, World, settings};
 
+    fn of_texts(world: &World, texts: &[(u32, &[f32])], stop: &CancelToken) -> Result<(Gates, Vec<Option<Judged>>)> {
+        let (known, now, next) = (world.known(), world.block(0), world.block(1));
+        let worth = Worth::new(&known, &now, texts, &settings())?;
+        gates(&worth, &known, [&now, &next], texts, &settings(), stop)
+    }
+
     fn of(world: &World) -> Gates {
-        gates(&world.known(), &world.block(0), &world.block(1), &world.texts(), &settings()).unwrap().0
+        of_texts(world, &world.texts(), &CancelToken::default()).unwrap().0
+    }
+
+    #[test]
+    fn it_stops_after_a_signal() {
+        let (world, stop) = (World::new(true), CancelToken::default());
+        stop.request();
+        let stopped = of_texts(&world, &world.texts(), &stop).unwrap_err();
+        assert_eq!(stopped.kind(), Kind::Interrupted);
     }
 
     #[test]
@@ -368,8 +389,9 @@ mod tests {
         let nothing = vec![0.0_f32; world.reasons[0].1.len()];
         let mut texts = world.texts();
         texts[1].1 = &nothing;
-        let (gates, found) = gates(&world.known(), &world.block(0), &world.block(1), &texts, &settings()).unwrap();
-        let worths = world.worth().all(&texts).unwrap();
+        let (gates, found) = of_texts(&world, &texts, &CancelToken::default()).unwrap();
+        let worth = Worth::new(&world.known(), &world.block(0), &texts, &settings()).unwrap();
+        let worths = worth.all(&texts).unwrap();
         assert_eq!(found.iter().map(|one| one.map(|one| one.worth)).collect::<Vec<_>>(), worths);
         assert!(found[1].is_none() && gates.reasons == found.iter().flatten().count(), "{gates:?}");
         let one = found[0].unwrap();

@@ -109,7 +109,7 @@ impl World {
     }
 
     pub(crate) fn worth(&self) -> Worth {
-        Worth::new(&self.known(), &self.block(0), &settings()).unwrap()
+        Worth::new(&self.known(), &self.block(0), &self.texts(), &settings()).unwrap()
     }
 }
 
@@ -140,19 +140,76 @@ fn the_evidence_is_worth_nothing_and_what_is_not_there_has_no_worth() {
     world.held[0].asked.retain(|one| one.item != 4);
     let worth = world.worth();
     let of = |item: u32, text: &[f32]| worth.of(item, text).unwrap();
-    assert_eq!(of(3, &world.evidence[3 * TEXT..4 * TEXT]), Some(0.0));
+    let evidence = worth.mapped_evidence(&world.known(), 3).unwrap().unwrap();
+    let told = worth.against(3, &evidence);
+    assert!(!told.is_empty() && told.iter().all(|(_, nats)| *nats == 0.0), "{told:?}");
     let text = world.reasons[0].1.as_slice();
     assert_eq!([of(4, text), of(5, text), of(3, &[0.0; TEXT])], [None; 3], "no event, no evidence, no text");
     assert!(of(6, text).is_some(), "an item that training never met has a text and events all the same");
     assert!(worth.of(ITEMS as u32, text).is_err() && worth.of(0, &text[1..]).is_err());
+    assert!(worth.of(0, &[text, &[1.0]].concat()).is_err() && worth.mapped_evidence(&world.known(), 999).is_err());
     assert!(worth.of(0, &[f32::NAN; TEXT]).is_err());
+}
+
+/// Reasons of another length or style lie elsewhere, which tells nothing of any item.
+#[test]
+fn where_a_kind_of_text_lies_is_worth_nothing() {
+    let mut world = World::new(true);
+    let shift = normals(&mut Random::new(3, "shift"), TEXT);
+    let move_all = |world: &mut World| {
+        let texts = world.reasons.iter_mut().map(|(_, text)| text);
+        texts.for_each(|text| text.iter_mut().zip(&shift).for_each(|(x, by)| *x += *by as f32));
+    };
+    let before = world.worth().all(&world.texts()).unwrap();
+    move_all(&mut world);
+    let after = world.worth().all(&world.texts()).unwrap();
+    assert!(before.iter().flatten().count() > 2 * ITEMS, "{before:?}");
+    for (before, after) in before.iter().zip(&after) {
+        assert!(before.is_some() == after.is_some(), "{before:?} {after:?}");
+        let far = before.zip(*after).map_or(0.0, |(before, after)| (before - after).abs());
+        assert!(far < 1e-4, "{before:?} {after:?}");
+    }
+    // In the words of the evidence, and of another kind all the same: worth as much as the evidence.
+    let evidence = world.evidence.chunks_exact(TEXT).map(<[f32]>::to_vec);
+    world.reasons = (0_u32..).zip(evidence).collect();
+    move_all(&mut world);
+    let same = world.worth().all(&world.texts()).unwrap();
+    assert!(same.iter().flatten().all(|worth| worth.abs() < 1e-4), "{same:?}");
+}
+
+/// A text's first value places its item on the first axis, of which all states say the same: the reasons of every other item
+/// add there, which lifts these items for everybody and tells nobody apart.
+#[test]
+fn everybody_s_taste_is_worth_nothing() {
+    let mut world = World::new(true);
+    for (item, promise) in normals(&mut Random::new(4, "promises"), ITEMS).into_iter().enumerate() {
+        world.vectors[item * WIDTH] = promise as f32;
+        world.evidence[item * TEXT] = promise as f32;
+    }
+    world.held[0].states.iter_mut().step_by(WIDTH).for_each(|x| *x = 2.0);
+    let mut reasons: Vec<(u32, Vec<f32>)> =
+        (0_u32..).zip(world.evidence.chunks_exact(TEXT).map(<[f32]>::to_vec)).collect();
+    reasons.iter_mut().skip(1).step_by(2).for_each(|(_, text)| text[0] += 1.0);
+    world.reasons = reasons;
+    let (worth, everyone) = (world.worth(), world.block(0).mean_state(WIDTH));
+    let (mut lifts, mut worths) = (<[Vec<f64>; 2]>::default(), <[Vec<f64>; 2]>::default());
+    for (item, text) in world.texts() {
+        let evidence = worth.mapped_evidence(&world.known(), item).unwrap().unwrap();
+        let lifted = dot(&everyone, &worth.mapped(item, text).unwrap().unwrap()) - dot(&everyone, &evidence);
+        lifts[item as usize % 2].push(lifted);
+        worths[item as usize % 2].extend(worth.of(item, text).unwrap());
+    }
+    let apart = |values: &[Vec<f64>; 2]| mean(&values[1]).unwrap() - mean(&values[0]).unwrap();
+    assert!(apart(&lifts) > 1.0, "{lifts:?}");
+    assert!(worths.iter().all(|worths| mean(worths).unwrap().abs() < 0.1), "{worths:?}");
+    assert!(apart(&worths).abs() < 0.1, "{worths:?}");
 }
 
 #[test]
 fn no_more_events_count_than_asked_for() {
     let world = World::new(true);
     let few = Settings { most_events: 5, ..settings() };
-    let few = Worth::new(&world.known(), &world.block(0), &few).unwrap();
+    let few = Worth::new(&world.known(), &world.block(0), &world.texts(), &few).unwrap();
     let all = world.worth();
     for (item, text) in world.texts() {
         let (few, all) = (few.by_event(item, text).unwrap(), all.by_event(item, text).unwrap());
@@ -205,7 +262,7 @@ fn a_block_is_made_of_cases() {
 fn what_does_not_fit_is_refused() {
     let world = World::new(true);
     let refused = |known: Known<'_>, block: Block<'_>, settings: Settings| {
-        Worth::new(&known, &block, &settings).err().map(|e| e.kind())
+        Worth::new(&known, &block, &world.texts(), &settings).err().map(|e| e.kind())
     };
     let (known, block) = (world.known(), || world.block(0));
     for wrong in [
@@ -226,4 +283,8 @@ fn what_does_not_fit_is_refused() {
     elsewhere.asked[0].case = EVENTS;
     assert_eq!(refused(known, elsewhere, settings()), Some(Kind::Internal));
     assert_eq!(refused(known, Block { states: &[], ..block() }, settings()), Some(Kind::Internal));
+    for wrong in [(ITEMS as u32, &[1.0; TEXT][..]), (0, &[1.0; TEXT - 1][..]), (0, &[f32::NAN; TEXT][..])] {
+        let refused = Worth::new(&known, &block(), &[wrong], &settings()).err().map(|e| e.kind());
+        assert_eq!(refused, Some(Kind::Internal));
+    }
 }
