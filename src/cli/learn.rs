@@ -248,7 +248,10 @@ async fn learn_worth(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Res
     let stop = CancelToken::default();
     watch_signals(stop.clone());
     let _hold = spec.hold()?;
-    let done = worth::worth(&spec, interval, voice, &stop).await?;
+    let outcome = worth::worth(&spec, interval, voice, &stop).await;
+    // What a gate refuses has a page too.
+    learning_page::write(&spec.folder()?)?;
+    let done = outcome?;
     let line = serde_json::json!({
         "status": "taught",
         "name": spec.name,

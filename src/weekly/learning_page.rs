@@ -63,15 +63,15 @@ fn page(out: &Path) -> Result<String> {
     let mut tables = Vec::new();
     tables.push(table("Stages", &["stage", "state", "seconds", "begun"], rows.collect()));
     let gate = steps.iter().find(|step| step["stage"] == "gate").map_or(Value::Null, |step| step["result"].clone());
-    let checks = list(&gate["checks"]).iter().map(|check| {
-        let holds = if check["holds"] == true { "holds" } else { "does not hold" };
-        vec![words(&check["what"]), words(&check["value"]), holds.to_owned()]
-    });
-    tables.push(table("Gate", &["condition", "found", ""], checks.collect()));
+    tables.push(conditions("Gate", list(&gate["checks"]).iter()));
     let (align, evaluated) = (json(&out.join("align.json")), json(&out.join("evaluate.json")));
     tables.push(measures(&align, &evaluated));
     tables.push(differences(&evaluated));
     tables.push(judges(&json(&out.join("reward.json"))));
+    let worth = json(&out.join("worth.json"));
+    let (gates, chosen) = (list(&worth["gates"]["gate"]).iter(), worth["chosen"].get("gate"));
+    let all = gates.chain(chosen).chain(list(&worth["correction"]["gate"]));
+    tables.push(conditions("What reasons of items are worth", all));
 
     let mut figures = Vec::new();
     let aligned = lines(&out.join("align.jsonl"));
@@ -156,6 +156,15 @@ fn short(value: f64) -> String {
 fn table(caption: &str, header: &[&str], rows: Vec<Vec<String>>) -> Option<minijinja::Value> {
     let header: Vec<String> = header.iter().map(|name| (*name).to_owned()).collect();
     (!rows.is_empty()).then(|| context! { caption, header, rows })
+}
+
+/// Conditions with what was found, where there are any.
+fn conditions<'a>(caption: &str, checks: impl Iterator<Item = &'a Value>) -> Option<minijinja::Value> {
+    let row = |check: &Value| {
+        let holds = if check["holds"] == true { "holds" } else { "does not hold" };
+        vec![words(&check["what"]), words(&check["value"]), holds.to_owned()]
+    };
+    table(caption, &["condition", "found", ""], checks.map(row).collect())
 }
 
 /// What answers to held-out questions are worth, column by column for those that were asked.
@@ -394,6 +403,10 @@ mod tests {
             &json!({"candidate": {"format": 0.5}, "in_use": {"format": 0.4}, "judged": judged, "ndcg": ndcg}),
         );
         put(dir.path(), "reward.json", &json!({"gates": {"gain": interval, "auc": 0.75}, "seconds": 3}));
+        let check = |what: &str| json!({"what": what, "value": 0.25, "holds": true});
+        let [gate, chosen, correction] =
+            [json!([check("halves")]), check("choice"), json!([check("deals")])].map(|gate| json!({"gate": gate}));
+        put(dir.path(), "worth.json", &json!({"gates": gate, "chosen": chosen, "correction": correction}));
         let rows = [
             json!({"kind": "check", "round": 0, "kl": 0.25}),
             json!({"round": 1, "reward": 0.1, "kl": 0.0, "gain": 0.1}),
@@ -408,6 +421,9 @@ mod tests {
             "0.02 [-0.01, 0.05]",
             "NDCG@10 less that in use, ml, last",
             "<td>gates: auc</td><td>0.75</td>",
+            "<td>halves</td><td>0.25</td><td>holds</td>",
+            "<td>choice</td><td>0.25</td><td>holds</td>",
+            "<td>deals</td><td>0.25</td><td>holds</td>",
             "Reinforcement (grpo), answers that were learned from: kl",
             "reward from 0.1 to 0.3",
         ] {

@@ -75,6 +75,8 @@ fn a_refusal_leaves_a_record_and_no_answer_is_asked_for_twice() {
     assert!(!world.path("work/adapter-worth").exists() && !world.path("work/item_choice.parquet").exists());
     let reach = first["reach"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&reach) && first["correction"]["gate"].as_array().unwrap().len() == 3, "{first:#}");
+    let page = std::fs::read_to_string(world.path("work/report.html")).unwrap();
+    assert!(page.contains("items with reasons of known worth &gt;= 30") && page.contains("does not hold"), "{page}");
 
     let rows: Vec<_> =
         ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(world.path("work/item_worth.parquet")).unwrap())
