@@ -250,8 +250,9 @@ async fn learn_worth(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Res
     let _hold = spec.hold()?;
     let outcome = worth::worth(&spec, interval, voice, &stop).await;
     // What a gate refuses has a page too.
-    learning_page::write(&spec.folder()?)?;
+    let page = learning_page::write(&spec.folder()?);
     let done = outcome?;
+    page?;
     let line = serde_json::json!({
         "status": "taught",
         "name": spec.name,

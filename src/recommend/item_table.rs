@@ -221,7 +221,13 @@ impl ItemTable {
         Ok(ItemTable { catalogue, reading, own, weight, seen, frequencies, negatives: 0, base, adaptor, digest })
     }
 
-    /// Where the softmax has more items than that, let it be over all targets and `negatives` items drawn uniformly, with replacement;
+    /// Whether the softmax of a batch with so many targets is over drawn items.
+    pub fn draws(&self, targets: usize) -> bool {
+        let pool = self.seen.as_ref().map_or(self.catalogue, |seen| seen.len());
+        self.negatives > 0 && self.negatives + targets < pool
+    }
+
+    /// Where the softmax has more items than these together, let it be over all targets and `negatives` items drawn uniformly, with replacement;
     /// 0: over all. From each item's score the logarithm of its chance to be among them is taken, so that the model learns the
     /// scores of a softmax over all (Bengio and Senecal, Adaptive importance sampling, 2008).
     pub fn drawing(self, negatives: usize) -> Self {
@@ -313,7 +319,7 @@ impl ItemTable {
         let ([catalogue, columns], [n, _]) = (table.dims(), hidden.dims());
         let negatives = self.negatives;
         let pool = self.seen.as_ref().map_or(catalogue, |seen| seen.len());
-        let is_drawn = negatives > 0 && negatives + targets.len() < pool;
+        let is_drawn = self.draws(targets.len());
         if self.seen.is_none() && !is_drawn {
             return loss.judge(hidden, table, targets, stream, device);
         }
@@ -463,7 +469,7 @@ mod tests {
     }
 
     /// In the mean over draws the derivative goes where that of the softmax over all goes; without the correction the two have a
-    /// correlation of 0.991 here (NumPy).
+    /// correlation of 0.982 and 0.986 here.
     #[test]
     fn a_drawn_softmax_learns_what_one_over_all_does() {
         let (items, width, n, device) = (400, 3, 24, ComputeDevice::cpu());

@@ -45,7 +45,9 @@ pub struct Config {
     pub dropout: f64,
     /// Targets of a batch.
     pub batch: usize,
-    /// Items that the trained softmax has besides the targets of its batch, drawn anew for each; 0 is all.
+    /// Items that the trained softmax has besides the targets of its batch, drawn anew for each; 0 is all. Part of the fingerprint where
+    /// it matters.
+    #[serde(skip_serializing)]
     pub negatives: usize,
     /// Sizes of the adaptor, where there are features that one reads.
     pub adaptor: AdaptorConfig,
@@ -213,6 +215,9 @@ impl Model for LogLinear {
         let mut made = Fingerprint::new("log-linear", 1);
         made.add("items", self.catalogue).add_settings("config", &self.config)?;
         made.add("features", self.items.digest());
+        if self.items.draws(1) {
+            made.add("negatives", self.config.negatives);
+        }
         Ok(made)
     }
 

@@ -34,7 +34,7 @@ use crate::weekly::worth_answers::Asking;
 use crate::weekly::worth_choice::Chosen;
 use crate::weekly::worth_correction::Correction;
 use crate::weekly::worth_data::{Data, Item, data};
-use crate::weekly::worth_fit::{Recommender, Work};
+use crate::weekly::worth_fit::{DRAWN, Recommender, Work};
 use crate::weekly::worth_gates::Gates;
 use crate::weekly::worth_rows;
 use crate::weekly::worth_teach::{Taught, forget_taught, lessons, remove, teach};
@@ -304,7 +304,7 @@ fn made_from(spec: &Spec, prepared: &Prepared, read: &Data) -> Result<String> {
     let mut made = Fingerprint::new("worth", 3);
     let Prepared { models, interval, job, .. } = prepared;
     made.add("interval", format!("{}/{}", interval.start.to_rfc3339(), interval.end.to_rfc3339()));
-    made.add("read", read.digest()?);
+    made.add("read", read.digest()?).add("drawn", DRAWN);
     // No prompt at all: what is left of its key is model, adapter and how answers are made.
     made.add("answers", models.generator()?.fingerprint.prompt_key(&[]));
     made.add("attempts", job.spec.sampling.attempts.to_string());

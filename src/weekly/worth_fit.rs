@@ -28,7 +28,7 @@ use crate::weekly::worth_data::{Data, Item};
 use crate::weekly::worth_gates::{Gates, Judged, gates};
 
 /// Items that the recommender's softmax has besides the targets of a batch: see [`Config`].
-const DRAWN: usize = 2000;
+pub(super) const DRAWN: usize = 2000;
 /// Texts that are encoded between two looks at whether to stop.
 const TEXTS: usize = 512;
 

@@ -25,6 +25,7 @@ fn pairs(arms: &[Arm]) -> Vec<(usize, usize)> {
         (Arm::Evidence, Arm::ReadEqual),
         (Arm::Evidence, Arm::ReadAll),
         (Arm::Evidence, Arm::ReadUnraised),
+        (Arm::Evidence, Arm::ReadFar),
         (Arm::ZeroShot, Arm::Attributes),
         (Arm::ZeroShot, Arm::Evidence),
         (Arm::Aligned, Arm::Evidence),
@@ -128,8 +129,8 @@ mod tests {
         };
         let all = named(&Arm::ALL);
         for pair in [
-            "A2r-A0c", "A2r-A1b", "A2c-A2r", "A2r-A2rs", "A4-A2r", "A6-A2r", "A6-A2", "A3-A2", "A4-A3", "A4b-A4",
-            "A4e-A2", "A4s-A4", "A5a-A4", "A5b-A4", "A5-A5a", "A6-A5", "A6n-A4", "A6-A7",
+            "A2r-A0c", "A2r-A1b", "A2c-A2r", "A2r-A2rs", "A2r-A2rn", "A4-A2r", "A6-A2r", "A6-A2", "A3-A2", "A4-A3",
+            "A4b-A4", "A4e-A2", "A4s-A4", "A5a-A4", "A5b-A4", "A5-A5a", "A6-A5", "A6n-A4", "A6-A7",
         ] {
             assert!(all.contains(&pair.to_owned()), "{pair}: {all:?}");
         }

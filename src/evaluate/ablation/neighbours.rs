@@ -4,8 +4,8 @@
 //!
 //! To a model's score of an item is added a · item-kNN + b · EASE and, for a model that reads texts, c · nearness of texts. Each is a
 //! sum over the items of the history with weight 1 / (k + 1) for the one k steps back; texts are as near as the cosine of their
-//! vectors. Validation chooses a, b, c and EASE's price on weights, at an arm's first training of each origin: what a model of ids is
-//! compared with has the same of ids.
+//! vectors, and no item speaks for itself. Validation chooses a, b and c at an arm's first training of each origin, and EASE's price on
+//! weights once an origin, by EASE alone: what a model of ids is compared with has the same of ids.
 //!
 //! Knows training events, cases and vectors of texts; knows nothing of arms or of how a model was trained.
 
@@ -20,7 +20,6 @@ use crate::evaluate::ease::Ease;
 use crate::llm::device::ComputeDevice;
 use crate::llm::ops::{from_vec, into_vec};
 use crate::recommend::adaptor::Vectors;
-use crate::recommend::data::Event;
 use crate::recommend::fit::mean_ndcg;
 use crate::recommend::metrics::{Catalogue, Options, Scorer};
 use crate::recommend::split::{Case, Part, Split, Target};
@@ -59,8 +58,9 @@ impl ByUsers {
         let valid = some_of(&valid, catalogue);
         let mut best: Option<(f64, Ease)> = None;
         for price in EASE {
-            let mut ease = Ease::new(train, catalogue, price, EASE_ITEMS)?;
-            let score = mean_ndcg(&mut ease, &valid, Catalogue::since(split.first_seen()), Options::default())?;
+            let ease = Ease::new(train, catalogue, price, EASE_ITEMS)?;
+            let since = Catalogue::since(split.first_seen());
+            let score = mean_ndcg(&mut Fading(&ease), &valid, since, Options::default())?;
             if best.as_ref().is_none_or(|(so_far, _)| score > *so_far) {
                 best = Some((score, ease));
             }
@@ -73,8 +73,21 @@ impl ByUsers {
     }
 }
 
+/// EASE with the weights that it has beside a model.
+struct Fading<'a>(&'a Ease);
+
+impl Scorer for Fading<'_> {
+    fn score(&mut self, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
+        let Some(catalogue) = scores.len().checked_div(cases.len()) else { return Ok(()) };
+        scores.fill(0.0);
+        let rows = scores.par_chunks_exact_mut(catalogue.max(1)).zip(cases);
+        rows.for_each(|(scores, case)| self.0.add(&latest(case.history), 1.0, scores));
+        Ok(())
+    }
+}
+
 /// Every so many-th case, so that their scores of all items can be held.
-fn some_of<'a>(cases: &[Case<'a>], catalogue: usize) -> Vec<Case<'a>> {
+pub(super) fn some_of<'a>(cases: &[Case<'a>], catalogue: usize) -> Vec<Case<'a>> {
     let most = (HELD / catalogue.max(1)).max(1);
     cases.iter().step_by(cases.len().div_ceil(most).max(1)).copied().collect()
 }
@@ -121,7 +134,17 @@ impl ByTexts {
                 sum.iter_mut().zip(row).for_each(|(sum, v)| *sum += weight * v);
             }
         }
-        into_vec(from_vec(sums, [histories.len(), self.width], &self.device).matmul(self.units.clone()))
+        let sums = from_vec(sums, [histories.len(), self.width], &self.device);
+        let mut near = into_vec(sums.matmul(self.units.clone()))?;
+        let catalogue = (self.rows.len() / self.width).max(1);
+        for (near, history) in near.chunks_exact_mut(catalogue).zip(histories) {
+            // As with common users, no item speaks for itself.
+            for (item, weight) in history {
+                let row = &self.rows[*item as usize * self.width..][..self.width];
+                near[*item as usize] -= weight * row.iter().map(|v| v * v).sum::<f32>();
+            }
+        }
+        Ok(near)
     }
 }
 
@@ -151,8 +174,8 @@ impl<'a, M: Scorer> Near<'a, M> {
         }
     }
 
-    /// The numbers that rank the validation part of `split` best by NDCG@10: one after the other is changed while that helps. The
-    /// smaller of two that are as good stays.
+    /// The numbers that rank the validation part of `split` best by NDCG@10: one after the other is changed while that helps, and
+    /// stays where nothing is better.
     ///
     /// # Errors
     /// What the model and the ranking say.
@@ -176,7 +199,7 @@ impl<'a, M: Scorer> Near<'a, M> {
             held.push(scores);
         }
         let since = Catalogue::since(split.first_seen());
-        let score = |mix: Mix| mean_ndcg(&mut Held { parts: &held, mix, at: 0 }, &cases, since, Options::default());
+        let score = |mix: Mix| mean_ndcg(&mut Held::new(&held, mix), &cases, since, Options::default());
         let mut best = Mix::default();
         let mut reached = score(best)?;
         for _ in 0..ROUNDS {
@@ -238,11 +261,17 @@ fn latest(history: &[u32]) -> Vec<(u32, f32)> {
     steps_back.filter(|(_, item)| met.insert(**item)).map(|(k, item)| (*item, 1.0 / (k as f32 + 1.0))).collect()
 }
 
-/// Scores of a model, item-kNN, EASE and texts, case by case; what is asked for in turn is their sum.
-struct Held<'a> {
+/// Scores of a model and then, if they are there, of item-kNN, EASE and texts, case by case; what is asked for in turn is their sum.
+pub(super) struct Held<'a> {
     parts: &'a [Vec<f32>],
     mix: Mix,
     at: usize,
+}
+
+impl<'a> Held<'a> {
+    pub(super) fn new(parts: &'a [Vec<f32>], mix: Mix) -> Self {
+        Held { parts, mix, at: 0 }
+    }
 }
 
 impl Scorer for Held<'_> {
@@ -262,10 +291,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::evaluate::baseline::tests::{Fixed, case, events};
+    use crate::recommend::data::{Event, Log};
+    use crate::recommend::split::temporal;
 
     #[test]
     fn each_neighbour_counts_as_much_as_its_number_says() {
-        let train: Vec<Event> = events(&[(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 2)]);
+        let train = events(&[(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 2)]);
         let users = ByUsers { knn: ItemNeighbours::new(&train, 4, 10), ease: Ease::new(&train, 4, 0.5, 10).unwrap() };
         let texts =
             Vectors::new(2, vec![2.0, 0.0, 0.0, 3.0, 1.0, 1.0, 0.0, 0.0], vec![true, true, true, false]).unwrap();
@@ -284,7 +315,7 @@ mod tests {
         assert_eq!(scores([2.0, 0.0, 0.0], &[2, 0, 2]), knn);
         let texts = scores([0.0, 0.0, 4.0], &[0, 2]);
         let half = 0.5_f32.sqrt();
-        assert!(is_near(texts, [2.0 + 4.0 * half, 4.0 * half, 4.0 + 2.0 * half, 0.0]), "{texts:?}");
+        assert!(is_near(texts, [4.0 * half, 4.0 * half, 2.0 * half, 0.0]), "{texts:?}");
         let (ease, all) = (scores([0.0, 3.0, 0.0], &[0, 2]), scores([2.0, 3.0, 4.0], &[0, 2]));
         assert!(ease[1] > 0.0 && is_near(all, [0, 1, 2, 3].map(|i| knn[i] + ease[i] + texts[i])), "{ease:?} {all:?}");
     }
@@ -297,16 +328,16 @@ mod tests {
             Near::new(Fixed(vec![0.0; 3]), None, Some(&of([1.0, -1.0, 0.0])), &device).mixed(Mix([0.0, 0.0, 1.0]));
         let mut scores = [0.0; 3];
         near.score(&[case(&[0])], &mut scores).unwrap();
-        assert_eq!(scores, [1.0, -1.0, 0.0]);
+        assert_eq!(scores, [0.0, -1.0, 0.0], "no item speaks for itself");
         near.refresh(&of([1.0, -1.0, 5.0]));
         near.score(&[case(&[0])], &mut scores).unwrap();
-        assert_eq!(scores, [1.0, -1.0, 1.0], "what is new is near to what it is like");
+        assert_eq!(scores, [0.0, -1.0, 1.0], "what is new is near to what it is like");
     }
 
     #[test]
     fn held_scores_are_handed_out_in_turn() {
         let parts = [vec![1.0, 2.0, 3.0, 4.0], vec![10.0, 20.0, 30.0, 40.0], Vec::new(), vec![0.5; 4]];
-        let mut held = Held { parts: &parts, mix: Mix([1.0, 0.0, 2.0]), at: 0 };
+        let mut held = Held::new(&parts, Mix([1.0, 0.0, 2.0]));
         let mut scores = [0.0; 2];
         held.score(&[case(&[0])], &mut scores).unwrap();
         assert_eq!(scores, [12.0, 23.0]);
@@ -314,5 +345,22 @@ mod tests {
         assert_eq!(scores, [34.0, 45.0]);
         assert_eq!(some_of(&[case(&[0]); 10], HELD / 4).len(), 4);
         assert_eq!(some_of(&[case(&[0]); 10], 4).len(), 10);
+    }
+
+    #[test]
+    fn validation_takes_what_helps_and_nothing_else() {
+        let ids = |n: usize| (0..n).map(|i| format!("{i:03}")).collect::<Vec<String>>();
+        // Each user takes both items of a pair, one after the other.
+        let event = |t: u32| Event { user: t / 2, item: t / 2 % 10 * 2 + t % 2, rating: None, timestamp: i64::from(t) };
+        let log = Log::new(ids(40), ids(20), (0..80).map(event).collect()).unwrap();
+        let split = temporal(&log, 0.8, 0.8).unwrap();
+        let (users, device) = (ByUsers::new(&split).unwrap(), ComputeDevice::cpu());
+        let rows = (0..20).flat_map(|item| (0..10).map(move |i| f32::from(u8::from(i == item / 2)))).collect();
+        let texts = Vectors::new(10, rows, vec![true; 20]).unwrap();
+        let of = |users, texts| Near::new(Fixed(vec![0.0; 20]), users, texts, &device).choose(&split).unwrap();
+        assert_eq!(of(None, Some(&texts)), Mix([0.0, 0.0, 0.5]));
+        assert_eq!(of(Some(&users), None), Mix([0.5, 0.0, 0.0]));
+        let nothing = Vectors::new(10, vec![0.0; 200], vec![false; 20]).unwrap();
+        assert_eq!((of(None, Some(&nothing)), of(None, None)), (Mix::default(), Mix::default()));
     }
 }

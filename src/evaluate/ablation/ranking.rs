@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::ablation::contrast::{Place, bootstrap};
-use crate::evaluate::ablation::neighbours::{EASE, EASE_ITEMS, NEIGHBOURS};
+use crate::evaluate::ablation::neighbours::{ByUsers, EASE, EASE_ITEMS, NEIGHBOURS};
 use crate::evaluate::ablation::training::{Around, Evaluation, Found, target_name};
 use crate::evaluate::ablation::trials::{Cases, Family, Form, TOP, Trial, ranked_cases, trials};
 use crate::evaluate::agreement::Agreement;
@@ -159,10 +159,11 @@ impl<'a> Ranking<'a> {
         if n == 0 { f64::NAN } else { sum / n as f64 }
     }
 
-    /// What one family of models finds, and its trials by arm and seed, of all origins.
+    /// What one family of models finds, and its trials by arm and seed, of all origins; `users` as for [`trials`].
     fn family<C, M: Model>(
         &self,
         family: &Family<'_, C, M>,
+        users: &[ByUsers],
         around: &mut Around<'_>,
         found: &mut Found,
     ) -> Result<Tried> {
@@ -176,7 +177,7 @@ impl<'a> Ranking<'a> {
             }
             Ok(())
         };
-        let tried = trials(data, evaluation, family, &self.cases, around, &mut agree)?;
+        let tried = trials(data, evaluation, family, (&self.cases, users), around, &mut agree)?;
         let is_told = found.measurements.iter().any(|m| m.recommender == TEXT);
         let texts = data.origins.last().filter(|_| !is_told).map(|origin| &origin.texts);
         for (at, arm) in texts.into_iter().flat_map(|texts| texts.keys()).enumerate() {
@@ -212,7 +213,14 @@ impl<'a> Ranking<'a> {
     /// All families that are asked for and, where there are two, the better of both by validation.
     pub(super) fn run(&self, around: &mut Around<'_>) -> Result<Found> {
         let (evaluation, catalogue) = (self.evaluation, self.catalogue());
-        let (mut found, mut all) = (Found::default(), Vec::new());
+        let (mut found, mut all, mut users) = (Found::default(), Vec::new(), Vec::new());
+        let is_ranked = evaluation.sasrec.is_some() || evaluation.log_linear.is_some();
+        if evaluation.reading.near_ids && is_ranked {
+            for origin in &self.data.origins {
+                (around.go_on)()?;
+                users.push(ByUsers::new(origin.split)?);
+            }
+        }
         if let Some(training) = &evaluation.sasrec {
             let make = |form: &Form, content, seed| {
                 let hidden = form.width.unwrap_or(training.config.hidden);
@@ -220,7 +228,7 @@ impl<'a> Ranking<'a> {
                 SasRec::new(catalogue, config, Some(content), seed, &evaluation.device)
             };
             let family = Family { name: "sasrec", title: "SASRec", training, make: &make };
-            all.push(self.family(&family, around, &mut found)?);
+            all.push(self.family(&family, &users, around, &mut found)?);
         }
         if let Some(training) = &evaluation.log_linear {
             let make = |form: &Form, content, seed| {
@@ -229,7 +237,7 @@ impl<'a> Ranking<'a> {
                 LogLinear::new(catalogue, config, Some(content), seed, &evaluation.device)
             };
             let family = Family { name: "log_linear", title: "log-linear", training, make: &make };
-            all.push(self.family(&family, around, &mut found)?);
+            all.push(self.family(&family, &users, around, &mut found)?);
         }
         if let (Some(second), Some(first)) = (all.pop(), all.pop()) {
             self.tell("better", &better(first, second), &mut found)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
-use crate::evaluate::ablation::neighbours::{ByUsers, Mix, Near};
+use crate::evaluate::ablation::neighbours::{ByUsers, Held, Mix, Near, some_of};
 use crate::evaluate::ablation::training::{Around, Evaluation, Training, best, story, told_name};
 use crate::evaluate::arm::Arm;
 use crate::evaluate::arms::{Data, Origin, Told, content};
@@ -166,23 +166,19 @@ const OFFSETS: [f32; 9] = [0.0, 1.0, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0];
 /// Share of the steps from which a free own vector is left out, so that W learns to place items too.
 const FREE_DROPOUT: f64 = 0.2;
 /// By how much arms with texts may raise them, in nats.
-const RAISES: [f32; 9] = [0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0];
+const RAISES: [f32; 14] = [0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 20.0, 32.0, 64.0];
 
-/// All arms of one family: trials by arm, seed and origin. `cases` are those of each origin; `seen` is given every model of A0 at the
-/// last origin.
+/// All arms of one family: trials by arm, seed and origin. `cases` are those of each origin, and so is what common `users` tell, where
+/// it is added to scores; `seen` is given every model of A0 at the last origin.
 pub(super) fn trials<C, M: Model>(
     data: &Data<'_>,
     evaluation: &Evaluation,
     family: &Family<'_, C, M>,
-    cases: &[Cases<'_>],
+    (cases, users): (&[Cases<'_>], &[ByUsers]),
     around: &mut Around<'_>,
     seen: &mut dyn FnMut(&mut M) -> Result<()>,
 ) -> Result<Vec<Vec<Vec<Trial>>>> {
     let mut all = Vec::new();
-    let users: Vec<Option<ByUsers>> = match evaluation.reading.near_ids {
-        true => data.origins.iter().map(|origin| ByUsers::new(origin.split).map(Some)).collect::<Result<_>>()?,
-        false => data.origins.iter().map(|_| None).collect(),
-    };
     for arm in &evaluation.arms {
         let mut by_seed: Vec<Vec<Trial>> = (0..evaluation.seeds).map(|_| Vec::new()).collect();
         for (at, cases) in cases.iter().enumerate() {
@@ -196,7 +192,7 @@ pub(super) fn trials<C, M: Model>(
                         told.insert((Arc::new(made.content.clone()), made))
                     }
                 };
-                let work = Work { data, evaluation, family, at, told, content, users: users[at].as_ref() };
+                let work = Work { data, evaluation, family, at, told, content, users: users.get(at) };
                 let (mut model, validated) = work.train(*arm, seed, &mut chosen, around)?;
                 let trial = match arm {
                     Arm::Ensemble => {
@@ -209,7 +205,7 @@ pub(super) fn trials<C, M: Model>(
                         let (mut moved, validated) = work.moved(model, validated, &OFFSETS.map(Move::To))?;
                         Trial { ranked: work.rank(&mut moved, cases)?, validated }
                     }
-                    arm if work.content.items.is_some() && arm.reading(evaluation.reading).raise_unseen => {
+                    arm if work.texts().is_some() && arm.reading(evaluation.reading).raise_unseen => {
                         let (mut moved, validated) = work.moved(model, validated, &RAISES.map(Move::Up))?;
                         Trial { ranked: work.rank(&mut moved, cases)?, validated }
                     }
@@ -245,11 +241,16 @@ impl<'a, C, M: Model> Work<'a, C, M> {
         self.data.origins.get(self.at).ok_or_else(|| Error::new(Kind::Internal, "an origin is missing"))
     }
 
+    /// The vectors of items, where any item has one.
+    fn texts(&self) -> Option<&Vectors> {
+        self.content.items.as_ref().filter(|texts| (0..texts.len()).any(|item| texts.has(item)))
+    }
+
     /// What an arm may be: how own vectors are read, and the widths.
     fn forms(&self, arm: Arm) -> Vec<Form> {
         let said = arm.reading(self.evaluation.reading);
         let mut readings = vec![("", said)];
-        if said.or_free && said.how == How::Base && self.content.items.is_some() {
+        if said.or_free && said.how == How::Base && self.texts().is_some() {
             readings.extend([("-free", said.free(FREE_DROPOUT)), ("-kept", said.free(0.0))]);
         }
         let mut forms = Vec::new();
@@ -293,14 +294,24 @@ impl<'a, C, M: Model> Work<'a, C, M> {
         }
         let (model, trained, rate, form) =
             found.ok_or_else(|| Error::new(Kind::Internal, "an arm has no form to train"))?;
-        let texts = content.items.as_ref().filter(|_| arm.reading(evaluation.reading).near_texts);
+        let texts = self.texts().filter(|_| arm.reading(evaluation.reading).near_texts);
         let mut near = Near::new(model, self.users, texts, &evaluation.device);
-        let mix = match chosen {
+        let mut validated = trained.best_score;
+        let mut mix = match chosen {
             Some((.., mix)) => *mix,
             None => near.choose(split)?,
         };
-        let mut near = near.mixed(mix);
-        let validated = if mix == Mix::default() { trained.best_score } else { self.validate(&mut near)? };
+        near = near.mixed(mix);
+        if mix != Mix::default() {
+            let with = self.validate(&mut near)?;
+            // It was chosen by some of the cases.
+            if chosen.is_none() && with < validated {
+                mix = Mix::default();
+                near = near.mixed(mix);
+            } else {
+                validated = with;
+            }
+        }
         let told = (rate, form.name.trim_start_matches('-'));
         let line = story(data, family.title, arm, *at, seed, &trained, told);
         (around.say)(if mix == Mix::default() { line } else { format!("{line}; with {mix} {validated:.4}") });
@@ -311,17 +322,30 @@ impl<'a, C, M: Model> Work<'a, C, M> {
 
     /// The model, with items that training never met moved as validation likes best, and its score there.
     fn moved<S: Scorer>(&self, model: S, validated: f64, moves: &[Move]) -> Result<(Moved<S>, f64)> {
-        let mut moved = Moved::new(model, self.origin()?.split.train_counts(), self.content.items.as_ref());
-        let (mut best, mut validated) = (None, validated);
+        let split = self.origin()?.split;
+        let (counts, valid) = (split.train_counts(), split.cases(Part::Valid, Target::Successive));
+        let (some, since) = (some_of(&valid, counts.len()), Catalogue::since(split.first_seen()));
+        let mut moved = Moved::new(model, counts, self.texts());
+        let mut held = vec![vec![0.0; some.len() * counts.len()]];
+        moved.score(&some, &mut held[0])?;
+        let reached = |by: Option<Move>| {
+            let model = Held::new(&held, Mix::default());
+            let mut tried = Moved { by, ..Moved::new(model, counts, self.texts()) };
+            mean_ndcg(&mut tried, &some, since, Options::default())
+        };
+        let mut best = (None, reached(None)?);
         for by in moves {
-            moved.by = Some(*by);
-            let score = self.validate(&mut moved)?;
-            if score > validated {
-                (best, validated) = (Some(*by), score);
+            let score = reached(Some(*by))?;
+            if score > best.1 {
+                best = (Some(*by), score);
             }
         }
-        moved.by = best;
-        Ok((moved, validated))
+        moved.by = best.0;
+        let with = if moved.by.is_some() { self.validate(&mut moved)? } else { validated };
+        if with < validated {
+            moved.by = None;
+        }
+        Ok((moved, with.max(validated)))
     }
 
     /// NDCG@10 on the validation part.
