@@ -95,6 +95,21 @@ fn every_contract_is_sound() {
     assert_eq!(Contract::builtin("nothing").unwrap_err().kind(), Kind::Config);
 }
 
+#[test]
+fn a_value_that_is_added_is_allowed_and_makes_nothing_anew() {
+    let text = |values: &str| {
+        format!(
+            "name = \"t\"\nversion = \"1.0\"\nrole = \"derived\"\ngrain = [\"id\"]\nsorted_by = [\"id\"]\n\
+             partition_by = \"dt\"\n[[column]]\nname = \"id\"\ntype = \"utf8\"\nnullable = false\n{values}"
+        )
+    };
+    let parse = |values: &str| Contract::parse(&text(values), "t.toml").unwrap();
+    let (before, added) = (parse("values = [\"a\"]\n"), parse("values = [\"a\"]\nadded_values = [\"b\"] # why\n"));
+    assert_eq!(added.columns[0].values, Some(vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(added.digest(), before.digest());
+    assert_ne!(parse("values = [\"a\", \"b\"]\n").digest(), before.digest());
+}
+
 async fn publish_and_republish(root: Location) {
     let contract = Contract::builtin("item_feature").unwrap();
     let publisher = Publisher::new(root.clone(), "run-1");
