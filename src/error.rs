@@ -25,7 +25,7 @@ pub enum Kind {
     NotArrived,
     /// Staged rows failed an audit; nothing was published.
     Audit,
-    /// More rows failed than the job's failure budget allows.
+    /// More rows failed than the job's failure budget allows, or a spend cap was reached and the job does not publish then.
     Budget,
     /// The store, network or device failed in a way that may pass; progress is kept.
     Temporary,

@@ -38,7 +38,7 @@ pub mod config {
     pub use self::environment::{allows_colours, environment, store_variables, teacher_key, temporary_folder};
     pub use self::interval::{Interval, MAX_LOOKBACK_DAYS, parse_moment};
     pub use self::job::{DEFAULTS, Job, temporary_places};
-    pub use self::spec::{BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, ResponseSpec};
+    pub use self::spec::{BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, PriceSpec, ResponseSpec};
 }
 #[expect(clippy::disallowed_methods, reason = "logs and progress go to standard error")]
 pub mod telemetry;
@@ -253,6 +253,7 @@ pub mod night {
     pub mod made_from;
     pub mod decide;
     pub mod owner;
+    pub mod spending;
     pub mod generation;
     mod correction_case;
     mod correction_text;

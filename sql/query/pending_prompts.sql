@@ -32,6 +32,8 @@ asked as (
 )
 select
     p.kind,
+    p.user_id,
+    p.item_id,
     p.prompt_key,
     p.prompt_text,
     p.answer_stem,

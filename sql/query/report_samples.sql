@@ -1,4 +1,4 @@
--- Five accepted or refused reasons of each kind with their evidence, for the report: the first by prompt key, a digest, so neither
+-- Five accepted or refused reasons of each kind with their evidence, for the report; of what nobody was asked there is none to show: the first by prompt key, a digest, so neither
 -- the best nor the worst. (The best scores have the likeliest words, which say least.) `entity` is the user or the item; of a pair it is the user, and `item` the item.
 -- Reads reason, reason_score and reason_prompt. Parameter: $accepted, whether accepted or refused ones.
 select kind, entity, item, reason, refusal, score, subject, liked, disliked, related, attributes, content, praise, fault, keywords
@@ -31,7 +31,7 @@ from (
         on (p.kind is not distinct from r.kind)
         and (p.user_id is not distinct from r.user_id)
         and (p.item_id is not distinct from r.item_id)
-    where s.accepted = $accepted
+    where s.accepted = $accepted and s.refusal is distinct from 'budget'
 )
 where place <= 5
 order by kind, place

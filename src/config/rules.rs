@@ -62,6 +62,9 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
         ("correct.min_improvement", s.correct.min_improvement, 0.0, 1e9),
         ("correct.edit_weight", s.correct.edit_weight, 0.0, 1e9),
         ("budget.max_failed_fraction", s.budget.max_failed_fraction, 0.0, 1.0),
+        ("budget.max_tokens", s.budget.max_tokens as f64, 0.0, 1e15),
+        ("budget.max_minutes", s.budget.max_minutes, 0.0, 1e6),
+        ("budget.max_cost", s.budget.max_cost, 0.0, 1e12),
         ("response.flush_rows", s.response.flush_rows as f64, 1.0, 1e9),
         ("response.flush_seconds", s.response.flush_seconds, 0.01, 3600.0),
         ("audit.row_count_band", s.audit.row_count_band, 0.0, 1e9),
@@ -114,6 +117,15 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     if !matches!(s.history.items.as_str(), "active" | "new" | "all") {
         p.problem("history.items", format!("must be active, new or all, got `{}`", s.history.items));
     }
+    if !matches!(s.budget.on_reached.as_str(), "publish" | "stop") {
+        p.problem("budget.on_reached", format!("must be publish or stop, got `{}`", s.budget.on_reached));
+    }
+    let is_free = s.price.prompt_tokens_million == 0.0 && s.price.completion_tokens_million == 0.0;
+    p.demand(
+        s.budget.max_cost == 0.0 || !is_free,
+        "budget.max_cost",
+        "needs a price in [price]: without one nothing costs anything",
+    );
     for (column, label) in &s.evidence.attributes.0 {
         let key = format!("evidence.attributes.{column}");
         let is_line = !label.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'));

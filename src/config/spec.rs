@@ -90,7 +90,9 @@ CorrectSpec {
     min_improvement: f64, edit_weight: f64, item_choices: String,
 });
 section!(/// `[budget]`
-BudgetSpec { max_failed_fraction: f64, max_failed_rows: u64 });
+BudgetSpec {
+    max_failed_fraction: f64, max_failed_rows: u64, max_tokens: u64, max_minutes: f64, max_cost: f64, on_reached: String,
+});
 section!(/// `[response]`
 ResponseSpec { flush_rows: usize, flush_seconds: f64 });
 section!(/// `[audit]`

@@ -35,7 +35,14 @@ use crate::table::contract::Contract;
 const CHUNK: usize = 128;
 
 /// A rewrite that fails is a candidate less, and no reason to end a night.
-pub const BUDGET: BudgetSpec = BudgetSpec { max_failed_fraction: 1.0, max_failed_rows: 0 };
+pub static BUDGET: BudgetSpec = BudgetSpec {
+    max_failed_fraction: 1.0,
+    max_failed_rows: 0,
+    max_tokens: 0,
+    max_minutes: 0.0,
+    max_cost: 0.0,
+    on_reached: String::new(),
+};
 
 /// What both passes over the cases need.
 pub struct Corrector {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
-use crate::night::made_from::{ROWS_OF, learned_later, rows_of};
+use crate::night::made_from::{ROWS_OF, UNPAID, learned_later, rows_of};
 use crate::night::prepare::Prepared;
 use crate::night::tables::{content, count, files_in, new_session};
 use crate::query::texts;
@@ -86,7 +86,8 @@ impl Prepared {
                 _ if force => why.push("--full".to_string()),
                 None => why.push("missing".to_string()),
                 Some(old) if old.fingerprint != fingerprint => {
-                    let changed = |name: &String| !name.starts_with(ROWS_OF) && old.parts.get(name) != parts.get(name);
+                    let is_compared = |name: &String| !name.starts_with(ROWS_OF) && name != UNPAID;
+                    let changed = |name: &String| is_compared(name) && old.parts.get(name) != parts.get(name);
                     let mut names: Vec<&String> =
                         parts.keys().chain(old.parts.keys()).filter(|name| changed(name)).collect();
                     names.sort();
@@ -99,6 +100,8 @@ impl Prepared {
                         known.is_some_and(|known| contents.get(**name) != Some(known))
                     };
                     why.extend(upstream.iter().filter(replaced).map(|name| format!("table {name} was replaced")));
+                    let unpaid = old.parts.get(UNPAID);
+                    why.extend(unpaid.map(|prompts| format!("[budget] left {prompts} prompt(s) unpaid")));
                 }
             }
             if let Some(standing) = &standing

@@ -5,7 +5,7 @@
 //! only batch by batch, and an answer should be safe seconds after it is finished. An answer that the checks refuse is
 //! asked for again at once, as often as the job allows; every answer is kept, with what the checks said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ use crate::generate::models::{Models, no_device_fault};
 use crate::generate::prompt::Evidence;
 use crate::generate::row::{Completion, RowError};
 use crate::night::manifest::Usage;
+use crate::night::spending::{Limit, Purse, Unpaid};
 use crate::query::session::BatchStream;
 use crate::reward::names::Vocabulary;
 use crate::reward::score::{Scored, evidence_of, score};
@@ -104,11 +105,16 @@ pub struct Sink<'a> {
     /// Different prompts of the interval, answered before or not: what the budget's share is a share of, so that a run
     /// that goes on where another died is held to the same.
     pub total: u64,
+    /// Rows to generate for.
+    pub waiting: u64,
+    /// What the run may still spend, where the job has a cap.
+    pub purse: Option<&'a Purse>,
 }
 
 /// Generates for every row of `pending` (prompt_key, prompt_text, answer_stem; keys are distinct) and commits the
 /// answers as they come. With `checks` the rows have the evidence of `reason_prompt` and `attempts`, how often each was
-/// answered before, and what is refused is asked for again.
+/// answered before, and what is refused is asked for again. Returns what a spend cap has left unpaid: once it is reached no
+/// prompt is begun, nor asked again.
 ///
 /// # Errors
 /// [`Kind::Budget`] when too many rows failed and [`Kind::Interrupted`] when `stop` was requested; what had finished is
@@ -122,28 +128,41 @@ pub async fn generate(
     stop: &CancelToken,
     progress: &Progress,
     usage: &mut Usage,
-) -> Result<()> {
+) -> Result<Option<Unpaid>> {
     let started = Instant::now();
     let digest = models.generator()?.fingerprint.model_name();
     let mut writer = Writer { sink, digest, waiting: Vec::new(), since: started, shared_until: started };
     let mut in_flight: SelectAll<Pin<Box<dyn Stream<Item = Answer> + Send>>> = SelectAll::new();
     let mut exhausted = false;
     let mut outstanding = 0usize;
+    // What is handed over is begun, so with a cap no more than the engine has room for.
+    let room = sink.purse.map_or(CHUNK, |_| models.engine_options().slots.max(1));
+    let mut held: VecDeque<Asked> = VecDeque::new();
+    let (mut begun, mut refused_last) = (0u64, 0u64);
+    let (prompt_tokens, completion_tokens) = (usage.prompt_tokens, usage.completion_tokens);
+    let spent = |usage: &Usage| -> Option<Limit> {
+        sink.purse?.reached(usage.prompt_tokens - prompt_tokens, usage.completion_tokens - completion_tokens)
+    };
+    let mut limit = None;
     let period = Duration::from_secs_f64(sink.response.flush_seconds);
     let outcome = loop {
-        if !exhausted && outstanding < CHUNK {
-            match next_chunk(&mut pending, checks.is_some()).await {
-                Ok(Some(rows)) => {
-                    let n = rows.len();
-                    match submit(models, rows).await {
-                        Ok(answers) => in_flight.push(answers),
-                        Err(e) => break Err(e),
-                    }
-                    outstanding += n;
+        limit = limit.or_else(|| spent(usage));
+        if limit.is_none() && !exhausted && outstanding < room {
+            if held.is_empty() {
+                match next_chunk(&mut pending, checks.is_some()).await {
+                    Ok(Some(rows)) => held = rows.into(),
+                    Ok(None) => exhausted = true,
+                    Err(e) => break Err(e),
                 }
-                Ok(None) => exhausted = true,
+                continue;
+            }
+            let n = sink.purse.map_or(held.len(), |_| held.len().min(room - outstanding));
+            match submit(models, held.drain(..n).collect()).await {
+                Ok(answers) => in_flight.push(answers),
                 Err(e) => break Err(e),
             }
+            outstanding += n;
+            begun += n as u64;
             continue;
         }
         if outstanding == 0 {
@@ -178,7 +197,11 @@ pub async fn generate(
                 answer.accepted = checks.and_then(|checks| checks.accepts(&answer.asked, c));
                 let asked = &answer.asked;
                 if answer.accepted == Some(false) && checks.is_some_and(|checks| asked.attempt < checks.attempts) {
-                    again = Some(asked.once_more());
+                    limit = limit.or_else(|| spent(usage));
+                    match limit {
+                        None => again = Some(asked.once_more()),
+                        Some(_) => refused_last += 1,
+                    }
                 }
             }
             Err(e) => {
@@ -211,7 +234,9 @@ pub async fn generate(
     drop(in_flight);
     let flushed = writer.flush().await;
     usage.seconds += started.elapsed().as_secs_f64();
-    outcome.and(flushed)
+    outcome.and(flushed)?;
+    let prompts = sink.waiting.saturating_sub(begun) + refused_last;
+    Ok(limit.filter(|_| prompts > 0).map(|limit| Unpaid { limit, prompts }))
 }
 
 /// The share is one of all prompts, not of those that are done: prompts that are too long fail at once, before the first
@@ -390,16 +415,21 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn allowed(max_failed_fraction: f64, max_failed_rows: u64) -> BudgetSpec {
+        let on_reached = String::new();
+        BudgetSpec { max_failed_fraction, max_failed_rows, max_tokens: 0, max_minutes: 0.0, max_cost: 0.0, on_reached }
+    }
+
     #[test]
     fn the_budget_is_a_share_of_all_prompts_or_a_number_of_rows() {
-        let budget = BudgetSpec { max_failed_fraction: 0.1, max_failed_rows: 0 };
+        let budget = allowed(0.1, 0);
         let failed = |n| BTreeMap::from([("too_long".to_string(), n)]);
         assert!(within_budget(&budget, &failed(20), 200).is_ok());
         let e = within_budget(&budget, &failed(21), 200).unwrap_err();
         assert_eq!(e.kind(), Kind::Budget);
         assert!(e.explain().contains("too_long: 21"));
         assert!(within_budget(&budget, &failed(1), 5).is_err(), "small runs are held to it as well");
-        let rows = BudgetSpec { max_failed_fraction: 1.0, max_failed_rows: 1 };
+        let rows = allowed(1.0, 1);
         assert!(within_budget(&rows, &failed(1), 2).is_ok());
         assert!(within_budget(&rows, &failed(2), 2).is_err());
     }

@@ -66,6 +66,10 @@ struct Reads {
 /// Begins the names of parts that tell what the tables before one held; they are no part of a fingerprint.
 pub(super) const ROWS_OF: &str = "rows of ";
 
+/// The part that tells how many prompts behind a table a spend cap has left unpaid; no part of a fingerprint. Absent where all
+/// are paid.
+pub(super) const UNPAID: &str = "unpaid prompts";
+
 /// The part that names the projection whose column stands in the rows.
 pub const PROJECTION: &str = "projection";
 

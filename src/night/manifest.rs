@@ -186,6 +186,12 @@ pub struct Usage {
     /// Of those, answers that the checks refused and that were asked for again.
     #[serde(default)]
     pub asked_again: u64,
+    /// Prompts that a spend cap has left unpaid, rewrites of corrections among them: never asked, or refused and not asked again.
+    #[serde(default)]
+    pub unpaid: u64,
+    /// The key of that cap in `[budget]`; absent where all was paid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap_reached: Option<String>,
     /// Failures by code.
     pub failed: BTreeMap<String, u64>,
     /// Prompt tokens of the generated rows.
@@ -312,6 +318,7 @@ impl Manifest {
             "accepted": self.reasons.accepted.values().sum::<u64>(),
             "generated": self.usage.generated,
             "asked_again": self.usage.asked_again,
+            "unpaid": self.usage.unpaid,
             "prompt_tokens": self.usage.prompt_tokens,
             "completion_tokens": self.usage.completion_tokens,
             "failed": self.usage.failed.values().sum::<u64>(),

@@ -15,8 +15,8 @@ use crate::night::graph::RESPONSE;
 use crate::night::manifest::Manifest;
 use crate::night::owner;
 use crate::night::prepare::{Prepared, prepare};
+use crate::night::spending::{Cap, Spent};
 use crate::night::tables;
-use crate::query::session::Param;
 use crate::query::texts;
 use crate::table::build::By;
 use crate::table::partition::CommitRecord;
@@ -65,6 +65,24 @@ pub struct Work {
     pub minutes: f64,
     /// Price at the job's rates, at the most.
     pub price: f64,
+    /// What the caps of `[budget]` let a run pay for; absent where the job has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cap: Option<Capped>,
+}
+
+/// How far a run under a cap would come, with answers of full length.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Capped {
+    /// The caps, as people write them.
+    pub caps: String,
+    /// The one that would be reached; absent where the estimate fits under all of them.
+    pub reached: Option<String>,
+    /// Prompts that the run would begin.
+    pub paid: u64,
+    /// Their share of the prompts that need an answer; 1 where none does.
+    pub share: f64,
+    /// Whether a run that has reached a cap stops without publishing.
+    pub stops: bool,
 }
 
 /// Plans a run that looks back so many days.
@@ -142,12 +160,16 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
     let distinct = tables::count(&session, texts::ASKED_PROMPTS).await?;
     let generator = prepared.models.generator()?;
     let spec = &prepared.job.spec;
-    let attempts = [("attempts", Param::Int(spec.sampling.attempts as i64))];
+    let cap = Cap::of(spec);
     let last = last_pace(&prepared.root).await?;
     // Answers that will be asked for, and their prompts' tokens; then those that may be.
     let (mut waiting, mut answers, mut prompt_tokens) = (0, 0.0, 0.0);
     let (mut answers_at_most, mut prompt_tokens_at_most) = (0, 0);
-    let mut rows = session.sql_with_sorted_joins(texts::PENDING_PROMPTS, &attempts).await?.stream().await?;
+    let per_token = last.map_or(1.0 / CPU_TOKENS_PER_SECOND, |last| last.seconds_per_token);
+    let of_an_answer = spec.sampling.max_new_tokens as u64;
+    let minutes = |answers: f64| answers * of_an_answer as f64 * per_token / 60.0;
+    let (mut reached, mut paid) = (None, 0);
+    let mut rows = tables::pending_prompts(&session, spec.sampling.attempts, cap.is_some()).await?;
     while let Some(batch) = rows.try_next().await? {
         let (prompt, stem) = (text(&batch, "prompt_text")?, text(&batch, "answer_stem")?);
         let answered = integers(&batch, "attempts")?;
@@ -158,6 +180,12 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
                 Some(last) => last.answers_per_prompt.min(left as f64),
                 None => answers_before_any_run(left),
             };
+            if let Some(cap) = &cap {
+                let completion_tokens = answers * of_an_answer as f64;
+                let spent = Spent { prompt_tokens, completion_tokens, minutes: minutes(answers) };
+                reached = reached.or_else(|| cap.reached(&spent));
+                paid += u64::from(reached.is_none());
+            }
             answers += expected;
             prompt_tokens += expected * tokens.len() as f64;
             answers_at_most += left;
@@ -165,20 +193,40 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
         }
         waiting += batch.num_rows() as u64;
     }
-    let per_token = last.map_or(1.0 / CPU_TOKENS_PER_SECOND, |last| last.seconds_per_token);
-    let of_an_answer = spec.sampling.max_new_tokens as u64;
     let completion_tokens_at_most = answers_at_most * of_an_answer;
+    let capped = |cap: Cap| Capped {
+        caps: cap.to_string(),
+        reached: reached.map(|limit| limit.to_string()),
+        paid,
+        share: if waiting == 0 { 1.0 } else { paid as f64 / waiting as f64 },
+        stops: cap.stops(),
+    };
     Ok(Work {
         prompts,
         distinct,
         answered: distinct - waiting,
         prompt_tokens: prompt_tokens.round() as u64,
         completion_tokens_at_most,
-        minutes: answers * of_an_answer as f64 * per_token / 60.0,
+        minutes: minutes(answers),
         price: (prompt_tokens_at_most as f64 * spec.price.prompt_tokens_million
             + completion_tokens_at_most as f64 * spec.price.completion_tokens_million)
             / 1e6,
+        cap: cap.map(capped),
     })
+}
+
+impl Capped {
+    /// A line for people; `waiting` prompts need an answer.
+    fn story(&self, waiting: u64) -> String {
+        let Some(reached) = &self.reached else {
+            return format!("[budget] {}: the estimate fits", self.caps);
+        };
+        let then = if self.stops { "then the run stops and publishes nothing" } else { "the rest gets evidence alone" };
+        let (paid, percent) = (self.paid, 100.0 * self.share);
+        format!(
+            "[budget] {reached} would be reached: about {paid} of {waiting} prompts ({percent:.0} %) would be paid, items first; {then}"
+        )
+    }
 }
 
 /// How many answers a prompt takes that may be asked for `at_most` more, where nothing tells how many are refused: each is
@@ -271,6 +319,11 @@ impl fmt::Display for Plan {
             ),
             None => writeln!(f, "nothing to do"),
         }?;
+        if let Some(work) = &self.work
+            && let Some(cap) = &work.cap
+        {
+            writeln!(f, "  {}", cap.story(work.distinct - work.answered))?;
+        }
         match (self.failed_prompts, self.retries()) {
             (0, _) => Ok(()),
             (n, true) => writeln!(f, "  {n} prompt(s) failed before and are tried again"),

@@ -15,7 +15,7 @@ use crate::config::{Interval, Job, JobSpec};
 use crate::error::{Context, Error, Kind, Result};
 use crate::night::decide::TablePlan;
 use crate::night::graph::RESPONSE;
-use crate::night::manifest::{self, InputRecord, Manifest, TableRecord};
+use crate::night::manifest::{self, InputRecord, Manifest, TableRecord, Usage};
 use crate::night::prepare::Prepared;
 use crate::night::report::{self, BETWEEN, Details, Sample};
 use crate::night::tables::{self, locate};
@@ -249,7 +249,7 @@ pub(super) fn story(m: &Manifest, report: &str, root: &Location) -> String {
     let refused: Vec<String> = m.reasons.refused.iter().map(|(code, n)| format!("{code} {n}")).collect();
     format!(
         "Published {} reasons ({}) in {:.1} s; accepted {:.1} % ({}); refused: {}.\n\
-         Generated {} answers{again}, {} prompt tokens ({} shared), {} new tokens at {:.1} tokens/s.{}{}\n\
+         Generated {} answers{again}, {} prompt tokens ({} shared), {} new tokens at {:.1} tokens/s.{}{}{}\n\
          {}Tables: {}\nReport: {report}",
         m.reasons.total(),
         kinds(&m.reasons.by_kind),
@@ -271,12 +271,25 @@ pub(super) fn story(m: &Manifest, report: &str, root: &Location) -> String {
             _ => String::new(),
         },
         failed_story(m.failed_prompts),
+        unpaid_story(&m.usage),
         match m.store.retries {
             0 => String::new(),
             n => format!("Store: {n} of {} requests failed and were made again.\n", m.store.requests),
         },
         root.local_path().map_or_else(|| root.url().to_string(), |p: PathBuf| p.display().to_string()),
     )
+}
+
+/// A line on what a spend cap has left unpaid; empty where all is paid.
+fn unpaid_story(usage: &Usage) -> String {
+    match &usage.cap_reached {
+        None => String::new(),
+        Some(cap) => format!(
+            "\n[budget] {cap} is reached: {} prompt(s) are not paid; rows that were never asked have the refusal `budget` and \
+             features of their evidence. Another run of the day pays for more.",
+            usage.unpaid
+        ),
+    }
 }
 
 /// A line on prompts that have no answer; empty where all have one.

@@ -20,11 +20,12 @@ use crate::night::correct::{self, Corrector, Pass};
 use crate::night::decide::TablePlan;
 use crate::night::generation::{Checks, Sink, generate};
 use crate::night::graph::{EARLIER, RESPONSE};
-use crate::night::made_from::{self, rows_of};
+use crate::night::made_from::{self, UNPAID, rows_of};
 use crate::night::manifest::{Manifest, StageRecord, TableRecord, Usage};
 use crate::night::prepare::Prepared;
 use crate::night::record::{look, table_record, vocabulary};
 use crate::night::report::Details;
+use crate::night::spending::{Cap, Purse, Unpaid};
 use crate::night::tables;
 use crate::night::verify::{audit_table, check_inputs, count_unknown_items, look_for_events, note, refused};
 use crate::query::session::{BatchStream, Param, Session, TableFile};
@@ -52,6 +53,8 @@ pub(super) struct Build {
     /// Digest of each table's files, staged or kept, for what is made from it.
     content: BTreeMap<String, String>,
     corrector: Option<Arc<Corrector>>,
+    /// When the generate stage began: since then a cap counts minutes.
+    began: Option<Instant>,
 }
 
 impl Build {
@@ -75,6 +78,7 @@ impl Build {
             staged: Vec::new(),
             content: BTreeMap::new(),
             corrector: None,
+            began: None,
         }
     }
 
@@ -93,8 +97,8 @@ impl Build {
             match self.plans.iter().find(|plan| plan.table == table).cloned() {
                 Some(plan) if !plan.is_build() => self.keep(&session, &plan).await?,
                 Some(plan) => {
-                    self.pay(&session, table, lease).await?;
-                    self.make(&session, &plan).await?;
+                    let unpaid = self.pay(&session, table, lease).await?;
+                    self.make(&session, &plan, unpaid).await?;
                     self.drop_unneeded(&session, table)?;
                 }
                 None if !self.prepared.is_made(table)? => {
@@ -159,15 +163,15 @@ impl Build {
         Ok(())
     }
 
-    /// Stages a table, registers it and audits it.
-    async fn make(&mut self, session: &Session, plan: &TablePlan) -> Result<()> {
+    /// Stages a table, registers it and audits it; `unpaid` prompts behind it have no answer yet because of a cap.
+    async fn make(&mut self, session: &Session, plan: &TablePlan, unpaid: u64) -> Result<()> {
         let started = Instant::now();
         let (table, dt) = (plan.table.as_str(), self.prepared.interval.dt());
         let graph = self.prepared.graph.clone();
         let contract = graph.contract(table)?;
         let stamp = Stamp {
             fingerprint: plan.fingerprint.clone(),
-            parts: self.parts_of(plan),
+            parts: self.parts_of(plan, unpaid),
             created_timestamp: self.prepared.interval.end.timestamp_micros(),
         };
         let rows = self.rows(session, table).await?;
@@ -202,9 +206,12 @@ impl Build {
     }
 
     /// The plan's parts and what the tables before it hold. The latter is known only now, and tells a later run that a
-    /// crash between two publishes has left tables that do not belong together.
-    fn parts_of(&self, plan: &TablePlan) -> BTreeMap<String, String> {
+    /// crash between two publishes has left tables that do not belong together. So does what is unpaid: that run pays.
+    fn parts_of(&self, plan: &TablePlan, unpaid: u64) -> BTreeMap<String, String> {
         let mut parts = plan.parts.clone();
+        if unpaid > 0 {
+            parts.insert(UNPAID.to_owned(), unpaid.to_string());
+        }
         for table in self.prepared.graph.upstream(&plan.table) {
             if let Some(content) = self.content.get(table) {
                 parts.insert(rows_of(table), content.clone());
@@ -253,14 +260,15 @@ impl Build {
         self.prepared.register_earlier(session, table, &earlier).await
     }
 
-    /// Has the language model answer what a table needs answered before it can be made.
-    async fn pay(&mut self, session: &Session, table: &str, lease: &Lease) -> Result<()> {
+    /// Has the language model answer what a table needs answered before it can be made. Returns how many prompts a cap has left
+    /// unpaid.
+    async fn pay(&mut self, session: &Session, table: &str, lease: &Lease) -> Result<u64> {
         let graph = self.prepared.graph.clone();
-        match graph.build(table)?.by {
+        let unpaid = match graph.build(table)?.by {
             By::Generate => self.generate(session, lease).await?,
             By::Correct if graph.reads(table).any(|read| read == RESPONSE) => self.rewrite(session, lease).await?,
-            _ => return Ok(()),
-        }
+            _ => return Ok(0),
+        };
         let later = self.plans.iter().skip_while(|plan| plan.table != table).skip(1);
         let asks = |plan: &TablePlan| {
             plan.is_build()
@@ -269,11 +277,34 @@ impl Build {
         if !later.into_iter().any(asks) {
             self.stop_engine().await?;
         }
-        Ok(())
+        Ok(unpaid)
     }
 
-    async fn generate(&mut self, session: &Session, lease: &Lease) -> Result<()> {
+    /// What the run may still spend, where the job has a cap.
+    fn purse(&mut self) -> Option<Purse> {
+        let began = *self.began.get_or_insert_with(Instant::now);
+        Some(Purse::new(Cap::of(&self.prepared.job.spec)?, began, &self.manifest.usage))
+    }
+
+    /// Notes what a cap has left unpaid of so many prompts, and returns their number.
+    ///
+    /// # Errors
+    /// [`Kind::Budget`] where the job does not publish then.
+    fn note_unpaid(&mut self, unpaid: Option<Unpaid>, of: u64) -> Result<u64> {
+        let Some(unpaid) = unpaid else { return Ok(0) };
+        let usage = &mut self.manifest.usage;
+        usage.unpaid += unpaid.prompts;
+        usage.cap_reached = Some(unpaid.limit.key.to_owned());
+        tracing::warn!(cap = %unpaid.limit, unpaid = unpaid.prompts, "a cap of [budget] is reached: no further prompt is asked");
+        match Cap::of(&self.prepared.job.spec) {
+            Some(cap) if cap.stops() => Err(cap.stopped(&unpaid, of, usage)),
+            _ => Ok(unpaid.prompts),
+        }
+    }
+
+    async fn generate(&mut self, session: &Session, lease: &Lease) -> Result<u64> {
         let started = Instant::now();
+        let (purse, mut unpaid) = (self.purse(), 0);
         let root = self.prepared.root.clone();
         let graph = self.prepared.graph.clone();
         let contract = graph.contract(RESPONSE)?;
@@ -296,9 +327,10 @@ impl Build {
             let interval = self.prepared.interval;
             let (response, budget, total) = (&spec.response, &spec.budget, usage.distinct_prompts);
             let run_id = &self.manifest.run_id;
-            let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total };
+            let purse = purse.as_ref();
+            let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total, waiting, purse };
             let progress = Progress::begin(self.voice, "generate", waiting, "new tokens");
-            let pending = session.sql_with_sorted_joins(texts::PENDING_PROMPTS, &attempts).await?.stream().await?;
+            let pending = tables::pending_prompts(session, spec.sampling.attempts, purse.is_some()).await?;
             let checks = Checks {
                 check: spec.check.clone(),
                 vocabulary: vocabulary(session, spec).await?,
@@ -311,16 +343,17 @@ impl Build {
             let models = &self.prepared.models;
             let outcome = generate(pending, models, Some(&checks), &sink, &self.stop, &progress, usage).await;
             progress.finish();
-            outcome?;
+            unpaid = self.note_unpaid(outcome?, total)?;
             tables::register_responses(session, &root, contract).await?;
         }
         self.stage("generate", started, waiting);
-        Ok(())
+        Ok(unpaid)
     }
 
     /// Answers the rewrites that corrections ask for.
-    async fn rewrite(&mut self, session: &Session, lease: &Lease) -> Result<()> {
+    async fn rewrite(&mut self, session: &Session, lease: &Lease) -> Result<u64> {
         let started = Instant::now();
+        let (purse, mut unpaid) = (self.purse(), 0);
         let root = self.prepared.root.clone();
         let graph = self.prepared.graph.clone();
         let contract = graph.contract(RESPONSE)?;
@@ -330,7 +363,8 @@ impl Build {
             let interval = self.prepared.interval;
             let (response, budget, run_id) =
                 (&self.prepared.job.spec.response, &correct::BUDGET, &self.manifest.run_id);
-            let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total: waiting };
+            let (total, purse) = (waiting, purse.as_ref());
+            let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total, waiting, purse };
             let progress = Progress::begin(self.voice, "rewrite", waiting, "new tokens");
             let pending = session.sql(texts::PENDING_REWRITES, &[]).await?.stream().await?;
             // Counted apart: what fails here is none of the budget's business.
@@ -345,11 +379,11 @@ impl Build {
             whole.completion_tokens += usage.completion_tokens;
             whole.seconds += usage.seconds;
             self.manifest.corrections.get_or_insert_default().failed = usage.failed;
-            outcome?;
+            unpaid = self.note_unpaid(outcome?, waiting)?;
             tables::register_responses(session, &root, contract).await?;
         }
         self.stage("rewrite", started, waiting);
-        Ok(())
+        Ok(unpaid)
     }
 
     /// The weights are not needed any more tonight; the encoder's come next.

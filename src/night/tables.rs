@@ -9,7 +9,7 @@ use crate::config::{HistorySpec, Job};
 use crate::error::{Error, Result};
 use crate::night::manifest::UsageAll;
 use crate::project::column;
-use crate::query::session::{Param, Session, SessionOptions, TableFile};
+use crate::query::session::{BatchStream, Param, Session, SessionOptions, TableFile};
 use crate::query::texts;
 use crate::table::column_type::ColumnType;
 use crate::table::contract::Contract;
@@ -28,6 +28,9 @@ pub const CHOICE: &str = "item_choice";
 
 /// The input whose further columns a job may name.
 pub(super) const ITEM: &str = "item";
+
+/// The prompts that wait, for the query that sorts them.
+const WAITING: &str = "prompt_that_waits";
 
 /// One digest over the digests of a table's files.
 pub fn content<'a>(files: impl Iterator<Item = &'a str>) -> String {
@@ -158,6 +161,23 @@ pub fn like_threshold(history: &HistorySpec, interaction: &Contract) -> Param {
         Some(ColumnType::Float32) => Param::Float(f64::from(history.liked())),
         _ => Param::Float(history.like_threshold),
     }
+}
+
+/// The prompts that no answer counts for yet, of those that may be asked `attempts` times: by key, or for a job that may not pay for
+/// all of them those first that are worth most.
+///
+/// # Errors
+/// The session's.
+pub async fn pending_prompts(session: &Session, attempts: usize, is_by_worth: bool) -> Result<BatchStream> {
+    let attempts = [("attempts", Param::Int(attempts as i64))];
+    // A job's own prompts may be made of other tables.
+    if !is_by_worth || !["item_audience", "user_history"].iter().all(|table| session.has_table(table)) {
+        return session.sql_with_sorted_joins(texts::PENDING_PROMPTS, &attempts).await?.stream().await;
+    }
+    session.register_view(WAITING, texts::PENDING_PROMPTS, &attempts).await?;
+    let rows = session.sql_with_sorted_joins(texts::PROMPTS_BY_WORTH, &[]).await?.stream().await?;
+    session.deregister(WAITING)?;
+    Ok(rows)
 }
 
 /// Rows of a query.

@@ -38,6 +38,7 @@ fn refusal_words(code: &str) -> &'static str {
         "copied" => "it copies its evidence",
         "general" => "it would fit anything",
         "unlikely" => "the language model itself finds it unlikely",
+        "budget" => "[budget] was spent before the prompt was asked; another run of the day pays for it",
         _ => "it did not pass this check",
     }
 }

@@ -209,6 +209,10 @@ pub fn show_text(m: &Manifest) -> String {
     facts.push(("refused", counts(&m.reasons.refused)));
     facts.push(("this run", usage_text(&m.usage)));
     facts.extend(m.usage_all.as_ref().map(|all| ("all runs", usage_all_text(all))));
+    if let Some(cap) = &m.usage.cap_reached {
+        let text = format!("{} prompt(s), as [budget] {cap} was reached; another run of the day pays", m.usage.unpaid);
+        facts.push(("not paid", text));
+    }
     if m.failed_prompts > 0 {
         facts.push((
             "failed",

@@ -61,6 +61,8 @@ pub const PENDING_PROMPTS: &str = include_str!("../../sql/query/pending_prompts.
 pub const PENDING_REWRITES: &str = include_str!("../../sql/query/pending_rewrites.sql");
 /// One row per row of reason_prompt.
 pub const PROMPTS: &str = include_str!("../../sql/query/prompts.sql");
+/// What [`PENDING_PROMPTS`] gives as `prompt_that_waits`, what is worth most first.
+pub const PROMPTS_BY_WORTH: &str = include_str!("../../sql/query/prompts_by_worth.sql");
 /// The evidence of the prompts of `$kind` and `$dt`.
 pub const PROMPT_EVIDENCE: &str = include_str!("../../sql/query/prompt_evidence.sql");
 /// Accepted and corrected history reasons of `$dt`.

@@ -22,7 +22,7 @@ use crate::reward::names::{Mentions, Vocabulary, labelled, mentions_beside, with
 pub enum Refusal {
     /// The prompt holds no evidence.
     NoEvidence,
-    /// Generation failed, or nobody has asked yet.
+    /// Generation failed.
     Error,
     /// The answer breaks its format.
     BadFormat,
@@ -48,11 +48,13 @@ pub enum Refusal {
     General,
     /// The language model itself finds it unlikely.
     Unlikely,
+    /// Nobody has asked yet: what the job allows to spend was spent before.
+    Budget,
 }
 
 impl Refusal {
-    /// All of them, in the order in which they are checked.
-    pub const ALL: [Refusal; 14] = [
+    /// All of them, in the order in which they are checked; the last one is checked with `Error`.
+    pub const ALL: [Refusal; 15] = [
         Refusal::NoEvidence,
         Refusal::Error,
         Refusal::BadFormat,
@@ -67,6 +69,7 @@ impl Refusal {
         Refusal::Copied,
         Refusal::General,
         Refusal::Unlikely,
+        Refusal::Budget,
     ];
 
     /// The value of the column.
@@ -86,6 +89,7 @@ impl Refusal {
             Refusal::Copied => "copied",
             Refusal::General => "general",
             Refusal::Unlikely => "unlikely",
+            Refusal::Budget => "budget",
         }
     }
 }
@@ -189,6 +193,7 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
     let refusal = match row.error {
         _ if !has_evidence => Refusal::NoEvidence,
         Some("bad_format") => Refusal::BadFormat,
+        Some("not_generated") => Refusal::Budget,
         _ => Refusal::Error,
     };
     let none = Score {

@@ -8,6 +8,7 @@ mod align;
 mod audits;
 mod bad_rows;
 mod bucket;
+mod budget;
 mod catalogue;
 #[path = "../common/mod.rs"]
 mod common;

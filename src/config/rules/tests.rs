@@ -59,6 +59,16 @@ fn what_a_crawl_left_undated_is_refused_unless_the_job_says_otherwise() {
 }
 
 #[test]
+fn caps_are_held_against_their_rules() {
+    let told = |overrides: &[&str]| parse(GOOD, overrides, &[]).unwrap_err().explain();
+    assert!(told(&["budget.on_reached=later"]).contains("budget.on_reached: must be publish or stop, got `later`"));
+    assert!(told(&["budget.max_minutes=-1"]).contains("budget.max_minutes: must be between 0"));
+    assert!(told(&["budget.max_cost=1"]).contains("budget.max_cost: needs a price in [price]"));
+    let job = parse(GOOD, &["budget.max_cost=1", "price.completion_tokens_million=2"], &[]).unwrap();
+    assert_eq!((job.spec.budget.max_cost, job.spec.budget.on_reached.as_str()), (1.0, "publish"));
+}
+
+#[test]
 fn sizes_have_units() {
     assert_eq!(parse_bytes("2 GiB"), Some(2 << 30));
     assert_eq!(parse_bytes("512MB"), Some(512_000_000));
