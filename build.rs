@@ -1,6 +1,7 @@
-//! Lists the contracts in `schemas/` and the table definitions in `sql/`, so that adding a file adds it to the binary.
+//! Lists the contracts in `schemas/`, the table definitions in `sql/` and the saved queries in `sql/queries/`, so that adding a
+//! file adds it to the binary.
 //!
-//! Knows two folders; knows nothing of what the files mean.
+//! Knows three folders; knows nothing of what the files mean.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "cargo talks to it by variables and lines")]
 
 use std::fmt::Write;
@@ -10,7 +11,8 @@ use std::{env, error, fs};
 fn main() -> Result<(), Box<dyn error::Error>> {
     let root = env::var("CARGO_MANIFEST_DIR")?;
     let mut code = String::new();
-    for (constant, folder, extension) in [("CONTRACTS", "schemas", "toml"), ("DEFINITIONS", "sql", "sql")] {
+    let lists = [("CONTRACTS", "schemas", "toml"), ("DEFINITIONS", "sql", "sql"), ("QUERIES", "sql/queries", "sql")];
+    for (constant, folder, extension) in lists {
         let folder = Path::new(&root).join(folder);
         println!("cargo::rerun-if-changed={}", folder.display());
         let mut files = Vec::new();

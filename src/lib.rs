@@ -35,7 +35,9 @@ pub mod config {
     mod rules;
     pub mod job;
 
-    pub use self::environment::{allows_colours, environment, store_variables, teacher_key, temporary_folder};
+    pub use self::environment::{
+        allows_colours, environment, state_folder, store_variables, teacher_key, temporary_folder,
+    };
     pub use self::interval::{Interval, MAX_LOOKBACK_DAYS, parse_moment};
     pub use self::job::{DEFAULTS, Job, temporary_places};
     pub use self::spec::{BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, PriceSpec, ResponseSpec};
@@ -103,6 +105,8 @@ pub mod query {
     pub mod parameters;
     pub mod scan;
     pub mod read_only;
+    pub mod statements;
+    pub mod saved;
     pub mod session;
     pub mod model;
     pub mod audit;
@@ -386,6 +390,8 @@ pub mod cli {
     pub mod config;
     pub mod learn;
     pub mod run;
+    mod shell_words;
+    mod shell;
     pub mod sql;
     pub mod export;
     pub mod explain;

@@ -17,7 +17,7 @@ use crate::cli::models::ModelsCommand;
 use crate::cli::output::{print, say};
 use crate::cli::run::{self, PlanArgs, RunArgs};
 use crate::cli::runs::{self, RunsCommand};
-use crate::cli::sql::{self, SqlArgs};
+use crate::cli::sql::SqlArgs;
 use crate::error::{Kind, Result};
 use crate::operate::inspect;
 use crate::scratch;
@@ -67,11 +67,15 @@ enum Command {
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22\n\
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --json")]
     Plan(PlanArgs),
-    /// Query every table of a warehouse.
+    /// Query every table of a warehouse: one statement, a file of them, a saved query, or a shell.
     #[command(before_help = "Examples:\n\
+  curec sql --job jobs/nightly.toml\n\
   curec sql --job jobs/nightly.toml \"show tables\"\n\
   curec sql --job jobs/nightly.toml \"select reason from reason where dt = '2026-11-21' limit 5\"\n\
   curec sql --job jobs/nightly.toml --format parquet --output out.parquet \"select * from item_feature\"\n\
+  curec sql --job jobs/nightly.toml -f report.sql\n\
+  curec sql --job jobs/nightly.toml --query refusals\n\
+  curec sql --job jobs/nightly.toml --query\n\
   echo \"select generate('Name a colour.') as text\" | curec sql --job jobs/nightly.toml -")]
     Sql(SqlArgs),
     /// Show a reason beside its evidence, with what it uses marked, and everything that it came from.
@@ -219,7 +223,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
     match command {
         Command::Run(args) => block_on(run::run_job(args, voice)),
         Command::Plan(args) => block_on_or_stop(run::show_plan(args)),
-        Command::Sql(args) => block_on_or_stop(sql::query(args)),
+        Command::Sql(args) => args.execute(),
         Command::Explain(args) => block_on_or_stop(args.execute()).map(|()| 0),
         Command::Export(args) => args.execute().map(|()| 0),
         Command::Import(command) => command.execute().map(|()| 0),

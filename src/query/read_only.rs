@@ -15,21 +15,24 @@ use crate::query::datafusion_error::planning;
 /// parsed.
 pub(super) fn check(text: &str) -> Result<()> {
     let mut statements = DFParser::parse_sql(text).map_err(|e| planning(e, Kind::Usage))?;
-    let refuse = |what: String| {
-        Error::new(Kind::Usage, format!("{what} is not allowed here")).hint(
-            "curec sql only reads: SELECT, EXPLAIN, SHOW and DESCRIBE; send the rows to a file with --format and >",
-        )
-    };
     match (statements.pop_front(), statements.len()) {
-        (None, _) => return Err(Error::new(Kind::Usage, "the SQL is empty").hint("try: select 1")),
-        (Some(_), 1..) => return Err(refuse("more than one statement".into())),
-        (Some(statement), 0) => {
-            if let Some(what) = writes(&statement) {
-                return Err(refuse(what));
-            }
-        }
+        (None, _) => Err(Error::new(Kind::Usage, "the SQL is empty").hint("try: select 1")),
+        (Some(_), 1..) => Err(refused("more than one statement")),
+        (Some(statement), 0) => allow(&statement),
     }
-    Ok(())
+}
+
+/// Checks that a statement only reads.
+///
+/// # Errors
+/// `Kind::Usage` for anything that would write a file, make a table or change a setting.
+pub(super) fn allow(statement: &Statement) -> Result<()> {
+    writes(statement).map_or(Ok(()), |what| Err(refused(&what)))
+}
+
+fn refused(what: &str) -> Error {
+    Error::new(Kind::Usage, format!("{what} is not allowed here"))
+        .hint("curec sql only reads: SELECT, EXPLAIN, SHOW and DESCRIBE; send the rows to a file with --format and >")
 }
 
 /// What a statement would do besides reading; `None`: it only reads.

@@ -40,6 +40,7 @@ mod runs_at_once;
 mod s3;
 mod same_bytes;
 mod schedule;
+mod statements;
 mod stopped;
 mod weekly;
 mod worth;
