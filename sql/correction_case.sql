@@ -4,9 +4,9 @@
 --
 -- earlier_reason and earlier_reason_prompt are reason and reason_prompt of intervals that ended at or before $interval_start; the
 -- newest reason of each user counts. Outcomes are the latest $max_outcomes items that the user met for the first time, as
--- of the first event, liked as the latest rating says, or without one. Where likes outnumber dislikes, each of the latest
--- surplus likes is matched with an unmet item: the nearest in popularity that the user never met, as not liked. Without
--- them a reason would gain by praising everything.
+-- of the first event, liked as the latest rating says, or without one the latest event that says anything; where none does,
+-- the item is no outcome. Where likes outnumber dislikes, each of the latest surplus likes is matched with an unmet item: the
+-- nearest in popularity that the user never met, as not liked. Without them a reason would gain by praising everything.
 --
 -- Every order ends in an id, so that no result depends on the order of the work.
 with newest as (
@@ -36,7 +36,8 @@ forecast as (
         group by user_id
     ) as i on i.user_id = n.user_id
 ),
--- nullif changes nothing: without it DataFusion's plans disagree whether `liked` may be null.
+-- `liked` is null where an event without a rating says nothing of it. nullif changes nothing: without it DataFusion's plans
+-- disagree whether it may be null.
 known as (
     select
         i.user_id,
@@ -44,7 +45,7 @@ known as (
         i.event,
         i.rating,
         i.event_timestamp,
-        nullif(coalesce(i.rating >= $like_threshold, true), cast(null as boolean)) as liked
+        nullif(coalesce(i.rating >= $like_threshold, event_liked(i.event)), cast(null as boolean)) as liked
     from interaction as i
     left semi join forecast as f on f.user_id = i.user_id
     where i.event_timestamp < $interval_end
@@ -63,7 +64,8 @@ fresh as (
             coalesce(
                 first_value(k.rating order by k.event_timestamp desc, k.event desc nulls last, k.rating desc)
                     filter (where k.rating is not null) >= $like_threshold,
-                true),
+                first_value(k.liked order by k.event_timestamp desc, k.event desc nulls last, k.rating desc)
+                    filter (where k.liked is not null)),
             cast(null as boolean)) as liked
     from met as m
     join known as k on k.user_id = m.user_id and k.item_id = m.item_id
@@ -80,6 +82,7 @@ outcome as (
             liked,
             row_number() over (partition by user_id order by event_timestamp desc, item_id) as place
         from fresh
+        where liked is not null
     )
     where place <= $max_outcomes
 ),
@@ -170,6 +173,7 @@ past as (
                 partition by user_id
                 order by event_timestamp desc, item_id, event nulls last, rating nulls last) as place
         from known
+        where liked is not null
     )
     where place <= $past_events
     group by user_id

@@ -26,7 +26,7 @@ pick as (
         select o.user_id, t.item_no, o.liked, row_number() over (partition by t.item_no order by o.user_id) as place
         from item_taste as t
         join opinion as o on o.item_id = t.item_id
-        where t.is_active and o.recency <= $max_pair_events
+        where t.is_active and o.recency <= $max_pair_events and o.liked is not null
     )
     where place > 0
 ),

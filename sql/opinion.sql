@@ -1,17 +1,19 @@
 -- What a user thought of an item before $as_of: one row per user and item, whatever the number of events. Made once a
 -- night for user_history.sql and item_audience.sql, and never published.
 --
--- The rating is that of the latest rated event. An item is liked when it is rated $like_threshold or more, or was only
--- consumed and never rated; any other is disliked. `recency` numbers a user's opinions, the latest first.
+-- The rating is that of the latest rated event. An item that was rated is liked at $like_threshold or more, else disliked. One
+-- that was never rated is what the latest event says that says anything (event_liked: as the job has it, by default a like);
+-- `liked` is null where none does. `recency` numbers a user's opinions, the latest first.
 --
--- Hardly any pair has different ratings, and only those need the order of events, which costs much memory.
+-- Hardly any pair has different ratings, or without one events that disagree, and only those need the order of events, which
+-- costs much memory.
 with event_before as (
-    select user_id, item_id, event, rating, event_timestamp
+    select user_id, item_id, event, rating, event_timestamp, event_liked(event) as told
     from interaction
     where event_timestamp < $as_of
 ),
 agreed as (
-    select user_id, item_id, n_events, event_timestamp, rating
+    select user_id, item_id, n_events, event_timestamp, rating, told
     from (
         select
             user_id,
@@ -19,11 +21,13 @@ agreed as (
             count(*) as n_events,
             max(event_timestamp) as event_timestamp,
             max(rating) as rating,
-            min(rating) as lowest
+            min(rating) as lowest,
+            bool_or(told) as told,
+            bool_and(told) as always_told
         from event_before
         group by user_id, item_id
     )
-    where rating is null or rating = lowest
+    where rating = lowest or (rating is null and (told is null or told = always_told))
 ),
 changed as (
     select
@@ -32,20 +36,22 @@ changed as (
         count(*) as n_events,
         max(e.event_timestamp) as event_timestamp,
         first_value(e.rating order by e.event_timestamp desc, e.event desc nulls last, e.rating desc)
-            filter (where e.rating is not null) as rating
+            filter (where e.rating is not null) as rating,
+        first_value(e.told order by e.event_timestamp desc, e.event desc nulls last, e.rating desc)
+            filter (where e.told is not null) as told
     from (
         select user_id, item_id
         from event_before
         group by user_id, item_id
-        having min(rating) < max(rating)
+        having min(rating) < max(rating) or (max(rating) is null and bool_or(told) and not bool_and(told))
     ) as c
     join event_before as e on e.user_id = c.user_id and e.item_id = c.item_id
     group by e.user_id, e.item_id
 ),
 stated as (
-    select user_id, item_id, n_events, event_timestamp, rating from agreed
+    select user_id, item_id, n_events, event_timestamp, rating, told from agreed
     union all
-    select user_id, item_id, n_events, event_timestamp, rating from changed
+    select user_id, item_id, n_events, event_timestamp, rating, told from changed
 )
 select
     cast(user_id as varchar) as user_id,
@@ -53,7 +59,7 @@ select
     cast(n_events as bigint) as n_events,
     event_timestamp,
     cast(rating as float) as rating,
-    coalesce(rating >= $like_threshold, true) as liked,
+    coalesce(rating >= $like_threshold, told) as liked,
     cast(row_number() over (partition by user_id order by event_timestamp desc, item_id desc) as bigint) as recency
 from stated
 order by user_id, recency

@@ -6,10 +6,11 @@
 -- up to that moment is the evidence, made by the rules of opinion and user_history, and examples are strictly later. Where
 -- the cut lies follows from the times of a user's events alone.
 --
---   label     the latest rating of the interval is $like_threshold or more, or there is none; false as well where `sampled`
+--   label     the latest rating of the interval is $like_threshold or more; without one, what the latest event says that says
+--             anything (event_liked); false as well where `sampled`. Items of which no event says anything are not asked about.
 --   sampled   the user never met the item: it is the nearest in popularity to one that the user liked, at that one's
 --             time. There are as many of a user as likes lack dislikes, so that a gain is more than optimism.
---   history   the user's last 20 events strictly before event_timestamp, oldest first
+--   history   the user's last 20 events that say anything, strictly before event_timestamp, oldest first
 --   subject, liked, disliked, related, attributes   the evidence of alignment_example's task `pair`. Nothing of it, and so
 --             no text that is made of it, depends on the label.
 --
@@ -36,8 +37,10 @@ event_within as (
         item_id,
         min(event_timestamp) as event_timestamp,
         first_value(rating order by event_timestamp desc, event desc nulls last, rating desc)
-            filter (where rating is not null) as rating
-    from interaction
+            filter (where rating is not null) as rating,
+        first_value(told order by event_timestamp desc, event desc nulls last, rating desc)
+            filter (where told is not null) as told
+    from (select *, event_liked(event) as told from interaction)
     where event_timestamp >= $interval_start and event_timestamp < $interval_end
     group by user_id, item_id
 ),
@@ -72,12 +75,12 @@ met as (
     select user_id, item_id from event_within
 ),
 seen as (
-    select e.user_id, e.item_id, e.event_timestamp, coalesce(e.rating >= $like_threshold, true) as label
+    select e.user_id, e.item_id, e.event_timestamp, coalesce(e.rating >= $like_threshold, e.told) as label
     from event_within as e
     join known as k on k.user_id = e.user_id
     left anti join opinion as o on o.user_id = e.user_id and o.item_id = e.item_id
     left semi join audience as a on a.item_id = e.item_id
-    where e.event_timestamp > k.cut
+    where e.event_timestamp > k.cut and coalesce(e.rating >= $like_threshold, e.told) is not null
 ),
 drawn as (
     select
@@ -162,7 +165,7 @@ past as (
         select
             c.example_id,
             e.item_id,
-            coalesce(e.rating >= $like_threshold, true) as liked,
+            coalesce(e.rating >= $like_threshold, event_liked(e.event)) as liked,
             e.event_timestamp,
             row_number() over (
                 partition by c.example_id
@@ -171,6 +174,7 @@ past as (
         from chosen as c
         join interaction as e on e.user_id = c.user_id
         where e.event_timestamp < c.event_timestamp
+            and coalesce(e.rating >= $like_threshold, event_liked(e.event)) is not null
     )
     where recency <= 20
     group by example_id
@@ -189,7 +193,7 @@ own as (
         s.item_id,
         s.event_timestamp,
         s.rating,
-        s.rating is null or s.rating >= $like_threshold as liked,
+        coalesce(s.rating >= $like_threshold, s.told) as liked,
         s.recency,
         cast(i.title as varchar) as title,
         i.categories
@@ -203,9 +207,11 @@ own as (
                 e.item_id,
                 max(e.event_timestamp) as event_timestamp,
                 first_value(e.rating order by e.event_timestamp desc, e.event desc nulls last, e.rating desc)
-                    filter (where e.rating is not null) as rating
+                    filter (where e.rating is not null) as rating,
+                first_value(e.told order by e.event_timestamp desc, e.event desc nulls last, e.rating desc)
+                    filter (where e.told is not null) as told
             from newcomer as n
-            join interaction as e on e.user_id = n.user_id
+            join (select *, event_liked(event) as told from interaction) as e on e.user_id = n.user_id
             where e.event_timestamp >= $interval_start and e.event_timestamp <= n.cut
             group by e.user_id, e.item_id
         )

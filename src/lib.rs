@@ -31,6 +31,7 @@ pub mod config {
     #[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
     pub mod environment;
     pub mod interval;
+    pub mod meaning;
     pub mod spec;
     mod rules;
     pub mod job;
@@ -40,6 +41,7 @@ pub mod config {
     };
     pub use self::interval::{Interval, MAX_LOOKBACK_DAYS, parse_moment};
     pub use self::job::{DEFAULTS, Job, temporary_places};
+    pub use self::meaning::{Meaning, Meanings};
     pub use self::spec::{BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, PriceSpec, ResponseSpec};
 }
 #[expect(clippy::disallowed_methods, reason = "logs and progress go to standard error")]
@@ -82,6 +84,7 @@ pub mod table {
     pub mod parquet_file;
     pub mod source;
     pub mod labels;
+    pub mod mapping;
     pub mod input;
     pub mod lease;
     pub mod write;
@@ -98,6 +101,7 @@ pub mod query {
     pub mod texts;
     pub mod datafusion_error;
     pub mod good_rows;
+    pub mod event_meaning;
     pub mod clean_text;
     pub mod sentences;
     pub mod labelled;

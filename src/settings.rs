@@ -212,12 +212,18 @@ impl<'a> Layers<'a> {
         texts
     }
 
-    /// The table of texts by name that `section.table.name` is in, and the name.
+    /// The table of texts by name that `section.table.name` is in, however deep, and the name.
     fn slot_by_name<'k>(&mut self, key: &'k str) -> Option<(&mut Table, &'k str)> {
-        let mut parts = key.splitn(3, '.');
-        let (section, table, name) = (parts.next()?, parts.next()?, parts.next().filter(|name| !name.is_empty())?);
-        self.known.get(section)?.get(table)?.as_table().filter(|known| known.is_empty())?;
-        Some((self.values.get_mut(section)?.get_mut(table)?.as_table_mut()?, name))
+        let (mut known, mut values, mut rest) = (&self.known, &mut self.values, key);
+        while let Some((section, name)) = rest.split_once('.') {
+            known = known.get(section)?.as_table()?;
+            values = values.get_mut(section)?.as_table_mut()?;
+            if known.is_empty() {
+                return (!name.is_empty()).then_some((values, name));
+            }
+            rest = name;
+        }
+        None
     }
 
     /// Sets a plain value by its key, `name` or `section.name`, or a text of a table of such, `section.table.name`;

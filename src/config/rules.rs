@@ -3,6 +3,7 @@
 //! Knows the settings, and tells all that is wrong with them at once. Opens nothing.
 
 use crate::config::interval::MAX_LOOKBACK_DAYS;
+use crate::config::meaning::Meaning;
 use crate::config::spec::JobSpec;
 use crate::settings::Layers;
 
@@ -126,6 +127,20 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
         "budget.max_cost",
         "needs a price in [price]: without one nothing costs anything",
     );
+    let unit = s.input.timestamp_unit.as_str();
+    if !matches!(unit, "" | "s" | "ms" | "us" | "ns") {
+        p.problem("input.timestamp_unit", format!("must be empty, s, ms, us or ns, got `{unit}`"));
+    }
+    for table in ["interaction", "item", "review", "pair"] {
+        for (column, _) in s.input.columns.of(table).iter().filter(|(_, carried)| carried.is_empty()) {
+            p.problem(&format!("input.columns.{table}.{column}"), "must be the name of a column of the files");
+        }
+    }
+    let meanings = s.events.meaning.0.iter().map(|(event, meaning)| (format!("events.meaning.{event}"), meaning));
+    for (key, meaning) in meanings.chain([("events.other".to_owned(), &s.events.other)]) {
+        let known = Meaning::parse(meaning).is_some();
+        p.demand(known, &key, format!("must be {}, got `{meaning}`", Meaning::NAMES));
+    }
     for (column, label) in &s.evidence.attributes.0 {
         let key = format!("evidence.attributes.{column}");
         let is_line = !label.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'));

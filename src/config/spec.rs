@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::meaning::{Meaning, Meanings};
 use crate::error::Kind;
 use crate::undated::is_undated;
 
@@ -16,6 +17,7 @@ pub struct JobSpec {
     pub warehouse: String,
     pub input: InputSpec,
     pub interval: IntervalSpec,
+    pub events: EventsSpec,
     pub history: HistorySpec,
     pub pairs: PairsSpec,
     pub evidence: EvidenceSpec,
@@ -47,7 +49,24 @@ macro_rules! section {
 section!(/// `[input]`
 InputSpec {
     interaction: String, item: String, review: String, pair: String, late_days: u64, max_bad_fraction: f64,
+    timestamp_unit: String, columns: ColumnsSpec,
 });
+section!(/// `[input.columns]`
+ColumnsSpec { interaction: NamedTexts, item: NamedTexts, review: NamedTexts, pair: NamedTexts });
+
+impl ColumnsSpec {
+    /// The columns of an input's contract that its files carry under other names, each with that name.
+    pub fn of(&self, table: &str) -> &[(String, String)] {
+        match table {
+            "interaction" => &self.interaction.0,
+            "item" => &self.item.0,
+            "review" => &self.review.0,
+            "pair" => &self.pair.0,
+            _ => &[],
+        }
+    }
+}
+
 section!(/// `[interval]`
 IntervalSpec { empty: String, lookback_days: u64, lookback_missing: bool });
 
@@ -55,6 +74,18 @@ impl IntervalSpec {
     /// What an interval is whose events, or whose input, are not there.
     pub fn late(&self) -> Kind {
         if self.empty == "refuse" { Kind::Input } else { Kind::NotArrived }
+    }
+}
+
+section!(/// `[events]`
+EventsSpec { meaning: NamedTexts, other: String });
+
+impl EventsSpec {
+    /// What the values of the column `event` mean.
+    pub fn meanings(&self) -> Meanings {
+        // `rules.rs` has refused other names.
+        let of = |name: &str| Meaning::parse(name).unwrap_or(Meaning::Like);
+        Meanings::new(self.meaning.0.iter().map(|(event, name)| (event.clone(), of(name))), of(&self.other))
     }
 }
 

@@ -34,7 +34,7 @@ use crate::night::correct::Corrector;
 use crate::night::learned::learned_until;
 use crate::night::prepare::prepare;
 use crate::night::run::{self, Options};
-use crate::night::tables::locate;
+use crate::night::tables::{items_at, locate, open_log};
 use crate::night::warehouse;
 use crate::query::session::{Param, Session};
 use crate::query::texts;
@@ -94,14 +94,13 @@ impl Source {
             Ok::<_, Error>((Job::load(&data.job, &overrides)?, overrides))
         };
         let (job, _) = job_of(&whole)?;
-        let input = &job.spec.input;
         // Items that nobody ever meets are no candidates.
-        let log = Log::read(&locate(&job, &input.interaction)?, None, input.max_bad_fraction).await?;
+        let log = Log::of(&[open_log(&job).await?]).await?;
         let splits =
             rolling(&log, &spec.split.origins, spec.split.valid_quantile).map_err(|e| e.with("data", &data.name))?;
         let (log, paid, n) = (Arc::new(log), Arc::default(), splits.len());
         // Columns that become attributes stand in the job's own file alone.
-        let is_cut = !input.item.is_empty() && job.spec.evidence.attributes.0.is_empty();
+        let is_cut = !job.spec.input.item.is_empty() && job.spec.evidence.attributes.0.is_empty();
         let catalogue = is_cut.then(|| LoggedItems::new(job.clone(), whole.join("items.parquet")));
         let mut found = Vec::with_capacity(n);
         for (at, (split, origin)) in splits.into_iter().zip(&spec.split.origins).enumerate() {
@@ -114,7 +113,7 @@ impl Source {
             };
             let (mut job, mut overrides) = job_of(&folder)?;
             if let Some(catalogue) = &catalogue {
-                overrides.push(format!("input.item={}", catalogue.file().display()));
+                overrides.extend(items_at(&job, catalogue.file()));
                 job = Job::load(&data.job, &overrides)?;
             }
             let nights = nights(&split, spec.split.refreshes)?;
@@ -421,7 +420,7 @@ impl Source {
                 vec![own("evidence", set.into())]
             }
             Arm::Anonymous => {
-                vec![own("anonymous", vec![format!("input.item={}", self.anonymous().await?.display())])]
+                vec![own("anonymous", items_at(&self.job, &self.anonymous().await?))]
             }
             // The name that its warehouse had before there were others.
             Arm::Aligned | Arm::Beside => vec![own("aligned", self.set_of(Arm::Aligned))],

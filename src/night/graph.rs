@@ -9,8 +9,7 @@ use std::path::Path;
 
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
-use crate::night::tables::{folder, is_projecting};
-use crate::project::column;
+use crate::night::tables::{folder, of_job};
 use crate::query::model::Model;
 use crate::table::build::{Build, By};
 use crate::table::contract::{self, Contract, Role};
@@ -57,11 +56,12 @@ fn names_in(folder: Option<&Path>, extension: &str) -> Result<BTreeSet<String>> 
 /// # Errors
 /// [`Kind::Config`] for contracts that cannot be read, or that a job cannot bring.
 pub fn contracts_of(job: &Job) -> Result<BTreeMap<String, Contract>> {
-    contracts(folder(&job.spec.project.schemas), is_projecting(job))
+    contracts(Some(job))
 }
 
-/// With `is_projecting`, tables of features have the column of a projection.
-fn contracts(schemas: Option<&Path>, is_projecting: bool) -> Result<BTreeMap<String, Contract>> {
+/// Those of a job, or curec's own.
+fn contracts(job: Option<&Job>) -> Result<BTreeMap<String, Contract>> {
+    let schemas = job.and_then(|job| folder(&job.spec.project.schemas));
     let mut names: BTreeSet<String> = contract::builtin_names().map(str::to_owned).collect();
     let own = names_in(schemas, "toml")?;
     names.extend(own.iter().cloned());
@@ -71,7 +71,11 @@ fn contracts(schemas: Option<&Path>, is_projecting: bool) -> Result<BTreeMap<Str
         if own.contains(&name) {
             held_to_own(&contract)?;
         }
-        contracts.insert(name, if is_projecting { column::extended(contract) } else { contract });
+        let contract = match job {
+            Some(job) => of_job(contract, job)?,
+            None => contract,
+        };
+        contracts.insert(name, contract);
     }
     Ok(contracts)
 }
@@ -84,7 +88,7 @@ impl Graph {
     /// [`Kind::Config`] for contracts and definitions that cannot be read, do not fit together, name tables that nobody
     /// knows, or read each other in a circle.
     pub fn of(job: &Job) -> Result<Graph> {
-        Self::read(folder(&job.spec.project.schemas), folder(&job.spec.project.sql), is_projecting(job))
+        Self::read(Some(job))
     }
 
     /// The tables that come with curec.
@@ -92,11 +96,12 @@ impl Graph {
     /// # Errors
     /// None that is known; as [`Graph::of`].
     pub fn builtin() -> Result<Graph> {
-        Self::read(None, None, false)
+        Self::read(None)
     }
 
-    fn read(schemas: Option<&Path>, sql: Option<&Path>, is_projecting: bool) -> Result<Graph> {
-        let contracts = contracts(schemas, is_projecting)?;
+    fn read(job: Option<&Job>) -> Result<Graph> {
+        let contracts = contracts(job)?;
+        let sql = job.and_then(|job| folder(&job.spec.project.sql));
         for name in names_in(sql, "sql")? {
             if contracts.get(&name).is_none_or(|contract| contract.build.is_none()) {
                 return Err(Error::new(Kind::Config, format!("there is no contract with a [build] for {name}.sql"))

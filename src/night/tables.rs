@@ -14,11 +14,15 @@ use crate::query::texts;
 use crate::table::column_type::ColumnType;
 use crate::table::contract::Contract;
 use crate::table::input::{InputFile, InputTable, check_input, open_input};
+use crate::table::mapping::{as_carried, carried_as};
 use crate::table::partition::{CommitRecord, partition, segments};
 use crate::table::store::{Location, StoreOptions};
 
 /// The inputs, as table definitions name them.
-pub const INPUTS: [&str; 5] = ["interaction", ITEM, "review", PAIR, CHOICE];
+pub const INPUTS: [&str; 5] = [INTERACTION, ITEM, "review", PAIR, CHOICE];
+
+/// The log.
+const INTERACTION: &str = "interaction";
 
 /// The candidates of users and items, where the job names any.
 pub const PAIR: &str = "pair";
@@ -45,7 +49,7 @@ pub fn content<'a>(files: impl Iterator<Item = &'a str>) -> String {
 pub fn inputs_of(job: &Job) -> impl Iterator<Item = (&'static str, &str)> {
     let input = &job.spec.input;
     let all = [
-        ("interaction", &input.interaction),
+        (INTERACTION, &input.interaction),
         (ITEM, &input.item),
         ("review", &input.review),
         (PAIR, &input.pair),
@@ -64,14 +68,23 @@ pub fn locate(job: &Job, text: &str) -> Result<Location> {
     Location::parse_with(text, &StoreOptions::of(job))
 }
 
-/// The contract of a table, the job's own where it has one, with the column of a projection where the job names one.
+/// The contract of a table, the job's own where it has one, with the column of a projection where the job names one, and of
+/// an input as the job's files carry it.
+///
+/// # Errors
+/// As [`Contract::find`] and [`as_carried`].
 pub fn contract_of(job: &Job, table: &str) -> Result<Contract> {
-    let contract = Contract::find(table, folder(&job.spec.project.schemas))?;
+    of_job(Contract::find(table, folder(&job.spec.project.schemas))?, job)
+}
+
+/// A contract with what a job adds to it.
+pub(super) fn of_job(contract: Contract, job: &Job) -> Result<Contract> {
+    let contract = as_carried(contract, &job.spec)?;
     Ok(if is_projecting(job) { column::extended(contract) } else { contract })
 }
 
 /// Whether a job names a projection, so that tables of features have its column.
-pub(super) fn is_projecting(job: &Job) -> bool {
+fn is_projecting(job: &Job) -> bool {
     !job.spec.model.projection.is_empty()
 }
 
@@ -82,6 +95,7 @@ pub fn new_session(job: &Job) -> Result<Session> {
         // The pool counts neither what is being decoded nor what is being written.
         memory_limit: job.memory_limit / 4 * 3,
         spill_dir: (!spill.is_empty()).then(|| PathBuf::from(spill)),
+        events: job.spec.events.meanings(),
         ..SessionOptions::default()
     })
 }
@@ -107,6 +121,23 @@ pub async fn open_input_of(job: &Job, contract: &Contract, text: &str) -> Result
         ));
     }
     Ok(input)
+}
+
+/// Opens the job's log for recommenders, which read the built-in contract.
+///
+/// # Errors
+/// As [`contract_of`] and [`open_input_of`].
+pub async fn open_log(job: &Job) -> Result<(Contract, InputTable)> {
+    let contract = carried_as(Contract::builtin(INTERACTION)?, &contract_of(job, INTERACTION)?);
+    let input = open_input_of(job, &contract, &job.spec.input.interaction).await?;
+    Ok((contract, input))
+}
+
+/// The keys that put a file in the contract's own columns in the place of a job's items.
+pub fn items_at(job: &Job, file: &Path) -> Vec<String> {
+    let own = |(column, _): &(String, String)| format!("input.columns.item.{column}={column}");
+    let columns = job.spec.input.columns.of(ITEM).iter().map(own);
+    std::iter::once(format!("input.item={}", file.display())).chain(columns).collect()
 }
 
 /// Holds an input against the share of bad rows that the job allows, where it allows any: those who read it without a run

@@ -65,6 +65,8 @@ pub fn extended(contract: Contract) -> Contract {
         max: None,
         finite: true,
         min_length: None,
+        carried: None,
+        epoch: None,
     })
 }
 

@@ -13,7 +13,7 @@ use datafusion::execution::memory_pool::{
 };
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
-use crate::config::temporary_folder;
+use crate::config::{Meanings, temporary_folder};
 use crate::error::{Error, Kind, Result};
 use crate::query::datafusion_error::fail;
 use crate::scratch::Scratch;
@@ -29,11 +29,19 @@ pub struct SessionOptions {
     pub spill_dir: Option<PathBuf>,
     /// Rows per batch.
     pub batch_size: usize,
+    /// What events mean, for the function `event_liked`.
+    pub events: Meanings,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { memory_limit: 1 << 30, threads: 0, spill_dir: None, batch_size: 8192 }
+        SessionOptions {
+            memory_limit: 1 << 30,
+            threads: 0,
+            spill_dir: None,
+            batch_size: 8192,
+            events: Meanings::default(),
+        }
     }
 }
 

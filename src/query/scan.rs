@@ -22,10 +22,12 @@ use futures::StreamExt;
 
 use crate::error::{Error, Kind, Result};
 use crate::query::datafusion_error::fail;
+use crate::query::event_meaning::is_read;
 use crate::query::good_rows::is_good;
 use crate::query::labelled::labelled;
 use crate::table::contract::{Column, Contract};
 use crate::table::labels::{ATTRIBUTES, Label};
+use crate::table::mapping::EVENT;
 use crate::table::rules::can_break;
 use crate::table::source::{PathColumn, Source, source_of};
 use crate::table::store::Location;
@@ -61,7 +63,7 @@ pub(super) fn schema(contract: &Contract, extra: Option<&str>) -> SchemaRef {
 
 /// The rows of `files`; `None` where there are none. `extra` is a column of the path that the contract does not have; columns
 /// of `labels` become texts in `attributes`, where a file has them; with `is_filtered` rows that break the contract are left
-/// out.
+/// out, and events that the contract's job drops always.
 ///
 /// # Errors
 /// `Kind::Input` naming the file that cannot be read, or the column that no file of its shape has.
@@ -122,6 +124,7 @@ pub(super) async fn scan(
         let table = ListingTable::try_new(config).map_err(place)?;
         let mut frame = context.read_table(Arc::new(table)).map_err(place)?;
         let mut fallible: Vec<(&Column, Expr)> = Vec::new();
+        let mut event = None;
         let mut columns: Vec<Expr> = Vec::with_capacity(target.fields().len() + 1);
         for (column, field) in contract.columns.iter().zip(target.fields()) {
             let null = || ScalarValue::try_from(field.data_type()).map(lit).map_err(place);
@@ -141,8 +144,18 @@ pub(super) async fn scan(
             if is_filtered && can_break(column, &kind) {
                 fallible.push((column, found.clone()));
             }
+            if column.name == EVENT {
+                event = Some(found.clone());
+            }
             // A value that does not fit is in a row that is left out.
             let fitted = if is_filtered { try_cast } else { cast };
+            let found = match column.epoch.filter(|_| kind.is_integer()) {
+                Some(unit) => {
+                    let moment = DataType::Timestamp(unit, Some("UTC".into()));
+                    fitted(fitted(found, DataType::Int64), moment)
+                }
+                None => found,
+            };
             let mut value = fitted(found, field.data_type().clone());
             if column.name == ATTRIBUTES && !labels.is_empty() {
                 value = labelled(value, labels_of(labels, &schema, &in_path));
@@ -152,6 +165,9 @@ pub(super) async fn scan(
         if let Some(extra) = extra {
             let value = in_path.iter().find(|(n, _)| n == extra).and_then(|(_, v)| v.clone()).unwrap_or_default();
             columns.push(lit(value).alias(extra));
+        }
+        if let Some(is_read) = is_read(&contract.events, event) {
+            frame = frame.filter(is_read).map_err(place)?;
         }
         if let Some(is_good) = is_good(contract, fallible) {
             frame = frame.filter(is_good).map_err(place)?;

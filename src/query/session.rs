@@ -24,6 +24,7 @@ use parquet::errors::ParquetError;
 use crate::error::{Error, Kind, Result};
 use crate::query::clean_text::clean_text;
 use crate::query::datafusion_error::{fail, planning};
+use crate::query::event_meaning::event_liked;
 use crate::query::sentences::{content_words, sentences};
 use crate::query::{read_only, scan};
 use crate::table::contract::Contract;
@@ -73,7 +74,7 @@ impl Session {
             .with_default_features()
             .build();
         let context = SessionContext::new_with_state(state);
-        for function in [clean_text(), sentences(), content_words()] {
+        for function in [clean_text(), sentences(), content_words(), event_liked(options.events)] {
             context.register_udf(function);
         }
         Ok(Session { context, spilled: Arc::default(), this: Arc::default() })
@@ -103,7 +104,7 @@ impl Session {
 
     /// As [`Session::register_files`], under the contract's name. Columns that `labels` name become texts `Label: value`
     /// in the column `attributes`, behind those that the files have there; with `is_filtered` the rows that break the
-    /// contract are left out, as the check of inputs finds them.
+    /// contract are left out, as the check of inputs finds them. Events that the contract's job drops are left out always.
     ///
     /// # Errors
     /// As [`Session::register_files`].

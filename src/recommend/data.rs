@@ -14,10 +14,11 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, TimeUnit, TimestampMicrosecondType};
 
 use crate::columns;
+use crate::config::Meanings;
 use crate::error::{Error, Kind, Result};
 use crate::table::bad_rows::BadRows;
 use crate::table::contract::Contract;
-use crate::table::input::{InputReader, open_input};
+use crate::table::input::{InputReader, InputTable, open_input};
 use crate::table::store::Location;
 
 /// One interaction.
@@ -68,19 +69,34 @@ impl Log {
     /// `Kind::Input` as the contract's checks say, where more than the share `max_bad_fraction` of a table's rows break it;
     /// `Kind::Temporary` where the store fails.
     pub async fn read(interactions: &Location, items: Option<&Location>, max_bad_fraction: f64) -> Result<Self> {
-        let mut builder = LogBuilder::default();
+        let mut inputs = Vec::new();
         for (table, at) in [("interaction", Some(interactions)), ("item", items)] {
             let Some(at) = at else { continue };
             let contract = Contract::builtin(table)?;
-            let input = open_input(&contract, at).await?;
-            let mut bad = BadRows::new(&contract);
+            let input = open_input(&contract, at).await?.allowing(max_bad_fraction);
+            inputs.push((contract, input));
+        }
+        Self::of(&inputs).await
+    }
+
+    /// Reads inputs that were opened: `interaction` and, for the catalogue, `item`, in the types of the built-in contracts. An
+    /// event that says without a rating that its user does not like the item has a rating below all others.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    pub async fn of(inputs: &[(Contract, InputTable)]) -> Result<Self> {
+        let mut builder = LogBuilder::default();
+        for (contract, input) in inputs {
+            let mut bad = BadRows::new(contract);
+            let is_catalogue = contract.name == "item";
+            builder.events_mean = contract.events.clone();
             for file in &input.files {
-                let mut reader = InputReader::open(&contract, &input, file).await?;
+                let mut reader = InputReader::open(contract, input, file).await?;
                 while let Some(batch) = reader.next_good(&mut bad).await? {
-                    if table == "item" { builder.push_items(&batch)? } else { builder.push(&batch)? }
+                    if is_catalogue { builder.push_items(&batch)? } else { builder.push(&batch)? }
                 }
             }
-            bad.within(max_bad_fraction)?;
+            bad.within(input.max_bad_fraction)?;
         }
         builder.finish()
     }
@@ -112,6 +128,8 @@ pub struct LogBuilder {
     users: HashMap<String, u32>,
     items: HashMap<String, u32>,
     events: Vec<Event>,
+    /// What events without a rating say.
+    events_mean: Meanings,
 }
 
 impl LogBuilder {
@@ -126,11 +144,17 @@ impl LogBuilder {
         let times = columns::column(batch, "event_timestamp", &utc)?;
         let (ratings, times) =
             (ratings.as_primitive::<Float32Type>(), times.as_primitive::<TimestampMicrosecondType>());
+        let names = match self.events_mean.is_default() {
+            true => None,
+            false => Some(columns::text(batch, "event")?),
+        };
         for i in 0..batch.num_rows() {
+            let said = names.as_ref().and_then(|names| self.events_mean.of(columns::at(names, i)).liked());
+            let unrated = (said == Some(false)).then_some(f32::NEG_INFINITY);
             self.events.push(Event {
                 user: provisional(&mut self.users, users.value(i))?,
                 item: provisional(&mut self.items, items.value(i))?,
-                rating: ratings.is_valid(i).then(|| ratings.value(i)),
+                rating: ratings.is_valid(i).then(|| ratings.value(i)).or(unrated),
                 timestamp: times.value(i),
             });
         }

@@ -108,7 +108,7 @@ impl AsOf {
             let vector = &vector;
             async move {
                 let builder = open_there(&location, bytes).await?;
-                let first = earliest(&builder, "event_timestamp").unwrap_or(i64::MIN);
+                let first = earliest(&builder, "event_timestamp", None).unwrap_or(i64::MIN);
                 let width = match vector.as_ref().and_then(|name| builder.schema().field_with_name(name).ok()) {
                     Some(field) => vector_width(field.data_type()),
                     None => None,

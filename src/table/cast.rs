@@ -10,6 +10,7 @@ use arrow::datatypes::{
     DataType, Field, FieldRef, Float32Type, Schema, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
     TimestampNanosecondType, TimestampSecondType,
 };
+use arrow::error::ArrowError;
 use arrow::util::display::FormatOptions;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -51,6 +52,7 @@ pub(crate) fn accepts(column: &Column, found: &DataType) -> bool {
             unit_ok && (zone.is_some() || named("timestamp_naive"))
         }
         (ColumnType::TimestampUs, DataType::Date32) => named("date32"),
+        (ColumnType::TimestampUs, t) if column.epoch.is_some() && t.is_integer() => true,
         (ColumnType::Utf8, DataType::Dictionary(_, value)) => named("dictionary") && accepts(column, value),
         (ColumnType::Vector, DataType::FixedSizeList(child, _)) => child.data_type() == &DataType::Float32,
         (ColumnType::FixedVector(wanted), DataType::FixedSizeList(child, n)) => {
@@ -142,13 +144,18 @@ pub(crate) fn cast_what_fits(
     if let Some(width) = vector {
         return as_vector(found, width).unwrap_or_else(|| Err(all())).map(|vector| (vector, Vec::new()));
     }
+    let counted = match column.epoch.filter(|_| found.data_type().is_integer()) {
+        Some(unit) => Some(moments(found, unit).map_err(|_| all())?),
+        None => None,
+    };
+    let given = counted.as_ref().unwrap_or(found);
     let safe = CastOptions { safe: true, format_options: FormatOptions::default() };
-    let cast = match (&column.column_type, without_zone(found)) {
+    let cast = match (&column.column_type, without_zone(given)) {
         // A timestamp without a zone is read as UTC, and Arrow would want a time zone database to say so.
         (ColumnType::TimestampUs, Some(naive)) => {
             Arc::new(naive.as_primitive::<TimestampMicrosecondType>().clone().with_timezone("UTC"))
         }
-        _ => cast_with_options(found, &target, &safe).map_err(|_| all())?,
+        _ => cast_with_options(given, &target, &safe).map_err(|_| all())?,
     };
     // A dictionary's keys and its values have nulls of their own.
     let nulls = found.logical_nulls();
@@ -186,6 +193,13 @@ fn as_vector(found: &ArrayRef, width: usize) -> Option<Result<ArrayRef, Vec<usiz
     let values = Arc::new(arrow::array::Float32Array::new(data, None));
     let vector = FixedSizeListArray::try_new(field, size, values, lists.nulls().cloned()).ok()?;
     Some(Ok(Arc::new(vector)))
+}
+
+/// Whole numbers as the moments that they count since 1970 UTC, with null for those that are too large.
+pub(crate) fn moments(numbers: &ArrayRef, unit: TimeUnit) -> Result<ArrayRef, ArrowError> {
+    let safe = CastOptions { safe: true, format_options: FormatOptions::default() };
+    let numbers = cast_with_options(numbers, &DataType::Int64, &safe)?;
+    cast_with_options(&numbers, &DataType::Timestamp(unit, None), &safe)
 }
 
 /// Timestamps in microseconds without their zone: the same instants, in UTC.

@@ -6,10 +6,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef, TimeUnit};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::config::Meanings;
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::build::Build;
 use crate::table::builtin::{self, CONTRACTS};
@@ -52,12 +53,18 @@ pub struct Column {
     pub finite: bool,
     /// The least length of a text, in bytes.
     pub min_length: Option<usize>,
+    /// The only name under which a job's files carry it.
+    pub carried: Option<String>,
+    /// What whole numbers in it count since 1970, where a job's files may hold such for moments.
+    pub epoch: Option<TimeUnit>,
 }
 
 impl Column {
-    /// The names under which an input may carry it: its own first.
+    /// The names under which an input may carry it: its own first, or the job's alone.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(&self.name).chain(&self.aliases).map(String::as_str)
+        let is_own = self.carried.is_none();
+        let own = std::iter::once(&self.name).chain(&self.aliases).filter(move |_| is_own);
+        self.carried.iter().chain(own).map(String::as_str)
     }
 }
 
@@ -176,6 +183,8 @@ pub struct Contract {
     pub writer: Writer,
     /// How a run makes it; `None` for inputs, and for tables that something else makes.
     pub build: Option<Build>,
+    /// What events mean in a job's files.
+    pub events: Meanings,
     digest: String,
 }
 
@@ -335,6 +344,8 @@ impl Contract {
                 max: column.max,
                 finite: column.finite,
                 min_length: column.min_length,
+                carried: None,
+                epoch: None,
             });
         }
         if columns.is_empty() {
@@ -445,6 +456,7 @@ impl Contract {
             audits,
             writer,
             build: spec.build.map(Spanned::into_inner),
+            events: Meanings::default(),
             digest: digest_of(text),
         })
     }
@@ -495,6 +507,7 @@ impl Contract {
             audits: Vec::new(),
             writer,
             build: None,
+            events: Meanings::default(),
             digest: String::new(),
         }
     }
@@ -509,6 +522,11 @@ impl Contract {
         }
         self.columns.push(column);
         self
+    }
+
+    /// The same contract under another digest.
+    pub(crate) fn told_apart(self, digest: String) -> Self {
+        Contract { digest, ..self }
     }
 
     /// Holds foreign keys against the tables that they name: each exists, is made before this one, and has columns of
@@ -554,7 +572,7 @@ impl Contract {
         self.columns.iter().map(|c| Field::new(&c.name, c.column_type.arrow(width), nullable(c))).collect()
     }
 
-    /// Digest of the contract's text, but for values that came later: 32 hex digits.
+    /// Digest of the contract's text but for values that came later, and of what was added to it: 32 hex digits.
     pub fn digest(&self) -> &str {
         &self.digest
     }

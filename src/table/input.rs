@@ -25,6 +25,7 @@ use crate::table::contract::{Column, Contract};
 use crate::table::keys::{KeyHasher, hash_of, key_text};
 use crate::table::labels::{Label, check_labels};
 use crate::table::listing::list_parquet;
+use crate::table::mapping::rows_read;
 use crate::table::parquet_file::{ObjectReader, damaged, earliest, int96_columns, open_parquet, torn};
 use crate::table::rules::judge_column;
 use crate::table::source::{PathColumn, Source, find_column, hive_values, near};
@@ -173,10 +174,11 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
             notes.take(column, source.as_ref(), builder.schema(), &entry.location);
             let Some(Source::Field(field)) = source else { continue };
             if column.name == "event_timestamp" {
-                first_event = earliest(&builder, field.name());
+                first_event = earliest(&builder, field.name(), column.epoch);
             }
             found.is_cut |= matches!(field.data_type(), DataType::Timestamp(TimeUnit::Nanosecond, _))
-                || int96_columns(builder.parquet_schema()).contains(field.name().as_str());
+                || int96_columns(builder.parquet_schema()).contains(field.name().as_str())
+                || (column.epoch == Some(TimeUnit::Nanosecond) && field.data_type().is_integer());
             if let Some((first, there)) = first_of.get(column.name.as_str()) {
                 if !is_alike(&column.column_type, field.data_type(), first.data_type()) {
                     let here = format!("{} {}", field.name(), field.data_type());
@@ -331,7 +333,8 @@ impl<'a> InputReader<'a> {
         next.map_err(|e| damaged(&e, &self.file.location))
     }
 
-    /// The next rows without those that break the contract, which are noted; `None` at the end. A batch may be empty.
+    /// The next rows without events that the job drops, of which nothing is said, and without those that break the contract,
+    /// which are noted; `None` at the end. A batch may be empty.
     ///
     /// # Errors
     /// `Kind::Input` for damaged data.
@@ -339,13 +342,16 @@ impl<'a> InputReader<'a> {
         let Some(batch) = self.next_raw().await? else { return Ok(None) };
         let mut arrays = Vec::with_capacity(self.contract.columns.len());
         let found = self.found(&batch);
+        let read = rows_read(self.contract, &found, batch.num_rows());
+        let is_read = |row: usize| read.as_ref().is_none_or(|read| read[row]);
         let mut bad: Vec<(&Column, &ArrayRef, Vec<_>)> = Vec::new();
         let mut width = 0;
         for (column, found) in self.contract.columns.iter().zip(&found) {
             if let (ColumnType::Vector, DataType::FixedSizeList(_, n)) = (&column.column_type, found.data_type()) {
                 width = usize::try_from(*n).unwrap_or(0);
             }
-            let (array, rows) = judge_column(column, found).map_err(|rows| self.misfit(column, &batch, &rows))?;
+            let (array, mut rows) = judge_column(column, found).map_err(|rows| self.misfit(column, &batch, &rows))?;
+            rows.retain(|(row, _)| is_read(*row));
             arrays.push(array);
             if !rows.is_empty() {
                 bad.push((column, found, rows));
@@ -357,14 +363,23 @@ impl<'a> InputReader<'a> {
             .context(Kind::Internal, || format!("rows of table {}", self.contract.name))?;
         let before = self.checker.rows();
         let keep = self.checker.leave_out(&rows, &bad, &mut noted.findings);
+        let all = batch.num_rows();
+        let (keep, n_read) = match (keep, &read) {
+            (keep, None) => (keep, all),
+            (keep, Some(read)) => {
+                let is_kept = |row: usize| read[row] && keep.as_ref().is_none_or(|keep| keep.value(row));
+                let kept: Vec<bool> = (0..all).map(is_kept).collect();
+                (Some(BooleanArray::from(kept)), read.iter().filter(|is| **is).count())
+            }
+        };
         let good = match &keep {
             None => rows,
             Some(keep) => {
                 filter_record_batch(&rows, keep).context(Kind::Internal, || "cannot leave rows out".into())?
             }
         };
-        noted.rows += batch.num_rows() as u64;
-        noted.bad += (batch.num_rows() - good.num_rows()) as u64;
+        noted.rows += n_read as u64;
+        noted.bad += (n_read - good.num_rows()) as u64;
         self.checker.count_nulls(&good);
         self.last = (before, keep);
         strict(self.contract, &good).map(Some)

@@ -9,15 +9,13 @@ use arrow::datatypes::DataType;
 use crate::error::{Error, Kind, Result};
 use crate::table::column_type::ColumnType;
 use crate::table::contract::Contract;
+use crate::table::source::SHOWN_COLUMNS;
 
 /// A column of the files, and the label that its values get.
 pub type Label = (String, String);
 
 /// The column of the contract that takes the texts.
 pub(crate) const ATTRIBUTES: &str = "attributes";
-
-/// How many columns an error names at most.
-const SHOWN_COLUMNS: usize = 40;
 
 /// Whether values of this type can be said as a short text.
 fn can_be_text(found: &DataType) -> bool {

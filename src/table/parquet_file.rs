@@ -22,6 +22,7 @@ use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader
 use parquet::schema::types::SchemaDescriptor;
 
 use crate::error::{Error, Kind, Result};
+use crate::table::cast::moments;
 use crate::table::column_type::ColumnType;
 use crate::table::footer::wild_count;
 use crate::table::store::Location;
@@ -147,13 +148,20 @@ pub(crate) fn int96_columns(schema: &SchemaDescriptor) -> HashSet<&str> {
 }
 
 /// The earliest value of a timestamp column by the statistics of the file's row groups, microseconds since 1970 UTC;
-/// `None` where a row group does not say. A column without a time zone is read as UTC, as everywhere.
-pub(crate) fn earliest(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>, column: &str) -> Option<i64> {
+/// `None` where a row group does not say. A column without a time zone is read as UTC, as everywhere; whole numbers count
+/// `epoch` since 1970, and say nothing without it.
+pub(crate) fn earliest(
+    builder: &ParquetRecordBatchStreamBuilder<ObjectReader>,
+    column: &str,
+    epoch: Option<TimeUnit>,
+) -> Option<i64> {
     let converter = StatisticsConverter::try_new(column, builder.schema(), builder.parquet_schema()).ok()?;
-    if !matches!(converter.arrow_field().data_type(), DataType::Timestamp(..)) {
-        return None;
-    }
-    let minima = converter.row_group_mins(builder.metadata().row_groups()).ok()?;
+    let minima = || converter.row_group_mins(builder.metadata().row_groups()).ok();
+    let minima = match (converter.arrow_field().data_type(), epoch) {
+        (DataType::Timestamp(..), _) => minima()?,
+        (found, Some(unit)) if found.is_integer() => moments(&minima()?, unit).ok()?,
+        _ => return None,
+    };
     // Cast as the rows will be, so that both are rounded in the same way.
     let minima = arrow::compute::cast(&minima, &ColumnType::TimestampUs.arrow(0)).ok()?;
     let minima = minima.as_primitive_opt::<TimestampMicrosecondType>()?;

@@ -13,6 +13,9 @@ use crate::table::store::Location;
 /// A column in a file's path (`event=click`) and its value; `None`: null.
 pub type PathColumn = (String, Option<String>);
 
+/// How many columns an error names at most.
+pub(crate) const SHOWN_COLUMNS: usize = 40;
+
 /// How Hive and Spark write null as a folder's name.
 const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
@@ -53,6 +56,9 @@ pub(crate) fn find_column(
     file: &Location,
 ) -> Result<Option<Source>> {
     let Some(source) = source_of(column, schema, path) else {
+        if let Some(carried) = &column.carried {
+            return Err(not_carried(contract, column, carried, schema, path).with("file", file));
+        }
         if column.nullable {
             return Ok(None);
         }
@@ -63,8 +69,8 @@ pub(crate) fn find_column(
         }
         if let Some(near) = near(column, schema) {
             hint.push_str(&format!(
-                "; rename {near} to {}, or put it under the column's aliases in a contract of your own ([project] schemas)",
-                column.name
+                "; if {near} is meant, say so in the job: [input.columns.{}] {} = \"{near}\"",
+                contract.name, column.name
             ));
         }
         return Err(Error::new(Kind::Input, format!("the column {} is missing", column.name))
@@ -88,6 +94,19 @@ pub(crate) fn find_column(
         .hint(way_out(column, field)))
 }
 
+/// The error for a column that a job says the files have, and a file has not.
+fn not_carried(contract: &Contract, column: &Column, carried: &str, schema: &SchemaRef, path: &[PathColumn]) -> Error {
+    let fields = schema.fields().iter().map(|field| field.name().as_str());
+    let all: Vec<&str> = fields.chain(path.iter().map(|(name, _)| name.as_str())).collect();
+    let more = if all.len() > SHOWN_COLUMNS { ", ..." } else { "" };
+    let shown = all[..all.len().min(SHOWN_COLUMNS)].join(", ");
+    Error::new(Kind::Input, format!("a file lacks the column {carried}, which the job names for {}", column.name))
+        .with("table", &contract.name)
+        .with("column", carried)
+        .with("key", format!("input.columns.{}.{}", contract.name, column.name))
+        .hint(format!("the file has the columns {shown}{more}"))
+}
+
 /// A field whose name differs from the column's in case and underscores only, as other systems write it.
 pub(crate) fn near<'a>(column: &Column, schema: &'a Schema) -> Option<&'a str> {
     let bare = |name: &str| name.replace(['_', ' ', '-'], "").to_lowercase();
@@ -100,7 +119,9 @@ fn way_out(column: &Column, field: &Field) -> String {
     let name = field.name();
     match (&column.column_type, field.data_type()) {
         (ColumnType::TimestampUs, t) if t.is_numeric() => {
-            "a number does not say its unit: store a Parquet timestamp, or let 'curec import csv' convert it".into()
+            "a number does not say its unit: say it of whole numbers in [input] timestamp_unit, store a Parquet timestamp, or let \
+             'curec import csv' convert it"
+                .into()
         }
         (ColumnType::TimestampUs, DataType::Date32 | DataType::Date64) => format!(
             "a date has no time of day: store when it happened, or CAST({name} AS TIMESTAMP) if midnight UTC will do"

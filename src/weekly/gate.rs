@@ -21,7 +21,7 @@ use crate::evaluate::evaluation_file::{self, TextSpec};
 use crate::generate::format;
 use crate::generate::models::Models;
 use crate::llm::device;
-use crate::night::tables::locate;
+use crate::night::tables::open_log;
 use crate::recommend::data::{Log, Timelines};
 use crate::registry::card::{Check, Sample};
 use crate::reward::saved::{Case, PastEvent, SavedJudge};
@@ -160,7 +160,7 @@ async fn judge(spec: &Spec, judge: &Path, questions: &[&Question], said: [&Vec<S
         format::parse(&answer).ok().map(|parts| parts.reason.to_owned())
     };
     let reasons: Vec<[Option<String>; 2]> = pairs.iter().map(|pair| said.map(|said| reason(pair, said))).collect();
-    let log = Log::read(&locate(&job, &job.spec.input.interaction)?, None, job.spec.input.max_bad_fraction).await?;
+    let log = Log::of(&[open_log(&job).await?]).await?;
     let liked = job.spec.history.liked();
     let (device, folder) = (device::open(&spec.device)?, judge.to_path_buf());
     let models = Models::new(&job)?;

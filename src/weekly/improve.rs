@@ -485,11 +485,12 @@ impl Run {
 }
 
 /// Sections of a job that have no say in what is learned, or only by what is digested itself.
-const NO_SAY: [&str; 12] = [
+const NO_SAY: [&str; 13] = [
     "name",
     "warehouse",
     "input.",
     "interval.",
+    "events.",
     "model.",
     "budget.",
     "response.",

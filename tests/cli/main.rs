@@ -26,6 +26,7 @@ mod models;
 #[path = "../common/night.rs"]
 mod night;
 mod outputs;
+mod own_logs;
 mod own_tables;
 mod pairs;
 mod pipeline;

@@ -343,6 +343,7 @@ async fn rows_that_do_not_fit_in_memory_are_spilled() {
         threads: 2,
         spill_dir: Some(folder.path().join("spill")),
         batch_size: 1024,
+        ..SessionOptions::default()
     };
     let session = Session::new(options).unwrap();
     let text = "select value, sha256(cast(value as varchar)) as digest from generate_series(1, 800000) order by digest";

@@ -69,6 +69,50 @@ fn caps_are_held_against_their_rules() {
 }
 
 #[test]
+fn columns_and_events_are_named_in_every_layer_and_held_against_their_rules() {
+    let file = format!(
+        "{GOOD}[input.columns.interaction]\nuser_id = 'uid'\nrating = 'Stars '\n[events]\nother = 'none'\n\
+         meaning = {{ 'add to cart' = 'like', bot = 'drop' }}\n"
+    );
+    let env = [("CUREC_INPUT__COLUMNS__ITEM__ITEM_ID", "sku"), ("CUREC_INPUT__TIMESTAMP_UNIT", "ms")];
+    let set = ["input.columns.interaction.user_id=who", "events.meaning.view.page=dislike"];
+    let job = parse(&file, &set, &env).unwrap();
+    let pair = |column: &str, carried: &str| (column.to_owned(), carried.to_owned());
+    let columns = &job.spec.input.columns;
+    assert_eq!(columns.of("interaction"), [pair("user_id", "who"), pair("rating", "Stars ")]);
+    assert_eq!((columns.of("item"), columns.of("review")), (&[pair("item_id", "sku")][..], &[][..]));
+    assert_eq!(job.spec.input.timestamp_unit, "ms");
+    let meanings = job.spec.events.meanings();
+    let of = |event: &str| meanings.of(Some(event)).name();
+    assert_eq!(["add to cart", "bot", "view.page", "rating"].map(of), ["like", "drop", "dislike", "none"]);
+    assert_eq!(job.settings["input.columns.interaction.user_id"], "who");
+
+    let printed = job.resolved.print(&str::to_owned);
+    for line in
+        ["[input.columns.interaction]\nuser_id = \"who\"  # --set\n", "[input.columns.item]\n", "review = {}  #"]
+    {
+        assert!(printed.contains(line), "{line}: {printed}");
+    }
+    let again = parse(&printed, &[], &[]).unwrap();
+    assert_eq!(again.spec.events.meanings(), meanings);
+    assert_eq!(again.spec.input.columns.of("interaction"), columns.of("interaction"));
+    let nothing = parse(GOOD, &[], &[]).unwrap();
+    assert!(nothing.spec.events.meanings().is_default() && nothing.spec.input.columns.of("interaction").is_empty());
+
+    for (set, told) in [
+        ("input.columns.item.title=", "input.columns.item.title: must be the name of a column"),
+        ("input.columns.offer.title=name", "unknown key `input.columns.offer.title`"),
+        ("input.timestamp_unit=min", "input.timestamp_unit: must be empty, s, ms, us or ns, got `min`"),
+        ("events.other=maybe", "events.other: must be like, dislike, none or drop, got `maybe`"),
+        ("events.meaning.click=Like", "events.meaning.click: must be like, dislike, none or drop, got `Like`"),
+    ] {
+        let error = parse(GOOD, &[set], &[]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Config);
+        assert!(error.explain().contains(told), "{told}: {}", error.explain());
+    }
+}
+
+#[test]
 fn sizes_have_units() {
     assert_eq!(parse_bytes("2 GiB"), Some(2 << 30));
     assert_eq!(parse_bytes("512MB"), Some(512_000_000));
