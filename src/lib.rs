@@ -286,6 +286,7 @@ pub mod evaluate {
     pub mod baseline;
     pub mod ease;
     pub mod collaborative;
+    pub mod scalars;
     pub mod arm;
     pub mod arms;
     pub mod agreement;
@@ -302,6 +303,7 @@ pub mod evaluate {
     pub mod page;
     pub mod text_quality;
     pub mod arm_text;
+    pub mod published;
     pub mod history_nights;
     pub mod evaluation_file;
     mod logged_items;

@@ -46,7 +46,7 @@ impl<'a> Agreement<'a> {
             events.filter(|(_, rating)| rating.is_none_or(|r| r >= least)).map(|(item, _)| *item).collect()
         };
         let counts = split.train_counts();
-        let said = origin.texts.values().map(|texts| {
+        let said = origin.texts.iter().filter(|(arm, _)| arm.is_text()).map(|(_, texts)| {
             let vectors = centred(&texts.first);
             cases.par_iter().map(|case| cosines(&vectors, &liked(case), case.history, counts)).collect()
         });

@@ -25,6 +25,10 @@ pub enum Arm {
     Projected,
     /// A2cc: the column `collaborative` alone.
     ProjectedAlone,
+    /// A2x: the scalar columns of A2r's features alone: counts, scores, flags, sources.
+    Scalars,
+    /// A2rx: A2r, and the scalar columns beside each vector.
+    ScalarsBeside,
     /// A2re: the vectors of A2r through KAR's experts, beside the id.
     ReadBeside,
     /// A2rd: as A2r, and items' own vectors stand in every training step.
@@ -70,7 +74,7 @@ pub enum Arm {
 
 impl Arm {
     /// All of them, in order.
-    pub const ALL: [Arm; 28] = [
+    pub const ALL: [Arm; 30] = [
         Arm::NoText,
         Arm::Offset,
         Arm::Random,
@@ -79,6 +83,8 @@ impl Arm {
         Arm::Evidence,
         Arm::Projected,
         Arm::ProjectedAlone,
+        Arm::Scalars,
+        Arm::ScalarsBeside,
         Arm::ReadBeside,
         Arm::ReadKept,
         Arm::ReadFree,
@@ -112,6 +118,8 @@ impl Arm {
             Arm::Evidence => "A2r",
             Arm::Projected => "A2c",
             Arm::ProjectedAlone => "A2cc",
+            Arm::Scalars => "A2x",
+            Arm::ScalarsBeside => "A2rx",
             Arm::ReadBeside => "A2re",
             Arm::ReadKept => "A2rd",
             Arm::ReadFree => "A2rb",
@@ -156,7 +164,7 @@ impl Arm {
 
     /// Whether it has the vectors of A2r.
     fn is_evidence(self) -> bool {
-        matches!(self, Arm::Evidence | Arm::Projected | Arm::ProjectedAlone) || self.is_reading()
+        matches!(self, Arm::Evidence | Arm::Projected | Arm::ProjectedAlone | Arm::ScalarsBeside) || self.is_reading()
     }
 
     /// Whether it differs from A2r in how vectors are read.
@@ -178,11 +186,21 @@ impl Arm {
         matches!(self, Arm::Projected | Arm::ProjectedAlone)
     }
 
+    /// Whether it has the scalar columns of A2r's features.
+    pub fn has_scalars(self) -> bool {
+        matches!(self, Arm::Scalars | Arm::ScalarsBeside)
+    }
+
+    /// Whether what it says of items is a text, and not numbers.
+    pub fn is_text(self) -> bool {
+        self != Arm::Scalars
+    }
+
     /// Whether its items' vectors are those that nights publish, which hold the evidence's where no reason stands. The vectors
     /// of the others are made of texts here.
     pub fn is_published(self) -> bool {
         let is_text = matches!(self, Arm::Attributes | Arm::Templates | Arm::Beside | Arm::Sampled);
-        !is_text && !self.is_reading() && !self.is_projected()
+        !is_text && !self.is_reading() && !self.is_projected() && self != Arm::ScalarsBeside
     }
 
     /// How it reads vectors, where the others read them as `others` says. Where it has own vectors of its own kind, validation does
@@ -219,7 +237,7 @@ impl Arm {
         match self {
             Arm::Leak => None,
             Arm::Sampled => Some(Arm::Aligned),
-            Arm::Random => Some(Arm::Attributes),
+            Arm::Random | Arm::Scalars => Some(Arm::Attributes),
             arm if arm.is_evidence() => Some(Arm::Attributes),
             other => other.texts_of(arms),
         }

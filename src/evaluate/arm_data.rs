@@ -5,17 +5,14 @@
 //! its own. What one of them has paid for the next does not pay for again. Leaves to [`crate::evaluate::arm_text`] which text an arm
 //! takes, and to [`crate::evaluate::history_nights`] which nights describe histories; trains nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::datatypes::Float32Type;
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use chrono::{DateTime, Days, NaiveTime, Utc};
-use futures::TryStreamExt;
 
 use crate::cancel::CancelToken;
-use crate::columns;
 use crate::config::{Interval, Job, MAX_LOOKBACK_DAYS};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
@@ -27,6 +24,7 @@ use crate::evaluate::evaluation_file::{DataSpec, Spec, TextSpec};
 use crate::evaluate::history_blocks::HistoryVectors;
 use crate::evaluate::history_nights::{self, HistoriesSpec, Nights};
 use crate::evaluate::logged_items::LoggedItems;
+use crate::evaluate::published;
 use crate::evaluate::results::{Measurement, Results};
 use crate::evaluate::text_quality::{self, Asked, References};
 use crate::llm::device;
@@ -36,7 +34,6 @@ use crate::night::prepare::prepare;
 use crate::night::run::{self, Options};
 use crate::night::tables::{items_at, locate, open_log};
 use crate::night::warehouse;
-use crate::query::session::{Param, Session};
 use crate::query::texts;
 use crate::recommend::data::Log;
 use crate::recommend::split::{Part, Split, rolling};
@@ -255,6 +252,7 @@ impl Source {
         results: &mut Results,
     ) -> Result<BTreeMap<Arm, Texts>> {
         let mut found = BTreeMap::new();
+        let scalars = published::scalar_columns(&self.job)?;
         for arm in wanted(arms) {
             stop.check()?;
             let nights = self.nights_of(arm).await?;
@@ -267,10 +265,12 @@ impl Source {
                     let job = Job::load(&self.file, &self.night_keys(keys, at))?;
                     self.run(&job, *interval, voice, stop).await?;
                     let session = warehouse::session_of(&job).await?;
-                    if arm.is_published() {
-                        moments.push(published(&session, interval.end, self.items()).await?);
+                    if arm == Arm::Scalars {
+                        moments.push(published::scalars(&session, &scalars, interval.end, self.items()).await?);
+                    } else if arm.is_published() {
+                        moments.push(published::vectors(&session, interval.end, self.items()).await?);
                     }
-                    if !arm.is_published() || (at == 0 && self.is_measured && arm != Arm::Evidence) {
+                    if !arm.is_published() || (at == 0 && self.measures(arm)) {
                         for (item, text) in arm_text::texts(&session, arm, About::Items, *interval).await? {
                             if at == 0 {
                                 measured.push((item.clone(), text.clone()));
@@ -283,7 +283,7 @@ impl Source {
                     }
                 }
             }
-            if self.is_measured && arm != Arm::Evidence {
+            if self.measures(arm) {
                 measured.sort_by(|(a, _), (b, _)| a.cmp(b));
                 let references = self.references().await?;
                 results.measurements.extend(self.measure(arm, &measured, &asked, references.as_ref()));
@@ -294,10 +294,15 @@ impl Source {
             let mut moments = moments.into_iter();
             let first = moments.next().unwrap_or_default();
             let n = first.iter().flatten().count();
+            let has = |a: Arm| a.texts_of(arms) == Some(arm) || (arm == Arm::Scalars && a.has_scalars());
             results.facts.push((
-                format!("{}, {} ({})", self.name, what_of(arm), users_of(arms, |a| a.texts_of(arms) == Some(arm))),
+                format!("{}, {} ({})", self.name, what_of(arm), users_of(arms, has)),
                 format!("{n} of {} items", first.len()),
             ));
+            if arm == Arm::Scalars {
+                let told = scalars.told(&first, &|item| self.split.train_counts()[item] > 0);
+                results.facts.push((format!("{}, what the scalar columns tell", self.name), told));
+            }
             let starts = self.nights.iter().skip(1).map(|night| night.end.timestamp_micros());
             found.insert(arm, Texts { first, later: starts.zip(moments).collect() });
         }
@@ -314,6 +319,11 @@ impl Source {
             moments.push(self.items().iter().map(|item| known.get(item).cloned()).collect());
         }
         Ok(moments)
+    }
+
+    /// Whether an arm's texts are measured here as texts.
+    fn measures(&self, arm: Arm) -> bool {
+        self.is_measured && arm.is_text() && arm != Arm::Evidence
     }
 
     /// What people wrote in the held-out parts, where there are reviews.
@@ -408,7 +418,7 @@ impl Source {
         };
         Ok(match arm {
             // Nobody writes reasons: what the prompts would hold is all that is asked for.
-            Arm::Attributes | Arm::Templates | Arm::Evidence => {
+            Arm::Attributes | Arm::Templates | Arm::Evidence | Arm::Scalars => {
                 let question = history_nights::no_question(&self.folder)?;
                 let set = [
                     format!("prompt.item={}", question.display()),
@@ -503,6 +513,7 @@ impl Source {
 /// The arms that have texts of their own, where `arms` are run.
 fn wanted(arms: &[Arm]) -> Vec<Arm> {
     let mut wanted: Vec<Arm> = arms.iter().filter_map(|arm| arm.texts_of(arms)).collect();
+    wanted.extend(arms.iter().any(|arm| arm.has_scalars()).then_some(Arm::Scalars));
     wanted.sort();
     wanted.dedup();
     wanted
@@ -518,6 +529,7 @@ fn what_of(arm: Arm) -> &'static str {
     match arm {
         Arm::Attributes => "attributes",
         Arm::Evidence => "the evidence, as published",
+        Arm::Scalars => "the scalar columns, as published",
         Arm::ZeroShot => "accepted reasons",
         Arm::Aligned => "accepted reasons of the aligned model",
         Arm::Templates => "the templates' reasons",
@@ -556,24 +568,6 @@ fn nights(split: &Split, refreshes: usize) -> Result<Vec<Interval>> {
         }
     }
     Ok(found)
-}
-
-/// What nights have published of items until a moment: the newest vector of each, by dense id.
-async fn published(session: &Session, moment: DateTime<Utc>, items: &[String]) -> Result<ItemVectors> {
-    let mut known: HashMap<String, Vec<f32>> = HashMap::new();
-    let as_of = [("as_of", Param::Timestamp(moment.timestamp_micros()))];
-    let mut rows = session.sql(texts::PUBLISHED_ITEM_VECTORS, &as_of).await?.stream().await?;
-    while let Some(batch) = rows.try_next().await? {
-        let ids = columns::text(&batch, "entity_id")?;
-        let vectors = batch.column_by_name("embedding").and_then(|c| c.as_fixed_size_list_opt());
-        let vectors = vectors.ok_or_else(|| Error::new(Kind::Internal, "published vectors are no lists"))?;
-        for row in 0..batch.num_rows() {
-            if let Some(vector) = vectors.value(row).as_primitive_opt::<Float32Type>() {
-                known.insert(ids.value(row).to_owned(), vector.values().to_vec());
-            }
-        }
-    }
-    Ok(items.iter().map(|item| known.remove(item)).collect())
 }
 
 /// The refusal of what has learned from events of the held-out part, which begins before `until` (microseconds since 1970).

@@ -20,6 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evaluate::arm::Arm;
 use crate::evaluate::collaborative::{Collaborative, ItemVectors};
 use crate::evaluate::history_blocks::HistoryVectors;
+use crate::evaluate::scalars::standardised;
 use crate::evaluate::whitening::Whitening;
 use crate::network::random::Random;
 use crate::recommend::adaptor::{Content, Histories, Vectors};
@@ -77,6 +78,19 @@ impl<'a> Origin<'a> {
         let fitted = fit_trained(&texts.first, self.split)?;
         known.insert(of, fitted.clone());
         Ok(fitted)
+    }
+
+    /// The scalar columns at each moment of `texts`, standardised by what items of training had at the origin.
+    fn scalars(&self, texts: &Texts) -> Result<Vec<Vectors>> {
+        let counts = self.split.train_counts();
+        let missing = || Error::new(Kind::Input, "an arm wants scalar columns that were not read");
+        let told = self.texts.get(&Arm::Scalars).ok_or_else(missing)?;
+        let moments: Vec<&ItemVectors> = [&told.first].into_iter().chain(told.later.iter().map(|(_, v)| v)).collect();
+        let is_same = told.later.iter().map(|(from, _)| from).eq(texts.later.iter().map(|(from, _)| from));
+        if !is_same || moments.iter().any(|rows| rows.len() != counts.len()) {
+            return Err(missing());
+        }
+        standardised(&moments, &|item| counts[item] > 0)
     }
 }
 
@@ -156,13 +170,18 @@ pub fn content(arm: Arm, data: &Data<'_>, origin: usize, seed: u64) -> Result<To
         true => Some(Collaborative::learn(split, at.items, &raw.first)?),
         false => None,
     };
+    let scalars = if arm.has_scalars() { at.scalars(&raw)? } else { Vec::new() };
     let fitted = match of {
-        None => None,
+        None | Some(Arm::Scalars) => None,
         Some(_) if arm == Arm::Random => fit_trained(&raw.first, split)?,
         Some(of) => at.whitening(of)?,
     };
-    let made = |told: &ItemVectors| -> Result<Vectors> {
-        let vectors = whitened(told, fitted.as_deref())?;
+    let made = |told: &ItemVectors, scalars: Option<&Vectors>| -> Result<Vectors> {
+        let vectors = match scalars {
+            Some(scalars) if arm == Arm::Scalars => scalars.clone(),
+            Some(scalars) => beside(&whitened(told, fitted.as_deref())?, scalars)?,
+            None => whitened(told, fitted.as_deref())?,
+        };
         let vectors = match &collaborative {
             None => vectors,
             Some(map) if arm == Arm::ProjectedAlone => map.apply(at.items, told)?,
@@ -172,9 +191,10 @@ pub fn content(arm: Arm, data: &Data<'_>, origin: usize, seed: u64) -> Result<To
     };
     // Items and histories have one width.
     let width = if data.histories_of(arm, origin).is_some() { WIDTH } else { 0 };
-    let made = |told: &ItemVectors| widened(made(told)?, width);
-    let vectors = made(&raw.first)?;
-    let later = raw.later.iter().map(|(from, raw)| Ok((*from, made(raw)?))).collect::<Result<_>>()?;
+    let made = |told: &ItemVectors, moment: usize| widened(made(told, scalars.get(moment))?, width);
+    let vectors = made(&raw.first, 0)?;
+    let later = raw.later.iter().zip(1..).map(|((from, raw), moment)| Ok::<_, Error>((*from, made(raw, moment)?)));
+    let later = later.collect::<Result<_>>()?;
     let lines = split.timelines();
     let histories = match data.histories_of(arm, origin) {
         _ if arm == Arm::Leak => {

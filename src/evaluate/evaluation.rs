@@ -193,8 +193,9 @@ const NOTES: [&str; 6] = [
      its test part, through the sentence encoder and a whitening to 64 values that is fitted on items with training events. A \
      case sees the newest of before its moment. A2 is made of titles, attributes and co-consumed titles, A2r is the vector that a \
      night publishes of titles, attributes, descriptions, praise and fault where no reason stands; neither has a language model, \
-     and of neither is anything shortened, as a prompt would be; A3 and the arms after it are what nights publish: the \
-     vector of the accepted reason, of the evidence where there is none.",
+     and of neither is anything shortened, as a prompt would be; A2x and A2rx have the scalar columns of the same nights' \
+     item_feature, less their mean and divided by their deviation over items with training events at the origin; A3 and the \
+     arms after it are what nights publish: the vector of the accepted reason, of the evidence where there is none.",
     "Full ranking over the items that are there at a case's moment (their first event is not later), items of the history \
      left out, the target loses ties. Baselines and models know the training part alone; EASE has weights of the 3,000 \
      most frequent items and the best of three regularisations by the test part, which favours it. DIN: whether a user likes what the user met, by rating. AUC is over places within \

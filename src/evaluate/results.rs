@@ -124,6 +124,8 @@ pub fn arm_text(arm: &str) -> &'static str {
         }
         "A2c" => "A2r, and beside it where the text leads in the space of co-consumption: the column collaborative",
         "A2cc" => "the column collaborative alone",
+        "A2x" => "the scalar columns of the features of A2r alone (counts, scores, flags, sources), no text",
+        "A2rx" => "A2r, and beside it the scalar columns",
         "A2re" => "A2r read beside the id, through KAR's experts",
         "A2rd" => "A2r, items' own vectors in every training step",
         "A2rb" => "A2r, items' own vectors without a bound",
@@ -335,9 +337,10 @@ mod tests {
         let mut arms = ["x", "A10", "A4b", "A9", "A4", "", "A0", "A"];
         arms.sort_by_key(|arm| arm_order(arm));
         assert_eq!(arms[..6], ["", "A0", "A4", "A4b", "A9", "A10"]);
-        for arm in
-            ["A0", "A1", "A2", "A3", "A4", "A4b", "A4e", "A4s", "A5a", "A5b", "A5", "A6", "A6n", "A7", "A9", "A10"]
-        {
+        for arm in [
+            "A0", "A1", "A2", "A2x", "A2rx", "A3", "A4", "A4b", "A4e", "A4s", "A5a", "A5b", "A5", "A6", "A6n", "A7",
+            "A9", "A10",
+        ] {
             assert_ne!(arm_text(arm), arm_text("?"), "{arm}");
         }
         assert!(arm_text("A9").contains("never a result"));

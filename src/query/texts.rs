@@ -67,6 +67,8 @@ pub const PROMPTS_BY_WORTH: &str = include_str!("../../sql/query/prompts_by_wort
 pub const PROMPT_EVIDENCE: &str = include_str!("../../sql/query/prompt_evidence.sql");
 /// Accepted and corrected history reasons of `$dt`.
 pub const PUBLISHED_AND_CORRECTED_REASONS: &str = include_str!("../../sql/query/published_and_corrected_reasons.sql");
+/// The newest row of each item that was true at `$as_of`, with every column.
+pub const PUBLISHED_ITEM_SCALARS: &str = include_str!("../../sql/query/published_item_scalars.sql");
 /// The newest vector of each item that was true at `$as_of`.
 pub const PUBLISHED_ITEM_VECTORS: &str = include_str!("../../sql/query/published_item_vectors.sql");
 /// Accepted reasons of `$kind` and `$dt`.

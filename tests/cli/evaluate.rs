@@ -144,6 +144,17 @@ fn histories_are_described_block_by_block_and_what_has_none_goes_on_as_it_was() 
     let refused = world.curec(&["learn", "evaluate", "evaluation.toml"]);
     expect_code(&refused, 1);
     assert!(stderr(&refused).contains("likes and dislikes"), "{}", stderr(&refused));
+
+    // The scalar columns of the same nights' features, alone and beside the evidence.
+    let page = evaluation(&world, "[\"A0\", \"A2r\", \"A2x\", \"A2rx\"]", "");
+    let published = fact(&page, "logs, the scalar columns, as published (A2x, A2rx)");
+    let [rows, items] = published[..] else { panic!("{published:?}") };
+    assert!(rows > 0 && rows <= items && rows >= fact(&page, "logs, the evidence, as published (A2r, A2rx)")[0]);
+    let told = page.lines().find(|line| line.starts_with("- **logs, what the scalar columns tell**")).unwrap();
+    assert!(["n_reasons", "mean_score", "missing", "source"].iter().all(|name| told.contains(name)), "{told}");
+    let scalars = ["sasrec-A2x-0", "sasrec-A2rx-0", "din-A2x-0", "din-A2rx-0"];
+    let new = checkpoints(&world);
+    assert!(scalars.iter().all(|name| new.keys().any(|known| known.contains(name))), "{:?}", new.keys());
 }
 
 /// What a page says was run.

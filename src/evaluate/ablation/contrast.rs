@@ -19,6 +19,8 @@ fn pairs(arms: &[Arm]) -> Vec<(usize, usize)> {
         (Arm::Evidence, Arm::Attributes),
         (Arm::Projected, Arm::Evidence),
         (Arm::Projected, Arm::ProjectedAlone),
+        (Arm::Evidence, Arm::Scalars),
+        (Arm::ScalarsBeside, Arm::Evidence),
         (Arm::Evidence, Arm::ReadBeside),
         (Arm::Evidence, Arm::ReadKept),
         (Arm::Evidence, Arm::ReadFree),
@@ -129,8 +131,9 @@ mod tests {
         };
         let all = named(&Arm::ALL);
         for pair in [
-            "A2r-A0c", "A2r-A1b", "A2c-A2r", "A2r-A2rs", "A2r-A2rn", "A4-A2r", "A6-A2r", "A6-A2", "A3-A2", "A4-A3",
-            "A4b-A4", "A4e-A2", "A4s-A4", "A5a-A4", "A5b-A4", "A5-A5a", "A6-A5", "A6n-A4", "A6-A7",
+            "A2r-A0c", "A2r-A1b", "A2c-A2r", "A2r-A2x", "A2rx-A2r", "A2r-A2rs", "A2r-A2rn", "A4-A2r", "A6-A2r",
+            "A6-A2", "A3-A2", "A4-A3", "A4b-A4", "A4e-A2", "A4s-A4", "A5a-A4", "A5b-A4", "A5-A5a", "A6-A5", "A6n-A4",
+            "A6-A7",
         ] {
             assert!(all.contains(&pair.to_owned()), "{pair}: {all:?}");
         }

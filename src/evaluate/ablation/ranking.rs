@@ -180,7 +180,8 @@ impl<'a> Ranking<'a> {
         let tried = trials(data, evaluation, family, (&self.cases, users), around, &mut agree)?;
         let is_told = found.measurements.iter().any(|m| m.recommender == TEXT);
         let texts = data.origins.last().filter(|_| !is_told).map(|origin| &origin.texts);
-        for (at, arm) in texts.into_iter().flat_map(|texts| texts.keys()).enumerate() {
+        let texts = texts.into_iter().flat_map(|texts| texts.keys()).filter(|arm| arm.is_text());
+        for (at, arm) in texts.enumerate() {
             let by_seed: Vec<(f64, usize)> = agreed.iter().map(|by_arm: &Vec<(f64, usize)>| by_arm[at]).collect();
             let place =
                 Place { data: data.name, recommender: TEXT, target: TEXT, metric: "agreement".into(), tier: "all" };
