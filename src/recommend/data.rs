@@ -56,7 +56,8 @@ impl Log {
         }
         let rating = |e: &Event| e.rating.unwrap_or(f32::NEG_INFINITY);
         events.sort_by(|a, b| {
-            let key = |e: &Event| (e.timestamp, e.user, e.item);
+            // A dislike without a rating is negative infinity, too.
+            let key = |e: &Event| (e.timestamp, e.user, e.item, e.rating.is_some());
             key(a).cmp(&key(b)).then(rating(a).total_cmp(&rating(b)))
         });
         Ok(Log { users, items, events: Arc::new(events) })

@@ -671,7 +671,10 @@ async fn every_refused_type_has_a_way_out() {
         (moment(text(&["2026-01-20"])), ["Utf8", "to_datetime(timestamp"]),
         (moment(Arc::new(Date32Array::from(vec![1]))), ["Date32", "CAST(timestamp AS TIMESTAMP)"]),
         (rated, ["Decimal128(20, 0)", "CAST(rating AS DOUBLE)"]),
-        (vec![("USER_ID", text(&["1"])), ("itemId", text(&["2"]))], ["USER_ID", "rename USER_ID to user_id"]),
+        (
+            vec![("USER_ID", text(&["1"])), ("itemId", text(&["2"]))],
+            ["USER_ID", "[input.columns.interaction] user_id = \"USER_ID\""],
+        ),
     ] {
         write(&file, &columns);
         refused("interaction", &file, &[says[0], says[1], "x.parquet", "what to do"]).await;
