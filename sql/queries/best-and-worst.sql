@@ -10,7 +10,9 @@ with ranked as (
         s.n_words,
         r.reason,
         row_number() over (partition by s.kind order by s.score desc, s.prompt_key, s.user_id, s.item_id) as from_best,
-        row_number() over (partition by s.kind order by s.score, s.prompt_key, s.user_id, s.item_id) as from_worst
+        -- The same order from its other end, so that equal scores name no row twice.
+        row_number() over (
+            partition by s.kind order by s.score, s.prompt_key desc, s.user_id desc, s.item_id desc) as from_worst
     from reason_score as s
     join reason as r
         on (r.kind is not distinct from s.kind)

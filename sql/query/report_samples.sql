@@ -1,5 +1,6 @@
--- Five accepted or refused reasons of each kind with their evidence, for the report; of what nobody was asked there is none to show: the first by prompt key, a digest, so neither
+-- Five accepted or refused reasons of each kind with their evidence, for the report: the first by prompt key, a digest, so neither
 -- the best nor the worst. (The best scores have the likeliest words, which say least.) `entity` is the user or the item; of a pair it is the user, and `item` the item.
+-- Rows refused as `budget` are left out: the prompt was never asked, so there is no reason to show.
 -- Reads reason, reason_score and reason_prompt. Parameter: $accepted, whether accepted or refused ones.
 select kind, entity, item, reason, refusal, score, subject, liked, disliked, related, attributes, content, praise, fault, keywords
 from (
