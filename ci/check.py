@@ -30,7 +30,6 @@ CRATE_FENCES = {
     "object_store": (r"object_store", ["src/table/", "src/query/session.rs"]),
     "clap": (r"clap\w*", ["src/cli/"]),
     "reqwest": (r"reqwest", ["src/weekly/teacher_endpoint.rs"]),
-    "rustyline": (r"rustyline", ["src/cli/shell.rs"]),
     "polars": (r"polars\w*", ["src/operate/import/", "src/operate/inspect.rs"]),
 }
 TESTS = "tests.rs"

@@ -36,9 +36,7 @@ pub mod config {
     mod rules;
     pub mod job;
 
-    pub use self::environment::{
-        allows_colours, environment, state_folder, store_variables, teacher_key, temporary_folder,
-    };
+    pub use self::environment::{allows_colours, environment, store_variables, teacher_key, temporary_folder};
     pub use self::interval::{Interval, MAX_LOOKBACK_DAYS, parse_moment};
     pub use self::job::{DEFAULTS, Job, temporary_places};
     pub use self::meaning::{Meaning, Meanings};
@@ -396,8 +394,6 @@ pub mod cli {
     pub mod config;
     pub mod learn;
     pub mod run;
-    mod shell_words;
-    mod shell;
     pub mod sql;
     pub mod export;
     pub mod explain;

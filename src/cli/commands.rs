@@ -67,9 +67,8 @@ enum Command {
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22\n\
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --json")]
     Plan(PlanArgs),
-    /// Query every table of a warehouse: one statement, a file of them, a saved query, or a shell.
+    /// Query every table of a warehouse: one statement, a file of them, or a saved query.
     #[command(before_help = "Examples:\n\
-  curec sql --job jobs/nightly.toml\n\
   curec sql --job jobs/nightly.toml \"show tables\"\n\
   curec sql --job jobs/nightly.toml \"select reason from reason where dt = '2026-11-21' limit 5\"\n\
   curec sql --job jobs/nightly.toml --format parquet --output out.parquet \"select * from item_feature\"\n\

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::arguments::{block_on, block_on_or_stop};
+use crate::cli::arguments::block_on_or_stop;
 use crate::cli::output::{Format, Out, print, write_rows};
-use crate::cli::shell::Shell;
 use crate::config::Job;
 use crate::destination::Destination;
 use crate::error::{Context, Error, Kind, Result};
@@ -17,8 +16,7 @@ use crate::settings::read_text;
 
 #[derive(Debug, Args)]
 pub(super) struct SqlArgs {
-    /// The statements; `-` reads them from standard input. Without any, they come from a shell on a terminal, and from
-    /// standard input elsewhere.
+    /// The statements; `-`, or nothing where standard input is no terminal, reads them from there.
     #[arg(value_name = "SQL")]
     statements: Option<String>,
     /// The job whose tables and models to use.
@@ -52,7 +50,7 @@ struct Given {
 }
 
 impl SqlArgs {
-    /// Runs the statements and writes their rows, lists the saved queries, or opens the shell; returns the exit code.
+    /// Runs the statements and writes their rows, or lists the saved queries; returns the exit code.
     ///
     /// # Errors
     /// The first statement's that fails; what came before it is written.
@@ -75,8 +73,9 @@ impl SqlArgs {
             }
             (Some(text), ..) if text != "-" => Given { text: text.clone(), file: None },
             (None, ..) if std::io::stdin().is_terminal() => {
-                self.can_be_a_shell()?;
-                return block_on(self.shell(&job)).map(|()| 0);
+                return Err(Error::new(Kind::Usage, "there is no statement").hint(
+                    "try: curec sql --job JOB \"show tables\", -f FILE, or --query for a list of saved queries",
+                ));
             }
             _ => {
                 let text = std::io::read_to_string(std::io::stdin())
@@ -124,19 +123,5 @@ impl SqlArgs {
             return Err(Error::new(Kind::Usage, "Parquet is not for a terminal").hint("add --output result.parquet"));
         }
         Ok(())
-    }
-
-    /// A shell prints many results, where somebody sees them.
-    fn can_be_a_shell(&self) -> Result<()> {
-        if self.output.is_some() || self.format == Format::Parquet {
-            return Err(Error::new(Kind::Usage, "the shell writes neither files nor Parquet")
-                .hint("name a statement: curec sql --job JOB --output FILE \"select ...\""));
-        }
-        Ok(())
-    }
-
-    async fn shell(&self, job: &Job) -> Result<()> {
-        let session = warehouse::session_of(job).await?;
-        Shell::new(&session, self.format, self.raw).run().await
     }
 }

@@ -42,19 +42,6 @@ pub fn temporary_folder() -> PathBuf {
     std::env::temp_dir()
 }
 
-/// Where curec keeps what a user would miss but can do without, such as a history: `$XDG_STATE_HOME/curec`, by default
-/// `~/.local/state/curec`. `None` where the environment names neither.
-pub fn state_folder() -> Option<PathBuf> {
-    state_folder_of(&environment())
-}
-
-fn state_folder_of(env: &BTreeMap<String, String>) -> Option<PathBuf> {
-    // Paths that are not absolute do not count, says the standard that the variable is from.
-    let named = |name: &str| env.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = named("XDG_STATE_HOME").or_else(|| Some(named("HOME")?.join(".local/state")))?;
-    Some(state.join("curec"))
-}
-
 /// `[model] cache_dir`, or the user's own cache.
 pub(super) fn cache_dir(given: &str, env: &BTreeMap<String, String>) -> PathBuf {
     let named = |name: &str| env.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -64,25 +51,5 @@ pub(super) fn cache_dir(given: &str, env: &BTreeMap<String, String>) -> PathBuf 
             .unwrap_or_else(std::env::temp_dir)
             .join("curec/models"),
         given => PathBuf::from(given),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_state_folder_is_where_the_standard_says() {
-        let of = |variables: &[(&str, &str)]| {
-            let env: BTreeMap<String, String> =
-                variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            state_folder_of(&env)
-        };
-        assert_eq!(of(&[("XDG_STATE_HOME", "/s"), ("HOME", "/home/u")]), Some("/s/curec".into()));
-        for given in ["", "here"] {
-            let found = of(&[("XDG_STATE_HOME", given), ("HOME", "/home/u")]);
-            assert_eq!(found, Some("/home/u/.local/state/curec".into()), "{given:?}");
-        }
-        assert_eq!(of(&[("HOME", "")]), None);
     }
 }

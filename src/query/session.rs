@@ -3,7 +3,7 @@
 //! Knows Arrow, contracts and locations; knows nothing of jobs, models or language models. What runs here is
 //! deterministic as long as its SQL orders its rows: settings that let timing decide are off.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -256,29 +256,6 @@ impl Session {
         names
     }
 
-    /// The columns of a table.
-    ///
-    /// # Errors
-    /// `Kind::Usage` when there is no table `table`.
-    pub async fn columns_of(&self, table: &str) -> Result<SchemaRef> {
-        let provider = self.context.table_provider(table).await.map_err(|e| {
-            Error::new(Kind::Usage, "there is no such table")
-                .with("table", table)
-                .hint(format!("the tables are: {}", self.table_names().join(", ")))
-                .source(e)
-        })?;
-        Ok(provider.schema())
-    }
-
-    /// Names of all functions, DataFusion's own among them, sorted.
-    pub fn function_names(&self) -> Vec<String> {
-        let state = self.context.state();
-        let scalar = state.scalar_functions().keys();
-        let names: BTreeSet<String> =
-            scalar.chain(state.aggregate_functions().keys()).chain(state.window_functions().keys()).cloned().collect();
-        names.into_iter().collect()
-    }
-
     /// Registers a scalar function.
     pub fn register_function(&self, function: ScalarUDF) {
         self.context.register_udf(function);
@@ -375,7 +352,7 @@ impl Rows {
     /// # Errors
     /// `Kind::Usage` naming the column and how to rename it.
     pub fn each_name_once(&self) -> Result<()> {
-        let mut seen = BTreeSet::new();
+        let mut seen = std::collections::BTreeSet::new();
         let schema = self.frame.schema().as_arrow();
         match schema.fields().iter().find(|field| !seen.insert(field.name())) {
             None => Ok(()),

@@ -4,8 +4,7 @@
 //! tables or sessions.
 
 use datafusion::sql::parser::DFParserBuilder;
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 
 use crate::error::{Error, Kind, Result};
 use crate::query::datafusion_error::planning;
@@ -79,19 +78,6 @@ fn offset(text: &str, place: Location) -> usize {
     text.len()
 }
 
-/// Whether a text is a whole input: it ends with a semicolon, has nothing but blanks and comments, or has a mistake that no
-/// further line mends.
-pub fn is_whole(text: &str) -> bool {
-    match Tokenizer::new(&GenericDialect {}, text).tokenize() {
-        Ok(tokens) => {
-            let last = tokens.iter().rfind(|token| !matches!(token, Token::Whitespace(_)));
-            last.is_none_or(|last| *last == Token::SemiColon)
-        }
-        // An open text, name or comment goes on in the next line.
-        Err(e) => !["Unterminated", "EOF"].iter().any(|open| e.message.contains(open)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -130,15 +116,5 @@ mod tests {
         }
         let e = split("select 1; select 'open", Some("a.sql")).unwrap_err();
         assert!(e.kind() == Kind::Usage && e.to_string().contains("a.sql"), "{e}");
-    }
-
-    #[test]
-    fn an_input_is_whole_with_its_semicolon() {
-        for whole in ["select 1;", "select 1; -- done;", "", "  \n", "-- only this", "select\n1\n;\n"] {
-            assert!(is_whole(whole), "{whole:?}");
-        }
-        for open in ["select 1", "select ';", "select \"a;", "select 1 /* ;", "select 1 -- ;", "select 1; select"] {
-            assert!(!is_whole(open), "{open:?}");
-        }
     }
 }
