@@ -147,6 +147,11 @@ impl Error {
         &self.0.context
     }
 
+    /// What the user can do about it, where that is known.
+    pub fn advice(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
     /// The whole story for a person, several lines: what, where, caused by, what to do.
     pub fn explain(&self) -> String {
         let mut text = self.to_string();

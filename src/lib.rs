@@ -84,6 +84,7 @@ pub mod table {
     pub mod labels;
     pub mod mapping;
     pub mod input;
+    pub mod sample;
     pub mod lease;
     pub mod write;
     pub mod row_group;
@@ -256,6 +257,7 @@ pub mod night {
     pub mod tables;
     pub mod graph;
     pub mod prepare;
+    pub mod examine;
     pub mod made_from;
     pub mod decide;
     pub mod owner;
@@ -383,6 +385,9 @@ pub mod operate {
     pub mod about;
     pub mod explain;
     mod explanation;
+    mod check_notes;
+    mod check_inputs;
+    pub mod check;
 }
 
 /// The command line.
@@ -397,6 +402,7 @@ pub mod cli {
     pub mod sql;
     pub mod export;
     pub mod explain;
+    pub mod check;
     pub mod forget;
     pub mod import;
     pub mod runs;

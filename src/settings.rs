@@ -91,6 +91,24 @@ pub fn read_text(path: &Path, what: &str, hint: &str) -> Result<String> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).replace("\r\n", "\n"))
 }
 
+/// Something that is wrong with a file of settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The key that it is about; empty where it is about none.
+    pub key: String,
+    /// Its line in the file, from 1, where it has one.
+    pub line: Option<usize>,
+    /// What is wrong, key or flag included.
+    pub what: String,
+}
+
+impl Problem {
+    /// One that is about no line of the file.
+    fn of_flag(what: String) -> Problem {
+        Problem { key: String::new(), line: None, what }
+    }
+}
+
 /// Settings while they are read: the defaults, what was laid over them, and what is wrong.
 pub struct Layers<'a> {
     form: &'a Form,
@@ -103,7 +121,7 @@ pub struct Layers<'a> {
     masked: Option<Table>,
     /// By key, `data[0].name` in a list of sections. A key that is not here has its default.
     origins: BTreeMap<String, Origin>,
-    problems: Vec<String>,
+    problems: Vec<Problem>,
 }
 
 impl<'a> Layers<'a> {
@@ -242,7 +260,7 @@ impl<'a> Layers<'a> {
             _ => None,
         };
         let Some(slot) = slot.filter(|s| !s.is_table() && !s.is_array()) else {
-            self.problems.push(format!("{source}: unknown key `{key}`"));
+            self.problems.push(Problem::of_flag(format!("{source}: unknown key `{key}`")));
             return;
         };
         let new = match slot {
@@ -256,7 +274,10 @@ impl<'a> Layers<'a> {
                 *slot = new;
                 self.origins.insert(key.to_owned(), Origin { place, variables: Vec::new() });
             }
-            None => self.problems.push(format!("{source}: {key} must be {}, got `{text}`", type_name(slot))),
+            None => {
+                let what = format!("{source}: {key} must be {}, got `{text}`", type_name(slot));
+                self.problems.push(Problem::of_flag(what));
+            }
         }
     }
 
@@ -303,11 +324,11 @@ impl<'a> Layers<'a> {
 
     /// Notes what is wrong with a key's value.
     pub fn problem(&mut self, key: &str, what: impl fmt::Display) {
-        let place = match self.origins.get(key) {
-            Some(Origin { place: Place::Line(line), .. }) => format!("{}:{line}: ", self.file),
-            _ => String::new(),
+        let line = match self.origins.get(key) {
+            Some(Origin { place: Place::Line(line), .. }) => Some(*line),
+            _ => None,
         };
-        self.problems.push(format!("{place}{key}: {what}"));
+        self.problems.push(Problem { key: key.to_owned(), line, what: format!("{key}: {what}") });
     }
 
     /// Notes a key whose value does not hold.
@@ -319,7 +340,25 @@ impl<'a> Layers<'a> {
 
     /// Notes what is wrong with a setting that stands in no file.
     pub fn problem_of_flag(&mut self, what: String) {
-        self.problems.push(what);
+        self.problems.push(Problem::of_flag(what));
+    }
+
+    /// What is wrong so far. The keys that it is about have their defaults from here on, so that what else the file says can
+    /// be looked at.
+    pub fn forgive(&mut self) -> Vec<Problem> {
+        let problems = std::mem::take(&mut self.problems);
+        for Problem { key, .. } in &problems {
+            if let Some((texts, name)) = self.slot_by_name(key) {
+                texts.remove(name);
+                continue;
+            }
+            // Sections have no problems but those of their keys.
+            let default = value_at(&self.known, key).filter(|value| !value.is_table() && !is_sections(value)).cloned();
+            if let Some(default) = default {
+                put(&mut self.values, key, default);
+            }
+        }
+        problems
     }
 
     /// The settings as the code has them; none where their types are wrong, which [`Layers::finish`] then tells.
@@ -328,7 +367,7 @@ impl<'a> Layers<'a> {
             Ok(built) => Some(built),
             Err(e) => {
                 if self.problems.is_empty() {
-                    self.problems.push(e.to_string().trim().to_string());
+                    self.problem_of_flag(e.to_string().trim().to_string());
                 }
                 None
             }
@@ -342,7 +381,9 @@ impl<'a> Layers<'a> {
     pub fn finish(self) -> Result<Resolved> {
         let (n, Form { what, hint, .. }) = (self.problems.len(), self.form);
         if n > 0 {
-            let told = format!("{what} has {n} problem(s):\n  {}", self.problems.join("\n  "));
+            let place = |line: Option<usize>| line.map_or_else(String::new, |line| format!("{}:{line}: ", self.file));
+            let told: Vec<String> = self.problems.iter().map(|p| place(p.line) + &p.what).collect();
+            let told = format!("{what} has {n} problem(s):\n  {}", told.join("\n  "));
             return Err(Error::new(Kind::Config, told).with("file", self.file).hint(*hint));
         }
         let masked = self.masked.unwrap_or_else(|| self.values.clone());
@@ -527,6 +568,26 @@ fn each_text_of(value: &mut Value, path: &str, change: &mut dyn FnMut(&str, &mut
             }
         }
         _ => {}
+    }
+}
+
+/// The value at a key, `name` or `section.name`.
+fn value_at<'t>(table: &'t Table, key: &str) -> Option<&'t Value> {
+    match key.split_once('.') {
+        Some((section, rest)) => value_at(table.get(section)?.as_table()?, rest),
+        None => table.get(key),
+    }
+}
+
+/// Puts a value at a key whose sections are there.
+fn put(table: &mut Table, key: &str, value: Value) {
+    match key.split_once('.') {
+        Some((section, rest)) => {
+            if let Some(inner) = table.get_mut(section).and_then(Value::as_table_mut) {
+                put(inner, rest, value);
+            }
+        }
+        None => _ = table.insert(key.to_owned(), value),
     }
 }
 

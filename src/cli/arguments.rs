@@ -12,6 +12,7 @@ use crate::cancel::CancelToken;
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::scratch;
+use crate::settings::Problem;
 
 /// A job file, with keys that are different.
 #[derive(Debug, Args)]
@@ -27,6 +28,11 @@ impl JobArgs {
     /// The job, with the overrides on top.
     pub(crate) fn load(&self) -> Result<Job> {
         Job::load(&self.job, &self.overrides)
+    }
+
+    /// The job with everything that is wrong with it, as [`Job::examine`] gives it.
+    pub(crate) fn examine(&self) -> Result<(Job, Vec<Problem>)> {
+        Job::examine(&self.job, &self.overrides)
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cli::arguments::{JobArgs, block_on, block_on_or_stop};
+use crate::cli::check::CheckArgs;
 use crate::cli::config::ConfigArgs;
 use crate::cli::explain::ExplainArgs;
 use crate::cli::export::ExportArgs;
@@ -26,6 +27,7 @@ use crate::telemetry::{self, Voice};
 const EXAMPLES: &str = "\
 Examples:
   curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22
+  curec check jobs/nightly.toml
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22
   curec sql --job jobs/nightly.toml \"select reason from reason limit 5\"
   curec explain jobs/nightly.toml --item-id 597
@@ -67,6 +69,17 @@ enum Command {
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22\n\
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --json")]
     Plan(PlanArgs),
+    /// Tell everything that a night would trip on, at once: settings, templates, models, tables, warehouse, inputs.
+    #[command(
+        before_help = "Examples:\n\
+  curec check jobs/nightly.toml\n\
+  curec check jobs/nightly.toml --at 2026-11-21 --write\n\
+  curec check jobs/nightly.toml --json",
+        after_help = "Reads the first rows of each input, up to 20000 of at most 16 files, and of items all ids. Writes nothing \
+without --write, and fetches no model: of one on a store it tells only whether it is there.\n\n\
+Exit codes: 0 no problems, whatever the warnings; 2 problems."
+    )]
+    Check(CheckArgs),
     /// Query every table of a warehouse: one statement, a file of them, or a saved query.
     #[command(before_help = "Examples:\n\
   curec sql --job jobs/nightly.toml \"show tables\"\n\
@@ -222,6 +235,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
     match command {
         Command::Run(args) => block_on(run::run_job(args, voice)),
         Command::Plan(args) => block_on_or_stop(run::show_plan(args)),
+        Command::Check(args) => block_on_or_stop(args.execute()),
         Command::Sql(args) => args.execute(),
         Command::Explain(args) => block_on_or_stop(args.execute()).map(|()| 0),
         Command::Export(args) => args.execute().map(|()| 0),

@@ -10,7 +10,7 @@ use crate::config::environment::{cache_dir, environment, of_stores, temporary_fo
 use crate::config::rules::validate;
 use crate::config::spec::JobSpec;
 use crate::error::{Error, Kind, Result};
-use crate::settings::{Form, Layers, Place, Resolved, read_text};
+use crate::settings::{Form, Layers, Place, Problem, Resolved, read_text};
 
 /// The defaults with their documentation, as a job file.
 pub const DEFAULTS: &str = include_str!("job.toml");
@@ -68,24 +68,49 @@ impl Job {
 
     /// The same for text; `env` stands for the environment.
     pub fn parse(text: &str, origin: &str, overrides: &[String], env: &BTreeMap<String, String>) -> Result<Job> {
-        let mut layers = Layers::read(&FORM, text, origin)?;
-        for (name, value) in env {
-            let key = match name.strip_prefix("CUREC_") {
-                Some("WAREHOUSE") => "warehouse".to_string(),
-                Some(rest) if rest.contains("__") => rest.to_lowercase().replace("__", "."),
-                _ => continue,
-            };
-            layers.set(&key, value, name, Place::Variable(name.clone()));
-        }
-        for pair in overrides {
-            match pair.split_once('=') {
-                Some((key, value)) => layers.set(key.trim(), value.trim(), "--set", Place::Flag),
-                None => layers.problem_of_flag(format!("--set {pair}: write it as key=value")),
-            }
-        }
-        layers.expand(env);
+        let mut layers = layered(text, origin, overrides, env)?;
         let spec: Option<JobSpec> = layers.build();
         let memory_limit = spec.as_ref().map_or(0, |s| validate(s, &mut layers));
+        Job::of(layers, spec, memory_limit, origin, env)
+    }
+
+    /// As [`Job::load`], for whoever tells everything that is wrong with a job: keys with problems have their defaults in it,
+    /// and may be empty where there is none.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for a file that cannot be read or is not TOML.
+    pub fn examine(path: &Path, overrides: &[String]) -> Result<(Job, Vec<Problem>)> {
+        let text = read_text(path, "the job file", "pass the path of a job file, for example jobs/nightly.toml")?;
+        Job::examine_text(&text, &path.display().to_string(), overrides, &environment())
+    }
+
+    /// The same for text; `env` stands for the environment.
+    fn examine_text(
+        text: &str,
+        origin: &str,
+        overrides: &[String],
+        env: &BTreeMap<String, String>,
+    ) -> Result<(Job, Vec<Problem>)> {
+        let mut layers = layered(text, origin, overrides, env)?;
+        if let Some(spec) = layers.build::<JobSpec>() {
+            validate(&spec, &mut layers);
+        }
+        let problems = layers.forgive();
+        let spec: Option<JobSpec> = layers.build();
+        let memory_limit = spec.as_ref().map_or(0, |s| validate(s, &mut layers));
+        // What has no default is told already.
+        layers.forgive();
+        Ok((Job::of(layers, spec, memory_limit, origin, env)?, problems))
+    }
+
+    /// A job of settings that were read and checked.
+    fn of(
+        layers: Layers<'_>,
+        spec: Option<JobSpec>,
+        memory_limit: usize,
+        origin: &str,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Job> {
         let resolved = layers.finish()?;
         let spec = spec.ok_or_else(|| Error::new(Kind::Internal, "the job has no settings"))?;
         let aws = of_stores(env);
@@ -93,6 +118,32 @@ impl Job {
         let settings = resolved.texts();
         Ok(Job { spec, origin: origin.to_string(), memory_limit, settings, resolved, aws, cache_dir })
     }
+}
+
+/// The layers of a job's settings, one over the other.
+fn layered<'a>(
+    text: &'a str,
+    origin: &'a str,
+    overrides: &[String],
+    env: &BTreeMap<String, String>,
+) -> Result<Layers<'a>> {
+    let mut layers = Layers::read(&FORM, text, origin)?;
+    for (name, value) in env {
+        let key = match name.strip_prefix("CUREC_") {
+            Some("WAREHOUSE") => "warehouse".to_string(),
+            Some(rest) if rest.contains("__") => rest.to_lowercase().replace("__", "."),
+            _ => continue,
+        };
+        layers.set(&key, value, name, Place::Variable(name.clone()));
+    }
+    for pair in overrides {
+        match pair.split_once('=') {
+            Some((key, value)) => layers.set(key.trim(), value.trim(), "--set", Place::Flag),
+            None => layers.problem_of_flag(format!("--set {pair}: write it as key=value")),
+        }
+    }
+    layers.expand(env);
+    Ok(layers)
 }
 
 /// Every place where a job's commands keep temporary files.
@@ -144,6 +195,30 @@ pub(crate) mod tests {
             parse(&format!("{GOOD}threads = -1\nslots = -2\n"), &["model.device.x=1"], &[]).unwrap_err().explain();
         assert!(text.contains("job.toml:8: model.threads: must not be negative"), "{text}");
         assert!(text.contains("job.toml:9: model.slots") && text.contains("unknown key `model.device.x`"), "{text}");
+    }
+
+    #[test]
+    fn a_job_with_problems_can_be_looked_at_all_the_same() {
+        let text = "name = 'a b'\n[store]\ntimeout_seconds = -1.0\n[events.meaning]\nview = 'nothing'\nbot = 'drop'\n\
+                    [model]\ndevise = 'cpu'\nslots = 'many'\nthreads = 2\n[resources]\nmemory_limit = '1'\n";
+        let env = BTreeMap::from([("CUREC_MODEL__MAX_POSITIONS".to_owned(), "x".to_owned())]);
+        let (job, problems) = Job::examine_text(text, "job.toml", &[], &env).unwrap();
+        let line = |key: &str| problems.iter().find(|p| p.key == key).map(|p| p.line);
+        assert_eq!(line("name"), Some(Some(1)));
+        assert_eq!((line("store.timeout_seconds"), line("events.meaning.view")), (Some(Some(3)), Some(Some(5))));
+        assert_eq!((line("model.devise"), line("model.slots")), (Some(Some(8)), Some(Some(9))));
+        assert_eq!(
+            (line("resources.memory_limit"), line("input.item"), line("")),
+            (Some(Some(12)), Some(None), Some(None))
+        );
+        assert_eq!(problems.len(), 11, "{problems:?}");
+        // What is wrong has its default, and the rest is as it was written.
+        let spec = &job.spec;
+        assert_eq!((spec.store.timeout_seconds, spec.model.slots, spec.model.threads), (30.0, 32, 2));
+        assert_eq!((job.memory_limit, spec.events.meaning.0.len(), spec.input.item.as_str()), (1 << 30, 1, ""));
+        let (job, problems) = Job::examine_text(GOOD, "job.toml", &[], &BTreeMap::new()).unwrap();
+        assert_eq!((job.spec.input.item.as_str(), problems.len()), ("b", 0));
+        assert!(Job::examine_text("name = ", "job.toml", &[], &BTreeMap::new()).is_err());
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::llm::tokenizer::Tokenizer;
 use crate::llm::weights::ModelFiles;
 use crate::registry::card::Card;
 use crate::registry::versions::{self, Registry};
-use crate::table::fetch::fetch;
+use crate::table::fetch::{fetch, is_there};
 use crate::table::store::{Location, StoreOptions};
 
 /// Prompt tokens that are kept between computing the key and making the request: 64 MiB.
@@ -133,11 +133,32 @@ impl Place {
                 self.path.get_or_init(|| fetched)
             }
         };
+        self.there(path)?;
+        Ok(path)
+    }
+
+    fn there(&self, path: &Path) -> Result<()> {
         match path.exists() {
-            true => Ok(path),
+            true => Ok(()),
             false => Err(Error::new(Kind::Model, format!("{} does not exist", self.key))
                 .with("path", path.display())
                 .hint("name a Hugging Face directory or a GGUF file; ci/fetch.sh gets the quickstart's models")),
+        }
+    }
+
+    /// Looks whether the model is there and fetches nothing; its path where it is on this machine.
+    async fn look(&self) -> Result<Option<PathBuf>> {
+        if let Some(path) = self.path.get() {
+            self.there(path)?;
+            return Ok(Some(path.clone()));
+        }
+        let source = match &self.source {
+            Source::At(source) => source.clone(),
+            Source::Promoted(registry, name) => registry.adapter(&registry.promoted(name).await?),
+        };
+        match source.local_path() {
+            Some(path) => self.there(&path).map(|()| Some(path)),
+            None => is_there(&source).await.map(|()| None),
         }
     }
 
@@ -181,6 +202,62 @@ pub fn no_device_fault(error: &RowError) -> Result<()> {
         RowError::Device(why) if device::is_fault(why) => Err(device::failed("generating", why, Kind::Temporary)),
         _ => Ok(()),
     }
+}
+
+/// What a look at a job's models has found.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// What is wrong, each error with its key of the job.
+    pub wrong: Vec<Error>,
+    /// The files of the encoder, where they are on this machine and sound.
+    pub encoder: Option<EncoderFiles>,
+}
+
+/// Looks at a job's models, each for itself, as far as headers tell, and opens the device. Fetches nothing and loads no weights
+/// of the generator: of a model on a store only whether it is there is told.
+pub async fn look(job: &Job) -> Looked {
+    let model = &job.spec.model;
+    let mut looked = Looked::default();
+    let found = look_at(job, "model.generator", &model.generator, &mut looked.wrong).await;
+    let generator = found.and_then(|path| {
+        let read = ModelFiles::open(&path).and_then(|files| {
+            files.tokenizer()?;
+            files.chat_template()?;
+            Ok(files)
+        });
+        read.map_err(|e| looked.wrong.push(e.with("key", "model.generator"))).ok()
+    });
+    if let Some(path) = look_at(job, "model.adapter", &model.adapter, &mut looked.wrong).await
+        && let Some(Err(e)) = generator.as_ref().map(|files| Adapter::read(&path, files.config()))
+    {
+        looked.wrong.push(e.with("key", "model.adapter"));
+    }
+    if let Some(path) = look_at(job, "model.encoder", &model.encoder, &mut looked.wrong).await {
+        match EncoderFiles::open(&path) {
+            Ok(files) => looked.encoder = Some(files),
+            Err(e) => looked.wrong.push(e.with("key", "model.encoder")),
+        }
+    }
+    if let Err(e) = device::guarded("opening the device", || device::open(&model.device)) {
+        looked.wrong.push(e.with("key", "model.device"));
+    }
+    looked
+}
+
+/// The path of one model on this machine; `None` where none is named, it is elsewhere, or something is wrong, which is noted.
+async fn look_at(job: &Job, key: &'static str, text: &str, wrong: &mut Vec<Error>) -> Option<PathBuf> {
+    if text.is_empty() {
+        return None;
+    }
+    let looked = match Place::new(job, key, text) {
+        Ok(place) => place.look().await.map_err(|e| e.with("key", key)),
+        // It has the key already.
+        Err(e) => Err(e),
+    };
+    looked.unwrap_or_else(|e| {
+        wrong.push(e);
+        None
+    })
 }
 
 /// The generator of a job without an adapter, downloaded to this machine.

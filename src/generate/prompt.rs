@@ -53,7 +53,14 @@ pub struct Evidence {
 pub struct PromptTemplate {
     env: Environment<'static>,
     digest: String,
+    origin: String,
+    /// Lines of the file before the question, and before the stem.
+    before: [usize; 2],
 }
+
+/// What a template may show, for messages.
+const FIELDS: &str =
+    "kind, subject, verdict, liked, disliked, related, attributes, content, praise, fault, keywords and extra";
 
 impl PromptTemplate {
     /// Loads a built-in template (`item`, `history`, `pair`; `aligned-item` and so on for an aligned model) or a file.
@@ -94,18 +101,18 @@ impl PromptTemplate {
         let (_, rest) = text.split_once("=== user\n").ok_or_else(|| bad("has no section `=== user`"))?;
         let (user, stem) =
             rest.split_once("=== assistant\n").ok_or_else(|| bad("has no section `=== assistant` after it"))?;
+        let before = [rest, stem].map(|source| text[..text.len() - source.len()].lines().count());
         let mut env = Environment::new();
         env.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
         // A prompt is plain text: nothing in it is escaped, and nothing in the data is ever read as a template.
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         env.add_filter("untag", |text: String| format::clean(&text));
-        for (name, source) in [("user", user), ("assistant", stem)] {
-            env.add_template_owned(name, source.trim_end().to_string()).map_err(|e| {
-                let line = e.line().unwrap_or(1) + text[..text.find(source).unwrap_or(0)].lines().count();
-                bad("is not valid minijinja").with("line", line).source(e)
-            })?;
+        for ((name, source), before) in [("user", user), ("assistant", stem)].into_iter().zip(before) {
+            env.add_template_owned(name, source.trim_end().to_string())
+                .map_err(|e| bad("is not valid minijinja").with("line", before + e.line().unwrap_or(1)).source(e))?;
         }
-        let template = PromptTemplate { env, digest: blake3::hash(text.as_bytes()).to_hex()[..32].to_string() };
+        let digest = blake3::hash(text.as_bytes()).to_hex()[..32].to_string();
+        let template = PromptTemplate { env, digest, origin: origin.to_owned(), before };
         // A template that cannot render minimal evidence would fail during the nightly run.
         template.render(&Evidence::default())?;
         Ok(template)
@@ -147,10 +154,46 @@ impl PromptTemplate {
         let shown = context! {
             kind, subject, verdict, liked, disliked, related, attributes, content, praise, fault, keywords, extra,
         };
-        let text = template
-            .render(shown)
-            .context(Kind::Config, || format!("the prompt template cannot render its section `{name}`"))?;
+        let text = template.render(shown).map_err(|e| {
+            let error = Error::new(Kind::Config, format!("the prompt template cannot render its section `{name}`"))
+                .with("file", &self.origin)
+                .hint(format!("a template may show {FIELDS}"));
+            let before = self.before[usize::from(name != "user")];
+            match e.line() {
+                Some(line) => error.with("line", before + line).source(e),
+                None => error.source(e),
+            }
+        })?;
         Ok(text.trim().to_string())
+    }
+
+    /// Renders made evidence of each verdict, whole and bare: what a template says of fields only where they are there is
+    /// looked at, too.
+    ///
+    /// # Errors
+    /// As [`PromptTemplate::render`].
+    pub fn try_out(&self, kind: &str) -> Result<()> {
+        let texts = |text: &str| vec![text.to_owned(), format!("another {text}")];
+        for verdict in ["like", "dislike", "mixed"] {
+            let bare = Evidence { kind: kind.to_owned(), verdict: verdict.to_owned(), ..Evidence::default() };
+            let whole = Evidence {
+                subject: Some("a title".to_owned()),
+                liked: texts("liked title"),
+                disliked: texts("disliked title"),
+                related: texts("related title"),
+                attributes: texts("attribute"),
+                content: texts("sentence."),
+                praise: texts("sentence of praise."),
+                fault: texts("fault."),
+                keywords: texts("keyword"),
+                extra: texts("extra"),
+                ..bare.clone()
+            };
+            for evidence in [bare, whole] {
+                self.render(&evidence)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -448,6 +491,16 @@ mod tests {
         let e = PromptTemplate::parse("=== user\na\n{% if %}\n=== assistant\nb\n", "x.j2").unwrap_err();
         assert!(e.explain().contains("line: 3"), "{}", e.explain());
         assert!(PromptTemplate::parse("=== user\n{{ nothing }}\n=== assistant\nb\n", "x.j2").is_err());
+        // What only some evidence meets.
+        let hidden = "=== user\na\n=== assistant\nb\n{% if praise %}\n{{ prais }}\n{% endif %}\n";
+        let template = PromptTemplate::parse(hidden, "x.j2").unwrap();
+        let e = template.try_out("item").unwrap_err().explain();
+        for part in ["file: x.j2, line: 6", "prais", "keywords and extra"] {
+            assert!(e.contains(part), "{part}: {e}");
+        }
+        for name in ["item", "history", "pair", "aligned-item", "aligned-history", "aligned-pair", "aligned-rewrite"] {
+            PromptTemplate::load(name).unwrap().try_out(name).unwrap();
+        }
     }
 
     #[test]

@@ -33,6 +33,27 @@ pub struct Graph {
     order: Vec<String>,
 }
 
+/// What becomes of an error in the files of a table, which is named where it is one's: it ends the reading, or it is noted and
+/// the file passed over.
+type Tell<'a> = dyn FnMut(&str, Error) -> Result<()> + 'a;
+
+/// The reading ends with the first error.
+fn end(_: &str, error: Error) -> Result<()> {
+    Err(error)
+}
+
+/// The tables of a job whose files may have mistakes.
+#[derive(Debug)]
+pub struct Examined {
+    /// What could be read; a file with mistakes is replaced by the one that comes with curec, or left out. `None` where tables
+    /// read each other in a circle.
+    pub graph: Option<Graph>,
+    /// Tables whose own files have mistakes.
+    pub broken: BTreeSet<String>,
+    /// The mistakes.
+    pub errors: Vec<Error>,
+}
+
 /// Names of the files with an extension in a folder of the job.
 fn names_in(folder: Option<&Path>, extension: &str) -> Result<BTreeSet<String>> {
     let Some(folder) = folder else { return Ok(BTreeSet::new()) };
@@ -56,28 +77,46 @@ fn names_in(folder: Option<&Path>, extension: &str) -> Result<BTreeSet<String>> 
 /// # Errors
 /// [`Kind::Config`] for contracts that cannot be read, or that a job cannot bring.
 pub fn contracts_of(job: &Job) -> Result<BTreeMap<String, Contract>> {
-    contracts(Some(job))
+    contracts(Some(job), &mut end)
 }
 
 /// Those of a job, or curec's own.
-fn contracts(job: Option<&Job>) -> Result<BTreeMap<String, Contract>> {
+fn contracts(job: Option<&Job>, tell: &mut Tell<'_>) -> Result<BTreeMap<String, Contract>> {
     let schemas = job.and_then(|job| folder(&job.spec.project.schemas));
     let mut names: BTreeSet<String> = contract::builtin_names().map(str::to_owned).collect();
-    let own = names_in(schemas, "toml")?;
+    let own = or_told(names_in(schemas, "toml"), "project.schemas", tell)?;
     names.extend(own.iter().cloned());
     let mut contracts = BTreeMap::new();
     for name in names {
-        let contract = Contract::find(&name, schemas)?;
-        if own.contains(&name) {
-            held_to_own(&contract)?;
+        let found = Contract::find(&name, schemas).and_then(|contract| {
+            if let (true, Some(schemas)) = (own.contains(&name), schemas) {
+                held_to_own(&contract).map_err(|e| e.with("file", schemas.join(format!("{name}.toml")).display()))?;
+            }
+            match job {
+                Some(job) => of_job(contract, job),
+                None => Ok(contract),
+            }
+        });
+        match found {
+            Ok(contract) => _ = contracts.insert(name, contract),
+            Err(e) => {
+                tell(&name, e)?;
+                // So that whoever reads the table can be looked at.
+                if let Ok(contract) = Contract::builtin(&name) {
+                    contracts.insert(name, contract);
+                }
+            }
         }
-        let contract = match job {
-            Some(job) => of_job(contract, job)?,
-            None => contract,
-        };
-        contracts.insert(name, contract);
     }
     Ok(contracts)
+}
+
+/// The names in a folder that a key names; none where the error was told.
+fn or_told(names: Result<BTreeSet<String>>, key: &'static str, tell: &mut Tell<'_>) -> Result<BTreeSet<String>> {
+    match names {
+        Ok(names) => Ok(names),
+        Err(e) => tell("", e.with("key", key)).map(|()| BTreeSet::new()),
+    }
 }
 
 impl Graph {
@@ -88,7 +127,21 @@ impl Graph {
     /// [`Kind::Config`] for contracts and definitions that cannot be read, do not fit together, name tables that nobody
     /// knows, or read each other in a circle.
     pub fn of(job: &Job) -> Result<Graph> {
-        Self::read(Some(job))
+        Self::read(Some(job), &mut end)
+    }
+
+    /// The same for whoever tells all mistakes at once.
+    pub fn examine(job: &Job) -> Examined {
+        let (mut broken, mut errors) = (BTreeSet::new(), Vec::new());
+        let read = Self::read(Some(job), &mut |table, error| {
+            if !table.is_empty() {
+                broken.insert(table.to_owned());
+            }
+            errors.push(error);
+            Ok(())
+        });
+        let graph = read.map_err(|e| errors.push(e)).ok();
+        Examined { graph, broken, errors }
     }
 
     /// The tables that come with curec.
@@ -96,29 +149,48 @@ impl Graph {
     /// # Errors
     /// None that is known; as [`Graph::of`].
     pub fn builtin() -> Result<Graph> {
-        Self::read(None)
+        Self::read(None, &mut end)
     }
 
-    fn read(job: Option<&Job>) -> Result<Graph> {
-        let contracts = contracts(job)?;
+    fn read(job: Option<&Job>, tell: &mut Tell<'_>) -> Result<Graph> {
+        let contracts = contracts(job, tell)?;
         let sql = job.and_then(|job| folder(&job.spec.project.sql));
-        for name in names_in(sql, "sql")? {
-            if contracts.get(&name).is_none_or(|contract| contract.build.is_none()) {
-                return Err(Error::new(Kind::Config, format!("there is no contract with a [build] for {name}.sql"))
-                    .with("folder", sql.map_or_else(String::new, |f| f.display().to_string()))
-                    .hint(format!(
-                        "write {name}.toml into the folder that [project] schemas names, or remove the file"
-                    )));
+        let schemas = job.and_then(|job| folder(&job.spec.project.schemas));
+        for name in or_told(names_in(sql, "sql"), "project.sql", tell)? {
+            // Of a contract that cannot be read everything is told already.
+            let is_told = || schemas.is_some_and(|folder| folder.join(format!("{name}.toml")).exists());
+            let lacks = match contracts.get(&name) {
+                Some(contract) => contract.build.is_none(),
+                None => !is_told(),
+            };
+            if lacks {
+                let file = sql.map_or_else(String::new, |f| f.join(format!("{name}.sql")).display().to_string());
+                let error = Error::new(Kind::Config, format!("there is no contract with a [build] for {name}.sql"));
+                let hint =
+                    format!("write {name}.toml into the folder that [project] schemas names, or remove the file");
+                tell(&name, error.with("file", file).hint(hint))?;
             }
         }
         let mut definitions = BTreeMap::new();
         for (name, _) in contracts.iter().filter(|(_, contract)| contract.build.is_some()) {
-            definitions.insert(name.clone(), Model::find(name, sql)?);
+            match Model::find(name, sql) {
+                Ok(definition) => _ = definitions.insert(name.clone(), definition),
+                Err(e) => {
+                    tell(name, e)?;
+                    if let Ok(definition) = Model::builtin(name) {
+                        definitions.insert(name.clone(), definition);
+                    }
+                }
+            }
         }
-        Self::linked(contracts, definitions)
+        Self::linked(contracts, definitions, tell)
     }
 
-    fn linked(contracts: BTreeMap<String, Contract>, definitions: BTreeMap<String, Model>) -> Result<Graph> {
+    fn linked(
+        contracts: BTreeMap<String, Contract>,
+        definitions: BTreeMap<String, Model>,
+        tell: &mut Tell<'_>,
+    ) -> Result<Graph> {
         let generated = definitions.keys().filter(|name| by(&contracts, name) == Some(By::Generate));
         let generated: Vec<String> = generated.cloned().collect();
         let mut reads: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -138,25 +210,28 @@ impl Graph {
                 });
                 if !is_known {
                     let known: Vec<&str> = contracts.keys().map(String::as_str).collect();
-                    return Err(Error::new(
-                        Kind::Config,
-                        format!("the table {name} reads {read}, which is no table of this job"),
-                    )
-                    .with("file", definition.origin())
-                    .hint(format!("known tables: {}", known.join(", "))));
+                    let what = format!("the table {name} reads {read}, which is no table of this job");
+                    let error = Error::new(Kind::Config, what)
+                        .with("file", definition.origin())
+                        .hint(format!("known tables: {}", known.join(", ")));
+                    tell(name, error)?;
                 }
             }
             reads.insert(name.clone(), of);
         }
         let ancestors = ancestors(&contracts, &reads)?;
         for name in generated.iter().flat_map(|table| &ancestors[table]) {
-            plain(&contracts, name)?;
+            if let Err(e) = plain(&contracts, name) {
+                tell(name, e)?;
+            }
         }
         let order = ordered(&contracts, &ancestors);
         let graph = Graph { contracts, definitions, reads, ancestors, order };
         let outside = graph.contracts.values().filter(|contract| contract.build.is_none());
         let inside = graph.order.iter().filter_map(|name| graph.contracts.get(name));
-        Contract::check_references(&outside.chain(inside).collect::<Vec<_>>())?;
+        if let Err(e) = Contract::check_references(&outside.chain(inside).collect::<Vec<_>>()) {
+            tell("", e)?;
+        }
         Ok(graph)
     }
 
@@ -383,7 +458,7 @@ mod tests {
             contracts.insert((*name).to_owned(), Contract::parse(&text, name)?);
             definitions.insert((*name).to_owned(), Model::parse(name, sql, name)?);
         }
-        Graph::linked(contracts, definitions)
+        Graph::linked(contracts, definitions, &mut end)
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Finds and holds together what a run of an interval needs; loads no model, reads no row and changes nothing.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -23,8 +24,10 @@ use crate::project::column;
 use crate::project::saved::{self, Projection};
 use crate::query::model::Model;
 use crate::query::session::{BatchStream, Param, Session};
+use crate::registry::card::Card;
 use crate::registry::export;
 use crate::reward::language::Language;
+use crate::table::contract::Contract;
 use crate::table::input::InputTable;
 use crate::table::partition::commit_record;
 use crate::table::redact::redact;
@@ -73,8 +76,26 @@ fn refused(named: &str) -> Error {
         )
 }
 
+/// A job's projection, brought to this machine: its folder, its card where a registry has it, and what it has learned.
+///
+/// # Errors
+/// [`Kind::Config`] where its gate does not hold; [`Kind::Model`] where it cannot be read; the store's.
+pub async fn open_projection(job: &Job) -> Result<(PathBuf, Option<Card>, Projection)> {
+    let named = &job.spec.model.projection;
+    let (folder, card) = export::projection(job, named).await?;
+    // What the registry has in use passed, or somebody has said that it is to be used all the same.
+    if card.is_none() && saved::has_failed(&folder)? {
+        return Err(refused(named));
+    }
+    let projection = Projection::read(&folder).map_err(|e| e.with("key", "model.projection"))?;
+    Ok((folder, card, projection))
+}
+
 /// Refuses a projection that has learned from vectors of another encoder.
-fn held_to_encoder(projection: &Projection, models: &Models) -> Result<()> {
+///
+/// # Errors
+/// [`Kind::Config`] for such a one; [`Kind::Model`] where the encoder cannot be read.
+pub fn held_to_encoder(projection: &Projection, models: &Models) -> Result<()> {
     let (learned, encoder) = (&projection.origin().encoder, models.encoder_files()?.digest());
     match learned == encoder {
         true => Ok(()),
@@ -91,20 +112,66 @@ fn held_to_encoder(projection: &Projection, models: &Models) -> Result<()> {
     }
 }
 
-/// Says so where a model is asked in English for reasons of another language.
-fn warn_of_english_templates(spec: &JobSpec) {
+/// The kinds of prompts by which a model is asked in English for reasons of another language, with commas between them;
+/// `None` where it is not.
+pub fn english_templates(spec: &JobSpec) -> Option<String> {
     let asks_in_english = |name: &String| PromptTemplate::builtin(name).is_some();
     let names = [("item", &spec.prompt.item), ("history", &spec.prompt.history), ("pair", &spec.prompt.pair)];
     let is_asked = |kind: &str| kind != "pair" || !spec.input.pair.is_empty();
     let built_in = names.iter().filter(|(kind, name)| is_asked(kind) && asks_in_english(name));
     let built_in: Vec<&str> = built_in.map(|(kind, _)| *kind).collect();
-    if Language::of(&spec.check.language) != Language::default() && !built_in.is_empty() {
-        tracing::warn!(
-            language = spec.check.language,
-            templates = built_in.join(", "),
-            "the built-in prompt templates are English; name files with templates of the language in [prompt]"
-        );
-    }
+    let is_other = Language::of(&spec.check.language) != Language::default();
+    (is_other && !built_in.is_empty()).then(|| built_in.join(", "))
+}
+
+/// What to do about [`english_templates`].
+pub const ENGLISH_TEMPLATES: &str =
+    "the built-in prompt templates are English; name files with templates of the language in [prompt]";
+
+/// The settings by section and key.
+///
+/// # Errors
+/// None that is known.
+pub fn settings_of(spec: &JobSpec) -> Result<serde_json::Value> {
+    serde_json::to_value(spec).map_err(|e| Error::new(Kind::Internal, "the settings have no serialised form").source(e))
+}
+
+/// One of [`settings_of`], or a section of them: `model.max_positions`, `check`.
+///
+/// # Errors
+/// [`Kind::Config`] for a name that no setting has.
+pub fn setting_of<'a>(settings: &'a serde_json::Value, name: &str) -> Result<&'a serde_json::Value> {
+    name.split('.').try_fold(settings, |value, key| value.get(key)).ok_or_else(|| {
+        Error::new(Kind::Config, format!("a contract's [build] names the setting {name}, which does not exist"))
+            .hint("`curec config` prints every key")
+    })
+}
+
+/// The values of the parameters that definitions and audits may name, but for the zero vector.
+pub fn params_at(spec: &JobSpec, interval: Interval, interaction: &Contract) -> Vec<(&'static str, Param)> {
+    let (history, pairs) = (&spec.history, &spec.pairs);
+    let moment = |t: DateTime<Utc>| Param::Timestamp(t.timestamp_micros());
+    // 0 stands for all; three centuries hold every log.
+    let days = |days: i64| Param::Int(if days == 0 { 110_000 } else { days });
+    vec![
+        ("interval_start", moment(interval.start)),
+        ("interval_end", moment(interval.end)),
+        ("as_of", moment(interval.end)),
+        ("like_threshold", like_threshold(history, interaction)),
+        ("history_events", Param::Int(history.events)),
+        ("max_pair_events", Param::Int(history.max_pair_events)),
+        ("min_support", Param::Int(history.min_support)),
+        ("title_chars", Param::Int(history.title_chars)),
+        ("user_active_days", days(history.user_active_days)),
+        ("items", Param::Text(history.items.clone())),
+        ("item_active_days", days(history.item_active_days)),
+        ("max_users", Param::Int(history.max_users)),
+        ("max_items", Param::Int(history.max_items)),
+        ("max_pairs_per_user", Param::Int(pairs.max_per_user)),
+        ("max_pairs", Param::Int(pairs.max)),
+        ("past_events", Param::Int(PAST_EVENTS)),
+        ("max_outcomes", Param::Int(spec.correct.max_outcomes)),
+    ]
 }
 
 /// Finds everything that a run of the interval needs, and holds inputs against their contracts as far as footers tell.
@@ -123,21 +190,18 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     }
     let (mut projection, mut projected) = (None, None);
     if !job.spec.model.projection.is_empty() {
-        let (folder, card) = export::projection(&job, &job.spec.model.projection).await?;
-        // What the registry has in use passed, or somebody has said that it is to be used all the same.
-        if card.is_none() && saved::has_failed(&folder)? {
-            return Err(refused(&job.spec.model.projection));
-        }
+        let (folder, card, opened) = open_projection(&job).await?;
         projected = learned::told(&job, &job.spec.model.projection, card.as_ref()).await?;
-        projection = Some(Arc::new(Projection::read(&folder).map_err(|e| e.with("key", "model.projection"))?));
+        projection = Some(Arc::new(opened));
         job.spec.model.projection = folder.display().to_string();
     }
     let job = &job;
-    let settings = serde_json::to_value(&job.spec)
-        .map_err(|e| Error::new(Kind::Internal, "the settings have no serialised form").source(e))?;
+    let settings = settings_of(&job.spec)?;
     let graph = Graph::of(job)?;
     let models = Models::new(job)?;
-    warn_of_english_templates(&job.spec);
+    if let Some(templates) = english_templates(&job.spec) {
+        tracing::warn!(language = job.spec.check.language, templates, "{ENGLISH_TEMPLATES}");
+    }
     models.fetch().await?;
     if let Some(projection) = &projection {
         held_to_encoder(projection, &models)?;
@@ -207,10 +271,7 @@ impl Prepared {
     /// # Errors
     /// [`Kind::Config`] for a name that no setting has.
     pub fn setting(&self, name: &str) -> Result<&serde_json::Value> {
-        name.split('.').try_fold(&self.settings, |value, key| value.get(key)).ok_or_else(|| {
-            Error::new(Kind::Config, format!("a contract's [build] names the setting {name}, which does not exist"))
-                .hint("`curec config` prints every key")
-        })
+        setting_of(&self.settings, name)
     }
 
     /// Whether the condition of a table's `[build]` holds.
@@ -292,29 +353,7 @@ impl Prepared {
     /// # Errors
     /// [`Kind::Config`] where `interaction` has no contract.
     pub fn params(&self) -> Result<Vec<(&'static str, Param)>> {
-        let (history, pairs, interval) = (&self.job.spec.history, &self.job.spec.pairs, self.interval);
-        let moment = |t: DateTime<Utc>| Param::Timestamp(t.timestamp_micros());
-        // 0 stands for all; three centuries hold every log.
-        let days = |days: i64| Param::Int(if days == 0 { 110_000 } else { days });
-        Ok(vec![
-            ("interval_start", moment(interval.start)),
-            ("interval_end", moment(interval.end)),
-            ("as_of", moment(interval.end)),
-            ("like_threshold", like_threshold(history, self.graph.contract("interaction")?)),
-            ("history_events", Param::Int(history.events)),
-            ("max_pair_events", Param::Int(history.max_pair_events)),
-            ("min_support", Param::Int(history.min_support)),
-            ("title_chars", Param::Int(history.title_chars)),
-            ("user_active_days", days(history.user_active_days)),
-            ("items", Param::Text(history.items.clone())),
-            ("item_active_days", days(history.item_active_days)),
-            ("max_users", Param::Int(history.max_users)),
-            ("max_items", Param::Int(history.max_items)),
-            ("max_pairs_per_user", Param::Int(pairs.max_per_user)),
-            ("max_pairs", Param::Int(pairs.max)),
-            ("past_events", Param::Int(PAST_EVENTS)),
-            ("max_outcomes", Param::Int(self.job.spec.correct.max_outcomes)),
-        ])
+        Ok(params_at(&self.job.spec, self.interval, self.graph.contract("interaction")?))
     }
 
     /// The values of a definition's parameters: with the zero vector where it names it, whose width the encoder tells.

@@ -177,12 +177,19 @@ pub fn files_in(root: &Location, record: &CommitRecord) -> Result<Vec<TableFile>
 /// there for what reads them, as in segments of before.
 pub async fn register_responses(session: &Session, root: &Location, contract: &Contract) -> Result<()> {
     let files: Vec<TableFile> = segments(root, "response").await?.into_iter().map(|e| e.location.into()).collect();
-    let known = Contract::builtin("response")?;
-    let mut contract = contract.clone();
-    let lacking = known.columns.into_iter().filter(|column| column.nullable);
+    session.register_files("response", &with_every_column(contract)?, &files).await
+}
+
+/// A job's contract of the answers with the columns that a newer one has, which may be null.
+///
+/// # Errors
+/// None that is known; as [`Contract::builtin`].
+pub(super) fn with_every_column(response: &Contract) -> Result<Contract> {
+    let mut contract = response.clone();
+    let lacking = Contract::builtin("response")?.columns.into_iter().filter(|column| column.nullable);
     let lacking: Vec<_> = lacking.filter(|column| contract.column(&column.name).is_none()).collect();
     contract.columns.extend(lacking);
-    session.register_files("response", &contract, &files).await
+    Ok(contract)
 }
 
 /// `$like_threshold`, rounded to the type that `interaction` has its ratings in: a rating of just the threshold is a like,

@@ -9,7 +9,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 
 use crate::error::{Error, Kind, Result};
-use crate::query::session::{Param, Session};
+use crate::query::session::{Param, Rows, Session};
 use crate::table::column_type::ColumnType;
 use crate::table::contract::{Contract, ForeignKey, Role, Severity};
 use crate::table::finding::{Finding, Rule, shares};
@@ -103,12 +103,26 @@ pub async fn audit(
     report
 }
 
-async fn run_all(
-    session: &Session,
-    contract: &Contract,
-    params: &[(&str, Param)],
-    drift: Option<Drift>,
-) -> Result<AuditReport> {
+/// Plans the audits of a table that is registered as `table` without running them, but for those that a column's rules make
+/// and that are sound for any contract, and returns what is wrong with them.
+///
+/// # Errors
+/// `Kind::Internal` when the session refuses.
+pub async fn plan(session: &Session, contract: &Contract, table: &str, params: &[(&str, Param)]) -> Result<Vec<Error>> {
+    let _turn = session.this.lock().await;
+    session.register_alias("this", table).await?;
+    let mut wrong = Vec::new();
+    for check in checks_of(contract).iter().filter(|check| check.condition.is_none()) {
+        if let Err(e) = session.sql(&check.sql, params).await.and_then(Rows::analyse) {
+            wrong.push(e.with("table", &contract.name).with("audit", &check.name));
+        }
+    }
+    session.deregister("this")?;
+    Ok(wrong)
+}
+
+/// The audits that follow from a contract, and its own.
+fn checks_of(contract: &Contract) -> Vec<Check> {
     let own = contract.audits.iter().map(|a| Check {
         name: a.name.clone(),
         severity: a.severity,
@@ -116,7 +130,16 @@ async fn run_all(
         sql: a.sql.clone(),
         condition: None,
     });
-    let checks: Vec<Check> = generated(contract).into_iter().chain(own).collect();
+    generated(contract).into_iter().chain(own).collect()
+}
+
+async fn run_all(
+    session: &Session,
+    contract: &Contract,
+    params: &[(&str, Param)],
+    drift: Option<Drift>,
+) -> Result<AuditReport> {
+    let checks = checks_of(contract);
     let (n_rows, failing) = count(session, contract, &checks, params).await?;
     let mut found = Vec::new();
     for ((check, failing), share) in checks.iter().zip(&failing).zip(shares(&failing)) {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
 use crate::error::{Error, Kind};
@@ -14,6 +15,26 @@ pub(super) fn planning(error: DataFusionError, kind: Kind) -> Error {
     Error::new(kind, format!("the SQL cannot be planned: {}", first_line(&error)))
         .hint("curec sql \"show tables\" lists the tables, \"describe item\" a table's columns")
         .source(error)
+}
+
+/// The line of a query that a planner's error is about, from 1, where it tells: by its span, else by where the column that it
+/// does not know stands first.
+pub(super) fn line_of(error: &DataFusionError, text: &str) -> Option<usize> {
+    let span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
+    if let Some(span) = span {
+        return usize::try_from(span.start.line).ok();
+    }
+    let DataFusionError::SchemaError(inner, _) = error.find_root() else { return None };
+    let SchemaError::FieldNotFound { field, .. } = inner.as_ref() else { return None };
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let names = |line: &str| line.split(|c: char| !is_word(c)).any(|word| word.eq_ignore_ascii_case(&field.name));
+    text.lines().position(|line| names(line.split("--").next().unwrap_or_default())).map(|line| line + 1)
+}
+
+/// The line in an error of the parser, which tells it in words only.
+pub(super) fn parsed_line(told: &str) -> Option<usize> {
+    let (_, rest) = told.rsplit_once("at Line: ")?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 fn first_line(error: &DataFusionError) -> String {
@@ -79,4 +100,16 @@ fn find_own(error: &DataFusionError) -> Option<Error> {
         cause = e.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parser_tells_lines_in_words() {
+        let told = "sql parser error: Expected: an expression, found: from at Line: 12, Column: 3";
+        assert_eq!(parsed_line(told), Some(12));
+        assert_eq!(parsed_line("sql parser error: Expected: an expression, found: EOF"), None);
+    }
 }

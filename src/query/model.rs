@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::ast::{Expr, Value, visit_expressions};
 use futures::StreamExt;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::query::datafusion_error::parsed_line;
 use crate::query::session::{BatchStream, Param, Rows, Session};
 use crate::table::build::Joins;
 use crate::table::builtin::{self, DEFINITIONS};
@@ -38,9 +39,15 @@ impl Model {
     /// `Kind::Config` naming `origin` for anything else.
     pub fn parse(name: &str, text: &str, origin: &str) -> Result<Self> {
         let bad = |why: &str| Error::new(Kind::Config, format!("a table's definition {why}")).with("file", origin);
-        let mut statements = DFParser::parse_sql(text)
-            .context(Kind::Config, || "a table's definition is not valid SQL".into())
-            .map_err(|e| e.with("file", origin))?;
+        let mut statements = DFParser::parse_sql(text).map_err(|e| {
+            let line = parsed_line(&e.strip_backtrace());
+            let error =
+                Error::new(Kind::Config, "a table's definition is not valid SQL").with("file", origin).source(e);
+            match line {
+                Some(line) => error.with("line", line),
+                None => error,
+            }
+        })?;
         let (Some(statement), None) = (statements.pop_front(), statements.pop_front()) else {
             return Err(bad("is not exactly one statement"));
         };
@@ -166,8 +173,20 @@ impl Model {
         rows.map_err(|e| self.place(e))
     }
 
-    fn place(&self, error: Error) -> Error {
+    /// The error with the table and its file.
+    pub fn place(&self, error: Error) -> Error {
         error.with("table", &self.name).with("file", &self.origin)
+    }
+
+    /// The definition's rows, sorted as the contract says and held against its columns. Nothing is computed.
+    ///
+    /// # Errors
+    /// As [`Model::rows`]; `Kind::Config` when the columns are not the contract's.
+    pub async fn planned(&self, session: &Session, contract: &Contract, params: &[(&str, Param)]) -> Result<Rows> {
+        let joins = contract.build.as_ref().map(|build| build.joins).unwrap_or_default();
+        let rows = self.rows(session, joins, params).await?;
+        self.compare(&rows.schema(), contract).map_err(|e| self.place(e))?;
+        rows.sorted_by(&contract.sorted_by)
     }
 
     /// The table's rows in the contract's columns, order and types, sorted as the contract says. They are not held
@@ -177,10 +196,8 @@ impl Model {
     /// # Errors
     /// As [`Model::rows`]; `Kind::Config` when the columns are not the contract's.
     pub async fn run(&self, session: &Session, contract: &Contract, params: &[(&str, Param)]) -> Result<BatchStream> {
-        let joins = contract.build.as_ref().map(|build| build.joins).unwrap_or_default();
-        let rows = self.rows(session, joins, params).await?;
-        self.compare(&rows.schema(), contract).map_err(|e| self.place(e))?;
-        let stream = rows.sorted_by(&contract.sorted_by)?.stream().await.map_err(|e| self.place(e))?;
+        let rows = self.planned(session, contract, params).await?;
+        let stream = rows.stream().await.map_err(|e| self.place(e))?;
         let contract = contract.clone();
         Ok(stream
             .map(move |batch| {
@@ -216,6 +233,7 @@ impl Model {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+    use crate::query::session::SessionOptions;
 
     #[test]
     fn a_model_knows_what_it_reads_calls_and_needs() {
@@ -225,6 +243,33 @@ mod tests {
         assert_eq!(model.functions().iter().collect::<Vec<_>>(), ["f"]);
         assert_eq!(model.params().iter().collect::<Vec<_>>(), ["as_of"]);
         assert_eq!(model.digest().len(), 32);
+    }
+
+    #[test]
+    fn what_is_no_sql_names_its_line() {
+        let error = Model::parse("t", "select a +\n) from s", "t.sql").unwrap_err();
+        assert!(error.to_string().contains("(file: t.sql, line: 2)"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_column_that_is_not_there_is_found_without_reading_a_row() {
+        let session = Session::new(SessionOptions { threads: 1, ..SessionOptions::default() }).unwrap();
+        let contract = Contract::builtin("item").unwrap();
+        session.register_batches("item", contract.arrow_schema(None), Vec::new()).unwrap();
+        for (sql, line) in
+            [("select\n    item_id,\n    titel\nfrom item", 3), ("select item_id\nfrom item\nwhere titel is null", 3)]
+        {
+            let model = Model::parse("t", sql, "t.sql").unwrap();
+            let error = model.rows(&session, Joins::Planned, &[]).await.err().unwrap();
+            assert_eq!(error.kind(), Kind::Config);
+            let at = error.context().iter().find(|(key, _)| *key == "line").map(|(_, at)| at.clone());
+            assert_eq!(at, Some(line.to_string()), "{error}");
+        }
+        let model = Model::parse("t", "select abs(title) as a from item", "t.sql").unwrap();
+        let planned = model.rows(&session, Joins::Planned, &[]).await;
+        assert!(planned.and_then(Rows::analyse).is_err());
+        let model = Model::parse("t", "select abs(price) as a from item", "t.sql").unwrap();
+        assert!(model.rows(&session, Joins::Planned, &[]).await.and_then(Rows::analyse).is_ok());
     }
 
     #[test]

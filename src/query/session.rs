@@ -11,6 +11,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::ParamValues;
 use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::SpillFile;
 use datafusion::execution::context::{SQLOptions, SessionContext};
@@ -23,7 +24,7 @@ use parquet::errors::ParquetError;
 
 use crate::error::{Error, Kind, Result};
 use crate::query::clean_text::clean_text;
-use crate::query::datafusion_error::{fail, planning};
+use crate::query::datafusion_error::{fail, line_of, planning};
 use crate::query::event_meaning::event_liked;
 use crate::query::sentences::{content_words, sentences};
 use crate::query::{read_only, scan};
@@ -308,7 +309,11 @@ impl Session {
     async fn plan(&self, context: &SessionContext, text: &str, params: &[(&str, Param)], kind: Kind) -> Result<Rows> {
         // A second check after the parser's: a statement that passed it still cannot write.
         let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-        let frame = context.sql_with_options(text, options).await.map_err(|e| planning(e, kind))?;
+        let frame = match context.sql_with_options(text, options).await {
+            Ok(frame) => frame,
+            Err(e) if kind == Kind::Config => return Err(located(context, text, options, e).await),
+            Err(e) => return Err(planning(e, kind)),
+        };
         let values = params.iter().map(|(n, p)| Ok(((*n).to_owned(), p.value()?))).collect::<Result<Vec<_>>>()?;
         let frame = frame.with_param_values(ParamValues::from(values)).map_err(|e| planning(e, kind))?;
         Ok(Rows { frame })
@@ -332,6 +337,20 @@ impl Session {
         self.deregister(name)?;
         self.context.register_table(name, table).map_err(place)?;
         Ok(())
+    }
+}
+
+/// An error of planning a query that stands in a file, with its line. The planner is asked again for it: to keep track of
+/// places costs time.
+async fn located(context: &SessionContext, text: &str, options: SQLOptions, error: DataFusionError) -> Error {
+    let mut state = context.state();
+    state.config_mut().options_mut().sql_parser.collect_spans = true;
+    let again = SessionContext::new_with_state(state).sql_with_options(text, options).await.err();
+    let line = again.as_ref().and_then(|again| line_of(again, text));
+    let told = planning(error, Kind::Config);
+    match line {
+        Some(line) => told.with("line", line),
+        None => told,
     }
 }
 
@@ -360,6 +379,17 @@ impl Rows {
                 .with("column", field.name())
                 .hint(format!("give one of them another: select a.{0}, b.{0} as other_{0} ...", field.name()))),
         }
+    }
+
+    /// Holds the types of what functions and operators get against what they take, as is done before rows are read. Computes
+    /// nothing.
+    ///
+    /// # Errors
+    /// `Kind::Config` for what does not fit.
+    pub fn analyse(self) -> Result<()> {
+        let (state, plan) = self.frame.into_parts();
+        let analysed = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {});
+        analysed.map(drop).map_err(|e| planning(e, Kind::Config))
     }
 
     /// The rows sorted by columns, ascending, nulls last.

@@ -51,6 +51,8 @@ pub const ITEM_CATEGORIES: &str = include_str!("../../sql/query/item_categories.
 pub const ITEM_POPULARITY: &str = include_str!("../../sql/query/item_popularity.sql");
 /// The question, the evidence and its text, of every item that may be asked about.
 pub const ITEM_QUESTIONS: &str = include_str!("../../sql/query/item_questions.sql");
+/// How many events there are, and how many of them have an item that has a row in `item`.
+pub const KNOWN_EVENTS: &str = include_str!("../../sql/query/known_events.sql");
 /// The latest `$max_events` items of each user.
 pub const LATEST_ITEMS: &str = include_str!("../../sql/query/latest_items.sql");
 /// What users met for the first time between `$interval_start` and `$interval_end`.

@@ -66,6 +66,14 @@ pub async fn fetch(source: &Location, cache: &Path) -> Result<PathBuf> {
     Ok(inside(&target))
 }
 
+/// Looks whether there is a model at `source`, on a store; fetches nothing.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn is_there(source: &Location) -> Result<()> {
+    files_of(source).await.map(drop)
+}
+
 /// The objects of a model, and whether they are a folder's.
 async fn files_of(source: &Location) -> Result<(Vec<Entry>, bool)> {
     const KINDS: [&str; 5] = ["json", "safetensors", "jinja", "txt", "model"];

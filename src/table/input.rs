@@ -476,7 +476,7 @@ pub async fn check_input(contract: &Contract, table: &InputTable) -> Result<Inpu
 }
 
 /// Reads again and compares the keys themselves where their hashes were equal.
-async fn confirm_duplicates(contract: &Contract, table: &InputTable, suspects: &HashSet<u64>) -> Result<()> {
+pub(crate) async fn confirm_duplicates(contract: &Contract, table: &InputTable, suspects: &HashSet<u64>) -> Result<()> {
     let mut first: BTreeMap<Vec<u8>, (Location, u64)> = BTreeMap::new();
     for file in &table.files {
         let mut reader = InputReader::open(contract, table, file).await?;

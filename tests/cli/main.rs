@@ -10,6 +10,7 @@ mod bad_rows;
 mod bucket;
 mod budget;
 mod catalogue;
+mod check;
 #[path = "../common/mod.rs"]
 mod common;
 mod config;
