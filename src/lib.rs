@@ -83,6 +83,7 @@ pub mod table {
     pub mod source;
     pub mod labels;
     pub mod mapping;
+    pub mod preview;
     pub mod input;
     pub mod sample;
     pub mod lease;
@@ -363,6 +364,20 @@ pub mod operate {
         pub mod jsonl;
     }
     pub mod inspect;
+    /// `curec init`: a job for somebody's own logs, proposed from a sample of them.
+    pub mod init {
+        mod texts;
+        mod names;
+        mod moments;
+        mod ratings;
+        mod events;
+        mod proposal;
+        mod conversion;
+        mod job_file;
+        mod report;
+        mod schedule;
+        pub mod run;
+    }
     mod simulate_texts;
     pub mod simulate_world;
     mod simulate_rows;
@@ -405,6 +420,7 @@ pub mod cli {
     pub mod check;
     pub mod forget;
     pub mod import;
+    pub mod init;
     pub mod runs;
     pub mod commands;
 }

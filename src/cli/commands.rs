@@ -13,6 +13,7 @@ use crate::cli::explain::ExplainArgs;
 use crate::cli::export::ExportArgs;
 use crate::cli::forget::ForgetArgs;
 use crate::cli::import::{ImportCommand, SimulateArgs};
+use crate::cli::init::InitArgs;
 use crate::cli::learn::LearnCommand;
 use crate::cli::models::ModelsCommand;
 use crate::cli::output::{print, say};
@@ -26,6 +27,7 @@ use crate::telemetry::{self, Voice};
 
 const EXAMPLES: &str = "\
 Examples:
+  curec init --interactions logs --items catalogue.parquet my-job
   curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22
   curec check jobs/nightly.toml
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22
@@ -57,6 +59,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Propose a job for your own logs from a sample of them, in a folder of its own.
+    #[command(
+        before_help = "Examples:\n\
+  curec init --interactions logs --items catalogue.parquet my-job\n\
+  curec init --interactions events.csv --items products.csv my-job\n\
+  curec init --interactions reviews.jsonl --reviews reviews.jsonl --items meta.jsonl my-job\n\
+  curec init --interactions 's3://lake/events/*.parquet' --edit sql my-job",
+        after_help = "Columns are found by the names that logs have for them, units of time by the size of the numbers, likes by the scale \
+of the ratings or by what events are called. What cannot be told is said, and marked UNDECIDED in FOLDER/job.toml; of two columns \
+that fit alike neither is taken. A job reads Parquet: for CSV and JSON lines the commands that convert them are printed."
+    )]
+    Init(InitArgs),
     /// Build one interval of a job and publish it.
     #[command(before_help = "Examples:\n\
   curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22\n\
@@ -239,6 +253,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Sql(args) => args.execute(),
         Command::Explain(args) => block_on_or_stop(args.execute()).map(|()| 0),
         Command::Export(args) => args.execute().map(|()| 0),
+        Command::Init(args) => block_on_or_stop(args.execute()).map(|()| 0),
         Command::Import(command) => command.execute().map(|()| 0),
         Command::Learn(command) => command.execute(voice),
         Command::Simulate(args) => args.execute().map(|()| 0),

@@ -115,7 +115,7 @@ pub(crate) fn near<'a>(column: &Column, schema: &'a Schema) -> Option<&'a str> {
 }
 
 /// What to do about a column of a type that is not accepted.
-fn way_out(column: &Column, field: &Field) -> String {
+pub(crate) fn way_out(column: &Column, field: &Field) -> String {
     let name = field.name();
     match (&column.column_type, field.data_type()) {
         (ColumnType::TimestampUs, t) if t.is_numeric() => {

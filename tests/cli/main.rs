@@ -19,6 +19,7 @@ mod evaluate;
 mod explain;
 mod export;
 mod forget;
+mod init;
 mod item_choices;
 mod item_columns;
 mod kill;

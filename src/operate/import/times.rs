@@ -20,7 +20,7 @@ pub enum TimeUnit {
 }
 
 /// Microseconds since 1970 of a text; a time without a zone is UTC.
-pub(super) fn parse_time(text: &str) -> Option<i64> {
+pub(crate) fn parse_time(text: &str) -> Option<i64> {
     let text = text.trim();
     if let Ok(date) = chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d") {
         return Some(date.and_hms_opt(0, 0, 0)?.and_utc().timestamp_micros());

@@ -1,0 +1,351 @@
+//! Which columns of a log carry what, what its numbers and events mean, and what cannot be told.
+//!
+//! A function of schemas and sampled rows. Knows the contracts of the inputs and names that logs have; reads and writes nothing.
+//! Where two columns fit alike neither is taken.
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{DataType, Field};
+use chrono::NaiveDate;
+
+use crate::error::Result;
+use crate::operate::init::events::{self, Events, different, events_of};
+use crate::operate::init::moments::{Moments, is_text, last_day, moments_of};
+use crate::operate::init::names::{bare, is_looked_for, rank, untyped};
+use crate::operate::init::ratings::{Scale, scale_of};
+use crate::operate::init::texts::Layout;
+use crate::printable::steers;
+use crate::table::cast::accepts;
+use crate::table::column_type::ColumnType;
+use crate::table::contract::{Column, Contract};
+use crate::table::source::way_out;
+use crate::undated::is_undated;
+
+/// Columns that are named to people where none fits, at most.
+const SHOWN: usize = 20;
+/// The longest label of an attribute, in characters.
+const MAX_LABEL: usize = 30;
+
+/// Some rows of a table as its files hold them.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// How the files hold them.
+    pub(super) layout: Layout,
+    /// The rows.
+    pub(super) batch: RecordBatch,
+    /// Columns that stand in the paths of the files.
+    pub(super) in_path: Vec<String>,
+}
+
+impl Seen {
+    fn array(&self, name: &str) -> Option<&ArrayRef> {
+        self.batch.column_by_name(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.batch.schema().fields().iter().map(|field| field.name().clone()).collect()
+    }
+}
+
+/// A column of a contract and the one that carries it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Taken {
+    /// The contract's column.
+    pub(super) column: String,
+    /// The column of the files.
+    pub(super) carried: String,
+    /// What is worth knowing; may be empty.
+    pub(super) about: String,
+}
+
+/// A column of a contract that nobody could be found for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Open {
+    /// The contract's column.
+    pub(super) column: String,
+    /// Why.
+    pub(super) why: String,
+    /// The columns of the files that were thought of.
+    pub(super) found: Vec<String>,
+    /// Whether no job runs without it.
+    pub(super) is_needed: bool,
+}
+
+/// A table's columns.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Mapping {
+    /// The table.
+    pub(super) table: &'static str,
+    /// What is taken.
+    pub(super) taken: Vec<Taken>,
+    /// What is to be decided.
+    pub(super) open: Vec<Open>,
+    /// What is worth knowing beside, one sentence each.
+    pub(super) notes: Vec<String>,
+}
+
+impl Mapping {
+    /// The column of the files that carries a contract's column.
+    pub(super) fn carried(&self, column: &str) -> Option<&str> {
+        self.taken.iter().find(|taken| taken.column == column).map(|taken| taken.carried.as_str())
+    }
+}
+
+/// All that is proposed.
+#[derive(Debug)]
+pub(super) struct Proposal {
+    /// The log.
+    pub(super) interaction: Mapping,
+    /// The items, where a file of them is named.
+    pub(super) item: Option<Mapping>,
+    /// The reviews, where a file of them is named.
+    pub(super) review: Option<Mapping>,
+    /// How the log says when.
+    pub(super) moments: Option<Moments>,
+    /// The latest day of the sample.
+    pub(super) last_day: Option<NaiveDate>,
+    /// The scale of the ratings; `None`: the log has none.
+    pub(super) scale: Option<Scale>,
+    /// The kinds of events; `None`: the log does not tell any.
+    pub(super) events: Option<Events>,
+    /// Further columns of the items that can be told, each with a label.
+    pub(super) attributes: Vec<(String, String)>,
+}
+
+impl Proposal {
+    /// The unit of whole numbers in `event_timestamp`; empty where there are none.
+    pub(super) fn unit(&self) -> &'static str {
+        match self.moments {
+            Some(Moments::Counted(unit)) => unit,
+            _ => "",
+        }
+    }
+
+    /// The tables in order.
+    pub(super) fn mappings(&self) -> impl Iterator<Item = &Mapping> {
+        std::iter::once(&self.interaction).chain(&self.item).chain(&self.review)
+    }
+}
+
+/// Proposes what a job says of its inputs.
+///
+/// # Errors
+/// Those of the built-in contracts, which is a defect.
+pub(super) fn propose(log: &Seen, items: Option<&Seen>, reviews: Option<&Seen>) -> Result<Proposal> {
+    let item_ids = items.map(Seen::names).unwrap_or_default();
+    let mut interaction = map("interaction", log, &item_ids)?;
+    let known: Vec<String> = interaction.taken.iter().map(|taken| taken.carried.clone()).collect();
+    let item = items.map(|items| map("item", items, &known)).transpose()?;
+    let mut review = reviews.map(|reviews| map("review", reviews, &known)).transpose()?;
+    let told = |column: &str| log.array(interaction.carried(column)?);
+    let moments = told("event_timestamp").map(moments_of);
+    let last_day = moments.as_ref().and_then(|moments| last_day(told("event_timestamp")?, moments));
+    let scale = told("rating").and_then(scale_of);
+    let events = told("event").map(|event| events_of(event, scale.is_some()));
+    let unit_of = |moments: Option<&Moments>| match moments {
+        Some(Moments::Counted(unit)) => Some(*unit),
+        _ => None,
+    };
+    if let (Some(review), Some(seen)) = (&mut review, reviews) {
+        let own = review.carried("event_timestamp").and_then(|name| seen.array(name)).map(moments_of);
+        if let (Some(unit), Some(other)) = (unit_of(own.as_ref()), unit_of(moments.as_ref()))
+            && unit != other
+        {
+            review.notes.push(format!(
+                "its moments count {unit}, those of the log {other}, and a job has one timestamp_unit: store timestamps"
+            ));
+        }
+        let is_new = unit_of(own.as_ref()).is_some() && unit_of(moments.as_ref()).is_none();
+        if is_new && interaction.carried("event_timestamp").is_some() {
+            review.notes.push("its moments are whole numbers: set [input] timestamp_unit for them".to_owned());
+        }
+    }
+    if reviews.is_none() {
+        let texts = log.names().into_iter().filter(|name| is_of_reviews(name)).collect::<Vec<_>>();
+        if !texts.is_empty() {
+            let note = format!(
+                "the log has texts of reviews ({}): --reviews with the same path reads them too",
+                texts.join(", ")
+            );
+            interaction.notes.push(note);
+        }
+    }
+    let attributes = match (items, &item) {
+        (Some(seen), Some(mapping)) => attributes_of(seen, mapping),
+        _ => Vec::new(),
+    };
+    Ok(Proposal { interaction, item, review, moments, last_day, scale, events, attributes })
+}
+
+fn is_of_reviews(name: &str) -> bool {
+    matches!(bare(name).as_str(), "reviewtext" | "reviewbody" | "reviewcontent")
+}
+
+/// What became of one column of a contract.
+enum Choice {
+    Taken(Taken),
+    Open(Open),
+    Absent,
+}
+
+/// The columns of a table. Of columns that fit alike the one whose name is among `preferred` is taken.
+fn map(table: &'static str, seen: &Seen, preferred: &[String]) -> Result<Mapping> {
+    let mut mapping = Mapping { table, taken: Vec::new(), open: Vec::new(), notes: Vec::new() };
+    for column in &Contract::builtin(table)?.columns {
+        if !is_looked_for(table, &column.name) {
+            continue;
+        }
+        match choose(table, column, seen, preferred, &mut mapping.notes) {
+            Choice::Taken(taken) => mapping.taken.push(taken),
+            Choice::Open(open) => mapping.open.push(open),
+            Choice::Absent => {}
+        }
+    }
+    Ok(mapping)
+}
+
+fn choose(table: &str, column: &Column, seen: &Seen, preferred: &[String], notes: &mut Vec<String>) -> Choice {
+    let schema = seen.batch.schema();
+    let mut fits: Vec<(u32, &str, Result<String, String>)> = Vec::new();
+    for (field, array) in schema.fields().iter().zip(seen.batch.columns()) {
+        let Some(rank) = rank(table, column, field.name()) else { continue };
+        let (precision, told) = match readable(table, column, rank, seen, field, array) {
+            Ok((precision, about)) => (1 + precision, Ok(about)),
+            Err(why) => (0, Err(why)),
+        };
+        fits.push((precision * 10 + rank, field.name(), told));
+    }
+    let open = |why: String, found: Vec<String>| {
+        Choice::Open(Open { column: column.name.clone(), why, found, is_needed: !column.nullable })
+    };
+    let Some(best) = fits.iter().map(|(rank, ..)| *rank).max() else {
+        if column.nullable {
+            return Choice::Absent;
+        }
+        let names = seen.names();
+        let more = if names.len() > SHOWN { ", ..." } else { "" };
+        let shown = names[..names.len().min(SHOWN)].join(", ");
+        return open(format!("no column is named like it; the files have {shown}{more}"), Vec::new());
+    };
+    let mut top: Vec<_> = fits.iter().filter(|(rank, ..)| *rank == best).collect();
+    let by_name: Vec<_> = top.iter().filter(|(_, name, _)| preferred.iter().any(|p| p == name)).copied().collect();
+    if by_name.len() == 1 {
+        top = by_name;
+    }
+    let others = |taken: &str| -> Vec<String> {
+        fits.iter().map(|(_, name, _)| (*name).to_owned()).filter(|name| name != taken).collect()
+    };
+    match &top[..] {
+        [(_, name, Ok(about))] => {
+            let name: &str = name;
+            let others = others(name);
+            if !others.is_empty() {
+                notes.push(format!("{} is read from {name}, not from {}", column.name, others.join(", ")));
+            }
+            Choice::Taken(Taken { column: column.name.clone(), carried: name.to_owned(), about: about.clone() })
+        }
+        [(_, name, Err(why))] => open(format!("{name} is named like it, but {why}"), vec![(*name).to_owned()]),
+        several => {
+            let names: Vec<String> = several.iter().map(|(_, name, _)| (*name).to_owned()).collect();
+            open(format!("{} fit alike: choose one", names.join(", ")), names)
+        }
+    }
+}
+
+/// How precisely a column of the files can be read as a contract's, with what is worth knowing.
+///
+/// # Errors
+/// Why it cannot.
+fn readable(
+    table: &str,
+    column: &Column,
+    rank: u32,
+    seen: &Seen,
+    field: &Field,
+    array: &ArrayRef,
+) -> Result<(u32, String), String> {
+    let kind = field.data_type();
+    if field.name().contains("${") {
+        return Err("a job file takes `${` for the beginning of a variable: give the column another name".to_owned());
+    }
+    let is_in_path = seen.in_path.contains(field.name());
+    if column.name == "event_timestamp" && !is_in_path {
+        return moment(column, seen.layout, field, array);
+    }
+    let is_list = matches!(column.column_type, ColumnType::List(_));
+    let is_cut = is_list && matches!(seen.layout, Layout::Separated(_)) && is_text(kind);
+    let fits = if is_in_path { column.column_type == ColumnType::Utf8 } else { is_cut || accepts(column, kind) };
+    if !fits {
+        return Err(format!("it holds {kind}: {}", way_out(column, field)));
+    }
+    if column.name == "event" && different(array) > events::MOST {
+        return Err(format!("it has more than {} different values, too many for kinds of events", events::MOST));
+    }
+    // Under another name it can be left alone.
+    if (table, column.name.as_str(), rank) == ("interaction", "rating", 1)
+        && let Some(Scale { threshold: None, about }) = scale_of(array)
+    {
+        return Err(format!("it goes from {about}"));
+    }
+    Ok((
+        0,
+        match (&column.column_type, kind) {
+            (ColumnType::Utf8, kind) if kind.is_integer() => "whole numbers, read as their decimal text".to_owned(),
+            _ if is_in_path => "from the files' folders".to_owned(),
+            _ => String::new(),
+        },
+    ))
+}
+
+/// The same for moments: stored or counted ones come before texts.
+fn moment(column: &Column, layout: Layout, field: &Field, array: &ArrayRef) -> Result<(u32, String), String> {
+    match (moments_of(array), layout) {
+        (Moments::Stored, _) if accepts(column, field.data_type()) => Ok((2, String::new())),
+        (Moments::Counted(unit), _) => Ok((2, format!("whole numbers, {unit} since 1970 by their size"))),
+        (Moments::Fractions(unit @ ("s" | "ms")), Layout::Separated(_)) => {
+            Ok((1, format!("numbers with fractions, {unit} since 1970 by their size")))
+        }
+        (Moments::Texts, Layout::Separated(_) | Layout::JsonLines) => {
+            Ok((1, "texts; without a zone they are UTC".to_owned()))
+        }
+        (Moments::Fractions(unit), _) => Err(format!(
+            "it holds {} ({unit} since 1970 by their size): write whole numbers or timestamps",
+            field.data_type()
+        )),
+        (Moments::Unknown(why), _) => Err(why),
+        (Moments::Stored | Moments::Texts, _) => {
+            Err(format!("it holds {}: {}", field.data_type(), way_out(column, field)))
+        }
+    }
+}
+
+/// Columns of the items that no column of the contract is read from, and that can be told.
+fn attributes_of(seen: &Seen, mapping: &Mapping) -> Vec<(String, String)> {
+    let is_plain =
+        |kind: &DataType| kind.is_numeric() || is_text(kind) || matches!(kind, DataType::Boolean | DataType::Date32);
+    let can_be_told = |kind: &DataType| match kind {
+        DataType::List(child) | DataType::LargeList(child) => is_plain(child.data_type()),
+        kind => is_plain(kind),
+    };
+    let is_taken = |name: &str| mapping.taken.iter().any(|taken| taken.carried == name);
+    let is_of_contract = |name: &str| name == "attributes" || mapping.open.iter().any(|open| open.column == name);
+    let schema = seen.batch.schema();
+    let fields = schema.fields().iter().filter(|field| {
+        let name = field.name();
+        let is_line = !name.trim().is_empty() && !name.chars().any(steers) && name.chars().count() <= MAX_LABEL;
+        is_line && can_be_told(field.data_type()) && !is_taken(name) && !is_of_contract(name) && !is_undated(name)
+    });
+    fields.map(|field| (field.name().clone(), label(field.name()))).collect()
+}
+
+/// A label for people: `release_country` becomes `Release country`.
+fn label(name: &str) -> String {
+    let spaced = untyped(name).replace(['_', '-'], " ");
+    let mut letters = spaced.trim().chars();
+    match letters.next() {
+        Some(first) => first.to_uppercase().chain(letters).collect(),
+        None => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

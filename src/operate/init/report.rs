@@ -1,0 +1,91 @@
+//! What `curec init` says to a person, and the README that it leaves.
+//!
+//! Every text of the data is written out in its line. Knows proposals; prints nothing.
+
+use chrono::NaiveDate;
+
+use crate::operate::init::conversion::{Inputs, shell};
+use crate::operate::init::job_file::UNDECIDED;
+use crate::operate::init::proposal::{Mapping, Proposal};
+use crate::printable::line;
+
+/// The story of a proposal, with what to do next.
+pub(super) fn story(proposal: &Proposal, looked_at: &[String], next: &[String], folder: &str) -> String {
+    let mut told = String::new();
+    for (mapping, sentence) in proposal.mappings().zip(looked_at) {
+        told.push_str(&format!("{}\n", line(sentence)));
+        told.push_str(&table(mapping));
+    }
+    match &proposal.events {
+        Some(events) => {
+            let name = proposal.interaction.carried("event").unwrap_or_default();
+            told.push_str(&format!("events, by {}\n", line(name)));
+            for event in &events.values {
+                let meaning = event.meaning.map_or(UNDECIDED, |meaning| meaning.name());
+                told.push_str(&format!("  {meaning:<10} {} ({} rows)\n", line(&event.value), event.rows));
+            }
+            told.push_str(&format!("  {:<10} all others\n", events.other.name()));
+        }
+        None => told.push_str("events: the log tells no kinds of them\n"),
+    }
+    match &proposal.scale {
+        Some(scale) => told.push_str(&format!("ratings: explicit feedback, {}\n", line(&scale.about))),
+        None => told.push_str("ratings: none, implicit feedback\n"),
+    }
+    told.push_str(&format!("\nwritten: {}\nnext:\n", line(folder)));
+    for command in next {
+        told.push_str(&format!("  {}\n", line(command)));
+    }
+    told
+}
+
+fn table(mapping: &Mapping) -> String {
+    let mut told = String::new();
+    for taken in &mapping.taken {
+        let about = if taken.about.is_empty() { String::new() } else { format!("  ({})", taken.about) };
+        told.push_str(&format!("  {:<16} {}{}\n", taken.column, line(&taken.carried), line(&about)));
+    }
+    for open in &mapping.open {
+        let need = if open.is_needed { "; no job runs without it" } else { "" };
+        told.push_str(&format!("  {:<16} {UNDECIDED}: {}{need}\n", open.column, line(&open.why)));
+    }
+    for note in &mapping.notes {
+        told.push_str(&format!("  note: {}\n", line(note)));
+    }
+    told
+}
+
+/// The commands to go on with: those that write inputs first, then a look at the job, its plan, its run and a query.
+pub(super) fn next(inputs: &Inputs, folder: &str, day: Option<NaiveDate>) -> Vec<String> {
+    let job = shell(&format!("{folder}/job.toml"));
+    let (start, end) = match day.and_then(|day| Some((day, day.succ_opt()?))) {
+        Some((day, after)) => (day.to_string(), after.to_string()),
+        None => ("YYYY-MM-DD".to_owned(), "YYYY-MM-DD".to_owned()),
+    };
+    let interval = format!("--interval-start {start} --interval-end {end}");
+    let mut next = inputs.commands.clone();
+    next.extend([
+        format!("curec config {job}"),
+        format!("curec plan {job} {interval}"),
+        format!("curec run {job} {interval}"),
+        format!("curec sql --job {job} \"select reason from reason limit 5\""),
+    ]);
+    next
+}
+
+/// The README of the folder.
+pub(super) fn readme(name: &str, next: &[String], has_sql: bool) -> String {
+    let commands: String = next.iter().map(|command| format!("    {}\n", line(command))).collect();
+    let sql = match has_sql {
+        true => "`sql/` and `schemas/` are copies of the built-in definitions and contracts, which the job uses.\n",
+        false => "",
+    };
+    format!(
+        "# {name}\n\n\
+         A job of curec, proposed by `curec init` from a sample of the logs. Read `job.toml`: what could not be told is marked\n\
+         {UNDECIDED} there. Then:\n\n{commands}\n\
+         The day is the last one of the sample. Set the two models under `[model]` first.\n\n\
+         `nightly.cron` and `nightly_dag.py` (Airflow 3) run it every night: read their heads. `prompts/` has copies of\n\
+         the built-in prompts. {sql}"
+    )
+}
