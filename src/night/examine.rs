@@ -23,6 +23,9 @@ use crate::table::contract::Contract;
 /// Stands for the width of vectors where the encoder is not known.
 const SOME_WIDTH: usize = 8;
 
+/// Numbers that weekly stages give to the tables that they make, besides what a night gives.
+const OF_STAGES: [&str; 5] = ["train_quantile", "valid_quantile", "rows_per_user", "pairs_per_user", "max_examples"];
+
 /// Everything that is wrong with the contracts, definitions and audits of a job, its own and those that come with curec.
 /// `width` is that of the encoder's vectors, where it is known and its files are on this machine.
 pub async fn tables(job: &Job, models: &Arc<Models>, width: Option<usize>, interval: Interval) -> Vec<Error> {
@@ -60,6 +63,7 @@ async fn plan_all(
     let settings = settings_of(&job.spec)?;
     let mut params = params_at(&job.spec, interval, graph.contract("interaction")?);
     params.push((ZERO_EMBEDDING, Param::ZeroVector(wide)));
+    params.extend(OF_STAGES.map(|name| (name, Param::Int(1))));
     for table in graph.order() {
         let (contract, build) = (graph.contract(table)?, graph.build(table)?);
         let in_contract = |e: Error| match own_contract(job, table) {
