@@ -135,11 +135,11 @@ pub async fn generate(
     let mut in_flight: SelectAll<Pin<Box<dyn Stream<Item = Answer> + Send>>> = SelectAll::new();
     let mut exhausted = false;
     let mut outstanding = 0usize;
-    // What is handed over is begun, so with a cap no more than the engine has room for.
+    // What is handed over is begun, so with a cap no more than the engine has room for, and than is likely to be paid.
     let room = sink.purse.map_or(CHUNK, |_| models.engine_options().slots.max(1));
     let mut held: VecDeque<Asked> = VecDeque::new();
     let (mut begun, mut refused_last) = (0u64, 0u64);
-    let (prompt_tokens, completion_tokens) = (usage.prompt_tokens, usage.completion_tokens);
+    let (generated, prompt_tokens, completion_tokens) = (usage.generated, usage.prompt_tokens, usage.completion_tokens);
     let spent = |usage: &Usage| -> Option<Limit> {
         sink.purse?.reached(usage.prompt_tokens - prompt_tokens, usage.completion_tokens - completion_tokens)
     };
@@ -156,14 +156,26 @@ pub async fn generate(
                 }
                 continue;
             }
-            let n = sink.purse.map_or(held.len(), |_| held.len().min(room - outstanding));
-            match submit(models, held.drain(..n).collect()).await {
-                Ok(answers) => in_flight.push(answers),
-                Err(e) => break Err(e),
+            let answered = usage.generated - generated;
+            let n = match sink.purse {
+                None => held.len(),
+                // The first answer tells what one costs.
+                Some(_) if answered == 0 => usize::from(outstanding == 0),
+                Some(purse) => {
+                    let paid = [usage.prompt_tokens - prompt_tokens, usage.completion_tokens - completion_tokens];
+                    let most = held.len().min(room - outstanding);
+                    purse.room(paid, answered, outstanding as u64, most as u64) as usize
+                }
+            };
+            if n > 0 {
+                match submit(models, held.drain(..n).collect()).await {
+                    Ok(answers) => in_flight.push(answers),
+                    Err(e) => break Err(e),
+                }
+                outstanding += n;
+                begun += n as u64;
+                continue;
             }
-            outstanding += n;
-            begun += n as u64;
-            continue;
         }
         if outstanding == 0 {
             break Ok(());

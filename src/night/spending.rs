@@ -130,6 +130,21 @@ impl Purse {
     }
 }
 
+impl Purse {
+    /// How many prompts, `most` at most, may be begun beside those in flight: with all of these, each at the mean price of the `answered`
+    /// ones, which took so many prompt and generated tokens, no cap of tokens or cost is reached before the last. At least 1 where
+    /// none is in flight.
+    pub fn room(&self, [prompt, completion]: [u64; 2], answered: u64, in_flight: u64, most: u64) -> u64 {
+        let likely = |tokens: u64, begun: u64| tokens + (tokens as f64 / answered.max(1) as f64 * begun as f64) as u64;
+        // The last one may reach it.
+        let fits = |n: &u64| {
+            let begun = in_flight + n - 1;
+            self.reached(likely(prompt, begun), likely(completion, begun)).is_none()
+        };
+        (1..=most).rev().find(fits).unwrap_or(u64::from(in_flight == 0 && most > 0))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -177,6 +192,17 @@ mod tests {
         let purse = Purse::new(cap(100, 0.0, 0.0, "publish"), Instant::now(), &paid);
         assert_eq!(purse.reached(20, 9), None);
         assert_eq!(purse.reached(20, 10), Some(Limit { key: "max_tokens", value: 100.0 }));
+    }
+
+    #[test]
+    fn no_more_is_begun_than_is_likely_to_be_paid() {
+        let purse = Purse::new(cap(100, 0.0, 0.0, "publish"), Instant::now(), &Usage::default());
+        // Two answers took 20 tokens: 80 are left for eight more.
+        let room = |in_flight, most| purse.room([16, 4], 2, in_flight, most);
+        assert_eq!([room(0, 32), room(3, 32), room(8, 32), room(0, 5), room(0, 0)], [8, 5, 0, 5, 0]);
+        assert_eq!(purse.room([100, 4], 2, 0, 9), 1, "who asks has not reached it, and one may always be begun");
+        let free = Purse::new(cap(0, 1e6, 0.0, "publish"), Instant::now(), &Usage::default());
+        assert_eq!(free.room([1 << 40, 1 << 40], 1, 100, 32), 32, "minutes are not foreseen");
     }
 
     #[test]
