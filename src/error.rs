@@ -83,6 +83,7 @@ struct Inner {
     context: Vec<(&'static str, String)>,
     hint: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    others: Vec<Error>,
 }
 
 /// `Result` with curec's [`Error`].
@@ -91,7 +92,16 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind` whose message says what happened, in one sentence without a full stop.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner { kind, message: message.into(), context: Vec::new(), hint: None, source: None }))
+        let (context, others) = (Vec::new(), Vec::new());
+        Error(Box::new(Inner { kind, message: message.into(), context, hint: None, source: None, others }))
+    }
+
+    /// The first of some errors, which keeps the others; `None` where there is none.
+    pub fn of_all(errors: Vec<Error>) -> Option<Self> {
+        let mut errors = errors.into_iter();
+        let mut first = errors.next()?;
+        first.0.others.extend(errors);
+        Some(first)
     }
 
     /// Adds a place: `file`, `column`, `row`, `key`, `line`, `table` ...
@@ -127,9 +137,10 @@ impl Error {
             next = cause.source();
         }
         let source = (!causes.is_empty()).then(|| causes.join(": ").into());
-        let Inner { kind, message, context, hint, .. } = &*self.0;
+        let Inner { kind, message, context, hint, others, .. } = &*self.0;
         let (message, context, hint) = (message.clone(), context.clone(), hint.clone());
-        Error(Box::new(Inner { kind: *kind, message, context, hint, source }))
+        let others = others.iter().map(Error::again).collect();
+        Error(Box::new(Inner { kind: *kind, message, context, hint, source, others }))
     }
 
     /// What a caller can do about it.
@@ -152,7 +163,13 @@ impl Error {
         self.0.hint.as_deref()
     }
 
-    /// The whole story for a person, several lines: what, where, caused by, what to do.
+    /// This error and the others that were found with it, each alone.
+    pub fn into_all(mut self) -> Vec<Error> {
+        let others = std::mem::take(&mut self.0.others);
+        std::iter::once(self).chain(others).collect()
+    }
+
+    /// The whole story for a person, several lines: what, where, caused by, what to do, and what else was found, a line each.
     pub fn explain(&self) -> String {
         let mut text = self.to_string();
         let mut source = self.0.source.as_deref().map(|s| s as &dyn StdError);
@@ -164,6 +181,10 @@ impl Error {
         if let Some(hint) = &self.0.hint {
             text.push_str("\n  what to do: ");
             text.push_str(&printable::terminal(hint));
+        }
+        for other in &self.0.others {
+            text.push_str("\n  also: ");
+            text.push_str(&printable::line(&other.to_string()));
         }
         text
     }
@@ -221,6 +242,17 @@ mod tests {
         assert!(!e.kind().rerun_helps());
         let late = e.of_kind(Kind::NotArrived);
         assert_eq!((late.kind().exit_code(), late.kind().name(), late.kind().rerun_helps()), (75, "not_arrived", true));
+    }
+
+    #[test]
+    fn errors_that_are_found_together_are_told_together() {
+        assert!(Error::of_all(Vec::new()).is_none());
+        let new = |what: &str| Error::new(Kind::Input, what).with("file", "a.parquet");
+        let all = || vec![new("one").hint("mend it"), new("two"), new("three\nfour")];
+        let first = Error::of_all(all()).map(|e| (e.to_string(), e.explain(), e.again().explain(), e.into_all().len()));
+        let told = "one (file: a.parquet)\n  what to do: mend it\n  also: two (file: a.parquet)\n  \
+                    also: three\\u{a}four (file: a.parquet)";
+        assert_eq!(first, Some(("one (file: a.parquet)".into(), told.into(), told.into(), 3)));
     }
 
     #[test]

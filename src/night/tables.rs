@@ -13,7 +13,7 @@ use crate::query::session::{BatchStream, Param, Session, SessionOptions, TableFi
 use crate::query::texts;
 use crate::table::column_type::ColumnType;
 use crate::table::contract::Contract;
-use crate::table::input::{InputFile, InputTable, check_input, open_input};
+use crate::table::input::{InputFile, InputTable, check_input, open_labelled};
 use crate::table::mapping::{as_carried, carried_as};
 use crate::table::partition::{CommitRecord, partition, segments};
 use crate::table::store::{Location, StoreOptions};
@@ -104,14 +104,15 @@ pub fn new_session(job: &Job) -> Result<Session> {
 /// columns that it names as attributes.
 ///
 /// # Errors
-/// As [`open_input`] and [`InputTable::labelled`].
+/// As [`open_labelled`].
 pub async fn open_input_of(job: &Job, contract: &Contract, text: &str) -> Result<InputTable> {
-    let input = open_input(contract, &locate(job, text)?).await?.allowing(job.spec.input.max_bad_fraction);
     let evidence = &job.spec.evidence;
+    let labels = if contract.name == ITEM { &evidence.attributes.0[..] } else { &[] };
+    let input = open_labelled(contract, &locate(job, text)?, labels).await?;
+    let mut input = input.allowing(job.spec.input.max_bad_fraction);
     if contract.name != ITEM {
         return Ok(input);
     }
-    let mut input = input.labelled(contract, &evidence.attributes.0)?;
     let undated: Vec<&str> = evidence.undated_columns().collect();
     if !undated.is_empty() {
         input.warnings.push(format!(

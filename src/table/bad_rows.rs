@@ -7,6 +7,9 @@ use crate::error::{Error, Result};
 use crate::table::contract::Contract;
 use crate::table::finding::{Finding, Findings};
 
+/// Above this share the rows are not what is wrong: something that the job says of them is.
+const MOST: f64 = 0.5;
+
 /// Bad rows as they are met.
 #[derive(Debug)]
 pub struct BadRows {
@@ -47,10 +50,16 @@ impl BadRows {
             Error::new(crate::error::Kind::Internal, "bad rows were counted and not noted")
         });
         let needed = (share * 1e6).ceil() / 1e6;
-        Err(error.with("bad_rows", format!("{bad} of {rows}: {kinds}")).hint(format!(
-            "fix them, or let them be left out up to a share of all rows: [input] max_bad_fraction is {limit}, and \
-             {needed} would do"
-        )))
+        let hint = match share > MOST {
+            true => "most rows break the contract, so a column is probably mapped wrongly: look at [input.columns] in the job, and \
+                     at [input] timestamp_unit where it is about moments"
+                .to_owned(),
+            false => format!(
+                "fix them, or let them be left out up to a share of all rows: [input] max_bad_fraction is {limit}, and \
+                 {needed} would do"
+            ),
+        };
+        Err(error.with("bad_rows", format!("{bad} of {rows}: {kinds}")).hint(hint))
     }
 }
 
@@ -59,4 +68,24 @@ pub fn kinds(found: &[Finding]) -> String {
     let mut kinds: Vec<_> = found.iter().map(|f| format!("{} {}", f.failing, f.audit)).collect();
     kinds.sort();
     kinds.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::error::Kind;
+    use crate::table::finding::Rule;
+
+    #[test]
+    fn a_share_is_advised_only_where_most_rows_are_good() {
+        let contract = Contract::builtin("interaction").unwrap();
+        for (n, has, lacks) in [(5, "0.5 would do", "mapped wrongly"), (6, "mapped wrongly", "max_bad_fraction")] {
+            let mut noted = BadRows::new(&contract);
+            (noted.rows, noted.bad) = (10, n);
+            noted.findings.add(Rule::NotNull, "user_id", String::new, || Error::new(Kind::Input, "null"));
+            let told = noted.within(0.0).unwrap_err().explain();
+            assert!(told.contains(has) && !told.contains(lacks), "{told}");
+        }
+    }
 }

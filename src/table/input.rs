@@ -2,7 +2,7 @@
 //!
 //! Knows Parquet files on a store. Knows nothing of SQL or of what the rows are for.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ use crate::table::check::{Checker, finish_batch};
 use crate::table::column_type::ColumnType;
 use crate::table::contract::{Column, Contract};
 use crate::table::keys::{KeyHasher, hash_of, key_text};
-use crate::table::labels::{Label, check_labels};
+use crate::table::labels::{Label, wrong_labels};
 use crate::table::listing::list_parquet;
 use crate::table::mapping::rows_read;
-use crate::table::parquet_file::{ObjectReader, damaged, earliest, int96_columns, open_parquet, torn};
+use crate::table::parquet_file::{BATCH_ROWS, ObjectReader, damaged, earliest, int96_columns, open_parquet, torn};
 use crate::table::rules::judge_column;
 use crate::table::source::{PathColumn, Source, find_column, hive_values, near};
 use crate::table::store::Location;
@@ -95,15 +95,6 @@ impl InputTable {
         InputTable { max_bad_fraction, ..self }
     }
 
-    /// The same input, of which further columns become texts `Label: value` in the contract's `attributes`.
-    ///
-    /// # Errors
-    /// `Kind::Config` naming a column that no file has, or of whose values no text can be made.
-    pub fn labelled(self, contract: &Contract, labels: &[Label]) -> Result<Self> {
-        check_labels(contract, labels, &self.fields, &self.hive_columns)?;
-        Ok(InputTable { labels: labels.to_vec(), ..self })
-    }
-
     /// Rows of all files.
     pub fn rows(&self) -> u64 {
         self.files.iter().map(|f| f.rows).sum()
@@ -152,8 +143,17 @@ impl InputReport {
 /// # Errors
 /// `Kind::NotArrived` where nothing is there yet; `Kind::Input` naming the file and column: not Parquet, truncated, a column
 /// missing or of a wrong type, files that differ among themselves in what cannot be one column; a part that cannot be read;
-/// a table of Delta, Iceberg or Hudi. The store's own errors.
+/// a table of Delta, Iceberg or Hudi. The store's own errors. Of several columns that are wrong the error keeps all
+/// ([`Error::into_all`]), each at the first file where it is.
 pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable> {
+    open_labelled(contract, at, &[]).await
+}
+
+/// The same, where further columns of the files become texts `Label: value` in the contract's `attributes`.
+///
+/// # Errors
+/// As [`open_input`]; `Kind::Config` naming a column that no file has, or of whose values no text can be made.
+pub async fn open_labelled(contract: &Contract, at: &Location, labels: &[Label]) -> Result<InputTable> {
     let listing = list_parquet(at).await.map_err(|e| e.with("table", &contract.name))?;
     let mut files = Vec::with_capacity(listing.files.len());
     let mut columns: Vec<InputColumn> = Vec::new();
@@ -165,12 +165,29 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
     let mut notes = Notes::default();
     let mut hive_columns: Vec<String> = Vec::new();
     let mut fields: BTreeMap<String, Vec<DataType>> = BTreeMap::new();
+    let (mut wrong, mut refused, mut unread) = (Vec::<Error>::new(), BTreeSet::<&str>::new(), None);
     for entry in listing.files {
-        let builder = open_parquet(&entry.location, entry.size).await?;
+        let builder = match open_parquet(&entry.location, entry.size).await {
+            Ok(builder) => builder,
+            Err(e) => {
+                unread = Some(e);
+                break;
+            }
+        };
         let partition = hive_values(&entry.location, at);
         let mut first_event = None;
         for (column, found) in contract.columns.iter().zip(&mut columns) {
-            let source = find_column(contract, column, builder.schema(), &partition, &entry.location)?;
+            if refused.contains(column.name.as_str()) {
+                continue;
+            }
+            let source = match find_column(contract, column, builder.schema(), &partition, &entry.location) {
+                Ok(source) => source,
+                Err(e) => {
+                    refused.insert(column.name.as_str());
+                    wrong.push(e);
+                    continue;
+                }
+            };
             notes.take(column, source.as_ref(), builder.schema(), &entry.location);
             let Some(Source::Field(field)) = source else { continue };
             if column.name == "event_timestamp" {
@@ -183,11 +200,13 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
                 if !is_alike(&column.column_type, field.data_type(), first.data_type()) {
                     let here = format!("{} {}", field.name(), field.data_type());
                     let there = format!("{} {} in {there}", first.name(), first.data_type());
-                    return Err(Error::new(Kind::Input, format!("files of one input differ: {here}, but {there}"))
+                    let error = Error::new(Kind::Input, format!("files of one input differ: {here}, but {there}"))
                         .with("table", &contract.name)
                         .with("file", &entry.location)
                         .with("column", field.name())
-                        .hint("write all files with one type: ids as texts and as numbers need not mean the same"));
+                        .hint("write all files with one type: ids as texts and as numbers need not mean the same");
+                    refused.insert(column.name.as_str());
+                    wrong.push(error);
                 }
                 continue;
             }
@@ -208,6 +227,9 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
                 hive_columns.push(name.clone());
             }
         }
+        if !wrong.is_empty() {
+            continue;
+        }
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
         let digest = match (entry.location.local_path(), entry.e_tag) {
             (None, Some(tag)) => format!("{tag}-{}", entry.size),
@@ -215,9 +237,17 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
         };
         files.push(InputFile { location: entry.location, rows, bytes: entry.size, digest, first_event, partition });
     }
+    match unread {
+        // Which columns there are is not known then.
+        Some(e) => wrong.push(e),
+        None => wrong.extend(wrong_labels(contract, labels, &fields, &hive_columns)),
+    }
+    if let Some(e) = Error::of_all(wrong) {
+        return Err(e);
+    }
     let warnings = [listing.warnings, notes.warnings(files.len())].concat();
     let (table, location) = (contract.name.clone(), at.clone());
-    let (labels, max_bad_fraction) = (Vec::new(), 0.0);
+    let (labels, max_bad_fraction) = (labels.to_vec(), 0.0);
     Ok(InputTable { table, location, files, columns, hive_columns, fields, labels, max_bad_fraction, warnings })
 }
 
@@ -295,7 +325,20 @@ impl<'a> InputReader<'a> {
     /// # Errors
     /// As [`open_parquet`].
     pub async fn open(contract: &'a Contract, table: &'a InputTable, file: &'a InputFile) -> Result<Self> {
-        let builder = open_parquet(&file.location, file.bytes).await?;
+        Self::open_in_batches(contract, table, file, BATCH_ROWS).await
+    }
+
+    /// The same, in batches of at most so many rows.
+    ///
+    /// # Errors
+    /// As [`open_parquet`].
+    pub(crate) async fn open_in_batches(
+        contract: &'a Contract,
+        table: &'a InputTable,
+        file: &'a InputFile,
+        rows: usize,
+    ) -> Result<Self> {
+        let builder = open_parquet(&file.location, file.bytes).await?.with_batch_size(rows);
         let root = builder.schema();
         let mut checker = Checker::new(contract, &file.location);
         let (mut sources, mut wanted) = (Vec::with_capacity(contract.columns.len()), Vec::new());

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind};
 use crate::table::column_type::ColumnType;
 use crate::table::contract::Contract;
 use crate::table::source::SHOWN_COLUMNS;
@@ -36,25 +36,21 @@ fn can_be_text(found: &DataType) -> bool {
 }
 
 /// Holds labels against what an input has: `fields` are the columns of its files with their types, `hive` those of its
-/// paths.
-///
-/// # Errors
-/// `Kind::Config` naming the column that no file has, or whose type cannot be said, or the contract's column that is not
-/// there to take the texts.
-pub(crate) fn check_labels(
+/// paths. Returns what is wrong, `Kind::Config` naming each column that no file has, or whose type cannot be said, or the
+/// contract's column that is not there to take the texts.
+pub(crate) fn wrong_labels(
     contract: &Contract,
     labels: &[Label],
     fields: &BTreeMap<String, Vec<DataType>>,
     hive: &[String],
-) -> Result<()> {
+) -> Vec<Error> {
+    let mut errors = Vec::new();
     let texts = ColumnType::List(Box::new(ColumnType::Utf8));
     if !labels.is_empty() && contract.column(ATTRIBUTES).is_none_or(|column| column.column_type != texts) {
-        return Err(Error::new(Kind::Config, "the contract has no column that takes what [evidence] attributes names")
-            .with("table", &contract.name)
-            .with("column", ATTRIBUTES)
-            .hint(
-                "copy the column from the built-in contract into the one in [project] schemas, or name no attributes",
-            ));
+        let error = Error::new(Kind::Config, "the contract has no column that takes what [evidence] attributes names");
+        errors.push(error.with("table", &contract.name).with("column", ATTRIBUTES).hint(
+            "copy the column from the built-in contract into the one in [project] schemas, or name no attributes",
+        ));
     }
     for (name, _) in labels {
         let wrong = |what: String| {
@@ -69,12 +65,14 @@ pub(crate) fn check_labels(
             let all: Vec<&str> = fields.keys().chain(hive).map(String::as_str).collect();
             let more = if all.len() > SHOWN_COLUMNS { ", ..." } else { "" };
             let shown = all[..all.len().min(SHOWN_COLUMNS)].join(", ");
-            return Err(wrong(format!("no file has the column {name}")).hint(format!("there are {shown}{more}")));
+            errors.push(wrong(format!("no file has the column {name}")).hint(format!("there are {shown}{more}")));
+            continue;
         };
         if let Some(found) = types.iter().find(|found| !can_be_text(found)) {
-            return Err(wrong(format!("the column {name} has the type {found}, of which no short text can be made"))
-                .hint("write it as texts, numbers, dates or a list of these when the file is made, or leave it out"));
+            let error = wrong(format!("the column {name} has the type {found}, of which no short text can be made"));
+            let hint = "write it as texts, numbers, dates or a list of these when the file is made, or leave it out";
+            errors.push(error.hint(hint));
         }
     }
-    Ok(())
+    errors
 }

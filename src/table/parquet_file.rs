@@ -29,7 +29,7 @@ use crate::table::store::Location;
 use crate::table::store_error::fail;
 
 /// Rows per batch when files are read for checking.
-const BATCH_ROWS: usize = 8192;
+pub(crate) const BATCH_ROWS: usize = 8192;
 /// Read from the end of a file at first: most footers are shorter.
 const FOOTER_BYTES: u64 = 64 << 10;
 

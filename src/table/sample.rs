@@ -11,6 +11,7 @@ use crate::table::bad_rows::{BadRows, LeftOut};
 use crate::table::contract::Contract;
 use crate::table::input::{InputFile, InputReader, InputTable, confirm_duplicates};
 use crate::table::keys::KeyHasher;
+use crate::table::parquet_file::BATCH_ROWS;
 
 /// Files that are looked into, the first and the last among them.
 const FILES: usize = 16;
@@ -67,7 +68,10 @@ async fn read_first(
     noted: &mut BadRows,
     good: &mut Vec<RecordBatch>,
 ) -> Result<()> {
-    let mut reader = InputReader::open(contract, table, file).await?;
+    // Batches of one size that sum up to what is wanted: whole ones of the usual size would be far more.
+    let batches = most.div_ceil(BATCH_ROWS as u64).max(1);
+    let size = usize::try_from(most.div_ceil(batches)).unwrap_or(BATCH_ROWS).max(1);
+    let mut reader = InputReader::open_in_batches(contract, table, file, size).await?;
     let before = noted.rows;
     while noted.rows - before < most {
         let Some(batch) = reader.next_good(noted).await? else { break };
@@ -98,8 +102,35 @@ async fn look_for_duplicates(contract: &Contract, table: &InputTable, rows: &[Re
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, StringArray};
+    use parquet::arrow::ArrowWriter;
+
     use super::*;
+    use crate::table::input::open_input;
     use crate::table::store::Location;
+
+    #[tokio::test]
+    async fn no_more_rows_are_read_than_are_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("item.parquet");
+        let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..10_000).map(|id| format!("i{id}"))));
+        let batch = RecordBatch::try_from_iter([("item_id", ids)]).unwrap();
+        let mut writer = ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let contract = Contract::builtin("item").unwrap();
+        let input = open_input(&contract, &Location::parse(path.to_str().unwrap()).unwrap()).await.unwrap();
+        for (most, rows) in [(9_000, 9_000), (5, 5), (20_000, 10_000)] {
+            let sample = sample_input(&contract, &input, most).await;
+            assert!(sample.wrong.is_empty(), "{:?}", sample.wrong);
+            assert_eq!(
+                (sample.rows, sample.good.iter().map(RecordBatch::num_rows).sum::<usize>()),
+                (rows, rows as usize)
+            );
+        }
+    }
 
     #[test]
     fn the_files_of_a_long_log_are_looked_into_from_its_first_to_its_last() {
