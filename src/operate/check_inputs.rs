@@ -18,7 +18,7 @@ use crate::table::contract::Contract;
 use crate::table::input::InputTable;
 use crate::table::sample::{Sample, sample_input};
 
-/// Rows of each input that are looked at.
+/// Rows of each input that are looked at, about.
 const ROWS: u64 = 20_000;
 /// Below this share of events whose items are known the ids are taken to be of two kinds.
 const LEAST_KNOWN: f64 = 0.5;
@@ -41,18 +41,18 @@ struct Looked {
 pub(super) async fn look(job: &Job, end: DateTime<Utc>, notes: &mut Notes<'_>) {
     let mut found: BTreeMap<&str, Looked> = BTreeMap::new();
     for (table, place) in inputs_of(job) {
-        // What is wrong with a contract is told where the tables are.
-        let Ok(contract) = contract_of(job, table) else { continue };
+        let Some(contract) = contract_in_part(job, table, notes) else { continue };
         let input = match open_input_of(job, &contract, place).await {
             Ok(input) => input,
             Err(e) => {
-                let key = key_of(table);
-                let is_given = e.context().iter().any(|(name, _)| *name == "key");
-                let e = if is_given { e } else { e.with("key", key) };
-                // Without its file nothing is chosen, and nobody waits for it.
-                match table == CHOICE && e.kind() == Kind::NotArrived {
-                    true => notes.warning(PART, &e),
-                    false => notes.problem(PART, &e),
+                for e in e.into_all() {
+                    let is_given = e.context().iter().any(|(name, _)| *name == "key");
+                    let e = if is_given { e } else { e.with("key", key_of(table)) };
+                    // Without its file nothing is chosen, and nobody waits for it.
+                    match table == CHOICE && e.kind() == Kind::NotArrived {
+                        true => notes.warning(PART, &e),
+                        false => notes.problem(PART, &e),
+                    }
                 }
                 continue;
             }
@@ -65,10 +65,39 @@ pub(super) async fn look(job: &Job, end: DateTime<Utc>, notes: &mut Notes<'_>) {
     if let Err(e) = look_at_events(job, log, end, notes) {
         notes.problem(PART, &e);
     }
-    if let Some(items) = found.get("item")
+    if let Some(items) = found.get("item").filter(|items| items.input.rows() > 0)
         && let Err(e) = look_for_items(job, log, items, notes).await
     {
         notes.problem(PART, &e);
+    }
+}
+
+/// The contract of an input, without the columns of `[input.columns]` that it does not have, so that they hide nothing else;
+/// `None`: it cannot be read. The first thing that is wrong with it is told where the tables are.
+fn contract_in_part(job: &Job, table: &str, notes: &mut Notes<'_>) -> Option<Contract> {
+    let (mut job, mut is_first) = (job.clone(), true);
+    loop {
+        let error = match contract_of(&job, table) {
+            Ok(contract) => return Some(contract),
+            Err(e) => e,
+        };
+        if !std::mem::take(&mut is_first) {
+            notes.problem(PART, &error);
+        }
+        let (_, key) = error.context().iter().find(|(name, _)| *name == "key")?;
+        let column = key.strip_prefix(&format!("input.columns.{table}."))?;
+        let carried = &mut job.spec.input.columns;
+        let named = match table {
+            "interaction" => &mut carried.interaction.0,
+            "item" => &mut carried.item.0,
+            "review" => &mut carried.review.0,
+            _ => &mut carried.pair.0,
+        };
+        let before = named.len();
+        named.retain(|(name, _)| name != column);
+        if named.len() == before {
+            return None;
+        }
     }
 }
 
@@ -96,7 +125,11 @@ fn tell_of_rows(contract: &Contract, input: &InputTable, sample: &Sample, notes:
         notes.warning(PART, &of_input(input, what));
     }
     if *rows == 0 && sample.wrong.is_empty() {
-        notes.warning(PART, &of_input(input, "the input has no rows".to_owned()));
+        let what = match contract.name.as_str() {
+            "item" => "the item table has no rows: nothing is told of items",
+            _ => "the input has no rows",
+        };
+        notes.warning(PART, &of_input(input, what.to_owned()));
     }
     let titles = contract.column("title").filter(|_| contract.name == "item");
     let is_untitled =
@@ -187,19 +220,19 @@ fn look_at_events(job: &Job, log: &Looked, end: DateTime<Utc>, notes: &mut Notes
     } else if ancient > 0 {
         warning(notes, format!("{ancient} of {n} events of the sample lie before 1980"), unit);
     }
+    let spec = &job.spec.events;
     let meaning = "say in [events] what the values of the column event mean; [history] like_threshold says from which rating on \
                    an item is liked";
     if liked == 0 {
         problem(notes, format!("none of {n} events of the sample says that a user likes an item"), meaning);
     }
-    if rated == 0 {
+    if rated == 0 && spec.meaning.0.is_empty() {
         warning(
             notes,
             format!("none of {n} events of the sample has a rating: [events] alone says what they mean"),
             meaning,
         );
     }
-    let spec = &job.spec.events;
     let is_named = |event: &str| spec.meaning.0.iter().any(|(name, _)| name == event);
     let (values, of) = events.values(is_named);
     let shown = values.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");

@@ -48,13 +48,13 @@ impl<'a> Notes<'a> {
     /// Of a job, with what is wrong with its settings; `advice` is the same for all of that.
     pub(super) fn of(job: &'a Job, problems: Vec<Problem>, advice: &str) -> Notes<'a> {
         let mut notes = Notes { job: Some(job), ..Notes::default() };
-        for Problem { key, line, what } in problems {
+        for Problem { key, line: at, what } in problems {
             notes.notes.push(Note {
                 is_problem: true,
                 part: "settings",
                 file: Some(job.origin.clone()),
-                line,
-                what: redact(&what),
+                line: at,
+                what: redact(&line(&what)),
                 advice: Some(advice.to_owned()),
             });
             notes.told.insert(key);
@@ -106,8 +106,9 @@ impl<'a> Notes<'a> {
             }
             cause = e.source();
         }
-        let advice = error.advice().map(redact);
-        self.notes.push(Note { is_problem, part, file, line: at, what: redact(&what), advice });
+        // Each stands in one line: names out of the data must not be able to end it and begin another finding.
+        let advice = error.advice().map(|advice| redact(&line(advice)));
+        self.notes.push(Note { is_problem, part, file, line: at, what: redact(&line(&what)), advice });
     }
 
     /// All of them.
@@ -162,7 +163,8 @@ impl fmt::Display for Checked {
                 writeln!(f, "    what to do: {advice}")?;
             }
         }
-        writeln!(f, "{} problems, {} warnings", self.problems(), self.warnings())
+        let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        writeln!(f, "{}, {}", counted(self.problems(), "problem"), counted(self.warnings(), "warning"))
     }
 }
 
@@ -196,11 +198,26 @@ mod tests {
              job.toml:7: problem: models: is not there (key: model.encoder)\n\
              problem: tables: an audit fails (line: 1, audit: a)\n\
              job.toml: warning: inputs: odd (key: history.events): disk\n\
-             4 problems, 1 warnings\n"
+             4 problems, 1 warning\n"
         );
         let json = checked.json();
         assert_eq!((&json["problems"], &json["warnings"]), (&json!(4), &json!(1)));
         assert_eq!((&json["found"][1]["file"], &json["found"][1]["line"]), (&json!("a.sql"), &json!(3)));
         assert_eq!(json["found"][3]["line"], Value::Null);
+    }
+
+    #[test]
+    fn names_out_of_the_data_begin_no_finding() {
+        let mut notes = Notes::default();
+        let name = "a\nproblem: models: forged\x1b[2J";
+        let error = Error::new(Kind::Input, format!("the column {name} is odd")).with("column", name);
+        notes.problem("inputs", &error.hint(format!("rename {name}")));
+        let told = notes.checked().to_string();
+        assert_eq!(told.lines().count(), 3, "{told}");
+        assert!(
+            told.starts_with("problem: inputs: the column a\\u{a}problem: models: forged\\u{1b}[2J is odd"),
+            "{told}"
+        );
+        assert!(told.ends_with("\n1 problem, 0 warnings\n"), "{told}");
     }
 }

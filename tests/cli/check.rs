@@ -1,9 +1,14 @@
 //! `curec check` with the real binary: a sound job has no problem, and one with many tells them all at once, each with its
 //! place; nothing is written.
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use serde_json::Value;
 
-use crate::common::{Event, World, events, expect_code, items, january, stderr, stdout, write_events, write_items};
+use crate::common::{
+    Event, World, events, expect_code, items, january, stderr, stdout, write, write_events, write_items,
+};
 
 const AT: &str = "2026-01-20";
 
@@ -214,6 +219,7 @@ fn events_without_a_meaning_without_ratings_or_from_the_future_are_told() {
     let checked = check(&world, 0, &[]);
     assert_eq!(warned(&checked, "has a rating"), "warning");
     let checked = check(&world, 0, &["--set", "events.meaning.view=none"]);
+    assert!(found(&checked, "", "has a rating").is_empty(), "{checked:#}");
     assert_eq!(warned(&checked, "does not name: `rating`; [events] other makes them `like`"), "warning");
     let checked = check(&world, 2, &["--set", "events.meaning.rating=none"]);
     assert_eq!(warned(&checked, "says that a user likes an item"), "problem");
@@ -237,4 +243,66 @@ fn some_unknown_items_are_a_warning() {
     let found = found(&checked, "interaction.parquet", "1 items are not, such as `i00`");
     assert_eq!(found.len(), 1, "{checked:#}");
     assert_eq!((&checked["problems"], &checked["warnings"]), (&Value::from(0), &Value::from(1)));
+}
+
+#[test]
+fn all_columns_that_are_wrong_are_told_at_once_and_begin_no_finding() {
+    let world = World::new();
+    let texts = |text: &str| Arc::new(StringArray::from(vec![text; 2])) as ArrayRef;
+    let numbers = || Arc::new(Float64Array::from(vec![1.5, 2.5])) as ArrayRef;
+    let put = |name: &str, columns: Vec<(&str, ArrayRef)>| {
+        write(&world.path(name), &RecordBatch::try_from_iter(columns).unwrap());
+    };
+    let forged = "x\nproblem: models: forged";
+    put("input/interaction.parquet", vec![("user_id", numbers()), ("rating", texts("good")), (forged, texts("y"))]);
+    put("input/item.parquet", vec![("item_id", texts("i")), ("title", numbers())]);
+    let log = ["column: user_id", "the column item_id is missing", "column: rating", "event_timestamp is missing"];
+    let checked = check(&world, 2, &[]);
+    log.iter().for_each(|what| problem(&checked, "interaction.parquet", None, what));
+    problem(&checked, "item.parquet", None, "column: title");
+    assert_eq!(checked["problems"], 5, "{checked:#}");
+    let out = world.curec(&["check", "job.toml", "--at", AT]);
+    assert!(stdout(&out).contains(r"x\u{a}problem: models: forged"), "{}", stdout(&out));
+    assert!(!stdout(&out).lines().any(|line| line.starts_with("problem: models")), "{}", stdout(&out));
+    // Names that neither contract nor files have hide nothing of that.
+    let unknown = ["input.columns.interaction.nobody=a", "input.columns.interaction.nowhere=b"];
+    let labels = ["evidence.attributes.colour=Colour", "evidence.attributes.size=Size"];
+    let set: Vec<&str> = unknown.iter().chain(&labels).flat_map(|pair| ["--set", *pair]).collect();
+    let checked = check(&world, 2, &set);
+    log.iter().for_each(|what| problem(&checked, "interaction.parquet", None, what));
+    for what in
+        ["no column nobody", "no column nowhere", "no file has the column colour", "no file has the column size"]
+    {
+        assert_eq!(found(&checked, "", what).len(), 1, "{what}: {checked:#}");
+    }
+    // A night that is refused says as much.
+    let night = world.run(&[]);
+    expect_code(&night, 1);
+    for what in
+        ["column: user_id", "also: the column item_id is missing", "also: the column event_timestamp is missing"]
+    {
+        assert!(stderr(&night).contains(what), "{what}: {}", stderr(&night));
+    }
+}
+
+#[test]
+fn an_item_table_without_rows_is_a_warning_of_its_own() {
+    let world = World::new();
+    write_items(&world.path("input/item.parquet"), &[]);
+    let checked = check(&world, 0, &[]);
+    assert_eq!(found(&checked, "item.parquet", "the item table has no rows").len(), 1, "{checked:#}");
+    assert_eq!((&checked["problems"], &checked["warnings"]), (&Value::from(0), &Value::from(1)), "{checked:#}");
+    let out = world.curec(&["check", "job.toml", "--at", AT]);
+    assert!(stdout(&out).ends_with("\n0 problems, 1 warning\n"), "{}", stdout(&out));
+}
+
+#[test]
+fn a_column_without_a_value_is_mapped_wrongly_and_not_to_be_left_out() {
+    let world = with_events(|event| event.at = None);
+    let checked = check(&world, 2, &[]);
+    problem(&checked, "interaction.parquet", None, "288 not_null(event_timestamp)");
+    let advice = checked["found"][0]["advice"].as_str().unwrap();
+    assert!(advice.contains("mapped wrongly") && advice.contains("[input.columns]"), "{advice}");
+    assert!(!advice.contains("max_bad_fraction"), "{advice}");
+    assert_eq!(checked["problems"], 1, "{checked:#}");
 }
