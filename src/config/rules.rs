@@ -131,11 +131,6 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     if !matches!(unit, "" | "s" | "ms" | "us" | "ns") {
         p.problem("input.timestamp_unit", format!("must be empty, s, ms, us or ns, got `{unit}`"));
     }
-    for table in ["interaction", "item", "review", "pair"] {
-        for (column, _) in s.input.columns.of(table).iter().filter(|(_, carried)| carried.is_empty()) {
-            p.problem(&format!("input.columns.{table}.{column}"), "must be the name of a column of the files");
-        }
-    }
     let meanings = s.events.meaning.0.iter().map(|(event, meaning)| (format!("events.meaning.{event}"), meaning));
     for (key, meaning) in meanings.chain([("events.other".to_owned(), &s.events.other)]) {
         let known = Meaning::parse(meaning).is_some();

@@ -55,7 +55,8 @@ section!(/// `[input.columns]`
 ColumnsSpec { interaction: NamedTexts, item: NamedTexts, review: NamedTexts, pair: NamedTexts });
 
 impl ColumnsSpec {
-    /// The columns of an input's contract that its files carry under other names, each with that name.
+    /// The columns of an input's contract that its files carry under other names, each with that name; an empty one: the
+    /// column is not read.
     pub fn of(&self, table: &str) -> &[(String, String)] {
         match table {
             "interaction" => &self.interaction.0,

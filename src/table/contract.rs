@@ -53,18 +53,18 @@ pub struct Column {
     pub finite: bool,
     /// The least length of a text, in bytes.
     pub min_length: Option<usize>,
-    /// The only name under which a job's files carry it.
+    /// The only name under which a job's files carry it; empty: it is not read, whatever the files have.
     pub carried: Option<String>,
     /// What whole numbers in it count since 1970, where a job's files may hold such for moments.
     pub epoch: Option<TimeUnit>,
 }
 
 impl Column {
-    /// The names under which an input may carry it: its own first, or the job's alone.
+    /// The names under which an input may carry it: its own first, or the job's alone. None for one that is not read.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let is_own = self.carried.is_none();
         let own = std::iter::once(&self.name).chain(&self.aliases).filter(move |_| is_own);
-        self.carried.iter().chain(own).map(String::as_str)
+        self.carried.iter().filter(|name| !name.is_empty()).chain(own).map(String::as_str)
     }
 }
 

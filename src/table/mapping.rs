@@ -23,7 +23,7 @@ const INTERACTION: &str = "interaction";
 /// nothing. Tables that are no inputs come back as they are.
 ///
 /// # Errors
-/// `Kind::Config` for a column that the contract does not have.
+/// `Kind::Config` for a column that the contract does not have, and for one that is not to be read but may not be missing.
 pub fn as_carried(mut contract: Contract, spec: &JobSpec) -> Result<Contract> {
     if contract.role != Role::Input {
         return Ok(contract);
@@ -38,6 +38,14 @@ pub fn as_carried(mut contract: Contract, spec: &JobSpec) -> Result<Contract> {
                 .with("key", format!("input.columns.{}.{name}", contract.name))
                 .hint(format!("write column = \"name in your files\"; it has {}", known.join(", "))));
         };
+        if carried.is_empty() && !contract.columns[place].nullable {
+            return Err(Error::new(
+                Kind::Config,
+                format!("the contract of {} requires the column {name}", contract.name),
+            )
+            .with("key", format!("input.columns.{}.{name}", contract.name))
+            .hint("name the column of the files that carries it: an empty name leaves a column unread"));
+        }
         contract.columns[place].carried = Some(carried.clone());
         made.add(format!("column {name}"), carried);
     }
@@ -172,6 +180,26 @@ mod tests {
         let there = Arc::new(Schema::new(vec![field("stars")]));
         let found = find_column(&contract, contract.column("rating").unwrap(), &there, &[], &file).unwrap();
         assert_eq!(found, Some(Source::Field(field("stars"))));
+    }
+
+    #[test]
+    fn a_column_with_an_empty_name_is_not_read() {
+        let contract = carried("item", &["input.columns.item.description="]).unwrap();
+        let column = contract.column("description").unwrap();
+        assert_eq!(column.names().count(), 0);
+        let texts = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
+        let schema = Arc::new(Schema::new(vec![Field::new("description", texts, true)]));
+        let file = Location::parse("/items/a.parquet").unwrap();
+        assert_eq!(find_column(&contract, column, &schema, &[], &file).unwrap(), None);
+        let own = Contract::builtin("item").unwrap();
+        assert_ne!(contract.digest(), own.digest());
+        let told = find_column(&own, own.column("description").unwrap(), &schema, &[], &file).unwrap_err().explain();
+        assert!(told.contains("array_to_string(description, ' ')"), "{told}");
+        let refused = carried("item", &["input.columns.item.item_id="]).unwrap_err();
+        assert_eq!(refused.kind(), Kind::Config);
+        for part in ["requires the column item_id", "input.columns.item.item_id"] {
+            assert!(refused.explain().contains(part), "{}", refused.explain());
+        }
     }
 
     #[test]

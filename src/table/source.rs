@@ -56,7 +56,7 @@ pub(crate) fn find_column(
     file: &Location,
 ) -> Result<Option<Source>> {
     let Some(source) = source_of(column, schema, path) else {
-        if let Some(carried) = &column.carried {
+        if let Some(carried) = column.carried.as_ref().filter(|name| !name.is_empty()) {
             return Err(not_carried(contract, column, carried, schema, path).with("file", file));
         }
         if column.nullable {
@@ -137,6 +137,9 @@ pub(crate) fn way_out(column: &Column, field: &Field) -> String {
             "the file does not say that these bytes are text: CAST({name} AS VARCHAR) when it is written, or in Spark \
              spark.sql.parquet.binaryAsString=true where it is read"
         ),
+        (ColumnType::Utf8, DataType::List(_) | DataType::LargeList(_)) => {
+            format!("write it as one text when the file is made: array_to_string({name}, ' ') in DuckDB")
+        }
         (ColumnType::Utf8, _) => format!("write it as text when the file is made: CAST({name} AS VARCHAR)"),
         (ColumnType::Int32 | ColumnType::Int64, t) if t.is_floating() => format!(
             "pandas makes floats of integers with gaps: astype(\"Int64\") on {name}, with a capital I, keeps both"

@@ -99,8 +99,10 @@ fn columns_and_events_are_named_in_every_layer_and_held_against_their_rules() {
     let nothing = parse(GOOD, &[], &[]).unwrap();
     assert!(nothing.spec.events.meanings().is_default() && nothing.spec.input.columns.of("interaction").is_empty());
 
+    let unread = parse(GOOD, &["input.columns.item.title="], &[]).unwrap();
+    assert_eq!(unread.spec.input.columns.of("item"), [pair("title", "")], "a column that is not read");
+
     for (set, told) in [
-        ("input.columns.item.title=", "input.columns.item.title: must be the name of a column"),
         ("input.columns.offer.title=name", "unknown key `input.columns.offer.title`"),
         ("input.timestamp_unit=min", "input.timestamp_unit: must be empty, s, ms, us or ns, got `min`"),
         ("events.other=maybe", "events.other: must be like, dislike, none or drop, got `maybe`"),
