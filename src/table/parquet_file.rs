@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
@@ -166,6 +166,13 @@ pub(crate) fn earliest(
     let minima = arrow::compute::cast(&minima, &ColumnType::TimestampUs.arrow(0)).ok()?;
     let minima = minima.as_primitive_opt::<TimestampMicrosecondType>()?;
     if minima.null_count() > 0 { None } else { arrow::compute::min(minima) }
+}
+
+/// The greatest values of a column by the statistics of the file's row groups, null where one does not say; `None` where no
+/// statistics can be read.
+pub(crate) fn greatest_of(builder: &ParquetRecordBatchStreamBuilder<ObjectReader>, column: &str) -> Option<ArrayRef> {
+    let converter = StatisticsConverter::try_new(column, builder.schema(), builder.parquet_schema()).ok()?;
+    converter.row_group_maxes(builder.metadata().row_groups()).ok()
 }
 
 pub(crate) fn damaged(error: &ParquetError, at: &Location) -> Error {

@@ -3,6 +3,7 @@
 //! Knows Parquet files and texts on a store, folders, and `*` in paths. Knows nothing of contracts, or of how texts hold rows.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,20 +14,23 @@ use arrow::datatypes::{DataType, Field, Schema};
 use futures::TryStreamExt;
 use futures::future::FutureExt;
 use object_store::ObjectStoreExt;
+use parquet::arrow::arrow_reader::RowSelection;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::listing::{Lake, list_parquet};
-use crate::table::parquet_file::{damaged, open_parquet, torn};
+use crate::table::parquet_file::{damaged, greatest_of, open_parquet, torn};
 use crate::table::source::hive_values;
 use crate::table::store::{Entry, Location, StoreOptions};
-use crate::table::store_error::fail;
+use crate::table::store_error::{fail, missing};
 
 /// Rows are taken from so many places of the files at most: files, and row groups where there are fewer files.
 const PARTS: usize = 8;
 /// So many rows of each place at most.
 const ROWS: usize = 500;
-/// So many bytes of a text file at most.
+/// So many bytes of the beginning of a text file at most.
 const TEXT_BYTES: u64 = 512 << 10;
+/// So many bytes of its end at most, where there are more: logs grow there.
+const TAIL_BYTES: u64 = 64 << 10;
 
 /// Ends of names of text files that hold rows.
 const TEXTS: [&str; 9] = ["csv", "tsv", "psv", "txt", "inter", "item", "json", "jsonl", "ndjson"];
@@ -42,6 +46,8 @@ pub struct Preview {
     pub files: usize,
     /// Whether these are all rows of all files.
     pub is_whole: bool,
+    /// What is worth knowing beside, one sentence each.
+    pub notes: Vec<String>,
     /// The rows.
     pub rows: PreviewRows,
 }
@@ -55,33 +61,38 @@ pub enum PreviewRows {
         batch: RecordBatch,
         /// The columns that stand in the paths.
         in_path: Vec<String>,
+        /// The greatest values of numbers and timestamps by the files' statistics: the column, and a value for every row group.
+        greatest: Vec<(String, ArrayRef)>,
     },
-    /// The beginnings of text files, whole lines.
+    /// The beginnings and ends of text files, whole lines.
     Texts(Vec<String>),
 }
 
 /// Looks at a file, a folder or files that a pattern such as `logs/*.csv` names, here or on S3. At most 4,000 rows are read of
-/// Parquet files, and the first 512 KiB of eight text files.
+/// Parquet files, and the first 512 KiB and last 64 KiB of eight text files.
 ///
 /// # Errors
-/// `Kind::Input` where nothing is there, or nothing that can be read, naming it; `Kind::Config` for a place that cannot be
-/// opened; the store's own errors.
+/// `Kind::Usage` where nothing is there, naming it; `Kind::Input` where nothing can be read; `Kind::Config` for a place that
+/// cannot be opened; the store's own errors.
 pub async fn preview(text: &str, options: &StoreOptions) -> Result<Preview> {
+    let nothing =
+        |what: &str, file: &str| Error::new(Kind::Usage, what).with("file", file).hint("check the path or the pattern");
     let found = find(text, options).await.map_err(|e| match e.kind() {
         // Nobody waits for a file here.
-        Kind::NotArrived => e.of_kind(Kind::Input),
+        Kind::NotArrived => nothing(e.message().trim_end_matches(" yet"), text),
+        Kind::Input if e.message() == missing(&text).message() => nothing(e.message(), text),
         _ => e,
     })?;
-    let Found { root, entries, place, asked } = found;
+    let Found { root, entries, place, asked, mut notes } = found;
     let Some(first) = entries.first() else {
-        return Err(Error::new(Kind::Input, "no file is there")
-            .with("file", asked)
-            .hint("check the path or the pattern"));
+        return Err(nothing("no file is there", &asked));
     };
     let files = entries.len();
     if is_parquet(first).await? {
-        let (batch, in_path, is_whole) = parquet_rows(&entries, &root).await?;
-        return Ok(Preview { place, asked, files, is_whole, rows: PreviewRows::Parquet { batch, in_path } });
+        let ParquetRows { union, in_path, greatest, is_whole } = parquet_rows(&entries, &root).await?;
+        notes.extend(union.notes());
+        let rows = PreviewRows::Parquet { batch: union.batch()?, in_path, greatest };
+        return Ok(Preview { place, asked, files, is_whole, notes, rows });
     }
     let chosen = spread(files, PARTS);
     let (mut texts, mut is_whole) = (Vec::new(), chosen.len() == files);
@@ -90,7 +101,7 @@ pub async fn preview(text: &str, options: &StoreOptions) -> Result<Preview> {
         is_whole &= !is_cut;
         texts.push(text);
     }
-    Ok(Preview { place, asked, files, is_whole, rows: PreviewRows::Texts(texts) })
+    Ok(Preview { place, asked, files, is_whole, notes, rows: PreviewRows::Texts(texts) })
 }
 
 /// The files of an input.
@@ -100,6 +111,7 @@ struct Found {
     entries: Vec<Entry>,
     place: Option<String>,
     asked: String,
+    notes: Vec<String>,
 }
 
 async fn find(text: &str, options: &StoreOptions) -> Result<Found> {
@@ -107,7 +119,7 @@ async fn find(text: &str, options: &StoreOptions) -> Result<Found> {
     let pattern = split_pattern(&asked).filter(|_| asked.contains("://") || !Path::new(&asked).exists());
     let Some((folder, pattern)) = pattern else {
         let root = Location::parse_with(&asked, options)?;
-        let entries = entries_of(&root).await?;
+        let (entries, notes) = entries_of(&root).await?;
         // Of a folder of text files the files are named, for who converts them.
         let is_folder = entries.first().is_some_and(|e| e.location.path() != root.path());
         let ending = entries.first().map(|e| ending(e.location.name())).filter(|e| TEXTS.contains(&e.as_str()));
@@ -115,7 +127,7 @@ async fn find(text: &str, options: &StoreOptions) -> Result<Found> {
             Some(ending) => format!("{}/**/*.{ending}", asked.trim_end_matches('/')),
             None => asked,
         };
-        return Ok(Found { place: Some(absolute(text)?), root, entries, asked });
+        return Ok(Found { place: Some(absolute(text)?), root, entries, asked, notes });
     };
     let root = Location::parse_with(folder, options)?;
     let wanted: Vec<&str> = pattern.split('/').collect();
@@ -129,7 +141,7 @@ async fn find(text: &str, options: &StoreOptions) -> Result<Found> {
     let of =
         |entries: &[Entry]| -> BTreeSet<String> { entries.iter().map(|e| e.location.path().to_string()).collect() };
     let place = (!all.is_empty() && of(&all) == of(&entries)).then(|| folder.to_owned());
-    Ok(Found { root, entries, place, asked })
+    Ok(Found { root, entries, place, asked, notes: Vec::new() })
 }
 
 /// A path that does not depend on the current folder; URLs are as they are.
@@ -187,10 +199,10 @@ async fn visible(root: &Location) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// The Parquet files of a place, as a job reads them; where there are none, its text files of one kind.
-async fn entries_of(root: &Location) -> Result<Vec<Entry>> {
+/// The Parquet files of a place, as a job reads them; where there are none, its text files of one kind. And what lies beside.
+async fn entries_of(root: &Location) -> Result<(Vec<Entry>, Vec<String>)> {
     let refused = match list_parquet(root).await {
-        Ok(listing) => return Ok(listing.files),
+        Ok(listing) => return Ok((listing.files, listing.warnings)),
         Err(e) if matches!(e.kind(), Kind::Input | Kind::NotArrived) => e,
         Err(e) => return Err(e),
     };
@@ -198,11 +210,15 @@ async fn entries_of(root: &Location) -> Result<Vec<Entry>> {
     let is_lake = |e: &Entry| Lake::of(&e.location.relative_to(root).unwrap_or_default()).is_some();
     let mut entries = visible(root).await?;
     entries.retain(|e| TEXTS.contains(&ending(e.location.name()).as_str()));
+    entries.sort_by(|a, b| a.location.path().cmp(b.location.path()));
     let Some(kind) = entries.first().map(|e| ending(e.location.name())).filter(|_| !all.iter().any(is_lake)) else {
         return Err(refused);
     };
+    let texts = entries.len();
     entries.retain(|e| ending(e.location.name()) == kind);
-    Ok(entries)
+    let others = texts - entries.len();
+    let note = (others > 0).then(|| format!("{others} file(s) beside the .{kind} files are not read"));
+    Ok((entries, note.into_iter().collect()))
 }
 
 async fn is_parquet(entry: &Entry) -> Result<bool> {
@@ -222,7 +238,7 @@ fn spread(n: usize, most: usize) -> Vec<usize> {
     (0..most).map(|i| i * (n - 1) / (most - 1).max(1)).collect()
 }
 
-/// The beginning of a text file, and whether there is more of it.
+/// The beginning and the end of a text file, and whether there is more of it.
 async fn text_of(entry: &Entry) -> Result<(String, bool)> {
     let at = &entry.location;
     let end = entry.size.min(TEXT_BYTES);
@@ -247,7 +263,22 @@ async fn text_of(entry: &Entry) -> Result<(String, bool)> {
             "name Parquet, CSV or JSON lines; convert others, for example: iconv -f LATIN1 -t UTF-8",
         )
     })?;
-    Ok((text.trim_start_matches('\u{feff}').to_owned(), is_cut))
+    let mut text = text.trim_start_matches('\u{feff}').to_owned();
+    if is_cut {
+        let start = end.max(entry.size.saturating_sub(TAIL_BYTES));
+        let tail = at.store().get_range(at.path(), start..entry.size).await.map_err(|e| fail(&e, "read", at))?;
+        text.push_str(tail_of(&text, &tail));
+    }
+    Ok((text, is_cut))
+}
+
+/// The whole lines of a piece from the end of a text; nothing where a quoted value may go over its first line.
+fn tail_of<'a>(text: &str, bytes: &'a [u8]) -> &'a str {
+    let is_end = |b: &u8| *b == b'\n';
+    let (Some(first), Some(last)) = (bytes.iter().position(is_end), bytes.iter().rposition(is_end)) else { return "" };
+    let lines = std::str::from_utf8(&bytes[first + 1..last + 1]).unwrap_or_default();
+    let is_json = text.trim_start().starts_with('{');
+    if is_json || !lines.contains('"') { lines } else { "" }
 }
 
 /// A column that is put together from pieces of several files.
@@ -255,6 +286,8 @@ struct Pieces {
     name: String,
     kind: DataType,
     arrays: Vec<ArrayRef>,
+    /// The first of the files, by their number, that lacks it or has it in another type.
+    lacking: Option<usize>,
 }
 
 /// Columns of several files, row by row; a file that lacks a column, or has it in another type, has nulls.
@@ -262,19 +295,26 @@ struct Pieces {
 struct Union {
     columns: Vec<Pieces>,
     rows: usize,
+    /// The files, as far as rows of them were added.
+    files: Vec<String>,
 }
 
 impl Union {
+    /// Adds rows of the last of the files.
     fn add(&mut self, columns: &[(String, ArrayRef)], rows: usize) {
+        let file = self.files.len().saturating_sub(1);
         for (name, array) in columns {
             if !self.columns.iter().any(|c| c.name == *name) {
                 let kind = array.data_type().clone();
                 let arrays = vec![new_null_array(&kind, self.rows)];
-                self.columns.push(Pieces { name: name.clone(), kind, arrays });
+                self.columns.push(Pieces { name: name.clone(), kind, arrays, lacking: (file > 0).then_some(0) });
             }
         }
         for column in &mut self.columns {
             let found = columns.iter().find(|(name, array)| *name == column.name && *array.data_type() == column.kind);
+            if found.is_none() {
+                column.lacking = column.lacking.or(Some(file));
+            }
             column
                 .arrays
                 .push(found.map_or_else(|| new_null_array(&column.kind, rows), |(_, array)| Arc::clone(array)));
@@ -282,10 +322,20 @@ impl Union {
         self.rows += rows;
     }
 
+    /// One sentence for every column that some of the files lack.
+    fn notes(&self) -> Vec<String> {
+        let lacking = self.columns.iter().filter_map(|column| Some((&column.name, self.files.get(column.lacking?)?)));
+        lacking
+            .map(|(name, file)| {
+                format!("not all files have the column {name}, or it has another type there: see {file}")
+            })
+            .collect()
+    }
+
     fn batch(self) -> Result<RecordBatch> {
         let broken = || "sampled rows do not go together".to_owned();
         let (mut fields, mut arrays) = (Vec::new(), Vec::new());
-        for Pieces { name, kind, arrays: pieces } in self.columns {
+        for Pieces { name, kind, arrays: pieces, .. } in self.columns {
             let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
             arrays.push(concat(&pieces).context(Kind::Internal, broken)?);
             fields.push(Field::new(name, kind, true));
@@ -296,26 +346,60 @@ impl Union {
     }
 }
 
-/// The first rows of some row groups of some files, the names of columns in their paths, and whether these are all rows.
-async fn parquet_rows(entries: &[Entry], root: &Location) -> Result<(RecordBatch, Vec<String>, bool)> {
+/// Some rows of Parquet files.
+struct ParquetRows {
+    union: Union,
+    /// The names of columns in their paths.
+    in_path: Vec<String>,
+    greatest: Vec<(String, ArrayRef)>,
+    /// Whether these are all rows.
+    is_whole: bool,
+}
+
+/// Of one row group of `rows` rows the ranges of rows at `places` places, from the first rows to the last. One place alone lies as
+/// far from the beginning as `part` says, from 0 to 1.
+fn ranges_of(rows: usize, places: usize, part: f64) -> Vec<Range<usize>> {
+    if rows <= places * ROWS {
+        return std::iter::once(0..rows).collect();
+    }
+    let most = rows - ROWS;
+    let start = |place: usize| match places {
+        1 => ((most as f64 * part) as usize).min(most),
+        _ => place * most / (places - 1),
+    };
+    (0..places).map(|place| start(place)..start(place) + ROWS).collect()
+}
+
+/// Rows from places that are spread over files, over their row groups, and over the rows of these.
+async fn parquet_rows(entries: &[Entry], root: &Location) -> Result<ParquetRows> {
     let chosen = spread(entries.len(), PARTS);
-    let groups_each = (PARTS / chosen.len().max(1)).max(1);
+    let each = (PARTS / chosen.len().max(1)).max(1);
     let mut is_whole = chosen.len() == entries.len();
-    let (mut union, mut in_path) = (Union::default(), Vec::new());
-    for entry in chosen.into_iter().filter_map(|place| entries.get(place)) {
+    let (mut union, mut in_path, mut greatest) = (Union::default(), Vec::new(), Vec::new());
+    let last = chosen.len().saturating_sub(1).max(1) as f64;
+    for (nth, entry) in chosen.into_iter().filter_map(|place| entries.get(place)).enumerate() {
+        union.files.push(entry.location.to_string());
         let builder = open_parquet(&entry.location, entry.size).await?;
         let groups = builder.metadata().num_row_groups();
         // A file without rows has columns all the same.
         let empty = RecordBatch::new_empty(Arc::clone(builder.schema()));
+        for field in builder.schema().fields().iter().filter(|field| is_ordered(field.data_type())) {
+            greatest.extend(greatest_of(&builder, field.name()).map(|values| (field.name().clone(), values)));
+        }
         let path = hive_values(&entry.location, root);
         let mut batches = vec![empty];
-        let some = spread(groups, groups_each);
+        let some = spread(groups, each);
         is_whole &= some.len() == groups;
-        for group in some {
-            let rows = builder.metadata().row_group(group).num_rows();
-            is_whole &= usize::try_from(rows).is_ok_and(|rows| rows <= ROWS);
+        let places = (each / some.len().max(1)).max(1);
+        let last_group = some.len().saturating_sub(1);
+        for (place, group) in some.into_iter().enumerate() {
+            let rows = usize::try_from(builder.metadata().row_group(group).num_rows()).unwrap_or(0);
+            let part = if last_group == 0 { nth as f64 / last } else { place as f64 / last_group as f64 };
+            let ranges = ranges_of(rows, places, part);
+            is_whole &= ranges.iter().map(ExactSizeIterator::len).sum::<usize>() == rows;
             let builder = open_parquet(&entry.location, entry.size).await?;
-            let builder = builder.with_row_groups(vec![group]).with_limit(ROWS).with_batch_size(ROWS);
+            let selection = RowSelection::from_consecutive_ranges(ranges.into_iter(), rows);
+            let builder = builder.with_row_groups(vec![group]).with_row_selection(selection).with_batch_size(ROWS);
             let stream = std::panic::catch_unwind(AssertUnwindSafe(|| builder.build()));
             let mut stream = stream.unwrap_or_else(|_| Err(torn())).map_err(|e| damaged(&e, &entry.location))?;
             loop {
@@ -343,12 +427,21 @@ async fn parquet_rows(entries: &[Entry], root: &Location) -> Result<(RecordBatch
             union.add(&columns, batch.num_rows());
         }
     }
-    Ok((union.batch()?, in_path, is_whole))
+    Ok(ParquetRows { union, in_path, greatest, is_whole })
+}
+
+/// Whether the greatest value of a column says when a log ends.
+fn is_ordered(kind: &DataType) -> bool {
+    kind.is_integer() || kind.is_floating() || matches!(kind, DataType::Timestamp(..))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+    use parquet::arrow::arrow_writer::ArrowWriter;
+
     use super::*;
 
     #[test]
@@ -399,6 +492,70 @@ mod tests {
         let packed = preview(&of("packed.csv").display().to_string(), &StoreOptions::default()).await.unwrap_err();
         assert!(packed.message().contains("compressed"), "{packed}");
         let none = preview(&of("none.csv").display().to_string(), &StoreOptions::default()).await.unwrap_err();
-        assert_eq!(none.kind(), Kind::Input);
+        assert_eq!(none.kind(), Kind::Usage);
+        assert!(!none.explain().contains("job file") && !none.message().contains("yet"), "{none:?}");
+        let far = preview(&of("no/such/file.csv").display().to_string(), &StoreOptions::default()).await.unwrap_err();
+        assert_eq!(far.kind(), Kind::Usage);
+        std::fs::write(of("log.jsonl"), "{}\n").unwrap();
+        std::fs::remove_file(of("packed.csv")).unwrap();
+        let beside = preview(&at, &StoreOptions::default()).await.unwrap();
+        assert_eq!(beside.notes, ["1 file(s) beside the .csv files are not read"]);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_long_text_is_read_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.csv");
+        let lines: String = (0..100_000).map(|i| format!("{i},x\n")).collect();
+        std::fs::write(&file, format!("n,t\n{lines}")).unwrap();
+        let found = preview(&file.display().to_string(), &StoreOptions::default()).await.unwrap();
+        assert!(!found.is_whole);
+        let PreviewRows::Texts(texts) = found.rows else { unreachable!() };
+        assert!(texts[0].starts_with("n,t\n0,x\n") && texts[0].ends_with("\n99999,x\n"));
+        assert!(texts[0].lines().all(|line| line == "n,t" || line.ends_with(",x")));
+        assert_eq!(tail_of("a,b\n", b"x\n1,\"two\nlines\"\n"), "", "nobody knows where its values begin");
+        assert_eq!(tail_of("{}\n", b"\"}\n{\"a\":1}\n{"), "{\"a\":1}\n");
+    }
+
+    #[tokio::test]
+    async fn places_are_spread_over_the_rows_of_a_row_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, columns: Vec<(&str, ArrayRef)>| {
+            let batch = RecordBatch::try_from_iter(columns).unwrap();
+            let file = std::fs::File::create(folder.path().join(name)).unwrap();
+            let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+        };
+        let numbers = |range: Range<i64>| Arc::new(range.collect::<Int64Array>()) as ArrayRef;
+        write("a.parquet", vec![("n", numbers(0..20_000))]);
+        let at = folder.path().display().to_string();
+        let found = preview(&format!("{at}/a.parquet"), &StoreOptions::default()).await.unwrap();
+        assert!(!found.is_whole && found.notes.is_empty());
+        let PreviewRows::Parquet { batch, greatest, .. } = found.rows else { unreachable!() };
+        let read = batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+        assert_eq!((read.len(), read[0], read[3_999]), (4_000, 0, 19_999));
+        assert!(read.contains(&10_000) || read.iter().any(|n| (8_000..12_000).contains(n)), "the middle too");
+        assert_eq!((greatest[0].0.as_str(), greatest[0].1.as_primitive::<Int64Type>().value(0)), ("n", 19_999));
+
+        write("b.parquet", vec![("n", numbers(0..3)), ("m", numbers(0..3))]);
+        std::fs::write(folder.path().join("c.csv"), "n\n1\n").unwrap();
+        let both = preview(&at, &StoreOptions::default()).await.unwrap();
+        assert_eq!(both.notes.len(), 2, "{:?}", both.notes);
+        assert!(
+            both.notes[0].contains("c.csv") && both.notes[1].contains("not all files have the column m"),
+            "{:?}",
+            both.notes
+        );
+    }
+
+    #[test]
+    fn ranges_of_a_row_group_go_from_its_first_rows_to_its_last() {
+        let of = |rows: usize, places: usize, part: f64| -> Vec<(usize, usize)> {
+            ranges_of(rows, places, part).into_iter().map(|range| (range.start, range.end)).collect()
+        };
+        assert_eq!(of(1_000, 2, 0.0), [(0, 1_000)]);
+        assert_eq!(of(2_500, 2, 0.0), [(0, 500), (2_000, 2_500)]);
+        assert_eq!((of(2_500, 1, 0.0), of(2_500, 1, 1.0)), (vec![(0, 500)], vec![(2_000, 2_500)]));
     }
 }

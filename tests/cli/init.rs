@@ -77,7 +77,9 @@ fn a_shops_log_becomes_a_job_that_runs() {
     let out = init(&world, &["--interactions", "shop/log.parquet", "--items", "shop/items.parquet", "mine"]);
     expect_code(&out, 0);
     let said = stdout(&out);
-    for part in ["customer_id", "ms since 1970", "purchase", "implicit feedback", "curec plan", "2026-01-20"] {
+    for part in
+        ["customer_id", "ms since 1970", "purchase", "implicit feedback", "curec check", "curec plan", "2026-01-20"]
+    {
         assert!(said.contains(part), "{part:?} is not in: {said}");
     }
     for file in ["job.toml", "README.md", "nightly.cron", "nightly_dag.py", "prompts/item.j2", "prompts/history.j2"] {
@@ -169,6 +171,29 @@ fn what_cannot_be_told_or_read_is_said() {
     expect_code(&out, 0);
     assert!(stdout(&out).contains("duckdb -c \"COPY (FROM read_json("), "{}", stdout(&out));
     let out = init(&world, &["--interactions", "nowhere.csv", "no-job"]);
-    expect_code(&out, 1);
-    assert!(stderr(&out).contains("nowhere.csv") && !world.path("no-job").exists(), "{}", stderr(&out));
+    expect_code(&out, 2);
+    let told = stderr(&out);
+    assert!(told.contains("nowhere.csv") && told.contains("check --interactions"), "{told}");
+    assert!(!told.contains("job file") && !world.path("no-job").exists(), "{told}");
+}
+
+#[test]
+fn a_column_of_another_type_does_not_stop_the_job() {
+    let world = World::new();
+    write_shop(&world);
+    let all = items();
+    let texts = |value: &str| Arc::new(all.iter().map(|_| Some(value)).collect::<StringArray>()) as ArrayRef;
+    let columns: [(&str, ArrayRef); 3] = [
+        ("sku", Arc::new(all.iter().map(|(id, _)| Some(id.as_str())).collect::<StringArray>())),
+        ("title", texts("T")),
+        // The contract wants a list.
+        ("categories", texts("a|b")),
+    ];
+    write(&world.path("shop/typed.parquet"), &RecordBatch::try_from_iter(columns).unwrap());
+    let out = init(&world, &["--interactions", "shop/log.parquet", "--items", "shop/typed.parquet", "mine"]);
+    expect_code(&out, 0);
+    assert!(stdout(&out).contains("not read until then"), "{}", stdout(&out));
+    let job = std::fs::read_to_string(world.path("mine/job.toml")).unwrap();
+    assert!(job.contains("\ncategories = \"\"\n"), "{job}");
+    expect_code(&world.curec(&[&["plan", "mine/job.toml"], &DAY[..], &TINY[..]].concat()), 0);
 }

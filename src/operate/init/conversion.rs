@@ -62,25 +62,27 @@ pub(super) fn inputs_of(proposal: &Proposal, asked: &AllAsked, folder: &str) -> 
     let (has_items, has_reviews) = imported.as_ref().map_or((false, false), |i| (i.has_items, i.has_reviews));
     let is_imported = imported.is_some();
     commands.extend(imported.map(|imported| imported.command));
-    let mut place = |asked: &Asked, name: &str| match (&asked.place, asked.layout) {
+    let mut place = |asked: &Asked, mapping: Option<&Mapping>, name: &str| match (&asked.place, asked.layout) {
         (Some(path), Layout::Parquet) => Input { path: path.clone(), is_ours: false },
         _ => {
             let input = written(name, false);
-            commands.push(duckdb(asked, &input.path));
+            commands.push(duckdb(asked, mapping, &input.path));
             input
         }
     };
     let interaction = match is_imported {
         true => written("interaction", true),
-        false => place(&asked.interaction, "interaction"),
+        false => place(&asked.interaction, Some(&proposal.interaction), "interaction"),
     };
     let item = match &asked.item {
-        Some(item) if !has_items => place(item, "item"),
+        Some(item) if !has_items => place(item, proposal.item.as_ref(), "item"),
         _ => written("item", true),
     };
     let review = match &asked.review {
-        Some(review) if has_reviews && review.pattern != asked.interaction.pattern => Some(place(review, "reviews")),
-        Some(review) if !has_reviews => Some(place(review, "review")),
+        Some(review) if has_reviews && review.pattern != asked.interaction.pattern => {
+            Some(place(review, proposal.review.as_ref(), "reviews"))
+        }
+        Some(review) if !has_reviews => Some(place(review, proposal.review.as_ref(), "review")),
         _ => has_reviews.then(|| written("review", true)),
     };
     Inputs { interaction, item, review, commands }
@@ -128,6 +130,10 @@ fn import_csv(proposal: &Proposal, asked: &AllAsked, separator: u8, folder: &str
     let has_items = items.is_some();
     if let Some((file, own)) = items {
         pairs.extend(own);
+        let mut casts = proposal.item.iter().flat_map(|item| &item.taken).filter_map(|taken| taken.cast.as_deref());
+        if casts.any(|cast| cast.ends_with("';')")) {
+            pairs.push("category_separator=;".to_owned());
+        }
         words.extend(["--items".to_owned(), shell(&file)]);
     }
     if !pairs.is_empty() {
@@ -163,15 +169,28 @@ fn import_jsonl(proposal: &Proposal, asked: &AllAsked, folder: &str) -> Option<I
     is_amazon.then(|| Imported { command: words.join(" "), has_items: items.is_some(), has_reviews: true })
 }
 
-/// A call of DuckDB that writes files as Parquet, with their own columns.
-fn duckdb(asked: &Asked, out: &str) -> String {
+/// A call of DuckDB that writes files as Parquet, with their own columns, of which some are made to fit.
+fn duckdb(asked: &Asked, mapping: Option<&Mapping>, out: &str) -> String {
     let reader = match asked.layout {
         Layout::Parquet => "read_parquet",
         Layout::Separated(_) => "read_csv",
         Layout::JsonLines => "read_json",
     };
     let text = |path: &str| format!("'{}'", path.replace('\'', "''"));
-    let copy = format!("COPY (FROM {reader}({})) TO {} (FORMAT parquet)", text(&asked.pattern), text(out));
+    let taken = mapping.map(|mapping| mapping.taken.as_slice()).unwrap_or_default();
+    let mut casts: Vec<(&str, String)> = Vec::new();
+    for taken in taken {
+        let known = casts.iter().any(|(carried, _)| *carried == taken.carried);
+        if let Some(cast) = taken.cast.as_ref().filter(|_| !known) {
+            casts.push((taken.carried.as_str(), format!("{cast} AS \"{}\"", taken.carried.replace('"', "\"\""))));
+        }
+    }
+    let replaced: Vec<&str> = casts.iter().map(|(_, cast)| cast.as_str()).collect();
+    let select = match replaced.is_empty() {
+        true => String::new(),
+        false => format!("SELECT * REPLACE ({}) ", replaced.join(", ")),
+    };
+    let copy = format!("COPY ({select}FROM {reader}({})) TO {} (FORMAT parquet)", text(&asked.pattern), text(out));
     format!("duckdb -c {}", shell(&copy))
 }
 
@@ -210,6 +229,6 @@ mod tests {
     fn texts_of_sql_are_quoted() {
         let asked = Asked { place: None, pattern: "/it's/*.csv".to_owned(), layout: Layout::Separated(b',') };
         let wanted = "duckdb -c \"COPY (FROM read_csv('/it''s/*.csv')) TO '/o.parquet' (FORMAT parquet)\"";
-        assert_eq!(duckdb(&asked, "/o.parquet"), wanted);
+        assert_eq!(duckdb(&asked, None, "/o.parquet"), wanted);
     }
 }

@@ -55,7 +55,7 @@ const WANTED: &[&str] = &[
     "finish",
     "finished",
 ];
-/// Somebody has looked at it: a like only where nothing says more.
+/// Somebody has looked at it: nothing where something says more, else nobody can tell.
 const SEEN: &[&str] = &[
     "view", "views", "viewed", "pv", "pageview", "detail", "click", "clicked", "open", "play", "played", "listen",
     "stream", "watch", "watched", "visit", "read", "start",
@@ -101,8 +101,20 @@ pub(super) struct Event {
     pub(super) value: String,
     /// Its rows in the sample.
     pub(super) rows: usize,
-    /// What it means; `None`: the word is not known.
+    /// What it means; `None`: nobody can tell.
     pub(super) meaning: Option<Meaning>,
+    /// Whether it is a weak sign of liking, and the sample has no better one.
+    pub(super) is_weak: bool,
+}
+
+impl Event {
+    /// Why nobody can tell what it means.
+    pub(super) fn why(&self) -> &'static str {
+        match self.is_weak {
+            true => "nothing in the sample says more than this: like, or none where the log has better signs",
+            false => "not a word that is known",
+        }
+    }
 }
 
 /// The events of a log.
@@ -130,14 +142,15 @@ fn counted(array: &ArrayRef) -> BTreeMap<String, usize> {
 /// What the values of an event column mean, beside ratings or without.
 pub(super) fn events_of(array: &ArrayRef, is_rated: bool) -> Events {
     let mut values: Vec<Event> =
-        counted(array).into_iter().map(|(value, rows)| Event { value, rows, meaning: None }).collect();
+        counted(array).into_iter().map(|(value, rows)| Event { value, rows, meaning: None, is_weak: false }).collect();
     values.sort_by(|a, b| b.rows.cmp(&a.rows).then_with(|| a.value.cmp(&b.value)));
     let is = |event: &Event, words: &[&str]| words.contains(&bare(&event.value).as_str());
     let says_more = is_rated || values.iter().any(|event| is(event, WANTED));
     for event in &mut values {
+        event.is_weak = !says_more && is(event, SEEN);
         event.meaning = match &*event {
             event if is(event, WANTED) => Some(Meaning::Like),
-            event if is(event, SEEN) => Some(if says_more { Meaning::Nothing } else { Meaning::Like }),
+            event if is(event, SEEN) => says_more.then_some(Meaning::Nothing),
             event if is(event, UNWANTED) => Some(Meaning::Dislike),
             event if is(event, NOISE) => Some(Meaning::Dropped),
             event if is(event, NEITHER) || (is_rated && is(event, RATED)) => Some(Meaning::Nothing),
@@ -166,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_is_a_like_only_where_nothing_says_more() {
+    fn a_view_is_nothing_where_something_says_more_and_else_for_people_to_decide() {
         let (found, other) = meanings(&["view", "view", "view", "buy", "return", "zap", "Impression", "buy"], false);
         let wanted = [
             one("view", Some(Meaning::Nothing)),
@@ -176,8 +189,12 @@ mod tests {
             one("zap", None),
         ];
         assert_eq!((found, other), (wanted.to_vec(), Meaning::Nothing));
-        let (found, _) = meanings(&["click", "skip"], false);
-        assert_eq!(found, [one("click", Some(Meaning::Like)), one("skip", Some(Meaning::Dislike))]);
+        let (found, other) = meanings(&["click", "skip"], false);
+        let wanted = [one("click", None), one("skip", Some(Meaning::Dislike))];
+        assert_eq!((found, other), (wanted.to_vec(), Meaning::Like));
+        let weak = events_of(&(Arc::new(StringArray::from(vec!["view", "zap"])) as ArrayRef), false);
+        let why: Vec<&str> = weak.values.iter().map(Event::why).collect();
+        assert!(why[0].contains("says more") && why[1].contains("not a word"), "{why:?}");
         let (found, other) = meanings(&["rating", "view"], true);
         assert_eq!(found, [one("rating", Some(Meaning::Nothing)), one("view", Some(Meaning::Nothing))]);
         assert_eq!(other, Meaning::Nothing);

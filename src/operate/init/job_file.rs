@@ -1,13 +1,12 @@
 //! The job file of a proposal, with comments.
 //!
-//! Names and values of the data get into it by the TOML serializer alone, and into comments written out. Knows what a job file
-//! says; writes nothing.
+//! Names and values of the data get into it as quoted texts of TOML in which whatever steers is escaped, and into comments written
+//! out. Knows what a job file says; writes nothing.
 
 use crate::config::Meaning;
-use crate::error::{Context, Kind, Result};
 use crate::operate::init::conversion::{Input, Inputs};
 use crate::operate::init::proposal::{Mapping, Proposal};
-use crate::printable;
+use crate::printable::{self, steers};
 
 /// The mark of what a person has to decide.
 pub(super) const UNDECIDED: &str = "UNDECIDED";
@@ -32,17 +31,15 @@ pub(super) struct Frame<'a> {
 }
 
 /// The text of a job file.
-///
-/// # Errors
-/// `Kind::Internal` where a value cannot be written.
-pub(super) fn job_file(proposal: &Proposal, inputs: &Inputs, frame: &Frame<'_>) -> Result<String> {
+pub(super) fn job_file(proposal: &Proposal, inputs: &Inputs, frame: &Frame<'_>) -> String {
     let mut file = Lines::default();
     file.comment(&format!(
-        "Proposed by `curec init` from a sample of your files: read it, decide what is {UNDECIDED}, then `curec plan`. \
+        "Proposed by `curec init` from a sample of your files: read it, decide what is {UNDECIDED}, then `curec check`, \
+         `curec plan` and `curec run`. \
          Every other key has its default; `curec config` prints all of them with their meaning."
     ));
-    file.entry("name", frame.name)?;
-    file.entry("warehouse", format!("{}/warehouse", frame.folder))?;
+    file.entry("name", frame.name);
+    file.entry("warehouse", format!("{}/warehouse", frame.folder));
     file.section("input");
     for sentence in frame.looked_at {
         file.comment(sentence);
@@ -51,42 +48,42 @@ pub(super) fn job_file(proposal: &Proposal, inputs: &Inputs, frame: &Frame<'_>) 
         file.comment("A job reads Parquet. What is not yet there is written by:");
         inputs.commands.iter().for_each(|command| file.literal(command));
     }
-    file.entry("interaction", inputs.interaction.path.as_str())?;
+    file.entry("interaction", inputs.interaction.path.as_str());
     if proposal.item.is_none() {
         file.comment("No items were named: this file holds none, so nothing is told of them. Put your catalogue here.");
     }
-    file.entry("item", inputs.item.path.as_str())?;
+    file.entry("item", inputs.item.path.as_str());
     if let Some(review) = &inputs.review {
-        file.entry("review", review.path.as_str())?;
+        file.entry("review", review.path.as_str());
     }
     if !inputs.interaction.is_ours && !proposal.unit().is_empty() {
         file.comment("By the size of the numbers.");
-        file.entry("timestamp_unit", proposal.unit())?;
+        file.entry("timestamp_unit", proposal.unit());
     }
-    columns(&mut file, &proposal.interaction, &inputs.interaction)?;
+    columns(&mut file, &proposal.interaction, &inputs.interaction);
     if let Some(item) = &proposal.item {
-        columns(&mut file, item, &inputs.item)?;
+        columns(&mut file, item, &inputs.item);
     }
     if let (Some(review), Some(input)) = (&proposal.review, &inputs.review) {
-        columns(&mut file, review, input)?;
+        columns(&mut file, review, input);
     }
-    events(&mut file, proposal)?;
-    ratings(&mut file, proposal)?;
+    events(&mut file, proposal);
+    ratings(&mut file, proposal);
     file.section("model");
-    file.entry("generator", frame.generator)?;
-    file.entry("encoder", frame.encoder)?;
+    file.entry("generator", frame.generator);
+    file.entry("encoder", frame.encoder);
     file.section("prompt");
     file.comment("Built in. To change the words, name the copies:");
-    file.entry("item", "item")?;
-    file.idea("item", format!("{}/prompts/item.j2", frame.folder))?;
-    file.entry("history", "history")?;
-    file.idea("history", format!("{}/prompts/history.j2", frame.folder))?;
+    file.entry("item", "item");
+    file.idea("item", format!("{}/prompts/item.j2", frame.folder));
+    file.entry("history", "history");
+    file.idea("history", format!("{}/prompts/history.j2", frame.folder));
     if !proposal.attributes.is_empty() && !inputs.item.is_ours {
         file.blank();
         file.comment("Further columns of the items that can be told, each with its label:");
         file.literal("[evidence.attributes]");
         for (column, label) in &proposal.attributes {
-            file.idea(column, label.as_str())?;
+            file.idea(column, label.as_str());
         }
     }
     if frame.has_sql {
@@ -94,14 +91,14 @@ pub(super) fn job_file(proposal: &Proposal, inputs: &Inputs, frame: &Frame<'_>) 
         file.comment(
             "Copies of the built-in definitions and contracts; one that you remove is the built-in one again.",
         );
-        file.entry("sql", format!("{}/sql", frame.folder))?;
-        file.entry("schemas", format!("{}/schemas", frame.folder))?;
+        file.entry("sql", format!("{}/sql", frame.folder));
+        file.entry("schemas", format!("{}/schemas", frame.folder));
     }
-    Ok(file.text)
+    file.text
 }
 
 /// `[input.columns]` of a table.
-fn columns(file: &mut Lines, mapping: &Mapping, input: &Input) -> Result<()> {
+fn columns(file: &mut Lines, mapping: &Mapping, input: &Input) {
     let table = mapping.table;
     if input.is_ours {
         file.blank();
@@ -113,54 +110,63 @@ fn columns(file: &mut Lines, mapping: &Mapping, input: &Input) -> Result<()> {
             if !taken.about.is_empty() {
                 file.comment(&format!("{}.", taken.about));
             }
-            file.entry(&taken.column, taken.carried.as_str())?;
+            file.entry(&taken.column, taken.carried.as_str());
         }
     }
     for open in &mapping.open {
         let need = if open.is_needed { " No job runs without it." } else { "" };
         file.comment(&format!("{UNDECIDED}: {}: {}.{need}", open.column, open.why));
-        for name in open.found.iter().filter(|_| !input.is_ours) {
-            file.idea(&open.column, name.as_str())?;
+        // The reader of a job file would put a variable in its place.
+        for name in open.found.iter().filter(|name| !input.is_ours && !name.contains("${")) {
+            file.idea(&open.column, name.as_str());
+        }
+        if open.is_left_out() && !input.is_ours {
+            file.comment(
+                "Empty: not read, whatever the files have under this name. Without this line the job would stop at it.",
+            );
+            file.entry(&open.column, "");
         }
     }
     for note in &mapping.notes {
         file.comment(&format!("{note}."));
     }
-    Ok(())
 }
 
 /// `[events]`, where the log tells kinds of events.
-fn events(file: &mut Lines, proposal: &Proposal) -> Result<()> {
-    let Some(events) = &proposal.events else { return Ok(()) };
+fn events(file: &mut Lines, proposal: &Proposal) {
+    let Some(events) = &proposal.events else { return };
     file.section("events");
     file.comment(
         "What events without a rating mean: like, dislike, none (it happened) or drop (it is not read). First all others, also \
          rare ones that the sample does not have.",
     );
-    file.entry("other", events.other.name())?;
+    file.entry("other", events.other.name());
     file.section("events.meaning");
     file.comment("With the rows of each value in the sample.");
     for event in &events.values {
+        if event.value.contains("${") {
+            file.comment(&format!("{}: {}, whose name cannot stand here; as `other`.", event.rows, event.value));
+            continue;
+        }
         file.comment(&format!("{}:", event.rows));
         match event.meaning {
-            Some(meaning) => file.entry(&event.value, meaning.name())?,
+            Some(meaning) => file.entry(&event.value, meaning.name()),
             None => {
-                file.comment(&format!("{UNDECIDED}: not a word that is known; as `other` until then."));
-                file.idea(&event.value, Meaning::Like.name())?;
+                file.comment(&format!("{UNDECIDED}: {}; as `other` until then.", event.why()));
+                file.idea(&event.value, Meaning::Like.name());
             }
         }
     }
-    Ok(())
 }
 
 /// `[history]`: what a rating says.
-fn ratings(file: &mut Lines, proposal: &Proposal) -> Result<()> {
+fn ratings(file: &mut Lines, proposal: &Proposal) {
     file.section("history");
     let Some(scale) = &proposal.scale else {
         file.comment(
             "The log has no ratings (implicit feedback): what is a like is said by [events], not by like_threshold.",
         );
-        return Ok(());
+        return;
     };
     file.comment(&format!("Ratings (explicit feedback): {}.", scale.about));
     match scale.threshold {
@@ -190,7 +196,8 @@ impl Lines {
 
     /// A comment, cut into lines at its blanks.
     fn comment(&mut self, text: &str) {
-        let text = printable::line(text);
+        // Not even here does a variable of the data stand.
+        let text = printable::line(text).replace("${", "$ {");
         let mut line = String::from("#");
         for word in text.split(' ') {
             if line.chars().count() + 1 + word.chars().count() > WIDTH && line.len() > 1 {
@@ -210,24 +217,38 @@ impl Lines {
         self.text.push_str(&format!("# {}\n", printable::line(text)));
     }
 
-    fn entry(&mut self, key: &str, value: impl Into<toml::Value>) -> Result<()> {
-        self.text.push_str(&entry(key, value.into())?);
-        Ok(())
+    fn entry(&mut self, key: &str, value: impl Into<toml::Value>) {
+        self.text.push_str(&format!("{}\n", entry(key, value.into())));
     }
 
     /// An entry that does not count yet.
-    fn idea(&mut self, key: &str, value: impl Into<toml::Value>) -> Result<()> {
-        for line in entry(key, value.into())?.lines() {
-            self.literal(line);
-        }
-        Ok(())
+    fn idea(&mut self, key: &str, value: impl Into<toml::Value>) {
+        self.text.push_str(&format!("# {}\n", entry(key, value.into())));
     }
 }
 
-/// `key = value` with a line end.
-fn entry(key: &str, value: toml::Value) -> Result<String> {
-    let table: toml::Table = std::iter::once((key.to_owned(), value)).collect();
-    toml::to_string(&table).context(Kind::Internal, || format!("cannot write the key {key}"))
+/// `key = value`, one line.
+fn entry(key: &str, value: toml::Value) -> String {
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let key = if !key.is_empty() && key.chars().all(is_bare) { key.to_owned() } else { quoted(key) };
+    match value {
+        toml::Value::String(text) => format!("{key} = {}", quoted(&text)),
+        other => format!("{key} = {other}"),
+    }
+}
+
+/// A text between quotation marks, on one line.
+fn quoted(text: &str) -> String {
+    let mut told = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => told.extend(['\\', c]),
+            c if steers(c) => told.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => told.push(c),
+        }
+    }
+    told.push('"');
+    told
 }
 
 #[cfg(test)]
@@ -237,15 +258,30 @@ mod tests {
 
     #[test]
     fn no_text_of_the_data_leaves_its_place() {
-        for hostile in
-            ["a\nb = 1", "\"]\n[model]\n", "\u{1b}[2J", "it's \"so\"", "\"\"\"", "# no", "a.b", "", "\u{202e}x"]
-        {
+        for hostile in [
+            "a\nb = 1",
+            "\"]\n[model]\n",
+            "\u{1b}[2J",
+            "it's \"so\"",
+            "\"\"\"",
+            "# no",
+            "a.b",
+            "",
+            "\u{202e}x",
+            "\u{7f}\u{85}\t\\u",
+        ] {
             let mut file = Lines::default();
             file.comment(hostile);
-            file.idea(hostile, hostile).unwrap();
+            file.idea(hostile, hostile);
             file.literal(hostile);
             assert!(toml::from_str::<toml::Table>(&file.text).unwrap().is_empty(), "{}", file.text);
-            file.entry(hostile, hostile).unwrap();
+            assert!(!file.text.chars().any(|c| steers(c) && c != '\n'), "{}", file.text);
+            // Without its mark an idea is an entry.
+            let mut idea = Lines::default();
+            idea.idea(hostile, hostile);
+            let read: toml::Table = toml::from_str(idea.text.trim_start_matches("# ")).unwrap();
+            assert_eq!((read.len(), read[hostile].as_str()), (1, Some(hostile)), "{}", idea.text);
+            file.entry(hostile, hostile);
             let read: toml::Table = toml::from_str(&file.text).unwrap();
             assert_eq!((read.len(), read[hostile].as_str()), (1, Some(hostile)), "{}", file.text);
         }

@@ -7,6 +7,7 @@ use crate::table::contract::Column;
 const USER: &[&str] = &[
     "userid",
     "uid",
+    "userpseudoid",
     "user",
     "usr",
     "customerid",
@@ -44,6 +45,7 @@ const ITEM: &[&str] = &[
     "movieid",
     "filmid",
     "articleid",
+    "article",
     "songid",
     "trackid",
     "bookid",
@@ -82,6 +84,7 @@ const TIME: &[&str] = &[
     "reviewdate",
     "eventdate",
     "date",
+    "datum",
     "occurredat",
     "happenedat",
     "unixtime",
@@ -121,6 +124,7 @@ const RATING: &[&str] = &[
     "reviewrating",
     "reviewscore",
     "ratingscore",
+    "bewertung",
 ];
 const EVENT: &[&str] = &[
     "event",
@@ -241,6 +245,10 @@ mod tests {
             ("item_id", "parent_asin"),
             ("event_timestamp", "unixReviewTime"),
             ("event", "Behavior Type"),
+            ("user_id", "user_pseudo_id"),
+            ("item_id", "Article"),
+            ("event_timestamp", "Datum"),
+            ("rating", "Bewertung"),
         ] {
             assert_eq!(rank(column, name), Some(1), "{name}");
         }

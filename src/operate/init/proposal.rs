@@ -3,13 +3,13 @@
 //! A function of schemas and sampled rows. Knows the contracts of the inputs and names that logs have; reads and writes nothing.
 //! Where two columns fit alike neither is taken.
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field};
-use chrono::NaiveDate;
+use chrono::{Datelike, NaiveDate};
 
 use crate::error::Result;
 use crate::operate::init::events::{self, Events, different, events_of};
-use crate::operate::init::moments::{Moments, is_text, last_day, moments_of};
+use crate::operate::init::moments::{Moments, is_text, last_day, moments_of, texts};
 use crate::operate::init::names::{bare, is_looked_for, rank, untyped};
 use crate::operate::init::ratings::{Scale, scale_of};
 use crate::operate::init::texts::Layout;
@@ -24,6 +24,10 @@ use crate::undated::is_undated;
 const SHOWN: usize = 20;
 /// The longest label of an attribute, in characters.
 const MAX_LABEL: usize = 30;
+/// Days from this year on stand for no day at all, as 9999-12-31 does.
+const NO_YEAR: i32 = 2100;
+/// What values of a list are separated by in a text, the likelier first.
+const PARTED: [char; 2] = ['|', ';'];
 
 /// Some rows of a table as its files hold them.
 #[derive(Debug)]
@@ -34,6 +38,10 @@ pub(super) struct Seen {
     pub(super) batch: RecordBatch,
     /// Columns that stand in the paths of the files.
     pub(super) in_path: Vec<String>,
+    /// The greatest values of columns by the files' statistics, in the files' types.
+    pub(super) greatest: Vec<(String, ArrayRef)>,
+    /// What is worth knowing of the files, one sentence each.
+    pub(super) notes: Vec<String>,
 }
 
 impl Seen {
@@ -55,6 +63,8 @@ pub(super) struct Taken {
     pub(super) carried: String,
     /// What is worth knowing; may be empty.
     pub(super) about: String,
+    /// SQL of DuckDB that makes it fit where the files are converted; `None`: it fits as it is.
+    pub(super) cast: Option<String>,
 }
 
 /// A column of a contract that nobody could be found for.
@@ -68,6 +78,15 @@ pub(super) struct Open {
     pub(super) found: Vec<String>,
     /// Whether no job runs without it.
     pub(super) is_needed: bool,
+    /// Whether the files have a column that would be read all the same, by its name.
+    pub(super) is_there: bool,
+}
+
+impl Open {
+    /// Whether the job has to say that it is not read.
+    pub(super) fn is_left_out(&self) -> bool {
+        self.is_there && !self.is_needed
+    }
 }
 
 /// A table's columns.
@@ -138,7 +157,12 @@ pub(super) fn propose(log: &Seen, items: Option<&Seen>, reviews: Option<&Seen>) 
     let mut review = reviews.map(|reviews| map("review", reviews, &known)).transpose()?;
     let told = |column: &str| log.array(interaction.carried(column)?);
     let moments = told("event_timestamp").map(moments_of);
-    let last_day = moments.as_ref().and_then(|moments| last_day(told("event_timestamp")?, moments));
+    let last_day = moments.as_ref().and_then(|moments| {
+        let name = interaction.carried("event_timestamp")?;
+        let stored = log.greatest.iter().filter(|(column, _)| column == name).map(|(_, values)| values);
+        let days = stored.chain(log.array(name)).filter_map(|values| last_day(values, moments));
+        days.filter(|day| day.year() < NO_YEAR).max()
+    });
     let scale = told("rating").and_then(scale_of);
     let events = told("event").map(|event| events_of(event, scale.is_some()));
     let unit_of = |moments: Option<&Moments>| match moments {
@@ -153,6 +177,9 @@ pub(super) fn propose(log: &Seen, items: Option<&Seen>, reviews: Option<&Seen>) 
             review.notes.push(format!(
                 "its moments count {unit}, those of the log {other}, and a job has one timestamp_unit: store timestamps"
             ));
+        }
+        if !review.taken.iter().any(|taken| taken.column == "text") {
+            review.notes.push("no column is read as text: reviews without one tell nothing".to_owned());
         }
         let is_new = unit_of(own.as_ref()).is_some() && unit_of(moments.as_ref()).is_none();
         if is_new && interaction.carried("event_timestamp").is_some() {
@@ -189,13 +216,27 @@ enum Choice {
 
 /// The columns of a table. Of columns that fit alike the one whose name is among `preferred` is taken.
 fn map(table: &'static str, seen: &Seen, preferred: &[String]) -> Result<Mapping> {
-    let mut mapping = Mapping { table, taken: Vec::new(), open: Vec::new(), notes: Vec::new() };
+    let mut mapping = Mapping { table, taken: Vec::new(), open: Vec::new(), notes: seen.notes.clone() };
+    for name in seen.names().iter().filter(|name| is_variable(name)) {
+        mapping.notes.push(format!("a job file cannot name the column {name}, whose `${{` begins a variable there"));
+    }
     for column in &Contract::builtin(table)?.columns {
         if !is_looked_for(table, &column.name) {
             continue;
         }
         match choose(table, column, seen, preferred, &mut mapping.notes) {
-            Choice::Taken(taken) => mapping.taken.push(taken),
+            Choice::Taken(taken) => {
+                let nulls = seen.array(&taken.carried).map_or(0, |array| array.logical_null_count());
+                if nulls > 0 && !column.nullable {
+                    mapping.notes.push(format!(
+                        "{} has no value in {nulls} of {} rows: a job stops at them, unless [input] max_bad_fraction allows as \
+                         many",
+                        taken.carried,
+                        seen.batch.num_rows()
+                    ));
+                }
+                mapping.taken.push(taken);
+            }
             Choice::Open(open) => mapping.open.push(open),
             Choice::Absent => {}
         }
@@ -205,17 +246,18 @@ fn map(table: &'static str, seen: &Seen, preferred: &[String]) -> Result<Mapping
 
 fn choose(table: &str, column: &Column, seen: &Seen, preferred: &[String], notes: &mut Vec<String>) -> Choice {
     let schema = seen.batch.schema();
-    let mut fits: Vec<(u32, &str, Result<String, String>)> = Vec::new();
+    let mut fits: Vec<(u32, &str, Result<Fit, String>)> = Vec::new();
     for (field, array) in schema.fields().iter().zip(seen.batch.columns()) {
         let Some(rank) = rank(table, column, field.name()) else { continue };
         let (precision, told) = match readable(table, column, rank, seen, field, array) {
-            Ok((precision, about)) => (1 + precision, Ok(about)),
+            Ok(fit) => (1 + fit.precision, Ok(fit)),
             Err(why) => (0, Err(why)),
         };
         fits.push((precision * 10 + rank, field.name(), told));
     }
+    let is_there = column.names().any(|name| seen.array(name).is_some());
     let open = |why: String, found: Vec<String>| {
-        Choice::Open(Open { column: column.name.clone(), why, found, is_needed: !column.nullable })
+        Choice::Open(Open { column: column.name.clone(), why, found, is_needed: !column.nullable, is_there })
     };
     let Some(best) = fits.iter().map(|(rank, ..)| *rank).max() else {
         if column.nullable {
@@ -235,13 +277,14 @@ fn choose(table: &str, column: &Column, seen: &Seen, preferred: &[String], notes
         fits.iter().map(|(_, name, _)| (*name).to_owned()).filter(|name| name != taken).collect()
     };
     match &top[..] {
-        [(_, name, Ok(about))] => {
+        [(_, name, Ok(fit))] => {
             let name: &str = name;
             let others = others(name);
             if !others.is_empty() {
                 notes.push(format!("{} is read from {name}, not from {}", column.name, others.join(", ")));
             }
-            Choice::Taken(Taken { column: column.name.clone(), carried: name.to_owned(), about: about.clone() })
+            let (about, cast) = (fit.about.clone(), fit.cast.clone());
+            Choice::Taken(Taken { column: column.name.clone(), carried: name.to_owned(), about, cast })
         }
         [(_, name, Err(why))] => open(format!("{name} is named like it, but {why}"), vec![(*name).to_owned()]),
         several => {
@@ -251,7 +294,23 @@ fn choose(table: &str, column: &Column, seen: &Seen, preferred: &[String], notes
     }
 }
 
-/// How precisely a column of the files can be read as a contract's, with what is worth knowing.
+/// How a column of the files can be read as a contract's.
+struct Fit {
+    /// How precisely: the greatest comes first.
+    precision: u32,
+    /// What is worth knowing; may be empty.
+    about: String,
+    /// SQL of DuckDB that makes it fit where the files are converted.
+    cast: Option<String>,
+}
+
+impl Fit {
+    fn new(precision: u32, about: impl Into<String>) -> Self {
+        Fit { precision, about: about.into(), cast: None }
+    }
+}
+
+/// How a column of the files can be read as a contract's.
 ///
 /// # Errors
 /// Why it cannot.
@@ -262,18 +321,24 @@ fn readable(
     seen: &Seen,
     field: &Field,
     array: &ArrayRef,
-) -> Result<(u32, String), String> {
+) -> Result<Fit, String> {
     let kind = field.data_type();
-    if field.name().contains("${") {
+    if is_variable(field.name()) {
         return Err("a job file takes `${` for the beginning of a variable: give the column another name".to_owned());
     }
     let is_in_path = seen.in_path.contains(field.name());
     if column.name == "event_timestamp" && !is_in_path {
         return moment(column, seen.layout, field, array);
     }
-    let is_list = matches!(column.column_type, ColumnType::List(_));
-    let is_cut = is_list && matches!(seen.layout, Layout::Separated(_)) && is_text(kind);
-    let fits = if is_in_path { column.column_type == ColumnType::Utf8 } else { is_cut || accepts(column, kind) };
+    let cast = match seen.layout {
+        Layout::Parquet => None,
+        _ if accepts(column, kind) => None,
+        _ => cast_of(column, field, array),
+    };
+    if let Some((cast, about)) = cast {
+        return Ok(Fit { cast: Some(cast), ..Fit::new(0, about) });
+    }
+    let fits = if is_in_path { column.column_type == ColumnType::Utf8 } else { accepts(column, kind) };
     if !fits {
         return Err(format!("it holds {kind}: {}", way_out(column, field)));
     }
@@ -286,31 +351,63 @@ fn readable(
     {
         return Err(format!("it goes from {about}"));
     }
-    Ok((
-        0,
-        match (&column.column_type, kind) {
-            (ColumnType::Utf8, kind) if kind.is_integer() => "whole numbers, read as their decimal text".to_owned(),
-            _ if is_in_path => "from the files' folders".to_owned(),
-            _ => String::new(),
-        },
-    ))
+    let about = match (&column.column_type, kind) {
+        (ColumnType::Utf8, kind) if kind.is_integer() => "whole numbers, read as their decimal text",
+        _ if is_in_path => "from the files' folders",
+        _ => "",
+    };
+    Ok(Fit::new(0, about))
+}
+
+/// Whether the reader of a job file would take a name for one with a variable.
+fn is_variable(name: &str) -> bool {
+    name.contains("${")
+}
+
+/// SQL of DuckDB that makes a column of the contract's type of one that has another, and what it does.
+fn cast_of(column: &Column, field: &Field, array: &ArrayRef) -> Option<(String, String)> {
+    let name = identifier(field.name())?;
+    match (&column.column_type, field.data_type()) {
+        (ColumnType::List(_), kind) if is_text(kind) => {
+            let found = texts(array);
+            let between = PARTED.into_iter().find(|c| found.iter().any(|text| text.contains(*c))).unwrap_or('|');
+            let cast = format!("string_split(CAST({name} AS VARCHAR), '{between}')");
+            Some((cast, format!("texts, split into lists at {between}")))
+        }
+        (ColumnType::Utf8, DataType::List(_)) if column.nullable && column.name != "event" => {
+            Some((format!("array_to_string({name}, ' ')"), "lists, joined to texts".to_owned()))
+        }
+        _ => None,
+    }
+}
+
+/// A name as SQL has it; `None` where it would steer what shows the SQL.
+fn identifier(name: &str) -> Option<String> {
+    (!name.chars().any(steers)).then(|| format!("\"{}\"", name.replace('"', "\"\"")))
 }
 
 /// The same for moments: stored or counted ones come before texts.
-fn moment(column: &Column, layout: Layout, field: &Field, array: &ArrayRef) -> Result<(u32, String), String> {
+fn moment(column: &Column, layout: Layout, field: &Field, array: &ArrayRef) -> Result<Fit, String> {
     match (moments_of(array), layout) {
-        (Moments::Stored, _) if accepts(column, field.data_type()) => Ok((2, String::new())),
-        (Moments::Counted(unit), _) => Ok((2, format!("whole numbers, {unit} since 1970 by their size"))),
+        (Moments::Stored, _) if accepts(column, field.data_type()) => Ok(Fit::new(2, "")),
+        (Moments::Counted(unit), _) => Ok(Fit::new(2, format!("whole numbers, {unit} since 1970 by their size"))),
         (Moments::Fractions(unit @ ("s" | "ms")), Layout::Separated(_)) => {
-            Ok((1, format!("numbers with fractions, {unit} since 1970 by their size")))
+            Ok(Fit::new(1, format!("numbers with fractions, {unit} since 1970 by their size")))
         }
         (Moments::Texts, Layout::Separated(_) | Layout::JsonLines) => {
-            Ok((1, "texts; without a zone they are UTC".to_owned()))
+            // DuckDB makes dates of days.
+            let is_day = texts(array).iter().all(|text| !text.contains(':'));
+            let name = identifier(field.name()).filter(|_| is_day);
+            let cast = name.map(|name| format!("CAST({name} AS TIMESTAMP)"));
+            Ok(Fit { cast, ..Fit::new(1, "texts; without a zone they are UTC") })
         }
         (Moments::Fractions(unit), _) => Err(format!(
             "it holds {} ({unit} since 1970 by their size): write whole numbers or timestamps",
             field.data_type()
         )),
+        (Moments::Unknown(_), _) if matches!(field.data_type(), DataType::Date32 | DataType::Date64) => {
+            Err(format!("it holds {}: {}", field.data_type(), way_out(column, field)))
+        }
         (Moments::Unknown(why), _) => Err(why),
         (Moments::Stored | Moments::Texts, _) => {
             Err(format!("it holds {}: {}", field.data_type(), way_out(column, field)))
@@ -332,7 +429,12 @@ fn attributes_of(seen: &Seen, mapping: &Mapping) -> Vec<(String, String)> {
     let fields = schema.fields().iter().filter(|field| {
         let name = field.name();
         let is_line = !name.trim().is_empty() && !name.chars().any(steers) && name.chars().count() <= MAX_LABEL;
-        is_line && can_be_told(field.data_type()) && !is_taken(name) && !is_of_contract(name) && !is_undated(name)
+        is_line
+            && can_be_told(field.data_type())
+            && !is_taken(name)
+            && !is_of_contract(name)
+            && !is_undated(name)
+            && !is_variable(name)
     });
     fields.map(|field| (field.name().clone(), label(field.name()))).collect()
 }

@@ -16,13 +16,19 @@ pub(super) fn story(proposal: &Proposal, looked_at: &[String], next: &[String], 
         told.push_str(&format!("{}\n", line(sentence)));
         told.push_str(&table(mapping));
     }
+    if proposal.item.is_none() {
+        told.push_str("item: none named (--items): the job gets a file of no items, and nothing is told of them\n");
+    }
     match &proposal.events {
         Some(events) => {
             let name = proposal.interaction.carried("event").unwrap_or_default();
             told.push_str(&format!("events, by {}\n", line(name)));
             for event in &events.values {
                 let meaning = event.meaning.map_or(UNDECIDED, |meaning| meaning.name());
-                told.push_str(&format!("  {meaning:<10} {} ({} rows)\n", line(&event.value), event.rows));
+                let value = if event.value.trim().is_empty() { "(empty)" } else { event.value.as_str() };
+                let why = if event.meaning.is_none() { event.why() } else { "" };
+                let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+                told.push_str(&format!("  {meaning:<10} {} ({} rows){why}\n", line(value), event.rows));
             }
             told.push_str(&format!("  {:<10} all others\n", events.other.name()));
         }
@@ -31,6 +37,9 @@ pub(super) fn story(proposal: &Proposal, looked_at: &[String], next: &[String], 
     match &proposal.scale {
         Some(scale) => told.push_str(&format!("ratings: explicit feedback, {}\n", line(&scale.about))),
         None => told.push_str("ratings: none, implicit feedback\n"),
+    }
+    if proposal.last_day.is_none() {
+        told.push_str("day: the sample tells none: write yours for YYYY-MM-DD\n");
     }
     told.push_str(&format!("\nwritten: {}\nnext:\n", line(folder)));
     for command in next {
@@ -46,7 +55,11 @@ fn table(mapping: &Mapping) -> String {
         told.push_str(&format!("  {:<16} {}{}\n", taken.column, line(&taken.carried), line(&about)));
     }
     for open in &mapping.open {
-        let need = if open.is_needed { "; no job runs without it" } else { "" };
+        let need = match (open.is_needed, open.is_left_out()) {
+            (true, _) => "; no job runs without it",
+            (_, true) => "; not read until then",
+            _ => "",
+        };
         told.push_str(&format!("  {:<16} {UNDECIDED}: {}{need}\n", open.column, line(&open.why)));
     }
     for note in &mapping.notes {
@@ -55,7 +68,8 @@ fn table(mapping: &Mapping) -> String {
     told
 }
 
-/// The commands to go on with: those that write inputs first, then a look at the job, its plan, its run and a query.
+/// The commands to go on with: those that write inputs first, then a look at the job, what it would trip on, its plan, its
+/// run and a query.
 pub(super) fn next(inputs: &Inputs, folder: &str, day: Option<NaiveDate>) -> Vec<String> {
     let job = shell(&format!("{folder}/job.toml"));
     let (start, end) = match day.and_then(|day| Some((day, day.succ_opt()?))) {
@@ -66,6 +80,7 @@ pub(super) fn next(inputs: &Inputs, folder: &str, day: Option<NaiveDate>) -> Vec
     let mut next = inputs.commands.clone();
     next.extend([
         format!("curec config {job}"),
+        format!("curec check {job}"),
         format!("curec plan {job} {interval}"),
         format!("curec run {job} {interval}"),
         format!("curec sql --job {job} \"select reason from reason limit 5\""),
@@ -73,19 +88,40 @@ pub(super) fn next(inputs: &Inputs, folder: &str, day: Option<NaiveDate>) -> Vec
     next
 }
 
-/// The README of the folder.
-pub(super) fn readme(name: &str, next: &[String], has_sql: bool) -> String {
+/// The README of the folder. `missing` are the keys of `[model]` that nobody has set.
+pub(super) fn readme(name: &str, next: &[String], missing: &[&str], has_sql: bool) -> String {
     let commands: String = next.iter().map(|command| format!("    {}\n", line(command))).collect();
     let sql = match has_sql {
         true => "`sql/` and `schemas/` are copies of the built-in definitions and contracts, which the job uses.\n",
         false => "",
     };
+    let models = match missing {
+        [] => String::new(),
+        missing => format!(" Set {} under `[model]` first.", missing.join(" and ")),
+    };
     format!(
         "# {name}\n\n\
          A job of curec, proposed by `curec init` from a sample of the logs. Read `job.toml`: what could not be told is marked\n\
          {UNDECIDED} there. Then:\n\n{commands}\n\
-         The day is the last one of the sample. Set the two models under `[model]` first.\n\n\
+         The day is the last one that was seen in the logs, if any.{models}\n\n\
          `nightly.cron` and `nightly_dag.py` (Airflow 3) run it every night: read their heads. `prompts/` has copies of\n\
-         the built-in prompts. {sql}"
+         the built-in prompts.\n{sql}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_names_what_is_missing_and_ends_with_a_line() {
+        let next = ["curec check job.toml".to_owned()];
+        let both = readme("mine", &next, &["generator", "encoder"], false);
+        assert!(both.contains("Set generator and encoder under `[model]` first.") && both.ends_with(".\n"), "{both}");
+        let none = readme("mine", &next, &[], true);
+        assert!(
+            !none.contains("[model]") && none.contains("    curec check job.toml\n") && none.ends_with(".\n"),
+            "{none}"
+        );
+    }
 }

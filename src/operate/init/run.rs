@@ -56,20 +56,25 @@ struct Found {
 /// Writes a folder with a job for the logs that are named; returns what is to be said of it.
 ///
 /// # Errors
-/// `Kind::Usage` for a folder that holds something, and for paths that cannot stand in a job file; `Kind::Input` for files
-/// that are not there or cannot be read; the stores' own errors; `Kind::Temporary` where the folder cannot be written.
+/// `Kind::Usage` for a folder that holds something, for files that are not there, and for paths that cannot stand in a job file;
+/// `Kind::Input` for files that cannot be read; the stores' own errors; `Kind::Temporary` where the folder cannot be written.
 pub async fn init(options: &Options, store: &StoreOptions) -> Result<String> {
     let folder = absolute(&options.folder)?;
+    if Path::new(&folder).is_file() {
+        return Err(Error::new(Kind::Usage, "a file is there, where the job's folder is to be")
+            .with("file", &folder)
+            .hint("name a folder that does not exist"));
+    }
     for path in [Some(&options.interactions), options.items.as_ref(), options.reviews.as_ref(), Some(&folder)] {
         fit_for_a_job_file(path.map(String::as_str).unwrap_or_default())?;
     }
-    let log = look("interaction", &options.interactions, store).await?;
+    let log = look("interaction", "--interactions", &options.interactions, store).await?;
     let items = match &options.items {
-        Some(items) => Some(look("item", items, store).await?),
+        Some(items) => Some(look("item", "--items", items, store).await?),
         None => None,
     };
     let reviews = match &options.reviews {
-        Some(reviews) => Some(look("review", reviews, store).await?),
+        Some(reviews) => Some(look("review", "--reviews", reviews, store).await?),
         None => None,
     };
     let of = |found: &Option<Found>| found.as_ref().map(|found| found.asked.clone());
@@ -94,16 +99,18 @@ pub async fn init(options: &Options, store: &StoreOptions) -> Result<String> {
         has_sql: options.edits_sql,
         looked_at: &looked_at,
     };
-    let job = job_file(&proposal, &inputs, &frame)?;
+    let job = job_file(&proposal, &inputs, &frame);
     // What is written is a job, whatever the files held. A variable in the path of a model may be set later.
     let has_variable = [&options.generator, &options.encoder].into_iter().flatten().any(|model| model.contains("${"));
     if !has_variable {
         Job::parse(&job, "the proposed job.toml", &[], &BTreeMap::new()).map_err(|e| e.of_kind(Kind::Internal))?;
     }
     let next = next(&inputs, &folder, proposal.last_day);
+    let models = [("generator", &options.generator), ("encoder", &options.encoder)];
+    let missing: Vec<&str> = models.into_iter().filter(|(_, given)| given.is_none()).map(|(key, _)| key).collect();
     let mut files: Vec<(String, Vec<u8>)> = vec![
         ("job.toml".to_owned(), job.into_bytes()),
-        ("README.md".to_owned(), readme(&name, &next, options.edits_sql).into_bytes()),
+        ("README.md".to_owned(), readme(&name, &next, &missing, options.edits_sql).into_bytes()),
         ("nightly.cron".to_owned(), cron(&folder, &name).into_bytes()),
         ("nightly_dag.py".to_owned(), dag(&folder, &name).into_bytes()),
     ];
@@ -142,13 +149,22 @@ fn write(part: &Path, files: &[(String, Vec<u8>)], has_commands: bool) -> Result
     Ok(())
 }
 
-async fn look(table: &str, text: &str, store: &StoreOptions) -> Result<Found> {
-    let found = preview(text, store).await.map_err(|e| e.with("table", table))?;
-    let (layout, batch, in_path) = match found.rows {
-        PreviewRows::Parquet { batch, in_path } => (Layout::Parquet, batch, in_path),
+async fn look(table: &str, flag: &str, text: &str, store: &StoreOptions) -> Result<Found> {
+    let mut found = preview(text, store).await.map_err(|e| match e.kind() {
+        Kind::Usage => e.with("table", table).hint(format!("check {flag}")),
+        _ => e.with("table", table),
+    })?;
+    let (layout, batch, in_path, greatest) = match found.rows {
+        PreviewRows::Parquet { batch, in_path, greatest } => (Layout::Parquet, batch, in_path, greatest),
         PreviewRows::Texts(texts) => {
             let (layout, batch) = texts::read(&texts).map_err(|e| e.with("file", &found.asked))?;
-            (layout, batch, Vec::new())
+            let others = texts::with_other_columns(&texts, layout);
+            if others > 0 {
+                found
+                    .notes
+                    .push(format!("{others} of the files looked at lack columns of the first, and were passed over"));
+            }
+            (layout, batch, Vec::new(), Vec::new())
         }
     };
     let form = match layout {
@@ -160,7 +176,7 @@ async fn look(table: &str, text: &str, store: &StoreOptions) -> Result<Found> {
     let about =
         format!("{table}: {} ({form}, {} file(s), {} rows, {which})", found.asked, found.files, batch.num_rows());
     let asked = Asked { place: found.place, pattern: found.asked, layout };
-    Ok(Found { asked, seen: Seen { layout, batch, in_path }, about })
+    Ok(Found { asked, seen: Seen { layout, batch, in_path, greatest, notes: found.notes }, about })
 }
 
 /// A path that does not depend on the current folder.

@@ -12,8 +12,6 @@ use serde_json::{Map, Value};
 
 use crate::error::{Context, Error, Kind, Result};
 
-/// So many rows are enough.
-const ROWS: usize = 4000;
 /// Separators that a header can tell.
 const SEPARATORS: [u8; 4] = [b'\t', b',', b';', b'|'];
 
@@ -45,6 +43,21 @@ pub(super) fn read(texts: &[String]) -> Result<(Layout, RecordBatch)> {
     Ok((Layout::Separated(separator), separated(texts, separator)?))
 }
 
+/// How many texts of separated values lack a column that the first one has; [`read`] passes them over.
+pub(super) fn with_other_columns(texts: &[String], layout: Layout) -> usize {
+    let Layout::Separated(separator) = layout else { return 0 };
+    let names = |text: &String| -> Vec<String> {
+        let mut reader = csv::ReaderBuilder::new().delimiter(separator).flexible(true).from_reader(text.as_bytes());
+        reader.headers().map(|header| header.iter().map(str::to_owned).collect()).unwrap_or_default()
+    };
+    let wanted = texts.first().map(names).unwrap_or_default();
+    let lacks = |text: &&String| {
+        let found = names(text);
+        wanted.iter().any(|name| !found.contains(name))
+    };
+    texts.iter().filter(lacks).count()
+}
+
 /// The separator that stands most often in a header; a comma where none does.
 fn separator_of(header: &str) -> u8 {
     let count = |separator: u8| header.bytes().filter(|b| *b == separator).count();
@@ -56,7 +69,6 @@ fn separator_of(header: &str) -> u8 {
 fn separated(texts: &[String], separator: u8) -> Result<RecordBatch> {
     let mut names: Vec<String> = Vec::new();
     let mut columns: Vec<Vec<Option<String>>> = Vec::new();
-    let mut rows = 0;
     for text in texts {
         let mut reader = csv::ReaderBuilder::new().delimiter(separator).flexible(true).from_reader(text.as_bytes());
         let header = reader.headers().context(Kind::Input, || "the file has no header line".to_owned())?.clone();
@@ -69,10 +81,6 @@ fn separated(texts: &[String], separator: u8) -> Result<RecordBatch> {
         let Some(places) = places else { continue };
         // A record that does not fit its header is for the importer to refuse.
         for record in reader.records().flatten().filter(|record| record.len() == header.len()) {
-            if rows >= ROWS {
-                break;
-            }
-            rows += 1;
             for (column, place) in columns.iter_mut().zip(&places) {
                 let value = record.get(*place).filter(|value| !value.is_empty() && *value != "\\N");
                 column.push(value.map(str::to_owned));
@@ -110,7 +118,7 @@ fn typed(values: &[Option<String>]) -> ArrayRef {
 fn json_lines(texts: &[String]) -> Result<RecordBatch> {
     let mut names: Vec<String> = Vec::new();
     let mut rows: Vec<Map<String, Value>> = Vec::new();
-    for line in texts.iter().flat_map(|text| text.lines()).filter(|line| !line.trim().is_empty()).take(ROWS) {
+    for line in texts.iter().flat_map(|text| text.lines()).filter(|line| !line.trim().is_empty()) {
         let row: Map<String, Value> = serde_json::from_str(line).map_err(|e| {
             Error::new(Kind::Input, "a line is no JSON object")
                 .with("line", rows.len() + 1)
@@ -202,6 +210,21 @@ mod tests {
         assert_eq!(kinds("user_id:token\titem_id:token\n1\t2\n").0, Layout::Separated(b'\t'));
         assert_eq!(kinds("alone\n1\n").0, Layout::Separated(b','));
         assert!(read(&["\n".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn files_with_other_columns_are_counted() {
+        let texts = ["a,b\n1,2\n", "b,a\n1,2\n", "a,c\n1,2\n"].map(str::to_owned);
+        assert_eq!(with_other_columns(&texts, Layout::Separated(b',')), 1);
+        assert_eq!(with_other_columns(&texts, Layout::JsonLines), 0);
+    }
+
+    #[test]
+    fn every_row_that_was_read_counts() {
+        let lines: String = (0..6_000).map(|i| format!("{i},x\n")).collect();
+        assert_eq!(kinds(&format!("n,t\n{lines}")).2, 6_000);
+        let lines: String = (0..6_000).map(|i| format!("{{\"n\":{i}}}\n")).collect();
+        assert_eq!(kinds(&lines).2, 6_000);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Float64Array, Int64Array, StringArray};
+use arrow::array::{Date32Array, Float64Array, Int64Array, StringArray};
 
 use super::*;
 use crate::config::{Job, Meaning};
@@ -15,12 +15,12 @@ use crate::table::mapping::as_carried;
 
 fn text(text: &str) -> Seen {
     let (layout, batch) = read(&[text.to_owned()]).unwrap();
-    Seen { layout, batch, in_path: Vec::new() }
+    Seen { layout, batch, in_path: Vec::new(), greatest: Vec::new(), notes: Vec::new() }
 }
 
 fn parquet(columns: Vec<(&str, ArrayRef)>) -> Seen {
     let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap();
-    Seen { layout: Layout::Parquet, batch, in_path: Vec::new() }
+    Seen { layout: Layout::Parquet, batch, in_path: Vec::new(), greatest: Vec::new(), notes: Vec::new() }
 }
 
 fn texts(values: &[&str]) -> ArrayRef {
@@ -59,15 +59,17 @@ fn job(log: &Seen, items: Option<&Seen>, reviews: Option<&Seen>) -> (String, Vec
         has_sql: false,
         looked_at: &["all of it".to_owned()],
     };
-    let text = job_file(&proposal, &inputs, &frame).unwrap();
+    let text = job_file(&proposal, &inputs, &frame);
     let job = Job::parse(&text, "job.toml", &[], &BTreeMap::new()).unwrap();
     assert_eq!((job.spec.prompt.item.as_str(), job.spec.prompt.history.as_str()), ("item", "history"));
     for table in ["interaction", "item", "review"] {
         as_carried(Contract::builtin(table).unwrap(), &job.spec).unwrap();
     }
     for mapping in proposal.mappings().filter(|_| inputs.commands.iter().all(|c| c.starts_with("duckdb"))) {
+        let taken = mapping.taken.iter().map(|taken| (taken.column.clone(), taken.carried.clone()));
+        let left_out = mapping.open.iter().filter(|open| open.is_left_out());
         let wanted: Vec<(String, String)> =
-            mapping.taken.iter().map(|taken| (taken.column.clone(), taken.carried.clone())).collect();
+            taken.chain(left_out.map(|open| (open.column.clone(), String::new()))).collect();
         assert_eq!(job.spec.input.columns.of(mapping.table), wanted, "{text}");
     }
     (text, inputs.commands)
@@ -128,8 +130,10 @@ fn amazons_reviews_and_metadata() {
     let (taken, _) = told(found.review.as_ref().unwrap());
     assert!(taken.contains(&"text = reviewText".to_owned()) && taken.contains(&"summary = summary".to_owned()));
     let (taken, open) = told(found.item.as_ref().unwrap());
-    assert_eq!(taken, ["item_id = asin", "title = title", "categories = category", "brand = brand"]);
-    assert_eq!(open, ["description", "price"], "a list and a text with a sign are for the importer");
+    let wanted =
+        ["item_id = asin", "title = title", "categories = category", "description = description", "brand = brand"];
+    assert_eq!(taken, wanted);
+    assert_eq!(open, ["price"], "a text with a sign is for the importer");
     assert_eq!(found.attributes, [("main_cat".to_owned(), "Main cat".to_owned())], "undated columns are left out");
 
     let (text, commands) = job(&log, Some(&items), Some(&log));
@@ -267,4 +271,74 @@ fn hostile_names_and_values_stay_text() {
     job(&variable, None, None);
     let event = parquet(vec![("event", texts(&["${HOME}"]))]);
     job(&event, None, None);
+    let labelled = parquet(vec![("item_id", texts(&["i"])), ("${HOME}", texts(&["x"])), ("colour", texts(&["red"]))]);
+    let own = parquet(vec![("user_id", texts(&["a"])), ("item_id", texts(&["i"])), ("event", texts(&["${HOME}"]))]);
+    let (text, _) = job(&own, Some(&labelled), None);
+    assert!(!text.contains("${HOME}") && text.contains("# colour = \"Colour\"\n"), "{text}");
+    let found = propose(&own, Some(&labelled), None).unwrap().item.unwrap();
+    assert!(found.notes.iter().any(|note| note.contains("cannot name the column ${HOME}")), "{:?}", found.notes);
+}
+
+#[test]
+fn what_the_contract_does_not_take_is_converted_or_not_read() {
+    let log = parquet(vec![
+        ("user_id", texts(&["a"])),
+        ("item_id", texts(&["i"])),
+        ("timestamp", integers(&[1_768_867_200])),
+    ]);
+    // Texts for lists: in CSV they are split by the command, in Parquet they are left out.
+    let items = text("item_id,title,category\ni,T,a;b\nj,U,c\n");
+    let (file, commands) = job(&log, Some(&items), None);
+    assert_eq!(commands.len(), 1);
+    for part in ["SELECT * REPLACE (string_split(CAST(\"category\" AS VARCHAR), ", ") AS \"category\") FROM read_csv("]
+    {
+        assert!(commands[0].contains(part), "{part}: {}", commands[0]);
+    }
+    assert!(commands[0].contains(";") && file.contains("\ncategories = \"category\"\n"), "{file}");
+    // The importer splits them itself.
+    let clicks = text("user_id,item_id,timestamp\n1,i,1768867200\n");
+    let (_, commands) = job(&clicks, Some(&items), None);
+    assert!(commands.len() == 1 && commands[0].contains("category_separator=;"), "{commands:?}");
+    let lines = text("{\"item_id\":\"i\",\"description\":[\"A\",\"B\"],\"price\":\"$1\"}\n");
+    let (file, commands) = job(&log, Some(&lines), None);
+    assert!(commands[0].contains("array_to_string(\"description\", "), "{}", commands[0]);
+    assert!(file.contains("\nprice = \"\"\n"), "{file}");
+    let stored = parquet(vec![("item_id", texts(&["i"])), ("categories", texts(&["a"])), ("year", texts(&["x"]))]);
+    let (file, commands) = job(&log, Some(&stored), None);
+    assert!(commands.is_empty() && file.contains("\ncategories = \"\"\n"), "{file}");
+    assert!(!file.contains("\nrelease_year = \"\"\n"), "nothing is read under that name: {file}");
+}
+
+#[test]
+fn days_written_as_dates_become_moments() {
+    let log = text("{\"user\":1,\"item\":2,\"datum\":\"2026-01-20\"}\n");
+    let (_, commands) = job(&log, None, None);
+    assert!(commands[0].contains("CAST(\"datum\" AS TIMESTAMP) AS \"datum\""), "{}", commands[0]);
+    let stored = parquet(vec![
+        ("user", texts(&["a"])),
+        ("item", texts(&["i"])),
+        ("date", Arc::new(Date32Array::from(vec![20_000])) as ArrayRef),
+    ]);
+    let found = propose(&stored, None, None).unwrap();
+    assert!(found.interaction.open[0].why.contains("CAST(date AS TIMESTAMP)"), "{:?}", found.interaction.open);
+}
+
+#[test]
+fn the_last_day_is_that_of_the_files_and_lacks_are_told() {
+    let mut log = parquet(vec![
+        ("user_id", Arc::new(StringArray::from(vec![Some("a"), None])) as ArrayRef),
+        ("item_id", texts(&["i", "j"])),
+        ("timestamp", integers(&[1_768_867_200, 1_768_867_201])),
+    ]);
+    log.notes.push("1 file is not read".to_owned());
+    log.greatest = vec![
+        ("timestamp".to_owned(), integers(&[1_768_867_201, 1_769_040_000])),
+        ("timestamp".to_owned(), integers(&[253_402_214_400])),
+        ("user_id".to_owned(), integers(&[1_900_000_000])),
+    ];
+    let found = propose(&log, None, Some(&log)).unwrap();
+    assert_eq!(found.last_day.unwrap().to_string(), "2026-01-22");
+    let notes = &found.interaction.notes;
+    assert!(notes[0].contains("not read") && notes[1].contains("user_id has no value in 1 of 2 rows"), "{notes:?}");
+    assert!(found.review.unwrap().notes.iter().any(|note| note.contains("no column is read as text")));
 }
