@@ -83,7 +83,7 @@ that fit alike neither is taken. A job reads Parquet: for CSV and JSON lines the
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22\n\
   curec plan jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --json")]
     Plan(PlanArgs),
-    /// Tell everything that a night would trip on, at once: settings, templates, models, tables, warehouse, inputs.
+    /// Check everything that a night needs and report all problems at once: settings, templates, models, tables, warehouse, inputs.
     #[command(
         before_help = "Examples:\n\
   curec check jobs/nightly.toml\n\

@@ -122,11 +122,7 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
         p.problem("budget.on_reached", format!("must be publish or stop, got `{}`", s.budget.on_reached));
     }
     let is_free = s.price.prompt_tokens_million == 0.0 && s.price.completion_tokens_million == 0.0;
-    p.demand(
-        s.budget.max_cost == 0.0 || !is_free,
-        "budget.max_cost",
-        "needs a price in [price]: without one nothing costs anything",
-    );
+    p.demand(s.budget.max_cost == 0.0 || !is_free, "budget.max_cost", "needs a price in [price]");
     let unit = s.input.timestamp_unit.as_str();
     if !matches!(unit, "" | "s" | "ms" | "us" | "ns") {
         p.problem("input.timestamp_unit", format!("must be empty, s, ms, us or ns, got `{unit}`"));

@@ -74,9 +74,7 @@ impl ItemNeighbours {
         };
         ItemNeighbours { near: (0..catalogue).into_par_iter().map(nearest).collect() }
     }
-}
 
-impl ItemNeighbours {
     /// Adds to the scores of all items `by` times what the items of a history say, each times its weight.
     pub(super) fn add(&self, history: &[(u32, f32)], by: f32, scores: &mut [f32]) {
         for (item, weight) in history {

@@ -71,9 +71,7 @@ impl Ease {
         });
         Ok(Ease { items, places, weights })
     }
-}
 
-impl Ease {
     /// Adds to the scores of all items `by` times what the items of a history say, each times its weight.
     pub(super) fn add(&self, history: &[(u32, f32)], by: f32, scores: &mut [f32]) {
         let n = self.items.len();

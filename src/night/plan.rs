@@ -221,7 +221,11 @@ impl Capped {
         let Some(reached) = &self.reached else {
             return format!("[budget] {}: the estimate fits", self.caps);
         };
-        let then = if self.stops { "then the run stops and publishes nothing" } else { "the rest gets evidence alone" };
+        let then = if self.stops {
+            "then the run stops and publishes nothing"
+        } else {
+            "the other rows get features of their evidence"
+        };
         let (paid, percent) = (self.paid, 100.0 * self.share);
         format!(
             "[budget] {reached} would be reached: about {paid} of {waiting} prompts ({percent:.0} %) would be paid, items first; {then}"

@@ -286,7 +286,7 @@ fn unpaid_story(usage: &Usage) -> String {
         None => String::new(),
         Some(cap) => format!(
             "\n[budget] {cap} is reached: {} prompt(s) are not paid; rows that were never asked have the refusal `budget` and \
-             features of their evidence. Another run of the day pays for more.",
+             features of their evidence. Run the same day again to pay for the rest.",
             usage.unpaid
         ),
     }

@@ -128,9 +128,7 @@ impl Purse {
             minutes: self.began.elapsed().as_secs_f64() / 60.0,
         })
     }
-}
 
-impl Purse {
     /// How many prompts, `most` at most, may be begun beside those in flight: with all of these, each at the mean price of the `answered`
     /// ones, which took so many prompt and generated tokens, no cap of tokens or cost is reached before the last. At least 1 where
     /// none is in flight.

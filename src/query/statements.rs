@@ -1,4 +1,4 @@
-//! Texts of several SQL statements: where each begins and ends, and whether a text that is being typed is whole.
+//! Texts of several SQL statements: where each begins and ends.
 //!
 //! Knows SQL's syntax, as DataFusion's parser reads it: a semicolon in a text, a name or a comment ends nothing. Knows nothing of
 //! tables or sessions.

@@ -160,7 +160,7 @@ fn what_cannot_be_told_or_read_is_said() {
     expect_code(&out, 0);
     let said = stdout(&out);
     assert!(said.contains("UNDECIDED: user, uid fit alike"), "{said}");
-    assert!(said.contains("no column is named like it") && !said.contains('\u{1b}'), "{said}");
+    assert!(said.contains("no column has a name like it") && !said.contains('\u{1b}'), "{said}");
     let job = std::fs::read_to_string(world.path("odd-job/job.toml")).unwrap();
     assert!(job.contains("# user_id = \"uid\"\n") && job.contains("\nitem_id = \"sku\"\n"), "{job}");
     expect_code(&world.curec(&["config", "odd-job/job.toml"]), 0);

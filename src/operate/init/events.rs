@@ -111,8 +111,8 @@ impl Event {
     /// Why nobody can tell what it means.
     pub(super) fn why(&self) -> &'static str {
         match self.is_weak {
-            true => "nothing in the sample says more than this: like, or none where the log has better signs",
-            false => "not a word that is known",
+            true => "the sample has no stronger sign of liking: like, or none if the log has one",
+            false => "unknown word",
         }
     }
 }
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!((found, other), (wanted.to_vec(), Meaning::Like));
         let weak = events_of(&(Arc::new(StringArray::from(vec!["view", "zap"])) as ArrayRef), false);
         let why: Vec<&str> = weak.values.iter().map(Event::why).collect();
-        assert!(why[0].contains("says more") && why[1].contains("not a word"), "{why:?}");
+        assert!(why[0].contains("stronger sign") && why[1].contains("unknown word"), "{why:?}");
         let (found, other) = meanings(&["rating", "view"], true);
         assert_eq!(found, [one("rating", Some(Meaning::Nothing)), one("view", Some(Meaning::Nothing))]);
         assert_eq!(other, Meaning::Nothing);

@@ -237,6 +237,7 @@ fn entry(key: &str, value: toml::Value) -> String {
     }
 }
 
+/// By hand: a serialiser may take several lines, and escapes no mark of direction.
 /// A text between quotation marks, on one line.
 fn quoted(text: &str) -> String {
     let mut told = String::from("\"");

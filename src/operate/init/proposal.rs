@@ -179,7 +179,7 @@ pub(super) fn propose(log: &Seen, items: Option<&Seen>, reviews: Option<&Seen>) 
             ));
         }
         if !review.taken.iter().any(|taken| taken.column == "text") {
-            review.notes.push("no column is read as text: reviews without one tell nothing".to_owned());
+            review.notes.push("no column is read as text: reviews without text are of no use".to_owned());
         }
         let is_new = unit_of(own.as_ref()).is_some() && unit_of(moments.as_ref()).is_none();
         if is_new && interaction.carried("event_timestamp").is_some() {
@@ -266,7 +266,7 @@ fn choose(table: &str, column: &Column, seen: &Seen, preferred: &[String], notes
         let names = seen.names();
         let more = if names.len() > SHOWN { ", ..." } else { "" };
         let shown = names[..names.len().min(SHOWN)].join(", ");
-        return open(format!("no column is named like it; the files have {shown}{more}"), Vec::new());
+        return open(format!("no column has a name like it; the files have {shown}{more}"), Vec::new());
     };
     let mut top: Vec<_> = fits.iter().filter(|(rank, ..)| *rank == best).collect();
     let by_name: Vec<_> = top.iter().filter(|(_, name, _)| preferred.iter().any(|p| p == name)).copied().collect();

@@ -17,7 +17,7 @@ pub(super) fn story(proposal: &Proposal, looked_at: &[String], next: &[String], 
         told.push_str(&table(mapping));
     }
     if proposal.item.is_none() {
-        told.push_str("item: none named (--items): the job gets a file of no items, and nothing is told of them\n");
+        told.push_str("item: none named (--items); the job gets an empty item file, so prompts say nothing of items\n");
     }
     match &proposal.events {
         Some(events) => {
@@ -32,14 +32,14 @@ pub(super) fn story(proposal: &Proposal, looked_at: &[String], next: &[String], 
             }
             told.push_str(&format!("  {:<10} all others\n", events.other.name()));
         }
-        None => told.push_str("events: the log tells no kinds of them\n"),
+        None => told.push_str("events: the log has no event column\n"),
     }
     match &proposal.scale {
         Some(scale) => told.push_str(&format!("ratings: explicit feedback, {}\n", line(&scale.about))),
         None => told.push_str("ratings: none, implicit feedback\n"),
     }
     if proposal.last_day.is_none() {
-        told.push_str("day: the sample tells none: write yours for YYYY-MM-DD\n");
+        told.push_str("day: not found in the sample; replace YYYY-MM-DD by yours\n");
     }
     told.push_str(&format!("\nwritten: {}\nnext:\n", line(folder)));
     for command in next {
