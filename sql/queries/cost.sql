@@ -1,5 +1,5 @@
 -- What did each night pay for? Attempts, answers and tokens by the day on which the paying interval ended.
--- Reads response. No parameters. Tokens are those of answers: a prompt that failed sent none.
+-- Reads response. No parameters. Tokens are those of answers; what failed is not counted, though some of it was computed.
 -- Tokens that a shared prefix saved are part of the prompt's.
 select
     cast(created_timestamp as date) as paid_on,
