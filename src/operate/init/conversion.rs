@@ -115,7 +115,11 @@ fn import_csv(proposal: &Proposal, asked: &AllAsked, separator: u8, folder: &str
     let mut pairs = pairs_of(log)?;
     let items = asked.item.as_ref().zip(proposal.item.as_ref()).and_then(|(asked, mapping)| {
         let is_like = asked.layout == Layout::Separated(separator) && mapping.carried("item_id") == Some(item_id);
-        let own: Vec<_> = pairs_of(mapping)?.into_iter().filter(|pair| !pair.starts_with("item_id=")).collect();
+        let mut own: Vec<_> = pairs_of(mapping)?.into_iter().filter(|pair| !pair.starts_with("item_id=")).collect();
+        let between = category_separator(mapping)?;
+        if between != "|" {
+            own.push(format!("category_separator={between}"));
+        }
         asked.local_file().filter(|_| is_like).map(|file| (file.to_owned(), own))
     });
     if unit != "s" {
@@ -130,10 +134,6 @@ fn import_csv(proposal: &Proposal, asked: &AllAsked, separator: u8, folder: &str
     let has_items = items.is_some();
     if let Some((file, own)) = items {
         pairs.extend(own);
-        let mut casts = proposal.item.iter().flat_map(|item| &item.taken).filter_map(|taken| taken.cast.as_deref());
-        if casts.any(|cast| cast.ends_with("';')")) {
-            pairs.push("category_separator=;".to_owned());
-        }
         words.extend(["--items".to_owned(), shell(&file)]);
     }
     if !pairs.is_empty() {
@@ -141,6 +141,19 @@ fn import_csv(proposal: &Proposal, asked: &AllAsked, separator: u8, folder: &str
     }
     words.extend(["--out".to_owned(), shell(&format!("{folder}/input"))]);
     Some(Imported { command: words.join(" "), has_items, has_reviews: false })
+}
+
+/// What separates the categories and the people for `curec import csv`, which has one character for both; `None`: it cannot read
+/// them as they are meant.
+fn category_separator(items: &Mapping) -> Option<&'static str> {
+    // By its own name the importer would read even a list that nobody could tell.
+    let is_list = |column: &str| matches!(column, "categories" | "people");
+    let is_read_anyway = items.open.iter().any(|open| open.is_left_out() && is_list(&open.column));
+    let mut all = items.taken.iter().filter_map(|taken| taken.between);
+    let first = all.next().unwrap_or("|");
+    // A comma cannot stand in `--mapping`.
+    let is_fit = !first.contains(',') && all.all(|other| other == first);
+    (is_fit && !is_read_anyway).then(|| first.trim())
 }
 
 /// The pairs of `--mapping` for a table; `None` where a name cannot stand there.

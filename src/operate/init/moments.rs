@@ -4,7 +4,7 @@
 
 use arrow::array::{ArrayRef, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use chrono::{DateTime, NaiveDate};
 
 use crate::operate::import::times::parse_time;
@@ -80,22 +80,22 @@ fn no_unit(values: &[f64]) -> String {
     }
 }
 
-/// The latest day of a column, UTC.
-pub(super) fn last_day(array: &ArrayRef, moments: &Moments) -> Option<NaiveDate> {
-    let micros = match moments {
+/// The latest day of a column that is not after `until`, UTC.
+pub(super) fn last_day(array: &ArrayRef, moments: &Moments, until: NaiveDate) -> Option<NaiveDate> {
+    let micros: Vec<i64> = match moments {
         Moments::Counted(unit) | Moments::Fractions(unit) => {
             let (_, per) = UNITS.iter().find(|(name, _)| name == unit)?;
-            let latest = numbers(array).into_iter().max_by(f64::total_cmp)?;
-            (latest / per * 1e6) as i64
+            numbers(array).into_iter().map(|value| (value / per * 1e6) as i64).collect()
         }
         Moments::Stored => {
             let naive = without_zone(array)?;
-            arrow::compute::max(naive.as_primitive_opt::<arrow::datatypes::TimestampMicrosecondType>()?)?
+            naive.as_primitive_opt::<TimestampMicrosecondType>()?.iter().flatten().collect()
         }
-        Moments::Texts => texts(array).iter().filter_map(|text| parse_time(text)).max()?,
+        Moments::Texts => texts(array).iter().filter_map(|text| parse_time(text)).collect(),
         Moments::Unknown(_) => return None,
     };
-    DateTime::from_timestamp_micros(micros).map(|at| at.date_naive())
+    let days = micros.into_iter().filter_map(DateTime::from_timestamp_micros).map(|at| at.date_naive());
+    days.filter(|day| *day <= until).max()
 }
 
 /// Whether a type holds texts, in a dictionary or plain.
@@ -147,7 +147,11 @@ mod tests {
         let fractions: ArrayRef = Arc::new(Float64Array::from(vec![893_030_400.5]));
         assert_eq!(moments_of(&fractions), Moments::Fractions("s"));
         let counted: ArrayRef = Arc::new(Int64Array::from(vec![893_030_400_000, 893_116_800_000]));
-        assert_eq!(last_day(&counted, &Moments::Counted("ms")).unwrap().to_string(), "1998-04-21");
+        let last = |until: NaiveDate| last_day(&counted, &Moments::Counted("ms"), until).map(|day| day.to_string());
+        let found = last(NaiveDate::MAX).unwrap();
+        assert_eq!(found, "1998-04-21");
+        let until = |day: u32| last(NaiveDate::from_ymd_opt(1998, 4, day).unwrap());
+        assert_eq!((until(20), until(19)), (Some("1998-04-20".to_owned()), None));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field};
-use chrono::{Datelike, NaiveDate};
+use chrono::NaiveDate;
 
 use crate::error::Result;
 use crate::operate::init::events::{self, Events, different, events_of};
@@ -24,10 +24,12 @@ use crate::undated::is_undated;
 const SHOWN: usize = 20;
 /// The longest label of an attribute, in characters.
 const MAX_LABEL: usize = 30;
-/// Days from this year on stand for no day at all, as 9999-12-31 does.
-const NO_YEAR: i32 = 2100;
-/// What values of a list are separated by in a text, the likelier first.
-const PARTED: [char; 2] = ['|', ';'];
+/// What values of a list are separated by in a text, the likelier first: one is enough.
+const PARTED: [&str; 2] = ["|", ";"];
+/// The same, where many texts have it and none has one of the others.
+const SPACED: [&str; 2] = [", ", " > "];
+/// One text in so many is many.
+const MANY: usize = 5;
 
 /// Some rows of a table as its files hold them.
 #[derive(Debug)]
@@ -65,6 +67,8 @@ pub(super) struct Taken {
     pub(super) about: String,
     /// SQL of DuckDB that makes it fit where the files are converted; `None`: it fits as it is.
     pub(super) cast: Option<String>,
+    /// What values of a list are separated by in its texts; `None`: it holds no such texts.
+    pub(super) between: Option<&'static str>,
 }
 
 /// A column of a contract that nobody could be found for.
@@ -120,7 +124,7 @@ pub(super) struct Proposal {
     pub(super) review: Option<Mapping>,
     /// How the log says when.
     pub(super) moments: Option<Moments>,
-    /// The latest day of the sample.
+    /// The latest day of the sample, or of the files' statistics, that is not after today.
     pub(super) last_day: Option<NaiveDate>,
     /// The scale of the ratings; `None`: the log has none.
     pub(super) scale: Option<Scale>,
@@ -145,11 +149,11 @@ impl Proposal {
     }
 }
 
-/// Proposes what a job says of its inputs.
+/// Proposes what a job says of its inputs, on the day `today`, UTC.
 ///
 /// # Errors
 /// Those of the built-in contracts, which is a defect.
-pub(super) fn propose(log: &Seen, items: Option<&Seen>, reviews: Option<&Seen>) -> Result<Proposal> {
+pub(super) fn propose(log: &Seen, items: Option<&Seen>, reviews: Option<&Seen>, today: NaiveDate) -> Result<Proposal> {
     let item_ids = items.map(Seen::names).unwrap_or_default();
     let mut interaction = map("interaction", log, &item_ids)?;
     let known: Vec<String> = interaction.taken.iter().map(|taken| taken.carried.clone()).collect();
@@ -157,14 +161,21 @@ pub(super) fn propose(log: &Seen, items: Option<&Seen>, reviews: Option<&Seen>) 
     let mut review = reviews.map(|reviews| map("review", reviews, &known)).transpose()?;
     let told = |column: &str| log.array(interaction.carried(column)?);
     let moments = told("event_timestamp").map(moments_of);
-    let last_day = moments.as_ref().and_then(|moments| {
+    let last_until = |until: NaiveDate| {
+        let moments = moments.as_ref()?;
         let name = interaction.carried("event_timestamp")?;
         let stored = log.greatest.iter().filter(|(column, _)| column == name).map(|(_, values)| values);
-        let days = stored.chain(log.array(name)).filter_map(|values| last_day(values, moments));
-        days.filter(|day| day.year() < NO_YEAR).max()
-    });
+        let days = stored.chain(log.array(name)).filter_map(|values| last_day(values, moments, until));
+        days.max()
+    };
+    let (last_day, latest) = (last_until(today), last_until(NaiveDate::MAX));
     let scale = told("rating").and_then(scale_of);
     let events = told("event").map(|event| events_of(event, scale.is_some()));
+    if let Some(latest) = latest.filter(|latest| *latest > today) {
+        interaction.notes.push(format!(
+            "it has moments after today, up to {latest}, which do not count for the day of the proposed commands"
+        ));
+    }
     let unit_of = |moments: Option<&Moments>| match moments {
         Some(Moments::Counted(unit)) => Some(*unit),
         _ => None,
@@ -283,8 +294,8 @@ fn choose(table: &str, column: &Column, seen: &Seen, preferred: &[String], notes
             if !others.is_empty() {
                 notes.push(format!("{} is read from {name}, not from {}", column.name, others.join(", ")));
             }
-            let (about, cast) = (fit.about.clone(), fit.cast.clone());
-            Choice::Taken(Taken { column: column.name.clone(), carried: name.to_owned(), about, cast })
+            let (about, cast, between) = (fit.about.clone(), fit.cast.clone(), fit.between);
+            Choice::Taken(Taken { column: column.name.clone(), carried: name.to_owned(), about, cast, between })
         }
         [(_, name, Err(why))] => open(format!("{name} is named like it, but {why}"), vec![(*name).to_owned()]),
         several => {
@@ -302,11 +313,13 @@ struct Fit {
     about: String,
     /// SQL of DuckDB that makes it fit where the files are converted.
     cast: Option<String>,
+    /// What values of a list are separated by in its texts.
+    between: Option<&'static str>,
 }
 
 impl Fit {
     fn new(precision: u32, about: impl Into<String>) -> Self {
-        Fit { precision, about: about.into(), cast: None }
+        Fit { precision, about: about.into(), cast: None, between: None }
     }
 }
 
@@ -333,14 +346,18 @@ fn readable(
     let cast = match seen.layout {
         Layout::Parquet => None,
         _ if accepts(column, kind) => None,
-        _ => cast_of(column, field, array),
+        _ => cast_of(column, field, array)?,
     };
-    if let Some((cast, about)) = cast {
-        return Ok(Fit { cast: Some(cast), ..Fit::new(0, about) });
+    if let Some(fit) = cast {
+        return Ok(fit);
     }
     let fits = if is_in_path { column.column_type == ColumnType::Utf8 } else { accepts(column, kind) };
     if !fits {
-        return Err(format!("it holds {kind}: {}", way_out(column, field)));
+        let held = match kind {
+            DataType::Struct(fields) if fields.is_empty() => "nested values".to_owned(),
+            kind => kind.to_string(),
+        };
+        return Err(format!("it holds {held}: {}", way_out(column, field)));
     }
     if column.name == "event" && different(array) > events::MOST {
         return Err(format!("it has more than {} different values, too many for kinds of events", events::MOST));
@@ -364,21 +381,42 @@ fn is_variable(name: &str) -> bool {
     name.contains("${")
 }
 
-/// SQL of DuckDB that makes a column of the contract's type of one that has another, and what it does.
-fn cast_of(column: &Column, field: &Field, array: &ArrayRef) -> Option<(String, String)> {
-    let name = identifier(field.name())?;
-    match (&column.column_type, field.data_type()) {
+/// How DuckDB makes a column of the contract's type of one that has another; `None` where it does not.
+///
+/// # Errors
+/// Why texts cannot be split.
+fn cast_of(column: &Column, field: &Field, array: &ArrayRef) -> Result<Option<Fit>, String> {
+    let Some(name) = identifier(field.name()) else { return Ok(None) };
+    let is_lists = |kind: &DataType| matches!(kind, DataType::List(child) if is_text(child.data_type()));
+    let fit = match (&column.column_type, field.data_type()) {
         (ColumnType::List(_), kind) if is_text(kind) => {
-            let found = texts(array);
-            let between = PARTED.into_iter().find(|c| found.iter().any(|text| text.contains(*c))).unwrap_or('|');
+            let Some(between) = separator_of(&texts(array)) else {
+                return Err("its texts begin with `[`: write it as a list of texts when the file is made".to_owned());
+            };
             let cast = format!("string_split(CAST({name} AS VARCHAR), '{between}')");
-            Some((cast, format!("texts, split into lists at {between}")))
+            let about = format!("texts, split into lists at `{between}`");
+            Fit { cast: Some(cast), between: Some(between), ..Fit::new(0, about) }
         }
-        (ColumnType::Utf8, DataType::List(_)) if column.nullable && column.name != "event" => {
-            Some((format!("array_to_string({name}, ' ')"), "lists, joined to texts".to_owned()))
+        (ColumnType::List(_), DataType::List(child)) if is_lists(child.data_type()) => {
+            Fit { cast: Some(format!("flatten({name})")), ..Fit::new(0, "lists of lists, put together") }
         }
-        _ => None,
+        (ColumnType::Utf8, kind) if is_lists(kind) && column.nullable && column.name != "event" => {
+            Fit { cast: Some(format!("array_to_string({name}, ' ')")), ..Fit::new(0, "lists, joined to texts") }
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(fit))
+}
+
+/// What values of lists are separated by in texts; `None` where many texts are lists of some language, as `['a', 'b']` is.
+fn separator_of(found: &[String]) -> Option<&'static str> {
+    let is_many = |n: usize| n > 0 && n * MANY >= found.len();
+    let having = |part: &str| found.iter().filter(|text| text.contains(part)).count();
+    if is_many(found.iter().filter(|text| text.trim_start().starts_with('[')).count()) {
+        return None;
     }
+    let certain = PARTED.into_iter().find(|part| having(part) > 0);
+    certain.or_else(|| SPACED.into_iter().find(|part| is_many(having(part)))).or(Some(PARTED[0]))
 }
 
 /// A name as SQL has it; `None` where it would steer what shows the SQL.

@@ -103,7 +103,7 @@ pub(super) fn readme(name: &str, next: &[String], missing: &[&str], has_sql: boo
         "# {name}\n\n\
          A job of curec, proposed by `curec init` from a sample of the logs. Read `job.toml`: what could not be told is marked\n\
          {UNDECIDED} there. Then:\n\n{commands}\n\
-         The day is the last one that was seen in the logs, if any.{models}\n\n\
+         The day is the last one seen in the logs that was not in the future, if any.{models}\n\n\
          `nightly.cron` and `nightly_dag.py` (Airflow 3) run it every night: read their heads. `prompts/` has copies of\n\
          the built-in prompts.\n{sql}"
     )

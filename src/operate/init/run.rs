@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use chrono::Utc;
 use parquet::arrow::arrow_writer::ArrowWriter;
 
 use crate::config::Job;
@@ -82,7 +83,8 @@ pub async fn init(options: &Options, store: &StoreOptions) -> Result<String> {
     let told = |found: &Option<Found>| found.as_ref().map(|found| found.about.clone());
     let looked_at: Vec<String> =
         [Some(log.about.clone()), told(&items), told(&reviews)].into_iter().flatten().collect();
-    let proposal = propose(&log.seen, items.as_ref().map(|f| &f.seen), reviews.as_ref().map(|f| &f.seen))?;
+    let today = Utc::now().date_naive();
+    let proposal = propose(&log.seen, items.as_ref().map(|f| &f.seen), reviews.as_ref().map(|f| &f.seen), today)?;
     let inputs = inputs_of(&proposal, &asked, &folder);
     let name = name_of(Path::new(&folder));
     let model = |given: &Option<String>, usual: &str| match given {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BooleanArray, Float64Array, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder,
+    new_null_array,
 };
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{DataType, Field, Fields, Schema};
 use serde_json::{Map, Value};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -135,7 +136,8 @@ fn json_lines(texts: &[String]) -> Result<RecordBatch> {
     batch_of(names.into_iter().filter_map(|name| values_of(&rows, &name).map(|array| (name, array))))
 }
 
-/// A column of JSON rows; `None` where it holds objects, or values of several kinds.
+/// A column of JSON rows; `None` where it holds values of several plain kinds. What is nested, but for lists of texts and lists of
+/// such lists, is a structure without fields: its type says that no job reads it, and its values are left out.
 fn values_of(rows: &[Map<String, Value>], name: &str) -> Option<ArrayRef> {
     let values: Vec<Option<&Value>> = rows.iter().map(|row| row.get(name).filter(|value| !value.is_null())).collect();
     let said: Vec<&Value> = values.iter().flatten().copied().collect();
@@ -165,13 +167,32 @@ fn values_of(rows: &[Map<String, Value>], name: &str) -> Option<ArrayRef> {
             }
             Arc::new(lists.finish())
         }
+        said if said.iter().all(|value| is_lists_of_texts(value)) => {
+            let mut lists = ListBuilder::new(ListBuilder::new(StringBuilder::new()));
+            for value in &values {
+                for list in value.and_then(Value::as_array).into_iter().flatten() {
+                    let parts = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+                    parts.for_each(|text| lists.values().values().append_value(text));
+                    lists.values().append(true);
+                }
+                lists.append(value.is_some());
+            }
+            Arc::new(lists.finish())
+        }
+        said if said.iter().any(|value| value.is_object() || value.is_array()) => {
+            new_null_array(&DataType::Struct(Fields::empty()), rows.len())
+        }
         _ => return None,
     };
     Some(array)
 }
 
 fn is_texts(value: &Value) -> bool {
-    value.as_array().is_some_and(|parts| parts.iter().all(Value::is_string))
+    value.as_array().is_some_and(|parts| parts.iter().all(|part| part.is_string() || part.is_null()))
+}
+
+fn is_lists_of_texts(value: &Value) -> bool {
+    value.as_array().is_some_and(|lists| lists.iter().all(is_texts))
 }
 
 fn batch_of(columns: impl Iterator<Item = (String, ArrayRef)>) -> Result<RecordBatch> {
@@ -190,8 +211,6 @@ fn batch_of(columns: impl Iterator<Item = (String, ArrayRef)>) -> Result<RecordB
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use arrow::datatypes::DataType;
-
     use super::*;
 
     fn kinds(text: &str) -> (Layout, Vec<(String, DataType)>, usize) {
@@ -228,13 +247,19 @@ mod tests {
     }
 
     #[test]
-    fn json_lines_have_the_columns_of_all_lines_but_nested_ones() {
-        let text = "{\"u\":\"a\",\"n\":1,\"tags\":[\"x\"],\"style\":{\"k\":1}}\n\n{\"u\":null,\"n\":2.5,\"ok\":true}\n";
+    fn json_lines_have_the_columns_of_all_lines() {
+        let text = "{\"u\":\"a\",\"n\":1,\"tags\":[\"x\",null],\"style\":{\"k\":1},\"paths\":[[\"x\",\"y\"],[]]}\n\n\
+                    {\"u\":null,\"n\":2.5,\"ok\":true}\n";
         let (layout, found, rows) = kinds(text);
         assert_eq!((layout, rows), (Layout::JsonLines, 2));
         let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["u", "n", "tags", "ok"]);
-        assert!(found[1].1 == DataType::Float64 && matches!(found[2].1, DataType::List(_)));
+        assert_eq!(names, ["u", "n", "tags", "style", "paths", "ok"]);
+        assert!(found[1].1 == DataType::Float64 && found[3].1 == DataType::Struct(Fields::empty()), "{found:?}");
+        let child = |kind: &DataType| match kind {
+            DataType::List(child) => child.data_type().clone(),
+            kind => kind.clone(),
+        };
+        assert_eq!((child(&found[2].1), child(&child(&found[4].1))), (DataType::Utf8, DataType::Utf8));
         assert!(read(&["[{\"u\":1}]".to_owned()]).unwrap_err().message().contains("array"));
         assert!(read(&["{\"u\":1}\nnothing\n".to_owned()]).unwrap_err().to_string().contains("line: 2"));
     }

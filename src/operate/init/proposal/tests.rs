@@ -13,6 +13,11 @@ use crate::operate::init::job_file::{Frame, UNDECIDED, job_file};
 use crate::operate::init::texts::read;
 use crate::table::mapping::as_carried;
 
+/// As on a certain day.
+fn propose(log: &Seen, items: Option<&Seen>, reviews: Option<&Seen>) -> Result<Proposal> {
+    super::propose(log, items, reviews, NaiveDate::from_ymd_opt(2026, 6, 1).unwrap())
+}
+
 fn text(text: &str) -> Seen {
     let (layout, batch) = read(&[text.to_owned()]).unwrap();
     Seen { layout, batch, in_path: Vec::new(), greatest: Vec::new(), notes: Vec::new() }
@@ -341,4 +346,83 @@ fn the_last_day_is_that_of_the_files_and_lacks_are_told() {
     let notes = &found.interaction.notes;
     assert!(notes[0].contains("not read") && notes[1].contains("user_id has no value in 1 of 2 rows"), "{notes:?}");
     assert!(found.review.unwrap().notes.iter().any(|note| note.contains("no column is read as text")));
+}
+
+#[test]
+fn nested_columns_of_json_lines_are_flattened_or_not_read() {
+    let log = parquet(vec![
+        ("user_id", texts(&["a"])),
+        ("item_id", texts(&["i"])),
+        ("timestamp", integers(&[1_768_867_200])),
+    ]);
+    let items = text(
+        "{\"item_id\":\"i\",\"categories\":[[\"A\",\"B\"],[\"C\"]],\"description\":{\"x\":1},\"people\":[{\"name\":\"N\"}]}\n\
+         {\"item_id\":\"j\",\"categories\":null,\"brand\":[[\"A\"]]}\n",
+    );
+    let (file, commands) = job(&log, Some(&items), None);
+    let wanted = "SELECT * REPLACE (flatten(\"categories\") AS \"categories\") FROM read_json(";
+    assert!(commands[0].contains(wanted), "{}", commands[0]);
+    for part in ["\ncategories = \"categories\"\n", "\ndescription = \"\"\n", "\npeople = \"\"\n", "\nbrand = \"\"\n"] {
+        assert!(file.contains(part), "{part}: {file}");
+    }
+    let open = propose(&log, Some(&items), None).unwrap().item.unwrap().open;
+    assert!(open[0].why.contains("it holds nested values") && open[0].is_left_out(), "{open:?}");
+}
+
+#[test]
+fn the_separator_of_lists_is_told_by_their_texts() {
+    let log = text("user_id,item_id,timestamp\n1,i,1768867200\n");
+    let commands = |values: &[&str]| {
+        let rows: String = values.iter().map(|value| format!("i\t{value}\n")).collect();
+        let like = text("user_id\titem_id\ttimestamp\n1\ti\t1768867200\n");
+        let items = text(&format!("item_id\tcategories\n{rows}"));
+        let (file, converted) = job(&log, Some(&items), None);
+        // Without the quotes of the shell.
+        let plain = |command: &String| command.replace("'\\''", "'");
+        let both: Vec<String> = job(&like, Some(&items), None).1.iter().map(plain).collect();
+        (file, plain(&converted[1]), both)
+    };
+    // With a file of items in another form than the log's, and with one that the importer could read, too.
+    for (values, between, imported) in [
+        (&["Action, Drama", "War"][..], "', ')", None),
+        (&["A > B > C", "A"][..], "' > ')", Some("category_separator=>")),
+        (&["Action, Drama|War", "War"][..], "'|')", Some("--items")),
+        (&["Action, Drama;War", "War"][..], "';')", Some("category_separator=;")),
+        (&["Action", "War"][..], "'|')", Some("--items")),
+        (&["Home, Garden", "a", "b", "c", "d", "e"][..], "'|')", Some("--items")),
+    ] {
+        let (_, converted, both) = commands(values);
+        assert!(converted.contains(between), "{values:?}: {converted}");
+        match imported {
+            Some(part) => assert!(both.len() == 1 && both[0].contains(part), "{values:?}: {both:?}"),
+            None => assert!(both.len() == 2 && both[1].contains(between), "{values:?}: {both:?}"),
+        }
+    }
+    // The importer would split them at its own separator.
+    let (file, converted, both) = commands(&["['Action', 'Drama']", "['War']"]);
+    assert!(file.contains("\ncategories = \"\"\n") && file.contains("begin with `[`"), "{file}");
+    assert!(!converted.contains("REPLACE") && both.len() == 2 && !both[0].contains("--items"), "{both:?}");
+}
+
+#[test]
+fn moments_to_come_do_not_tell_the_day() {
+    // 20 January 2026, 1 January 2035.
+    let mut moments = vec![1_768_867_200; 200];
+    moments.push(2_051_222_400);
+    let of = |moments: &[i64], greatest: Vec<i64>| {
+        let ids: Vec<&str> = moments.iter().map(|_| "a").collect();
+        let mut log =
+            parquet(vec![("user_id", texts(&ids)), ("item_id", texts(&ids)), ("timestamp", integers(moments))]);
+        log.greatest = vec![("timestamp".to_owned(), integers(&greatest))];
+        let found = propose(&log, None, None).unwrap();
+        let note = found.interaction.notes.into_iter().find(|note| note.contains("after today"));
+        (found.last_day.map(|day| day.to_string()), note.unwrap_or_default())
+    };
+    let (day, note) = of(&moments, vec![253_402_214_400]);
+    assert!(day.as_deref() == Some("2026-01-20") && note.contains("up to 9999-12-31"), "{day:?} {note}");
+    let (day, note) = of(&moments, Vec::new());
+    assert!(day.as_deref() == Some("2026-01-20") && note.contains("up to 2035-01-01"), "{day:?} {note}");
+    assert_eq!(of(&moments[..200], Vec::new()), (Some("2026-01-20".to_owned()), String::new()));
+    let (day, note) = of(&moments[200..], Vec::new());
+    assert!(day.is_none() && !note.is_empty(), "{day:?} {note}");
 }
