@@ -1,4 +1,4 @@
-//! `curec check`: everything that a night of a job would trip on, told at once.
+//! `curec check`: everything that would stop a night of a job, told at once.
 //!
 //! Asks each part of a night what is wrong with it: settings, templates, models, tables, the warehouse, and a sample of the
 //! inputs. What one part finds keeps no other from being asked. Writes nothing, unless it is to try the warehouse.

@@ -18,7 +18,7 @@ use crate::table::redact::redact;
 /// One thing that was found.
 #[derive(Debug)]
 struct Note {
-    /// A night would trip on it; else it is worth knowing.
+    /// It would stop a night; else it is worth knowing.
     is_problem: bool,
     /// The part of the job that it is about.
     part: &'static str,
@@ -118,7 +118,7 @@ impl<'a> Notes<'a> {
 }
 
 impl Checked {
-    /// What a night would trip on.
+    /// What would stop a night.
     pub fn problems(&self) -> usize {
         self.notes.iter().filter(|note| note.is_problem).count()
     }

@@ -182,7 +182,10 @@ fn a_plan_says_how_far_a_cap_reaches() {
     let cap = format!("budget.max_tokens={most}");
     let short = plan(&world, &set(&[&cap]));
     assert!(short.contains(&format!("[budget] max_tokens {most} would be reached: about ")), "{short}");
-    assert!(short.contains(&format!(" of {prompts} prompts (")) && short.contains("the rest gets evidence"), "{short}");
+    assert!(
+        short.contains(&format!(" of {prompts} prompts (")) && short.contains("the other rows get features"),
+        "{short}"
+    );
     let stops = plan(&world, &set(&[&cap, "budget.on_reached=stop"]));
     assert!(stops.contains("then the run stops and publishes nothing"), "{stops}");
     let json = plan(&world, &[&set(&[&cap])[..], &["--json"]].concat());

@@ -68,7 +68,7 @@ fn table(mapping: &Mapping) -> String {
     told
 }
 
-/// The commands to go on with: those that write inputs first, then a look at the job, what it would trip on, its plan, its
+/// The commands to go on with: those that write inputs first, then a look at the job, what would stop it, its plan, its
 /// run and a query.
 pub(super) fn next(inputs: &Inputs, folder: &str, day: Option<NaiveDate>) -> Vec<String> {
     let job = shell(&format!("{folder}/job.toml"));
