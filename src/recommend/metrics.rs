@@ -157,6 +157,8 @@ pub fn rank(scores: &mut [f32], target: u32, masked: &[u32], top: usize) -> (u32
     }
     best.truncate(top);
     best.sort_unstable_by(order);
+    // A list that is kept for every case must not keep room for the whole catalogue.
+    best.shrink_to_fit();
     (at_least as u32, best)
 }
 
@@ -389,6 +391,8 @@ mod tests {
         let nan = f32::NAN;
         assert_eq!(rank(&mut [nan, 2.0, nan, 0.0], 0, &[], 4), (4, vec![1, 3, 0, 2]), "not a number is the worst");
         assert_eq!(rank(&mut [nan, f32::NEG_INFINITY, 1.0], 2, &[1], 0), (1, vec![]));
+        let (_, top) = rank(&mut vec![1.0; 10_000], 1, &[], 10);
+        assert!(top.capacity() < 100, "a kept list is as long as it says: {}", top.capacity());
     }
 
     #[test]
