@@ -64,6 +64,8 @@ pub mod table {
     pub mod file_lock;
     pub mod store_error;
     pub mod store;
+    #[cfg(test)]
+    pub(crate) mod counted_store;
     pub mod local_folder;
     pub mod fetch;
     pub mod builtin;
@@ -92,6 +94,7 @@ pub mod table {
     pub mod filter;
     pub mod segment;
     pub mod partition;
+    pub mod published;
     pub mod as_of;
     pub mod quarantine;
 }

@@ -164,7 +164,7 @@ pub async fn register_input(session: &Session, contract: &Contract, input: &Inpu
 
 /// An input's files with what their paths tell.
 pub fn files_of(input: &InputTable) -> Vec<TableFile> {
-    let file = |f: &InputFile| TableFile { location: f.location.clone(), columns: f.partition.clone() };
+    let file = |f: &InputFile| TableFile { location: f.location.clone(), columns: f.partition.clone(), entry: None };
     input.files.iter().map(file).collect()
 }
 
@@ -177,7 +177,7 @@ pub fn files_in(root: &Location, record: &CommitRecord) -> Result<Vec<TableFile>
 /// Registers all committed segments of the response store as `response`. Columns that a job's own, older contract lacks are
 /// there for what reads them, as in segments of before.
 pub async fn register_responses(session: &Session, root: &Location, contract: &Contract) -> Result<()> {
-    let files: Vec<TableFile> = segments(root, "response").await?.into_iter().map(|e| e.location.into()).collect();
+    let files: Vec<TableFile> = segments(root, "response").await?.into_iter().map(TableFile::from).collect();
     session.register_files("response", &with_every_column(contract)?, &files).await
 }
 

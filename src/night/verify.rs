@@ -13,7 +13,7 @@ use crate::query::session::{Param, Session};
 use crate::query::texts;
 use crate::table::finding::{Finding, Findings};
 use crate::table::input::check_input;
-use crate::table::partition;
+use crate::table::published::partitions;
 use crate::table::quarantine::{self, Origin};
 use crate::table::store::Location;
 
@@ -158,7 +158,7 @@ pub(super) async fn note(
 /// Rows of the table's latest partition before this one.
 async fn rows_before(prepared: &Prepared, table: &str) -> Result<Option<u64>> {
     let dt = prepared.interval.dt();
-    let records = partition::partitions(&prepared.root, table).await?;
+    let records = partitions(&prepared.root, table).await?;
     Ok(records.iter().filter(|r| r.dt < dt).max_by(|a, b| a.dt.cmp(&b.dt)).map(|r| r.rows()))
 }
 

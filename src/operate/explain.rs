@@ -19,7 +19,8 @@ use crate::printable::line;
 use crate::query::session::{Param, Session};
 use crate::query::texts;
 use crate::table::contract::Contract;
-use crate::table::partition::{CommitRecord, commit_record, partitions};
+use crate::table::partition::{CommitRecord, commit_record};
+use crate::table::published::partitions;
 use crate::table::row_json::json_rows;
 use crate::table::store::Location;
 
@@ -145,7 +146,7 @@ impl Reader<'_> {
     async fn newest(&self, table: &str, days: &[CommitRecord]) -> Result<Option<Row>> {
         let mut files = Vec::new();
         for day in days {
-            files.extend(files_in(&self.root, day)?.into_iter().map(|file| (file.location, day.dt.clone())));
+            files.extend(files_in(&self.root, day)?.into_iter().map(|file| (file, day.dt.clone())));
         }
         if files.is_empty() {
             return Ok(None);

@@ -30,11 +30,11 @@ use crate::table::labels::{ATTRIBUTES, Label};
 use crate::table::mapping::EVENT;
 use crate::table::rules::can_break;
 use crate::table::source::{PathColumn, Source, source_of};
-use crate::table::store::Location;
+use crate::table::store::{Entry, Location};
 use crate::table::store_error::{is_store_fault, missing};
 
-/// Footers read at once when files are registered.
-const FOOTERS_AT_ONCE: usize = 16;
+/// Footers read at once when files are registered: most of the time goes by in waiting for the store.
+const FOOTERS_AT_ONCE: usize = 64;
 
 /// One Parquet file of a table.
 #[derive(Debug, Clone)]
@@ -43,11 +43,19 @@ pub struct TableFile {
     pub location: Location,
     /// Columns in its path (Hive partitions), by name; `None`: null.
     pub columns: Vec<PathColumn>,
+    /// What a listing said of it; `None`: the store is asked.
+    pub entry: Option<Entry>,
 }
 
 impl From<Location> for TableFile {
     fn from(location: Location) -> Self {
-        TableFile { location, columns: Vec::new() }
+        TableFile { location, columns: Vec::new(), entry: None }
+    }
+}
+
+impl From<Entry> for TableFile {
+    fn from(entry: Entry) -> Self {
+        TableFile { location: entry.location.clone(), columns: Vec::new(), entry: Some(entry) }
     }
 }
 
@@ -90,7 +98,15 @@ pub(super) async fn scan(
         let (options, state) = (&options, &state);
         async move {
             let url = listing_url(&file.location)?;
-            let schema = options.infer_schema(state, &url).await.map_err(|e| unreadable(e, &file.location))?;
+            let schema = match &file.entry {
+                // One request, for the footer.
+                Some(entry) => {
+                    let metas: Vec<_> = (entry.size > 0).then(|| entry.meta()).into_iter().collect();
+                    options.format.infer_schema(state, &file.location.store(), &metas).await
+                }
+                None => options.infer_schema(state, &url).await,
+            };
+            let schema = schema.map_err(|e| unreadable(e, &file.location))?;
             if schema.fields().is_empty() && file.location.head().await?.is_none() {
                 return Err(missing(&file.location));
             }

@@ -129,15 +129,13 @@ impl Session {
         &self,
         name: &str,
         contract: &Contract,
-        files: &[(Location, String)],
+        files: &[(TableFile, String)],
     ) -> Result<()> {
-        let files: Vec<_> = files
-            .iter()
-            .map(|(location, dt)| TableFile {
-                location: location.clone(),
-                columns: vec![("dt".into(), Some(dt.clone()))],
-            })
-            .collect();
+        let dated = |(file, dt): &(TableFile, String)| TableFile {
+            columns: vec![("dt".into(), Some(dt.clone()))],
+            ..file.clone()
+        };
+        let files: Vec<_> = files.iter().map(dated).collect();
         self.register(name, contract, &files, Some("dt"), &[], false).await
     }
 

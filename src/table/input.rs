@@ -11,8 +11,8 @@ use arrow::array::{
 };
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit, TimestampMicrosecondType};
-use futures::TryStreamExt;
 use futures::future::FutureExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::async_reader::ParquetRecordBatchStream;
 
@@ -29,7 +29,10 @@ use crate::table::mapping::rows_read;
 use crate::table::parquet_file::{BATCH_ROWS, ObjectReader, damaged, earliest, int96_columns, open_parquet, torn};
 use crate::table::rules::judge_column;
 use crate::table::source::{PathColumn, Source, find_column, hive_values, near};
-use crate::table::store::Location;
+use crate::table::store::{Entry, Location};
+
+/// Footers read at once: most of the time goes by in waiting for the store.
+const FOOTERS_AT_ONCE: usize = 64;
 
 /// Key hashes held at once while looking for duplicates: 256 MiB.
 const KEY_HASHES: usize = 32 << 20;
@@ -166,8 +169,13 @@ pub async fn open_labelled(contract: &Contract, at: &Location, labels: &[Label])
     let mut hive_columns: Vec<String> = Vec::new();
     let mut fields: BTreeMap<String, Vec<DataType>> = BTreeMap::new();
     let (mut wrong, mut refused, mut unread) = (Vec::<Error>::new(), BTreeSet::<&str>::new(), None);
-    for entry in listing.files {
-        let builder = match open_parquet(&entry.location, entry.size).await {
+    let open = |entry: Entry| async move {
+        let opened = open_parquet(&entry.location, entry.size).await;
+        (entry, opened)
+    };
+    let mut footers = stream::iter(listing.files).map(open).buffered(FOOTERS_AT_ONCE);
+    while let Some((entry, opened)) = footers.next().await {
+        let builder = match opened {
             Ok(builder) => builder,
             Err(e) => {
                 unread = Some(e);

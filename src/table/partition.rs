@@ -33,7 +33,7 @@ use crate::table::write::{OrderCheck, StagedFile, Stamp, TableWriter, writer_pro
 pub use crate::table::segment::segments;
 
 /// The commit record's name inside a partition.
-const RECORD: &str = "_commit.json";
+pub(super) const RECORD: &str = "_commit.json";
 
 /// A table's partition, written under `_staging/<run id>/` and not yet visible.
 #[derive(Debug, Clone)]
@@ -329,23 +329,6 @@ pub async fn commit_record(root: &Location, table: &str, dt: &str) -> Result<Opt
             .with("file", &at));
     }
     Ok(Some(record))
-}
-
-/// The commit records of all partitions of a table, by date. Empty where there is none.
-///
-/// # Errors
-/// As [`commit_record`].
-pub async fn partitions(root: &Location, table: &str) -> Result<Vec<CommitRecord>> {
-    let folder = root.child(table);
-    let of_entry = |entry: &Entry| {
-        let relative = entry.location.relative_to(&folder)?;
-        let (name, RECORD) = relative.split_once('/')? else { return None };
-        name.strip_prefix("dt=").map(str::to_owned)
-    };
-    let days: Vec<String> = folder.list().await?.iter().filter_map(of_entry).collect();
-    let read = |dt: String| async move { commit_record(root, table, &dt).await };
-    let records: Vec<Option<CommitRecord>> = stream::iter(days).map(read).buffered(AT_ONCE).try_collect().await?;
-    Ok(records.into_iter().flatten().collect())
 }
 
 /// Copies the staged files that are not among `there`, whole, to their published names.

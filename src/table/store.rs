@@ -103,6 +103,14 @@ pub struct Entry {
     pub e_tag: Option<String>,
 }
 
+impl Entry {
+    /// The same as object_store has it, for readers that would otherwise ask the store for it.
+    pub fn meta(&self) -> object_store::ObjectMeta {
+        let (location, e_tag) = (self.location.path.clone(), self.e_tag.clone());
+        object_store::ObjectMeta { location, last_modified: self.last_modified, size: self.size, e_tag, version: None }
+    }
+}
+
 /// Which version of an object was read; what [`Location::put_if`] compares with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
@@ -227,6 +235,12 @@ impl Location {
     fn assemble(store: Arc<dyn ObjectStore>, base: &str, path: Path) -> Result<Self> {
         let base = Url::parse(&format!("{base}/")).context(Kind::Internal, || format!("base URL {base}"))?;
         Ok(Self::at(store, Arc::new(base), path))
+    }
+
+    /// A location of a store that a test has made; `text` is a folder of it, `memory://name/prefix`.
+    #[cfg(test)]
+    pub(crate) fn on(store: Arc<dyn ObjectStore>, text: &str) -> Result<Self> {
+        Ok(Location { store, ..Self::parse(text)? })
     }
 
     fn at(store: Arc<dyn ObjectStore>, base: Arc<Url>, path: Path) -> Self {

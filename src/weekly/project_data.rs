@@ -18,7 +18,7 @@ use crate::night::tables::files_in;
 use crate::project::space::Pair;
 use crate::query::session::{Param, Session, TableFile};
 use crate::query::texts;
-use crate::table::partition::partitions;
+use crate::table::published::partitions;
 use crate::weekly::weekly_file::ProjectionSpec;
 /// What is learned from and judged by, all of before the interval but `next`.
 pub(super) struct Data {

@@ -386,7 +386,7 @@ async fn files_of_different_shapes_are_one_table_in_the_contracts_types() {
     let contract = Contract::builtin("interaction").unwrap();
     let session = session(2, 64);
     let told = vec![("event".to_owned(), Some("view".to_owned())), ("other".to_owned(), Some("1".to_owned()))];
-    let files = [TableFile::from(a), TableFile { location: b, columns: told }];
+    let files = [TableFile::from(a), TableFile { columns: told, ..b.into() }];
     session.register_files("interaction", &contract, &files).await.unwrap();
     let rows = session.sql("select * from interaction order by user_id", &[]).await.unwrap();
     let types = |s: &Schema| s.fields().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect::<Vec<_>>();
@@ -425,7 +425,7 @@ async fn names_are_names_and_columns_without_a_type_are_nulls() {
         ];
         let at = write_parquet(&folder.path().join(name), columns);
         if names.contains(name) {
-            files.push(TableFile { location: at, columns: vec![("rating".to_owned(), None)] });
+            files.push(TableFile { columns: vec![("rating".to_owned(), None)], ..at.into() });
         }
     }
     let session = session(2, 64);
@@ -494,7 +494,7 @@ async fn six_published_files_of_seven_rows_are_42_rows_each_once() {
         let dt = format!("2024-01-0{}", 1 + i / 2);
         let ids = Int64Array::from((i * 7..(i + 1) * 7).collect::<Vec<_>>());
         let path = folder.path().join(format!("t/dt={dt}/part-{i}.parquet"));
-        files.push((write_parquet(&path, vec![("id", Arc::new(ids) as ArrayRef)]), dt));
+        files.push((write_parquet(&path, vec![("id", Arc::new(ids) as ArrayRef)]).into(), dt));
     }
     // Another file in the folder that no commit record lists.
     write_parquet(

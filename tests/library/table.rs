@@ -18,9 +18,8 @@ use curec::operate::inspect::inspect;
 use curec::table::contract::{Contract, builtin_names};
 use curec::table::input::{check_input, open_input};
 use curec::table::lease::{Holder, Lease};
-use curec::table::partition::{
-    CommitRecord, Publisher, append_segment, commit_record, gc, missing_file, partitions, segments,
-};
+use curec::table::partition::{CommitRecord, Publisher, append_segment, commit_record, gc, missing_file, segments};
+use curec::table::published::partitions;
 use curec::table::store::Location;
 use curec::table::write::Stamp;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
