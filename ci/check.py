@@ -30,6 +30,7 @@ CRATE_FENCES = {
     "object_store": (r"object_store", ["src/table/", "src/query/session.rs"]),
     "clap": (r"clap\w*", ["src/cli/"]),
     "reqwest": (r"reqwest", ["src/weekly/teacher_endpoint.rs"]),
+    "rustyline": (r"rustyline", ["src/cli/"]),
     "polars": (r"polars\w*", ["src/operate/import/", "src/operate/inspect.rs"]),
 }
 TESTS = "tests.rs"
@@ -312,6 +313,8 @@ CASES = [
     ("src/job/run.rs", "use clap::Parser;", "clap belongs in"),
     ("src/job/run.rs", "use reqwest::Client;", "reqwest belongs in"),
     ("src/cli/commands.rs", "use clap::Parser; use clap_complete::generate;", None),
+    ("src/cli/commands.rs", "use rustyline::Editor;", None),
+    ("src/query/session.rs", "use rustyline::Editor;", "rustyline belongs in"),
     ("src/table/store.rs", "use polars::prelude::*;", "polars belongs in"),
     ("src/operate/import/csv.rs", "use polars::prelude::*;", None),
     ("src/job/run.rs", "mod helper;", "declared in src/lib.rs only"),

@@ -36,7 +36,9 @@ pub mod config {
     mod rules;
     pub mod job;
 
-    pub use self::environment::{allows_colours, environment, store_variables, teacher_key, temporary_folder};
+    pub use self::environment::{
+        allows_colours, environment, state_folder, store_variables, teacher_key, temporary_folder,
+    };
     pub use self::interval::{Interval, MAX_LOOKBACK_DAYS, parse_moment};
     pub use self::job::{DEFAULTS, Job, temporary_places};
     pub use self::meaning::{Meaning, Meanings};
@@ -417,6 +419,13 @@ pub mod cli {
     pub mod config;
     pub mod learn;
     pub mod run;
+    /// The shell that `curec sql` opens on a terminal.
+    pub mod shell {
+        mod command;
+        mod completion;
+        mod editor;
+        pub mod session;
+    }
     pub mod sql;
     pub mod export;
     pub mod explain;

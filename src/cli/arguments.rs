@@ -3,9 +3,11 @@
 //! Knows the runtime and signals; knows nothing of what is run.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
+use tokio::runtime::Runtime;
 
 use crate::background::spawn;
 use crate::cancel::CancelToken;
@@ -91,18 +93,26 @@ fn lines_of(bytes: &[u8]) -> Result<Vec<String>> {
     Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
+/// A runtime for asynchronous work.
+///
+/// # Errors
+/// `Kind::Internal` where it does not start.
+pub(crate) fn new_runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context(Kind::Internal, || "the asynchronous runtime does not start".into())
+}
+
 /// Runs asynchronous work to its end.
 ///
 /// # Errors
 /// The work's.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context(Kind::Internal, || "the asynchronous runtime does not start".into())?;
+    let runtime = new_runtime()?;
     let result = runtime.block_on(work);
     // Work that was given up, such as loading a model, must not keep the process from ending.
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    runtime.shutdown_timeout(GIVE_UP_RUNTIME);
     result
 }
 
@@ -126,6 +136,9 @@ pub(crate) fn compute_or_stop<T: Send + 'static>(work: impl FnOnce() -> Result<T
         tokio::task::spawn_blocking(work).await.context(Kind::Internal, || "the work broke off".into())?
     })
 }
+
+/// So long does a runtime wait at its end for work that was given up.
+pub(crate) const GIVE_UP_RUNTIME: Duration = Duration::from_secs(1);
 
 /// So long may work go on that was given up, such as a step of a query that looks at nothing else.
 const GIVE_UP: Duration = Duration::from_secs(5);
@@ -165,10 +178,82 @@ fn watch(stop: CancelToken, patience: Option<Duration>) {
     });
 }
 
+/// What a command that waits for a person between its pieces of work does at the moment, for SIGINT to stop that piece alone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Foreground(Arc<Mutex<Option<CancelToken>>>);
+
+impl Foreground {
+    /// Hears SIGINT and SIGTERM from here on. SIGINT stops the piece of work, a second one also what computes on and looks at
+    /// nothing; without any work it does nothing. SIGTERM ends the process.
+    pub(crate) fn hear() -> Foreground {
+        let foreground = Foreground::default();
+        let heard = foreground.clone();
+        spawn(async move {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            loop {
+                let code = tokio::select! {
+                    _ = interrupt.recv() => if heard.stop() { None } else { Some(130) },
+                    _ = terminate.recv() => Some(143),
+                };
+                if let Some(code) = code {
+                    scratch::clean();
+                    std::process::exit(code);
+                }
+            }
+        });
+        foreground
+    }
+
+    /// Asks the work to stop; `false` where it has been asked already.
+    fn stop(&self) -> bool {
+        let work = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_first = work.as_ref().is_none_or(|stop| !stop.is_requested());
+        if let Some(stop) = work {
+            stop.request();
+        }
+        is_first
+    }
+
+    /// Does a piece of work that SIGINT stops.
+    ///
+    /// # Errors
+    /// The work's; `Kind::Interrupted`.
+    pub(crate) async fn of<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let stop = CancelToken::default();
+        self.put(Some(stop.clone()));
+        let done = stop.or(work).await;
+        self.put(None);
+        done
+    }
+
+    fn put(&self, work: Option<CancelToken>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = work;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn an_interrupt_stops_one_piece_of_work() {
+        let foreground = Foreground::default();
+        // Nothing is going on.
+        assert!(foreground.stop());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let endless = async {
+            assert!(foreground.stop() && !foreground.stop());
+            std::future::pending::<Result<()>>().await
+        };
+        assert_eq!(runtime.block_on(foreground.of(endless)).unwrap_err().kind(), Kind::Interrupted);
+        assert_eq!(runtime.block_on(foreground.of(async { Ok(7) })).unwrap(), 7);
+    }
 
     #[test]
     fn a_list_is_read_as_editors_save_it_and_other_encodings_are_named() {

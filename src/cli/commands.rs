@@ -94,8 +94,9 @@ without --write, and fetches no model: of one on a store it tells only whether i
 Exit codes: 0 no problems, whatever the warnings; 2 problems."
     )]
     Check(CheckArgs),
-    /// Query every table of a warehouse: one statement, a file of them, or a saved query.
+    /// Query every table of a warehouse: one statement, a file of them, a saved query, or in a shell.
     #[command(before_help = "Examples:\n\
+  curec sql --job jobs/nightly.toml\n\
   curec sql --job jobs/nightly.toml \"show tables\"\n\
   curec sql --job jobs/nightly.toml \"select reason from reason where dt = '2026-11-21' limit 5\"\n\
   curec sql --job jobs/nightly.toml --format parquet --output out.parquet \"select * from item_feature\"\n\

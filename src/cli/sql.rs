@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::cli::arguments::block_on_or_stop;
 use crate::cli::output::{Format, Out, print, write_rows};
+use crate::cli::shell;
 use crate::config::Job;
 use crate::destination::Destination;
 use crate::error::{Context, Error, Kind, Result};
@@ -16,7 +17,8 @@ use crate::settings::read_text;
 
 #[derive(Debug, Args)]
 pub(super) struct SqlArgs {
-    /// The statements; `-`, or nothing where standard input is no terminal, reads them from there.
+    /// The statements; `-`, or nothing where standard input is no terminal, reads them from there. On a terminal nothing opens a
+    /// shell.
     #[arg(value_name = "SQL")]
     statements: Option<String>,
     /// The job whose tables and models to use.
@@ -73,6 +75,9 @@ impl SqlArgs {
             }
             (Some(text), ..) if text != "-" => Given { text: text.clone(), file: None },
             (None, ..) if std::io::stdin().is_terminal() => {
+                if to.is_none() && self.format != Format::Parquet && Out::Stdout.is_terminal() {
+                    return shell::session::open(&job, self.format, self.raw).map(|()| 0);
+                }
                 return Err(Error::new(Kind::Usage, "there is no statement").hint(
                     "try: curec sql --job JOB \"show tables\", -f FILE, or --query for a list of saved queries",
                 ));

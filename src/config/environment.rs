@@ -42,6 +42,18 @@ pub fn temporary_folder() -> PathBuf {
     std::env::temp_dir()
 }
 
+/// Where a person's state lies, such as what was typed before: `$XDG_STATE_HOME`, or `~/.local/state`; `None` where the environment
+/// names neither.
+pub fn state_folder() -> Option<PathBuf> {
+    state_of(&environment())
+}
+
+fn state_of(env: &BTreeMap<String, String>) -> Option<PathBuf> {
+    // A relative path means nothing there, as the specification says.
+    let named = |name: &str| env.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    named("XDG_STATE_HOME").or_else(|| Some(named("HOME")?.join(".local/state")))
+}
+
 /// `[model] cache_dir`, or the user's own cache.
 pub(super) fn cache_dir(given: &str, env: &BTreeMap<String, String>) -> PathBuf {
     let named = |name: &str| env.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -51,5 +63,20 @@ pub(super) fn cache_dir(given: &str, env: &BTreeMap<String, String>) -> PathBuf 
             .unwrap_or_else(std::env::temp_dir)
             .join("curec/models"),
         given => PathBuf::from(given),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_lies_where_the_environment_says() {
+        let state = |vars: &[(&str, &str)]| {
+            state_of(&vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+        };
+        assert_eq!(state(&[("HOME", "/h"), ("XDG_STATE_HOME", "/x")]), Some(PathBuf::from("/x")));
+        assert_eq!(state(&[("HOME", "/h"), ("XDG_STATE_HOME", "x")]), Some(PathBuf::from("/h/.local/state")));
+        assert_eq!(state(&[("XDG_STATE_HOME", "")]), None);
     }
 }

@@ -3,7 +3,7 @@
 //! Knows Arrow, contracts and locations; knows nothing of jobs, models or language models. What runs here is
 //! deterministic as long as its SQL orders its rows: settings that let timing decide are off.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -255,6 +255,27 @@ impl Session {
         names
     }
 
+    /// The columns of a table; `None` where there is no table of that name.
+    ///
+    /// # Errors
+    /// `Kind::Internal` when the session refuses.
+    pub async fn columns_of(&self, name: &str) -> Result<Option<SchemaRef>> {
+        if !self.has_table(name) {
+            return Ok(None);
+        }
+        let table = self.context.table_provider(name).await;
+        Ok(Some(table.map_err(|e| fail(e, "no such table").with("table", name))?.schema()))
+    }
+
+    /// Names of the functions, sorted: scalar ones, aggregates, and those over windows.
+    pub fn function_names(&self) -> Vec<String> {
+        let state = self.context.state();
+        let (of_rows, of_groups) = (state.scalar_functions().keys(), state.aggregate_functions().keys());
+        let names: BTreeSet<String> =
+            of_rows.chain(of_groups).chain(state.window_functions().keys()).cloned().collect();
+        names.into_iter().collect()
+    }
+
     /// Registers a scalar function.
     pub fn register_function(&self, function: ScalarUDF) {
         self.context.register_udf(function);
@@ -369,7 +390,7 @@ impl Rows {
     /// # Errors
     /// `Kind::Usage` naming the column and how to rename it.
     pub fn each_name_once(&self) -> Result<()> {
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         let schema = self.frame.schema().as_arrow();
         match schema.fields().iter().find(|field| !seen.insert(field.name())) {
             None => Ok(()),

@@ -4,7 +4,8 @@
 //! tables or sessions.
 
 use datafusion::sql::parser::DFParserBuilder;
-use datafusion::sql::sqlparser::tokenizer::{Location, Token};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
 
 use crate::error::{Error, Kind, Result};
 use crate::query::datafusion_error::planning;
@@ -66,6 +67,28 @@ pub fn split(text: &str, file: Option<&str>) -> Result<Vec<Statement>> {
     }
 }
 
+/// Whether a text that somebody is typing goes on: its last statement has no semicolon yet, or it is open as of [`is_open`].
+pub fn goes_on(text: &str) -> bool {
+    match tokens(text) {
+        None => is_open(text),
+        Some(tokens) => {
+            let last = tokens.iter().rev().find(|token| !matches!(token, Token::Whitespace(_)));
+            last.is_some_and(|token| *token != Token::SemiColon)
+        }
+    }
+}
+
+/// Whether a text ends inside a quoted text, a quoted name or a comment that spans lines.
+pub fn is_open(text: &str) -> bool {
+    let ends = ["'", "\"", "`", "*/", "$$"];
+    tokens(text).is_none() && ends.iter().any(|end| tokens(&format!("{text}{end}")).is_some())
+}
+
+/// The tokens of a text; `None` where it cannot be divided into any.
+fn tokens(text: &str) -> Option<Vec<Token>> {
+    Tokenizer::new(&GenericDialect {}, text).tokenize().ok()
+}
+
 /// The byte at which a place of the text lies: lines and columns count characters from 1; line 0 is the end of the text.
 fn offset(text: &str, place: Location) -> usize {
     let (mut line, mut column) = (1, 1);
@@ -98,6 +121,35 @@ mod tests {
         for empty in ["", " ; ;\n", "-- nothing\n"] {
             assert!(split(empty, None).unwrap().is_empty(), "{empty:?}");
         }
+    }
+
+    #[test]
+    fn a_text_goes_on_until_its_semicolon() {
+        for text in [
+            "select 1",
+            "select 1; select 2",
+            "select ';",
+            "select 'it''",
+            "select \"a;",
+            "select 1 /* ;",
+            "select 1 -- ;",
+        ] {
+            assert!(goes_on(text), "{text}");
+        }
+        for text in [
+            "",
+            " \n",
+            "-- nothing",
+            "select 1;",
+            "select 1; -- done",
+            "select ';' /* ; */ ;\n",
+            "selec;",
+            "select 1 ? ;",
+        ] {
+            assert!(!goes_on(text), "{text}");
+        }
+        assert!(["select '", "select \"a", "select 1 /* b"].iter().all(|text| is_open(text)));
+        assert!(!["select 'a'", "select 1 -- it's", ""].iter().any(|text| is_open(text)));
     }
 
     #[test]

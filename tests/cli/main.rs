@@ -43,6 +43,7 @@ mod runs_at_once;
 mod s3;
 mod same_bytes;
 mod schedule;
+mod shell;
 mod statements;
 mod stopped;
 mod weekly;
