@@ -102,6 +102,7 @@ fn main() {
         seed: [0; 32],
         stop: Vec::new(),
         score: None,
+        guide: None,
     };
     let started = Instant::now();
     let mut answers = engine.submit_blocking(prompts.into_iter().enumerate().map(request).collect()).unwrap();

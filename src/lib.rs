@@ -42,7 +42,7 @@ pub mod config {
     pub use self::interval::{Interval, MAX_LOOKBACK_DAYS, parse_moment};
     pub use self::job::{DEFAULTS, Job, temporary_places};
     pub use self::meaning::{Meaning, Meanings};
-    pub use self::spec::{BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, PriceSpec, ResponseSpec};
+    pub use self::spec::{BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, PriceSpec, PromptSpec, ResponseSpec};
 }
 #[expect(clippy::disallowed_methods, reason = "logs and progress go to standard error")]
 pub mod telemetry;
@@ -143,6 +143,7 @@ pub mod llm {
     pub mod jinja;
     pub mod chat;
     pub mod tokenizer;
+    pub mod grammar;
     pub mod file;
     pub mod tensor_format;
     pub mod tensor_files;
@@ -180,6 +181,7 @@ pub mod registry {
 
 /// Where tables and language models meet: prompts, batches, the engine, and the SQL functions over it.
 pub mod generate {
+    pub mod fields;
     pub mod format;
     pub mod prompt;
     pub mod fit;

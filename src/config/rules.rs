@@ -4,7 +4,7 @@
 
 use crate::config::interval::MAX_LOOKBACK_DAYS;
 use crate::config::meaning::Meaning;
-use crate::config::spec::JobSpec;
+use crate::config::spec::{JobSpec, PromptSpec};
 use crate::settings::Layers;
 
 /// The longest label of an attribute, in characters.
@@ -123,6 +123,15 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     }
     let is_free = s.price.prompt_tokens_million == 0.0 && s.price.completion_tokens_million == 0.0;
     p.demand(s.budget.max_cost == 0.0 || !is_free, "budget.max_cost", "needs a price in [price]");
+    let fields = s.prompt.fields();
+    for (at, name) in fields.iter().enumerate() {
+        let is_known = PromptSpec::FIELDS.contains(name);
+        p.demand(is_known, "prompt.fields", format!("may name {}; got `{name}`", PromptSpec::FIELDS.join(", ")));
+        p.demand(!fields[..at].contains(name), "prompt.fields", format!("names {name} twice"));
+    }
+    let least = if fields.is_empty() { 0 } else { PromptSpec::PART_TOKENS * (fields.len() + 1) };
+    let why = format!("must be at least {least} with so many prompt.fields: an answer that is cut off is refused");
+    p.demand(s.sampling.max_new_tokens >= least, "sampling.max_new_tokens", why);
     let unit = s.input.timestamp_unit.as_str();
     if !matches!(unit, "" | "s" | "ms" | "us" | "ns") {
         p.problem("input.timestamp_unit", format!("must be empty, s, ms, us or ns, got `{unit}`"));

@@ -105,7 +105,20 @@ ModelSpec {
     max_positions: usize, allow_later_training: bool,
 });
 section!(/// `[prompt]`
-PromptSpec { item: String, history: String, pair: String });
+PromptSpec { item: String, history: String, pair: String, fields: String });
+
+impl PromptSpec {
+    /// The fields that may be asked for.
+    pub const FIELDS: [&'static str; 4] = ["what", "praised", "faulted", "for_whom"];
+    /// Tokens that an answer needs for each of its parts at least.
+    pub const PART_TOKENS: usize = 32;
+
+    /// The names in `fields`, in their order.
+    pub fn fields(&self) -> Vec<&str> {
+        self.fields.split(',').map(str::trim).filter(|name| !name.is_empty()).collect()
+    }
+}
+
 section!(/// `[sampling]`
 SamplingSpec {
     max_new_tokens: usize, temperature: f32, top_p: f32, top_k: usize, repetition_penalty: f32, max_copied_words: usize, attempts: usize,

@@ -272,7 +272,7 @@ impl Batcher {
 
     /// The request as a row, or its answer if nothing has to be run or it cannot be run.
     fn row(&mut self, request: Request) -> std::result::Result<Row, Answer> {
-        let Request { id, prompt, max_new_tokens, sampling, seed, stop, score } = request;
+        let Request { id, prompt, max_new_tokens, sampling, seed, stop, score, guide } = request;
         let prompt_len = prompt.len();
         let new_tokens = score.as_ref().map_or(max_new_tokens, Vec::len);
         let needed = prompt_len.saturating_add(new_tokens);
@@ -296,6 +296,7 @@ impl Batcher {
             id,
             ids,
             prompt_len,
+            guide: guide.filter(|_| score.is_none()),
             score,
             scored: 0,
             max_new_tokens,
@@ -443,7 +444,10 @@ impl Batcher {
         let mut jobs = Vec::new();
         let answering: HashSet<usize> = parts.iter().filter(|part| wanted(part) > 0).map(|part| part.row).collect();
         let rows = self.active.par_iter_mut().enumerate().filter(|(at, _)| answering.contains(at));
-        rows.for_each(|(_, row)| row.read_words(text));
+        rows.for_each(|(_, row)| {
+            row.read_words(text);
+            row.look();
+        });
         for part in parts {
             jobs.extend((0..wanted(part)).map(|offset| (part, offset)));
         }
@@ -453,11 +457,7 @@ impl Batcher {
             .map(|(&(part, offset), logits)| {
                 let row = &self.active[part.row];
                 match &row.score {
-                    None => {
-                        let new = row.generated();
-                        let position = new.len() as u64;
-                        sampler::choose_beside(logits, &row.sampling, &row.held_back(), new, &row.seed, position)
-                    }
+                    None => row.choose(logits),
                     Some(score) => {
                         let token = *score.get(row.scored + offset)?;
                         Some(sampler::Chosen { token, logprob: sampler::log_prob(logits, token)? })
@@ -486,7 +486,7 @@ impl Batcher {
                         // The cause of the broken logits may be in the cache, so no other row may start from it.
                         slot.tokens.clear();
                         slot.hot = 0;
-                        Some(End::Failed(RowError::Device("the model's logits are not finite".into())))
+                        Some(End::Failed(row.nothing_chosen()))
                     }
                 };
             }
@@ -502,6 +502,10 @@ impl Batcher {
                 End::Token => {
                     let text = row.text(text);
                     row.finish(Finish::Stop, text, true)
+                }
+                End::Whole => {
+                    let text = row.text(text);
+                    row.finish(Finish::Stop, text, false)
                 }
                 End::StopText(text) => row.finish(Finish::Stop, whole(text), false),
                 End::Length => {

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::generate::fields;
+
 /// Start of the assistant's turn; a template whose stem begins with it asks for this format.
 pub const STEM: &str = "<think>";
 
@@ -107,10 +109,13 @@ pub fn render(think: &str, reason: &str, verdict: Option<bool>) -> String {
     format!("{}</think><reason>{}</reason>{verdict}", clean(think).trim(), clean(reason).trim())
 }
 
-/// Extracts the reason from what a model wrote after a stem: the inner text if the stem begins the format, else stem
-/// and text unchanged. `None` if the format is broken.
+/// Extracts the reason from what a model wrote after a stem: the inner text if the stem begins the format, the sentence if it
+/// begins an answer with [`fields`], else stem and text unchanged. `None` if the format is broken.
 pub fn reason_text(stem: &str, text: &str) -> Option<String> {
     let whole = format!("{stem}{text}");
+    if fields::is_asked(stem) {
+        return fields::parse(&whole).map(|filled| filled.reason);
+    }
     if !stem.trim_start().starts_with(STEM) {
         return Some(whole);
     }

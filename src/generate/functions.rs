@@ -1,6 +1,6 @@
 //! The language model as SQL functions: `fit_evidence`, `render_prompt`, `render_stem`, `prompt_key`, `generate`,
-//! `mean_logprob`, `embed`; and those over the answer format and the texts of prompts, which need no model: `reason_text`, `example_prompt`,
-//! `example_answer`.
+//! `mean_logprob`, `embed`; and those over the answer format and the texts of prompts, which need no model: `reason_text`, `reason_field`,
+//! `example_prompt`, `example_answer`.
 //!
 //! Knows DataFusion's function traits and [`Models`]. The functions that need weights are asynchronous: they submit
 //! their rows to the engine's thread and wait, so that no model runs on a worker of the query engine.
@@ -25,6 +25,7 @@ use rayon::prelude::*;
 use crate::columns::{as_text_lists, at};
 use crate::error::{Error, Result};
 use crate::generate::answers::Examples;
+use crate::generate::fields;
 use crate::generate::fit::{self, Fitted, Measure};
 use crate::generate::format;
 use crate::generate::models::{Generator, Models};
@@ -57,7 +58,8 @@ pub fn all(models: &Arc<Models>) -> Vec<ScalarUDF> {
 
 /// The functions that need neither a job nor a model.
 ///
-/// `reason_text(stem, text)` is the reason in an answer, null where its format is broken.
+/// `reason_text(stem, text)` is the reason in an answer, null where its format is broken. `reason_field(stem, text, name)` is
+/// what a field of it says, null where it says nothing, has no such field or is not whole.
 /// `example_prompt(task, subject, verdict, liked, disliked, related, attributes, extra)` and `example_answer(the same,
 /// key)` are a question and its answer after `<think>`.
 pub fn without_model() -> Vec<ScalarUDF> {
@@ -71,6 +73,16 @@ pub fn without_model() -> Vec<ScalarUDF> {
         let (stem, text) = (texts(&args[0])?, texts(&args[1])?);
         let reason = |i| format::reason_text(at(&stem, i).unwrap_or_default(), at(&text, i)?);
         Ok(ColumnarValue::Array(Arc::new((0..text.len()).map(reason).collect::<StringArray>())))
+    };
+    let reason_field = |args: &[ColumnarValue]| {
+        let args = ColumnarValue::values_to_arrays(args)?;
+        let [stem, text, name] = [texts(&args[0])?, texts(&args[1])?, texts(&args[2])?];
+        let field = |i| {
+            let stem = at(&stem, i).filter(|stem| fields::is_asked(stem))?;
+            let filled = fields::parse(&format!("{stem}{}", at(&text, i)?))?;
+            filled.field(at(&name, i)?).map(str::to_owned)
+        };
+        Ok(ColumnarValue::Array(Arc::new((0..text.len()).map(field).collect::<StringArray>()) as ArrayRef))
     };
     let example = |args: &[ColumnarValue]| {
         let args = ColumnarValue::values_to_arrays(args)?;
@@ -103,6 +115,7 @@ pub fn without_model() -> Vec<ScalarUDF> {
     let pure = Volatility::Immutable;
     vec![
         create_udf("reason_text", vec![text.clone(), text.clone()], text.clone(), pure, Arc::new(reason_text)),
+        create_udf("reason_field", vec![text.clone(); 3], text.clone(), pure, Arc::new(reason_field)),
         create_udf("example_prompt", evidence, text.clone(), pure, Arc::new(example)),
         create_udf("example_answer", keyed, text, pure, Arc::new(example)),
     ]

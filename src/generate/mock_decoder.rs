@@ -113,6 +113,7 @@ pub(crate) fn request(id: u64, prompt: &[u32], max_new_tokens: usize) -> Request
         seed: *blake3::hash(&id.to_le_bytes()).as_bytes(),
         stop: Vec::new(),
         score: None,
+        guide: None,
     }
 }
 
@@ -140,7 +141,7 @@ pub(crate) fn reference(request: &Request, positions: usize) -> Result<Completio
             0 => Vec::new(),
             most => Copying::of(prompt, most, |ids| MockText.decode(ids)).unwrap().held_back(prompt, new),
         };
-        let chosen = sampler::choose_beside(&logits, &request.sampling, &held_back, new, &request.seed, i as u64);
+        let chosen = sampler::choose_beside(&logits, &request.sampling, None, &held_back, new, &request.seed, i as u64);
         let chosen = chosen.ok_or_else(broken)?;
         if chosen.token == EOS {
             (finish, by_token) = (Finish::Stop, true);

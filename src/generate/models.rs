@@ -14,6 +14,7 @@ use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::device_thread::EngineOptions;
 use crate::generate::engine::Engine;
+use crate::generate::fields::{self, Fields};
 use crate::generate::prompt::{self, Fingerprint, PromptTemplate, Tokenized};
 use crate::generate::row::{Completion, Request, RowError};
 use crate::llm::adapter::Adapter;
@@ -21,6 +22,7 @@ use crate::llm::chat::ChatTemplate;
 use crate::llm::device;
 use crate::llm::encoder::SentenceEncoder;
 use crate::llm::encoder_files::EncoderFiles;
+use crate::llm::grammar::Grammar;
 use crate::llm::sampler::Sampling;
 use crate::llm::tokenizer::Tokenizer;
 use crate::llm::weights::ModelFiles;
@@ -46,6 +48,8 @@ pub struct Generator {
     pub chat: ChatTemplate,
     /// Everything besides the prompt that a response depends on.
     pub fingerprint: Fingerprint,
+    /// What answers with fields are held to.
+    form: Option<Grammar>,
     tokenized: Mutex<Tokenized>,
 }
 
@@ -281,6 +285,7 @@ pub struct Models {
     longest_prompt: usize,
     seed: u64,
     templates: HashMap<&'static str, PromptTemplate>,
+    fields: Fields,
     generator: OnceLock<Generator>,
     encoder_files: OnceLock<EncoderFiles>,
     engine: Mutex<Option<Arc<Engine>>>,
@@ -291,13 +296,15 @@ impl Models {
     /// Reads the templates; opens no model yet.
     pub fn new(job: &Job) -> Result<Arc<Models>> {
         let (model, sampling) = (&job.spec.model, &job.spec.sampling);
+        let fields = Fields::of(&job.spec.prompt);
+        let template = |name: &str| PromptTemplate::load(name)?.asking(&fields);
         let mut templates = HashMap::from([
-            ("item", PromptTemplate::load(&job.spec.prompt.item)?),
-            ("history", PromptTemplate::load(&job.spec.prompt.history)?),
+            ("item", template(&job.spec.prompt.item)?),
+            ("history", template(&job.spec.prompt.history)?),
         ]);
         // Nobody asks about pairs where the job names none: the template is no part of what is made then.
         if !job.spec.input.pair.is_empty() {
-            templates.insert("pair", PromptTemplate::load(&job.spec.prompt.pair)?);
+            templates.insert("pair", template(&job.spec.prompt.pair)?);
         }
         Ok(Arc::new(Models {
             generator_place: Place::new(job, "model.generator", &model.generator)?,
@@ -324,6 +331,7 @@ impl Models {
             longest_prompt: job.spec.evidence.tokens.min(model.max_positions.saturating_sub(sampling.max_new_tokens)),
             seed: sampling.seed,
             templates,
+            fields,
             generator: OnceLock::new(),
             encoder_files: OnceLock::new(),
             engine: Mutex::new(None),
@@ -388,8 +396,14 @@ impl Models {
                 "the adapter was trained on other weights than [model] generator"
             );
         }
+        let tokenizer = files.tokenizer()?;
+        let schema = (!self.fields.is_empty()).then(|| self.fields.schema());
+        let form_text = schema.as_ref().map(ToString::to_string).unwrap_or_default();
+        let form =
+            schema.map(|schema| Grammar::new(&tokenizer, &files.config().eos_ids, schema, fields::OPEN)).transpose()?;
         let opened = Generator {
-            tokenizer: files.tokenizer()?,
+            tokenizer,
+            form,
             chat: files.chat_template()?,
             fingerprint: Fingerprint {
                 model: files.digest()?,
@@ -398,6 +412,7 @@ impl Models {
                 max_new_tokens: self.max_new_tokens,
                 stop: STOP.iter().map(|s| s.to_string()).collect(),
                 ends: files.found_ends().to_vec(),
+                form: form_text,
                 seed: self.seed,
             },
             tokenized: Mutex::new(Tokenized::with_room(TOKENIZED)),
@@ -493,7 +508,11 @@ impl Models {
             true => Vec::new(),
             false => generator.take_tokens(prompt_text, answer_stem)?,
         };
-        self.request_of(id, prompt, None)
+        let mut request = self.request_of(id, prompt, None)?;
+        if fields::is_asked(answer_stem) {
+            request.guide = generator.form.as_ref().map(Grammar::guide);
+        }
+        Ok(request)
     }
 
     /// As [`Models::request`] where `attempt` is 1. A later attempt is for a prompt whose answers were refused: the likeliest
@@ -524,6 +543,7 @@ impl Models {
             seed: generator.fingerprint.row_seed(&key),
             stop: generator.fingerprint.stop.clone(),
             score,
+            guide: None,
         })
     }
 

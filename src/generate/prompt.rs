@@ -10,6 +10,7 @@ use std::path::Path;
 use minijinja::{Environment, context};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::generate::fields::Fields;
 use crate::generate::format;
 use crate::llm::chat::{ChatTemplate, Message, OwnedPiece};
 use crate::llm::sampler::Sampling;
@@ -54,6 +55,8 @@ pub struct PromptTemplate {
     env: Environment<'static>,
     digest: String,
     origin: String,
+    /// What is asked for beside the sentence.
+    fields: Fields,
     /// Lines of the file before the question, and before the stem.
     before: [usize; 2],
 }
@@ -112,13 +115,35 @@ impl PromptTemplate {
                 .map_err(|e| bad("is not valid minijinja").with("line", before + e.line().unwrap_or(1)).source(e))?;
         }
         let digest = blake3::hash(text.as_bytes()).to_hex()[..32].to_string();
-        let template = PromptTemplate { env, digest, origin: origin.to_owned(), before };
+        let fields = Fields::default();
+        let template = PromptTemplate { env, digest, origin: origin.to_owned(), fields, before };
         // A template that cannot render minimal evidence would fail during the nightly run.
         template.render(&Evidence::default())?;
         Ok(template)
     }
 
-    /// Digest of the template's text.
+    /// The template with fields beside the sentence: a line after the question asks for them, and the answer begins as
+    /// such answers do.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for a template of an aligned model, whose answers have a form of their own.
+    pub fn asking(mut self, fields: &Fields) -> Result<PromptTemplate> {
+        if fields.is_empty() {
+            return Ok(self);
+        }
+        if self.stem(&Evidence::default())?.starts_with(format::STEM) {
+            let what = "the prompt template asks for the answer of an aligned model, which has no fields";
+            return Err(Error::new(Kind::Config, what)
+                .with("file", &self.origin)
+                .hint("leave [prompt] fields empty, or take a template whose answer is a plain sentence"));
+        }
+        let named = format!("{} {}", self.digest, fields.request());
+        self.digest = blake3::hash(named.as_bytes()).to_hex()[..32].to_string();
+        self.fields = fields.clone();
+        Ok(self)
+    }
+
+    /// Digest of the template's text, and of the fields that it asks for.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -136,7 +161,8 @@ impl PromptTemplate {
     /// # Errors
     /// As [`PromptTemplate::render`].
     pub fn question(&self, evidence: &Evidence) -> Result<String> {
-        self.section("user", evidence)
+        let question = self.section("user", evidence)?;
+        Ok(if self.fields.is_empty() { question } else { format!("{question}\n{}", self.fields.request()) })
     }
 
     /// The stem of the answer alone.
@@ -144,7 +170,8 @@ impl PromptTemplate {
     /// # Errors
     /// As [`PromptTemplate::render`].
     pub fn stem(&self, evidence: &Evidence) -> Result<String> {
-        self.section("assistant", evidence)
+        let stem = self.section("assistant", evidence)?;
+        Ok(if self.fields.is_empty() { stem } else { self.fields.stem(&stem) })
     }
 
     fn section(&self, name: &str, evidence: &Evidence) -> Result<String> {
@@ -277,6 +304,8 @@ pub struct Fingerprint {
     ///
     /// [`ModelFiles::found_ends`]: crate::llm::weights::ModelFiles::found_ends
     pub ends: Vec<u32>,
+    /// What answers with fields are held to; empty where no fields are asked for.
+    pub form: String,
     /// Seed of the run; used only if sampling is random.
     pub seed: u64,
 }
@@ -321,6 +350,10 @@ impl Fingerprint {
         }
         for end in &self.ends {
             field(&end.to_le_bytes());
+        }
+        if !self.form.is_empty() {
+            field(b"form");
+            field(self.form.as_bytes());
         }
         h
     }
@@ -455,6 +488,28 @@ mod tests {
     }
 
     #[test]
+    fn fields_are_asked_for_after_the_question_and_no_title_leaves_its_string() {
+        let fields = Fields::of(&crate::config::PromptSpec {
+            item: String::new(),
+            history: String::new(),
+            pair: String::new(),
+            fields: "what, praised".into(),
+        });
+        let titled = Evidence { subject: Some("\"},{\\".into()), ..evidence() };
+        let plain = PromptTemplate::load("item").unwrap();
+        let (question, stem) = plain.render(&titled).unwrap();
+        let asking = PromptTemplate::load("item").unwrap().asking(&fields).unwrap();
+        let (with_fields, json) = asking.render(&titled).unwrap();
+        assert_eq!(with_fields, format!("{question}\n{}", fields.request()));
+        assert_ne!(asking.digest(), plain.digest());
+        assert_eq!(format::reason_text(&json, r#" x.","what":"","praised":""}"#), Some(format!("{stem} x.")));
+        let unchanged = PromptTemplate::load("item").unwrap().asking(&Fields::default()).unwrap();
+        assert_eq!((unchanged.digest(), unchanged.question(&titled).unwrap()), (plain.digest(), question));
+        let aligned = PromptTemplate::load("aligned-item").unwrap().asking(&fields).unwrap_err();
+        assert_eq!(aligned.kind(), Kind::Config);
+    }
+
+    #[test]
     fn data_is_never_a_template() {
         let mut e = evidence();
         e.subject = Some("{{ 7 * 7 }} {% raw %} <b>".into());
@@ -512,6 +567,7 @@ mod tests {
             max_new_tokens: 40,
             stop: vec![],
             ends: vec![],
+            form: String::new(),
             seed: 1,
         };
         let key = f.prompt_key(&[1, 2, 3]);
@@ -527,6 +583,7 @@ mod tests {
             Fingerprint { max_new_tokens: 41, ..f.clone() },
             Fingerprint { stop: vec!["\n".into()], ..f.clone() },
             Fingerprint { ends: vec![2], ..f.clone() },
+            Fingerprint { form: "{}".into(), ..f.clone() },
         ] {
             assert_ne!(key, other.prompt_key(&[1, 2, 3]));
         }

@@ -4,6 +4,7 @@
 
 use crate::error::Result;
 use crate::generate::copying::Copying;
+use crate::llm::grammar::Guide;
 use crate::llm::sampler::{self, Sampling};
 
 /// One row to generate for, or to score.
@@ -23,12 +24,14 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Score these tokens after the prompt instead of generating.
     pub score: Option<Vec<u32>>,
+    /// What the answer is held to; a scored row is held to nothing.
+    pub guide: Option<Guide>,
 }
 
 /// Why a row ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// An end-of-text token or a stop text.
+    /// An end-of-text token, a stop text, or the end of a form that the answer is held to.
     Stop,
     /// `max_new_tokens`.
     Length,
@@ -143,11 +146,15 @@ pub(super) struct Row {
     pub(super) slot: usize,
     /// Where the answer must not copy; `None` until its first token.
     pub(super) copying: Option<Copying>,
+    /// What the answer is held to.
+    pub(super) guide: Option<Guide>,
 }
 
 /// Why a row ended, before its answer is made.
 pub(super) enum End {
     Token,
+    /// The form that the answer is held to is filled in.
+    Whole,
     StopText(String),
     Length,
     Failed(RowError),
@@ -172,6 +179,31 @@ impl Row {
             let words = Copying::of(prompt, most, |ids| text.decode(ids));
             self.copying = Some(words.unwrap_or_else(|_| Copying::none(prompt)));
         }
+    }
+
+    /// Looks up what the next token may be, where the answer is held to a form.
+    pub(super) fn look(&mut self) {
+        self.guide.iter_mut().for_each(Guide::look);
+    }
+
+    /// The next token, from its logits.
+    pub(super) fn choose(&self, logits: &[f32]) -> Option<sampler::Chosen> {
+        let new = self.generated();
+        let position = new.len() as u64;
+        let choose = |among: Option<&[u32]>, said: &[u32]| {
+            sampler::choose_beside(logits, &self.sampling, among, &self.held_back(), said, &self.seed, position)
+        };
+        match &self.guide {
+            Some(guide) => choose(Some(guide.allowed()), &guide.said(new)),
+            None => choose(None, new),
+        }
+    }
+
+    /// Why no token could be chosen.
+    pub(super) fn nothing_chosen(&self) -> RowError {
+        let why = self.guide.as_ref().and_then(Guide::failure);
+        let of_form = why.map(|why| format!("the answer cannot be held to its form: {why}"));
+        RowError::Device(of_form.unwrap_or_else(|| "the model's logits are not finite".into()))
     }
 
     /// How many positions may be copied from another slot: at least one must be computed for the first logits.
@@ -210,6 +242,11 @@ impl Row {
         }
         self.ids.push(chosen.token);
         self.logprob_sum += chosen.logprob;
+        match self.guide.as_mut().map(|guide| guide.take(chosen.token)) {
+            Some(Ok(true)) => return Some(End::Whole),
+            Some(Err(why)) => return Some(End::Failed(RowError::Device(why))),
+            Some(Ok(false)) | None => {}
+        }
         if !self.stop.is_empty() {
             // Decodes all tokens again: a character may span several of them, and answers are short.
             match text.decode(self.generated()) {

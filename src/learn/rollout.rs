@@ -167,6 +167,7 @@ impl Policy<'_> {
                     seed: seed(at, i),
                     stop: self.sampler.stop.clone(),
                     score: None,
+                    guide: None,
                 })
                 .collect::<Vec<_>>()
         };

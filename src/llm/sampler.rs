@@ -48,36 +48,51 @@ pub fn choose(
     seed: &[u8; 32],
     position: u64,
 ) -> Option<Chosen> {
-    choose_beside(logits, sampling, &[], generated, seed, position)
+    choose_beside(logits, sampling, None, &[], generated, seed, position)
 }
 
-/// As [`choose`], with tokens that are `held_back`: none of them is chosen while there is another.
+/// As [`choose`], with tokens that are `held_back`: none of them is chosen while there is another. With `among`, in
+/// ascending order, one of these tokens is chosen, and the probability is that under the model's distribution over them: what
+/// could not be otherwise is certain. `None` also where there are none.
 pub fn choose_beside(
     logits: &[f32],
     sampling: &Sampling,
+    among: Option<&[u32]>,
     held_back: &[u32],
     generated: &[u32],
     seed: &[u8; 32],
     position: u64,
 ) -> Option<Chosen> {
     let max = finite_max(logits)?;
-    let log_total = log_sum_exp(logits, max);
     let mut penalised = penalise(logits, sampling.repetition_penalty, generated);
     if !held_back.is_empty() {
         let values = penalised.get_or_insert_with(|| logits.to_vec());
         // Finite, as everything here; nothing that a model says comes near it.
         held_back.iter().for_each(|&token| values.get_mut(token as usize).into_iter().for_each(|value| *value = -1e30));
     }
-    let (shaped, shaped_max) = match &penalised {
-        Some(values) => (values.as_slice(), finite_max(values)?),
-        None => (logits, max),
-    };
-    let token = if sampling.temperature > 0.0 {
-        draw(shaped, shaped_max, sampling, uniform(seed, position))
-    } else {
-        shaped.iter().position(|&logit| logit == shaped_max)?
+    if let Some(among) = among {
+        // Ids outside of the vocabulary are the last ones, so places stay what they are.
+        let of = |values: &[f32]| among.iter().filter_map(|&id| values.get(id as usize).copied()).collect::<Vec<f32>>();
+        let (own, shaped) = (of(logits), of(penalised.as_deref().unwrap_or(logits)));
+        let log_total = log_sum_exp(&own, finite_max(&own)?);
+        let place = place_of(&shaped, finite_max(&shaped)?, sampling, seed, position)?;
+        return Some(Chosen { token: *among.get(place)?, logprob: f64::from(own[place]) - log_total });
+    }
+    let log_total = log_sum_exp(logits, max);
+    let token = match &penalised {
+        Some(values) => place_of(values, finite_max(values)?, sampling, seed, position)?,
+        None => place_of(logits, max, sampling, seed, position)?,
     };
     Some(Chosen { token: token as u32, logprob: f64::from(logits[token]) - log_total })
+}
+
+/// The place of the chosen one among shaped logits, given their maximum.
+fn place_of(shaped: &[f32], max: f32, sampling: &Sampling, seed: &[u8; 32], position: u64) -> Option<usize> {
+    if sampling.temperature > 0.0 {
+        Some(draw(shaped, max, sampling, uniform(seed, position)))
+    } else {
+        shaped.iter().position(|&logit| logit == max)
+    }
 }
 
 /// Natural-log probability of `token` under the softmax of `logits` (`[vocab]`); `None` where the logits are not all
@@ -298,6 +313,28 @@ mod tests {
         assert!((chosen.logprob - exact_softmax(&logits)[2].ln()).abs() < 1e-6);
         let all_negative = choose(&[-1.0, -1.5], &sampling, &[0], &seed(0), 1).unwrap();
         assert_eq!(all_negative.token, 1);
+    }
+
+    #[test]
+    fn one_of_the_allowed_tokens_is_chosen_and_what_is_forced_is_certain() {
+        let logits = [4.0f32, 1.0, 3.0, -2.0, 2.0];
+        let among = |sampling: &Sampling, ids: &[u32], held: &[u32], n| {
+            choose_beside(&logits, sampling, Some(ids), held, &[], &seed(n), n)
+        };
+        let greedy = Sampling::default();
+        let chosen = among(&greedy, &[1, 3, 4], &[], 0).unwrap();
+        assert_eq!(chosen.token, 4);
+        assert!((chosen.logprob - exact_softmax(&[1.0, -2.0, 2.0])[2].ln()).abs() < 1e-6);
+        let forced = among(&greedy, &[3, 9], &[3], 0).unwrap();
+        assert!(forced.token == 3 && forced.logprob.abs() < 1e-6, "{forced:?}");
+        assert_eq!(among(&greedy, &[1, 4], &[4], 0).unwrap().token, 1);
+        assert_eq!((among(&greedy, &[], &[], 0), among(&greedy, &[9], &[], 0)), (None, None));
+        let hot = Sampling { temperature: 5.0, ..greedy };
+        let drawn: std::collections::BTreeSet<u32> =
+            (0..300).map(|n| among(&hot, &[1, 3], &[], n).unwrap().token).collect();
+        assert!(drawn.into_iter().eq([1, 3]));
+        let all = [0, 1, 2, 3, 4];
+        assert!((0..50).all(|n| among(&hot, &all, &[], n) == choose(&logits, &hot, &[], &seed(n), n)));
     }
 
     #[test]

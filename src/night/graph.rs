@@ -476,6 +476,7 @@ mod tests {
                 "correction_prompt",
                 "reason_correction",
                 "reason",
+                "reason_field",
                 "reason_score",
                 "pair_feature",
                 "item_feature",

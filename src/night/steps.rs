@@ -223,6 +223,11 @@ impl Build {
     /// The rows of a table, by the step that its contract names.
     async fn rows(&mut self, session: &Session, table: &str) -> Result<BatchStream> {
         self.register_earlier(session, table).await?;
+        // Where the prompts' own table is kept, nobody has looked at the answers yet.
+        if self.prepared.graph.reads(table).any(|read| read == RESPONSE) && !session.has_table(RESPONSE) {
+            let contract = self.prepared.graph.contract(RESPONSE)?;
+            tables::register_responses(session, &self.prepared.root, contract).await?;
+        }
         match self.prepared.graph.build(table)?.by {
             By::Sql | By::Generate => self.prepared.rows(session, table).await,
             By::Score => self.score(session, table).await,

@@ -10,6 +10,7 @@ use chrono::{DateTime, Days, NaiveTime, Utc};
 
 use crate::config::{Interval, Job};
 use crate::error::{Error, Kind, Result};
+use crate::generate::fields::Fields;
 use crate::generate::models::{self, Models};
 use crate::generate::prompt::PromptTemplate;
 use crate::llm::encoder_files::EncoderFiles;
@@ -85,6 +86,7 @@ fn keyed(error: Error, key: &'static str) -> Error {
 
 /// Compiles and renders the templates; returns the job with built-in ones in the place of those that are wrong.
 fn templates(job: &Job, notes: &mut Notes<'_>) -> Job {
+    let fields = Fields::of(&job.spec.prompt);
     let mut sound = job.clone();
     let prompt = &mut sound.spec.prompt;
     let mut named = vec![("prompt.item", "item", &mut prompt.item), ("prompt.history", "history", &mut prompt.history)];
@@ -92,7 +94,8 @@ fn templates(job: &Job, notes: &mut Notes<'_>) -> Job {
         named.push(("prompt.pair", "pair", &mut prompt.pair));
     }
     for (key, kind, name) in named {
-        if let Err(e) = PromptTemplate::load(name).and_then(|template| template.try_out(kind)) {
+        let template = PromptTemplate::load(name).and_then(|template| template.asking(&fields));
+        if let Err(e) = template.and_then(|template| template.try_out(kind)) {
             notes.problem("templates", &keyed(e, key));
             *name = kind.to_owned();
         }

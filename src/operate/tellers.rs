@@ -23,7 +23,8 @@ use crate::table::store::Location;
 pub const PROMPTS: &str = "reason_prompt";
 
 /// This one and those with what was made of it, each with a column `item_id`.
-pub const TELLING: [&str; 6] = [PROMPTS, "reason", "reason_score", "item_correction", "item_feature", "pair_feature"];
+pub const TELLING: [&str; 7] =
+    [PROMPTS, "reason", "reason_field", "reason_score", "item_correction", "item_feature", "pair_feature"];
 
 /// The items, by day, of whose prompts certain users are tellers: of the item's own, or of a pair's that has the item.
 #[derive(Debug, Clone, Default)]

@@ -130,6 +130,7 @@ fn plan(models: &Models, questions: &[Asked], manner: Manner) -> Result<Plan> {
                 seed: follows_from.row_seed(&key),
                 stop: follows_from.stop,
                 score: None,
+                guide: None,
             };
             let tag = Some(question.last_tag().to_owned());
             plan.pending.push(Pending { key, example_id: question.id.clone(), sample, request, tag });
@@ -151,6 +152,7 @@ fn fingerprint(of_model: &Fingerprint, question: &Asked, sample: usize, manner: 
         sampling: Sampling { temperature, top_p, ..Sampling::default() },
         max_new_tokens: manner.max_tokens,
         stop: vec![question.last_tag().to_owned()],
+        form: String::new(),
         seed: u64::from_le_bytes(seed),
         ..of_model.clone()
     }
@@ -169,6 +171,7 @@ mod tests {
             max_new_tokens: 1,
             stop: Vec::new(),
             ends: Vec::new(),
+            form: String::new(),
             seed: 9,
         };
         let asked = |id: &str, verdict| Asked { id: id.into(), prompt: "x".into(), stem: "<think>".into(), verdict };

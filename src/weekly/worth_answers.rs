@@ -287,6 +287,7 @@ pub(super) mod tests {
             max_new_tokens: 1,
             stop: Vec::new(),
             ends: Vec::new(),
+            form: String::new(),
             seed: 9,
         };
         let key = |model: &str, sample, spec: &WorthSpec, prompt: &[u32]| {

@@ -35,7 +35,8 @@ fn requests(engine: &Engine) -> Vec<Request> {
             let id = requests.len() as u64;
             let prompt = engine.tokenizer().encode_text(&format!("{template}{film}")).unwrap();
             let seed = [id as u8; 32];
-            requests.push(Request { id, prompt, max_new_tokens: 3 + i, sampling, seed, stop: Vec::new(), score: None });
+            let (max_new_tokens, stop) = (3 + i, Vec::new());
+            requests.push(Request { id, prompt, max_new_tokens, sampling, seed, stop, score: None, guide: None });
         }
     }
     requests

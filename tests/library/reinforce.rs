@@ -304,6 +304,7 @@ fn rollouts_are_nearly_as_fast_as_the_plain_generator() {
             seed: seed(id / 4, id % 4),
             stop: Vec::new(),
             score: None,
+            guide: None,
         })
         .collect();
     let begun = Instant::now();

@@ -277,6 +277,7 @@ fn any_request() -> impl Strategy<Value = Request> {
             // An empty stop text would match everywhere in the reference.
             stop: if score.is_some() { Vec::new() } else { stop.into_iter().filter(|s| !s.is_empty()).collect() },
             score,
+            guide: None,
         },
     )
 }
