@@ -40,8 +40,7 @@ impl Fields {
     pub fn request(&self) -> String {
         let fields: Vec<String> = self.0.iter().map(|(name, meaning)| format!("\"{name}\": {meaning}")).collect();
         format!(
-            "Answer with one line of JSON: {{\"reason\": that sentence, {}}}. Name a few words in each field, and leave one empty \
-             (\"\") where nothing above tells it.",
+            "Answer with one line of JSON: {{\"reason\": that sentence, {}}}. Leave a field empty (\"\") where nothing above tells it.",
             fields.join(", ")
         )
     }

@@ -18,6 +18,7 @@ mod correct;
 mod evaluate;
 mod explain;
 mod export;
+mod fields;
 mod forget;
 mod init;
 mod item_choices;

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use curec::error::Kind;
 use curec::generate::device_thread::EngineOptions;
 use curec::generate::engine::Engine;
+use curec::generate::fields;
 use curec::generate::row::{Completion, Finish, Request, RowError};
 use curec::llm::decoder::{CausalLm, Decoder, RowStep, WantLogits};
 use curec::llm::device;
+use curec::llm::grammar::Grammar;
 use curec::llm::sampler::{self, Sampling};
 use curec::llm::weights::ModelFiles;
 
@@ -115,6 +117,44 @@ fn scoring_an_answer_gives_the_probability_it_was_written_with() {
         let (answer, written) = (answer.unwrap(), written[&id].as_ref().unwrap());
         assert_eq!(answer.logprob_sum, written.logprob_sum);
         assert_eq!(answer.tokens, written.tokens);
+    }
+}
+
+#[test]
+fn answers_held_to_a_form_are_whole_whatever_the_batches() {
+    let schema = serde_json::json!({
+        "type": "object",
+        "properties": {"reason": {"type": "string", "maxLength": 8}, "what": {"type": "string", "maxLength": 4}},
+        "required": ["reason", "what"],
+        "additionalProperties": false,
+        "x-guidance": {"whitespace_flexible": false, "json_allowed_escapes": "\"\\"},
+    });
+    for name in ["tiny-qwen2", "tiny-qwen3"] {
+        let eos = ModelFiles::open(&model(name)).unwrap().config().eos_ids.clone();
+        let mut first: Option<BTreeMap<u64, (Vec<u32>, f64)>> = None;
+        for (slots, budget) in [(1, 8), (3, 5), (16, 256)] {
+            let options = EngineOptions { max_positions: 192, ..options(slots, budget) };
+            let engine = Engine::start(&model(name), None, "cpu", options).unwrap();
+            let grammar = Grammar::new(engine.tokenizer(), &eos, schema.clone(), fields::OPEN).unwrap();
+            // Half of the rows are held to nothing.
+            let held = |request: Request| match request.id % 4 < 2 {
+                true => Request { max_new_tokens: 80, guide: Some(grammar.guide()), ..request },
+                false => request,
+            };
+            let answers = run(&engine, requests(&engine).into_iter().map(held).collect());
+            for answer in answers.iter().filter(|(id, _)| **id % 4 < 2).map(|(_, answer)| answer.as_ref().unwrap()) {
+                assert_eq!(answer.finish, Finish::Stop);
+                let filled: serde_json::Value =
+                    serde_json::from_str(&format!("{}{}", fields::OPEN, answer.text)).unwrap();
+                assert!(filled["what"].as_str().unwrap().chars().count() <= 4, "{filled}");
+                assert!(answer.logprob_sum.is_finite() && answer.logprob_sum <= 1e-6);
+            }
+            let said: BTreeMap<u64, (Vec<u32>, f64)> = answers
+                .into_iter()
+                .filter_map(|(id, answer)| answer.ok().map(|answer| (id, (answer.tokens, answer.logprob_sum))))
+                .collect();
+            assert_eq!(first.get_or_insert_with(|| said.clone()), &said, "{name}, {slots} slots, {budget} tokens");
+        }
     }
 }
 
