@@ -33,16 +33,19 @@ pub mod config {
     pub mod interval;
     pub mod meaning;
     pub mod spec;
+    mod endpoint_rules;
     mod rules;
     pub mod job;
 
     pub use self::environment::{
-        allows_colours, environment, state_folder, store_variables, teacher_key, temporary_folder,
+        allows_colours, endpoint_key, environment, state_folder, store_variables, temporary_folder,
     };
     pub use self::interval::{Interval, MAX_LOOKBACK_DAYS, parse_moment};
     pub use self::job::{DEFAULTS, Job, temporary_places};
     pub use self::meaning::{Meaning, Meanings};
-    pub use self::spec::{BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, PriceSpec, PromptSpec, ResponseSpec};
+    pub use self::spec::{
+        BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, PriceSpec, PromptSpec, ResponseSpec, is_address,
+    };
 }
 #[expect(clippy::disallowed_methods, reason = "logs and progress go to standard error")]
 pub mod telemetry;
@@ -193,7 +196,11 @@ pub mod generate {
     pub mod batcher;
     pub mod device_thread;
     pub mod engine;
+    pub mod chat_completions;
+    pub mod token_count;
+    pub mod endpoint;
     pub mod models;
+    pub mod writing;
     pub mod functions;
 }
 

@@ -338,6 +338,11 @@ impl<'a> Layers<'a> {
         }
     }
 
+    /// Whether nobody has set a key.
+    pub fn is_default(&self, key: &str) -> bool {
+        self.origins.get(key).is_none_or(|origin| origin.place == Place::Default)
+    }
+
     /// Notes what is wrong with a setting that stands in no file.
     pub fn problem_of_flag(&mut self, what: String) {
         self.problems.push(Problem::of_flag(what));

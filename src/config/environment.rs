@@ -10,8 +10,8 @@ pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
 }
 
-/// The key of a teacher's endpoint, under the name that such endpoints' clients use.
-pub fn teacher_key() -> Option<String> {
+/// The key of an endpoint, a teacher's or the generator's, under the name that such endpoints' clients use.
+pub fn endpoint_key() -> Option<String> {
     environment().remove("OPENAI_API_KEY").map(|key| without_line_end(&key)).filter(|key| !key.is_empty())
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Knows the settings, and tells all that is wrong with them at once. Opens nothing.
 
+use crate::config::endpoint_rules;
 use crate::config::interval::MAX_LOOKBACK_DAYS;
 use crate::config::meaning::Meaning;
 use crate::config::spec::{JobSpec, PromptSpec};
@@ -27,6 +28,8 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
             p.problem(key, "must be set");
         }
     }
+    // Only curec's own engine has a cache to which an answer must fit.
+    let longest_answer = if s.model.endpoint().is_some() { 1e6 } else { s.model.max_positions as f64 };
     for (key, value, low, high) in [
         ("input.late_days", s.input.late_days as f64, 0.0, 100_000.0),
         ("input.max_bad_fraction", s.input.max_bad_fraction, 0.0, 1.0),
@@ -46,8 +49,11 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
         ("model.slots", s.model.slots as f64, 1.0, 4096.0),
         ("model.max_step_tokens", s.model.max_step_tokens as f64, s.model.slots as f64, 1e6),
         ("model.max_positions", s.model.max_positions as f64, 16.0, 1e6),
+        ("model.endpoint_at_once", s.model.endpoint_at_once as f64, 1.0, 4096.0),
+        ("model.endpoint_timeout_seconds", s.model.endpoint_timeout_seconds, 0.1, 86_400.0),
+        ("model.endpoint_retry_seconds", s.model.endpoint_retry_seconds, 0.0, 86_400.0),
         ("evidence.tokens", s.evidence.tokens as f64, 16.0, 1e6),
-        ("sampling.max_new_tokens", s.sampling.max_new_tokens as f64, 1.0, s.model.max_positions as f64),
+        ("sampling.max_new_tokens", s.sampling.max_new_tokens as f64, 1.0, longest_answer),
         ("sampling.temperature", f64::from(s.sampling.temperature), 0.0, 10.0),
         ("sampling.top_p", f64::from(s.sampling.top_p), 1e-6, 1.0),
         ("sampling.repetition_penalty", f64::from(s.sampling.repetition_penalty), 0.1, 10.0),
@@ -95,6 +101,7 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
         ("project.sql", &s.project.sql),
         ("project.schemas", &s.project.schemas),
         ("model.cache_dir", &s.model.cache_dir),
+        ("model.tokenizer", &s.model.tokenizer),
         ("resources.spill_dir", &s.resources.spill_dir),
     ] {
         // The value may hold a credential: only its scheme is told.
@@ -163,6 +170,7 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     if !matches!(device, "auto" | "cpu" | "wgpu" | "cuda") && !numbered {
         p.problem("model.device", format!("must be auto, cpu, wgpu, wgpu:N or cuda:N, got `{device}`"));
     }
+    endpoint_rules::validate(s, p);
     let memory = parse_bytes(s.resources.memory_limit.trim()).filter(|b| *b >= 16 << 20);
     if memory.is_none() {
         let got = &s.resources.memory_limit;

@@ -8,6 +8,9 @@ use crate::config::meaning::{Meaning, Meanings};
 use crate::error::Kind;
 use crate::undated::is_undated;
 
+/// The value of `[model] endpoint_stem` by which the endpoint goes on with the beginning of an answer.
+const CONTINUE: &str = "continue";
+
 /// A job as written, after layering: every key has a value of the right type.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -102,8 +105,36 @@ EvidenceSpec { attributes: NamedTexts, undated: bool, tokens: usize });
 section!(/// `[model]`
 ModelSpec {
     generator: String, adapter: String, encoder: String, projection: String, cache_dir: String, device: String, threads: usize, slots: usize, max_step_tokens: usize,
-    max_positions: usize, allow_later_training: bool,
+    max_positions: usize, allow_later_training: bool, endpoint_model: String, endpoint_stem: String, endpoint_at_once: usize,
+    endpoint_timeout_seconds: f64, endpoint_retry_seconds: f64, endpoint_logprobs: bool, endpoint_body: String, tokenizer: String,
 });
+
+/// Whether a text that names a model is the address of an endpoint.
+pub fn is_address(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+impl ModelSpec {
+    /// The address of the endpoint that is the generator; `None` where it is a model that curec runs itself.
+    pub fn endpoint(&self) -> Option<&str> {
+        is_address(&self.generator).then_some(self.generator.as_str())
+    }
+
+    /// Whether the beginning of an answer is given to the endpoint as one, for it to go on.
+    pub fn continues_stem(&self) -> bool {
+        self.endpoint_stem == CONTINUE
+    }
+
+    /// What `endpoint_body` adds to each request; `None` where it is no JSON object.
+    pub fn body(&self) -> Option<serde_json::Map<String, serde_json::Value>> {
+        match self.endpoint_body.trim() {
+            "" => Some(serde_json::Map::new()),
+            text => serde_json::from_str(text).ok(),
+        }
+    }
+}
+
 section!(/// `[prompt]`
 PromptSpec { item: String, history: String, pair: String, fields: String });
 

@@ -231,7 +231,7 @@ impl Source {
                 }
                 let prepared = prepare(&job, self.interval()?).await.map_err(of)?;
                 let opened = device::guarded_blocking("reading models", move || {
-                    prepared.models.generator()?;
+                    prepared.models.model_name()?;
                     match prepared.is_correcting() {
                         true => Corrector::open(&prepared, Vocabulary::default()).map(|_| ()),
                         false => Ok(()),

@@ -28,8 +28,9 @@ use crate::generate::answers::Examples;
 use crate::generate::fields;
 use crate::generate::fit::{self, Fitted, Measure};
 use crate::generate::format;
-use crate::generate::models::{Generator, Models};
+use crate::generate::models::Models;
 use crate::generate::prompt::{Evidence, PromptTemplate};
+use crate::generate::row::Question;
 
 /// All functions, ready to be registered in a session.
 ///
@@ -263,7 +264,7 @@ fn fitted_fields() -> Fields {
 
 /// Prompts of one template, as the generator reads them.
 struct Prompts<'a> {
-    generator: &'a Generator,
+    models: &'a Models,
     template: &'a PromptTemplate,
     longest: usize,
 }
@@ -274,11 +275,11 @@ impl Measure for Prompts<'_> {
     }
 
     fn prompt(&self, question: &str, stem: &str) -> Result<usize> {
-        self.generator.count(question, stem, self.longest)
+        self.models.count(question, stem, self.longest)
     }
 
     fn text(&self, text: &str) -> Result<usize> {
-        Ok(self.generator.tokenizer.encode_text(text)?.len())
+        self.models.count_text(text)
     }
 }
 
@@ -302,13 +303,14 @@ impl Function {
 
     /// Evidence whose prompts fit, as structs.
     fn fit(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
-        let generator = self.models.generator().map_err(external)?;
-        let longest = self.models.longest_prompt();
+        // Before threads that cannot wait for it.
+        self.models.model_name().map_err(external)?;
+        let (models, longest) = (&*self.models, self.models.longest_prompt());
         let rows: Result<Vec<Fitted>> = evidence_of(args)?
             .into_par_iter()
             .map(|evidence| {
-                let template = self.models.template(&evidence.kind)?;
-                fit::fit(&evidence, longest, &Prompts { generator, template, longest })
+                let template = models.template(&evidence.kind)?;
+                fit::fit(&evidence, longest, &Prompts { models, template, longest })
             })
             .collect();
         let rows = rows.map_err(external)?;
@@ -326,14 +328,11 @@ impl Function {
     }
 
     fn prompt_keys(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
-        let generator = self.models.generator().map_err(external)?;
+        self.models.model_name().map_err(external)?;
         let (prompt, stem) = prompt_and_stem(args)?;
         let keys: Result<Vec<String>> = (0..prompt.len())
             .into_par_iter()
-            .map(|i| {
-                let ids = generator.tokenize(at(&prompt, i).unwrap_or_default(), stem_at(&stem, i))?;
-                Ok(generator.fingerprint.prompt_key(&ids))
-            })
+            .map(|i| self.models.prompt_key(at(&prompt, i).unwrap_or_default(), stem_at(&stem, i)))
             .collect();
         Ok(Arc::new(StringArray::from_iter_values(keys.map_err(external)?)))
     }
@@ -353,15 +352,19 @@ impl Function {
                 }))
             })
             .collect();
-        let requests: Result<Vec<_>> =
-            distinct.iter().enumerate().map(|(i, (p, s))| self.models.request(i as u64, p, s)).collect();
-        let results = self.models.run(requests.map_err(external)?).await.map_err(external)?;
+        let question = |(prompt, stem): &(&str, &str)| Question {
+            prompt: (*prompt).to_owned(),
+            stem: (*stem).to_owned(),
+            attempt: 1,
+        };
+        let results = self.models.write_all(distinct.iter().map(question).collect()).await.map_err(external)?;
         for (i, result) in results.iter().enumerate() {
             if let Err(e) = result {
                 tracing::warn!(error = e.code(), detail = %e, prompt = distinct[i].0, "generate() failed for a prompt; its rows are null");
             }
         }
-        let text = |row: &Option<usize>| results.get((*row)?)?.as_ref().ok().map(|c| c.text.trim().to_string());
+        let text =
+            |row: &Option<usize>| results.get((*row)?)?.as_ref().ok().map(|written| written.text.trim().to_string());
         Ok(Arc::new(rows.iter().map(text).collect::<StringArray>()))
     }
 

@@ -13,6 +13,7 @@ use tokio::runtime::RuntimeFlavor;
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::device_thread::EngineOptions;
+use crate::generate::endpoint::Endpoint;
 use crate::generate::engine::Engine;
 use crate::generate::fields::{self, Fields};
 use crate::generate::prompt::{self, Fingerprint, PromptTemplate, Tokenized};
@@ -95,6 +96,18 @@ impl Generator {
     fn tokenized(&self) -> MutexGuard<'_, Tokenized> {
         // Entries are consistent even if a thread panicked while holding the lock.
         self.tokenized.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The template of a name or file. An endpoint that does not go on with the beginning of an answer is asked for it in words.
+///
+/// # Errors
+/// As [`PromptTemplate::load`] and [`PromptTemplate::asking_for_stem`].
+pub fn template_of(job: &Job, name: &str) -> Result<PromptTemplate> {
+    let template = PromptTemplate::load(name)?;
+    match job.spec.model.endpoint().is_some() && !job.spec.model.continues_stem() {
+        true => template.asking_for_stem(),
+        false => Ok(template),
     }
 }
 
@@ -222,7 +235,21 @@ pub struct Looked {
 pub async fn look(job: &Job) -> Looked {
     let model = &job.spec.model;
     let mut looked = Looked::default();
-    let found = look_at(job, "model.generator", &model.generator, &mut looked.wrong).await;
+    let found = match Endpoint::of(job) {
+        Ok(None) => look_at(job, "model.generator", &model.generator, &mut looked.wrong).await,
+        Ok(Some(endpoint)) => {
+            let keyed = |e: Error| match e.context().iter().any(|(name, _)| *name == "key") {
+                true => e,
+                false => e.with("key", "model.generator"),
+            };
+            looked.wrong.extend(endpoint.look().await.map_err(keyed).err());
+            None
+        }
+        Err(e) => {
+            looked.wrong.push(e);
+            None
+        }
+    };
     let generator = found.and_then(|path| {
         let read = ModelFiles::open(&path).and_then(|files| {
             files.tokenizer()?;
@@ -269,12 +296,27 @@ async fn look_at(job: &Job, key: &'static str, text: &str, wrong: &mut Vec<Error
 /// # Errors
 /// [`Kind::Model`] where there is none; the store's.
 pub async fn base(job: &Job) -> Result<ModelFiles> {
+    if job.spec.model.endpoint().is_some() {
+        return Err(elsewhere());
+    }
     ModelFiles::open(Place::new(job, "model.generator", &job.spec.model.generator)?.fetch().await?)
+}
+
+/// The error of work that needs the generator's files where a server has them.
+fn elsewhere() -> Error {
+    Error::new(Kind::Config, "this needs a language model that curec runs itself, and the generator is an endpoint")
+        .with("key", "model.generator")
+        .hint(
+            "an endpoint writes the reasons of a night; what trains or scores with a model wants a Hugging Face directory or \
+             a GGUF file: --set model.generator=PATH",
+        )
 }
 
 /// The models of one job. Share it in an `Arc`.
 pub struct Models {
-    generator_place: Place,
+    /// `None`: an endpoint writes.
+    generator_place: Option<Place>,
+    endpoint: Option<Arc<Endpoint>>,
     /// `None`: the base model.
     adapter_place: Option<Place>,
     encoder_place: Place,
@@ -297,7 +339,7 @@ impl Models {
     pub fn new(job: &Job) -> Result<Arc<Models>> {
         let (model, sampling) = (&job.spec.model, &job.spec.sampling);
         let fields = Fields::of(&job.spec.prompt);
-        let template = |name: &str| PromptTemplate::load(name)?.asking(&fields);
+        let template = |name: &str| template_of(job, name)?.asking(&fields);
         let mut templates = HashMap::from([
             ("item", template(&job.spec.prompt.item)?),
             ("history", template(&job.spec.prompt.history)?),
@@ -306,8 +348,19 @@ impl Models {
         if !job.spec.input.pair.is_empty() {
             templates.insert("pair", template(&job.spec.prompt.pair)?);
         }
+        let endpoint = Endpoint::of(job)?;
+        let generator_place = match endpoint {
+            None => Some(Place::new(job, "model.generator", &model.generator)?),
+            Some(_) => None,
+        };
+        // The cache to which prompts and answers must fit is the engine's.
+        let room = match endpoint {
+            None => model.max_positions.saturating_sub(sampling.max_new_tokens),
+            Some(_) => usize::MAX,
+        };
         Ok(Arc::new(Models {
-            generator_place: Place::new(job, "model.generator", &model.generator)?,
+            generator_place,
+            endpoint,
             adapter_place: match model.adapter.as_str() {
                 "" => None,
                 text => Some(Place::new(job, "model.adapter", text)?),
@@ -328,7 +381,7 @@ impl Models {
                 max_copied_words: sampling.max_copied_words,
             },
             max_new_tokens: sampling.max_new_tokens,
-            longest_prompt: job.spec.evidence.tokens.min(model.max_positions.saturating_sub(sampling.max_new_tokens)),
+            longest_prompt: job.spec.evidence.tokens.min(room),
             seed: sampling.seed,
             templates,
             fields,
@@ -339,12 +392,20 @@ impl Models {
         }))
     }
 
-    /// Downloads models that are on an object store, and checks that the others exist.
+    /// Downloads models that are on an object store, and checks that the others exist. Of an endpoint it finds out which model
+    /// answers, unless the job names it.
     ///
     /// # Errors
-    /// [`Kind::Model`] where there is none; the store's.
+    /// [`Kind::Model`] where there is none; the store's; those of [`Endpoint::resolve`].
     pub async fn fetch(&self) -> Result<()> {
-        self.generator_place.fetch().await?;
+        if let Some(place) = &self.generator_place {
+            place.fetch().await?;
+        }
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.resolve().await?;
+            // One that cannot be read is told before anything is made.
+            endpoint.tokens()?;
+        }
         if let Some(adapter) = &self.adapter_place {
             adapter.fetch().await?;
         }
@@ -364,7 +425,7 @@ impl Models {
     }
 
     /// Tokens that evidence is shortened to, see [`crate::generate::fit`]: `[evidence] tokens`, or what `[model]
-    /// max_positions` leaves beside an answer of `[sampling] max_new_tokens` where that is less.
+    /// max_positions` leaves beside an answer of `[sampling] max_new_tokens` where that is less and no endpoint answers.
     pub fn longest_prompt(&self) -> usize {
         self.longest_prompt
     }
@@ -376,7 +437,84 @@ impl Models {
         all
     }
 
+    /// The endpoint that writes; `None` where curec runs the model itself.
+    pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        self.endpoint.as_ref()
+    }
+
+    /// The generator as tables and manifests name it; reads headers and the files' digests, no weights.
+    ///
+    /// # Errors
+    /// As [`Models::generator`]; of an endpoint as [`Endpoint::resolve`].
+    pub fn model_name(&self) -> Result<String> {
+        match &self.endpoint {
+            Some(endpoint) => endpoint.model_name(),
+            None => Ok(self.generator()?.fingerprint.model_name()),
+        }
+    }
+
+    /// The key under which a prompt's answers are kept.
+    ///
+    /// # Errors
+    /// As [`Models::model_name`] and [`Generator::tokenize`].
+    pub fn prompt_key(&self, prompt_text: &str, answer_stem: &str) -> Result<String> {
+        match &self.endpoint {
+            Some(endpoint) => endpoint.prompt_key(prompt_text, answer_stem),
+            None => {
+                let generator = self.generator()?;
+                Ok(generator.fingerprint.prompt_key(&generator.tokenize(prompt_text, answer_stem)?))
+            }
+        }
+    }
+
+    /// The key of everything besides the prompt that an answer depends on.
+    ///
+    /// # Errors
+    /// As [`Models::model_name`].
+    pub fn settings_key(&self) -> Result<String> {
+        match &self.endpoint {
+            Some(endpoint) => endpoint.prompt_key("", ""),
+            None => Ok(self.generator()?.fingerprint.prompt_key(&[])),
+        }
+    }
+
+    /// Number of a prompt's tokens. Ids of a prompt that has at most `most` are kept, see [`Generator::count`].
+    ///
+    /// # Errors
+    /// As [`Generator::tokenize`]; [`Kind::Model`] for a tokenizer that cannot be read.
+    pub fn count(&self, prompt_text: &str, answer_stem: &str, most: usize) -> Result<usize> {
+        match &self.endpoint {
+            Some(endpoint) => endpoint.tokens()?.prompt(prompt_text, answer_stem),
+            None => self.generator()?.count(prompt_text, answer_stem, most),
+        }
+    }
+
+    /// Number of a text's tokens.
+    ///
+    /// # Errors
+    /// As [`Models::count`].
+    pub fn count_text(&self, text: &str) -> Result<usize> {
+        match &self.endpoint {
+            Some(endpoint) => endpoint.tokens()?.text(text),
+            None => Ok(self.generator()?.tokenizer.encode_text(text)?.len()),
+        }
+    }
+
+    /// Whether numbers of tokens are estimates.
+    ///
+    /// # Errors
+    /// [`Kind::Model`] for a tokenizer that cannot be read.
+    pub fn estimates_tokens(&self) -> Result<bool> {
+        match &self.endpoint {
+            Some(endpoint) => Ok(endpoint.tokens()?.is_estimate()),
+            None => Ok(false),
+        }
+    }
+
     /// Tokenizer, chat template and fingerprint; reads headers and the files' digests, no weights.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] where the generator is an endpoint; [`Kind::Model`] for files that cannot be read.
     pub fn generator(&self) -> Result<&Generator> {
         if let Some(generator) = self.generator.get() {
             return Ok(generator);
@@ -422,7 +560,11 @@ impl Models {
 
     /// The generator's files, without the adapter; reads headers only.
     pub fn generator_files(&self) -> Result<ModelFiles> {
-        ModelFiles::open(self.generator_place.path()?)
+        ModelFiles::open(self.generator_place()?.path()?)
+    }
+
+    fn generator_place(&self) -> Result<&Place> {
+        self.generator_place.as_ref().ok_or_else(elsewhere)
     }
 
     /// The adapter's folder on this machine; none: the base model.
@@ -459,7 +601,7 @@ impl Models {
             return Ok(engine.clone());
         }
         let engine = Arc::new(Engine::start(
-            self.generator_place.path()?,
+            self.generator_place()?.path()?,
             self.adapter_path()?,
             &self.device,
             self.options.clone(),

@@ -59,7 +59,12 @@ pub struct PromptTemplate {
     fields: Fields,
     /// Lines of the file before the question, and before the stem.
     before: [usize; 2],
+    /// Whether the question asks for the stem, and nothing begins the answer.
+    asks_for_stem: bool,
 }
+
+/// Stands in a question that asks for the stem, before it.
+const BEGIN_WITH: &str = "Begin the sentence with these words: ";
 
 /// What a template may show, for messages.
 const FIELDS: &str =
@@ -115,11 +120,33 @@ impl PromptTemplate {
                 .map_err(|e| bad("is not valid minijinja").with("line", before + e.line().unwrap_or(1)).source(e))?;
         }
         let digest = blake3::hash(text.as_bytes()).to_hex()[..32].to_string();
-        let fields = Fields::default();
-        let template = PromptTemplate { env, digest, origin: origin.to_owned(), fields, before };
+        let (origin, fields) = (origin.to_owned(), Fields::default());
+        let template = PromptTemplate { env, digest, origin, fields, before, asks_for_stem: false };
         // A template that cannot render minimal evidence would fail during the nightly run.
         template.render(&Evidence::default())?;
         Ok(template)
+    }
+
+    /// The template for a model whose answer cannot be begun: a line of the question asks for an answer with the stem.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] where the stem is no words but the format of an aligned model.
+    pub fn asking_for_stem(mut self) -> Result<PromptTemplate> {
+        if self.stem(&Evidence::default())?.starts_with(format::STEM) {
+            return Err(Error::new(
+                Kind::Config,
+                "the prompt template is for an aligned model, whose answer is begun for it",
+            )
+            .with("file", &self.origin)
+            .hint(
+                "an endpoint that serves one and goes on with the beginning of an answer wants [model] endpoint_stem = \
+                     \"continue\"; for others name `item`, `history` and `pair`, or templates of your own, in [prompt]",
+            ));
+        }
+        self.asks_for_stem = true;
+        // Its questions are others.
+        self.digest = blake3::hash(format!("{BEGIN_WITH}{}", self.digest).as_bytes()).to_hex()[..32].to_string();
+        Ok(self)
     }
 
     /// The template with fields beside the sentence: a line after the question asks for them, and the answer begins as
@@ -161,7 +188,13 @@ impl PromptTemplate {
     /// # Errors
     /// As [`PromptTemplate::render`].
     pub fn question(&self, evidence: &Evidence) -> Result<String> {
-        let question = self.section("user", evidence)?;
+        let mut question = self.section("user", evidence)?;
+        if self.asks_for_stem {
+            let stem = self.section("assistant", evidence)?;
+            if !stem.is_empty() {
+                question = format!("{question}\n{BEGIN_WITH}{stem}");
+            }
+        }
         Ok(if self.fields.is_empty() { question } else { format!("{question}\n{}", self.fields.request()) })
     }
 
@@ -170,6 +203,9 @@ impl PromptTemplate {
     /// # Errors
     /// As [`PromptTemplate::render`].
     pub fn stem(&self, evidence: &Evidence) -> Result<String> {
+        if self.asks_for_stem {
+            return Ok(String::new());
+        }
         let stem = self.section("assistant", evidence)?;
         Ok(if self.fields.is_empty() { stem } else { self.fields.stem(&stem) })
     }
@@ -380,6 +416,18 @@ impl Fingerprint {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_stem_that_cannot_begin_the_answer_is_asked_for() {
+        let [plain, asking] = [0, 1].map(|_| PromptTemplate::load("history").unwrap());
+        let asking = asking.asking_for_stem().unwrap();
+        let (question, stem) = plain.render(&evidence()).unwrap();
+        let told = format!("{question}\n{BEGIN_WITH}{stem}");
+        assert_eq!(asking.render(&evidence()).unwrap(), (told, String::new()));
+        assert_ne!(asking.digest(), plain.digest());
+        let aligned = PromptTemplate::load("aligned-item").unwrap().asking_for_stem().unwrap_err().explain();
+        assert!(aligned.contains("endpoint_stem"), "{aligned}");
+    }
 
     fn evidence() -> Evidence {
         Evidence {

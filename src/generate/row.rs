@@ -1,4 +1,4 @@
-//! A row: the request to the model, the progress of its answer, and the final answer or error.
+//! A row: the question or request to the model, the progress of its answer, and the final answer or error.
 //!
 //! Knows tokens, stop texts and log-probabilities of one row. Knows nothing of slots, batches or other rows.
 
@@ -85,6 +85,10 @@ pub enum RowError {
     InvalidUtf8,
     /// The device failed.
     Device(String),
+    /// The endpoint refuses this prompt, and what it says of it.
+    ServerRefused(String),
+    /// The endpoint fails on this prompt and answers others, and what it says of it.
+    ServerError(String),
     /// The run was stopped before the row was done.
     Cancelled,
 }
@@ -97,6 +101,8 @@ impl RowError {
             RowError::Empty => "empty",
             RowError::InvalidUtf8 => "invalid_utf8",
             RowError::Device(_) => "device_error",
+            RowError::ServerRefused(_) => "server_refused",
+            RowError::ServerError(_) => "server_error",
             RowError::Cancelled => "cancelled",
         }
     }
@@ -109,9 +115,58 @@ impl std::fmt::Display for RowError {
             RowError::Empty => f.write_str("the prompt says nothing"),
             RowError::InvalidUtf8 => f.write_str("the answer is not valid UTF-8"),
             RowError::Device(why) => write!(f, "the device failed: {why}"),
+            RowError::ServerRefused(what) => write!(f, "the endpoint refused the prompt: {what}"),
+            RowError::ServerError(what) => write!(f, "the endpoint failed on the prompt: {what}"),
             RowError::Cancelled => f.write_str("stopped before the row was done"),
         }
     }
+}
+
+/// A prompt to be answered, by whichever model.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The question.
+    pub prompt: String,
+    /// How the answer begins.
+    pub stem: String,
+    /// 1 the first time; more where the answers before it were refused.
+    pub attempt: u32,
+}
+
+/// What a model wrote.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// Its text, after the stem.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Sum of the log-likelihoods of its tokens; none where a server does not tell them.
+    pub logprob_sum: Option<f64>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Of those, such as were at hand.
+    pub cached_tokens: u32,
+    /// Tokens generated.
+    pub completion_tokens: u32,
+}
+
+impl From<Completion> for Written {
+    fn from(completion: Completion) -> Written {
+        let Completion { text, finish, logprob_sum, prompt_tokens, cached_tokens, completion_tokens, .. } = completion;
+        let logprob_sum = Some(logprob_sum);
+        Written { text, finish, logprob_sum, prompt_tokens, cached_tokens, completion_tokens }
+    }
+}
+
+/// What became of a question.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The question's place among those that were asked together.
+    pub id: usize,
+    /// Tokens of its prompt.
+    pub prompt_tokens: u32,
+    /// What was written, or why nothing was.
+    pub result: Result<Written, RowError>,
 }
 
 /// A request's id and its result.

@@ -19,7 +19,7 @@ use futures::StreamExt;
 use crate::config::{BudgetSpec, CheckSpec, CorrectSpec};
 use crate::error::{Error, Kind, Result};
 use crate::generate::answers::Examples;
-use crate::generate::models::Models;
+use crate::generate::models::{Models, template_of};
 use crate::generate::prompt::{Evidence, PromptTemplate};
 use crate::llm::device;
 use crate::night::correction_case::{Draft, User, users};
@@ -76,7 +76,7 @@ impl Corrector {
         }
         Ok(Corrector {
             digest: crate::reward::saved::digest(spec.judge.as_ref())?,
-            template: PromptTemplate::load(&spec.template)?,
+            template: template_of(&prepared.job, &spec.template)?,
             check: prepared.job.spec.check.clone(),
             examples: Examples::new()?,
             models: prepared.models.clone(),
@@ -138,7 +138,6 @@ impl Corrector {
     }
 
     fn prompts(&self, batch: &RecordBatch, contract: &Contract) -> Result<RecordBatch> {
-        let generator = self.models.generator()?;
         let mut rows = Vec::new();
         for users in users(batch)?.chunks(CHUNK) {
             for (user, forecast) in users.iter().zip(self.forecasts(users)?) {
@@ -152,7 +151,7 @@ impl Corrector {
                     extra.push(what.clone());
                     let evidence = Evidence { kind: "rewrite".into(), extra, ..user.evidence.clone() };
                     let (prompt, stem) = self.template.render(&evidence)?;
-                    let key = generator.fingerprint.prompt_key(&generator.tokenize(&prompt, &stem)?);
+                    let key = self.models.prompt_key(&prompt, &stem)?;
                     rows.push(Asked {
                         user_id: user.user_id.clone(),
                         place: place as i64 + 1,

@@ -23,7 +23,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::generate::format;
 use crate::generate::models::{Models, no_device_fault};
 use crate::generate::prompt::Evidence;
-use crate::generate::row::{Completion, RowError};
+use crate::generate::row::{Outcome, Question, RowError, Written};
 use crate::night::manifest::Usage;
 use crate::night::spending::{Limit, Purse, Unpaid};
 use crate::query::session::BatchStream;
@@ -35,7 +35,7 @@ use crate::table::partition::append_segment;
 use crate::table::store::Location;
 use crate::telemetry::Progress;
 
-/// Prompts handed to the engine at a time; two such chunks are in flight so that no slot waits for the next.
+/// Prompts handed to the engine or the endpoint at a time; two such chunks are in flight so that no slot waits for the next.
 const CHUNK: usize = 1024;
 
 /// A prompt at the engine.
@@ -57,7 +57,16 @@ struct Answer {
     accepted: Option<bool>,
     /// Share of the stage's time, once it is shared out.
     seconds: Option<f64>,
-    result: std::result::Result<Completion, RowError>,
+    result: std::result::Result<Written, RowError>,
+}
+
+/// Answers as they come; an error is one of the run.
+type Answers = Pin<Box<dyn Stream<Item = Result<Answer>> + Send>>;
+
+/// Why the stage ends before its prompts do, and until when it waits for answers in flight.
+struct Leaving {
+    why: Error,
+    until: tokio::time::Instant,
 }
 
 /// What answers are held against as they come.
@@ -71,15 +80,15 @@ pub struct Checks {
 }
 
 impl Checks {
-    fn accepts(&self, asked: &Asked, completion: &Completion) -> Option<bool> {
+    fn accepts(&self, asked: &Asked, written: &Written) -> Option<bool> {
         let evidence = asked.evidence.as_ref()?;
-        let reason = format::reason_text(&asked.stem, completion.text.trim_end());
+        let reason = format::reason_text(&asked.stem, written.text.trim_end());
         let row = Scored {
             reason: reason.as_deref(),
             error: reason.is_none().then_some("bad_format"),
-            finish: Some(completion.finish.name()),
-            logprob_sum: Some(completion.logprob_sum),
-            completion_tokens: i64::from(completion.completion_tokens),
+            finish: Some(written.finish.name()),
+            logprob_sum: written.logprob_sum,
+            completion_tokens: i64::from(written.completion_tokens),
             ..Scored::from_evidence(evidence)
         };
         Some(score(&row, &self.check, &self.vocabulary).refusal.is_none())
@@ -118,8 +127,8 @@ pub struct Sink<'a> {
 ///
 /// # Errors
 /// [`Kind::Budget`] when too many rows failed and [`Kind::Interrupted`] when `stop` was requested; what had finished is
-/// committed in both cases. [`Kind::Temporary`] when the device failed. [`Kind::Busy`] when another run has taken the
-/// lease, and pays.
+/// committed in both cases. [`Kind::Temporary`] when the device failed, or an endpoint does not answer for long, and
+/// [`Kind::Config`] when it takes no prompts. [`Kind::Busy`] when another run has taken the lease, and pays.
 pub async fn generate(
     mut pending: BatchStream,
     models: &Arc<Models>,
@@ -130,13 +139,13 @@ pub async fn generate(
     usage: &mut Usage,
 ) -> Result<Option<Unpaid>> {
     let started = Instant::now();
-    let digest = models.generator()?.fingerprint.model_name();
+    let digest = models.model_name()?;
     let mut writer = Writer { sink, digest, waiting: Vec::new(), since: started, shared_until: started };
-    let mut in_flight: SelectAll<Pin<Box<dyn Stream<Item = Answer> + Send>>> = SelectAll::new();
+    let mut in_flight: SelectAll<Answers> = SelectAll::new();
     let mut exhausted = false;
     let mut outstanding = 0usize;
     // What is handed over is begun, so with a cap no more than the engine has room for, and than is likely to be paid.
-    let room = sink.purse.map_or(CHUNK, |_| models.engine_options().slots.max(1));
+    let room = sink.purse.map_or(CHUNK, |_| models.at_once());
     let mut held: VecDeque<Asked> = VecDeque::new();
     let (mut begun, mut refused_last) = (0u64, 0u64);
     let (generated, prompt_tokens, completion_tokens) = (usage.generated, usage.prompt_tokens, usage.completion_tokens);
@@ -144,10 +153,20 @@ pub async fn generate(
         sink.purse?.reached(usage.prompt_tokens - prompt_tokens, usage.completion_tokens - completion_tokens)
     };
     let mut limit = None;
+    // Once the stage is to end, what is in flight at an endpoint is paid and waited for; nothing more is sent.
+    let (halt, mut leaving) = (CancelToken::default(), None::<Leaving>);
+    let leave = |why: Error| {
+        halt.request();
+        Some(Leaving { why, until: tokio::time::Instant::now() + models.drain() })
+    };
     let period = Duration::from_secs_f64(sink.response.flush_seconds);
     let outcome = loop {
+        let is_over = |leaving: &mut Leaving| outstanding == 0 || leaving.until <= tokio::time::Instant::now();
+        if let Some(Leaving { why, .. }) = leaving.take_if(is_over) {
+            break Err(why);
+        }
         limit = limit.or_else(|| spent(usage));
-        if limit.is_none() && !exhausted && outstanding < room {
+        if leaving.is_none() && limit.is_none() && !exhausted && outstanding < room {
             if held.is_empty() {
                 match next_chunk(&mut pending, checks.is_some()).await {
                     Ok(Some(rows)) => held = rows.into(),
@@ -168,7 +187,7 @@ pub async fn generate(
                 }
             };
             if n > 0 {
-                match submit(models, held.drain(..n).collect()).await {
+                match submit(models, held.drain(..n).collect(), &halt).await {
                     Ok(answers) => in_flight.push(answers),
                     Err(e) => break Err(e),
                 }
@@ -181,6 +200,7 @@ pub async fn generate(
             break Ok(());
         }
         let flush_at = tokio::time::Instant::from_std(writer.since + period);
+        let leave_at = leaving.as_ref().map_or(flush_at, |leaving| leaving.until);
         let answer = tokio::select! {
             answer = in_flight.next() => answer,
             () = tokio::time::sleep_until(flush_at) => {
@@ -189,15 +209,28 @@ pub async fn generate(
                 }
                 continue;
             }
-            () = stop.requested() => {
-                let hint = "finished answers are kept; run the same command again";
-                break Err(Error::new(Kind::Interrupted, "stopped by a signal while generating").hint(hint));
+            () = tokio::time::sleep_until(leave_at), if leaving.is_some() => continue,
+            () = stop.requested(), if leaving.is_none() => {
+                leaving = leave(stopped());
+                continue;
             }
         };
-        let Some(mut answer) = answer else {
-            break Err(Error::new(Kind::Temporary, "the engine ended before all rows were answered"));
+        let mut answer = match answer {
+            Some(Ok(answer)) => answer,
+            Some(Err(e)) => {
+                outstanding -= 1;
+                // What fails because the stage is left is not why it is.
+                if leaving.is_none() {
+                    leaving = leave(e);
+                }
+                continue;
+            }
+            None => break Err(Error::new(Kind::Temporary, "the engine ended before all rows were answered")),
         };
         outstanding -= 1;
+        if halt.is_requested() && matches!(answer.result, Err(RowError::Cancelled)) {
+            continue;
+        }
         let (mut tokens, mut again) = (0, None);
         match &answer.result {
             Ok(c) => {
@@ -208,7 +241,8 @@ pub async fn generate(
                 tokens = u64::from(c.completion_tokens);
                 answer.accepted = checks.and_then(|checks| checks.accepts(&answer.asked, c));
                 let asked = &answer.asked;
-                if answer.accepted == Some(false) && checks.is_some_and(|checks| asked.attempt < checks.attempts) {
+                let may_ask = leaving.is_none() && checks.is_some_and(|checks| asked.attempt < checks.attempts);
+                if answer.accepted == Some(false) && may_ask {
                     limit = limit.or_else(|| spent(usage));
                     match limit {
                         None => again = Some(asked.once_more()),
@@ -233,14 +267,16 @@ pub async fn generate(
         }
         if let Some(asked) = again {
             usage.asked_again += 1;
-            match submit(models, vec![asked]).await {
+            match submit(models, vec![asked], &halt).await {
                 Ok(answers) => in_flight.push(answers),
                 Err(e) => break Err(e),
             }
             outstanding += 1;
         }
-        if let Err(e) = within_budget(sink.budget, &usage.failed, sink.total) {
-            break Err(e);
+        if leaving.is_none()
+            && let Err(e) = within_budget(sink.budget, &usage.failed, sink.total)
+        {
+            leaving = leave(e);
         }
     };
     drop(in_flight);
@@ -249,6 +285,11 @@ pub async fn generate(
     outcome.and(flushed)?;
     let prompts = sink.waiting.saturating_sub(begun) + refused_last;
     Ok(limit.filter(|_| prompts > 0).map(|limit| Unpaid { limit, prompts }))
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::Interrupted, "stopped by a signal while generating")
+        .hint("finished answers are kept; run the same command again")
 }
 
 /// The share is one of all prompts, not of those that are done: prompts that are too long fail at once, before the first
@@ -304,27 +345,20 @@ async fn next_chunk(pending: &mut BatchStream, is_judged: bool) -> Result<Option
     Ok((!rows.is_empty()).then_some(rows))
 }
 
-async fn submit(models: &Arc<Models>, rows: Vec<Asked>) -> Result<Pin<Box<dyn Stream<Item = Answer> + Send>>> {
-    let models = models.clone();
-    let (asked, receiver) = tokio::task::spawn_blocking(move || -> Result<_> {
-        use rayon::prelude::*;
-        let requests: Result<Vec<_>> = rows
-            .par_iter()
-            .enumerate()
-            .map(|(i, asked)| models.request_again(i as u64, &asked.prompt, &asked.stem, asked.attempt))
-            .collect();
-        let requests = requests?;
-        let lengths = requests.iter().map(|r| r.prompt.len() as u32);
-        let asked: Vec<Option<(Asked, u32)>> = rows.into_iter().zip(lengths).map(Some).collect();
-        Ok((asked, models.engine()?.submit_blocking(requests)?))
-    })
-    .await
-    .context(Kind::Internal, || "the generate stage was interrupted".into())??;
-    Ok(futures::stream::unfold((receiver, asked), |(mut receiver, mut asked)| async move {
-        let (id, result) = receiver.recv().await?;
-        let (asked_for, prompt_tokens) = asked.get_mut(id as usize)?.take()?;
-        let answer = Answer { asked: asked_for, prompt_tokens, accepted: None, seconds: None, result };
-        Some((answer, (receiver, asked)))
+async fn submit(models: &Arc<Models>, rows: Vec<Asked>, halt: &CancelToken) -> Result<Answers> {
+    let question =
+        |asked: &Asked| Question { prompt: asked.prompt.clone(), stem: asked.stem.clone(), attempt: asked.attempt };
+    let outcomes = models.write(rows.iter().map(question).collect(), halt).await?;
+    let asked: Vec<Option<Asked>> = rows.into_iter().map(Some).collect();
+    Ok(futures::stream::unfold((outcomes, asked), |(mut outcomes, mut asked)| async move {
+        let answer = match outcomes.next().await? {
+            Ok(Outcome { id, prompt_tokens, result }) => {
+                let asked = asked.get_mut(id)?.take()?;
+                Ok(Answer { asked, prompt_tokens, accepted: None, seconds: None, result })
+            }
+            Err(e) => Err(e),
+        };
+        Some((answer, (outcomes, asked)))
     })
     .boxed())
 }
@@ -372,7 +406,7 @@ fn rows_of(rows: &[Answer], schema: SchemaRef, digest: &str, sink: &Sink<'_>) ->
     let done = |a: &'_ Answer| a.result.as_ref().ok().cloned();
     let texts =
         |pick: fn(&Answer) -> Option<String>| -> ArrayRef { Arc::new(rows.iter().map(pick).collect::<StringArray>()) };
-    let counts = |pick: fn(&Completion) -> u32| -> ArrayRef {
+    let counts = |pick: fn(&Written) -> u32| -> ArrayRef {
         Arc::new(rows.iter().map(|a| done(a).map_or(0, |c| i64::from(pick(&c)))).collect::<Int64Array>())
     };
     let columns: Result<Vec<ArrayRef>> = schema
@@ -388,7 +422,7 @@ fn rows_of(rows: &[Answer], schema: SchemaRef, digest: &str, sink: &Sink<'_>) ->
                 "error_detail" => texts(|a| a.result.as_ref().err().map(ToString::to_string)),
                 "finish" => texts(|a| a.result.as_ref().ok().map(|c| c.finish.name().to_string())),
                 "logprob_sum" => {
-                    Arc::new(rows.iter().map(|a| done(a).map(|c| c.logprob_sum)).collect::<Float64Array>())
+                    Arc::new(rows.iter().map(|a| done(a).and_then(|c| c.logprob_sum)).collect::<Float64Array>())
                 }
                 "prompt_tokens" => {
                     Arc::new(rows.iter().map(|a| Some(i64::from(a.prompt_tokens))).collect::<Int64Array>())

@@ -89,11 +89,14 @@ pub(crate) async fn told(job: &Job, named: &str, card: Option<&Card>) -> Result<
     }
 }
 
-/// The same of a language model that an adapter was merged into: the card in its folder tells.
+/// The same of a language model that an adapter was merged into: the card in its folder tells. Of an endpoint's nothing does.
 ///
 /// # Errors
 /// For a location that is none.
 pub(crate) async fn of_generator(job: &Job) -> Result<Option<DateTime<Utc>>> {
+    if job.spec.model.endpoint().is_some() {
+        return Ok(None);
+    }
     let at = Location::parse_with(&job.spec.model.generator, &StoreOptions::of(job))?;
     let bytes = match at.local_path() {
         Some(path) => std::fs::read(path.join(CARD)).ok(),

@@ -215,8 +215,7 @@ impl Prepared {
             made.add(section, of.add_settings(name, self.setting(name)?)?.digest());
         }
         if reads.generator {
-            let print = &self.models.generator()?.fingerprint;
-            made.add("generator", print.model_name()).add("settings [sampling]", print.prompt_key(&[]));
+            made.add("generator", self.models.model_name()?).add("settings [sampling]", self.models.settings_key()?);
         }
         if reads.templates {
             for (kind, digest) in self.models.template_digests() {

@@ -24,6 +24,8 @@ use crate::table::store::Location;
 
 /// New tokens per second of SmolLM2-135M on two cores, prompts included (benches/RESULTS.md): the guess before any run.
 const CPU_TOKENS_PER_SECOND: f64 = 60.0;
+/// New tokens per second of one request to an endpoint: the guess before any run.
+const ENDPOINT_TOKENS_PER_SECOND: f64 = 30.0;
 /// The share of answers that the checks refuse: the guess before any run. The adapter that ships wrote 638 answers to 537
 /// prompts that it was asked at most three times (benches/RESULTS.md, films that nobody learned from and a night of the quick
 /// start): 1 + q + q^2 a prompt, with this q.
@@ -59,9 +61,12 @@ pub struct Work {
     /// Prompt tokens of the rest, asked for as often as in the job's last run or, without one, as often as the adapter that
     /// ships has to be.
     pub prompt_tokens: u64,
+    /// Whether these were estimated from characters: an endpoint's tokenizer is not at hand.
+    pub is_estimate: bool,
     /// At most so many new tokens.
     pub completion_tokens_at_most: u64,
-    /// Minutes for answers of full length, at the speed of the job's last run or, without one, of a two-core CPU.
+    /// Minutes for answers of full length, at the speed of the job's last run or, without one, of a two-core CPU or a guess of an
+    /// endpoint's.
     pub minutes: f64,
     /// Price at the job's rates, at the most.
     pub price: f64,
@@ -158,14 +163,20 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
     tables::register_responses(&session, &prepared.root, graph.contract(RESPONSE)?).await?;
     let prompts = tables::count(&session, texts::PROMPTS).await?;
     let distinct = tables::count(&session, texts::ASKED_PROMPTS).await?;
-    let generator = prepared.models.generator()?;
+    let models = &prepared.models;
+    // Before anything is counted: an endpoint may have to be asked which model it serves.
+    models.model_name()?;
     let spec = &prepared.job.spec;
     let cap = Cap::of(spec);
     let last = last_pace(&prepared.root).await?;
     // Answers that will be asked for, and their prompts' tokens; then those that may be.
     let (mut waiting, mut answers, mut prompt_tokens) = (0, 0.0, 0.0);
     let (mut answers_at_most, mut prompt_tokens_at_most) = (0, 0);
-    let per_token = last.map_or(1.0 / CPU_TOKENS_PER_SECOND, |last| last.seconds_per_token);
+    let guess = match models.endpoint() {
+        Some(endpoint) => ENDPOINT_TOKENS_PER_SECOND * endpoint.at_once() as f64,
+        None => CPU_TOKENS_PER_SECOND,
+    };
+    let per_token = last.map_or(1.0 / guess, |last| last.seconds_per_token);
     let of_an_answer = spec.sampling.max_new_tokens as u64;
     let minutes = |answers: f64| answers * of_an_answer as f64 * per_token / 60.0;
     let (mut reached, mut paid) = (None, 0);
@@ -174,7 +185,8 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
         let (prompt, stem) = (text(&batch, "prompt_text")?, text(&batch, "answer_stem")?);
         let answered = integers(&batch, "attempts")?;
         for i in 0..batch.num_rows() {
-            let tokens = generator.tokenize(at(&prompt, i).unwrap_or_default(), at(&stem, i).unwrap_or_default())?;
+            let (prompt, stem) = (at(&prompt, i).unwrap_or_default(), at(&stem, i).unwrap_or_default());
+            let tokens = models.count(prompt, stem, usize::MAX)?;
             let left = (spec.sampling.attempts as u64).saturating_sub(answered.value(i) as u64);
             let expected = match last {
                 Some(last) => last.answers_per_prompt.min(left as f64),
@@ -187,9 +199,9 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
                 paid += u64::from(reached.is_none());
             }
             answers += expected;
-            prompt_tokens += expected * tokens.len() as f64;
+            prompt_tokens += expected * tokens as f64;
             answers_at_most += left;
-            prompt_tokens_at_most += left * tokens.len() as u64;
+            prompt_tokens_at_most += left * tokens as u64;
         }
         waiting += batch.num_rows() as u64;
     }
@@ -206,6 +218,7 @@ async fn estimate(prepared: &Prepared) -> Result<Work> {
         distinct,
         answered: distinct - waiting,
         prompt_tokens: prompt_tokens.round() as u64,
+        is_estimate: models.estimates_tokens()?,
         completion_tokens_at_most,
         minutes: minutes(answers),
         price: (prompt_tokens_at_most as f64 * spec.price.prompt_tokens_million
@@ -318,8 +331,15 @@ impl fmt::Display for Plan {
         match &self.work {
             Some(w) => writeln!(
                 f,
-                "  prompts {} ({} different, {} answered before); {} prompt tokens, at most {} new tokens, about {:.1} minutes, price at most {:.2}",
-                w.prompts, w.distinct, w.answered, w.prompt_tokens, w.completion_tokens_at_most, w.minutes, w.price
+                "  prompts {} ({} different, {} answered before); {} prompt tokens{}, at most {} new tokens, about {:.1} minutes, price at most {:.2}",
+                w.prompts,
+                w.distinct,
+                w.answered,
+                w.prompt_tokens,
+                if w.is_estimate { " (estimated from characters)" } else { "" },
+                w.completion_tokens_at_most,
+                w.minutes,
+                w.price
             ),
             None => writeln!(f, "nothing to do"),
         }?;

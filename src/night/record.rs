@@ -67,7 +67,7 @@ pub(super) fn describe(prepared: &Prepared, manifest: &mut Manifest) -> Result<(
     };
     manifest.inputs = prepared.inputs.iter().map(record).collect();
     manifest.models = BTreeMap::from([
-        ("generator".to_string(), prepared.models.generator()?.fingerprint.model_name()),
+        ("generator".to_string(), prepared.models.model_name()?),
         ("encoder".to_string(), prepared.models.encoder_files()?.digest().to_string()),
     ]);
     if let Some(projection) = prepared.projection() {

@@ -12,7 +12,6 @@ use crate::config::{Interval, Job};
 use crate::error::{Error, Kind, Result};
 use crate::generate::fields::Fields;
 use crate::generate::models::{self, Models};
-use crate::generate::prompt::PromptTemplate;
 use crate::llm::encoder_files::EncoderFiles;
 use crate::night::examine;
 use crate::night::prepare::{ENGLISH_TEMPLATES, english_templates, held_to_encoder, open_projection};
@@ -94,14 +93,14 @@ fn templates(job: &Job, notes: &mut Notes<'_>) -> Job {
         named.push(("prompt.pair", "pair", &mut prompt.pair));
     }
     for (key, kind, name) in named {
-        let template = PromptTemplate::load(name).and_then(|template| template.asking(&fields));
+        let template = models::template_of(job, name).and_then(|template| template.asking(&fields));
         if let Err(e) = template.and_then(|template| template.try_out(kind)) {
             notes.problem("templates", &keyed(e, key));
             *name = kind.to_owned();
         }
     }
     if !job.spec.correct.judge.is_empty()
-        && let Err(e) = PromptTemplate::load(&job.spec.correct.template).and_then(|t| t.try_out("history"))
+        && let Err(e) = models::template_of(job, &job.spec.correct.template).and_then(|t| t.try_out("history"))
     {
         notes.problem("templates", &keyed(e, "correct.template"));
     }

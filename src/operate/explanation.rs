@@ -53,6 +53,8 @@ fn error_words(code: &str) -> &'static str {
         "empty" => "the prompt is empty",
         "invalid_utf8" => "the answer is no text",
         "device_error" => "the device failed",
+        "server_refused" => "the endpoint refused the prompt",
+        "server_error" => "the endpoint failed on the prompt",
         "cancelled" => "the run was stopped",
         _ => "generation failed",
     }

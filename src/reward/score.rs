@@ -97,7 +97,7 @@ impl Refusal {
 /// A reason's score, and why it is refused where it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score {
-    /// Mean natural-log likelihood of the generated tokens.
+    /// Mean natural-log likelihood of the generated tokens; none where an endpoint does not tell it.
     pub mean_logprob: Option<f64>,
     /// Share of mentions that the evidence holds, 0 to 1.
     pub grounding: Option<f64>,
@@ -107,7 +107,7 @@ pub struct Score {
     pub n_words: i64,
     /// How much of its own words, quoted names left out, is of the expected language (see [`Language::share`](crate::reward::language::Language::share)); 0 to 1.
     pub language: Option<f64>,
-    /// `exp(mean_logprob) * grounding * (1 - repetition)`, 0 to 1.
+    /// `exp(mean_logprob) * grounding * (1 - repetition)`, 0 to 1; without the first where the likelihood is not known.
     pub score: Option<f64>,
     /// The first check that failed.
     pub refusal: Option<Refusal>,
@@ -122,7 +122,7 @@ pub struct Scored<'a> {
     pub error: Option<&'a str>,
     /// How generation ended.
     pub finish: Option<&'a str>,
-    /// Sum of log-likelihoods of the generated tokens.
+    /// Sum of log-likelihoods of the generated tokens; none where it is not known: then nothing is held against it.
     pub logprob_sum: Option<f64>,
     /// Generated tokens.
     pub completion_tokens: i64,
@@ -246,7 +246,7 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
         Some(Refusal::Copied)
     } else if is_general() {
         Some(Refusal::General)
-    } else if mean.is_none_or(|m| m < check.min_mean_logprob) {
+    } else if mean.is_some_and(|m| m < check.min_mean_logprob) {
         Some(Refusal::Unlikely)
     } else {
         None
@@ -257,7 +257,8 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
         repetition: Some(repetition),
         n_words: n_words as i64,
         language,
-        score: mean.map(|m| m.min(0.0).exp() * grounding * (1.0 - repetition)),
+        // What an endpoint does not tell counts nothing.
+        score: Some(mean.map_or(1.0, |m| m.min(0.0).exp()) * grounding * (1.0 - repetition)),
         refusal,
     }
 }

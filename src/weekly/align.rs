@@ -289,7 +289,7 @@ pub(crate) async fn teach(
     let answers = match Source::of(&a.teacher)? {
         Source::File(path) => teacher::read(path)?,
         Source::Endpoint(address) => {
-            let key = config::teacher_key();
+            let key = config::endpoint_key();
             let endpoint = Endpoint::new(address, &a.teacher_model, key, a.teacher_tokens, a.teacher_at_once)?;
             endpoint.ask(&asked, &spec.folder()?.join("teacher.jsonl"), stop).await?
         }

@@ -18,6 +18,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::columns::{at, text};
+use crate::config::is_address;
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::format;
 use crate::reward::checks;
@@ -36,12 +37,6 @@ pub enum Source<'a> {
     File(&'a Path),
     /// A model that curec runs: a GGUF file, a Hugging Face directory, or the URL of one of these.
     Model(&'a str),
-}
-
-/// Whether a teacher is an endpoint's address.
-pub fn is_address(teacher: &str) -> bool {
-    let teacher = teacher.to_ascii_lowercase();
-    teacher.starts_with("http://") || teacher.starts_with("https://")
 }
 
 impl Source<'_> {

@@ -1,9 +1,10 @@
 //! A teacher behind an OpenAI-compatible endpoint (`POST {address}/chat/completions`): every question is asked once.
 //!
-//! Knows HTTP, and the file of answers to which each is appended as it comes ([`crate::weekly::teacher_log`]): a run that was
-//! killed asks only what has no answer yet, and a later run pays for no answer twice. A refusal is kept like an answer, so that
-//! a training that was killed goes on with the same examples; without the file all is asked again. How a question is put and
-//! what the answers are worth stands in [`crate::weekly::teacher`], for every teacher the same.
+//! Knows the file of answers to which each is appended as it comes ([`crate::weekly::teacher_log`]): a run that was killed asks
+//! only what has no answer yet, and a later run pays for no answer twice. A refusal is kept like an answer, so that a training
+//! that was killed goes on with the same examples; without the file all is asked again. The protocol is left to
+//! [`crate::generate::chat_completions`]. How a question is put and what the answers are worth stands in
+//! [`crate::weekly::teacher`], for every teacher the same.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -11,44 +12,24 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use serde_json::{Value, json};
-use url::Url;
 
 use crate::cancel::CancelToken;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
+use crate::generate::chat_completions::{Client, Failed, Patience, Usage};
 use crate::weekly::teacher::{Answers, Asked};
 use crate::weekly::teacher_log::{Line, Log};
 
-/// Times a request is sent before the endpoint counts as down.
-const TRIES: u32 = 6;
-/// So much of a server's words stands in an error.
-const SHOWN: usize = 300;
+/// How long a question is asked again before the endpoint counts as down.
+const PATIENCE: Patience =
+    Patience { first: Duration::from_secs(1), whole: Duration::from_secs(60), timeout: Duration::from_secs(180) };
 
 /// Whom to ask, and how.
 #[derive(Clone)]
 pub struct Endpoint {
-    address: Url,
+    client: Client,
     model: String,
-    key: Option<String>,
     max_tokens: u64,
     at_once: usize,
-    /// Before the second try; doubled before each further one. A server's own `Retry-After` counts instead.
-    patience: Duration,
-}
-
-struct Reply {
-    text: Option<String>,
-    prompt_tokens: u64,
-    completion_tokens: u64,
-}
-
-/// How a request ended that was not answered.
-enum Failed {
-    /// It may go through later, after so long where the server says so.
-    Later(String, Option<Duration>),
-    /// This question will not be answered.
-    Refused(String),
-    /// Nor will any other.
-    All(String),
 }
 
 impl Endpoint {
@@ -57,22 +38,23 @@ impl Endpoint {
     /// # Errors
     /// `Kind::Config` for an address that is none or holds credentials, and where no model is named.
     pub fn new(address: &str, model: &str, key: Option<String>, max_tokens: u64, at_once: usize) -> Result<Endpoint> {
-        let bad = |what: &str| Error::new(Kind::Config, format!("[align] teacher: {what}"));
-        let mut address = Url::parse(address).map_err(|e| bad("this is no address").source(e))?;
-        if !address.username().is_empty() || address.password().is_some() {
-            return Err(bad("an address must hold no credentials").hint("set the key as OPENAI_API_KEY"));
-        }
-        if key.as_ref().is_some_and(|key| key.chars().any(char::is_control)) {
-            return Err(bad("the variable OPENAI_API_KEY holds a line end or another control character")
-                .hint("set it to the key alone; a line end at its very end is left out"));
-        }
+        Endpoint::with(address, model, key, max_tokens, at_once, PATIENCE)
+    }
+
+    fn with(
+        address: &str,
+        model: &str,
+        key: Option<String>,
+        max_tokens: u64,
+        at_once: usize,
+        patience: Patience,
+    ) -> Result<Endpoint> {
+        let client = Client::new("[align] teacher", address, key, patience)?;
         if model.is_empty() {
-            return Err(bad("an endpoint wants a model").hint("set [align] teacher_model"));
+            return Err(Error::new(Kind::Config, "[align] teacher: an endpoint wants a model")
+                .hint("set [align] teacher_model"));
         }
-        let path = format!("{}/chat/completions", address.path().trim_end_matches('/'));
-        address.set_path(&path);
-        let (model, patience) = (model.to_owned(), Duration::from_secs(1));
-        Ok(Endpoint { address, model, key, max_tokens, at_once: at_once.max(1), patience })
+        Ok(Endpoint { client, model: model.to_owned(), max_tokens, at_once: at_once.max(1) })
     }
 
     /// The questions' answers; those that are not in `file` are asked for and appended to it.
@@ -82,37 +64,33 @@ impl Endpoint {
     /// be reached for long, `Kind::Interrupted` after a signal: what was answered is kept.
     pub async fn ask(&self, questions: &[Asked], file: &Path, stop: &CancelToken) -> Result<Answers> {
         let mut log = Log::open(file)?;
-        let client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(180))
-            .build()
-            .context(Kind::Internal, || "cannot make an HTTP client".into())?;
         let keys: Vec<String> = questions.iter().map(|question| self.digest(question)).collect();
         let mut new = HashSet::new();
         // Of two questions in the same words one is asked.
         let mut pending: Vec<(&Asked, &String)> = questions.iter().zip(&keys).collect();
         pending.retain(|(_, key)| !log.holds(key) && new.insert(*key));
         tracing::info!(questions = questions.len(), pending = pending.len(), "asking the teacher");
-        let mut answers = futures::stream::iter(pending)
-            .map(|(question, key)| {
-                let client = &client;
-                async move { (question, key, self.answer(client, question).await) }
-            })
-            .buffer_unordered(self.at_once);
+        let mut answers =
+            futures::stream::iter(pending)
+                .map(|(question, key)| async move {
+                    (question, key, self.client.complete(&self.body(question), stop).await)
+                })
+                .buffer_unordered(self.at_once);
         let mut refusal = None;
         while let Some((question, key, answered)) = stop.or(async { Ok(answers.next().await) }).await? {
-            let Reply { text, prompt_tokens, completion_tokens } = match answered {
-                Ok(reply) => reply,
+            let (text, usage) = match answered {
+                Ok(reply) => (Some(reply.text.trim().to_owned()), reply.usage.unwrap_or_default()),
                 Err(Failed::Refused(what)) => {
                     tracing::warn!(example_id = question.id, "the teacher refused a question: {what}");
                     refusal = Some(what);
-                    Reply { text: None, prompt_tokens: 0, completion_tokens: 0 }
+                    (None, Usage::default())
                 }
-                Err(Failed::Later(what, _)) => {
+                Err(Failed::Later(what) | Failed::Broken(what)) => {
                     return Err(self
                         .error(Kind::Temporary, "the teacher does not answer", &what)
                         .hint("answers so far are kept; run the same command again"));
                 }
-                Err(Failed::All(what)) => {
+                Err(Failed::All { what, .. }) => {
                     return Err(self
                         .error(Kind::Config, "the teacher takes no questions", &what)
                         .hint("look at [align] teacher and teacher_model, at the variable OPENAI_API_KEY, and at the account behind it; \
@@ -126,8 +104,8 @@ impl Endpoint {
                 answer_text: text,
                 finish: None,
                 logprob_sum: None,
-                prompt_tokens,
-                completion_tokens,
+                prompt_tokens: usage.prompt,
+                completion_tokens: usage.completion,
                 micros: 0,
             })?;
         }
@@ -144,13 +122,13 @@ impl Endpoint {
     }
 
     fn error(&self, kind: Kind, what: &str, why: &str) -> Error {
-        Error::new(kind, format!("{what}: {why}")).with("endpoint", &self.address)
+        Error::new(kind, format!("{what}: {why}")).with("endpoint", self.client.completions())
     }
 
     /// Everything that an answer follows from.
     fn digest(&self, question: &Asked) -> String {
         let body = self.body(question).to_string();
-        blake3::hash(format!("{} {body}", self.address).as_bytes()).to_hex()[..32].to_owned()
+        blake3::hash(format!("{} {body}", self.client.completions()).as_bytes()).to_hex()[..32].to_owned()
     }
 
     fn body(&self, question: &Asked) -> Value {
@@ -160,68 +138,6 @@ impl Endpoint {
             "temperature": 0,
             "max_tokens": self.max_tokens,
         })
-    }
-
-    async fn answer(&self, client: &reqwest::Client, question: &Asked) -> Result<Reply, Failed> {
-        let mut pause = self.patience;
-        for last in (0..TRIES).map(|n| n + 1 == TRIES) {
-            match self.request(client, question).await {
-                Err(Failed::Later(what, after)) if !last => {
-                    tracing::debug!("the teacher is asked again: {what}");
-                    tokio::time::sleep(after.unwrap_or(pause).min(Duration::from_secs(60))).await;
-                    pause *= 2;
-                }
-                ended => return ended,
-            }
-        }
-        Err(Failed::Later("it was asked too often".into(), None))
-    }
-
-    async fn request(&self, client: &reqwest::Client, question: &Asked) -> Result<Reply, Failed> {
-        let mut request = client
-            .post(self.address.clone())
-            .header("content-type", "application/json")
-            .body(self.body(question).to_string());
-        if let Some(key) = &self.key {
-            request = request.header("authorization", format!("Bearer {key}"));
-        }
-        // The address stands in the error already; a library's words may hold it with more.
-        let later = |e: reqwest::Error| Failed::Later(self.shown(&e.without_url().to_string()), None);
-        let response = request.send().await.map_err(later)?;
-        let status = response.status();
-        let after = response.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
-        let text = response.text().await.map_err(later)?;
-        let what = || format!("{status}: {}", self.shown(&text));
-        match status.as_u16() {
-            200..=299 => {}
-            408 | 409 | 424 | 425 | 429 | 500..=599 => {
-                return Err(Failed::Later(what(), after.map(Duration::from_secs)));
-            }
-            // Of this one question: its words, its length, a filter. All else, such as an empty account, is of every other as well.
-            400 | 413 | 422 | 451 => return Err(Failed::Refused(what())),
-            _ => return Err(Failed::All(what())),
-        }
-        let said: Value = serde_json::from_str(&text).map_err(|_| Failed::All(what()))?;
-        let message = &said["choices"][0]["message"];
-        if !message.is_object() {
-            return Err(Failed::All(what()));
-        }
-        let tokens = |name: &str| said["usage"][name].as_u64().unwrap_or(0);
-        Ok(Reply {
-            text: Some(message["content"].as_str().unwrap_or_default().trim().to_owned()),
-            prompt_tokens: tokens("prompt_tokens"),
-            completion_tokens: tokens("completion_tokens"),
-        })
-    }
-
-    /// A server's words, cut, and without the key, which some repeat.
-    fn shown(&self, text: &str) -> String {
-        let text = match &self.key {
-            Some(key) if !key.is_empty() => text.replace(key.as_str(), "***"),
-            _ => text.to_owned(),
-        };
-        let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN).collect();
-        line.trim().to_owned()
     }
 }
 
@@ -282,7 +198,12 @@ mod tests {
 
     fn endpoint(address: &str) -> Endpoint {
         let key = Some("sk-secret".to_owned());
-        Endpoint { patience: Duration::from_millis(1), ..Endpoint::new(address, "m", key, 99, 2).unwrap() }
+        let patience = Patience {
+            first: Duration::from_millis(1),
+            whole: Duration::from_millis(200),
+            timeout: Duration::from_secs(180),
+        };
+        Endpoint::with(address, "m", key, 99, 2, patience).unwrap()
     }
 
     fn questions(n: usize) -> Vec<Asked> {

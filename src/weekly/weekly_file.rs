@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config;
+use crate::config::{self, is_address};
 use crate::directory_lock::DirectoryLock;
 use crate::error::{Error, Kind, Result};
 use crate::learn::lessons;
@@ -20,7 +20,6 @@ use crate::reward::judge::Limits;
 use crate::reward::train::Plan;
 use crate::settings::{self, Form, Layers, Resolved};
 use crate::weekly::examples::Size;
-use crate::weekly::teacher;
 
 /// The defaults with their documentation, as a weekly file.
 pub const DEFAULTS: &str = include_str!("../config/weekly.toml");
@@ -327,7 +326,7 @@ fn validate_align(align: &AlignSpec, p: &mut Layers<'_>) {
     // The first answer is greedy as it is: others like it would tell nothing.
     let is_warm = is_above_zero(f64::from(align.teacher_temperature));
     p.demand(is_warm, "align.teacher_temperature", "must be above 0");
-    if teacher::is_address(&align.teacher) {
+    if is_address(&align.teacher) {
         let named = !align.teacher_model.is_empty();
         p.demand(named, "align.teacher_model", "name the model that the endpoint is to use");
     }
