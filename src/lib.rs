@@ -199,6 +199,8 @@ pub mod generate {
     pub mod chat_completions;
     pub mod token_count;
     pub mod endpoint;
+    mod model_place;
+    pub mod model_look;
     pub mod models;
     pub mod writing;
     pub mod functions;

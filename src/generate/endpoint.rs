@@ -20,14 +20,10 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generate::chat_completions::{Client, Failed, Patience, Reply, Usage};
 use crate::generate::prompt::is_blank;
-use crate::generate::row::{Finish, Outcome, Question, RowError, Written};
+use crate::generate::row::{AGAIN_TEMPERATURE, AGAIN_TOP_P, Finish, Outcome, Question, RowError, Written};
 use crate::generate::token_count::{TokenCount, estimate};
 use crate::table::redact::redact;
 
-/// The least temperature at which a refused answer is asked for again, as of a model of this machine.
-const AGAIN_TEMPERATURE: f32 = 0.7;
-/// The nucleus that it is drawn from then.
-const AGAIN_TOP_P: f32 = 0.9;
 /// So many names of models stand in an error.
 const SHOWN: usize = 10;
 /// What chat formats of known models write as control tokens besides what stands between bars.
@@ -252,8 +248,9 @@ impl Endpoint {
         Ok(body)
     }
 
-    /// Asks; outcomes come as they are there, in any order, one for each question, by its place. Once `halt` is requested no
-    /// further request is sent, and questions that wait are [`RowError::Cancelled`]. Dropping the stream gives up all requests.
+    /// Asks; outcomes come as they are there, in any order, one for each question, by its place. Once `halt` is requested, by the
+    /// caller or because the endpoint takes no prompts, no further request is sent, and questions that wait are
+    /// [`RowError::Cancelled`]. Dropping the stream gives up all requests.
     pub fn ask(
         self: &Arc<Self>,
         questions: Vec<Question>,
@@ -282,13 +279,13 @@ impl Endpoint {
             return failed(RowError::Empty);
         }
         let body = self.request(question)?;
-        let permit = tokio::select! {
+        // Held until the outcome is known: nobody is to ask an endpoint that takes no prompts.
+        let _permit = tokio::select! {
             biased;
             () = halt.requested() => return failed(RowError::Cancelled),
             permit = self.requests.acquire() => permit.context(Kind::Internal, || "no request may be sent".into())?,
         };
         let replied = self.client.complete(&body, halt).await;
-        drop(permit);
         match replied {
             Ok(reply) if reply.finish.as_deref() == Some("content_filter") => {
                 failed(RowError::ServerRefused("its filter took the answer back".into()))
@@ -300,7 +297,10 @@ impl Endpoint {
             Err(Failed::Refused(what)) => failed(RowError::ServerRefused(what)),
             Err(Failed::Broken(what)) => failed(RowError::ServerError(what)),
             Err(Failed::Later(_)) if halt.is_requested() => failed(RowError::Cancelled),
-            Err(down) => Err(self.error(down)),
+            Err(down) => {
+                halt.request();
+                Err(self.error(down))
+            }
         }
     }
 

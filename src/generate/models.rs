@@ -5,10 +5,8 @@
 //! settings; knows nothing of SQL or tables.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-
-use tokio::runtime::RuntimeFlavor;
 
 use crate::config::Job;
 use crate::error::{Context, Error, Kind, Result};
@@ -16,8 +14,9 @@ use crate::generate::device_thread::EngineOptions;
 use crate::generate::endpoint::Endpoint;
 use crate::generate::engine::Engine;
 use crate::generate::fields::{self, Fields};
+use crate::generate::model_place::Place;
 use crate::generate::prompt::{self, Fingerprint, PromptTemplate, Tokenized};
-use crate::generate::row::{Completion, Request, RowError};
+use crate::generate::row::{AGAIN_TEMPERATURE, AGAIN_TOP_P, Completion, Request, RowError};
 use crate::llm::adapter::Adapter;
 use crate::llm::chat::ChatTemplate;
 use crate::llm::device;
@@ -28,16 +27,9 @@ use crate::llm::sampler::Sampling;
 use crate::llm::tokenizer::Tokenizer;
 use crate::llm::weights::ModelFiles;
 use crate::registry::card::Card;
-use crate::registry::versions::{self, Registry};
-use crate::table::fetch::{fetch, is_there};
-use crate::table::store::{Location, StoreOptions};
 
 /// Prompt tokens that are kept between computing the key and making the request: 64 MiB.
 const TOKENIZED: usize = 1 << 24;
-/// The least temperature at which a refused answer is asked for again.
-const AGAIN_TEMPERATURE: f32 = 0.7;
-/// The nucleus that it is drawn from then.
-const AGAIN_TOP_P: f32 = 0.9;
 /// Texts that end a reason: it is one line.
 const STOP: &[&str] = &["\n"];
 
@@ -111,105 +103,6 @@ pub fn template_of(job: &Job, name: &str) -> Result<PromptTemplate> {
     }
 }
 
-/// Where a model is, and its local path once that is known.
-struct Place {
-    key: &'static str,
-    source: Source,
-    cache: PathBuf,
-    path: OnceLock<PathBuf>,
-    /// The card of what a registry has promoted.
-    card: OnceLock<Card>,
-}
-
-enum Source {
-    At(Location),
-    /// What is promoted under a name at first use; a run keeps that version.
-    Promoted(Registry, String),
-}
-
-impl Place {
-    fn new(job: &Job, key: &'static str, text: &str) -> Result<Place> {
-        let (path, card, cache) = (OnceLock::new(), OnceLock::new(), job.cache_dir.clone());
-        if let Some(name) = text.strip_prefix(versions::SCHEME) {
-            let source = Source::Promoted(Registry::of(job)?, name.to_owned());
-            return Ok(Place { key, source, cache, path, card });
-        }
-        let source = Location::parse_with(text, &StoreOptions::of(job)).map_err(|e| e.with("key", key))?;
-        if let Some(local) = source.local_path() {
-            // As written in the job file, so that messages name what the user knows.
-            path.get_or_init(|| if text.contains("://") { local } else { PathBuf::from(text) });
-        }
-        Ok(Place { key, source: Source::At(source), cache, path, card })
-    }
-
-    async fn fetch(&self) -> Result<&Path> {
-        let path = match self.path.get() {
-            Some(path) => path,
-            None => {
-                let fetched = self.bring().await.map_err(|e| e.with("key", self.key))?;
-                self.path.get_or_init(|| fetched)
-            }
-        };
-        self.there(path)?;
-        Ok(path)
-    }
-
-    fn there(&self, path: &Path) -> Result<()> {
-        match path.exists() {
-            true => Ok(()),
-            false => Err(Error::new(Kind::Model, format!("{} does not exist", self.key))
-                .with("path", path.display())
-                .hint("name a Hugging Face directory or a GGUF file; ci/fetch.sh gets the quickstart's models")),
-        }
-    }
-
-    /// Looks whether the model is there and fetches nothing; its path where it is on this machine.
-    async fn look(&self) -> Result<Option<PathBuf>> {
-        if let Some(path) = self.path.get() {
-            self.there(path)?;
-            return Ok(Some(path.clone()));
-        }
-        let source = match &self.source {
-            Source::At(source) => source.clone(),
-            Source::Promoted(registry, name) => registry.adapter(&registry.promoted(name).await?),
-        };
-        match source.local_path() {
-            Some(path) => self.there(&path).map(|()| Some(path)),
-            None => is_there(&source).await.map(|()| None),
-        }
-    }
-
-    async fn bring(&self) -> Result<PathBuf> {
-        let (registry, name) = match &self.source {
-            Source::At(source) => return fetch(source, &self.cache).await,
-            Source::Promoted(registry, name) => (registry, name),
-        };
-        // Of two concurrent lookups the first result counts.
-        let card = match self.card.get() {
-            Some(card) => card,
-            None => {
-                let card = registry.promoted(name).await?;
-                self.card.get_or_init(|| card)
-            }
-        };
-        let (path, version) = (registry.fetch_adapter(card, &self.cache).await?, &card.version);
-        tracing::info!(name, version, "the promoted adapter");
-        Ok(path)
-    }
-
-    /// The local path. Downloads the model first if needed, as in an ad-hoc query.
-    fn path(&self) -> Result<&Path> {
-        if let Some(path) = self.path.get() {
-            return Ok(path);
-        }
-        let handle = tokio::runtime::Handle::try_current().ok();
-        match handle.filter(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread) {
-            Some(handle) => tokio::task::block_in_place(|| handle.block_on(self.fetch())),
-            None => Err(Error::new(Kind::Internal, "a model was used before it was downloaded").with("key", self.key)),
-        }
-    }
-}
-
 /// A row that failed because the device failed is not at fault: the whole run cannot continue.
 ///
 /// # Errors
@@ -219,76 +112,6 @@ pub fn no_device_fault(error: &RowError) -> Result<()> {
         RowError::Device(why) if device::is_fault(why) => Err(device::failed("generating", why, Kind::Temporary)),
         _ => Ok(()),
     }
-}
-
-/// What a look at a job's models has found.
-#[derive(Debug, Default)]
-pub struct Looked {
-    /// What is wrong, each error with its key of the job.
-    pub wrong: Vec<Error>,
-    /// The files of the encoder, where they are on this machine and sound.
-    pub encoder: Option<EncoderFiles>,
-}
-
-/// Looks at a job's models, each for itself, as far as headers tell, and opens the device. Fetches nothing and loads no weights
-/// of the generator: of a model on a store only whether it is there is told.
-pub async fn look(job: &Job) -> Looked {
-    let model = &job.spec.model;
-    let mut looked = Looked::default();
-    let found = match Endpoint::of(job) {
-        Ok(None) => look_at(job, "model.generator", &model.generator, &mut looked.wrong).await,
-        Ok(Some(endpoint)) => {
-            let keyed = |e: Error| match e.context().iter().any(|(name, _)| *name == "key") {
-                true => e,
-                false => e.with("key", "model.generator"),
-            };
-            looked.wrong.extend(endpoint.look().await.map_err(keyed).err());
-            None
-        }
-        Err(e) => {
-            looked.wrong.push(e);
-            None
-        }
-    };
-    let generator = found.and_then(|path| {
-        let read = ModelFiles::open(&path).and_then(|files| {
-            files.tokenizer()?;
-            files.chat_template()?;
-            Ok(files)
-        });
-        read.map_err(|e| looked.wrong.push(e.with("key", "model.generator"))).ok()
-    });
-    if let Some(path) = look_at(job, "model.adapter", &model.adapter, &mut looked.wrong).await
-        && let Some(Err(e)) = generator.as_ref().map(|files| Adapter::read(&path, files.config()))
-    {
-        looked.wrong.push(e.with("key", "model.adapter"));
-    }
-    if let Some(path) = look_at(job, "model.encoder", &model.encoder, &mut looked.wrong).await {
-        match EncoderFiles::open(&path) {
-            Ok(files) => looked.encoder = Some(files),
-            Err(e) => looked.wrong.push(e.with("key", "model.encoder")),
-        }
-    }
-    if let Err(e) = device::guarded("opening the device", || device::open(&model.device)) {
-        looked.wrong.push(e.with("key", "model.device"));
-    }
-    looked
-}
-
-/// The path of one model on this machine; `None` where none is named, it is elsewhere, or something is wrong, which is noted.
-async fn look_at(job: &Job, key: &'static str, text: &str, wrong: &mut Vec<Error>) -> Option<PathBuf> {
-    if text.is_empty() {
-        return None;
-    }
-    let looked = match Place::new(job, key, text) {
-        Ok(place) => place.look().await.map_err(|e| e.with("key", key)),
-        // It has the key already.
-        Err(e) => Err(e),
-    };
-    looked.unwrap_or_else(|e| {
-        wrong.push(e);
-        None
-    })
 }
 
 /// The generator of a job without an adapter, downloaded to this machine.

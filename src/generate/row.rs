@@ -7,6 +7,11 @@ use crate::generate::copying::Copying;
 use crate::llm::grammar::Guide;
 use crate::llm::sampler::{self, Sampling};
 
+/// The least temperature at which a refused answer is asked for again.
+pub(super) const AGAIN_TEMPERATURE: f32 = 0.7;
+/// The nucleus that it is drawn from then.
+pub(super) const AGAIN_TOP_P: f32 = 0.9;
+
 /// One row to generate for, or to score.
 #[derive(Debug, Clone)]
 pub struct Request {

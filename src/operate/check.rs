@@ -11,6 +11,7 @@ use chrono::{DateTime, Days, NaiveTime, Utc};
 use crate::config::{Interval, Job};
 use crate::error::{Error, Kind, Result};
 use crate::generate::fields::Fields;
+use crate::generate::model_look;
 use crate::generate::models::{self, Models};
 use crate::llm::encoder_files::EncoderFiles;
 use crate::night::examine;
@@ -49,7 +50,7 @@ pub async fn check(examined: Result<(Job, Vec<Problem>)>, ask: Ask) -> Checked {
     let mut notes = Notes::of(&job, problems, "`curec config` prints every key with its default and meaning");
     let interval = day_of(ask.at);
     let sound = templates(&job, &mut notes);
-    let looked = models::look(&job).await;
+    let looked = model_look::look(&job).await;
     looked.wrong.iter().for_each(|e| notes.problem("models", e));
     let width = looked.encoder.as_ref().map(EncoderFiles::dimension);
     match models_of(sound) {

@@ -10,11 +10,14 @@ mod bad_rows;
 mod bucket;
 mod budget;
 mod catalogue;
+#[path = "../common/chat_server.rs"]
+mod chat_server;
 mod check;
 #[path = "../common/mod.rs"]
 mod common;
 mod config;
 mod correct;
+mod endpoint;
 mod evaluate;
 mod explain;
 mod export;

@@ -120,3 +120,32 @@ fn sizes_have_units() {
     assert_eq!(parse_bytes("512MB"), Some(512_000_000));
     assert_eq!(parse_bytes("lots"), None);
 }
+
+#[test]
+fn an_endpoint_is_told_only_what_a_server_can_follow() {
+    let file = GOOD.replace("'g'", "'https://host/v1'");
+    let job = parse(&file, &["model.slots=2", "sampling.max_new_tokens=900"], &[]).unwrap();
+    assert_eq!((job.spec.model.endpoint(), job.spec.model.continues_stem()), (Some("https://host/v1"), false));
+    assert!(parse(&file, &["sampling.repetition_penalty=1.0"], &[]).is_ok());
+    for (setting, says) in [
+        ("model.adapter=a", "cannot load an adapter into a server"),
+        ("sampling.top_k=20", "endpoint_body"),
+        ("sampling.repetition_penalty=1.2", "endpoint_body"),
+        ("sampling.max_copied_words=5", "a server cannot be told"),
+        ("correct.judge=j", "endpoint_stem"),
+        ("model.endpoint_stem=both", "must be ask or continue"),
+        ("model.endpoint_body=[1]", "one JSON object"),
+        ("model.endpoint_body={\"messages\": []}", "must not set `messages`"),
+        ("model.endpoint_at_once=0", "between 1 and"),
+        ("model.tokenizer=s3://b/t", "must be a path on this machine"),
+    ] {
+        let error = parse(&file, &[setting], &[]).unwrap_err();
+        let key = setting.split_once('=').unwrap().0;
+        let told = error.explain();
+        assert!(error.kind() == Kind::Config && told.contains(says), "{setting}: {told}");
+        assert!(key == "correct.judge" || told.contains(&format!("{key}: ")), "{setting}: {told}");
+    }
+    // Of a model of this machine all of it is said.
+    assert!(parse(GOOD, &["model.adapter=a", "sampling.top_k=20", "sampling.max_copied_words=5"], &[]).is_ok());
+    assert!(parse(&file, &["correct.judge=j", "model.endpoint_stem=continue"], &[]).is_ok());
+}
