@@ -505,8 +505,8 @@ pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     let is_key = name.split(['_', '-', '.']).any(|word| WORDS.contains(&word));
     let is_marked = MARKS.iter().any(|mark| name.contains(mark));
-    // A number of tokens, and the file that a credential stands in.
-    (is_key || is_marked) && !name.contains("TOKENS") && !name.ends_with("_FILE")
+    // A number of tokens, what makes them, and the file that a credential stands in.
+    (is_key || is_marked) && !["TOKENS", "TOKENIZER"].iter().any(|no| name.contains(no)) && !name.ends_with("_FILE")
 }
 
 fn shown(name: &str, value: &Value, redact: &dyn Fn(&str) -> String) -> Value {

@@ -20,6 +20,8 @@ use crate::error::{Context, Error, Kind, Result};
 const SHOWN: usize = 300;
 /// The longest pause that curec makes by itself.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A server that asks for more is not waited for, and a clock must hold it.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 /// Times a prompt is answered with an error before the server is asked something else, to see whether it answers at all.
 const TRIES_OF_ITS_OWN: u32 = 5;
 
@@ -275,17 +277,17 @@ fn innermost(error: &dyn std::error::Error) -> Option<String> {
 /// How long a server asks to wait: seconds, or a moment.
 fn retry_after(value: &str) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(FOREVER));
     }
     let moment = DateTime::parse_from_rfc2822(value.trim()).ok()?;
     // One that has passed asks for no pause.
-    Some((moment.to_utc() - Utc::now()).to_std().unwrap_or_default())
+    Some((moment.to_utc() - Utc::now()).to_std().unwrap_or_default().min(FOREVER))
 }
 
 fn reply(choice: &Value, usage: &Value) -> Reply {
     let of_tokens = |tokens: &Vec<Value>| {
         let all: Option<Vec<f64>> = tokens.iter().map(|token| token["logprob"].as_f64()).collect();
-        all.filter(|all| !all.is_empty()).map(|all| all.iter().sum())
+        all.filter(|all| !all.is_empty()).map(|all| all.iter().sum::<f64>())
     };
     let count = |value: &Value| value.as_u64();
     Reply {
@@ -315,6 +317,7 @@ mod tests {
         let wait = retry_after(&later).unwrap();
         assert!((90..=100).contains(&wait.as_secs()), "{wait:?}");
         assert_eq!(retry_after("soon"), None);
+        assert_eq!(retry_after(&u64::MAX.to_string()), Some(FOREVER));
     }
 
     #[test]

@@ -123,7 +123,7 @@ fn names_tell_credentials() {
     for name in ["AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "aws_session_token", "DB_PASSWORD", "KEY"] {
         assert!(is_secret(name), "{name}");
     }
-    for name in ["max_step_tokens", "TOKEN_FILE", "MONKEY", "CUREC_HOME", "HOME"] {
+    for name in ["max_step_tokens", "tokenizer", "TOKEN_FILE", "MONKEY", "CUREC_HOME", "HOME"] {
         assert!(!is_secret(name), "{name}");
     }
 }
