@@ -30,7 +30,7 @@ CRATE_FENCES = {
     "object_store": (r"object_store", ["src/table/", "src/query/session.rs"]),
     "clap": (r"clap\w*", ["src/cli/"]),
     "llguidance": (r"(llguidance|toktrie)\w*", ["src/llm/grammar.rs"]),
-    "reqwest": (r"reqwest", ["src/generate/chat_completions.rs"]),
+    "reqwest": (r"reqwest", ["src/generate/chat_completions.rs", "src/watch/http.rs"]),
     "rustyline": (r"rustyline", ["src/cli/"]),
     "polars": (r"polars\w*", ["src/operate/import/", "src/operate/inspect.rs"]),
 }

@@ -32,13 +32,14 @@ pub mod config {
     pub mod environment;
     pub mod interval;
     pub mod meaning;
+    pub mod watch;
     pub mod spec;
     mod endpoint_rules;
     mod rules;
     pub mod job;
 
     pub use self::environment::{
-        allows_colours, endpoint_key, environment, state_folder, store_variables, temporary_folder,
+        allows_colours, endpoint_key, environment, lineage_key, state_folder, store_variables, temporary_folder,
     };
     pub use self::interval::{Interval, MAX_LOOKBACK_DAYS, parse_moment};
     pub use self::job::{DEFAULTS, Job, temporary_places};
@@ -46,6 +47,7 @@ pub mod config {
     pub use self::spec::{
         BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, PriceSpec, PromptSpec, ResponseSpec, is_address,
     };
+    pub use self::watch::WatchSpec;
 }
 #[expect(clippy::disallowed_methods, reason = "logs and progress go to standard error")]
 pub mod telemetry;
@@ -102,6 +104,16 @@ pub mod table {
     pub mod published;
     pub mod as_of;
     pub mod quarantine;
+}
+
+/// How a run went, told to what watches it: Prometheus' text format, OpenLineage's events, and what takes them there in the
+/// background. Knows nothing of nights.
+pub mod watch {
+    pub mod exposition;
+    pub mod lineage;
+    pub mod http;
+    pub mod courier;
+    pub mod places;
 }
 
 /// DataFusion: the session, the tables made by SQL, audits. Knows nothing of language models.
@@ -286,6 +298,7 @@ pub mod night {
     pub mod correct;
     pub mod plan;
     pub mod record;
+    mod watched;
     pub mod verify;
     pub mod publish;
     pub mod steps;

@@ -16,6 +16,7 @@ use crate::night::lookback::{self, LookedBack};
 use crate::night::{plan, run};
 use crate::table::redact::redact;
 use crate::telemetry::Voice;
+use crate::watch::places::Watch;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -79,13 +80,21 @@ pub(super) async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
     };
     let stop = CancelToken::default();
     watch_signals(stop.clone());
-    let options =
-        run::Options { full: args.full, retry_failed: args.retry_failed, allow_empty: args.allow_empty, voice };
+    let watch = Watch::of(&job.spec.watch);
+    let options = run::Options {
+        full: args.full,
+        retry_failed: args.retry_failed,
+        allow_empty: args.allow_empty,
+        voice,
+        watch: watch.clone(),
+        lookback_code: 0,
+    };
     let days = args.lookback.unwrap_or(job.spec.interval.lookback_days);
-    let lookback = lookback::look_back(&job, interval, days, options, &stop).await;
+    let lookback = lookback::look_back(&job, interval, days, options.clone(), &stop).await;
     for (day, e) in lookback.iter().filter_map(|day| Some((day, day.error.as_ref()?))) {
         say(&format!("error: looking back at dt={}: {}", day.dt, e.explain()));
     }
+    let options = run::Options { lookback_code: lookback::exit_code(&lookback), ..options };
     let outcome = run::run(&job, interval, options, stop).await;
     let mut line = match &outcome {
         Ok(done) => done.manifest.summary(done.report.as_deref()),
@@ -93,6 +102,7 @@ pub(super) async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
     };
     line["lookback"] = lookback.iter().map(LookedBack::json).collect();
     let told = tell(&line, summary.as_ref());
+    watch.settle().await;
     let done = outcome?;
     if voice == Voice::Terminal {
         let before = lookback::story(&lookback);

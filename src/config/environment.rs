@@ -15,6 +15,11 @@ pub fn endpoint_key() -> Option<String> {
     environment().remove("OPENAI_API_KEY").map(|key| without_line_end(&key)).filter(|key| !key.is_empty())
 }
 
+/// The key of a receiver of lineage, under the name that OpenLineage's own clients use.
+pub fn lineage_key() -> Option<String> {
+    environment().remove("OPENLINEAGE_API_KEY").map(|key| without_line_end(&key)).filter(|key| !key.is_empty())
+}
+
 /// The variables of the process's environment that stores are opened with.
 pub fn store_variables() -> BTreeMap<String, String> {
     of_stores(&environment())

@@ -164,6 +164,9 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     if s.check.min_words > s.check.max_words {
         p.problem("check.min_words", "must not be larger than check.max_words");
     }
+    for (key, why) in s.watch.problems() {
+        p.problem(key, why);
+    }
     let device = s.model.device.as_str();
     let is_number = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
     let numbered = ["wgpu:", "cuda:"].iter().any(|kind| device.strip_prefix(kind).is_some_and(is_number));

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::meaning::{Meaning, Meanings};
+use crate::config::watch::WatchSpec;
 use crate::error::Kind;
 use crate::undated::is_undated;
 
@@ -36,6 +37,7 @@ pub struct JobSpec {
     pub publish: PublishSpec,
     pub store: StoreSpec,
     pub price: PriceSpec,
+    pub watch: WatchSpec,
     pub project: ProjectSpec,
 }
 

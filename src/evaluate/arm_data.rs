@@ -42,6 +42,7 @@ use crate::table::segment::segments;
 use crate::table::store::Location;
 use crate::table::write::write_local;
 use crate::telemetry::Voice;
+use crate::watch::places::Watch;
 
 /// A data set at an origin: its job, its log and its cut.
 pub(crate) struct Source {
@@ -454,7 +455,15 @@ impl Source {
     async fn run(&self, job: &Job, interval: Interval, voice: Voice, stop: &CancelToken) -> Result<()> {
         let root = locate(job, &job.spec.warehouse)?;
         self.lend(&root).await?;
-        let options = Options { full: false, retry_failed: false, allow_empty: true, voice };
+        let options = Options {
+            full: false,
+            retry_failed: false,
+            allow_empty: true,
+            voice,
+            // Whoever watches the job is not told of nights that a measurement needs.
+            watch: Watch::default(),
+            lookback_code: 0,
+        };
         run::run(job, interval, options, stop.clone()).await.map_err(|e| e.with("data", &self.name))?;
         let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
         if !paid.iter().any(|other| other.to_string() == root.to_string()) {

@@ -73,7 +73,7 @@ pub async fn look_back(
     };
     let mut all = Vec::new();
     for interval in &intervals {
-        all.push(match look_at(job, &prepared.at(*interval), options, stop).await {
+        all.push(match look_at(job, &prepared.at(*interval), &options, stop).await {
             Ok(found) => found,
             Err(e) => LookedBack::failed(interval, e),
         });
@@ -81,7 +81,7 @@ pub async fn look_back(
     all
 }
 
-async fn look_at(job: &Job, prepared: &Prepared, options: Options, stop: &CancelToken) -> Result<LookedBack> {
+async fn look_at(job: &Job, prepared: &Prepared, options: &Options, stop: &CancelToken) -> Result<LookedBack> {
     let interval = prepared.interval;
     stop.check()?;
     let is_published = prepared.is_published().await?;
@@ -112,8 +112,10 @@ async fn look_at(job: &Job, prepared: &Prepared, options: Options, stop: &Cancel
             false => "building a day that was never published",
         }
     );
-    // What is asked of the run's own interval is not asked of these.
-    let options = Options { full: false, retry_failed: false, allow_empty: false, ..options };
+    // What is asked of the run's own interval is not asked of these. Its metrics tell of these days as well.
+    let watch = options.watch.without_metrics();
+    let options =
+        Options { full: false, retry_failed: false, allow_empty: false, voice: options.voice, watch, lookback_code: 0 };
     let mut job = job.clone();
     if !is_published {
         job.spec.interval.empty = "wait".into();

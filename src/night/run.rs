@@ -21,12 +21,14 @@ use crate::night::prepare::{Prepared, prepare};
 use crate::night::publish::{out_of_grace, publish, renew};
 use crate::night::record::{begin, close, describe, failed_story, leave, story, table_record, write_run};
 use crate::night::steps::Build;
+use crate::night::watched::Watched;
 use crate::table::lease::{Holder, Lease};
 use crate::table::traffic::traffic;
 use crate::telemetry::Voice;
+use crate::watch::places::Watch;
 
 /// What the caller wants besides the job.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Build every table.
     pub full: bool,
@@ -36,6 +38,11 @@ pub struct Options {
     pub allow_empty: bool,
     /// How to show progress.
     pub voice: Voice,
+    /// Whom to tell how it goes.
+    pub watch: Watch,
+    /// The exit code of days that were built before this one in the same process, 0 where none failed: a run that ends well
+    /// tells it in the place of its own.
+    pub lookback_code: u8,
 }
 
 /// A run that ended well.
@@ -61,15 +68,24 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: CancelTo
     let started = Instant::now();
     let traffic_before = traffic();
     let mut manifest = begin(job, interval);
-    let (prepared, plans, lease) = match enter(job, interval, options, &stop, &mut manifest).await {
+    let mut watched = Watched::begin(job, &manifest, &options.watch, options.lookback_code);
+    let (prepared, plans, lease) = match enter(job, interval, &options, &stop, &mut manifest).await {
         Ok((prepared, plans, Some(lease))) => (prepared, plans, Arc::new(lease)),
-        Ok((prepared, plans, None)) => return Ok(nothing_to_do(&prepared, manifest, &plans, started).await),
+        Ok((prepared, plans, None)) => {
+            watched.found(&prepared, &plans);
+            let done = nothing_to_do(&prepared, manifest, &plans, started).await;
+            watched.ended(&done.manifest, None);
+            return Ok(done);
+        }
         Err(e) => {
             close(&mut manifest, Some(&e), started, traffic_before);
+            watched.ended(&manifest, Some(&e));
             leave(job, &manifest).await;
             return Err(e.with(RUN, &manifest.run_id));
         }
     };
+    watched.found(&prepared, &plans);
+    watched.running();
     let is_publishing = Arc::new(AtomicBool::new(false));
     let grace = Duration::from_secs_f64(job.spec.publish.grace_seconds);
     let mut build = Build::new(prepared, plans, options.voice, options.allow_empty, stop.clone(), manifest.clone());
@@ -104,6 +120,7 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: CancelTo
     close(&mut manifest, result.as_ref().err(), started, traffic_before);
     let folder = build.prepared.root.child("_runs").child(&manifest.run_id);
     let report = write_run(&folder, &manifest, &build.details).await;
+    watched.ended(&manifest, result.as_ref().err().or(report.as_ref().err()));
     // Last, so that `gc` leaves alone what is being written. A lease that cannot be given back runs out by itself.
     if let Err(e) = lease.release().await {
         tracing::warn!(error = %e, "the lease was not given back");
@@ -128,7 +145,7 @@ async fn make_and_publish(build: &mut Build, lease: &Lease, is_publishing: &Atom
 async fn enter(
     job: &Job,
     interval: Interval,
-    options: Options,
+    options: &Options,
     stop: &CancelToken,
     manifest: &mut Manifest,
 ) -> Result<(Prepared, Vec<TablePlan>, Option<Lease>)> {
