@@ -50,5 +50,6 @@ mod schedule;
 mod shell;
 mod statements;
 mod stopped;
+mod watch;
 mod weekly;
 mod worth;

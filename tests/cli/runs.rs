@@ -330,9 +330,18 @@ fn a_day_that_fails_does_not_keep_the_others_from_being_built() {
     std::fs::write(&contract, text.replacen("[writer]", audit, 1)).unwrap();
     let set = format!("project.schemas={}", schemas.display());
     let old = days.published(18);
-    let out = days.command("run", 20, &["--lookback", "3", "--set", &set]);
+    let metrics = days.0.path("test.prom");
+    let watch = format!("watch.prometheus_file={}", metrics.display());
+    let out = days.command("run", 20, &["--lookback", "3", "--set", &set, "--set", &watch]);
     expect_code(&out, 1);
     let done = summary(&out);
+    // The metrics are of the interval itself, but for the exit code.
+    let told = std::fs::read_to_string(&metrics).unwrap();
+    for part in
+        ["exit_status{curec_job=\"test\"} 1\n", "interval_end_timestamp_seconds{curec_job=\"test\"} 1768953600\n"]
+    {
+        assert!(told.contains(part) && told.contains("curec_last_success_timestamp_seconds{"), "{told}");
+    }
     assert_eq!(looked(&done), [("17", "not_published"), ("18", "audit"), ("19", "published")], "{}", stderr(&out));
     assert_eq!(done["status"], "published");
     assert!(done["lookback"][1]["error"].as_str().unwrap().contains("not_the_18th"), "{done}");
