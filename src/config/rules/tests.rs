@@ -130,6 +130,7 @@ fn an_endpoint_is_told_only_what_a_server_can_follow() {
     for (setting, says) in [
         ("model.adapter=a", "cannot load an adapter into a server"),
         ("sampling.top_k=20", "endpoint_body"),
+        ("prompt.fields=what", "must be empty with an endpoint"),
         ("sampling.repetition_penalty=1.2", "endpoint_body"),
         ("sampling.max_copied_words=5", "a server cannot be told"),
         ("correct.judge=j", "endpoint_stem"),
