@@ -281,7 +281,12 @@ pub mod recommend {
 /// One run of a job, from its inputs to what is published: plan, run, audits, manifest, report.
 pub mod night {
     pub mod manifest;
+    pub mod measures;
+    pub mod funnel;
+    pub mod drawing;
     pub mod report;
+    pub mod index_page;
+    pub mod history;
     pub mod learned;
     pub mod tables;
     pub mod graph;
@@ -297,6 +302,8 @@ pub mod night {
     mod correction_rows;
     pub mod correct;
     pub mod plan;
+    pub mod samples;
+    mod compare;
     pub mod record;
     mod watched;
     pub mod verify;

@@ -6,22 +6,24 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::Array;
 use chrono::Utc;
 use futures::TryStreamExt;
 
-use crate::columns::{at, floats, integers, text, text_lists};
-use crate::config::{Interval, Job, JobSpec};
+use crate::columns::{at, floats, integers, text};
+use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
+use crate::night::compare::compare;
 use crate::night::decide::TablePlan;
 use crate::night::graph::RESPONSE;
 use crate::night::manifest::{self, InputRecord, Manifest, TableRecord, Usage};
+use crate::night::measures::Measures;
 use crate::night::prepare::Prepared;
-use crate::night::report::{self, BETWEEN, Details, Sample};
+use crate::night::report::{self, Details};
+use crate::night::samples::{samples, vocabulary};
 use crate::night::tables::{self, locate};
 use crate::query::session::{Param, Session};
 use crate::query::texts;
-use crate::reward::names::{Vocabulary, mentions_beside};
 use crate::table::input::InputTable;
 use crate::table::redact::redact;
 use crate::table::store::Location;
@@ -95,6 +97,7 @@ pub(super) fn table_record(plan: &TablePlan, dt: &str) -> TableRecord {
 pub(super) async fn look(
     prepared: &Prepared,
     session: &Session,
+    plans: &[TablePlan],
     manifest: &mut Manifest,
     details: &mut Details,
 ) -> Result<()> {
@@ -144,61 +147,12 @@ pub(super) async fn look(
     let of = |accepted| [("accepted", Param::Bool(accepted))];
     let accepted = session.sql(texts::REPORT_SAMPLES, &of(true)).await?.collect().await?;
     let refused = session.sql(texts::REPORT_SAMPLES, &of(false)).await?.collect().await?;
+    let refusals = session.sql(texts::REFUSAL_SAMPLES, &[]).await?.collect().await?;
     (details.accepted, details.refused) = (samples(&accepted, &words)?, samples(&refused, &words)?);
+    details.refusals = samples(&refusals, &words)?;
+    details.measures = Measures::of(manifest, &prepared.interval.dt(), &details.scores, &details.lengths);
+    compare(prepared, session, plans, &words, details).await;
     Ok(())
-}
-
-/// The attributes of the catalogue, for reasons of the job's language.
-pub(crate) async fn vocabulary(session: &Session, spec: &JobSpec) -> Result<Vocabulary> {
-    let title_chars = ("title_chars", Param::Int(spec.history.title_chars));
-    let mut categories = Vec::new();
-    for batch in session.sql(texts::CATALOGUE_ATTRIBUTES, &[title_chars]).await?.collect().await? {
-        categories.extend(text(&batch, "category")?.iter().flatten().map(str::to_string));
-    }
-    Ok(Vocabulary::new(categories.iter().map(String::as_str)).in_language(&spec.check.language))
-}
-
-fn samples(batches: &[RecordBatch], vocabulary: &Vocabulary) -> Result<Vec<Sample>> {
-    let mut all = Vec::new();
-    for batch in batches {
-        let [kind, entity, item] = [text(batch, "kind")?, text(batch, "entity")?, text(batch, "item")?];
-        let [reason, refusal, subject] = [text(batch, "reason")?, text(batch, "refusal")?, text(batch, "subject")?];
-        let score = floats(batch, "score")?;
-        let names = ["attributes", "content", "praise", "fault", "keywords", "liked", "disliked", "related"];
-        let lists = names.map(|name| (name, text_lists(batch, name)));
-        let mut evidence: Vec<Vec<String>> = (0..batch.num_rows())
-            .map(|i| at(&subject, i).map(|s| format!("about: {s}")).into_iter().collect())
-            .collect();
-        let (mut pieces, mut told) =
-            (vec![Vec::<String>::new(); batch.num_rows()], vec![Vec::<String>::new(); batch.num_rows()]);
-        for (name, lists) in lists {
-            // Sentences and keywords may name what a reason names, and are no names themselves.
-            let is_told = matches!(name, "content" | "praise" | "fault" | "keywords");
-            let texts = if is_told { &mut told } else { &mut pieces };
-            for ((held, texts), list) in evidence.iter_mut().zip(texts).zip(lists?) {
-                texts.extend(list.iter().cloned());
-                if !list.is_empty() {
-                    held.push(format!("{name}: {}", list.join(BETWEEN)));
-                }
-            }
-        }
-        for (i, evidence) in evidence.into_iter().enumerate() {
-            let names: Vec<&str> = at(&subject, i).into_iter().chain(pieces[i].iter().map(String::as_str)).collect();
-            let told: Vec<&str> = told[i].iter().map(String::as_str).collect();
-            let said = at(&reason, i).unwrap_or_default();
-            all.push(Sample {
-                invented: mentions_beside(said, &names, &told, vocabulary).invented,
-                kind: kind.value(i).to_string(),
-                entity: at(&entity, i).unwrap_or_default().to_string(),
-                item: at(&item, i).map(str::to_string),
-                evidence,
-                reason: said.to_string(),
-                score: score.is_valid(i).then(|| score.value(i)),
-                refusal: at(&refusal, i).map(str::to_string),
-            });
-        }
-    }
-    Ok(all)
 }
 
 /// Fills in how the run ended.
@@ -212,17 +166,18 @@ pub(super) fn close(manifest: &mut Manifest, error: Option<&Error>, started: Ins
 }
 
 /// Writes the manifest alone, where the warehouse can be written: a run that cannot begin leaves a record if it can, and
-/// does not fail for want of one.
-pub(super) async fn leave(job: &Job, manifest: &Manifest) {
+/// does not fail for want of one. Returns where the runs are, where it could be written.
+pub(super) async fn leave(job: &Job, manifest: &Manifest) -> Option<Location> {
     let write = async {
-        let folder = locate(job, &job.spec.warehouse)?.child("_runs").child(&manifest.run_id);
-        write_manifest(&folder, manifest).await
+        let runs = locate(job, &job.spec.warehouse)?.child("_runs");
+        write_manifest(&runs.child(&manifest.run_id), manifest).await.map(|()| runs)
     };
     match tokio::time::timeout(TRACE_PATIENCE, write).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(runs)) => return Some(runs),
         Ok(Err(e)) => tracing::warn!(error = %e, "the run leaves no manifest"),
         Err(_) => tracing::warn!("the run leaves no manifest: the warehouse does not answer"),
     }
+    None
 }
 
 async fn write_manifest(folder: &Location, manifest: &Manifest) -> Result<()> {
@@ -230,8 +185,16 @@ async fn write_manifest(folder: &Location, manifest: &Manifest) -> Result<()> {
     folder.child(Manifest::NAME).put(text.into()).await
 }
 
-pub(super) async fn write_run(folder: &Location, manifest: &Manifest, details: &Details) -> Result<String> {
+/// Writes manifest, measures and report; returns where the page is.
+pub(super) async fn write_run(folder: &Location, manifest: &Manifest, details: &mut Details) -> Result<String> {
+    details.measures.seconds = manifest.seconds;
     write_manifest(folder, manifest).await?;
+    // Later runs are held against what was published alone.
+    if manifest.status == "published" {
+        let text =
+            serde_json::to_string(&details.measures).context(Kind::Internal, || "the measures are not JSON".into())?;
+        folder.child(Measures::NAME).put(text.into()).await?;
+    }
     folder.child("report.json").put(report::json(manifest, details)?.into()).await?;
     let page = folder.child("report.html");
     page.put(report::html(manifest, details)?.into()).await?;

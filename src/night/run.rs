@@ -14,6 +14,7 @@ use crate::cancel::CancelToken;
 use crate::config::{Interval, Job};
 use crate::error::{Context, Error, Kind, Result};
 use crate::night::decide::TablePlan;
+use crate::night::history;
 use crate::night::made_from::learned_later;
 use crate::night::manifest::Manifest;
 use crate::night::owner;
@@ -80,7 +81,9 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: CancelTo
         Err(e) => {
             close(&mut manifest, Some(&e), started, traffic_before);
             watched.ended(&manifest, Some(&e));
-            leave(job, &manifest).await;
+            if let Some(runs) = leave(job, &manifest).await {
+                history::note(&runs, &manifest).await;
+            }
             return Err(e.with(RUN, &manifest.run_id));
         }
     };
@@ -118,9 +121,12 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: CancelTo
     }
     manifest = build.manifest;
     close(&mut manifest, result.as_ref().err(), started, traffic_before);
-    let folder = build.prepared.root.child("_runs").child(&manifest.run_id);
-    let report = write_run(&folder, &manifest, &build.details).await;
+    let runs = build.prepared.root.child("_runs");
+    let report = write_run(&runs.child(&manifest.run_id), &manifest, &mut build.details).await;
     watched.ended(&manifest, result.as_ref().err().or(report.as_ref().err()));
+    if report.is_ok() {
+        history::note(&runs, &manifest).await;
+    }
     // Last, so that `gc` leaves alone what is being written. A lease that cannot be given back runs out by itself.
     if let Err(e) = lease.release().await {
         tracing::warn!(error = %e, "the lease was not given back");

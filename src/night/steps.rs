@@ -23,8 +23,9 @@ use crate::night::graph::{EARLIER, RESPONSE};
 use crate::night::made_from::{self, UNPAID, rows_of};
 use crate::night::manifest::{Manifest, StageRecord, TableRecord, Usage};
 use crate::night::prepare::Prepared;
-use crate::night::record::{look, table_record, vocabulary};
+use crate::night::record::{look, table_record};
 use crate::night::report::Details;
+use crate::night::samples::vocabulary;
 use crate::night::spending::{Cap, Purse, Unpaid};
 use crate::night::tables;
 use crate::night::verify::{audit_table, check_inputs, count_unknown_items, look_for_events, note, refused};
@@ -110,7 +111,7 @@ impl Build {
             }
             tracing::debug!(table, seconds = started.elapsed().as_secs_f64(), "made");
         }
-        look(&self.prepared, &session, &mut self.manifest, &mut self.details).await?;
+        look(&self.prepared, &session, &self.plans, &mut self.manifest, &mut self.details).await?;
         self.stop.check()
     }
 

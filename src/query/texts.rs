@@ -13,6 +13,10 @@ pub const AUDIENCE_ITEMS: &str = include_str!("../../sql/query/audience_items.sq
 pub const CATALOGUE_ATTRIBUTES: &str = include_str!("../../sql/query/catalogue_attributes.sql");
 /// Every title of the catalogue.
 pub const CATALOGUE_TITLES: &str = include_str!("../../sql/query/catalogue_titles.sql");
+/// Reasons that the version before had in other words, for the report.
+pub const CHANGED_SAMPLES: &str = include_str!("../../sql/query/changed_samples.sql");
+/// How many reasons tonight and the version before both have, and how many are the same.
+pub const CHANGED_TALLY: &str = include_str!("../../sql/query/changed_tally.sql");
 /// How many users met each item.
 pub const CONSUMED_ITEMS: &str = include_str!("../../sql/query/consumed_items.sql");
 /// Weights of pairs of items that a user has met both of.
@@ -51,10 +55,14 @@ pub const ITEM_CATEGORIES: &str = include_str!("../../sql/query/item_categories.
 pub const ITEM_POPULARITY: &str = include_str!("../../sql/query/item_popularity.sql");
 /// The question, the evidence and its text, of every item that may be asked about.
 pub const ITEM_QUESTIONS: &str = include_str!("../../sql/query/item_questions.sql");
+/// Tonight's vectors of items.
+pub const ITEM_VECTORS: &str = include_str!("../../sql/query/item_vectors.sql");
 /// How many events there are, and how many of them have an item that has a row in `item`.
 pub const KNOWN_EVENTS: &str = include_str!("../../sql/query/known_events.sql");
 /// The latest `$max_events` items of each user.
 pub const LATEST_ITEMS: &str = include_str!("../../sql/query/latest_items.sql");
+/// Vectors of items beside those of the version before.
+pub const MOVED_VECTORS: &str = include_str!("../../sql/query/moved_vectors.sql");
 /// What users met for the first time between `$interval_start` and `$interval_end`.
 pub const NEXT_ITEMS: &str = include_str!("../../sql/query/next_items.sql");
 /// Prompts to ask: those without an answer, or with fewer than `$attempts` that were all refused; with their evidence.
@@ -81,6 +89,8 @@ pub const PUBLISHED_USER_VECTORS: &str = include_str!("../../sql/query/published
 pub const REASON_MEASURES: &str = include_str!("../../sql/query/reason_measures.sql");
 /// How many reasons there are of each kind and refusal.
 pub const REASON_TALLY: &str = include_str!("../../sql/query/reason_tally.sql");
+/// A refused reason for each refusal, for the report.
+pub const REFUSAL_SAMPLES: &str = include_str!("../../sql/query/refusal_samples.sql");
 /// Reasons for the report: accepted or refused ones, as `$accepted` says.
 pub const REPORT_SAMPLES: &str = include_str!("../../sql/query/report_samples.sql");
 /// Rows of small segments of the response store that are kept when they are merged.

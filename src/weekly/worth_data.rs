@@ -14,7 +14,7 @@ use crate::columns::{at, text};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::prompt::Evidence;
 use crate::night::prepare::Prepared;
-use crate::night::record;
+use crate::night::samples;
 use crate::night::verify::nothing_to_learn;
 use crate::query::session::{Param, Session};
 use crate::query::texts;
@@ -160,7 +160,7 @@ pub(super) async fn data(prepared: &Prepared, of: &WorthSpec) -> Result<Data> {
     tables.push(QUESTIONS);
     let session = examples::evidence(prepared, &tables).await?;
     let items = items(&session).await?;
-    let vocabulary = record::vocabulary(&session, &prepared.job.spec).await?;
+    let vocabulary = samples::vocabulary(&session, &prepared.job.spec).await?;
     let log = log(&session, interval.end.timestamp_micros()).await?;
     let range = [interval.start, interval.end].map(|moment| moment.timestamp_micros());
     let (split, middle) = match split::between(&log, range, of.valid_quantile) {

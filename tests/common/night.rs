@@ -100,7 +100,7 @@ impl Night {
             let (role, table) = match parts[..] {
                 ["_leases", _] => ("lease", "lease"),
                 ["_staging", _, table, ..] => ("staged file", table),
-                ["_runs", _, file] => ("run record", file),
+                ["_runs", _, file] | ["_runs", file] => ("run record", file),
                 ["response", _] => ("segment", "response"),
                 [table, _, "_commit.json"] => ("commit record", table),
                 [table, _, _] => ("data file", table),
