@@ -207,6 +207,8 @@ pub enum Unit {
     Share,
     /// A whole number.
     Count,
+    /// One decimal.
+    Tenths,
     /// Three decimals.
     Number,
     /// A distance of vectors.
@@ -259,7 +261,7 @@ pub fn drifts(tonight: &Measures, before: &[Measures]) -> Vec<Drift> {
     }
     all.extend([
         drift("mean score", Unit::Number, &|m| m.score),
-        drift("mean length, words", Unit::Number, &|m| m.words),
+        drift("mean length, words", Unit::Tenths, &|m| m.words),
         drift("items whose vector moved", Unit::Share, &|m| m.moved.as_ref()?.share()),
         drift("mean distance of items' vectors to those before", Unit::Distance, &|m| {
             m.moved.as_ref().filter(|moved| moved.common > 0).map(|moved| moved.mean_distance)

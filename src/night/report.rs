@@ -185,6 +185,7 @@ fn number(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Share => percent(value),
         Unit::Count => thousands(value.round() as i64),
+        Unit::Tenths => format!("{value:.1}"),
         Unit::Number => format!("{value:.3}"),
         Unit::Distance => format!("{value:.5}"),
     }

@@ -40,6 +40,7 @@ mod project;
 mod refusals;
 mod response;
 mod reinforce;
+mod report;
 mod reward;
 mod runs;
 mod runs_at_once;
