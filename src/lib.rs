@@ -87,21 +87,26 @@ pub mod table {
     pub mod check;
     pub mod bad_rows;
     pub mod footer;
-    pub mod listing;
     pub mod parquet_file;
     pub mod source;
+    mod delta_checkpoint;
+    pub mod delta_log;
+    pub mod listing;
     pub mod labels;
     pub mod mapping;
     pub mod preview;
     pub mod input;
     pub mod sample;
     pub mod lease;
+    pub mod commit;
+    pub mod published;
+    mod delta_schema;
+    pub mod delta_write;
     pub mod write;
     pub mod row_group;
     pub mod filter;
     pub mod segment;
     pub mod partition;
-    pub mod published;
     pub mod as_of;
     pub mod quarantine;
 }
@@ -340,7 +345,6 @@ pub mod evaluate {
     pub mod page;
     pub mod text_quality;
     pub mod arm_text;
-    pub mod published;
     pub mod history_nights;
     pub mod evaluation_file;
     mod logged_items;

@@ -178,7 +178,7 @@ AuditSpec { row_count_band: f64, quarantine_days: i64 });
 section!(/// `[resources]`
 ResourcesSpec { memory_limit: String, spill_dir: String });
 section!(/// `[publish]`
-PublishSpec { lease_seconds: f64, grace_seconds: f64, replaces: String });
+PublishSpec { lease_seconds: f64, grace_seconds: f64, replaces: String, delta: bool });
 section!(/// `[store]`
 StoreSpec { timeout_seconds: f64, connect_seconds: f64, max_retries: usize, retry_seconds: f64 });
 section!(/// `[price]`

@@ -11,6 +11,7 @@ use crate::cancel::CancelToken;
 use crate::error::{Error, Kind, Result};
 use crate::night::decide::TablePlan;
 use crate::night::prepare::Prepared;
+use crate::table::delta_write;
 use crate::table::lease::Lease;
 use crate::table::partition::{Publisher, StagedTable, commit_record};
 
@@ -66,4 +67,22 @@ pub(super) async fn publish(
         tracing::debug!(table = plan.table, "published");
     }
     Ok(rows)
+}
+
+/// Brings the Delta logs of all published tables in line with what stands, where the job wants such logs: of tables that
+/// had none, and of those whose log a run that died has left behind.
+///
+/// # Errors
+/// As [`delta_write::follow`].
+pub(super) async fn follow_logs(prepared: &Prepared) -> Result<()> {
+    if !prepared.job.spec.publish.delta {
+        return Ok(());
+    }
+    for table in prepared.graph.published() {
+        let schema = prepared.graph.contract(table)?.arrow_schema(None);
+        if let Some(version) = delta_write::follow(&prepared.root, table, Some(&schema), true).await? {
+            tracing::info!(table, version, "the Delta log was brought up to date");
+        }
+    }
+    Ok(())
 }

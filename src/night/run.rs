@@ -19,7 +19,7 @@ use crate::night::made_from::learned_later;
 use crate::night::manifest::Manifest;
 use crate::night::owner;
 use crate::night::prepare::{Prepared, prepare};
-use crate::night::publish::{out_of_grace, publish, renew};
+use crate::night::publish::{follow_logs, out_of_grace, publish, renew};
 use crate::night::record::{begin, close, describe, failed_story, leave, story, table_record, write_run};
 use crate::night::steps::Build;
 use crate::night::watched::Watched;
@@ -74,6 +74,10 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: CancelTo
         Ok((prepared, plans, Some(lease))) => (prepared, plans, Arc::new(lease)),
         Ok((prepared, plans, None)) => {
             watched.found(&prepared, &plans);
+            if let Err(e) = follow_logs(&prepared).await {
+                watched.ended(&manifest, Some(&e));
+                return Err(e);
+            }
             let done = nothing_to_do(&prepared, manifest, &plans, started).await;
             watched.ended(&done.manifest, None);
             return Ok(done);
@@ -143,6 +147,7 @@ async fn make_and_publish(build: &mut Build, lease: &Lease, is_publishing: &Atom
     is_publishing.store(true, Ordering::SeqCst);
     let staged = std::mem::take(&mut build.staged);
     let rows = publish(&build.prepared, &build.plans, staged, &build.publisher, lease).await?;
+    follow_logs(&build.prepared).await?;
     build.stage("publish", started, rows);
     Ok(())
 }

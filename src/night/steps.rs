@@ -68,7 +68,8 @@ impl Build {
         manifest: Manifest,
     ) -> Build {
         Build {
-            publisher: Publisher::new(prepared.root.clone(), &manifest.run_id),
+            publisher: Publisher::new(prepared.root.clone(), &manifest.run_id)
+                .with_delta_logs(prepared.job.spec.publish.delta),
             prepared,
             plans,
             voice,

@@ -26,7 +26,8 @@ pub(crate) async fn lock_folder(folder: &Location) -> Result<Option<Lock>> {
 /// # Errors
 /// `Kind::Temporary` when a folder cannot be read.
 pub(crate) async fn torn_uploads(root: &Location) -> Result<Vec<(PathBuf, u64)>> {
-    const WRITTEN: [&str; 7] = ["part-", "seg-", "_commit.json", "manifest", "report", "measures", "index"];
+    const WRITTEN: [&str; 9] =
+        ["part-", "seg-", "_commit.json", "manifest", "report", "measures", "index", "0000", "_last_checkpoint"];
     let is_torn = |name: &str| {
         let suffix = name.rsplit_once('#').map(|(_, suffix)| suffix);
         let is_number = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());

@@ -4,7 +4,8 @@
 //! copies staged files to names that carry their content's hash, switches the record with one compare-and-swap, then removes
 //! what the record no longer lists. Dying anywhere leaves the old or the new partition, plus files that nobody lists
 //! (`gc` removes them; so does the next publish). **What a plain reader can see**: one that lists files instead of reading the record
-//! sees old and new files together between the first copy and the last removal.
+//! sees old and new files together between the first copy and the last removal. Where a table has a Delta log
+//! ([`crate::table::delta_write`]), it follows the record before anything is removed, and readers of the log see no such mixture.
 //!
 //! Bytes of data files depend on the rows, the contract and the stamp only: no wall clock, no host, no batch
 //! boundaries. Knows nothing of SQL; audits are run by the caller on what was staged.
@@ -17,23 +18,21 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::errors::ParquetError;
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::paths;
 use crate::table::cast::{cast_batch, strict};
 use crate::table::check::{Checker, conform};
+use crate::table::commit::{RECORD, check_dt};
 use crate::table::contract::Contract;
+use crate::table::delta_write;
 use crate::table::finding::Findings;
-use crate::table::lease::{AT_ONCE, FORMAT, Lease, check_format, is_live, read_lease};
+use crate::table::lease::{AT_ONCE, FORMAT, Lease, is_live, read_lease};
 use crate::table::local_folder::{lock_folder, torn_uploads};
 use crate::table::store::{Entry, Location, remove_folder};
 use crate::table::write::{OrderCheck, StagedFile, Stamp, TableWriter, writer_properties};
 
+pub use crate::table::commit::{CommitRecord, CommittedFile, commit_record, partition, tables};
 pub use crate::table::segment::segments;
-
-/// The commit record's name inside a partition.
-pub(super) const RECORD: &str = "_commit.json";
 
 /// A table's partition, written under `_staging/<run id>/` and not yet visible.
 #[derive(Debug, Clone)]
@@ -58,95 +57,24 @@ pub struct StagedTable {
     pub run_id: Option<String>,
 }
 
-/// A data file as the commit record lists it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CommittedFile {
-    /// Its name inside the partition.
-    pub name: String,
-    /// Rows.
-    pub rows: u64,
-    /// Bytes.
-    pub bytes: u64,
-    /// blake3 of its bytes, 64 hex digits.
-    pub blake3: String,
-}
-
-/// What a partition consists of: the content of `_commit.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CommitRecord {
-    /// Version of this record's own format.
-    pub format: u32,
-    /// The table.
-    pub table: String,
-    /// The version of its contract.
-    pub contract_version: String,
-    /// The partition's date, `YYYY-MM-DD`.
-    pub dt: String,
-    /// The data files in row order.
-    pub files: Vec<CommittedFile>,
-    /// Digest over everything that the rows depend on.
-    pub fingerprint: String,
-    /// What went into the fingerprint, by name.
-    pub parts: BTreeMap<String, String>,
-    /// The build's logical time: microseconds since 1970, UTC.
-    pub created_timestamp: i64,
-    /// The run that published it.
-    pub run_id: String,
-    /// The epoch of the lease under which it was published; a lower one can no longer replace it.
-    pub lease_epoch: u64,
-}
-
-impl CommitRecord {
-    /// Rows of all files.
-    pub fn rows(&self) -> u64 {
-        self.files.iter().map(|f| f.rows).sum()
-    }
-
-    /// The job that published it, by the id of its run; `None` where the id is of another form, as where `curec forget`
-    /// of before rewrote the partition.
-    pub fn job(&self) -> Option<&str> {
-        let (rest, _pid) = self.run_id.rsplit_once('-')?;
-        let (job, moment) = rest.rsplit_once('-')?;
-        let is_moment = chrono::NaiveDateTime::parse_from_str(moment, "%Y%m%dT%H%M%S%3fZ").is_ok();
-        (is_moment && job != "forget").then_some(job)
-    }
-
-    /// Reads a record; any bytes give a record or an error.
-    fn parse(bytes: &[u8], at: &Location) -> Result<Self> {
-        let broken = |why: String| {
-            Error::new(Kind::Input, format!("the commit record is damaged: {why}"))
-                .with("file", at)
-                .hint("remove it and run the interval again; its data files are then orphans that 'curec gc' removes")
-        };
-        check_format(bytes, at)?;
-        let record: CommitRecord = serde_json::from_slice(bytes).map_err(|e| broken(e.to_string()))?;
-        for file in &record.files {
-            let is_data = file.name.ends_with(".parquet") && !file.name.starts_with('.');
-            if !is_data || paths::plain(&file.name).is_err() {
-                return Err(broken(format!("{:?} is no data file's name", file.name)));
-            }
-        }
-        let mut rows = record.files.iter().map(|f| f.rows.max(f.bytes));
-        if rows.try_fold(0_u64, u64::checked_add).is_none() {
-            return Err(broken("its rows or bytes cannot be counted".into()));
-        }
-        Ok(record)
-    }
-}
-
 /// Stages and publishes the partitions of one run.
 #[derive(Debug, Clone)]
 pub struct Publisher {
     root: Location,
     run_id: String,
+    /// Whether tables without a Delta log get one.
+    begins_delta_logs: bool,
 }
 
 impl Publisher {
     /// A publisher for the warehouse at `root`.
     pub fn new(root: Location, run_id: impl Into<String>) -> Self {
-        Publisher { root, run_id: run_id.into() }
+        Publisher { root, run_id: run_id.into(), begins_delta_logs: false }
+    }
+
+    /// The same; with `true` it gives a Delta log to tables that have none. One that is there is kept true in any case.
+    pub fn with_delta_logs(self, begins_delta_logs: bool) -> Self {
+        Publisher { begins_delta_logs, ..self }
     }
 
     /// The folder that holds everything this run has staged.
@@ -275,6 +203,8 @@ impl Publisher {
         // Another run's cleaning may have taken a file that was there, or that was copied and not yet listed.
         let now = folder.list().await?;
         copy_missing(&staged, &folder, &now).await?;
+        // Before anything goes that readers of the log still count on.
+        delta_write::follow(&self.root, &staged.table, Some(&staged.schema), self.begins_delta_logs).await?;
         // A run that took over since may be copying: only the lease's holder may remove.
         lease.check().await?;
         remove_unlisted(&now, &record, &folder).await?;
@@ -299,38 +229,6 @@ impl Publisher {
     }
 }
 
-/// The folder of a partition.
-///
-/// # Errors
-/// `Kind::Usage` for a `dt` that is no date.
-pub fn partition(root: &Location, table: &str, dt: &str) -> Result<Location> {
-    check_dt(dt)?;
-    Ok(root.child(table).child(&format!("dt={dt}")))
-}
-
-fn check_dt(dt: &str) -> Result<()> {
-    let date = chrono::NaiveDate::parse_from_str(dt, "%Y-%m-%d").ok();
-    match date {
-        Some(date) if dt.len() == 10 && date.format("%Y-%m-%d").to_string() == dt => Ok(()),
-        _ => Err(Error::new(Kind::Usage, format!("{dt:?} is no date of the form YYYY-MM-DD"))),
-    }
-}
-
-/// The commit record of a partition; `None` where nothing was ever published.
-///
-/// # Errors
-/// `Kind::Input` for a damaged record, `Kind::Config` for one of an unknown format; the store's.
-pub async fn commit_record(root: &Location, table: &str, dt: &str) -> Result<Option<CommitRecord>> {
-    let at = partition(root, table, dt)?.child(RECORD);
-    let Some(bytes) = at.get().await? else { return Ok(None) };
-    let record = CommitRecord::parse(&bytes, &at)?;
-    if record.table != table || record.dt != dt {
-        return Err(Error::new(Kind::Input, format!("the commit record is of {} dt={}", record.table, record.dt))
-            .with("file", &at));
-    }
-    Ok(Some(record))
-}
-
 /// Copies the staged files that are not among `there`, whole, to their published names.
 async fn copy_missing(staged: &StagedTable, folder: &Location, there: &[Entry]) -> Result<()> {
     for file in &staged.files {
@@ -345,24 +243,6 @@ async fn copy_missing(staged: &StagedTable, folder: &Location, there: &[Entry]) 
         }
     }
     Ok(())
-}
-
-/// The names of the tables that have a commit record below a root, sorted.
-///
-/// # Errors
-/// The store's.
-pub async fn tables(root: &Location) -> Result<Vec<String>> {
-    let mut found = BTreeSet::new();
-    for entry in root.list().await? {
-        let relative = entry.location.relative_to(root).unwrap_or_default();
-        if let [table, partition, RECORD] = relative.split('/').collect::<Vec<_>>()[..]
-            && partition.starts_with("dt=")
-            && !table.starts_with('_')
-        {
-            found.insert(table.to_owned());
-        }
-    }
-    Ok(found.into_iter().collect())
 }
 
 /// A file that the commit record lists and that is not there, whole; `None` where the partition is sound.
@@ -476,6 +356,11 @@ pub async fn gc(root: &Location) -> Result<GcReport> {
         {
             folders.entry((table.to_owned(), dt.to_owned())).or_default().push(entry);
         }
+    }
+    let tables: BTreeSet<&String> = folders.keys().map(|(table, _)| table).collect();
+    for table in tables {
+        // A run may have died between its commit and the log's version: no log may name what goes now.
+        delta_write::follow(root, table, None, false).await?;
     }
     for ((table, dt), entries) in folders {
         if check_dt(&dt).is_err() {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::Result;
-use crate::table::partition::{CommitRecord, RECORD, commit_record};
+use crate::table::commit::{CommitRecord, RECORD, commit_record};
 use crate::table::store::{Entry, Location};
 
 /// Commit records read at once: most of the time goes by in waiting for the store.

@@ -167,7 +167,7 @@ pub(crate) fn hive_values(file: &Location, root: &Location) -> Vec<PathColumn> {
     pairs.map(|(key, value)| (percent_decoded(key), (value != HIVE_NULL).then(|| percent_decoded(value)))).collect()
 }
 
-fn percent_decoded(text: &str) -> String {
+pub(crate) fn percent_decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut out, mut i) = (Vec::with_capacity(bytes.len()), 0);
     // Parsing alone would accept a sign.

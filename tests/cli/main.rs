@@ -17,6 +17,7 @@ mod check;
 mod common;
 mod config;
 mod correct;
+mod delta;
 mod endpoint;
 mod evaluate;
 mod explain;

@@ -102,6 +102,7 @@ impl Night {
                 ["_staging", _, table, ..] => ("staged file", table),
                 ["_runs", _, file] | ["_runs", file] => ("run record", file),
                 ["response", _] => ("segment", "response"),
+                [table, "_delta_log", _] => ("log version", table),
                 [table, _, "_commit.json"] => ("commit record", table),
                 [table, _, _] => ("data file", table),
                 _ => ("other file", parts[0]),

@@ -8,6 +8,7 @@ mod adapter;
 mod bad_input;
 #[path = "../common/mod.rs"]
 mod common;
+mod delta;
 mod engine;
 mod examples;
 mod export;

@@ -1,0 +1,139 @@
+//! `[publish] delta = true` seen from outside: a log beside every published table, true whenever a run has ended, also
+//! one that ends what a killed one had begun.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::common;
+use crate::common::{World, expect_code, stderr, stdout, summary};
+use crate::night::Night;
+
+const DELTA: [&str; 2] = ["--set", "publish.delta=true"];
+
+/// The lines of all versions of a table's log, in order of their versions; none where there is no log.
+fn versions(table: &Path) -> Vec<Vec<Value>> {
+    let Ok(entries) = std::fs::read_dir(table.join("_delta_log")) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.map(|e| e.unwrap().path()).filter(|p| p.extension().unwrap() == "json").collect();
+    paths.sort();
+    let lines = |path: &std::path::PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    paths.iter().map(lines).collect()
+}
+
+/// The files that a table's log counts.
+fn counted(table: &Path) -> BTreeSet<String> {
+    let mut files = BTreeSet::new();
+    for version in versions(table) {
+        for action in &version {
+            if let Some(path) = action["remove"]["path"].as_str() {
+                assert!(files.remove(path), "{path} is removed and was not there");
+            }
+        }
+        files.extend(version.iter().filter_map(|action| action["add"]["path"].as_str()).map(str::to_owned));
+    }
+    files
+}
+
+/// Every published table's log counts the files that are there, no more and no less. Returns the numbers of versions.
+fn expect_true(world: &World, warehouse: &Path) -> BTreeMap<String, usize> {
+    let mut there: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for table in std::fs::read_dir(warehouse).unwrap().map(|e| e.unwrap()) {
+        let name = table.file_name().into_string().unwrap();
+        let has_days = std::fs::read_dir(table.path())
+            .is_ok_and(|mut inside| inside.any(|e| e.unwrap().file_name().to_string_lossy().starts_with("dt=")));
+        if has_days && !name.starts_with('_') {
+            there.insert(name, BTreeSet::new());
+        }
+    }
+    for (path, _) in world.published() {
+        let (table, file) = path.split_once('/').unwrap();
+        there.get_mut(table).unwrap().insert(file.to_owned());
+    }
+    assert!(there.contains_key("item_feature") && there.contains_key("user_feature"), "{there:?}");
+    for (table, files) in &there {
+        let folder = warehouse.join(table);
+        assert!(folder.join("_delta_log/00000000000000000000.json").is_file(), "{table} has no log");
+        assert_eq!(&counted(&folder), files, "{table}");
+    }
+    there.into_keys().map(|table| (table.clone(), versions(&warehouse.join(table)).len())).collect()
+}
+
+#[test]
+fn logs_are_begun_kept_and_followed() {
+    let world = World::new();
+    expect_code(&world.run(&[]), 0);
+    assert!(!world.path("warehouse/item_feature/_delta_log").exists());
+
+    // Days that stand already get into the log, also where there is nothing to do.
+    let again = world.run(&DELTA);
+    expect_code(&again, 0);
+    assert_eq!(summary(&again)["status"], "nothing_to_do");
+    let first = expect_true(&world, &world.path("warehouse"));
+    assert!(first.values().all(|versions| *versions == 1), "{first:?}");
+
+    // The same rows again add nothing.
+    expect_code(&world.run(&[&DELTA[..], &["--full"]].concat()), 0);
+    assert_eq!(expect_true(&world, &world.path("warehouse")), first);
+
+    // Another night is another version; whether the job asks for logs or not, those that are there stay true.
+    let mut night = vec!["run", "job.toml", "--interval-start", "2026-01-19", "--interval-end", "2026-01-20"];
+    expect_code(&world.curec(&night), 0);
+    let second = expect_true(&world, &world.path("warehouse"));
+    assert_eq!(second["item_feature"], 2);
+    let log = versions(&world.path("warehouse/item_feature"));
+    assert!(log[1].iter().all(|action| action.get("remove").is_none()), "{log:?}");
+    night.extend(DELTA);
+    expect_code(&world.curec(&night), 0);
+    assert_eq!(expect_true(&world, &world.path("warehouse")), second);
+
+    // Users who are forgotten leave the log with the files that had their rows.
+    expect_code(&world.curec(&["forget", "job.toml", "--user-id", "u03"]), 0);
+    let third = expect_true(&world, &world.path("warehouse"));
+    assert!(third["user_feature"] > second["user_feature"], "{third:?}");
+    expect_code(&world.curec(&["gc", "job.toml"]), 0);
+    assert_eq!(expect_true(&world, &world.path("warehouse")), third);
+
+    other_readers_agree(&world);
+}
+
+/// delta-rs and DuckDB over the same tables, where Python has them.
+fn other_readers_agree(world: &World) {
+    let Some(python) = std::env::var_os("CUREC_PYTHON") else {
+        println!("skipped: no Python with deltalake and DuckDB (CUREC_PYTHON; ci/test.sh makes one)");
+        return;
+    };
+    let out = std::process::Command::new(python)
+        .args(["-m", "unittest", "-v", "tests/python/test_delta.py"])
+        .current_dir(common::project())
+        .env("CUREC_DELTA_WAREHOUSE", world.path("warehouse"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}{}", stdout(&out), stderr(&out));
+    assert!(!stderr(&out).contains("skipped="), "{}", stderr(&out));
+}
+
+#[test]
+fn a_log_that_a_killed_run_left_behind_is_repaired_by_the_next() {
+    let whole = Night::on_disk();
+    let (_, changes) = whole.count_changes(&DELTA);
+    let expected = expect_true(&whole.world, &whole.warehouse());
+    let of_logs: Vec<u64> = changes.iter().filter(|c| c.kind.ends_with("log version")).map(|c| c.number).collect();
+    assert_eq!(of_logs.len(), expected.len(), "every table's log is one change: {changes:?}");
+    // Before the first log, before one in the middle, and after the last.
+    let points = [
+        format!("before:{}", of_logs[0]),
+        format!("before:{}", of_logs[of_logs.len() / 2]),
+        format!("after:{}", of_logs[of_logs.len() - 1]),
+    ];
+    for point in points {
+        let night = Night::on_disk();
+        let killed = night.run_failing(&point, &DELTA).output().unwrap();
+        assert_eq!(killed.status.code(), None, "{point}: it was to be killed: {}", stderr(&killed));
+        expect_code(&night.run(&DELTA).output().unwrap(), 0);
+        assert_eq!(expect_true(&night.world, &night.warehouse()), expected, "{point}");
+    }
+}
