@@ -293,6 +293,7 @@ pub mod night {
     pub mod index_page;
     pub mod history;
     pub mod learned;
+    mod snapshot;
     pub mod tables;
     pub mod graph;
     pub mod prepare;
@@ -345,6 +346,7 @@ pub mod evaluate {
     pub mod page;
     pub mod text_quality;
     pub mod arm_text;
+    pub mod published;
     pub mod history_nights;
     pub mod evaluation_file;
     mod logged_items;

@@ -143,6 +143,10 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     if !matches!(unit, "" | "s" | "ms" | "us" | "ns") {
         p.problem("input.timestamp_unit", format!("must be empty, s, ms, us or ns, got `{unit}`"));
     }
+    let snapshot = s.input.item_snapshot.as_str();
+    if !matches!(snapshot, "" | "latest") {
+        p.problem("input.item_snapshot", format!("must be empty or latest, got `{snapshot}`"));
+    }
     let meanings = s.events.meaning.0.iter().map(|(event, meaning)| (format!("events.meaning.{event}"), meaning));
     for (key, meaning) in meanings.chain([("events.other".to_owned(), &s.events.other)]) {
         let known = Meaning::parse(meaning).is_some();

@@ -54,7 +54,7 @@ macro_rules! section {
 section!(/// `[input]`
 InputSpec {
     interaction: String, item: String, review: String, pair: String, late_days: u64, max_bad_fraction: f64,
-    timestamp_unit: String, columns: ColumnsSpec,
+    timestamp_unit: String, item_snapshot: String, columns: ColumnsSpec,
 });
 section!(/// `[input.columns]`
 ColumnsSpec { interaction: NamedTexts, item: NamedTexts, review: NamedTexts, pair: NamedTexts });

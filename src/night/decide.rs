@@ -70,6 +70,7 @@ impl Prepared {
     /// Compares every table with its partition. `force` builds all; `retry_failed` asks failed prompts again. What is made
     /// from a table that is built is built as well.
     pub async fn decide(&self, force: bool, retry_failed: bool) -> Result<Vec<TablePlan>> {
+        self.check_snapshot()?;
         let dt = self.interval.dt();
         let mut made: BTreeMap<String, Fingerprint> = BTreeMap::new();
         let mut contents: BTreeMap<String, String> = BTreeMap::new();

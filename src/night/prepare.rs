@@ -17,8 +17,10 @@ use crate::generate::models::Models;
 use crate::generate::prompt::PromptTemplate;
 use crate::night::graph::Graph;
 use crate::night::learned::{self, Learned};
+use crate::night::snapshot;
 use crate::night::tables::{
-    CHOICE, INPUTS, PAIR, inputs_of, like_threshold, locate, new_session, open_input_of, register_input,
+    CHOICE, INPUTS, ITEM, PAIR, has_snapshots, inputs_of, like_threshold, locate, new_session, open_whole_input_of,
+    register_input,
 };
 use crate::project::column;
 use crate::project::saved::{self, Projection};
@@ -214,7 +216,7 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     };
     let mut found = BTreeMap::new();
     for (table, text) in inputs_of(job) {
-        match open_input_of(job, graph.contract(table)?, text).await {
+        match open_whole_input_of(job, graph.contract(table)?, text).await {
             Ok(input) => _ = found.insert(table.to_string(), input),
             // What could not be confirmed was removed: nothing is chosen, and nobody waits for it.
             Err(e) if table == CHOICE && e.kind() == Kind::NotArrived => {
@@ -242,8 +244,7 @@ fn keep_before(input: &mut InputTable, interval: Interval, late_days: u64) {
 
 /// Leaves out the files in Hive partitions `dt=` of days that do not count. What is no date stays.
 fn keep_days(input: &mut InputTable, counts: impl Fn(NaiveDate) -> bool) {
-    let parse = |day: &str| ["%Y-%m-%d", "%Y%m%d"].iter().find_map(|f| NaiveDate::parse_from_str(day, f).ok());
-    let may_count = |day: &str| parse(day).is_none_or(&counts);
+    let may_count = |day: &str| snapshot::parse_day(day).is_none_or(&counts);
     input
         .files
         .retain(|file| file.partition.iter().all(|(key, day)| key != "dt" || day.as_deref().is_none_or(may_count)));
@@ -258,7 +259,23 @@ impl Prepared {
             // Other nights' candidates are none of this one's, and theirs must not make it look changed.
             keep_days(pair, |day| day == interval.start.date_naive());
         }
+        if let Some(items) = inputs.get_mut(ITEM).filter(|_| has_snapshots(&self.job)) {
+            snapshot::keep_latest(items, Some(interval.end));
+        }
         Prepared { interval, inputs, ..self.clone() }
+    }
+
+    /// Refuses a night before the first snapshot of the items, where they are snapshots.
+    ///
+    /// # Errors
+    /// [`Kind::Input`] for such a night.
+    pub(super) fn check_snapshot(&self) -> Result<()> {
+        match self.inputs.get(ITEM) {
+            Some(items) if has_snapshots(&self.job) && items.files.is_empty() => {
+                Err(snapshot::too_early(items, self.interval.end))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The part that tells the interval.
@@ -335,6 +352,7 @@ impl Prepared {
     /// # Errors
     /// What the inputs say.
     pub async fn session(&self) -> Result<Session> {
+        self.check_snapshot()?;
         let session = new_session(&self.job)?;
         functions::all(&self.models).into_iter().for_each(|f| session.register_function(f));
         for name in INPUTS {

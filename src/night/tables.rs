@@ -8,6 +8,7 @@ use crate::columns::{floats, integers};
 use crate::config::{HistorySpec, Job};
 use crate::error::{Error, Result};
 use crate::night::manifest::UsageAll;
+use crate::night::snapshot;
 use crate::project::column;
 use crate::query::session::{BatchStream, Param, Session, SessionOptions, TableFile};
 use crate::query::texts;
@@ -101,17 +102,37 @@ pub fn new_session(job: &Job) -> Result<Session> {
 }
 
 /// Opens an input at the place that the job names, with the share of bad rows that the job allows and, of items, the
-/// columns that it names as attributes.
+/// columns that it names as attributes; of dated snapshots the latest one.
 ///
 /// # Errors
-/// As [`open_labelled`].
+/// As [`open_labelled`]; `Kind::Config` for a file that is part of no snapshot, where there should be snapshots.
 pub async fn open_input_of(job: &Job, contract: &Contract, text: &str) -> Result<InputTable> {
+    let mut input = open_whole_input_of(job, contract, text).await?;
+    if contract.name == ITEM && has_snapshots(job) {
+        snapshot::keep_latest(&mut input, None);
+    }
+    Ok(input)
+}
+
+/// Whether the job's items are dated snapshots.
+pub(super) fn has_snapshots(job: &Job) -> bool {
+    job.spec.input.item_snapshot == snapshot::LATEST
+}
+
+/// The same with all snapshots.
+///
+/// # Errors
+/// As [`open_input_of`].
+pub(super) async fn open_whole_input_of(job: &Job, contract: &Contract, text: &str) -> Result<InputTable> {
     let evidence = &job.spec.evidence;
     let labels = if contract.name == ITEM { &evidence.attributes.0[..] } else { &[] };
     let input = open_labelled(contract, &locate(job, text)?, labels).await?;
     let mut input = input.allowing(job.spec.input.max_bad_fraction);
     if contract.name != ITEM {
         return Ok(input);
+    }
+    if has_snapshots(job) {
+        snapshot::demand_days(&input)?;
     }
     let undated: Vec<&str> = evidence.undated_columns().collect();
     if !undated.is_empty() {
@@ -138,7 +159,7 @@ pub async fn open_log(job: &Job) -> Result<(Contract, InputTable)> {
 pub fn items_at(job: &Job, file: &Path) -> Vec<String> {
     let own = |(column, _): &(String, String)| format!("input.columns.item.{column}={column}");
     let columns = job.spec.input.columns.of(ITEM).iter().map(own);
-    std::iter::once(format!("input.item={}", file.display())).chain(columns).collect()
+    [format!("input.item={}", file.display()), "input.item_snapshot=".to_owned()].into_iter().chain(columns).collect()
 }
 
 /// Holds an input against the share of bad rows that the job allows, where it allows any: those who read it without a run

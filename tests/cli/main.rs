@@ -50,6 +50,7 @@ mod s3;
 mod same_bytes;
 mod schedule;
 mod shell;
+mod snapshots;
 mod statements;
 mod stopped;
 mod watch;

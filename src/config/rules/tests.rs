@@ -150,3 +150,13 @@ fn an_endpoint_is_told_only_what_a_server_can_follow() {
     assert!(parse(GOOD, &["model.adapter=a", "sampling.top_k=20", "sampling.max_copied_words=5"], &[]).is_ok());
     assert!(parse(&file, &["correct.judge=j", "model.endpoint_stem=continue"], &[]).is_ok());
 }
+
+#[test]
+fn items_are_one_table_or_dated_snapshots() {
+    let told = parse(GOOD, &["input.item_snapshot=newest"], &[]).unwrap_err().explain();
+    assert!(told.contains("input.item_snapshot: must be empty or latest, got `newest`"), "{told}");
+    for value in ["", "latest"] {
+        let job = parse(GOOD, &[&format!("input.item_snapshot={value}")], &[]).unwrap();
+        assert_eq!(job.spec.input.item_snapshot, value);
+    }
+}
