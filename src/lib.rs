@@ -23,6 +23,7 @@ pub mod error;
 pub mod fingerprint;
 
 pub mod paths;
+pub mod gzip;
 pub mod columns;
 pub mod settings;
 pub mod undated;
@@ -394,6 +395,7 @@ pub mod operate {
     /// `curec import`: known public data sets become Parquet files that satisfy the input contracts.
     pub mod import {
         pub mod frames;
+        mod plain;
         pub mod lines;
         pub mod separated;
         pub mod times;

@@ -19,7 +19,7 @@ enum Edit {
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
-    /// The log: Parquet, CSV or JSON lines; a file, a folder or a pattern such as 'logs/*.csv', here or on S3.
+    /// The log: Parquet, CSV or JSON lines, packed by gzip or not; a file, a folder or a pattern such as 'logs/*.csv', here or on S3.
     #[arg(long, value_name = "PATH")]
     interactions: String,
     /// The items, the same.

@@ -17,6 +17,7 @@ use object_store::ObjectStoreExt;
 use parquet::arrow::arrow_reader::RowSelection;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::gzip;
 use crate::table::listing::{Lake, list_parquet};
 use crate::table::parquet_file::{damaged, greatest_of, open_parquet, torn};
 use crate::table::source::hive_values;
@@ -34,6 +35,9 @@ const TAIL_BYTES: u64 = 64 << 10;
 
 /// Ends of names of text files that hold rows.
 const TEXTS: [&str; 9] = ["csv", "tsv", "psv", "txt", "inter", "item", "json", "jsonl", "ndjson"];
+
+/// What follows such an end where gzip has packed the file.
+const PACKED: &str = ".gz";
 
 /// Some rows of an input.
 #[derive(Debug)]
@@ -122,7 +126,7 @@ async fn find(text: &str, options: &StoreOptions) -> Result<Found> {
         let (entries, notes) = entries_of(&root).await?;
         // Of a folder of text files the files are named, for who converts them.
         let is_folder = entries.first().is_some_and(|e| e.location.path() != root.path());
-        let ending = entries.first().map(|e| ending(e.location.name())).filter(|e| TEXTS.contains(&e.as_str()));
+        let ending = entries.first().map(|e| ending(e.location.name())).filter(|e| is_text(e));
         let asked = match ending.filter(|_| is_folder) {
             Some(ending) => format!("{}/**/*.{ending}", asked.trim_end_matches('/')),
             None => asked,
@@ -185,8 +189,19 @@ fn fits(pattern: &str, name: &str) -> bool {
     rest.ends_with(last)
 }
 
+/// The end of a name behind its last point, in small letters; of a packed file `csv.gz`.
 fn ending(name: &str) -> String {
-    name.rsplit_once('.').map(|(_, ending)| ending.to_lowercase()).unwrap_or_default()
+    let name = name.to_lowercase();
+    let (plain, packed) = match name.strip_suffix(PACKED) {
+        Some(plain) => (plain, PACKED),
+        None => (name.as_str(), ""),
+    };
+    plain.rsplit_once('.').map(|(_, ending)| format!("{ending}{packed}")).unwrap_or_default()
+}
+
+/// Whether files with such an ending hold rows as text.
+fn is_text(ending: &str) -> bool {
+    TEXTS.contains(&ending.strip_suffix(PACKED).unwrap_or(ending))
 }
 
 /// All files below a place that are not hidden and hold anything.
@@ -209,7 +224,7 @@ async fn entries_of(root: &Location) -> Result<(Vec<Entry>, Vec<String>)> {
     let all = root.list().await?;
     let is_lake = |e: &Entry| Lake::of(&e.location.relative_to(root).unwrap_or_default()).is_some();
     let mut entries = visible(root).await?;
-    entries.retain(|e| TEXTS.contains(&ending(e.location.name()).as_str()));
+    entries.retain(|e| is_text(&ending(e.location.name())));
     entries.sort_by(|a, b| a.location.path().cmp(b.location.path()));
     let Some(kind) = entries.first().map(|e| ending(e.location.name())).filter(|_| !all.iter().any(is_lake)) else {
         return Err(refused);
@@ -247,12 +262,19 @@ async fn text_of(entry: &Entry) -> Result<(String, bool)> {
         _ => at.store().get_range(at.path(), 0..end).await.map_err(|e| fail(&e, "read", at))?,
     };
     let refused = |what: &str, hint: &str| Error::new(Kind::Input, what).with("file", at).hint(hint);
+    let (is_packed, is_part) = (gzip::is_packed(&bytes), end < entry.size);
+    let (bytes, is_cut) = match is_packed {
+        true => {
+            let (plain, is_all) = gzip::beginning(&bytes, !is_part, TEXT_BYTES as usize)
+                .map_err(|e| refused("cannot read the file", "pack it anew with gzip, or fetch it again").source(e))?;
+            (bytes::Bytes::from(plain), !is_all)
+        }
+        false => (bytes, is_part),
+    };
     match &bytes[..] {
-        [0x1f, 0x8b, ..] => return Err(refused("the file is compressed", "unpack it first, with gunzip")),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Err(refused("the file is UTF-16", "save it as UTF-8")),
         _ => {}
     }
-    let is_cut = end < entry.size;
     let whole = match is_cut {
         true => bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1),
         false => bytes.len(),
@@ -264,7 +286,8 @@ async fn text_of(entry: &Entry) -> Result<(String, bool)> {
         )
     })?;
     let mut text = text.trim_start_matches('\u{feff}').to_owned();
-    if is_cut {
+    // The end of a packed file cannot be read alone.
+    if is_cut && !is_packed {
         let start = end.max(entry.size.saturating_sub(TAIL_BYTES));
         let tail = at.store().get_range(at.path(), start..entry.size).await.map_err(|e| fail(&e, "read", at))?;
         text.push_str(tail_of(&text, &tail));
@@ -490,7 +513,8 @@ mod tests {
         assert_eq!((one.files, one.place), (1, None));
         std::fs::write(of("packed.csv"), [0x1f, 0x8b, 8, 0]).unwrap();
         let packed = preview(&of("packed.csv").display().to_string(), &StoreOptions::default()).await.unwrap_err();
-        assert!(packed.message().contains("compressed"), "{packed}");
+        let told = packed.explain();
+        assert!(told.contains("packed.csv") && told.contains("gzip data"), "{told}");
         let none = preview(&of("none.csv").display().to_string(), &StoreOptions::default()).await.unwrap_err();
         assert_eq!(none.kind(), Kind::Usage);
         assert!(!none.explain().contains("job file") && !none.message().contains("yet"), "{none:?}");
@@ -557,5 +581,34 @@ mod tests {
         assert_eq!(of(1_000, 2, 0.0), [(0, 1_000)]);
         assert_eq!(of(2_500, 2, 0.0), [(0, 500), (2_000, 2_500)]);
         assert_eq!((of(2_500, 1, 0.0), of(2_500, 1, 1.0)), (vec![(0, 500)], vec![(2_000, 2_500)]));
+    }
+
+    #[tokio::test]
+    async fn packed_texts_are_looked_at_like_plain_ones() {
+        use std::io::Write as _;
+        let folder = tempfile::tempdir().unwrap();
+        let of = |name: &str| folder.path().join(name);
+        let pack = |name: &str, text: &str| {
+            let file = std::fs::File::create(of(name)).unwrap();
+            let mut packed = flate2::write::GzEncoder::new(file, flate2::Compression::default());
+            packed.write_all(text.as_bytes()).unwrap();
+            packed.finish().unwrap();
+        };
+        pack("a.csv.gz", "x,y\n1,2\n");
+        pack("b.CSV.GZ", "x,y\n3,4\n");
+        std::fs::write(of("notes.gz"), "no rows").unwrap();
+        let at = folder.path().display().to_string();
+        let found = preview(&at, &StoreOptions::default()).await.unwrap();
+        assert_eq!((found.files, found.is_whole), (2, true));
+        assert!(found.asked.ends_with("/**/*.csv.gz"), "{}", found.asked);
+        let PreviewRows::Texts(texts) = found.rows else { unreachable!() };
+        assert_eq!(texts, ["x,y\n1,2\n", "x,y\n3,4\n"]);
+        // Of a long one the first lines, whole ones.
+        let long: String = (0..100_000).map(|i| format!("{i},{}\n", i * 7)).collect();
+        pack("long.csv.gz", &long);
+        let found = preview(&of("long.csv.gz").display().to_string(), &StoreOptions::default()).await.unwrap();
+        assert!(!found.is_whole);
+        let PreviewRows::Texts(texts) = found.rows else { unreachable!() };
+        assert!(texts[0].len() > 500_000 && texts[0].ends_with('\n') && long.starts_with(&texts[0]));
     }
 }

@@ -716,7 +716,7 @@ async fn csv_is_read_as_other_tools_read_it() {
     let error = import(&format!("{head}u,i,4/5,1\n"), "").unwrap_err().explain();
     assert!(error.contains("line: 2") && error.contains("4/5"), "{error}");
     for (bytes, what) in [
-        (&[0x1f, 0x8b, 8, 0][..], "compressed"),
+        (&[0x1f, 0x8b, 8, 0][..], "its gzip data"),
         (&[0xff, 0xfe, b'u', 0], "UTF-16"),
         (b"user_id,item_id,timestamp\nu,caf\xe9,1\n", "iconv"),
         (b"user_id,item_id,item_id,timestamp\nu,i,i,1\n", "twice"),
@@ -727,6 +727,58 @@ async fn csv_is_read_as_other_tools_read_it() {
         let error = import::csv::import(&log, None, None, &CsvMapping::default(), &out).unwrap_err().explain();
         assert!(error.contains(what), "{error}");
     }
+}
+
+#[test]
+fn packed_files_are_imported_like_plain_ones() {
+    use std::io::Write as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let pack = |name: &str, text: &str| {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packed.write_all(text.as_bytes()).unwrap();
+        let bytes = packed.finish().unwrap();
+        std::fs::write(path(name), &bytes).unwrap();
+        bytes
+    };
+    let log: String = (0..5_000).map(|i| format!("u{},\"i, {i}\",4,{i}\n", i % 7)).collect();
+    let log = format!("user_id,item_id,rating,timestamp\n{log}");
+    std::fs::write(path("log.csv"), &log).unwrap();
+    let bytes = pack("log.csv.gz", &log);
+    let csv = |name: &str| import::csv::import(&path(name), None, None, &CsvMapping::default(), &path("out"));
+    let written = |table: &str| std::fs::read(path("out").join(format!("{table}.parquet"))).unwrap();
+    csv("log.csv").unwrap();
+    let plain = written("interaction");
+    csv("log.csv.gz").unwrap();
+    assert_eq!(written("interaction"), plain);
+
+    // Half of a file is an error that names it, whatever was read before.
+    std::fs::write(path("half.csv.gz"), &bytes[..bytes.len() / 2]).unwrap();
+    let error = csv("half.csv.gz").unwrap_err();
+    assert_eq!(error.kind(), Kind::Input);
+    assert!(
+        error.explain().contains("half.csv.gz") && error.explain().contains("its gzip data"),
+        "{}",
+        error.explain()
+    );
+    assert_eq!(written("interaction"), plain);
+    // A bad line is named as in the plain file.
+    pack("bad.csv.gz", "user_id,item_id,rating,timestamp\nu,i,5,1\nu,i,x,1\n");
+    let error = csv("bad.csv.gz").unwrap_err().explain();
+    assert!(error.contains("bad.csv.gz") && error.contains("line: 3"), "{error}");
+
+    let review = r#"{"reviewerID": "u", "asin": "B1", "reviewText": "Good", "overall": 5.0, "summary": "S", "unixReviewTime": 7}"#;
+    let reviews: String = (0..500).map(|i| review.replace("B1", &format!("B{i}")) + "\n").collect();
+    std::fs::write(path("r.json"), &reviews).unwrap();
+    let bytes = pack("r.json.gz", &reviews);
+    let jsonl = |name: &str| import::jsonl::import(&path(name), None, None, &path("out"));
+    jsonl("r.json").unwrap();
+    let plain = (written("interaction"), written("review"));
+    jsonl("r.json.gz").unwrap();
+    assert_eq!((written("interaction"), written("review")), plain);
+    std::fs::write(path("half.json.gz"), &bytes[..bytes.len() - 6]).unwrap();
+    let error = jsonl("half.json.gz").unwrap_err().explain();
+    assert!(error.contains("half.json.gz") && error.contains("its gzip data"), "{error}");
 }
 
 #[tokio::test]

@@ -126,7 +126,7 @@ fn read_and_write(
         let wanted = mapping.columns.get(name).cloned().unwrap_or_else(|| name.to_owned());
         header.contains(&wanted).then_some(wanted)
     };
-    let source = Source { path: interactions.to_path_buf(), separator: mapping.separator, quote: mapping.quote };
+    let source = Source::open(interactions, mapping.separator, mapping.quote)?;
     let header = source.header()?;
     let need = |name: &str| named(&header, name).ok_or_else(|| source.missing(name, &header));
     let (user, item) = (need("user_id")?, need("item_id")?);
@@ -151,7 +151,7 @@ fn read_and_write(
     let mut output = Output::new(out)?;
     output.interactions(frame)?;
     if let Some(path) = items {
-        let source = Source { path: path.to_path_buf(), separator: mapping.separator, quote: mapping.quote };
+        let source = Source::open(path, mapping.separator, mapping.quote)?;
         let header = source.header()?;
         let id = named(&header, "item_id").ok_or_else(|| source.missing("item_id", &header))?;
         let optional = ["title", "release_year", "categories", "description", "brand", "people", "price"];

@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::columns::{at, text};
 use crate::error::{Error, Kind, Result};
 use crate::operate::import::frames::{Texts, row_number};
-use crate::operate::import::lines::{cannot_read, open};
+use crate::operate::import::plain::{cannot_read, open};
 use crate::operate::import::rows::ItemRow;
 use crate::operate::import::separated::Source;
 use crate::table::cast::accepts;
@@ -86,7 +86,7 @@ fn missing(path: &Path, column: &str, there: &[String]) -> Error {
 }
 
 fn read_csv(path: &Path) -> Result<Found> {
-    let source = Source { path: path.to_path_buf(), separator: b',', quote: Some(b'"') };
+    let source = Source::open(path, b',', Some(b'"'))?;
     let header = source.header()?;
     if let Some(column) = COLUMNS.iter().find(|column| !header.iter().any(|name| name == *column)) {
         return Err(missing(path, column, &header));

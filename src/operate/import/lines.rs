@@ -1,32 +1,19 @@
 //! Lines of a file, and errors that name one.
 //!
-//! Knows text files. Knows nothing of what lines hold.
+//! Knows text files, packed by gzip or not. Knows nothing of what lines hold.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
+use crate::operate::import::plain::{cannot_read, plain_text};
 
 /// The longest line that an importer takes: 16 MiB.
 pub(super) const MAX_LINE: usize = 16 << 20;
 
-/// Opens a file.
-///
-/// # Errors
-/// `Kind::Input` naming it.
-pub(super) fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|e| cannot_read(path, e))
-}
-
-/// The error for a file that cannot be read.
-pub(super) fn cannot_read(path: &Path, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::new(Kind::Input, "cannot read the file").with("file", path.display()).source(why)
-}
-
 /// Every line without its end, numbered from 1.
 fn each_raw_line(path: &Path, mut visit: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-    let mut reader = BufReader::with_capacity(1 << 20, open(path)?);
+    let mut reader = plain_text(path)?;
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();

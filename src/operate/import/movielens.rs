@@ -26,7 +26,7 @@ fn read_and_write(dir: &Path, descriptions: Option<&Path>, out: &Path) -> Result
     let inter = only_file(dir, "inter")?;
     let items = only_file(dir, "item")?;
     let mut names = Atomic::open(&inter)?;
-    let source = Source { path: inter, separator: b'\t', quote: None };
+    let source = Source::open(&inter, b'\t', None)?;
     let frame = interaction_frame(
         &source,
         &names.need("user_id")?,
@@ -44,7 +44,7 @@ fn read_and_write(dir: &Path, descriptions: Option<&Path>, out: &Path) -> Result
         ("release_year", year),
         ("categories", names.find(&["class", "genre", "genres"])),
     ];
-    let source = Source { path: items, separator: b'\t', quote: None };
+    let source = Source::open(&items, b'\t', None)?;
     let items = item_rows(&source, &columns, |row| {
         let (title, year) = movie_title(row.title.as_deref(), row.release_year_text.as_deref());
         row.title = title;
@@ -60,14 +60,14 @@ fn read_and_write(dir: &Path, descriptions: Option<&Path>, out: &Path) -> Result
 
 /// The header of one of RecBole's atomic files: `name:type` by name.
 struct Atomic {
-    path: PathBuf,
+    source: Source,
     header: Vec<String>,
 }
 
 impl Atomic {
     fn open(path: &Path) -> Result<Self> {
-        let source = Source { path: path.to_path_buf(), separator: b'\t', quote: None };
-        Ok(Atomic { path: path.to_path_buf(), header: source.header()? })
+        let source = Source::open(path, b'\t', None)?;
+        Ok(Atomic { header: source.header()?, source })
     }
 
     fn find(&self, names: &[&str]) -> Option<String> {
@@ -76,10 +76,7 @@ impl Atomic {
     }
 
     fn need(&self, name: &str) -> Result<String> {
-        self.find(&[name]).ok_or_else(|| {
-            let source = Source { path: self.path.clone(), separator: b'\t', quote: None };
-            source.missing(name, &self.header)
-        })
+        self.find(&[name]).ok_or_else(|| self.source.missing(name, &self.header))
     }
 }
 

@@ -5,33 +5,42 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use polars::prelude::{Column, DataFrame, IntoSeries, NamedFrom, Series, StringChunkedBuilder};
 
 use crate::error::{Error, Kind, Result};
 use crate::operate::import::frames::{ROW, unreadable};
-use crate::operate::import::lines::{MAX_LINE, bad_line, cannot_read, open};
+use crate::operate::import::lines::{MAX_LINE, bad_line};
+use crate::operate::import::plain::{Plain, cannot_read};
 
 /// A file of separated values.
 pub(super) struct Source {
     pub(super) path: PathBuf,
-    pub(super) separator: u8,
-    pub(super) quote: Option<u8>,
+    separator: u8,
+    quote: Option<u8>,
+    plain: Plain,
 }
 
 impl Source {
+    /// A file with the character between its fields and, where it has one, the character around them.
+    ///
+    /// # Errors
+    /// As [`Plain::of`].
+    pub(super) fn open(path: &Path, separator: u8, quote: Option<u8>) -> Result<Source> {
+        Ok(Source { path: path.to_path_buf(), separator, quote, plain: Plain::of(path)? })
+    }
+
     /// Reads records and fields. A field that begins with a quotation mark is quoted, and two marks in it stand for
     /// one; elsewhere a mark is an ordinary character. Empty lines are left out.
     fn reader(&self) -> Result<csv::Reader<File>> {
-        let mut file = open(&self.path)?;
+        let mut file = self.plain.open()?;
         let mut magic = [0; 2];
         let read = std::io::Read::read(&mut file, &mut magic).unwrap_or(0);
         let refused = |what: &str, hint: &str| {
             Err(Error::new(Kind::Input, what).with("file", self.path.display()).hint(hint.to_owned()))
         };
         match &magic[..read] {
-            [0x1f, 0x8b] => return refused("the file is compressed", "unpack it first, with gunzip"),
             [0xff, 0xfe] | [0xfe, 0xff] => return refused("the file is UTF-16", "save it as UTF-8"),
             _ => {}
         }
@@ -98,7 +107,7 @@ impl Source {
         for byte in last {
             open_field.extend(std::iter::repeat_n(*byte, if Some(*byte) == self.quote { 2 } else { 1 }));
         }
-        let mut file = open(&self.path)?;
+        let mut file = self.plain.open()?;
         let mut tail = Vec::new();
         let size = file.seek(SeekFrom::End(0));
         size.and_then(|size| file.seek(SeekFrom::Start(size.saturating_sub(open_field.len() as u64 + 1))))
