@@ -200,7 +200,36 @@ pub(crate) fn unsupported(feature: &str, at: &Location) -> Error {
         .hint("switch the feature off and rewrite the table, or write its current rows to plain Parquet files")
 }
 
+/// What a table may demand of its readers: what curec can do, and what matters only where files or settings use it, which
+/// is looked at file by file.
+const READABLE: [&str; 5] = ["columnMapping", "deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"];
+
 impl Log {
+    /// Refuses a table whose rows are not simply those of its files.
+    ///
+    /// # Errors
+    /// `Kind::Input` naming the feature.
+    pub(crate) fn demand_readable(&self, at: &Location) -> Result<()> {
+        let mut features = self.protocol.reader_features.iter().flatten();
+        if let Some(feature) = features.find(|feature| !READABLE.contains(&feature.as_str())) {
+            return Err(unsupported(feature, at));
+        }
+        if self.protocol.min_reader_version > 3 {
+            return Err(unsupported(&format!("reader version {}", self.protocol.min_reader_version), at));
+        }
+        let mapping = self.metadata.configuration.get("delta.columnMapping.mode").and_then(Option::as_deref);
+        if mapping.is_some_and(|mode| mode != "none") {
+            return Err(unsupported("columnMapping", at));
+        }
+        if self.files.values().any(|file| file.deletion_vector.is_some()) {
+            return Err(unsupported("deletionVectors", at));
+        }
+        match self.metadata.format.get("provider").and_then(Value::as_str) {
+            None | Some("parquet") => Ok(()),
+            Some(other) => Err(unsupported(&format!("format {other}"), at)),
+        }
+    }
+
     /// The log of the table in a folder; `None` where it has none.
     ///
     /// # Errors

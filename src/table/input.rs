@@ -1,4 +1,4 @@
-//! Inputs: one Parquet file, a folder, or Hive partitions, owned by others and checked against a contract before use.
+//! Inputs: one Parquet file, a folder, Hive partitions, or a Delta table, owned by others and checked against a contract before use.
 //!
 //! Knows Parquet files on a store. Knows nothing of SQL or of what the rows are for.
 
@@ -141,12 +141,12 @@ impl InputReport {
     }
 }
 
-/// Lists an input (one file, a folder, or Hive partitions) and checks every file's footer against the contract.
+/// Lists an input (one file, a folder, Hive partitions, or a Delta table) and checks every file's footer against the contract.
 ///
 /// # Errors
 /// `Kind::NotArrived` where nothing is there yet; `Kind::Input` naming the file and column: not Parquet, truncated, a column
 /// missing or of a wrong type, files that differ among themselves in what cannot be one column; a part that cannot be read;
-/// a table of Delta, Iceberg or Hudi. The store's own errors. Of several columns that are wrong the error keeps all
+/// a table of Iceberg or Hudi, and one of Delta that uses what is not read. The store's own errors. Of several columns that are wrong the error keeps all
 /// ([`Error::into_all`]), each at the first file where it is.
 pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable> {
     open_labelled(contract, at, &[]).await
@@ -182,7 +182,8 @@ pub async fn open_labelled(contract: &Contract, at: &Location, labels: &[Label])
                 break;
             }
         };
-        let partition = hive_values(&entry.location, at);
+        let told = listing.partitions.get(entry.location.path());
+        let partition = told.cloned().unwrap_or_else(|| hive_values(&entry.location, at));
         let mut first_event = None;
         for (column, found) in contract.columns.iter().zip(&mut columns) {
             if refused.contains(column.name.as_str()) {

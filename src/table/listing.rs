@@ -1,9 +1,11 @@
 //! What lies below an input's location: its Parquet files, and what must not be passed over in silence beside them.
 //!
 //! A store's listing of a local folder leaves out links that lead nowhere, devices and pipes; here each of them is an
-//! error that names it. Folders of table formats whose log says which files count are refused: reading all of their
-//! files brings deleted rows back. Knows names, links and folders. Knows nothing of what is in the files.
+//! error that names it. Of a Delta table those files are listed that its log counts; other table formats whose log says
+//! which files count are refused: reading all of their files brings deleted rows back. Knows names, links, folders and
+//! Delta logs. Knows nothing of what is in the files.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,9 @@ use futures::StreamExt;
 use object_store::path::Path as ObjectPath;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::paths;
+use crate::table::delta_log::{FOLDER, Log};
+use crate::table::source::PathColumn;
 use crate::table::store::{Entry, Location};
 use crate::table::store_error::missing;
 
@@ -19,6 +24,8 @@ use crate::table::store_error::missing;
 pub(crate) struct Listing {
     /// In the order of their paths.
     pub files: Vec<Entry>,
+    /// The values of the partition columns of a Delta table, by its files' paths; of other inputs the paths tell them.
+    pub partitions: BTreeMap<ObjectPath, Vec<PathColumn>>,
     /// One sentence each.
     pub warnings: Vec<String>,
 }
@@ -35,11 +42,11 @@ fn is_parquet(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with(".parquet")
 }
 
-/// The Parquet files at a location: one file, or all below a folder that are not hidden.
+/// The Parquet files at a location: one file, or all below a folder that are not hidden; of a Delta table those that count.
 ///
 /// # Errors
-/// `Kind::NotArrived` where nothing is there yet; `Kind::Input` where a part cannot be read, and for tables of Delta, Iceberg
-/// and Hudi; `Kind::Config` where a part may not be read; the store's own errors.
+/// `Kind::NotArrived` where nothing is there yet; `Kind::Input` where a part cannot be read, for tables of Iceberg and Hudi,
+/// and for Delta tables that are damaged or use what is not read; `Kind::Config` where a part may not be read; the store's own errors.
 pub(crate) async fn list_parquet(at: &Location) -> Result<Listing> {
     let local = at.local_path();
     // The local store answers a question about a folder with an I/O error; the disk knows better.
@@ -61,10 +68,10 @@ pub(crate) async fn list_parquet(at: &Location) -> Result<Listing> {
         }
         if meta.is_none_or(|m| m.is_file()) {
             let entry = at.head().await?.ok_or_else(lacking)?;
-            return Ok(Listing { files: vec![entry], warnings: Vec::new() });
+            return Ok(Listing { files: vec![entry], ..Listing::default() });
         }
     } else if let Some(entry) = at.head().await? {
-        return Ok(Listing { files: vec![entry], warnings: Vec::new() });
+        return Ok(Listing { files: vec![entry], ..Listing::default() });
     }
     let of = |e: &Entry| e.location.relative_to(at).unwrap_or_default();
     let (found, mut names): (Vec<Entry>, Vec<String>) = match local {
@@ -83,6 +90,9 @@ pub(crate) async fn list_parquet(at: &Location) -> Result<Listing> {
         }
     };
     names.extend(found.iter().map(of));
+    if names.iter().any(|name| name.split('/').next() == Some(FOLDER)) {
+        return list_delta(at, found).await;
+    }
     let lake = match names.iter().find_map(|name| Lake::of(name)) {
         Some(lake) => Some(lake),
         None => around(at).await,
@@ -112,7 +122,53 @@ pub(crate) async fn list_parquet(at: &Location) -> Result<Listing> {
     let warnings = other
         .iter()
         .map(|e| format!("{} file(s) beside the .parquet files are not read, such as {}", rest + 1, e.location));
-    Ok(Listing { warnings: warnings.collect(), files })
+    Ok(Listing { warnings: warnings.collect(), files, ..Listing::default() })
+}
+
+/// The files of a Delta table that its log counts, found among those of its folder.
+async fn list_delta(at: &Location, found: Vec<Entry>) -> Result<Listing> {
+    let log = Log::read(at).await?.ok_or_else(|| not_arrived("the Delta table has no version yet", at))?;
+    log.demand_readable(at)?;
+    if log.files.is_empty() {
+        return Err(not_arrived("the Delta table holds no file yet", at));
+    }
+    let relative = |entry: Entry| (entry.location.relative_to(at).unwrap_or_default(), entry);
+    let mut there: BTreeMap<String, Entry> = found.into_iter().map(relative).collect();
+    let mut listing = Listing::default();
+    for (path, file) in log.files {
+        let damaged = |what: &str, hint: &str| {
+            Error::new(Kind::Input, what.to_owned())
+                .with("file", at)
+                .with("path", format!("{path:?}"))
+                .with("version", log.version)
+                .hint(hint.to_owned())
+        };
+        if path.contains("://") || paths::relative(&path).is_err() {
+            let hint = "write its current rows to a table of its own, or to plain Parquet files";
+            return Err(damaged(
+                "the Delta table counts a file outside of its folder, which curec does not read",
+                hint,
+            ));
+        }
+        let entry = match there.remove(&path) {
+            Some(entry) => Some(entry),
+            // In a folder whose name looks hidden.
+            None => at.child(&path).head().await?,
+        };
+        let entry = entry.ok_or_else(|| {
+            damaged(
+                "a file that the Delta table counts is not there",
+                "restore it, or run again where somebody has just rewritten the table",
+            )
+        })?;
+        let value =
+            |name: &String| file.partition_values.get(name).cloned().flatten().filter(|value| !value.is_empty());
+        let values = log.metadata.partition_columns.iter().map(|name| (name.clone(), value(name)));
+        listing.partitions.insert(entry.location.path().clone(), values.collect());
+        listing.files.push(entry);
+    }
+    listing.files.sort_by(|a, b| a.location.path().cmp(b.location.path()));
+    Ok(listing)
 }
 
 /// The error for an input that most likely comes later.
@@ -254,6 +310,12 @@ impl Lake {
     /// Why the folder is not read.
     pub(crate) fn refusal(&self, at: impl std::fmt::Display) -> Error {
         let Lake { format, sign } = self;
+        if *format == "Delta" {
+            let message = "the folder is a part of a Delta table, or holds some: their logs say which files count, and \
+                           reading all files would bring deleted rows back";
+            let error = Error::new(Kind::Input, message).with("file", at).with("log", sign);
+            return error.hint(format!("name the folder that holds {FOLDER}"));
+        }
         let hint = match *format {
             "Hudi" => format!("spark.read.format(\"hudi\").load(\"{at}\").write.parquet(\"plain\")"),
             _ => format!("COPY (FROM {}_scan('{at}')) TO 'plain.parquet' in DuckDB", format.to_ascii_lowercase()),

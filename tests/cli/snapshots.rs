@@ -12,7 +12,8 @@ fn snapshot(world: &World, day: &str, title: &str) {
 fn night(world: &World, day: u32, more: &[&str]) -> std::process::Output {
     let (start, end) = (format!("2026-01-{day:02}"), format!("2026-01-{:02}", day + 1));
     let items = format!("input.item={}", world.path("input/items").display());
-    let mut args = vec!["run", "job.toml", "--interval-start", &start, "--interval-end", &end, "--set", &items];
+    let mut args: Vec<&str> =
+        vec!["run", "job.toml", "--interval-start", &start, "--interval-end", &end, "--set", &items];
     args.extend(more);
     world.curec(&args)
 }
@@ -62,9 +63,8 @@ fn a_night_reads_the_latest_snapshot_that_it_may_know() {
     // Commands without an interval read the latest of all.
     let items = format!("input.item={}", world.path("input/items").display());
     let query = "select count(*) as n, min(title) as title from item";
-    let sql =
-        ["sql", "--job", "job.toml", "--set", &items, "--set", "input.item_snapshot=latest", "--format", "json", query];
-    let out = world.curec(&sql);
+    let sql: Vec<&str> = ["sql", "--job", "job.toml", "--set", items.as_str()].into_iter().chain(LATEST).collect();
+    let out = world.curec(&[&sql[..], &["--format", "json", query]].concat());
     expect_code(&out, 0);
     assert_eq!(summary(&out), serde_json::json!({ "n": 18, "title": "Newest 0" }));
 }

@@ -629,11 +629,7 @@ async fn a_part_that_cannot_be_listed_is_named() {
 
 #[tokio::test]
 async fn tables_whose_log_says_which_files_count_are_refused() {
-    for (log, format) in [
-        ("_delta_log/00000000000000000000.json", "Delta"),
-        ("metadata/00000-a.metadata.json", "Iceberg"),
-        (".hoodie/hoodie.properties", "Hudi"),
-    ] {
+    for (log, format) in [("metadata/00000-a.metadata.json", "Iceberg"), (".hoodie/hoodie.properties", "Hudi")] {
         let (dir, _) = folder();
         let part = dir.path().join("data/dt=2026-01-20");
         write(&part.join("a.parquet"), &event_columns(&["1"], &[5]));
@@ -648,6 +644,15 @@ async fn tables_whose_log_says_which_files_count_are_refused() {
         // One file is a file.
         assert_eq!(look("interaction", &part.join("a.parquet")).await.unwrap().rows, 1);
     }
+    // A part of a Delta table, or a folder of some: the table itself is read.
+    let (dir, _) = folder();
+    let (lake, part) = (dir.path().join("lake"), dir.path().join("lake/table/dt=2026-01-20"));
+    write(&part.join("a.parquet"), &event_columns(&["1"], &[5]));
+    std::fs::create_dir_all(lake.join("table/_delta_log")).unwrap();
+    std::fs::write(lake.join("table/_delta_log/00000000000000000000.json"), "{}").unwrap();
+    refused("interaction", &part, &["Delta", "deleted rows", "what to do", "holds _delta_log"]).await;
+    refused("interaction", &lake.join("table"), &["Delta log is damaged", "what the table is", "what to do"]).await;
+    assert_eq!(look("interaction", &part.join("a.parquet")).await.unwrap().rows, 1);
     let at = Location::parse("memory://lake/log").unwrap();
     at.child("_delta_log/0.json").put("{}".into()).await.unwrap();
     at.child("a.parquet").put("x".into()).await.unwrap();

@@ -9,6 +9,7 @@ mod bad_input;
 #[path = "../common/mod.rs"]
 mod common;
 mod delta;
+mod delta_input;
 mod engine;
 mod examples;
 mod export;
