@@ -3,7 +3,8 @@
 -- praise, fault: the sentences of reviews that say most, at most six in all, each of another user: three of each kind, and
 -- more of the one where the other has fewer. What a sentence says is the sum of the weights of the item's words in it, over
 -- the root of its length. keywords: the twelve words that say most about the item, of its
--- description or of at least two users. tellers: everybody who wrote one of the sentences of praise and fault, also where
+-- description or of at least two users; pairs of characters of scripts without spaces are put together as the item's
+-- sentences have them. tellers: everybody who wrote one of the sentences of praise and fault, also where
 -- several wrote the same.
 with weighed as (
     select t.item_id, t.user_id, t.liked, t.sentence, sum(w.weight) as weight
@@ -71,15 +72,29 @@ voiced as (
     from told
     group by item_id
 ),
+-- Only scripts without spaces have words of two characters, and Korean.
+paired as (
+    select distinct item_id from item_word where is_common and character_length(word) = 2
+),
+said as (
+    select t.item_id, array_agg(t.sentence order by t.sentence) as sentences
+    from paired as p
+    join item_text as t on t.item_id = p.item_id
+    group by t.item_id
+),
 keyword as (
-    select item_id, array_agg(word order by place) as keywords
-    from (
-        select item_id, word, row_number() over (partition by item_id order by place) as place
-        from item_word
-        where is_common
-    )
-    where place <= 12
-    group by item_id
+    select k.item_id, whole_words(k.keywords, s.sentences) as keywords
+    from said as s
+    right join (
+        select item_id, array_agg(word order by place) as keywords
+        from (
+            select item_id, word, row_number() over (partition by item_id order by place) as place
+            from item_word
+            where is_common
+        )
+        where place <= 12
+        group by item_id
+    ) as k on k.item_id = s.item_id
 ),
 teller as (
     select item_id, count(distinct user_id) as n_tellers from item_text where user_id is not null group by item_id

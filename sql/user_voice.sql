@@ -83,15 +83,29 @@ voiced as (
     where place <= 3
     group by user_id
 ),
+-- Only scripts without spaces have words of two characters, and Korean.
+paired as (
+    select distinct item_id from item_word where is_common and character_length(word) = 2
+),
+said as (
+    select t.item_id, array_agg(t.sentence order by t.sentence) as sentences
+    from paired as p
+    join item_text as t on t.item_id = p.item_id
+    group by t.item_id
+),
 worded as (
-    select item_id, array_to_string(array_agg(word order by place), ', ') as told
-    from (
-        select item_id, word, row_number() over (partition by item_id order by place) as place
-        from item_word
-        where is_common
-    )
-    where place <= 5
-    group by item_id
+    select w.item_id, array_to_string(whole_words(w.words, s.sentences), ', ') as told
+    from said as s
+    right join (
+        select item_id, array_agg(word order by place) as words
+        from (
+            select item_id, word, row_number() over (partition by item_id order by place) as place
+            from item_word
+            where is_common
+        )
+        where place <= 5
+        group by item_id
+    ) as w on w.item_id = s.item_id
 ),
 described as (
     select item_id, replace(sentence, ': ', '; ') as told

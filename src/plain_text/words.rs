@@ -1,7 +1,7 @@
 //! The words that carry the content of what a person wrote.
 //!
-//! The lists of words are English with the commonest of German, French and Spanish; what is in no list is kept, in every
-//! script. Pure functions of the text: knows nothing of tables, prompts or models.
+//! The lists of words are English with the commonest of German, French, Spanish and Chinese; what is in no list is kept, in
+//! every script. Pure functions of the text: knows nothing of tables, prompts or models.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::plain_text::lines::{beginning, is_unspaced, plain_lines};
+use crate::plain_text::lines::{beginning, is_kana, is_unspaced, plain_lines};
 
 /// Words that stand in every text, whatever it is about. Those that are words of content in English ("war", "son") are not
 /// here, though they are function words elsewhere.
@@ -60,6 +60,22 @@ static STOP_WORDS: LazyLock<HashSet<&'static str>> =
 pub(super) static STARTERS: LazyLock<HashSet<&'static str>> =
     LazyLock::new(|| FUNCTION_WORDS.split_whitespace().collect());
 
+/// Characters of Chinese that are grammar nearly always: a pair of characters that holds one is no word of content.
+const PARTICLES: &[char] = &[
+    '的', '了', '着', '们', '我', '你', '您', '他', '她', '它', '这', '那', '哪', '谁', '吗', '呢', '吧', '啊', '呀',
+    '嘛', '哦', '是', '在', '也', '很', '而', '但', '与', '和', '及', '或', '被', '把', '让', '从', '之', '其', '此',
+    '个', '一', '并', '且', '又', '还', '已', '仍', '每', '各', '些', '么', '什', '最', '們', '這', '個', '並', '還',
+    '麼', '讓', '與', '從', '誰', '嗎', '著',
+];
+
+/// Pairs of characters of Chinese that say nothing, as the lists above.
+const EMPTY_PAIRS: &[&str] = &[
+    "不错", "东西", "书中", "书里", "书籍", "产品", "作品", "作者", "值得", "出来", "别人", "剧情", "发现", "可以",
+    "可能", "喜欢", "喜歡", "因为", "因為", "大家", "如果", "开始", "影片", "影评", "情节", "感觉", "所以", "所有",
+    "推荐", "推薦", "故事", "时候", "有点", "没有", "沒有", "然后", "特别", "电影", "看到", "知道", "虽然", "觉得",
+    "讲述", "认为", "起来", "购买", "部分", "非常", "電影", "内容", "不会", "不能", "不要", "只有", "覺得", "部电",
+];
+
 /// Letters that French and Italian elide before a vowel.
 const ELISIONS: &[&str] = &["l", "d", "j", "c", "n", "s", "m", "t", "qu", "dell", "nell", "all", "dall", "un"];
 
@@ -67,7 +83,8 @@ const ELISIONS: &[&str] = &["l", "d", "j", "c", "n", "s", "m", "t", "qu", "dell"
 ///
 /// Without function words, words that say nothing in a review, numbers and words of fewer than three letters. A plain
 /// English plural is its singular ("robots" is "robot"). In scripts without spaces, every two characters that stand
-/// together are a word. The text is read as [`split_sentences`](crate::plain_text::sentences::split_sentences) reads it.
+/// together are a word; in Chinese none of them is a particle ([`whole_words`] puts longer words together again). The text
+/// is read as [`split_sentences`](crate::plain_text::sentences::split_sentences) reads it.
 pub fn content_words(text: &str) -> Vec<String> {
     let mut seen = HashSet::new();
     let mut found = Vec::new();
@@ -77,12 +94,16 @@ pub fn content_words(text: &str) -> Vec<String> {
         }
     };
     for line in plain_lines(beginning(text).0) {
+        // Japanese writes some of the particles' characters in its words.
+        let is_chinese = !line.contains(is_kana);
         let mut from = 0;
         let (mut spaced, mut unspaced) = (String::new(), Vec::<&str>::new());
         for cluster in line.graphemes(true) {
             from += cluster.len();
             let is_in_run = cluster.starts_with(is_unspaced);
+            let is_particle = is_chinese && cluster.starts_with(PARTICLES);
             match is_in_run {
+                true if is_particle => {}
                 true => unspaced.push(cluster),
                 false => spaced.push_str(cluster),
             }
@@ -91,13 +112,65 @@ pub fn content_words(text: &str) -> Vec<String> {
                 spaced.unicode_words().for_each(|words| words_within(words).for_each(&mut add));
                 spaced.clear();
             }
-            if (!is_in_run || is_last) && !unspaced.is_empty() {
-                unspaced.windows(2).for_each(|pair| add(pair.concat()));
+            if (!is_in_run || is_particle || is_last) && !unspaced.is_empty() {
+                let pairs = unspaced.windows(2).map(|pair| pair.concat());
+                pairs.filter(|pair| !EMPTY_PAIRS.contains(&pair.as_str())).for_each(&mut add);
                 unspaced.clear();
             }
         }
     }
     found
+}
+
+/// Words as people read them: of scripts without spaces, the pairs of characters of [`content_words`] put together where
+/// they belong together in `texts`; other words as they are.
+///
+/// No dictionary is asked. Two pairs that overlap are one word where neither stands anywhere without the other; a pair that
+/// stands only together with a more frequent one is no word of its own ("爱情" and the "情故" of "爱情故事"). A word has at
+/// most eight characters, and the place of the first of its pairs.
+pub fn whole_words(words: &[&str], texts: &[&str]) -> Vec<String> {
+    let mut found: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    let times = |piece: &str| texts.iter().map(|text| text.matches(piece).count()).sum::<usize>();
+    while let Some((first, second, joined)) = overlap(&found, times) {
+        let (stays, goes) = (first.min(second), first.max(second));
+        if let Some(joined) = joined {
+            found[stays] = joined;
+            found.remove(goes);
+        } else {
+            // The less frequent one.
+            let is_first = times(&found[first]) < times(&found[second]);
+            found.remove(if is_first { first } else { second });
+        }
+    }
+    found
+}
+
+/// Longest word that is put together, in characters as people see them.
+const MAX_WHOLE: usize = 8;
+
+/// The first two words that overlap in the texts, the places of the left and the right one: what they are together, or `None`
+/// where one of them stands elsewhere too.
+fn overlap(words: &[String], times: impl Fn(&str) -> usize) -> Option<(usize, usize, Option<String>)> {
+    for (first, left) in words.iter().enumerate().filter(|(_, word)| word.starts_with(is_unspaced)) {
+        let last = left.graphemes(true).next_back().unwrap_or_default();
+        for (second, right) in words.iter().enumerate() {
+            let Some(rest) = right.strip_prefix(last).filter(|rest| first != second && !rest.is_empty()) else {
+                continue;
+            };
+            let joined = format!("{left}{rest}");
+            let [together, of_left, of_right] = [times(&joined), times(left), times(right)];
+            if together == 0 || joined.graphemes(true).count() > MAX_WHOLE {
+                continue;
+            }
+            if together == of_left && together == of_right {
+                return Some((first, second, Some(joined)));
+            }
+            if together == of_left || together == of_right {
+                return Some((first, second, None));
+            }
+        }
+    }
+    None
 }
 
 /// The content words of what Unicode takes for one word: "movie.The" is two.
@@ -201,8 +274,33 @@ mod tests {
         assert_eq!(content_words("L'histoire d'un homme"), ["histoire", "homme"]);
         assert_eq!(content_words("机器人大战 robot机器人"), ["机器", "器人", "人大", "大战", "robot"]);
         assert_eq!(content_words("로봇 영화"), ["로봇", "영화"]);
+        assert_eq!(
+            content_words("他是孤独的灯塔守望者，喜欢和海鸥聊天。"),
+            ["孤独", "灯塔", "塔守", "守望", "望者", "海鸥", "鸥聊", "聊天"]
+        );
+        assert_eq!(
+            content_words("一致性が在る"),
+            ["一致", "致性", "性が", "が在", "在る"],
+            "Japanese has words with them"
+        );
         assert_eq!(content_words("The U.S. is on, 👍 12 go ok"), Vec::<String>::new());
         assert!(content_words("").is_empty());
+    }
+
+    #[test]
+    fn pairs_of_characters_are_put_together_as_the_texts_have_them() {
+        let whole = |words: &[&str], texts: &[&str]| whole_words(words, texts);
+        assert_eq!(whole(&["守望", "灯塔", "望者"], &["灯塔守望者", "灯塔", "守望者的灯"]), ["守望者", "灯塔"]);
+        assert_eq!(whole(&["robot", "机器", "器人"], &["一个robot，机器人"]), ["robot", "机器人"]);
+        // What stands across two words stands only where they meet.
+        assert_eq!(whole(&["爱情", "情感", "感人"], &["爱情感人", "爱情", "感人"]), ["爱情", "感人"]);
+        assert_eq!(whole(&["爱情", "情感"], &["没有"]), ["爱情", "情感"], "nothing is joined that no text has");
+        assert_eq!(whole(&["哈哈"], &["哈哈哈哈"]), ["哈哈"]);
+        assert!(whole(&[], &["灯塔"]).is_empty());
+        let long = "甲乙丙丁戊己庚辛壬癸";
+        let pairs = content_words(long);
+        let pairs: Vec<&str> = pairs.iter().map(String::as_str).collect();
+        assert!(whole(&pairs, &[long]).iter().all(|word| word.chars().count() <= MAX_WHOLE));
     }
 
     #[test]

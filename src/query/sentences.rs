@@ -1,4 +1,4 @@
-//! `sentences(value, n)` and `content_words(value)`: reviews and descriptions in pieces, for SQL.
+//! `sentences(value, n)`, `content_words(value)` and `whole_words(words, texts)`: reviews and descriptions in pieces, for SQL.
 //!
 //! What a sentence and a word of content are is known by [`crate::plain_text`]; this is the way there for Arrow's texts and lists
 //! of texts. Knows nothing of prompts.
@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Int64Type};
 use datafusion::common::Result as DfResult;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
-use crate::columns::at;
+use crate::columns::{as_text_lists, at};
 use crate::plain_text::{sentences as cut, words};
 use crate::query::clean_text::texts;
 
@@ -26,6 +26,12 @@ pub(super) fn sentences() -> ScalarUDF {
 /// the text is. `content_words(list)` has those of all its texts, each once.
 pub(super) fn content_words() -> ScalarUDF {
     ScalarUDF::new_from_impl(ContentWords { signature: Signature::any(1, Volatility::Immutable) })
+}
+
+/// `whole_words(words, texts)`, two lists, is the first with the words of scripts without spaces put together as the texts
+/// have them ([`words::whole_words`]), null where it is null.
+pub(super) fn whole_words() -> ScalarUDF {
+    ScalarUDF::new_from_impl(WholeWords { signature: Signature::any(2, Volatility::Immutable) })
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -83,6 +89,35 @@ impl ScalarUDFImpl for ContentWords {
             Some(words.filter(|word| seen.insert(word.clone())).collect())
         };
         Ok(ColumnarValue::Array(for_each_row(&value, words)?))
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct WholeWords {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for WholeWords {
+    fn name(&self) -> &str {
+        "whole_words"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> DfResult<DataType> {
+        Ok(texts())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        let [value, said] = [args.args[0].to_array(args.number_rows)?, args.args[1].to_array(args.number_rows)?];
+        let said = as_text_lists(&cast(&said, &texts())?);
+        let whole = |row: usize, found: &[&str]| {
+            let said: Vec<&str> = said[row].iter().map(String::as_str).collect();
+            Some(words::whole_words(found, &said))
+        };
+        Ok(ColumnarValue::Array(for_each_row(&value, whole)?))
     }
 }
 

@@ -26,7 +26,7 @@ use crate::error::{Error, Kind, Result};
 use crate::query::clean_text::clean_text;
 use crate::query::datafusion_error::{fail, line_of, planning};
 use crate::query::event_meaning::event_liked;
-use crate::query::sentences::{content_words, sentences};
+use crate::query::sentences::{content_words, sentences, whole_words};
 use crate::query::{read_only, scan};
 use crate::table::contract::Contract;
 use crate::table::labels::Label;
@@ -75,7 +75,7 @@ impl Session {
             .with_default_features()
             .build();
         let context = SessionContext::new_with_state(state);
-        for function in [clean_text(), sentences(), content_words(), event_liked(options.events)] {
+        for function in [clean_text(), sentences(), content_words(), whole_words(), event_liked(options.events)] {
             context.register_udf(function);
         }
         Ok(Session { context, spilled: Arc::default(), this: Arc::default() })

@@ -33,7 +33,7 @@ fn every_type_of_text_is_read_and_null_is_null() {
 }
 
 #[tokio::test]
-async fn the_session_knows_both() {
+async fn the_session_knows_all_of_them() {
     let session = Session::new(SessionOptions::default()).unwrap();
     let cases = [
         ("sentences('It is slow.<br>The end &amp; more!', 20)", Some(vec!["It is slow.", "The end & more!"])),
@@ -45,6 +45,9 @@ async fn the_session_knows_both() {
         ("content_words('The robots of a robot''s maker')", Some(vec!["robot", "maker"])),
         ("content_words(['Robots', null, 'a robot, rusty'])", Some(vec!["robot", "rusty"])),
         ("content_words(null)", None),
+        ("whole_words(['守望', 'robot', '望者'], ['灯塔的守望者'])", Some(vec!["守望者", "robot"])),
+        ("whole_words(['守望', '望者'], null)", Some(vec!["守望", "望者"])),
+        ("whole_words(null, ['守望者'])", None),
     ];
     for (call, expected) in cases {
         let rows = session.sql(&format!("select {call} as found"), &[]).await.unwrap();
