@@ -91,7 +91,8 @@ pub fn gate(text: &str, asked: &Asked<'_>, prices: &Prices, vocabulary: &Vocabul
     if copies > MOST_COPIES || own < FEWEST_WORDS {
         return None;
     }
-    let beyond = words.saturating_sub(prices.max_words) as f64 / prices.max_words.max(1) as f64;
+    let length = language::word_count(answer.reason);
+    let beyond = length.saturating_sub(prices.max_words) as f64 / prices.max_words.max(1) as f64;
     Some(Passed {
         ungrounded: 1.0 - checks::grounding(answer.reason, &evidence, vocabulary),
         overlong: beyond.min(1.0),

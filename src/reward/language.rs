@@ -19,6 +19,23 @@ pub(super) const COMMON_ENGLISH: &[&str] = &[
     "would", "you", "your",
 ];
 
+/// Commonest German words, as those of English.
+const COMMON_GERMAN: &[&str] = &[
+    "aber", "alle", "allem", "allen", "aller", "alles", "als", "also", "am", "an", "andere", "anderen", "auch", "auf",
+    "aus", "bei", "beim", "bin", "bis", "bisschen", "da", "dabei", "dafür", "dagegen", "daher", "damit", "dann",
+    "daran", "darauf", "darin", "das", "dass", "dazu", "daß", "dein", "dem", "den", "denen", "denn", "der", "deren",
+    "des", "dessen", "die", "dies", "diese", "diesem", "diesen", "dieser", "dieses", "doch", "dort", "durch", "ein",
+    "eine", "einem", "einen", "einer", "eines", "einige", "er", "es", "etwas", "für", "fürs", "gegen", "gern", "gerne",
+    "hat", "hatte", "hatten", "hier", "hin", "hinter", "ich", "ihm", "ihn", "ihnen", "ihr", "ihre", "ihrem", "ihren",
+    "ihrer", "im", "immer", "in", "ins", "ist", "ja", "jede", "jedem", "jeden", "jeder", "jedes", "kann", "kein",
+    "keine", "keinen", "können", "könnten", "lässt", "mag", "man", "mehr", "mein", "mit", "mögen", "nach", "nicht",
+    "nichts", "noch", "nur", "ob", "oder", "ohne", "schon", "sehr", "sein", "seine", "seinem", "seinen", "seiner",
+    "selbst", "sich", "sie", "sind", "so", "solche", "sondern", "sowie", "statt", "trotz", "um", "und", "uns", "unter",
+    "viel", "viele", "vielen", "vom", "von", "vor", "war", "waren", "warum", "was", "weil", "welche", "wenn", "wer",
+    "werden", "wie", "will", "wir", "wird", "wo", "wurde", "wurden", "während", "würde", "zu", "zum", "zur", "zwar",
+    "zwischen", "über",
+];
+
 /// Phrases that say somebody does not like something.
 pub(super) const NEGATIVE: &[&str] = &[
     "not a fan",
@@ -97,8 +114,10 @@ pub(super) const CLOSING: &[char] = &[
 /// How texts of a language are judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Language {
-    /// It has lists of common words and of phrases that deny.
+    /// It has lists of phrases that deny, and of words that look like names.
     is_english: bool,
+    /// Its commonest words, sorted; empty where they are not known.
+    common: &'static [&'static str],
     /// Names are told by their capital letters; elsewhere by quotation marks.
     pub(super) names_have_capitals: bool,
     /// Sentences end with a mark.
@@ -171,6 +190,11 @@ impl Language {
         let code = tag.split(['-', '_']).next().unwrap_or_default();
         Language {
             is_english: code == "en",
+            common: match code {
+                "de" => COMMON_GERMAN,
+                "en" => COMMON_ENGLISH,
+                _ => &[],
+            },
             names_have_capitals: NAMES_HAVE_CAPITALS.binary_search(&code).is_ok(),
             marks_ends: !NO_SENTENCE_MARKS.contains(&code),
             script: Script::of(code),
@@ -187,11 +211,11 @@ impl Language {
         self.marks_ends
     }
 
-    /// How much of a text is of this language, 0 to 1: the share of common words of English, or the share of letters that
-    /// are of the language's script; `None` where neither tells it.
+    /// How much of a text is of this language, 0 to 1: the share of common words of English or German, or the share of
+    /// letters that are of the language's script; `None` where neither tells it.
     pub fn share(self, text: &str) -> Option<f64> {
-        if self.is_english {
-            return Some(english(text));
+        if !self.common.is_empty() {
+            return Some(share_of(text, self.common));
         }
         let script = self.script?;
         let letters = text.chars().filter(|c| c.is_alphabetic()).count();
@@ -234,13 +258,21 @@ pub fn normalise(text: &str) -> String {
     words(text).join(" ").replace('\'', "")
 }
 
-/// Share of the words that are common words of English.
-fn english(text: &str) -> f64 {
+/// How long a text is, in words. Two characters of a script without spaces count as one, as everywhere that sentences are
+/// measured.
+pub fn word_count(text: &str) -> usize {
+    let words = raw_words(text);
+    let characters = words.iter().filter(|word| word.starts_with(is_unspaced)).count();
+    words.len() - characters + characters.div_ceil(2)
+}
+
+/// Share of the words that stand in a sorted list.
+fn share_of(text: &str, common: &[&str]) -> f64 {
     let words = words(text);
     if words.is_empty() {
         return 0.0;
     }
-    words.iter().filter(|w| COMMON_ENGLISH.binary_search(&w.as_str()).is_ok()).count() as f64 / words.len() as f64
+    words.iter().filter(|word| common.binary_search(&word.as_str()).is_ok()).count() as f64 / words.len() as f64
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::config::CheckSpec;
 use crate::error::{Context, Kind, Result};
 use crate::generate::prompt::Evidence;
 use crate::reward::checks;
-use crate::reward::language::words;
+use crate::reward::language::word_count;
 use crate::reward::names::{Mentions, Vocabulary, labelled, mentions_beside, without_names};
 
 /// Why a reason is refused: the values of `refusal` in the contract of reason_score.
@@ -103,7 +103,7 @@ pub struct Score {
     pub grounding: Option<f64>,
     /// Share of repeated three-word sequences, 0 to 1.
     pub repetition: Option<f64>,
-    /// Words.
+    /// Words; two characters of a script without spaces count as one.
     pub n_words: i64,
     /// How much of its own words, quoted names left out, is of the expected language (see [`Language::share`](crate::reward::language::Language::share)); 0 to 1.
     pub language: Option<f64>,
@@ -206,7 +206,7 @@ pub fn score(row: &Scored<'_>, check: &CheckSpec, vocabulary: &Vocabulary) -> Sc
         refusal: Some(refusal),
     };
     let Some(reason) = row.reason else { return none };
-    let n_words = words(reason).len();
+    let n_words = word_count(reason);
     let mean = row.logprob_sum.map(|sum| sum / row.completion_tokens.max(1) as f64);
     let grounding = row.mentions(reason, vocabulary).grounding();
     let repetition = checks::repetition(reason);
