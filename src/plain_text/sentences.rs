@@ -23,7 +23,8 @@ const TITLES: &[&str] = &[
 /// Abbreviations that never end a sentence.
 const NEVER_LAST: &[&str] = &[
     "vs", "eg", "ie", "e.g", "i.e", "cf", "a.k.a", "aka", "approx", "feat", "z.b", "d.h", "u.a", "bzw", "ca", "evtl",
-    "ggf", "inkl", "sog", "aprox",
+    "ggf", "inkl", "sog", "aprox", "bspw", "ehem", "geb", "gest", "hrsg", "insb", "m.e", "o.g", "u.u", "v.a", "vgl",
+    "zzgl",
 ];
 /// Abbreviations that end no sentence before a number.
 const BEFORE_NUMBERS: &[&str] = &[
@@ -42,12 +43,14 @@ const SHORTENED: &[&str] =
 /// Words of two letters that people end sentences with, without a capital letter after it.
 const SHORT_ENDS: &[&str] = &["it", "me", "us", "so", "up", "on", "do", "go", "to", "in", "tv", "ok", "cd", "of", "is"];
 /// Words before a German ordinal ("am 3. Oktober", "die 2. Staffel").
-const BEFORE_ORDINALS: &[&str] =
-    &["ab", "am", "bis", "das", "dem", "den", "der", "die", "im", "seit", "vom", "zum", "zur"];
+const BEFORE_ORDINALS: &[&str] = &[
+    "ab", "am", "beim", "bis", "das", "dem", "den", "der", "des", "die", "ein", "eine", "einem", "einen", "einer",
+    "im", "ins", "seit", "vom", "zum", "zur",
+];
 /// Words before a letter that is no initial.
 const BEFORE_LETTERS: &[&str] = &["class", "grade", "hepatitis", "option", "part", "plan", "side", "type", "vitamin"];
-/// Months of German, after an ordinal.
-const GERMAN_MONTHS: &[&str] = &[
+/// Words of German after an ordinal: months, and what is counted.
+const AFTER_ORDINALS: &[&str] = &[
     "januar",
     "februar",
     "märz",
@@ -60,11 +63,35 @@ const GERMAN_MONTHS: &[&str] = &[
     "oktober",
     "november",
     "dezember",
+    "auflage",
+    "band",
+    "folge",
+    "geburtstag",
+    "jahrhundert",
+    "jahrhunderts",
+    "kapitel",
+    "klasse",
+    "staffel",
+    "stock",
+    "teil",
+    "weltkrieg",
+    "weltkriegs",
 ];
 /// Words that begin a clause.
 const CONJUNCTIONS: &[&str] = &["and", "but", "und", "aber", "et", "mais", "y", "pero"];
 /// What may stand between the mark that ends a sentence and the end.
 const CLOSING: &[char] = &['"', '\'', ')', ']', '”', '’', '“', '»', '」', '』', '）'];
+
+/// Quotation marks that open, each with those that may close it; the first of these closes nothing else.
+const QUOTES: &[(char, &[char])] = &[
+    ('“', &['”']),
+    ('„', &['“', '”']),
+    ('«', &['»']),
+    ('»', &['«']),
+    ('「', &['」']),
+    ('『', &['』']),
+    ('《', &['》']),
+];
 
 /// What a person wrote, as sentences of at most `max_words` words, in order, each once.
 ///
@@ -121,6 +148,11 @@ fn is_sentence_end(before: &str, after: &str) -> bool {
     let bare = whole.trim_end_matches(CLOSING);
     let is_closed = bare.len() < whole.len();
     let (head, last) = bare.rsplit_once(' ').unwrap_or(("", bare));
+    // Characters of scripts without spaces are no part of the word: else a sentence of thirty of them would have no end.
+    let last = match last.char_indices().rev().take(80).find(|(_, c)| is_unspaced(*c)) {
+        Some((at, c)) => &last[at + c.len_utf8()..],
+        None => last,
+    };
     let last = last.trim_start_matches(|c: char| !c.is_alphanumeric());
     // No word.
     if last.len() > 80 {
@@ -169,7 +201,7 @@ fn is_full_stop(head: &str, word: &str, next: &str, is_attached: bool, is_closed
     }
     let before = head.rsplit(' ').next().unwrap_or_default().to_lowercase();
     if word.bytes().all(|b| b.is_ascii_digit()) {
-        let is_ordinal = GERMAN_MONTHS.contains(&next_lower.as_str()) || BEFORE_ORDINALS.contains(&before.as_str());
+        let is_ordinal = AFTER_ORDINALS.contains(&next_lower.as_str()) || BEFORE_ORDINALS.contains(&before.as_str());
         let is_day = is_ordinal && word.len() < 3;
         return !is_small && !is_day;
     }
@@ -187,10 +219,11 @@ fn is_full_stop(head: &str, word: &str, next: &str, is_attached: bool, is_closed
         return starts || !is_capital;
     }
     if is_letter(word) && word != "I" {
-        // "J. K. Rowling", "z. B.", but "vitamin C".
+        // "J. K. Rowling", "z. B.", "u. a. Krimis", but "vitamin C".
         let is_initial = word.starts_with(char::is_uppercase) && !BEFORE_LETTERS.contains(&before.as_str());
         let goes_on = is_letter(next_word) && next[next_word.len()..].starts_with('.');
-        return !(goes_on || (is_initial && is_capital && !starts));
+        let is_second = before.strip_suffix('.').is_some_and(is_letter);
+        return !(goes_on || ((is_initial || is_second) && is_capital && !starts));
     }
     true
 }
@@ -214,12 +247,21 @@ fn tidy(sentence: &str) -> Option<&str> {
         let inner = sentence.trim_matches('"');
         sentence = if inner.len() < sentence.len() { inner.trim() } else { sentence };
     }
-    if sentence.starts_with('“') && !sentence.contains('”') {
-        sentence = sentence.trim_start_matches('“').trim_start();
-    } else if sentence.ends_with('”') && !sentence.contains(['“', '„']) {
-        sentence = sentence.trim_end_matches('”').trim_end();
+    for (opens, closes) in QUOTES {
+        if let Some(inner) = sentence.strip_prefix(*opens).filter(|inner| !inner.contains(*closes)) {
+            sentence = inner.trim_start();
+        } else if let Some(inner) = sentence.strip_suffix(closes[0]).filter(|_| is_unopened(sentence, closes[0])) {
+            sentence = inner.trim_end();
+        }
     }
     sentence.contains(char::is_alphabetic).then_some(sentence)
+}
+
+/// Whether nothing in a sentence opens the quotation that its last mark closes.
+fn is_unopened(sentence: &str, mark: char) -> bool {
+    let before = sentence.strip_suffix(mark).unwrap_or(sentence);
+    let mut of_mark = QUOTES.iter().filter(|(_, closes)| closes.contains(&mark));
+    !before.contains(mark) && !of_mark.any(|(opens, _)| before.contains(*opens))
 }
 
 /// A sentence of at most `max_words` words; `None` where nothing is left.

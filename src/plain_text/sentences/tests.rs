@@ -141,6 +141,47 @@ fn german_is_split_as_well() {
 }
 
 #[test]
+fn german_numbers_ordinals_and_abbreviations_end_nothing() {
+    for whole in [
+        "Der Turm kostete 1.234,5 Taler, vgl. Band 3.",
+        "Der Roman spielt Anfang des 19. Jahrhunderts an der Küste.",
+        "Es ist die 2. Auflage, inkl. Karte, hrsg. von Dr. Weiß.",
+        "Sie mag u. a. Krimis, d. h. solche mit Würde.",
+        "„Komm!“, rief er über das Wasser.",
+    ] {
+        assert_eq!(split(whole), [whole]);
+    }
+    assert_eq!(split("Größe stimmt. Äußerst stabil!"), ["Größe stimmt.", "Äußerst stabil!"]);
+}
+
+#[test]
+fn quotations_that_are_cut_lose_their_marks() {
+    assert_eq!(split("„Das ist gut. Ich komme wieder.“"), ["Das ist gut.", "Ich komme wieder."]);
+    assert_eq!(split("»Er lacht. Sie weint.«"), ["Er lacht.", "Sie weint."]);
+    assert_eq!(split("“It broke. I sent it back.”"), ["It broke.", "I sent it back."]);
+    assert_eq!(split("「他笑了。她哭了。」"), ["他笑了。", "她哭了。"]);
+    for whole in [
+        "Er sagt: „Nie wieder Krieg.“",
+        "„Heimkehr“ liest sich leicht.",
+        "他写道：“灯塔不会说谎。”",
+        "《灯塔》很好看。",
+    ] {
+        assert_eq!(split(whole), [whole]);
+    }
+}
+
+#[test]
+fn chinese_is_split_at_full_width_marks() {
+    assert_eq!(
+        split("《海边的灯塔》讲一位守望者。他每天写3.5页日记！你会喜欢吗？会的……真的；值得。"),
+        ["《海边的灯塔》讲一位守望者。", "他每天写3.5页日记！", "你会喜欢吗？", "会的…真的；值得。"]
+    );
+    assert_eq!(split("他说：“很好。”然后走了。"), ["他说：“很好。”", "然后走了。"]);
+    let long = "守望者在海边的灯塔里写了三十年的日记，把每一艘经过的船和每一场风暴都记在纸上。";
+    assert_eq!(split(&format!("{long}他从不说谎!没有人回信")), [long, "他从不说谎!", "没有人回信"]);
+}
+
+#[test]
 fn pieces_without_letters_and_repeats_go() {
     assert!(split("").is_empty());
     assert!(split(" \n 5/5 !!! 👍👍 <br> ★★★★★ ...").is_empty());
