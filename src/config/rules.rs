@@ -152,11 +152,20 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
         let known = Meaning::parse(meaning).is_some();
         p.demand(known, &key, format!("must be {}, got `{meaning}`", Meaning::NAMES));
     }
+    let is_label = |label: &str| {
+        let is_line = !label.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'));
+        is_line && !label.trim().is_empty() && label.chars().count() <= MAX_LABEL
+    };
+    let a_label = format!("must be a label of one line and 1 to {MAX_LABEL} characters");
+    for (key, label) in s.evidence.own_labels() {
+        p.demand(is_label(label), &format!("evidence.{key}"), &a_label);
+    }
+    let mark = s.evidence.decimal_mark.as_str();
+    let is_mark = matches!(mark, "." | "," | "·" | "٫");
+    p.demand(is_mark, "evidence.decimal_mark", format!("must be . or , (or · or ٫), got `{mark}`"));
     for (column, label) in &s.evidence.attributes.0 {
         let key = format!("evidence.attributes.{column}");
-        let is_line = !label.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'));
-        let fits = !label.trim().is_empty() && label.chars().count() <= MAX_LABEL;
-        p.demand(is_line && fits, &key, format!("must be a label of one line and 1 to {MAX_LABEL} characters"));
+        p.demand(is_label(label), &key, &a_label);
         p.demand(column != "attributes", &key, "this column's texts are taken as they are; leave it out");
     }
     for column in s.evidence.undated_columns().filter(|_| !s.evidence.undated) {

@@ -103,7 +103,10 @@ HistorySpec {
 section!(/// `[pairs]`
 PairsSpec { max_per_user: i64, max: i64 });
 section!(/// `[evidence]`
-EvidenceSpec { attributes: NamedTexts, undated: bool, tokens: usize });
+EvidenceSpec {
+    attributes: NamedTexts, undated: bool, tokens: usize, people_label: String, brand_label: String, year_label: String,
+    price_label: String, decimal_mark: String,
+});
 section!(/// `[model]`
 ModelSpec {
     generator: String, adapter: String, encoder: String, projection: String, cache_dir: String, device: String, threads: usize, slots: usize, max_step_tokens: usize,
@@ -187,6 +190,17 @@ section!(/// `[project]`
 ProjectSpec { sql: String, schemas: String, registry: String });
 
 impl EvidenceSpec {
+    /// The labels of the contract's own columns, by key.
+    pub fn own_labels(&self) -> [(&'static str, &str); 4] {
+        let EvidenceSpec { people_label, brand_label, year_label, price_label, .. } = self;
+        [
+            ("people_label", people_label),
+            ("brand_label", brand_label),
+            ("year_label", year_label),
+            ("price_label", price_label),
+        ]
+    }
+
     /// The columns that [`is_undated`] knows among those that become attributes.
     pub fn undated_columns(&self) -> impl Iterator<Item = &str> {
         self.attributes.0.iter().map(|(column, _)| column.as_str()).filter(|column| is_undated(column))

@@ -114,21 +114,21 @@ pub fn held_to_encoder(projection: &Projection, models: &Models) -> Result<()> {
     }
 }
 
-/// The kinds of prompts by which a model is asked in English for reasons of another language, with commas between them;
-/// `None` where it is not.
-pub fn english_templates(spec: &JobSpec) -> Option<String> {
-    let asks_in_english = |name: &String| PromptTemplate::builtin(name).is_some();
+/// The kinds of prompts by which a model is asked in one language for reasons of another, with commas between them; `None`
+/// where it is not. Only the languages of built-in templates are known.
+pub fn foreign_templates(spec: &JobSpec) -> Option<String> {
+    let asked_for = Language::of(&spec.check.language);
+    let is_foreign = |name: &str| PromptTemplate::language(name).is_some_and(|tag| Language::of(tag) != asked_for);
     let names = [("item", &spec.prompt.item), ("history", &spec.prompt.history), ("pair", &spec.prompt.pair)];
     let is_asked = |kind: &str| kind != "pair" || !spec.input.pair.is_empty();
-    let built_in = names.iter().filter(|(kind, name)| is_asked(kind) && asks_in_english(name));
-    let built_in: Vec<&str> = built_in.map(|(kind, _)| *kind).collect();
-    let is_other = Language::of(&spec.check.language) != Language::default();
-    (is_other && !built_in.is_empty()).then(|| built_in.join(", "))
+    let foreign = names.iter().filter(|(kind, name)| is_asked(kind) && is_foreign(name));
+    let foreign: Vec<&str> = foreign.map(|(kind, _)| *kind).collect();
+    (!foreign.is_empty()).then(|| foreign.join(", "))
 }
 
-/// What to do about [`english_templates`].
-pub const ENGLISH_TEMPLATES: &str =
-    "the built-in prompt templates are English; name files with templates of the language in [prompt]";
+/// What to do about [`foreign_templates`].
+pub const FOREIGN_TEMPLATES: &str = "these built-in prompt templates are not of the language in [check]; name those of the \
+                                     language (de-item, zh-item, ...) or files with templates of your own in [prompt]";
 
 /// The settings by section and key.
 ///
@@ -151,7 +151,7 @@ pub fn setting_of<'a>(settings: &'a serde_json::Value, name: &str) -> Result<&'a
 
 /// The values of the parameters that definitions and audits may name, but for the zero vector.
 pub fn params_at(spec: &JobSpec, interval: Interval, interaction: &Contract) -> Vec<(&'static str, Param)> {
-    let (history, pairs) = (&spec.history, &spec.pairs);
+    let (history, pairs, evidence) = (&spec.history, &spec.pairs, &spec.evidence);
     let moment = |t: DateTime<Utc>| Param::Timestamp(t.timestamp_micros());
     // 0 stands for all; three centuries hold every log.
     let days = |days: i64| Param::Int(if days == 0 { 110_000 } else { days });
@@ -173,7 +173,11 @@ pub fn params_at(spec: &JobSpec, interval: Interval, interaction: &Contract) -> 
         ("max_pairs", Param::Int(pairs.max)),
         ("past_events", Param::Int(PAST_EVENTS)),
         ("max_outcomes", Param::Int(spec.correct.max_outcomes)),
+        ("decimal_mark", Param::Text(evidence.decimal_mark.clone())),
     ]
+    .into_iter()
+    .chain(evidence.own_labels().map(|(name, label)| (name, Param::Text(label.to_owned()))))
+    .collect()
 }
 
 /// Finds everything that a run of the interval needs, and holds inputs against their contracts as far as footers tell.
@@ -201,8 +205,8 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     let settings = settings_of(&job.spec)?;
     let graph = Graph::of(job)?;
     let models = Models::new(job)?;
-    if let Some(templates) = english_templates(&job.spec) {
-        tracing::warn!(language = job.spec.check.language, templates, "{ENGLISH_TEMPLATES}");
+    if let Some(templates) = foreign_templates(&job.spec) {
+        tracing::warn!(language = job.spec.check.language, templates, "{FOREIGN_TEMPLATES}");
     }
     models.fetch().await?;
     if let Some(projection) = &projection {

@@ -15,7 +15,7 @@ use crate::generate::model_look;
 use crate::generate::models::{self, Models};
 use crate::llm::encoder_files::EncoderFiles;
 use crate::night::examine;
-use crate::night::prepare::{ENGLISH_TEMPLATES, english_templates, held_to_encoder, open_projection};
+use crate::night::prepare::{FOREIGN_TEMPLATES, foreign_templates, held_to_encoder, open_projection};
 use crate::night::tables::locate;
 use crate::operate::check_inputs;
 use crate::operate::check_notes::Notes;
@@ -105,8 +105,8 @@ fn templates(job: &Job, notes: &mut Notes<'_>) -> Job {
     {
         notes.problem("templates", &keyed(e, "correct.template"));
     }
-    if let Some(kinds) = english_templates(&job.spec) {
-        notes.warning("templates", &Error::new(Kind::Config, ENGLISH_TEMPLATES).with("templates", kinds));
+    if let Some(kinds) = foreign_templates(&job.spec) {
+        notes.warning("templates", &Error::new(Kind::Config, FOREIGN_TEMPLATES).with("templates", kinds));
     }
     sound
 }

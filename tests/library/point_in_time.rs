@@ -127,6 +127,11 @@ fn tables(log: &[Event], threads: usize, batch_size: usize) -> Vec<Vec<Vec<u8>>>
             ("title_chars", Param::Int(40)),
             ("max_pairs_per_user", Param::Int(3)),
             ("max_pairs", Param::Int(12)),
+            ("people_label", Param::Text("By".into())),
+            ("brand_label", Param::Text("Brand".into())),
+            ("year_label", Param::Text("Year".into())),
+            ("price_label", Param::Text("Price".into())),
+            ("decimal_mark", Param::Text(".".into())),
         ];
         let mut all = Vec::new();
         for table in TABLES {
