@@ -28,6 +28,7 @@ mod init;
 mod item_choices;
 mod item_columns;
 mod kill;
+mod languages;
 mod leak;
 mod models;
 #[path = "../common/night.rs"]
