@@ -32,18 +32,23 @@ edge as (
     )
 ),
 rated as (
-    select user_id, item_id, rating
-    from (
-        select
-            user_id,
-            item_id,
-            rating,
-            row_number() over (
-                partition by user_id, item_id order by event_timestamp desc, event desc nulls last, rating desc) as place
-        from interaction
-        where event_timestamp >= $interval_start and event_timestamp < $interval_end and rating is not null
-    )
-    where place = 1
+    select r.user_id, r.item_id, r.rating >= coalesce(l.level, cast($like_threshold as double)) as label
+    from like_level as l
+    right join (
+        select user_id, item_id, rating
+        from (
+            select
+                user_id,
+                item_id,
+                rating,
+                row_number() over (
+                    partition by user_id, item_id order by event_timestamp desc, event desc nulls last, rating desc)
+                    as place
+            from interaction
+            where event_timestamp >= $interval_start and event_timestamp < $interval_end and rating is not null
+        )
+        where place = 1
+    ) as r on r.user_id = l.user_id
 ),
 -- Every item that a user met before the interval's end: none of them is a wrong choice.
 met as (
@@ -56,9 +61,9 @@ target as (
     select
         r.user_id,
         r.item_id,
-        r.rating >= $like_threshold as label,
+        r.label,
         row_number() over (
-            partition by r.user_id, r.rating >= $like_threshold
+            partition by r.user_id, r.label
             order by md5(concat('pair ', r.user_id, ' ', r.item_id)), r.item_id) as place
     from rated as r
     left anti join opinion as o on o.user_id = r.user_id and o.item_id = r.item_id

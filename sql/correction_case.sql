@@ -45,9 +45,15 @@ known as (
         i.event,
         i.rating,
         i.event_timestamp,
-        nullif(coalesce(i.rating >= $like_threshold, event_liked(i.event)), cast(null as boolean)) as liked
-    from interaction as i
-    left semi join forecast as f on f.user_id = i.user_id
+        nullif(
+            coalesce(i.rating >= coalesce(f.level, cast($like_threshold as double)), event_liked(i.event)),
+            cast(null as boolean)) as liked
+    from (
+        select f.user_id, l.level
+        from like_level as l
+        right join forecast as f on f.user_id = l.user_id
+    ) as f
+    join interaction as i on i.user_id = f.user_id
     where i.event_timestamp < $interval_end
 ),
 met as (
@@ -62,8 +68,8 @@ fresh as (
         m.first_timestamp as event_timestamp,
         nullif(
             coalesce(
-                first_value(k.rating order by k.event_timestamp desc, k.event desc nulls last, k.rating desc)
-                    filter (where k.rating is not null) >= $like_threshold,
+                first_value(k.liked order by k.event_timestamp desc, k.event desc nulls last, k.rating desc)
+                    filter (where k.rating is not null),
                 first_value(k.liked order by k.event_timestamp desc, k.event desc nulls last, k.rating desc)
                     filter (where k.liked is not null)),
             cast(null as boolean)) as liked

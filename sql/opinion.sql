@@ -1,7 +1,8 @@
 -- What a user thought of an item before $as_of: one row per user and item, whatever the number of events. Made once a
 -- night for user_history.sql and item_audience.sql, and never published.
 --
--- The rating is that of the latest rated event. An item that was rated is liked at $like_threshold or more, else disliked. One
+-- The rating is that of the latest rated event. An item that was rated is liked at the user's level (like_level.sql), or where
+-- the user has none at $like_threshold, or more, else disliked. One
 -- that was never rated is what the latest event says that says anything (event_liked: as the job has it, by default a like);
 -- `liked` is null where none does. `recency` numbers a user's opinions, the latest first.
 --
@@ -54,12 +55,13 @@ stated as (
     select user_id, item_id, n_events, event_timestamp, rating, told from changed
 )
 select
-    cast(user_id as varchar) as user_id,
-    cast(item_id as varchar) as item_id,
-    cast(n_events as bigint) as n_events,
-    event_timestamp,
-    cast(rating as float) as rating,
-    coalesce(rating >= $like_threshold, told) as liked,
-    cast(row_number() over (partition by user_id order by event_timestamp desc, item_id desc) as bigint) as recency
-from stated
+    cast(s.user_id as varchar) as user_id,
+    cast(s.item_id as varchar) as item_id,
+    cast(s.n_events as bigint) as n_events,
+    s.event_timestamp,
+    cast(s.rating as float) as rating,
+    coalesce(s.rating >= coalesce(l.level, cast($like_threshold as double)), s.told) as liked,
+    cast(row_number() over (partition by s.user_id order by s.event_timestamp desc, s.item_id desc) as bigint) as recency
+from like_level as l
+right join stated as s on s.user_id = l.user_id
 order by user_id, recency

@@ -6,8 +6,9 @@
 -- up to that moment is the evidence, made by the rules of opinion and user_history, and examples are strictly later. Where
 -- the cut lies follows from the times of a user's events alone.
 --
---   label     the latest rating of the interval is $like_threshold or more; without one, what the latest event says that says
---             anything (event_liked); false as well where `sampled`. Items of which no event says anything are not asked about.
+--   label     the latest rating of the interval is a like: by like_level, else $like_threshold or more; without one, what the
+--             latest event says that says anything (event_liked); false as well where `sampled`. Items of which no event says
+--             anything are not asked about.
 --   sampled   the user never met the item: it is the nearest in popularity to one that the user liked, at that one's
 --             time. There are as many of a user as likes lack dislikes, so that a gain is more than optimism.
 --   history   the user's last 20 events that say anything, strictly before event_timestamp, oldest first
@@ -75,12 +76,18 @@ met as (
     select user_id, item_id from event_within
 ),
 seen as (
-    select e.user_id, e.item_id, e.event_timestamp, coalesce(e.rating >= $like_threshold, e.told) as label
+    select
+        e.user_id,
+        e.item_id,
+        e.event_timestamp,
+        coalesce(e.rating >= coalesce(l.level, cast($like_threshold as double)), e.told) as label
     from event_within as e
     join known as k on k.user_id = e.user_id
+    left join like_level as l on l.user_id = e.user_id
     left anti join opinion as o on o.user_id = e.user_id and o.item_id = e.item_id
     left semi join audience as a on a.item_id = e.item_id
-    where e.event_timestamp > k.cut and coalesce(e.rating >= $like_threshold, e.told) is not null
+    where e.event_timestamp > k.cut
+        and coalesce(e.rating >= coalesce(l.level, cast($like_threshold as double)), e.told) is not null
 ),
 drawn as (
     select
@@ -165,16 +172,21 @@ past as (
         select
             c.example_id,
             e.item_id,
-            coalesce(e.rating >= $like_threshold, event_liked(e.event)) as liked,
+            coalesce(e.rating >= coalesce(c.level, cast($like_threshold as double)), event_liked(e.event)) as liked,
             e.event_timestamp,
             row_number() over (
                 partition by c.example_id
                 order by e.event_timestamp desc, e.item_id desc, e.rating desc nulls last, e.event desc nulls last)
                 as recency
-        from chosen as c
+        from (
+            select c.example_id, c.user_id, c.event_timestamp, l.level
+            from like_level as l
+            right join chosen as c on c.user_id = l.user_id
+        ) as c
         join interaction as e on e.user_id = c.user_id
         where e.event_timestamp < c.event_timestamp
-            and coalesce(e.rating >= $like_threshold, event_liked(e.event)) is not null
+            and coalesce(e.rating >= coalesce(c.level, cast($like_threshold as double)), event_liked(e.event))
+                is not null
     )
     where recency <= 20
     group by example_id
@@ -186,7 +198,8 @@ titled as (
         clean_text(cast(title as varchar), cast($title_chars as bigint)) as title
     from item
 ),
--- What newcomers thought, at the cut, of the 30 items that they met last (as many as KAR shows).
+-- What newcomers thought, at the cut, of the 30 items that they met last (as many as KAR shows). They rated nothing before, so
+-- nobody has a level of their own.
 own as (
     select
         s.user_id,

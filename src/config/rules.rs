@@ -34,6 +34,8 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
         ("input.late_days", s.input.late_days as f64, 0.0, 100_000.0),
         ("input.max_bad_fraction", s.input.max_bad_fraction, 0.0, 1.0),
         ("interval.lookback_days", s.interval.lookback_days as f64, 0.0, MAX_LOOKBACK_DAYS as f64),
+        ("events.like_quantile", s.events.like_quantile, 0.0, 0.99),
+        ("events.like_values", s.events.like_values as f64, 1.0, 1e6),
         ("history.like_threshold", s.history.like_threshold, -1e9, 1e9),
         ("history.events", s.history.events as f64, 1.0, 10_000.0),
         ("history.max_pair_events", s.history.max_pair_events as f64, 2.0, 10_000.0),

@@ -84,7 +84,7 @@ impl IntervalSpec {
 }
 
 section!(/// `[events]`
-EventsSpec { meaning: NamedTexts, other: String });
+EventsSpec { meaning: NamedTexts, other: String, like_quantile: f64, like_values: i64 });
 
 impl EventsSpec {
     /// What the values of the column `event` mean.

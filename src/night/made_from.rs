@@ -269,6 +269,7 @@ impl Prepared {
             match name {
                 "past_events" => made.add("past events", text),
                 "max_outcomes" => made.add("settings [correct] max_outcomes", text),
+                "like_quantile" | "like_values" => made.add(format!("settings [events] {name}"), text),
                 "decimal_mark" => made.add("settings [evidence] decimal_mark", text),
                 _ if name.ends_with("_label") => made.add(format!("settings [evidence] {name}"), text),
                 "max_pairs_per_user" | "max_pairs" if self.job.spec.input.pair.is_empty() => continue,

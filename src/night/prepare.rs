@@ -160,6 +160,8 @@ pub fn params_at(spec: &JobSpec, interval: Interval, interaction: &Contract) -> 
         ("interval_end", moment(interval.end)),
         ("as_of", moment(interval.end)),
         ("like_threshold", like_threshold(history, interaction)),
+        ("like_quantile", Param::Float(spec.events.like_quantile)),
+        ("like_values", Param::Int(spec.events.like_values)),
         ("history_events", Param::Int(history.events)),
         ("max_pair_events", Param::Int(history.max_pair_events)),
         ("min_support", Param::Int(history.min_support)),

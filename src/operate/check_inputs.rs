@@ -223,7 +223,8 @@ fn look_at_events(job: &Job, log: &Looked, end: DateTime<Utc>, notes: &mut Notes
     let spec = &job.spec.events;
     let meaning = "say in [events] what the values of the column event mean; [history] like_threshold says from which rating on \
                    an item is liked";
-    if liked == 0 {
+    // By quantiles some of every user's ratings are likes.
+    if liked == 0 && spec.like_quantile == 0.0 {
         problem(notes, format!("none of {n} events of the sample says that a user likes an item"), meaning);
     }
     if rated == 0 && spec.meaning.0.is_empty() {

@@ -235,3 +235,45 @@ fn a_rating_says_it_better_than_its_event() {
     expect_code(&world.run(&[]), 0);
     assert_eq!(tastes(&world), tastes(&plain));
 }
+
+#[test]
+fn what_a_rating_means_is_told_by_the_user_s_own_ratings() {
+    // Seconds watched: u0 watches little, u1 ten times as long, and u2 once for a second.
+    let world = World::new();
+    let watched = |user: &str, item: i64, seconds: f32| Event {
+        user: user.to_owned(),
+        item: format!("i{item:02}"),
+        rating: Some(seconds),
+        at: Some(january(20, item)),
+    };
+    let mut log: Vec<Event> = Vec::new();
+    for item in 0..6i64 {
+        log.push(watched("u0", item, (item + 1) as f32 * 10.0));
+        log.push(watched("u1", item, (item + 1) as f32 * 100.0));
+    }
+    log.push(watched("u2", 0, 1.0));
+    // What comes at the interval's end is not known yet.
+    log.push(Event { at: Some(january(21, 0)), ..watched("u0", 6, 9000.0) });
+    write_events(&world.path(LOG), &log);
+    let likes = |settings: &[&str]| -> Vec<String> {
+        let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", *setting]).collect();
+        expect_code(&world.run(&settings), 0);
+        let rows = world.sql("select user_id, n_likes, n_dislikes from user_history order by user_id");
+        rows.iter()
+            .map(|row| format!("{} {} {}", row["user_id"].as_str().unwrap(), row["n_likes"], row["n_dislikes"]))
+            .collect()
+    };
+    assert_eq!(likes(&[]), ["u0 6 0", "u1 6 0", "u2 0 1"]);
+    // From the fourth of six on.
+    assert_eq!(likes(&["events.like_quantile=0.5"]), ["u0 3 3", "u1 3 3", "u2 0 1"]);
+    assert_eq!(likes(&["events.like_quantile=0.5", "events.like_values=1"]), ["u0 3 3", "u1 3 3", "u2 1 0"]);
+    let liked = world.sql(
+        "select seen['item_id'] as item from (select unnest(recent) as seen from user_history where user_id = 'u1') \
+         where seen['liked'] order by 1",
+    );
+    let liked: Vec<&str> = liked.iter().map(|row| row["item"].as_str().unwrap()).collect();
+    assert_eq!(liked, ["i03", "i04", "i05"]);
+    let out = world.run(&["--set", "events.like_quantile=1"]);
+    expect_code(&out, 2);
+    assert!(stderr(&out).contains("events.like_quantile: must be between 0 and 0.99"), "{}", stderr(&out));
+}

@@ -53,6 +53,11 @@ async fn every_answer_of_a_simulated_log_passes_the_checks() {
         ("min_support", Param::Int(3)),
         ("max_pair_events", Param::Int(100)),
         ("title_chars", Param::Int(60)),
+        ("people_label", Param::Text("By".into())),
+        ("brand_label", Param::Text("Brand".into())),
+        ("year_label", Param::Text("Year".into())),
+        ("price_label", Param::Text("Price".into())),
+        ("decimal_mark", Param::Text(".".into())),
         ("pairs_per_user", Param::Int(8)),
         ("max_examples", Param::Int(2000)),
     ];

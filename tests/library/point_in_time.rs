@@ -35,8 +35,13 @@ fn events(hours: std::ops::Range<i64>, n: std::ops::Range<usize>) -> impl Strate
     prop::collection::vec(event, n)
 }
 
-/// The rows of all tables, each value as its exact bits.
+/// The rows of all tables, each value as its exact bits; one threshold is everybody's.
 fn tables(log: &[Event], threads: usize, batch_size: usize) -> Vec<Vec<Vec<u8>>> {
+    tables_by(log, threads, batch_size, 0.0)
+}
+
+/// The same where a user's own ratings tell what a like is, from this quantile on.
+fn tables_by(log: &[Event], threads: usize, batch_size: usize, quantile: f64) -> Vec<Vec<Vec<u8>>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let session = session(threads, batch_size);
@@ -121,6 +126,8 @@ fn tables(log: &[Event], threads: usize, batch_size: usize) -> Vec<Vec<Vec<u8>>>
             ("max_users", Param::Int(5)),
             ("max_items", Param::Int(6)),
             ("like_threshold", Param::Float(4.0)),
+            ("like_quantile", Param::Float(quantile)),
+            ("like_values", Param::Int(2)),
             ("history_events", Param::Int(4)),
             ("min_support", Param::Int(1)),
             ("max_pair_events", Param::Int(6)),
@@ -173,6 +180,15 @@ proptest! {
             future.iter().cloned().map(|e| Event { rating: e.rating.map(|r| 6.0 - r), ..e }).collect();
         prop_assert_eq!(&expected, &tables(&log(&turned), 2, 3));
         prop_assert_eq!(&expected, &tables(&past, 1, 8192));
+    }
+
+    #[test]
+    fn nor_does_it_change_from_which_rating_on_a_user_likes(
+        past in events(-96..0, 5..60),
+        future in events(0..48, 1..30),
+    ) {
+        let whole = [past.as_slice(), &future].concat();
+        prop_assert_eq!(tables_by(&past, 2, 64, 0.6), tables_by(&whole, 1, 8192, 0.6));
     }
 
     #[test]

@@ -73,6 +73,11 @@ async fn rows(folder: &std::path::Path, log: &str, rows_per_user: i64) -> (Sessi
         ("min_support", Param::Int(3)),
         ("max_pair_events", Param::Int(100)),
         ("title_chars", Param::Int(60)),
+        ("people_label", Param::Text("By".into())),
+        ("brand_label", Param::Text("Brand".into())),
+        ("year_label", Param::Text("Year".into())),
+        ("price_label", Param::Text("Price".into())),
+        ("decimal_mark", Param::Text(".".into())),
         ("rows_per_user", Param::Int(rows_per_user)),
         ("max_examples", Param::Int(100_000)),
     ];

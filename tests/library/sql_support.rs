@@ -80,9 +80,18 @@ pub(crate) fn cell(array: &ArrayRef, row: usize) -> String {
     ArrayFormatter::try_new(array, &options).unwrap().value(row).to_string()
 }
 
-/// Tables that a test need not tell of: nobody wrote anything, nobody is a candidate, and nothing was chosen.
-const OPTIONAL: [&str; 7] =
-    ["review", "pair", "pair_candidate", "pair_opinion", "pair_evidence", "item_choice", "item_correction"];
+/// Tables that a test need not tell of: nobody wrote anything, nobody is a candidate, nothing was chosen, and one threshold is
+/// everybody's.
+const OPTIONAL: [&str; 8] = [
+    "review",
+    "pair",
+    "pair_candidate",
+    "pair_opinion",
+    "pair_evidence",
+    "item_choice",
+    "item_correction",
+    "like_level",
+];
 
 /// What a test did not say, and nothing was published before.
 fn lacking(session: &Session, graph: &Graph, table: &str) -> Vec<String> {
