@@ -112,8 +112,8 @@ impl Log {
             ("description", texts(&|item| item.description)),
             ("people", lists(&|_| person)),
             ("brand", texts(&|_| brand)),
-            ("release_year", Arc::new(Int32Array::from(vec![1998; n]))),
-            ("price", Arc::new(Float32Array::from(vec![9.49; n]))),
+            ("release_year", Arc::new(Int32Array::from(vec![1998_i32; n]))),
+            ("price", Arc::new(Float32Array::from(vec![9.49_f32; n]))),
             ("binding", texts(&|_| binding)),
         ];
         RecordBatch::try_from_iter(columns).unwrap()
