@@ -5,14 +5,17 @@ Needs apache-airflow 3 and apache-airflow-providers-standard. Copy it into the D
 A run is a function of its data interval: both bounds are passed, nothing reads the clock. CronDataIntervalTimetable
 is named on purpose: in Airflow 3 a plain cron string gives runs whose data interval is empty.
 
-Exit codes (docs/operations.md) become task states: 0 success, 99 skipped (nothing to do, because of --skip-exit-code), 75 (the log
-has not arrived yet, or a fault that may pass) or a kill is retried until DEADLINE, everything else fails at once, because
-running it again as it is would not help. A task that fails for good calls alarm(). The last line of standard output is a
-one-line JSON summary, which the operator pushes to XCom.
+Exit codes (docs/operations.md) become task states: 0 success, 99 skipped (nothing to do, because of --skip-exit-code). FINAL_CODES
+fail at once, because running it again as it is would not help. Anything else, such as 75 (the log has not arrived yet, or a
+fault that may pass) or a kill, is retried until DEADLINE. A task that fails for good calls alarm(). The last line of standard
+output is a one-line JSON summary, which goes to XCom as a dictionary.
+
+jobs/nightly_pod_dag.py is the same with a pod of Kubernetes for each run.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
@@ -92,30 +95,6 @@ with DAG(
             " --skip-exit-code"
         ),
         skip_on_exit_code=NOTHING_TO_DO,
+        output_processor=json.loads,
         execution_timeout=timedelta(hours=6),  # ends with SIGTERM: curec drains and keeps its progress
     )
-
-# The same on Kubernetes (apache-airflow-providers-cncf-kubernetes). It has no default for skip_on_exit_code, XCom comes
-# from a file, and it retries every failure: let the pod's summary tell which were final. The grace period must be
-# longer than the drain time of the job file, so that SIGTERM can end with exit code 75 and progress kept.
-#
-# from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-#
-#     KubernetesPodOperator(
-#         task_id="run",
-#         name="curec-nightly",
-#         image="registry.example/curec:0.1.0",
-#         cmds=["curec"],
-#         arguments=[
-#             "run", "jobs/nightly.toml",
-#             "--interval-start", "{{ data_interval_start | ds }}",
-#             "--interval-end", "{{ data_interval_end | ds }}",
-#             "--skip-exit-code",
-#             "--summary", "/airflow/xcom/return.json",
-#         ],
-#         do_xcom_push=True,
-#         skip_on_exit_code=NOTHING_TO_DO,
-#         termination_grace_period=180,  # terminationGracePeriodSeconds of the pod
-#         on_finish_action="delete_succeeded_pod",
-#         reattach_on_restart=True,  # curec's lease stops a second pod for the same interval with exit code 75
-#     )
