@@ -82,8 +82,25 @@ fn a_shops_log_becomes_a_job_that_runs() {
     {
         assert!(said.contains(part), "{part:?} is not in: {said}");
     }
-    for file in ["job.toml", "README.md", "nightly.cron", "nightly_dag.py", "prompts/item.j2", "prompts/history.j2"] {
+    let schedules = [
+        "nightly.cron",
+        "nightly.logrotate",
+        "nightly_dag.py",
+        "nightly_pod_dag.py",
+        "systemd/curec-mine.service",
+        "systemd/curec-mine.timer",
+        "kubernetes/nightly.yaml",
+    ];
+    for file in ["job.toml", "README.md", "prompts/item.j2", "prompts/history.j2"].iter().chain(&schedules) {
         assert!(world.path("mine").join(file).exists(), "{file}");
+    }
+    // What names a folder names the job's own.
+    for file in schedules.iter().filter(|file| !file.ends_with(".logrotate") && !file.ends_with(".timer")) {
+        let text = std::fs::read_to_string(world.path("mine").join(file)).unwrap();
+        assert!(
+            text.contains(&*world.path("mine").to_string_lossy()) && !text.contains("/opt/curec"),
+            "{file}: {text}"
+        );
     }
     let job = std::fs::read_to_string(world.path("mine/job.toml")).unwrap();
     for part in ["\nitem_id = \"sku\"\n", "\ntitle = \"name\"\n", "\npurchase = \"like\"\n", "# colour = \"Colour\"\n"]

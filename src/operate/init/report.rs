@@ -104,8 +104,9 @@ pub(super) fn readme(name: &str, next: &[String], missing: &[&str], has_sql: boo
          A job of curec, proposed by `curec init` from a sample of the logs. Read `job.toml`: what could not be told is marked\n\
          {UNDECIDED} there. Then:\n\n{commands}\n\
          The day is the last one seen in the logs that was not in the future, if any.{models}\n\n\
-         `nightly.cron` and `nightly_dag.py` (Airflow 3) run it every night: read their heads. `prompts/` has copies of\n\
-         the built-in prompts.\n{sql}"
+         One of these runs it every night; read its head: `nightly.cron` (with `nightly.logrotate`), `systemd/`,\n\
+         `kubernetes/nightly.yaml`, or for Airflow 3 `nightly_dag.py` or, with pods, `nightly_pod_dag.py`.\n\
+         `prompts/` has copies of the built-in prompts.\n{sql}"
     )
 }
 

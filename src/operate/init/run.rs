@@ -15,7 +15,7 @@ use crate::operate::init::conversion::{AllAsked, Asked, inputs_of};
 use crate::operate::init::job_file::{Frame, job_file};
 use crate::operate::init::proposal::{Seen, propose};
 use crate::operate::init::report::{next, readme, story};
-use crate::operate::init::schedule::{cron, dag};
+use crate::operate::init::schedule::schedules;
 use crate::operate::init::texts::{self, Layout};
 use crate::printable::steers;
 use crate::table::builtin::{CONTRACTS, DEFINITIONS, QUERIES};
@@ -113,9 +113,8 @@ pub async fn init(options: &Options, store: &StoreOptions) -> Result<String> {
     let mut files: Vec<(String, Vec<u8>)> = vec![
         ("job.toml".to_owned(), job.into_bytes()),
         ("README.md".to_owned(), readme(&name, &next, &missing, options.edits_sql).into_bytes()),
-        ("nightly.cron".to_owned(), cron(&folder, &name).into_bytes()),
-        ("nightly_dag.py".to_owned(), dag(&folder, &name).into_bytes()),
     ];
+    files.extend(schedules(&folder, &name).into_iter().map(|(file, text)| (file, text.into_bytes())));
     for prompt in ["item", "history"] {
         let text = PromptTemplate::builtin(prompt).unwrap_or_default();
         files.push((format!("prompts/{prompt}.j2"), text.as_bytes().to_vec()));
