@@ -21,16 +21,18 @@ install() {
         echo 'Airflow needs Python 3.10 to 3.13'
         return 1
     fi
-    local log
-    log=$(mktemp)
+    local scratch log
+    scratch=$(mktemp -d)
+    log=$scratch/log
     rm -f "$venv/requirements.txt"
     if python3 -m venv "$venv" >"$log" 2>&1 &&
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$wanted" >>"$log" 2>&1; then
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$wanted" >>"$log" 2>&1 &&
+        AIRFLOW_HOME=$scratch/home "$venv/bin/airflow" version >>"$log" 2>&1; then
         cp "$wanted" "$venv/requirements.txt"
-        rm -f "$log"
+        rm -rf "$scratch"
     else
         tail -n 3 "$log"
-        rm -f "$log"
+        rm -rf "$scratch"
         echo 'Airflow could not be installed'
         return 1
     fi

@@ -44,6 +44,13 @@ class Counting(unittest.TestCase):
         script = "fake() { echo 'test result: FAILED. 3 passed; 2 failed;'; return 101; }; counted tests count_cargo fake"
         self.assertEqual(counts(script), (1, "3 passed, 2 failed"))
 
+    def test_without_airflow_and_network_a_reason_is_given(self):
+        with tempfile.TemporaryDirectory() as home:
+            command = [ROOT / "ci/airflow.sh", "--install"]
+            environment = {**os.environ, "HOME": home, "CUREC_OFFLINE": "1"}
+            run = subprocess.run(command, env=environment, capture_output=True, text=True)
+        self.assertEqual((run.returncode, run.stdout.strip()), (1, "no environment with Airflow, and CUREC_OFFLINE=1"))
+
 
 if __name__ == "__main__":
     unittest.main()
