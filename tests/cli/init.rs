@@ -1,5 +1,6 @@
 //! `curec init` with the real binary: somebody's own logs, the folder that is proposed, and a plan and a night of it.
 
+use std::process::Command;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -132,6 +133,38 @@ fn a_shops_log_becomes_a_job_that_runs() {
     expect_code(&again, 2);
     assert!(stderr(&again).contains("holds something"), "{}", stderr(&again));
     assert_eq!(std::fs::read_to_string(world.path("mine/job.toml")).unwrap(), job);
+}
+
+#[test]
+fn its_schedules_are_read_by_the_programs_that_they_are_for() {
+    let world = World::new();
+    write_shop(&world);
+    let folder = "my 100% \"job\"";
+    expect_code(&init(&world, &["--interactions", "shop/log.parquet", folder]), 0);
+    let of = |file: &str| world.path(folder).join(file).display().to_string();
+    let (service, timer) = (of("systemd/curec-my-100---job.service"), of("systemd/curec-my-100---job.timer"));
+    match Command::new("systemd-analyze").args(["verify", &service, &timer]).output() {
+        Err(_) => println!("skipped: systemd-analyze is not installed"),
+        Ok(out) => {
+            // Other units of this machine that it looks at on the way may have faults of theirs.
+            let told = format!("{}{}", stdout(&out), stderr(&out));
+            assert!(out.status.success() && !told.contains("curec"), "{told}");
+        }
+    }
+    let python = std::env::var_os("CUREC_PYTHON").unwrap_or_else(|| "python3".into());
+    let run = |args: &[&str]| Command::new(&python).args(args).output();
+    let parse = "import ast, sys; [ast.parse(open(name, encoding='utf-8').read()) for name in sys.argv[1:]]";
+    match run(&["-c", parse, &of("nightly_dag.py"), &of("nightly_pod_dag.py")]) {
+        Err(_) => println!("skipped: no python3"),
+        Ok(out) => assert!(out.status.success(), "{}", stderr(&out)),
+    }
+    if !run(&["-c", "import kubernetes_validate"]).is_ok_and(|out| out.status.success()) {
+        println!("skipped: no Python with kubernetes-validate (CUREC_PYTHON; ci/test.sh makes one)");
+        return;
+    }
+    let validated = run(&["-m", "kubernetes_validate", "--strict", &of("kubernetes/nightly.yaml")]).unwrap();
+    let told = stdout(&validated);
+    assert!(validated.status.success() && told.contains("passed for resource cronjob/curec-my-100---job"), "{told}");
 }
 
 #[test]
