@@ -1,7 +1,7 @@
 -- One content feature per item of tonight: the pooled embedding of its accepted item reasons, or without one that of its
 -- evidence; `source` says which. Where correction has chosen another text or the evidence (item_correction.sql), that stands in
 -- the place of the reasons. An item that nothing is said of has zeros ($zero_embedding, as wide as the encoder) and
--- `missing` set.
+-- `missing` set. `words` are those of item_words.sql, whatever the embedding is of.
 with corrected as (
     select item_id, correction, score
     from item_correction
@@ -43,7 +43,9 @@ select
         as mean_score,
     f.item_id is null as missing,
     cast(case when f.item_id is null then 'none' when f.n_reasons > 0 then 'reason' else 'evidence' end as varchar)
-        as source
+        as source,
+    coalesce(w.words, cast(make_array() as varchar[])) as words
 from item_audience as t
 left join found as f on f.item_id = t.item_id
+left join item_words as w on w.item_id = t.item_id
 order by item_id

@@ -328,6 +328,7 @@ pub mod evaluate {
     pub mod whitening;
     pub mod history_blocks;
     pub mod baseline;
+    pub mod word_space;
     pub mod ease;
     pub mod collaborative;
     pub mod scalars;

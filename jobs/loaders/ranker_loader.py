@@ -25,7 +25,8 @@ evaluation), as long as there is one worker. A batch never crosses row groups, s
 
 Values: vectors are float32 [rows, width], numbers their own type with NaN for null (a rating that was not given),
 moments int64 microseconds since 1970 UTC with -1 for null, booleans uint8 (torch: bool), text a list of str, or int64
-by `vocabularies` with 0 for what the vocabulary does not hold. A vector that may be null (`item_collaborative`,
+by `vocabularies` with 0 for what the vocabulary does not hold; lists of text (`item_words`) a list of lists of either, empty for null,
+which is what torch.nn.EmbeddingBag wants once they are laid end to end. A vector that may be null (`item_collaborative`,
 `user_collaborative`) is zeros where it is, and beside it stands a column of booleans: `item_collaborative_missing`.
 """
 
@@ -67,19 +68,25 @@ def vocabulary(folder, column):
     for path in paths:
         with system.open_input_file(path) as file:
             for batch in pq.ParquetFile(file).iter_batches(columns=[column]):
-                found.update(pc.unique(batch.column(0)).to_pylist())
+                texts = batch.column(0)
+                if pa.types.is_list(texts.type):
+                    texts = texts.flatten()
+                found.update(pc.unique(texts).to_pylist())
     found.discard(None)
     return {text: i + 1 for i, text in enumerate(sorted(found))}
 
 
 def dense(array, known=None):
-    """A column as a writable memoryview of its values, [rows] or [rows, width]; text as a list of str."""
+    """A column as a writable memoryview of its values, [rows] or [rows, width]; text as a list of str or of lists of str."""
     kind, shape, there = array.type, [len(array)], None
     if pa.types.is_fixed_size_list(kind):
         if array.null_count > 0:
             there = array.is_valid().to_pylist()
         # Of vectors that are null it has nothing.
         array, shape = array.flatten(), [len(array), kind.list_size]
+    elif pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
+        lists = [texts or [] for texts in array.to_pylist()]
+        return lists if known is None else [[known.get(text, 0) for text in texts] for texts in lists]
     elif pa.types.is_string(kind):
         texts = array.to_pylist()
         if known is None:

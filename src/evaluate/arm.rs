@@ -25,6 +25,10 @@ pub enum Arm {
     Projected,
     /// A2cc: the column `collaborative` alone.
     ProjectedAlone,
+    /// A2w: A2r, and beside each vector what the item's words tell, as latent directions and as neighbours.
+    Words,
+    /// A2ww: the words alone.
+    WordsAlone,
     /// A2x: the scalar columns of A2r's features alone: counts, scores, flags, sources.
     Scalars,
     /// A2rx: A2r, and the scalar columns beside each vector.
@@ -74,7 +78,7 @@ pub enum Arm {
 
 impl Arm {
     /// All of them, in order.
-    pub const ALL: [Arm; 30] = [
+    pub const ALL: [Arm; 32] = [
         Arm::NoText,
         Arm::Offset,
         Arm::Random,
@@ -83,6 +87,8 @@ impl Arm {
         Arm::Evidence,
         Arm::Projected,
         Arm::ProjectedAlone,
+        Arm::Words,
+        Arm::WordsAlone,
         Arm::Scalars,
         Arm::ScalarsBeside,
         Arm::ReadBeside,
@@ -118,6 +124,8 @@ impl Arm {
             Arm::Evidence => "A2r",
             Arm::Projected => "A2c",
             Arm::ProjectedAlone => "A2cc",
+            Arm::Words => "A2w",
+            Arm::WordsAlone => "A2ww",
             Arm::Scalars => "A2x",
             Arm::ScalarsBeside => "A2rx",
             Arm::ReadBeside => "A2re",
@@ -164,7 +172,10 @@ impl Arm {
 
     /// Whether it has the vectors of A2r.
     fn is_evidence(self) -> bool {
-        matches!(self, Arm::Evidence | Arm::Projected | Arm::ProjectedAlone | Arm::ScalarsBeside) || self.is_reading()
+        matches!(self, Arm::Evidence | Arm::ScalarsBeside)
+            || self.is_projected()
+            || self.has_words()
+            || self.is_reading()
     }
 
     /// Whether it differs from A2r in how vectors are read.
@@ -186,6 +197,11 @@ impl Arm {
         matches!(self, Arm::Projected | Arm::ProjectedAlone)
     }
 
+    /// Whether it reads the words of items.
+    pub fn has_words(self) -> bool {
+        matches!(self, Arm::Words | Arm::WordsAlone)
+    }
+
     /// Whether it has the scalar columns of A2r's features.
     pub fn has_scalars(self) -> bool {
         matches!(self, Arm::Scalars | Arm::ScalarsBeside)
@@ -200,7 +216,7 @@ impl Arm {
     /// of the others are made of texts here.
     pub fn is_published(self) -> bool {
         let is_text = matches!(self, Arm::Attributes | Arm::Templates | Arm::Beside | Arm::Sampled);
-        !is_text && !self.is_reading() && !self.is_projected() && self != Arm::ScalarsBeside
+        !is_text && !self.is_reading() && !self.is_projected() && !self.has_words() && self != Arm::ScalarsBeside
     }
 
     /// How it reads vectors, where the others read them as `others` says. Where it has own vectors of its own kind, validation does

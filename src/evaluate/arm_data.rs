@@ -18,7 +18,7 @@ use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::evaluate::arm::Arm;
 use crate::evaluate::arm_text::{self, About};
-use crate::evaluate::arms::{Origin, Texts};
+use crate::evaluate::arms::{Origin, Remade, Texts};
 use crate::evaluate::collaborative::ItemVectors;
 use crate::evaluate::evaluation_file::{DataSpec, Spec, TextSpec};
 use crate::evaluate::history_blocks::HistoryVectors;
@@ -27,6 +27,7 @@ use crate::evaluate::logged_items::LoggedItems;
 use crate::evaluate::published;
 use crate::evaluate::results::{Measurement, Results};
 use crate::evaluate::text_quality::{self, Asked, References};
+use crate::evaluate::word_space::ItemWords;
 use crate::llm::device;
 use crate::night::correct::Corrector;
 use crate::night::learned::learned_until;
@@ -67,6 +68,14 @@ pub(crate) struct Source {
     catalogue: Option<LoggedItems>,
     /// Warehouses whose answers are paid for, in the order in which they were run.
     paid: Arc<Mutex<Vec<Location>>>,
+}
+
+/// What was said at an origin, of items by arm, of histories by arm, and the words of items.
+#[derive(Debug, Default)]
+pub(crate) struct ToldThere {
+    pub(crate) texts: BTreeMap<Arm, Texts>,
+    pub(crate) histories: BTreeMap<Arm, HistoryVectors>,
+    pub(crate) words: Option<Remade<ItemWords>>,
 }
 
 /// What makes an arm's texts: a folder for its warehouse and the job's keys.
@@ -140,8 +149,33 @@ impl Source {
     }
 
     /// It with what was said there of items and of histories.
-    pub(crate) fn origin(&self, texts: BTreeMap<Arm, Texts>, histories: BTreeMap<Arm, HistoryVectors>) -> Origin<'_> {
-        Origin::new(self.label.clone(), &self.split, self.items(), texts, histories)
+    pub(crate) fn origin(&self, told: ToldThere) -> Origin<'_> {
+        let ToldThere { texts, histories, words } = told;
+        Origin::new(self.label.clone(), &self.split, self.items(), texts, histories).with_words(words)
+    }
+
+    /// The words of items as the evidence's nights publish them, where an arm reads them.
+    pub(crate) async fn words(&self, arms: &[Arm], results: &mut Results) -> Result<Option<Remade<ItemWords>>> {
+        if !arms.iter().any(|arm| arm.has_words()) {
+            return Ok(None);
+        }
+        let mut moments = Vec::with_capacity(self.nights.len());
+        for keys in self.nights_of(Arm::Evidence).await? {
+            let session = warehouse::session_of(&Job::load(&self.file, &keys.overrides)?).await?;
+            for night in &self.nights {
+                moments.push(published::words(&session, night.end, self.items()).await?);
+            }
+        }
+        let mut moments = moments.into_iter();
+        let first = moments.next().unwrap_or_default();
+        let of = first.iter().filter(|words| !words.is_empty()).count();
+        let n = first.iter().map(Vec::len).sum::<usize>();
+        let users = users_of(arms, |arm| arm.has_words());
+        results
+            .facts
+            .push((format!("{}, words ({users})", self.name), format!("{n} of {of} of {} items", first.len())));
+        let starts = self.nights.iter().skip(1).map(|night| night.end.timestamp_micros());
+        Ok(Some(Remade { first, later: starts.zip(moments).collect() }))
     }
 
     /// Id texts of the items.

@@ -18,10 +18,12 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::arm::Arm;
+use crate::evaluate::baseline::ItemNeighbours;
 use crate::evaluate::collaborative::{Collaborative, ItemVectors};
 use crate::evaluate::history_blocks::HistoryVectors;
 use crate::evaluate::scalars::standardised;
 use crate::evaluate::whitening::Whitening;
+use crate::evaluate::word_space::{ItemWords, WordSpace};
 use crate::network::random::Random;
 use crate::recommend::adaptor::{Content, Histories, Vectors};
 use crate::recommend::split::{Case, Split};
@@ -31,14 +33,29 @@ const LABEL: f32 = 3.0;
 /// Width of a vector on its way into the adaptor.
 const WIDTH: usize = 64;
 
-/// The vectors of items as of an origin, and as they were remade after it.
+/// What is known of items as of an origin, and as it was remade after it.
 #[derive(Debug, Clone, Default)]
-pub struct Texts {
+pub struct Remade<T> {
     /// As of the origin: what is learned from.
-    pub first: ItemVectors,
+    pub first: T,
     /// From which moment on which (microseconds since 1970), ascending.
-    pub later: Vec<(i64, ItemVectors)>,
+    pub later: Vec<(i64, T)>,
 }
+
+impl<T> Remade<T> {
+    /// All of it, by time.
+    fn moments(&self) -> impl Iterator<Item = &T> {
+        [&self.first].into_iter().chain(self.later.iter().map(|(_, told)| told))
+    }
+
+    /// Whether it was remade at the same moments.
+    fn fits<U>(&self, other: &Remade<U>) -> bool {
+        self.later.iter().map(|(from, _)| from).eq(other.later.iter().map(|(from, _)| from))
+    }
+}
+
+/// The vectors of items.
+pub type Texts = Remade<ItemVectors>;
 
 /// One origin of a data set.
 pub struct Origin<'a> {
@@ -52,6 +69,8 @@ pub struct Origin<'a> {
     pub texts: BTreeMap<Arm, Texts>,
     /// Of what those arms say of histories, where they are asked to.
     pub histories: BTreeMap<Arm, HistoryVectors>,
+    /// The words of items, where an arm reads them.
+    pub words: Option<Remade<ItemWords>>,
     /// How the texts are whitened, as far as somebody has asked: several arms read the same texts, which no longer change then.
     whitenings: Mutex<BTreeMap<Arm, Option<Arc<Whitening>>>>,
 }
@@ -65,7 +84,12 @@ impl<'a> Origin<'a> {
         texts: BTreeMap<Arm, Texts>,
         histories: BTreeMap<Arm, HistoryVectors>,
     ) -> Self {
-        Origin { label, split, items, texts, histories, whitenings: Mutex::default() }
+        Origin { label, split, items, texts, histories, words: None, whitenings: Mutex::default() }
+    }
+
+    /// It with the words of items, where somebody has read them.
+    pub fn with_words(self, words: Option<Remade<ItemWords>>) -> Self {
+        Origin { words, ..self }
     }
 
     /// How the texts of `of` are whitened, as learned from those of items that training met.
@@ -85,12 +109,28 @@ impl<'a> Origin<'a> {
         let counts = self.split.train_counts();
         let missing = || Error::new(Kind::Input, "an arm wants scalar columns that were not read");
         let told = self.texts.get(&Arm::Scalars).ok_or_else(missing)?;
-        let moments: Vec<&ItemVectors> = [&told.first].into_iter().chain(told.later.iter().map(|(_, v)| v)).collect();
-        let is_same = told.later.iter().map(|(from, _)| from).eq(texts.later.iter().map(|(from, _)| from));
-        if !is_same || moments.iter().any(|rows| rows.len() != counts.len()) {
+        let moments: Vec<&ItemVectors> = told.moments().collect();
+        if !told.fits(texts) || moments.iter().any(|rows| rows.len() != counts.len()) {
             return Err(missing());
         }
         standardised(&moments, &|item| counts[item] > 0)
+    }
+
+    /// What the words of items tell at each moment of `texts`, as learned from those of items that training met: vectors of `WIDTH`
+    /// values, and what they are near to.
+    fn words(&self, texts: &Texts) -> Result<Vec<(Vectors, WordNearness)>> {
+        let counts = self.split.train_counts();
+        let missing = || Error::new(Kind::Input, "an arm wants words of items that were not read");
+        let told = self.words.as_ref().filter(|told| told.fits(texts)).ok_or_else(missing)?;
+        if told.moments().any(|words| words.len() != counts.len()) {
+            return Err(missing());
+        }
+        let space = WordSpace::fit(&told.first, &|item| counts[item] > 0);
+        let moment = |words: &ItemWords| {
+            let topics = space.topics(words)?;
+            Ok((space.scaled(&topics, WIDTH)?, WordNearness { topics, shared: space.nearest(words) }))
+        };
+        told.moments().map(moment).collect()
     }
 }
 
@@ -114,27 +154,55 @@ impl Data<'_> {
     }
 }
 
+/// Which items are near by their words.
+#[derive(Debug, Clone)]
+pub struct WordNearness {
+    /// Their places in the space of words ([`WordSpace::topics`]).
+    pub topics: Vectors,
+    /// Which share words.
+    pub shared: ItemNeighbours,
+}
+
+/// Which items are near each other by what is said of them.
+#[derive(Debug, Clone, Default)]
+pub struct Nearness {
+    /// Vectors of texts, where there are some.
+    pub texts: Option<Vectors>,
+    /// Words, where the arm reads them.
+    pub words: Option<WordNearness>,
+}
+
+/// What is told of items from a moment on.
+pub struct Moment {
+    /// What a model reads.
+    pub vectors: Vectors,
+    /// What is near by it.
+    pub near: Nearness,
+}
+
 /// What a recommender is told in an arm.
 pub struct Told {
     /// What it learns from.
     pub content: Content,
-    /// Vectors of items that take the place of the former, from which moment on (microseconds since 1970), ascending.
-    pub later: Vec<(i64, Vectors)>,
+    /// The same, of items.
+    pub first: Moment,
+    /// From which moment on (microseconds since 1970) what is told otherwise, ascending.
+    pub later: Vec<(i64, Moment)>,
 }
 
 impl Told {
-    /// Cases by what they see: the vectors that take the place of those that were learned from, if any, and the places of the cases.
-    pub fn windows(&self, cases: &[Case<'_>]) -> Vec<(Option<&Vectors>, Vec<usize>)> {
+    /// Cases by what they see: what takes the place of what was learned from, if anything, and the places of the cases.
+    pub fn windows(&self, cases: &[Case<'_>]) -> Vec<(Option<&Moment>, Vec<usize>)> {
         let starts =
-            [(None, i64::MIN)].into_iter().chain(self.later.iter().map(|(from, vectors)| (Some(vectors), *from)));
-        let mut windows: Vec<_> = starts.map(|(vectors, from)| (from, vectors, Vec::new())).collect();
+            [(None, i64::MIN)].into_iter().chain(self.later.iter().map(|(from, moment)| (Some(moment), *from)));
+        let mut windows: Vec<_> = starts.map(|(moment, from)| (from, moment, Vec::new())).collect();
         for (place, case) in cases.iter().enumerate() {
             let at = windows.partition_point(|(from, ..)| *from <= case.timestamp);
             windows[at.max(1) - 1].2.push(place);
         }
         windows
             .into_iter()
-            .map(|(_, vectors, places)| (vectors, places))
+            .map(|(_, moment, places)| (moment, places))
             .filter(|(_, places)| !places.is_empty())
             .collect()
     }
@@ -171,12 +239,13 @@ pub fn content(arm: Arm, data: &Data<'_>, origin: usize, seed: u64) -> Result<To
         false => None,
     };
     let scalars = if arm.has_scalars() { at.scalars(&raw)? } else { Vec::new() };
+    let mut words = if arm.has_words() { at.words(&raw)? } else { Vec::new() }.into_iter();
     let fitted = match of {
         None | Some(Arm::Scalars) => None,
         Some(_) if arm == Arm::Random => fit_trained(&raw.first, split)?,
         Some(of) => at.whitening(of)?,
     };
-    let made = |told: &ItemVectors, scalars: Option<&Vectors>| -> Result<Vectors> {
+    let vectors_of = |told: &ItemVectors, scalars: Option<&Vectors>| -> Result<Vectors> {
         let vectors = match scalars {
             Some(scalars) if arm == Arm::Scalars => scalars.clone(),
             Some(scalars) => beside(&whitened(told, fitted.as_deref())?, scalars)?,
@@ -191,10 +260,20 @@ pub fn content(arm: Arm, data: &Data<'_>, origin: usize, seed: u64) -> Result<To
     };
     // Items and histories have one width.
     let width = if data.histories_of(arm, origin).is_some() { WIDTH } else { 0 };
-    let made = |told: &ItemVectors, moment: usize| widened(made(told, scalars.get(moment))?, width);
-    let vectors = made(&raw.first, 0)?;
-    let later = raw.later.iter().zip(1..).map(|((from, raw), moment)| Ok::<_, Error>((*from, made(raw, moment)?)));
-    let later = later.collect::<Result<_>>()?;
+    let mut moments = Vec::with_capacity(raw.later.len() + 1);
+    for (moment, told) in raw.moments().enumerate() {
+        let texts = vectors_of(told, scalars.get(moment))?;
+        let (vectors, near) = match words.next() {
+            None => (texts.clone(), Nearness { texts: Some(texts), words: None }),
+            Some((of_words, near)) if arm == Arm::WordsAlone => (of_words, Nearness { texts: None, words: Some(near) }),
+            Some((of_words, near)) => (beside(&texts, &of_words)?, Nearness { texts: Some(texts), words: Some(near) }),
+        };
+        moments.push(Moment { vectors: widened(vectors, width)?, near });
+    }
+    let mut moments = moments.into_iter();
+    let first = moments.next().ok_or_else(|| Error::new(Kind::Internal, "an arm has no moment"))?;
+    let later = raw.later.iter().map(|(from, _)| *from).zip(moments).collect();
+    let vectors = &first.vectors;
     let lines = split.timelines();
     let histories = match data.histories_of(arm, origin) {
         _ if arm == Arm::Leak => {
@@ -206,7 +285,7 @@ pub fn content(arm: Arm, data: &Data<'_>, origin: usize, seed: u64) -> Result<To
                 .map(|user| lines.of(user))
                 .map(|line| line.items.iter().zip(line.ratings).map(next).chain([None]).collect())
                 .collect();
-            Histories::new(answers(&vectors)?, &latest)?
+            Histories::new(answers(vectors)?, &latest)?
         }
         Some(told) => {
             let of = widened(of_histories(arm, told, split, seed)?, vectors.width())?;
@@ -215,7 +294,8 @@ pub fn content(arm: Arm, data: &Data<'_>, origin: usize, seed: u64) -> Result<To
         None => Histories::new(absent(vectors.width(), items)?, &HistoryVectors::default().by_known(lines))?,
     };
     let seen = Some(split.train_counts().to_vec());
-    Ok(Told { content: Content { items: Some(vectors), histories: Some(histories), seen }, later })
+    let content = Content { items: Some(vectors.clone()), histories: Some(histories), seen };
+    Ok(Told { content, first, later })
 }
 
 /// The vectors of histories as an arm has them.

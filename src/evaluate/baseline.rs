@@ -62,17 +62,24 @@ impl ItemNeighbours {
             }
             together[item] = 0;
             let size = |item: usize| of_item[item].len() as f64;
-            let mut near: Vec<(u32, f32)> = together
+            together
                 .iter()
                 .enumerate()
                 .filter(|(_, n)| **n > 0)
                 .map(|(other, n)| (other as u32, (f64::from(*n) / (size(item) * size(other)).sqrt()) as f32))
-                .collect();
+                .collect()
+        };
+        ItemNeighbours::of((0..catalogue).into_par_iter().map(nearest), neighbours)
+    }
+
+    /// From what every item is near to, and how much; keeps each one's `neighbours` nearest, ties by the smaller id.
+    pub fn of(near: impl IndexedParallelIterator<Item = Vec<(u32, f32)>>, neighbours: usize) -> Self {
+        let nearest = |mut near: Vec<(u32, f32)>| {
             near.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             near.truncate(neighbours);
             near
         };
-        ItemNeighbours { near: (0..catalogue).into_par_iter().map(nearest).collect() }
+        ItemNeighbours { near: near.map(nearest).collect() }
     }
 
     /// Adds to the scores of all items `by` times what the items of a history say, each times its weight.

@@ -15,7 +15,7 @@ use crate::directory_lock::DirectoryLock;
 use crate::error::Result;
 use crate::evaluate::ablation;
 use crate::evaluate::ablation::training::{Around, Evaluation, Training};
-use crate::evaluate::arm_data::{Source, make_folder};
+use crate::evaluate::arm_data::{Source, ToldThere, make_folder};
 use crate::evaluate::arms::Data;
 use crate::evaluate::evaluation_file::{Budget, Spec, arms, targets};
 use crate::evaluate::page;
@@ -84,12 +84,13 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
         let mut told = Vec::with_capacity(sources.len());
         for source in &sources {
             results.facts.push((source.name.clone(), source.describe()));
-            let vectors = source.vectors(&arms, voice, stop, &mut results).await?;
+            let texts = source.vectors(&arms, voice, stop, &mut results).await?;
             let histories = match &spec.histories {
                 Some(of) => source.histories(of, &arms, voice, stop, &mut results).await?,
                 None => BTreeMap::new(),
             };
-            told.push((vectors, histories));
+            let words = source.words(&arms, &mut results).await?;
+            told.push(ToldThere { texts, histories, words });
         }
         let (mut evaluation, stop) = (evaluation.clone(), stop.clone());
         if let (Some(training), Some(budget)) = (&mut evaluation.sasrec, &data.sasrec) {
@@ -115,7 +116,7 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
             .unwrap_or(LIKED);
         let name = data.name.clone();
         let found = device::guarded_blocking("evaluating", move || {
-            let origins = sources.iter().zip(told).map(|(source, (texts, histories))| source.origin(texts, histories));
+            let origins = sources.iter().zip(told).map(|(source, told)| source.origin(told));
             let data = Data { name: &name, liked, arms: &evaluation.arms, origins: origins.collect() };
             let mut around = Around { say: &mut |line| tracing::info!("{line}"), go_on: &|| stop.check() };
             ablation::run::evaluate(&data, &evaluation, &mut around)
@@ -146,7 +147,7 @@ async fn opened(spec: &Spec, work: &Path) -> Result<Vec<Vec<Source>>> {
     let mut found = Vec::with_capacity(spec.data.len());
     for data in &spec.data {
         let sources = Source::open(spec, data, work).await?;
-        let origins = sources.iter().map(|source| source.origin(BTreeMap::new(), BTreeMap::new())).collect();
+        let origins = sources.iter().map(|source| source.origin(ToldThere::default())).collect();
         ablation::run::check(
             &Data { name: &data.name, liked: LIKED, arms: &[], origins },
             &targets,

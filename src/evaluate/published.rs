@@ -1,4 +1,4 @@
-//! What nights have published of items until a moment, by dense id: the newest vector, or the newest row's scalar columns.
+//! What nights have published of items until a moment, by dense id: the newest vector, or the newest row's scalar columns or words.
 //!
 //! Knows the table `item_feature` of a warehouse; knows nothing of arms, or of what a vector is for.
 
@@ -14,6 +14,7 @@ use crate::config::Job;
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::collaborative::ItemVectors;
 use crate::evaluate::scalars::Scalars;
+use crate::evaluate::word_space::ItemWords;
 use crate::night::graph::contracts_of;
 use crate::query::session::{Param, Session};
 use crate::query::texts;
@@ -49,15 +50,25 @@ pub async fn scalars(session: &Session, of: &Scalars, moment: DateTime<Utc>, ite
     newest(session, texts::PUBLISHED_ITEM_SCALARS, moment, items, read).await
 }
 
+/// The words of each item's newest row; none where no night has published some.
+///
+/// # Errors
+/// What the query says.
+pub async fn words(session: &Session, moment: DateTime<Utc>, items: &[String]) -> Result<ItemWords> {
+    let read = |batch: &RecordBatch| Ok(columns::text_lists(batch, "words")?.into_iter().map(Some).collect());
+    let found = newest(session, texts::PUBLISHED_ITEM_WORDS, moment, items, read).await?;
+    Ok(found.into_iter().map(Option::unwrap_or_default).collect())
+}
+
 /// What `read` makes of the rows of a query of what was true at a moment, whose last row of an item counts.
-async fn newest(
+async fn newest<T>(
     session: &Session,
     sql: &str,
     moment: DateTime<Utc>,
     items: &[String],
-    read: impl Fn(&RecordBatch) -> Result<ItemVectors>,
-) -> Result<ItemVectors> {
-    let mut known: HashMap<String, Vec<f32>> = HashMap::new();
+    read: impl Fn(&RecordBatch) -> Result<Vec<Option<T>>>,
+) -> Result<Vec<Option<T>>> {
+    let mut known: HashMap<String, T> = HashMap::new();
     let as_of = [("as_of", Param::Timestamp(moment.timestamp_micros()))];
     let mut rows = session.sql(sql, &as_of).await?.stream().await?;
     while let Some(batch) = rows.try_next().await? {

@@ -124,6 +124,8 @@ pub fn arm_text(arm: &str) -> &'static str {
         }
         "A2c" => "A2r, and beside it where the text leads in the space of co-consumption: the column collaborative",
         "A2cc" => "the column collaborative alone",
+        "A2w" => "the evidence, and the items' words beside it",
+        "A2ww" => "the items' words alone",
         "A2x" => "the scalar columns of the features of A2r alone (counts, scores, flags, sources), no text",
         "A2rx" => "A2r, and beside it the scalar columns",
         "A2re" => "A2r read beside the id, through KAR's experts",

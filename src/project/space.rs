@@ -110,6 +110,47 @@ fn orthonormal(columns: &mut [Vec<f64>]) {
     }
 }
 
+/// At most `kept` leading eigenvectors of a symmetric matrix of `n` rows, each of length 1 with its eigenvalue, which is above 0; the
+/// largest first. `times` is the matrix times a column.
+pub fn leading(n: usize, kept: usize, seed: u64, times: &(dyn Fn(&[f64]) -> Vec<f64> + Sync)) -> Vec<(f64, Vec<f64>)> {
+    let first = |column: usize| {
+        let mut random = Random::numbered(seed, column as u64);
+        (0..n).map(|_| random.normal()).collect()
+    };
+    let mut columns: Vec<Vec<f64>> = (0..(kept + BESIDE).min(n)).into_par_iter().map(first).collect();
+    orthonormal(&mut columns);
+    for _ in 0..ROUNDS {
+        columns = columns.par_iter().map(|column| times(column)).collect();
+        // Scaled first, so that what is negligible does not depend on how large the matrix is.
+        let longest = columns.iter().map(|c| dot(c, c)).fold(0.0, f64::max).sqrt();
+        if longest > 0.0 {
+            columns.iter_mut().flatten().for_each(|x| *x /= longest);
+        }
+        orthonormal(&mut columns);
+    }
+    let applied: Vec<Vec<f64>> = columns.par_iter().map(|column| times(column)).collect();
+    // Symmetric to the last bit: the mean of both ways.
+    let both = |(a, applied_a): (&Vec<f64>, &Vec<f64>)| -> Vec<f64> {
+        columns.iter().zip(&applied).map(|(b, applied_b)| (dot(a, applied_b) + dot(b, applied_a)) / 2.0).collect()
+    };
+    let within: Vec<Vec<f64>> = columns.par_iter().zip(&applied).map(both).collect();
+    let mut found = eigen(within);
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let least = found.first().map_or(0.0, |(value, _)| *value) * NEGLIGIBLE;
+    let positive = found.into_iter().take(kept).filter(|(value, _)| *value > least && *value > 0.0);
+    let directed = |(value, parts): (f64, Vec<f64>)| {
+        let mut direction = vec![0.0; n];
+        for (column, part) in columns.iter().zip(parts) {
+            direction.iter_mut().zip(column).for_each(|(to, x)| *to += part * x);
+        }
+        // Of the two directions along a line, the one whose largest part is positive: the same on every machine.
+        let largest = direction.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(1.0);
+        direction.iter_mut().for_each(|x| *x *= largest.signum());
+        (value, direction)
+    };
+    positive.map(directed).collect()
+}
+
 /// A vector of [`WIDTH`] values for each item, one after the other; zeros for an item without a pair that says
 /// something. Where there are fewer directions, the last values are zeros. The mean square of the lengths of those that
 /// are not zero is 1.
@@ -122,41 +163,11 @@ pub fn item_vectors(items: usize, pairs: &[Pair], shrinkage: f64, seed: u64) -> 
         return Err(Error::new(Kind::Internal, "pairs of items are not what they should be"));
     }
     let rows = Rows::new(items, pairs, shrinkage);
-    let first = |column: usize| {
-        let mut random = Random::numbered(seed, column as u64);
-        (0..items).map(|_| random.normal()).collect()
-    };
-    let mut columns: Vec<Vec<f64>> = (0..(WIDTH + BESIDE).min(items)).into_par_iter().map(first).collect();
-    orthonormal(&mut columns);
-    for _ in 0..ROUNDS {
-        columns = columns.par_iter().map(|column| rows.times(column)).collect();
-        // Scaled first, so that what is negligible does not depend on how large the matrix is.
-        let longest = columns.iter().map(|c| dot(c, c)).fold(0.0, f64::max).sqrt();
-        if longest > 0.0 {
-            columns.iter_mut().flatten().for_each(|x| *x /= longest);
-        }
-        orthonormal(&mut columns);
-    }
-    let applied: Vec<Vec<f64>> = columns.par_iter().map(|column| rows.times(column)).collect();
-    // Symmetric to the last bit: the mean of both ways.
-    let both = |(a, applied_a): (&Vec<f64>, &Vec<f64>)| -> Vec<f64> {
-        columns.iter().zip(&applied).map(|(b, applied_b)| (dot(a, applied_b) + dot(b, applied_a)) / 2.0).collect()
-    };
-    let within: Vec<Vec<f64>> = columns.par_iter().zip(&applied).map(both).collect();
-    let mut found = eigen(within);
-    found.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let least = found.first().map_or(0.0, |(value, _)| *value) * NEGLIGIBLE;
-    let kept: Vec<_> = found.into_iter().take(WIDTH).filter(|(value, _)| *value > least && *value > 0.0).collect();
+    let kept = leading(items, WIDTH, seed, &|column| rows.times(column));
     let mut vectors = vec![0.0; items * WIDTH];
-    for (place, (value, parts)) in kept.iter().enumerate() {
-        let mut direction = vec![0.0; items];
-        for (column, part) in columns.iter().zip(parts) {
-            direction.iter_mut().zip(column).for_each(|(to, x)| *to += part * x);
-        }
-        // Of the two directions along a line, the one whose largest part is positive: the same on every machine.
-        let largest = direction.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(1.0);
-        let scale = largest.signum() * value.sqrt();
-        for (vector, x) in vectors.chunks_exact_mut(WIDTH).zip(&direction) {
+    for (place, (value, direction)) in kept.iter().enumerate() {
+        let scale = value.sqrt();
+        for (vector, x) in vectors.chunks_exact_mut(WIDTH).zip(direction) {
             vector[place] = x * scale;
         }
     }

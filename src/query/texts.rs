@@ -81,6 +81,8 @@ pub const PUBLISHED_AND_CORRECTED_REASONS: &str = include_str!("../../sql/query/
 pub const PUBLISHED_ITEM_SCALARS: &str = include_str!("../../sql/query/published_item_scalars.sql");
 /// The newest vector of each item that was true at `$as_of`.
 pub const PUBLISHED_ITEM_VECTORS: &str = include_str!("../../sql/query/published_item_vectors.sql");
+/// The words in the newest row of each item that was true at `$as_of`.
+pub const PUBLISHED_ITEM_WORDS: &str = include_str!("../../sql/query/published_item_words.sql");
 /// Accepted reasons of `$kind` and `$dt`.
 pub const PUBLISHED_REASONS: &str = include_str!("../../sql/query/published_reasons.sql");
 /// The newest vector of each user that was true at `$as_of`.

@@ -134,6 +134,16 @@ pub fn write(path: &Path, batch: &RecordBatch) {
     writer.close().unwrap();
 }
 
+/// The column `words` of rows of item_feature.
+pub fn words(rows: usize) -> ArrayRef {
+    let mut lists = ListBuilder::new(StringBuilder::new());
+    for row in 0..rows {
+        lists.values().append_value(format!("word{}", row % 7));
+        lists.append(true);
+    }
+    Arc::new(lists.finish())
+}
+
 /// The 18 items of [`events`].
 pub fn items() -> Vec<(String, Option<String>)> {
     (0..18).map(|i| (format!("i{i:02}"), Some(format!("Film Number {i} (19{:02})", 70 + i)))).collect()

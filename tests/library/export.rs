@@ -115,7 +115,7 @@ impl Place {
         let field = Arc::new(Field::new("item", DataType::Float32, true));
         let values = Float32Array::from_iter_values(rows.iter().flat_map(Feature::vector));
         let vectors = FixedSizeListArray::try_new(field, WIDTH as i32, Arc::new(values), None).unwrap();
-        let batch = RecordBatch::try_from_iter_with_nullable([
+        let mut columns = vec![
             (entity.key(), Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.key))) as ArrayRef, true),
             ("event_timestamp", times(rows.iter().map(|r| r.at)), true),
             ("created_timestamp", times(rows.iter().map(|r| r.created)), true),
@@ -134,7 +134,11 @@ impl Place {
                 )),
                 true,
             ),
-        ]);
+        ];
+        if entity == Entity::Item {
+            columns.push(("words", common::words(rows.len()), true));
+        }
+        let batch = RecordBatch::try_from_iter_with_nullable(columns);
         let root = Location::parse(&self.text("warehouse")).unwrap();
         let publisher = Publisher::new(root.clone(), "run");
         let lease = Lease::acquire(&root, dt, Holder::here("run"), Duration::from_secs(60)).await.unwrap();

@@ -224,6 +224,7 @@ fn features(rows: usize) -> RecordBatch {
         ("mean_score", Arc::new(Float32Array::from(vec![0.5; rows])), true),
         ("missing", Arc::new(BooleanArray::from(vec![false; rows])), true),
         ("source", Arc::new(StringArray::from(vec!["reason"; rows])), true),
+        ("words", words(rows), true),
     ])
     .unwrap()
 }

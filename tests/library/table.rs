@@ -25,7 +25,7 @@ use curec::table::write::Stamp;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Encoding;
 
-use crate::common::shared;
+use crate::common::{shared, words};
 
 const AS_OF: i64 = 893_116_800_000_000;
 const DT: &str = "1998-04-20";
@@ -54,6 +54,7 @@ fn features(from: usize, rows: usize) -> RecordBatch {
         ("mean_score", Arc::new(Float32Array::from(vec![0.5; rows])), true),
         ("missing", Arc::new(BooleanArray::from(vec![false; rows])), true),
         ("source", Arc::new(StringArray::from(vec!["reason"; rows])), true),
+        ("words", words(rows), true),
     ])
     .unwrap()
 }

@@ -64,8 +64,8 @@ fn trial(
     (around.go_on)()?;
     let mut said = vec![0.0; part.test.0.len()];
     for (later, places) in told.windows(&part.test.0) {
-        if let Some(texts) = later {
-            model.refresh(texts)?;
+        if let Some(moment) = later {
+            model.refresh(&moment.vectors)?;
         }
         let cases: Vec<Case<'_>> = places.iter().map(|place| part.test.0[*place]).collect();
         places.iter().zip(probabilities(&model, &cases)?).for_each(|(place, said_of)| said[*place] = said_of);

@@ -2,10 +2,11 @@
 //! rare items share their users, and one that projects texts does not see that two texts are nearly alike; their neighbours tell it
 //! outright.
 //!
-//! To a model's score of an item is added a · item-kNN + b · EASE and, for a model that reads texts, c · nearness of texts. Each is a
-//! sum over the items of the history with weight 1 / (k + 1) for the one k steps back; texts are as near as the cosine of their
-//! vectors, and no item speaks for itself. Validation chooses a, b and c at an arm's first training of each origin, and EASE's price on
-//! weights once an origin, by EASE alone: what a model of ids is compared with has the same of ids.
+//! To a model's score of an item is added a · item-kNN + b · EASE and, for a model that reads texts, c · nearness of texts; for one that
+//! reads words also d · nearness of their topics + e · that of the words themselves. Each is a sum over the items of the history with
+//! weight 1 / (k + 1) for the one k steps back; texts are as near as the cosine of their vectors, and no item speaks for itself.
+//! Validation chooses the numbers at an arm's first training of each origin, and EASE's price on weights once an origin, by EASE
+//! alone: what a model of ids is compared with has the same of ids.
 //!
 //! Knows training events, cases and vectors of texts; knows nothing of arms or of how a model was trained.
 
@@ -15,6 +16,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use crate::error::Result;
+use crate::evaluate::arms::Nearness;
 use crate::evaluate::baseline::ItemNeighbours;
 use crate::evaluate::ease::Ease;
 use crate::llm::device::ComputeDevice;
@@ -92,14 +94,17 @@ pub(super) fn some_of<'a>(cases: &[Case<'a>], catalogue: usize) -> Vec<Case<'a>>
     cases.iter().step_by(cases.len().div_ceil(most).max(1)).copied().collect()
 }
 
-/// The numbers that neighbours' words are multiplied by: item-kNN, EASE, texts.
+/// What speaks beside a model: common users by item-kNN and by EASE, texts, topics of words, shared words.
+const VOICES: [&str; 5] = ["item-kNN", "EASE", "texts", "topics", "words"];
+
+/// The numbers that what [`VOICES`] say is multiplied by.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Mix([f32; 3]);
+pub(super) struct Mix([f32; VOICES.len()]);
 
 impl std::fmt::Display for Mix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Mix([knn, ease, texts]) = self;
-        write!(f, "item-kNN {knn}, EASE {ease}, texts {texts}")
+        let told = VOICES.iter().zip(self.0).filter(|(_, by)| *by != 0.0).map(|(voice, by)| format!("{voice} {by}"));
+        write!(f, "{}", told.collect::<Vec<String>>().join(", "))
     }
 }
 
@@ -148,18 +153,38 @@ impl ByTexts {
     }
 }
 
+/// What texts and words say.
+#[derive(Default)]
+struct Said {
+    /// By the vectors of texts, and by the topics of words.
+    dense: [Option<ByTexts>; 2],
+    words: Option<ItemNeighbours>,
+}
+
+impl Said {
+    fn new(near: &Nearness, device: &ComputeDevice) -> Self {
+        let dense = |vectors: &Vectors| ByTexts::new(vectors, device);
+        let topics = near.words.as_ref().map(|words| dense(&words.topics));
+        let words = near.words.as_ref().map(|words| words.shared.clone());
+        Said { dense: [near.texts.as_ref().map(dense), topics], words }
+    }
+}
+
 /// What neighbours say beside a model, as much as the numbers let them.
 pub(super) struct Near<'a, M> {
     pub(super) model: M,
     users: Option<&'a ByUsers>,
-    texts: Option<ByTexts>,
+    /// Nothing where texts are not asked.
+    said: Option<Said>,
     mix: Mix,
+    device: ComputeDevice,
 }
 
 impl<'a, M: Scorer> Near<'a, M> {
-    /// A model alone, until numbers are set.
-    pub(super) fn new(model: M, users: Option<&'a ByUsers>, texts: Option<&Vectors>, device: &ComputeDevice) -> Self {
-        Near { model, users, texts: texts.map(|texts| ByTexts::new(texts, device)), mix: Mix::default() }
+    /// A model alone, until numbers are set; without `near` texts are not asked.
+    pub(super) fn new(model: M, users: Option<&'a ByUsers>, near: Option<&Nearness>, device: &ComputeDevice) -> Self {
+        let said = near.map(|near| Said::new(near, device));
+        Near { model, users, said, mix: Mix::default(), device: device.clone() }
     }
 
     /// With these numbers.
@@ -168,10 +193,18 @@ impl<'a, M: Scorer> Near<'a, M> {
     }
 
     /// Other texts in the place of those of before.
-    pub(super) fn refresh(&mut self, texts: &Vectors) {
-        if let Some(before) = &self.texts {
-            self.texts = Some(ByTexts::new(texts, &before.device));
+    pub(super) fn refresh(&mut self, near: &Nearness) {
+        if self.said.is_some() {
+            self.said = Some(Said::new(near, &self.device));
         }
+    }
+
+    /// Which of [`VOICES`] are there.
+    fn voices(&self) -> [bool; VOICES.len()] {
+        let users = self.users.is_some();
+        let has = |of: &dyn Fn(&Said) -> bool| self.said.as_ref().is_some_and(of);
+        let dense = |at: usize| has(&|said| said.dense[at].is_some());
+        [users, users, dense(0), dense(1), has(&|said| said.words.is_some())]
     }
 
     /// The numbers that rank the validation part of `split` best by NDCG@10: one after the other is changed while that helps, and
@@ -180,7 +213,7 @@ impl<'a, M: Scorer> Near<'a, M> {
     /// # Errors
     /// What the model and the ranking say.
     pub(super) fn choose(&mut self, split: &Split) -> Result<Mix> {
-        let parts = [self.users.is_some(), self.users.is_some(), self.texts.is_some()];
+        let parts = self.voices();
         let (catalogue, valid) = (split.train_counts().len(), split.cases(Part::Valid, Target::Successive));
         let cases = some_of(&valid, catalogue);
         if cases.is_empty() || !parts.contains(&true) {
@@ -223,24 +256,26 @@ impl<'a, M: Scorer> Near<'a, M> {
     }
 
     /// Adds what neighbours say of all items.
-    fn add(&self, Mix([knn, ease, of_texts]): Mix, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
+    fn add(&self, Mix(mix): Mix, cases: &[Case<'_>], scores: &mut [f32]) -> Result<()> {
         let Some(catalogue) = scores.len().checked_div(cases.len()) else { return Ok(()) };
+        let [knn, ease, texts, topics, words] = mix;
         for (cases, scores) in cases.chunks(AT_ONCE).zip(scores.chunks_mut(AT_ONCE * catalogue.max(1))) {
             let histories: Vec<Vec<(u32, f32)>> = cases.iter().map(|case| latest(case.history)).collect();
-            if let Some(users) = self.users.filter(|_| knn != 0.0 || ease != 0.0) {
-                let rows = scores.par_chunks_exact_mut(catalogue.max(1)).zip(&histories);
-                rows.for_each(|(scores, history)| {
-                    if knn != 0.0 {
-                        users.knn.add(history, knn, scores);
-                    }
-                    if ease != 0.0 {
-                        users.ease.add(history, ease, scores);
-                    }
-                });
-            }
-            if let Some(texts) = self.texts.as_ref().filter(|_| of_texts != 0.0) {
-                let nearness = texts.nearness(&histories)?;
-                scores.iter_mut().zip(nearness).for_each(|(score, near)| *score += of_texts * near);
+            let shared = self.said.as_ref().and_then(|said| said.words.as_ref());
+            let lists = [(self.users.map(|users| &users.knn), knn), (shared, words)];
+            let ease = self.users.map(|users| &users.ease).filter(|_| ease != 0.0).map(|of| (of, ease));
+            let rows = scores.par_chunks_exact_mut(catalogue.max(1)).zip(&histories);
+            rows.for_each(|(scores, history)| {
+                for (list, by) in lists.iter().filter(|(_, by)| *by != 0.0) {
+                    list.iter().for_each(|list| list.add(history, *by, scores));
+                }
+                ease.iter().for_each(|(ease, by)| ease.add(history, *by, scores));
+            });
+            let dense = self.said.iter().flat_map(|said| said.dense.iter().zip([texts, topics]));
+            for (by_texts, by) in dense.filter(|(_, by)| *by != 0.0) {
+                let Some(by_texts) = by_texts else { continue };
+                let nearness = by_texts.nearness(&histories)?;
+                scores.iter_mut().zip(nearness).for_each(|(score, near)| *score += by * near);
             }
         }
         Ok(())
@@ -290,6 +325,7 @@ impl Scorer for Held<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::evaluate::arms::WordNearness;
     use crate::evaluate::baseline::tests::{Fixed, case, events};
     use crate::recommend::data::{Event, Log};
     use crate::recommend::split::temporal;
@@ -301,12 +337,21 @@ mod tests {
         let texts =
             Vectors::new(2, vec![2.0, 0.0, 0.0, 3.0, 1.0, 1.0, 0.0, 0.0], vec![true, true, true, false]).unwrap();
         let device = ComputeDevice::cpu();
-        let near = |mix| Near::new(Fixed(vec![9.0; 4]), Some(&users), Some(&texts), &device).mixed(Mix(mix));
-        let scores = |mix, history: &[u32]| {
+        let shared = ItemNeighbours::of([vec![(3, 0.5)], vec![], vec![], vec![]].into_par_iter(), 10);
+        let topics = Vectors::new(1, vec![1.0, 0.0, 0.0, -1.0], vec![true; 4]).unwrap();
+        let said = Nearness { texts: Some(texts), words: Some(WordNearness { topics, shared }) };
+        let near = |[knn, ease, texts]: [f32; 3], [topics, words]: [f32; 2]| {
+            Near::new(Fixed(vec![9.0; 4]), Some(&users), Some(&said), &device)
+                .mixed(Mix([knn, ease, texts, topics, words]))
+        };
+        let all = |mix, words, history: &[u32]| {
             let mut scores = [0.0; 4];
-            near(mix).score(&[case(history)], &mut scores).unwrap();
+            near(mix, words).score(&[case(history)], &mut scores).unwrap();
             scores.map(|score| score - 9.0)
         };
+        let scores = |mix, history: &[u32]| all(mix, [0.0; 2], history);
+        assert_eq!(all([0.0; 3], [2.0, 0.0], &[0]), [0.0, 0.0, 0.0, -2.0]);
+        assert_eq!(all([0.0; 3], [0.0, 3.0], &[0]), [0.0, 0.0, 0.0, 1.5]);
         let is_near = |ours: [f32; 4], wanted: [f32; 4]| ours.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-5);
         assert_eq!(scores([0.0; 3], &[0, 2]), [0.0; 4]);
         // Item 2 is the latest, item 0 a step before; an item met twice counts where it was last.
@@ -316,16 +361,20 @@ mod tests {
         let texts = scores([0.0, 0.0, 4.0], &[0, 2]);
         let half = 0.5_f32.sqrt();
         assert!(is_near(texts, [4.0 * half, 4.0 * half, 2.0 * half, 0.0]), "{texts:?}");
-        let (ease, all) = (scores([0.0, 3.0, 0.0], &[0, 2]), scores([2.0, 3.0, 4.0], &[0, 2]));
-        assert!(ease[1] > 0.0 && is_near(all, [0, 1, 2, 3].map(|i| knn[i] + ease[i] + texts[i])), "{ease:?} {all:?}");
+        let (ease, sum) = (scores([0.0, 3.0, 0.0], &[0, 2]), scores([2.0, 3.0, 4.0], &[0, 2]));
+        assert!(ease[1] > 0.0 && is_near(sum, [0, 1, 2, 3].map(|i| knn[i] + ease[i] + texts[i])), "{ease:?} {sum:?}");
+        assert_eq!(Mix([0.5, 0.0, 0.0, 2.0, 0.0]).to_string(), "item-kNN 0.5, topics 2");
     }
 
     #[test]
     fn refreshed_texts_take_the_place_of_others() {
-        let of = |values: [f32; 3]| Vectors::new(1, values.to_vec(), vec![true, true, values[2] != 0.0]).unwrap();
+        let of = |values: [f32; 3]| {
+            let texts = Vectors::new(1, values.to_vec(), vec![true, true, values[2] != 0.0]).unwrap();
+            Nearness { texts: Some(texts), words: None }
+        };
         let device = ComputeDevice::cpu();
-        let mut near =
-            Near::new(Fixed(vec![0.0; 3]), None, Some(&of([1.0, -1.0, 0.0])), &device).mixed(Mix([0.0, 0.0, 1.0]));
+        let mut near = Near::new(Fixed(vec![0.0; 3]), None, Some(&of([1.0, -1.0, 0.0])), &device)
+            .mixed(Mix([0.0, 0.0, 1.0, 0.0, 0.0]));
         let mut scores = [0.0; 3];
         near.score(&[case(&[0])], &mut scores).unwrap();
         assert_eq!(scores, [0.0, -1.0, 0.0], "no item speaks for itself");
@@ -337,7 +386,7 @@ mod tests {
     #[test]
     fn held_scores_are_handed_out_in_turn() {
         let parts = [vec![1.0, 2.0, 3.0, 4.0], vec![10.0, 20.0, 30.0, 40.0], Vec::new(), vec![0.5; 4]];
-        let mut held = Held::new(&parts, Mix([1.0, 0.0, 2.0]));
+        let mut held = Held::new(&parts, Mix([1.0, 0.0, 2.0, 0.0, 0.0]));
         let mut scores = [0.0; 2];
         held.score(&[case(&[0])], &mut scores).unwrap();
         assert_eq!(scores, [12.0, 23.0]);
@@ -357,9 +406,12 @@ mod tests {
         let (users, device) = (ByUsers::new(&split).unwrap(), ComputeDevice::cpu());
         let rows = (0..20).flat_map(|item| (0..10).map(move |i| f32::from(u8::from(i == item / 2)))).collect();
         let texts = Vectors::new(10, rows, vec![true; 20]).unwrap();
-        let of = |users, texts| Near::new(Fixed(vec![0.0; 20]), users, texts, &device).choose(&split).unwrap();
-        assert_eq!(of(None, Some(&texts)), Mix([0.0, 0.0, 0.5]));
-        assert_eq!(of(Some(&users), None), Mix([0.5, 0.0, 0.0]));
+        let of = |users, texts: Option<&Vectors>| {
+            let near = texts.map(|texts| Nearness { texts: Some(texts.clone()), words: None });
+            Near::new(Fixed(vec![0.0; 20]), users, near.as_ref(), &device).choose(&split).unwrap()
+        };
+        assert_eq!(of(None, Some(&texts)), Mix([0.0, 0.0, 0.5, 0.0, 0.0]));
+        assert_eq!(of(Some(&users), None), Mix([0.5, 0.0, 0.0, 0.0, 0.0]));
         let nothing = Vectors::new(10, vec![0.0; 200], vec![false; 20]).unwrap();
         assert_eq!((of(None, Some(&nothing)), of(None, None)), (Mix::default(), Mix::default()));
     }

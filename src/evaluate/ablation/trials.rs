@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evaluate::ablation::neighbours::{ByUsers, Held, Mix, Near, some_of};
 use crate::evaluate::ablation::training::{Around, Evaluation, Training, best, story, told_name};
 use crate::evaluate::arm::Arm;
-use crate::evaluate::arms::{Data, Origin, Told, content};
+use crate::evaluate::arms::{Data, Moment, Origin, Told, content};
 use crate::network::random::Random;
 use crate::recommend::adaptor::{Content, Vectors};
 use crate::recommend::fit::{Model, Plan, Trained, fit_by, mean_ndcg, sequences};
@@ -58,7 +58,7 @@ pub(super) type Cases<'a> = Vec<(Target, Vec<Case<'a>>)>;
 
 /// A scorer whose texts can be refreshed.
 trait Refreshed: Scorer {
-    fn refresh(&mut self, texts: &Vectors) -> Result<()>;
+    fn refresh(&mut self, told: &Moment) -> Result<()>;
 }
 
 /// A1b: two models' scores summed. They are trained alike but for their seed and, where validation chose another, their rate.
@@ -75,15 +75,15 @@ impl<M: Scorer> Scorer for Summed<M> {
 }
 
 impl<M: Refreshed> Refreshed for Summed<M> {
-    fn refresh(&mut self, texts: &Vectors) -> Result<()> {
-        self.0.iter_mut().try_for_each(|model| model.refresh(texts))
+    fn refresh(&mut self, told: &Moment) -> Result<()> {
+        self.0.iter_mut().try_for_each(|model| model.refresh(told))
     }
 }
 
 impl<M: Model> Refreshed for Near<'_, M> {
-    fn refresh(&mut self, texts: &Vectors) -> Result<()> {
-        Near::refresh(self, texts);
-        Model::refresh(&mut self.model, texts)
+    fn refresh(&mut self, told: &Moment) -> Result<()> {
+        Near::refresh(self, &told.near);
+        Model::refresh(&mut self.model, &told.vectors)
     }
 }
 
@@ -153,9 +153,9 @@ impl<M: Scorer> Scorer for Moved<M> {
 }
 
 impl<M: Refreshed> Refreshed for Moved<M> {
-    fn refresh(&mut self, texts: &Vectors) -> Result<()> {
-        self.present = present(texts);
-        self.model.refresh(texts)
+    fn refresh(&mut self, told: &Moment) -> Result<()> {
+        self.present = present(&told.vectors);
+        self.model.refresh(told)
     }
 }
 
@@ -294,8 +294,9 @@ impl<'a, C, M: Model> Work<'a, C, M> {
         }
         let (model, trained, rate, form) =
             found.ok_or_else(|| Error::new(Kind::Internal, "an arm has no form to train"))?;
-        let texts = self.texts().filter(|_| arm.reading(evaluation.reading).near_texts);
-        let mut near = Near::new(model, self.users, texts, &evaluation.device);
+        let is_near = self.texts().is_some() && arm.reading(evaluation.reading).near_texts;
+        let said = is_near.then_some(&self.told.first.near);
+        let mut near = Near::new(model, self.users, said, &evaluation.device);
         let mut validated = trained.best_score;
         let mut mix = match chosen {
             Some((.., mix)) => *mix,
@@ -362,10 +363,8 @@ impl<'a, C, M: Model> Work<'a, C, M> {
         for (_, cases) in cases {
             let mut ranked: Vec<(usize, Ranked)> = Vec::with_capacity(cases.len());
             for (later, places) in told.windows(cases) {
-                if !told.later.is_empty()
-                    && let Some(texts) = later.or(told.content.items.as_ref())
-                {
-                    model.refresh(texts)?;
+                if !told.later.is_empty() {
+                    model.refresh(later.unwrap_or(&told.first))?;
                 }
                 let of_window: Vec<Case<'_>> = places.iter().map(|place| cases[*place]).collect();
                 let found = ranked_cases(model, &of_window, since)?;

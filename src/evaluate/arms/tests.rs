@@ -127,14 +127,16 @@ fn a_case_sees_the_texts_of_its_moment_whitened_as_at_the_origin() {
     texts.later = vec![(from[0], new), (from[1], texts.first.clone())];
     let told = content(Arm::Attributes, &data, 0, 0).unwrap();
     let first = told.content.items.as_ref().unwrap();
-    assert!(!first.has(5) && told.later[0].1.has(5) && told.later[1].1 == *first);
-    assert!((0..ITEMS).filter(|i| *i != 5).all(|i| told.later[0].1.row(i) == first.row(i)));
+    let [new, old] = [0, 1].map(|at| &told.later[at].1.vectors);
+    assert!(!first.has(5) && new.has(5) && old == first && told.first.vectors == *first);
+    assert!((0..ITEMS).filter(|i| *i != 5).all(|i| new.row(i) == first.row(i)));
+    assert_eq!(told.later[0].1.near.texts.as_ref(), Some(new), "texts are near by what is read");
     let cases = split.cases(Part::Test, Target::Successive);
     let windows = told.windows(&cases);
     assert_eq!(windows.iter().map(|(_, places)| places.len()).sum::<usize>(), cases.len());
-    for (vectors, places) in &windows {
+    for (told, places) in &windows {
         let moments = places.iter().map(|place| cases[*place].timestamp);
-        let of = vectors.map(|vectors| vectors.has(5));
+        let of = told.map(|told| told.vectors.has(5));
         assert!(!places.is_empty() && moments.clone().all(|t| of == Some(t < from[1])), "{of:?}");
     }
     assert_eq!(windows.len(), 2, "before the test part nobody is asked");
@@ -175,6 +177,41 @@ fn readings_and_controls_have_the_texts_of_the_evidence_or_none() {
     assert!((0..ITEMS).any(|item| alone.row(item).iter().any(|x| *x != 0.0)));
     let fitted = data.origins[0].whitenings.lock().unwrap();
     assert_eq!(fitted.keys().collect::<Vec<_>>(), [&Arm::Evidence], "the same texts are whitened alike, and once");
+}
+
+#[test]
+fn words_stand_beside_the_evidence_or_alone() {
+    let split = temporal(&log(), 0.9, 0.9).unwrap();
+    let mut data = data(&split);
+    let evidence = data.origins[0].texts[&Arm::Attributes].first.clone();
+    let from = split.test_from() + 1;
+    let texts = Texts { first: evidence.clone(), later: vec![(from, evidence)] };
+    data.origins[0].texts.insert(Arm::Evidence, texts);
+    assert!(content(Arm::Words, &data, 0, 0).is_err(), "nobody has read words");
+    let said = |item: usize| vec![format!("word{}", item % 3), format!("word{}", 3 + item % 4)];
+    let first: ItemWords = (0..ITEMS).map(|item| if item == 7 { Vec::new() } else { said(item) }).collect();
+    let later: ItemWords = (0..ITEMS).map(said).collect();
+    data.origins[0].words = Some(Remade { first: first.clone(), later: vec![(from, later)] });
+    let [evidence, both, alone] =
+        [Arm::Evidence, Arm::Words, Arm::WordsAlone].map(|arm| content(arm, &data, 0, 0).unwrap());
+    let items = |told: &Told| told.content.items.clone().unwrap();
+    let beside = |item: usize| [items(&evidence).row(item), items(&alone).row(item)].concat();
+    assert!((0..ITEMS).all(|item| items(&both).row(item) == beside(item)));
+    assert!(
+        !items(&alone).has(7) && alone.later[0].1.vectors.has(7) && items(&alone).has(5) && !items(&evidence).has(5)
+    );
+    assert!(evidence.first.near.words.is_none() && alone.first.near.texts.is_none());
+    assert_eq!(both.first.near.texts, evidence.first.near.texts);
+    let topics = |told: &Moment| told.near.words.as_ref().unwrap().topics.clone();
+    assert!(!topics(&both.first).has(7) && topics(&both.later[0].1).has(7));
+    // What training never met teaches no weights.
+    let mut other = first.clone();
+    other[23] = vec!["word0".to_owned()];
+    data.origins[0].words = Some(Remade { first: other, later: vec![(from, first.clone())] });
+    let again = content(Arm::WordsAlone, &data, 0, 0).unwrap();
+    assert!((0..23).all(|item| items(&again).row(item) == items(&alone).row(item)));
+    data.origins[0].words = Some(Remade { first, later: Vec::new() });
+    assert!(content(Arm::Words, &data, 0, 0).is_err(), "words of other moments");
 }
 
 /// A vector for even users as of two moments of training, for user 2 as of the later alone.

@@ -132,7 +132,7 @@ fn they_are_told_alone_and_beside_the_evidence_as_of_every_moment() {
     let [evidence, alone, both] =
         [Arm::Evidence, Arm::Scalars, Arm::ScalarsBeside].map(|arm| told(arm, &data).unwrap());
     let moments = |told: &crate::evaluate::arms::Told| -> Vec<Vectors> {
-        let later = told.later.iter().map(|(_, vectors)| vectors.clone());
+        let later = told.later.iter().map(|(_, told)| told.vectors.clone());
         told.content.items.iter().cloned().chain(later).collect()
     };
     let [evidence, alone, both] = [&evidence, &alone, &both].map(moments);
