@@ -585,6 +585,7 @@ fn fingerprint() -> Fingerprint {
         max_new_tokens: 40,
         stop: vec!["\n".into(), "###".into()],
         ends: vec![],
+        form: String::new(),
         seed: 20_250_811,
     }
 }

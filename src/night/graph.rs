@@ -493,7 +493,7 @@ mod tests {
             graph.upstream("user_feature"),
             ["user_history", "reason_prompt", "reason_correction", "reason", "reason_score"]
         );
-        assert_eq!(graph.parts("item_feature"), ["item_embedding", "item_words", "item_feature"]);
+        assert_eq!(graph.parts("item_feature"), ["item_words", "item_embedding", "item_feature"]);
         assert_eq!(graph.parts("item_correction"), ["item_rewrite", "item_correction"]);
         assert_eq!(
             graph.upstream("item_feature"),

@@ -88,11 +88,11 @@ impl Row {
         }
     }
 
-    /// Where its report is from the page; none for an id that is no plain folder name.
-    fn link(&self) -> Option<String> {
+    /// The folder with its report, beside the page; none for an id that is no plain folder name.
+    fn report_folder(&self) -> Option<String> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         let is_folder = !self.run_id.is_empty() && self.run_id.chars().all(is_plain);
-        (self.has_report && is_folder).then(|| format!("{}/report.html", self.run_id))
+        (self.has_report && is_folder).then(|| self.run_id.clone())
     }
 }
 
@@ -111,7 +111,7 @@ pub fn page(rows: &[Row]) -> Result<String> {
             acceptance => row.acceptance(), completion_tokens => row.completion_tokens, seconds => row.seconds,
             // To the second, without its fraction.
             started => row.started_at.chars().take(19).collect::<String>().replace('T', " "),
-            link => row.link(), run_id => &row.run_id,
+            folder => row.report_folder(), run_id => &row.run_id,
         }
     };
     let published: Vec<&Row> = rows.iter().filter(|row| row.status == "published").collect();

@@ -256,6 +256,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// A change of the store as a run makes it.
+#[derive(Debug)]
 pub struct Change {
     /// Its number among all changes of the run, from 1.
     pub number: u64,

@@ -21,6 +21,7 @@ use object_store::ObjectStoreExt;
 use object_store::buffered::BufWriter;
 use tokio::io::AsyncWriteExt;
 
+use crate::common::words;
 use crate::s3;
 use crate::s3::{Call, Fault, Moto, Rule, Server, options};
 

@@ -67,12 +67,13 @@ impl Words {
             );
         };
         let argument = command.rsplit(char::is_whitespace).next().unwrap_or_default();
-        let names: Vec<&str> = match name {
+        let mut names: Vec<&str> = match name {
             "d" => self.tables.keys().map(String::as_str).collect(),
             "query" => self.queries.iter().map(String::as_str).collect(),
             "timing" => vec!["off", "on"],
             _ => Vec::new(),
         };
+        names.sort_unstable();
         let fitting = names.into_iter().filter(|name| begins(name, argument)).map(str::to_owned).collect();
         (before.len() - argument.len(), fitting)
     }
