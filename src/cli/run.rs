@@ -101,8 +101,9 @@ pub(super) async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
         Err(e) => failure(Some(&job.spec.name), Some(interval), e),
     };
     line["lookback"] = lookback.iter().map(LookedBack::json).collect();
-    let told = tell(&line, summary.as_ref());
+    // Before the summary, which is the last line also where both streams go to one place.
     watch.settle().await;
+    let told = tell(&line, summary.as_ref());
     let done = outcome?;
     if voice == Voice::Terminal {
         let before = lookback::story(&lookback);

@@ -1,6 +1,6 @@
 //! `[watch]`: where a run tells others how it went, and what these places may be.
 //!
-//! Knows the section's keys, which jobs and weekly files share. Opens nothing and sends nothing.
+//! Knows the section's keys. Opens nothing and sends nothing.
 
 use std::fmt;
 

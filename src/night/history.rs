@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,9 @@ struct Lines {
 /// A line for each manifest below `runs`, the newest first, and the version of the file that held those that were known.
 async fn rows(runs: &Location) -> Result<(Vec<Row>, Option<Version>)> {
     let file = runs.child(LINES);
-    let (kept, entries) = tokio::try_join!(file.get_versioned(), runs.list())?;
+    // The listing comes after the file: a line that stood there then has its manifest by now.
+    let kept = file.get_versioned().await?;
+    let entries = runs.list().await?;
     let (kept, version) = kept.unzip();
     // A damaged file, or one of another version, is made anew from the manifests.
     let kept = kept.and_then(|bytes| serde_json::from_slice::<Lines>(&bytes).ok());
@@ -135,8 +138,13 @@ async fn write(runs: &Location, manifest: &Manifest) -> Result<()> {
         let html = page(&all)?;
         let lines = serde_json::to_string(&Lines { format: FORMAT, runs: all });
         let lines = lines.context(Kind::Internal, || "the lines of runs are not JSON".into())?;
-        if runs.child(LINES).put_if(version.as_ref(), lines.into()).await? {
-            return runs.child(PAGE).put(html.into()).await;
+        let lines = Bytes::from(lines);
+        if runs.child(LINES).put_if(version.as_ref(), lines.clone()).await? {
+            runs.child(PAGE).put(html.into()).await?;
+            // Whoever has written lines since may have put a newer page before this one.
+            if runs.child(LINES).get().await?.is_none_or(|now| now == lines) {
+                return Ok(());
+            }
         }
     }
     Err(Error::new(Kind::Busy, "other runs write the lines of runs at the same time").with("file", runs.child(LINES)))

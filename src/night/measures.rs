@@ -28,7 +28,7 @@ pub struct Measures {
     pub run_id: String,
     /// Its partition.
     pub dt: String,
-    /// Digest of the sentence encoder: vectors of two encoders are not compared.
+    /// Digest of the sentence encoder: mean vectors of two encoders are not compared.
     pub encoder: String,
     /// Reasons asked for.
     pub reasons: u64,
@@ -83,7 +83,7 @@ impl Measures {
     pub const NAME: &str = "measures.json";
 
     /// What a manifest tells, with means over `scores` and `lengths`.
-    pub fn of(manifest: &Manifest, dt: &str, scores: &[f64], lengths: &[f64]) -> Measures {
+    pub fn of(manifest: &Manifest, dt: &str, [score, words]: [Option<f64>; 2]) -> Measures {
         Measures {
             run_id: manifest.run_id.clone(),
             dt: dt.to_owned(),
@@ -91,8 +91,8 @@ impl Measures {
             reasons: manifest.reasons.total(),
             accepted: manifest.reasons.accepted.values().sum(),
             refused: manifest.reasons.refused.clone(),
-            score: mean(scores),
-            words: mean(lengths),
+            score,
+            words,
             generated: manifest.usage.generated,
             prompt_tokens: manifest.usage.prompt_tokens,
             completion_tokens: manifest.usage.completion_tokens,

@@ -150,7 +150,13 @@ pub(super) async fn look(
     let refusals = session.sql(texts::REFUSAL_SAMPLES, &[]).await?.collect().await?;
     (details.accepted, details.refused) = (samples(&accepted, &words)?, samples(&refused, &words)?);
     details.refusals = samples(&refusals, &words)?;
-    details.measures = Measures::of(manifest, &prepared.interval.dt(), &details.scores, &details.lengths);
+    let mut means = [None; 2];
+    for batch in session.sql(texts::REASON_MEANS, &[]).await?.collect().await? {
+        for (mean, name) in means.iter_mut().zip(["score", "n_words"]) {
+            *mean = floats(&batch, name)?.iter().flatten().next();
+        }
+    }
+    details.measures = Measures::of(manifest, &prepared.interval.dt(), means);
     compare(prepared, session, plans, &words, details).await;
     Ok(())
 }

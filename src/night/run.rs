@@ -75,8 +75,12 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: CancelTo
         Ok((prepared, plans, None)) => {
             watched.found(&prepared, &plans);
             if let Err(e) = follow_logs(&prepared).await {
+                close(&mut manifest, Some(&e), started, traffic_before);
                 watched.ended(&manifest, Some(&e));
-                return Err(e);
+                if let Some(runs) = leave(job, &manifest).await {
+                    history::note(&runs, &manifest).await;
+                }
+                return Err(e.with(RUN, &manifest.run_id));
             }
             let done = nothing_to_do(&prepared, manifest, &plans, started).await;
             watched.ended(&done.manifest, None);
@@ -147,7 +151,10 @@ async fn make_and_publish(build: &mut Build, lease: &Lease, is_publishing: &Atom
     is_publishing.store(true, Ordering::SeqCst);
     let staged = std::mem::take(&mut build.staged);
     let rows = publish(&build.prepared, &build.plans, staged, &build.publisher, lease).await?;
-    follow_logs(&build.prepared).await?;
+    // All is published by now: the next run brings the log up to date, or says why it cannot.
+    if let Err(e) = follow_logs(&build.prepared).await {
+        tracing::warn!(error = %e.explain(), "a Delta log is not up to date; the next run tries again");
+    }
     build.stage("publish", started, rows);
     Ok(())
 }

@@ -87,6 +87,8 @@ pub const PUBLISHED_ITEM_WORDS: &str = include_str!("../../sql/query/published_i
 pub const PUBLISHED_REASONS: &str = include_str!("../../sql/query/published_reasons.sql");
 /// The newest vector of each user that was true at `$as_of`.
 pub const PUBLISHED_USER_VECTORS: &str = include_str!("../../sql/query/published_user_vectors.sql");
+/// Mean score and length of all scored reasons.
+pub const REASON_MEANS: &str = include_str!("../../sql/query/reason_means.sql");
 /// Scores and lengths, for histograms.
 pub const REASON_MEASURES: &str = include_str!("../../sql/query/reason_measures.sql");
 /// How many reasons there are of each kind and refusal.

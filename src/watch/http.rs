@@ -36,9 +36,15 @@ pub enum Method {
 /// `Kind::Temporary` where there is no answer in two seconds, or one that does not say that it is well.
 pub async fn send(method: Method, to: &Url, content_type: &'static str, key: Option<&str>, body: String) -> Result<()> {
     let client = CLIENT.as_ref().ok_or_else(|| Error::new(Kind::Internal, "cannot make an HTTP client"))?;
+    let mut address = to.clone();
+    if key.is_some() {
+        // One header of its kind. Without a host there is nobody to send it to.
+        let _ = address.set_username("");
+        let _ = address.set_password(None);
+    }
     let request = match method {
-        Method::Put => client.put(to.clone()),
-        Method::Post => client.post(to.clone()),
+        Method::Put => client.put(address),
+        Method::Post => client.post(address),
     };
     let mut request = request.header("content-type", content_type).body(body);
     if let Some(key) = key {
@@ -120,7 +126,9 @@ mod tests {
             "HTTP/1.1 500 x\r\ncontent-length: 33\r\nconnection: close\r\n\r\nno \x1b[31m hunter22 nor sesame1234 ",
         );
         let told = send(Method::Post, &to, "text/plain", Some("sesame1234"), "the body".into()).await.unwrap_err();
-        assert!(served.join().unwrap().contains("Bearer sesame1234"));
+        let request = served.join().unwrap();
+        assert!(request.contains("Bearer sesame1234"));
+        assert_eq!(request.to_lowercase().matches("authorization:").count(), 1, "{request}");
         let told = told.explain();
         assert!(told.contains("500") && told.contains("127.0.0.1") && told.contains("nor ***"), "{told}");
         for secret in ["hunter22", "sesame1234", "user", "\x1b"] {

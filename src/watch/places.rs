@@ -3,7 +3,9 @@
 //! Knows how each place keeps what a run before has told of its success. Tells nothing that it was not given.
 
 use std::fmt;
+use std::fs::Permissions;
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -186,6 +188,8 @@ fn replace(file: &Path, text: &str) -> Result<()> {
     let part = Partial::new(file.with_file_name(format!(".{name}.part-{}", std::process::id())));
     let failed = |e: std::io::Error| of_file("cannot write the metrics", file, e);
     std::fs::write(part.path(), text).map_err(failed)?;
+    // Another user's node_exporter reads it, whatever the umask.
+    std::fs::set_permissions(part.path(), Permissions::from_mode(0o644)).map_err(failed)?;
     std::fs::rename(part.path(), file).map_err(failed)
 }
 

@@ -209,7 +209,11 @@ fn a_pushgateway_keeps_the_last_success_of_a_failed_run() {
     }
     // The password is in no manifest either.
     let folders = std::fs::read_dir(world.path("warehouse/_runs")).unwrap();
-    for manifest in folders.map(|run| run.unwrap().path().join("manifest.json")) {
+    // Beside them lies the page of all runs.
+    let manifests = folders.map(|run| run.unwrap().path().join("manifest.json")).filter(|at| at.is_file());
+    let manifests: Vec<_> = manifests.collect();
+    assert!(!manifests.is_empty());
+    for manifest in manifests {
         let text = std::fs::read_to_string(manifest).unwrap();
         assert!(text.contains("watch.pushgateway") && !text.contains("hunter22"), "{text}");
     }
@@ -347,7 +351,7 @@ fn a_receiver_that_hangs_slows_no_run() {
     expect_code(&out, 0);
     assert_eq!(summary(&out)["status"], "nothing_to_do");
     // Two seconds at the end, and some for a machine that has other things to do.
-    assert!(watched < alone + Duration::from_secs(5), "{watched:?} instead of {alone:?}");
+    assert!(watched < alone + Duration::from_secs(30), "{watched:?} instead of {alone:?}");
     assert!(!receiver.seen.lock().unwrap().is_empty(), "nothing was sent");
     let said = stderr(&out);
     assert!(said.contains(NOT_TAKEN) || said.contains("the rest is given up"), "{said}");
