@@ -18,7 +18,7 @@ use serde_json::Value;
 
 const CONTRACT: &str = "name = \"t\"\nversion = \"1.0\"\nrole = \"derived\"\ngrain = [\"id\"]\nsorted_by = [\"id\"]\n\
                         partition_by = \"dt\"\n[[column]]\nname = \"id\"\ntype = \"utf8\"\nnullable = false\n\
-                        [[column]]\nname = \"n\"\ntype = \"int64\"\n";
+                        [[column]]\nname = \"n\"\ntype = \"int64\"\nnullable = true\n";
 
 /// A warehouse with one table.
 struct Place {
