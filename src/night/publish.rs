@@ -61,6 +61,10 @@ pub(super) async fn publish(
                 .hint("run it again"));
         }
     }
+    for (plan, _) in &staged {
+        // Before the first switch: a night must not end with some of its tables new.
+        delta_write::demand_followable(&prepared.root, &plan.table).await?;
+    }
     for (plan, staged) in staged {
         rows += staged.rows;
         publisher.publish(lease, staged).await?;

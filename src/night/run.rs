@@ -23,6 +23,7 @@ use crate::night::publish::{follow_logs, out_of_grace, publish, renew};
 use crate::night::record::{begin, close, describe, failed_story, leave, story, table_record, write_run};
 use crate::night::steps::Build;
 use crate::night::watched::Watched;
+use crate::table::delta_write;
 use crate::table::lease::{Holder, Lease};
 use crate::table::traffic::traffic;
 use crate::telemetry::Voice;
@@ -185,6 +186,10 @@ async fn enter(
         return Ok((prepared, plans, None));
     }
     owner::check(job, &plans)?;
+    for plan in plans.iter().filter(|plan| plan.is_build()) {
+        // Before anything is paid for that could not be published.
+        delta_write::demand_followable(&prepared.root, &plan.table).await?;
+    }
     let ttl = Duration::from_secs_f64(job.spec.publish.lease_seconds);
     // Partitions are days of the warehouse, whichever job or length of interval writes them.
     let name = format!("dt={}", interval.dt());

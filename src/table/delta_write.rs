@@ -41,14 +41,9 @@ const SLACK: TimeDelta = TimeDelta::days(1);
 pub async fn follow(root: &Location, table: &str, schema: Option<&Schema>, create: bool) -> Result<Option<u64>> {
     let folder = root.child(table);
     for _ in 0..TRIES {
-        let log = Log::read(&folder).await.map_err(|e| match e.kind() {
-            Kind::Input => e.hint(ANEW),
-            _ => e,
-        })?;
-        match &log {
-            Some(log) => refuse_foreign(log, &folder)?,
-            None if create && schema.is_some() => {}
-            None => return Ok(None),
+        let log = read_ours(&folder).await?;
+        if log.is_none() && !(create && schema.is_some()) {
+            return Ok(None);
         }
         // After the log: what it says of a day is never newer than the record that is read now.
         let changes = Changes::find(root, table, log.as_ref()).await?;
@@ -67,6 +62,26 @@ pub async fn follow(root: &Location, table: &str, schema: Option<&Schema>, creat
     Err(Error::new(Kind::Temporary, "other writers were always faster at the Delta log")
         .with("table", table)
         .hint("run it again"))
+}
+
+/// Refuses a table whose Delta log [`follow`] could not go on from: whoever asks first does not find it out halfway.
+///
+/// # Errors
+/// `Kind::Config` where another tool has changed the log so; `Kind::Input` for a damaged log; the store's.
+pub async fn demand_followable(root: &Location, table: &str) -> Result<()> {
+    read_ours(&root.child(table)).await.map(|_| ())
+}
+
+/// The log of a table, where it has one and it is one that this module may go on from.
+async fn read_ours(folder: &Location) -> Result<Option<Log>> {
+    let log = Log::read(folder).await.map_err(|e| match e.kind() {
+        Kind::Input => e.hint(ANEW),
+        _ => e,
+    })?;
+    if let Some(log) = &log {
+        refuse_foreign(log, folder)?;
+    }
+    Ok(log)
 }
 
 const ANEW: &str = "remove the table's folder _delta_log; the next run writes a new one from the commit records";

@@ -33,6 +33,7 @@ use crate::operate::forget::record::{self, Before, Done, Options, forgotten_befo
 use crate::operate::pseudonym::Pseudonyms;
 use crate::operate::scrub::Scrub;
 use crate::operate::tellers::Told;
+use crate::table::delta_write;
 use crate::table::lease::{Held, Holder};
 use crate::table::partition::{self, Publisher, live_runs};
 use crate::table::segment;
@@ -77,6 +78,11 @@ pub async fn forget(job: &Job, options: &Options) -> Result<Done> {
     let keys = work.prompt_keys(&standing, &going.told, &mut found).await?;
     // Also where it is done: what cannot be read is found out now.
     work.look(&keys, &going.told, &mut found, &mut done).await?;
+    let rewritten: BTreeSet<&String> =
+        going.days.keys().filter_map(|dt| standing.get(dt)).flat_map(|records| records.keys()).collect();
+    for table in rewritten {
+        delta_write::demand_followable(&work.root, table).await?;
+    }
     let before = forgotten_before(&work.root).await?;
     let pseudonyms = Pseudonyms::find(&work.root).await?;
     done.unmatched = work.unmatched(&found, &before, pseudonyms.as_ref(), &mut done.warnings);
