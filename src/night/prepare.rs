@@ -275,7 +275,7 @@ impl Prepared {
     ///
     /// # Errors
     /// [`Kind::Input`] for such a night.
-    pub(super) fn check_snapshot(&self) -> Result<()> {
+    pub(crate) fn check_snapshot(&self) -> Result<()> {
         match self.inputs.get(ITEM) {
             Some(items) if has_snapshots(&self.job) && items.files.is_empty() => {
                 Err(snapshot::too_early(items, self.interval.end))

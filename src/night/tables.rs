@@ -32,7 +32,7 @@ pub const PAIR: &str = "pair";
 pub const CHOICE: &str = "item_choice";
 
 /// The input whose further columns a job may name.
-pub(super) const ITEM: &str = "item";
+pub(crate) const ITEM: &str = "item";
 
 /// The prompts that wait, for the query that sorts them.
 const WAITING: &str = "prompt_that_waits";
@@ -115,7 +115,7 @@ pub async fn open_input_of(job: &Job, contract: &Contract, text: &str) -> Result
 }
 
 /// Whether the job's items are dated snapshots.
-pub(super) fn has_snapshots(job: &Job) -> bool {
+pub(crate) fn has_snapshots(job: &Job) -> bool {
     job.spec.input.item_snapshot == snapshot::LATEST
 }
 

@@ -60,6 +60,15 @@ pub(crate) async fn evidence(prepared: &Prepared, tables: &[&str]) -> Result<Ses
     // Evidence is what a run knows that ends where the interval begins; the session holds the interval's events too.
     let start = prepared.interval.start;
     let before = prepared.at(Interval { start: start - Duration::days(1), end: start });
+    if tables::has_snapshots(&prepared.job)
+        && let Some(items) = before.inputs.get(tables::ITEM)
+    {
+        // The session has the snapshot that stands at the interval's end.
+        before.check_snapshot()?;
+        let contract = prepared.graph.contract(tables::ITEM)?;
+        tables::hold_bad_rows(contract, items).await?;
+        tables::register_input(&session, contract, items).await?;
+    }
     for name in tables {
         // Every item counts; what earlier nights had does not matter.
         for earlier in prepared.graph.reads(name).filter(|read| !session.has_table(read)) {
