@@ -18,7 +18,8 @@ pub struct LookedBack {
     /// Its partition.
     pub dt: String,
     /// `not_published`, `not_arrived`, `up_to_date`, `published`, `not_looked_at`, `learned_later` (it stays as it is, as a
-    /// model of the job has learned from events after it), or the kind of the error.
+    /// model of the job has learned from events after it), `no_snapshot` (it stays as it is, as every snapshot of the items
+    /// is of a later day), or the kind of the error.
     pub status: String,
     /// The run that built it, where one did.
     pub run_id: Option<String>,
@@ -30,6 +31,9 @@ pub struct LookedBack {
 
 /// The status of a day that no model of the job may write of.
 const LEARNED_LATER: &str = "learned_later";
+
+/// The status of a day before the first snapshot of the items.
+const NO_SNAPSHOT: &str = "no_snapshot";
 
 impl LookedBack {
     fn new(interval: &Interval, status: &str) -> LookedBack {
@@ -87,6 +91,11 @@ async fn look_at(job: &Job, prepared: &Prepared, options: &Options, stop: &Cance
     let is_published = prepared.is_published().await?;
     if !is_published && !prepared.is_looked_back_at().await? {
         return Ok(LookedBack::new(&interval, "not_published"));
+    }
+    // Not an error: without the snapshots before it, such a day would fail in every night that reaches it.
+    if let Err(why) = prepared.check_snapshot() {
+        tracing::warn!(dt = interval.dt(), why = %why, "a day before the first snapshot of the items is not built");
+        return Ok(LookedBack::new(&interval, NO_SNAPSHOT));
     }
     let plans = prepared.decide(false, false).await?;
     if !plans.iter().any(TablePlan::is_build) {

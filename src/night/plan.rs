@@ -99,7 +99,8 @@ pub async fn plan(job: &Job, interval: Interval, lookback_days: u64, full: bool)
     let mut lookback = Vec::new();
     for before in interval.lookback(lookback_days) {
         let before = prepared.at(before);
-        if before.is_looked_back_at().await? {
+        // A day before the first snapshot of the items stays as it is.
+        if before.check_snapshot().is_ok() && before.is_looked_back_at().await? {
             let tables = before.decide(false, false).await?;
             let allowed = owner::check(&before.job, &tables).and_then(|()| before.check_learned(&tables));
             lookback.push(match allowed {

@@ -59,6 +59,12 @@ fn a_night_reads_the_latest_snapshot_that_it_may_know() {
         "{}",
         stderr(&early)
     );
+    // A lookback that reaches it leaves it alone.
+    let lookback =
+        night(&world, 10, &["--lookback", "1", "--set", "interval.lookback_missing=true", LATEST[0], LATEST[1]]);
+    expect_code(&lookback, 0);
+    let looked = &summary(&lookback)["lookback"][0];
+    assert!(looked["dt"] == "2026-01-09" && looked["status"] == "no_snapshot", "{looked}");
 
     // Commands without an interval read the latest of all.
     let items = format!("input.item={}", world.path("input/items").display());
