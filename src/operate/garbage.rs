@@ -12,9 +12,10 @@ use crate::table::{partition, quarantine};
 /// Removes what dead runs left behind, and what has stood in the quarantine for long.
 pub async fn collect_garbage(job: &Job) -> Result<partition::GcReport> {
     let root = locate(job, &job.spec.warehouse)?;
-    let mut report = partition::gc(&root).await?;
+    let report = partition::gc(&root).await;
     let before = Utc::now() - chrono::Duration::days(job.spec.audit.quarantine_days);
     let (files, bytes) = quarantine::clean(&root, before).await?;
+    let mut report = report?;
     report.quarantined = files;
     report.bytes += bytes;
     Ok(report)

@@ -323,7 +323,8 @@ pub struct GcReport {
 /// of files that they were writing.
 ///
 /// # Errors
-/// The store's; a damaged commit record stops it before anything of that partition is removed.
+/// The store's; a damaged commit record stops it before anything of that partition is removed. Of a table whose Delta log
+/// cannot be followed nothing is removed; the first such error comes when everything else is done.
 pub async fn gc(root: &Location) -> Result<GcReport> {
     // Looked at before the leases: what a run that begins now is staging is not among it.
     let staging = root.child("_staging");
@@ -358,12 +359,21 @@ pub async fn gc(root: &Location) -> Result<GcReport> {
         }
     }
     let tables: BTreeSet<&String> = folders.keys().map(|(table, _)| table).collect();
+    let (mut left_out, mut unfollowed) = (BTreeSet::new(), None);
     for table in tables {
         // A run may have died between its commit and the log's version: no log may name what goes now.
-        delta_write::follow(root, table, None, false).await?;
+        match delta_write::follow(root, table, None, false).await {
+            Ok(_) => {}
+            Err(e) if matches!(e.kind(), Kind::Config | Kind::Input) => {
+                tracing::warn!(table, error = %e, "the files of this table stay: its Delta log cannot be followed");
+                left_out.insert(table.clone());
+                unfollowed = unfollowed.or(Some(e));
+            }
+            Err(e) => return Err(e),
+        }
     }
     for ((table, dt), entries) in folders {
-        if check_dt(&dt).is_err() {
+        if check_dt(&dt).is_err() || left_out.contains(&table) {
             continue;
         }
         let _alone = lock_folder(&partition(root, &table, &dt)?).await?;
@@ -393,7 +403,10 @@ pub async fn gc(root: &Location) -> Result<GcReport> {
             report.bytes += size;
         }
     }
-    Ok(report)
+    match unfollowed {
+        Some(e) => Err(e),
+        None => Ok(report),
+    }
 }
 
 /// Removes a folder of a local disk that holds nothing.

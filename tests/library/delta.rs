@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use bytes::Bytes;
 use curec::error::Kind;
 use curec::table::contract::Contract;
-use curec::table::delta_write::follow;
+use curec::table::delta_write::{demand_followable, follow};
 use curec::table::lease::{Holder, Lease};
 use curec::table::partition::{Publisher, gc};
 use curec::table::published::partitions;
@@ -263,6 +263,18 @@ async fn a_log_that_another_tool_has_changed_is_told() {
     let error = follow(&place.root, "t", Some(&schema), true).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Config);
     assert!(error.advice().unwrap().contains("_delta_log"), "{error}");
+    assert_eq!(demand_followable(&place.root, "t").await.unwrap_err().kind(), Kind::Config);
+    assert!(demand_followable(&place.root, "table_without_a_log").await.is_ok());
+
+    // Garbage of another table goes all the same; what the log may name stays.
+    let orphans = ["t", "u"].map(|table| place.root.child(table).child("dt=2026-01-01/part-orphan.parquet"));
+    for orphan in &orphans {
+        orphan.put(Bytes::from_static(b"x")).await.unwrap();
+    }
+    place.lease.release().await.unwrap();
+    assert_eq!(gc(&place.root).await.unwrap_err().kind(), Kind::Config);
+    assert!(orphans[0].head().await.unwrap().is_some() && orphans[1].head().await.unwrap().is_none());
+
     for entry in place.log().list().await.unwrap() {
         entry.location.delete().await.unwrap();
     }

@@ -45,7 +45,7 @@ use crate::table::traffic::traffic;
 /// [`Kind::Busy`] naming the run while any run is live; [`Kind::Usage`] without a user; [`Kind::Input`] for damaged files
 /// and for partitions that their contract does not fit any more; [`Kind::Config`] where a projection's column stands in
 /// days with the users and the job names none; the store's. Nothing was changed by any of them but the
-/// store's, and running it again completes it.
+/// store's and those of [`partition::gc`], which come after everything else; running it again completes it.
 pub async fn forget(job: &Job, options: &Options) -> Result<Done> {
     if options.users.is_empty() || options.users.contains("") {
         return Err(Error::new(Kind::Usage, "a user id is missing or empty").hint("name it with --user-id"));
@@ -103,19 +103,21 @@ pub async fn forget(job: &Job, options: &Options) -> Result<Done> {
         }
     }
     outcome?;
-    let garbage = partition::gc(&work.root).await?;
-    done.garbage = garbage.staged_files + garbage.orphans;
-    if !garbage.live_runs.is_empty() {
-        let runs = garbage.live_runs.join(", ");
-        done.warnings
-            .push(format!("{runs} began meanwhile: run `curec gc` when it has ended, files of dead runs stay"));
-    }
+    let garbage = partition::gc(&work.root).await;
     manifest.status = "forgotten".into();
     manifest.finished_at = now();
     manifest.seconds = started.0.elapsed().as_secs_f64();
     manifest.store = traffic().since(traffic_before);
     manifest.forgotten = Some(done.forgotten.clone());
     done.manifest = Some(record::write(&work.root, &work.run_id, &manifest).await?);
+    // After the record of what was done: only files of dead runs may still be there.
+    let garbage = garbage?;
+    done.garbage = garbage.staged_files + garbage.orphans;
+    if !garbage.live_runs.is_empty() {
+        let runs = garbage.live_runs.join(", ");
+        done.warnings
+            .push(format!("{runs} began meanwhile: run `curec gc` when it has ended, files of dead runs stay"));
+    }
     Ok(done)
 }
 
