@@ -8,6 +8,9 @@
 -- the item is no outcome. Where likes outnumber dislikes, each of the latest surplus likes is matched with an unmet item: the
 -- nearest in popularity that the user never met, as not liked. Without them a reason would gain by praising everything.
 --
+-- Where like_level has a level of the user, it is the one at $interval_end: it counts the outcomes' own ratings too. Examples for
+-- learning (alignment_example, reward_example) label by the level before the interval.
+--
 -- Every order ends in an id, so that no result depends on the order of the work.
 with newest as (
     select user_id, as_of, prompt_key, reason, finish, logprob_sum, completion_tokens
