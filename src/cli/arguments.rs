@@ -2,6 +2,7 @@
 //!
 //! Knows the runtime and signals; knows nothing of what is run.
 
+use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -183,11 +184,11 @@ fn watch(stop: CancelToken, patience: Option<Duration>) {
 pub(crate) struct Foreground(Arc<Mutex<Option<CancelToken>>>);
 
 impl Foreground {
-    /// Hears SIGINT and SIGTERM from here on. SIGINT stops the piece of work, a second one also what computes on and looks at
-    /// nothing; without any work it does nothing. SIGTERM ends the process.
+    /// Hears SIGINT and SIGTERM from here on. SIGINT stops the piece of work; a second one, while that has not stopped, ends the
+    /// process with 130; without any work it does nothing. SIGTERM ends the process, and leaves the terminal as it is now.
     pub(crate) fn hear() -> Foreground {
         let foreground = Foreground::default();
-        let heard = foreground.clone();
+        let (heard, terminal) = (foreground.clone(), Terminal::of_stdin());
         spawn(async move {
             use tokio::signal::unix::{SignalKind, signal};
             let (Ok(mut interrupt), Ok(mut terminate)) =
@@ -201,6 +202,8 @@ impl Foreground {
                     _ = terminate.recv() => Some(143),
                 };
                 if let Some(code) = code {
+                    // A prompt reads key by key, without an echo; whoever comes after could not see what they type.
+                    terminal.iter().for_each(Terminal::restore);
                     scratch::clean();
                     std::process::exit(code);
                 }
@@ -233,6 +236,31 @@ impl Foreground {
 
     fn put(&self, work: Option<CancelToken>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = work;
+    }
+}
+
+/// How the terminal that standard input is was set.
+struct Terminal(libc::termios);
+
+impl Terminal {
+    /// As it is set now; `None` where standard input is no terminal.
+    fn of_stdin() -> Option<Terminal> {
+        let mut modes = MaybeUninit::<libc::termios>::uninit();
+        // SAFETY: `modes` has room for what the call writes.
+        match unsafe { libc::tcgetattr(libc::STDIN_FILENO, modes.as_mut_ptr()) } {
+            // SAFETY: the call has succeeded, so it has written all of it.
+            0 => Some(Terminal(unsafe { modes.assume_init() })),
+            _ => None,
+        }
+    }
+
+    /// Sets it so again. A process in the background would be stopped for it and has changed nothing.
+    fn restore(&self) {
+        // SAFETY: both calls take no memory.
+        if unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() } {
+            // SAFETY: the modes live until the call returns. Where it fails there is no terminal any more.
+            unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const self.0) };
+        }
     }
 }
 
