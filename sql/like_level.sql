@@ -3,7 +3,7 @@
 --
 -- Of n ratings in ascending order it is the one at place floor($like_quantile * n) + 1: at least the upper share of a user's
 -- ratings are likes, and equal ratings mean the same. Every rated event counts, also several of one item. A rating that the user
--- really gave, so no result depends on the order of the work.
+-- really gave, so no result depends on the order of the work. The product is rounded, as 0.58 * 50 is a little less than 29.
 with placed as (
     select
         user_id,
@@ -16,5 +16,7 @@ with placed as (
 select cast(user_id as varchar) as user_id, rating as level
 from placed
 where n >= cast($like_values as bigint)
-    and place = least(n, cast(floor(cast($like_quantile as double) * cast(n as double)) as bigint) + 1)
+    and place = least(
+        n,
+        cast(floor(round(cast($like_quantile as double) * cast(n as double), 6)) as bigint) + 1)
 order by user_id
