@@ -15,9 +15,12 @@ use url::Url;
 
 use crate::cancel::CancelToken;
 use crate::error::{Context, Error, Kind, Result};
+use crate::settings;
 
 /// So much of a server's words stands in an error.
 const SHOWN: usize = 300;
+/// Bytes of an answer at most: what is longer is no answer of a language model.
+const MOST: usize = 16 << 20;
 /// The longest pause that curec makes by itself.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A server that asks for more is not waited for, and a clock must hold it.
@@ -30,7 +33,7 @@ const TRIES_OF_ITS_OWN: u32 = 5;
 pub struct Patience {
     /// The pause before the second try; doubled before each further one. A longer `Retry-After` counts instead.
     pub first: Duration,
-    /// Since the first try, or since another request was answered where the server only asks to slow down.
+    /// Since the first failure, or since another request was answered where the server only asks to slow down.
     pub whole: Duration,
     /// A request without a whole answer after so long has failed.
     pub timeout: Duration,
@@ -119,7 +122,9 @@ impl Client {
     pub fn new(place: &str, address: &str, key: Option<String>, patience: Patience) -> Result<Client> {
         let bad = |what: &str| Error::new(Kind::Config, format!("{place}: {what}"));
         let mut address = Url::parse(address).map_err(|e| bad("this is no address").source(e))?;
-        if !address.username().is_empty() || address.password().is_some() {
+        let is_secret = |name: &str| settings::is_secret(name) || matches!(name, "key" | "sig" | "code");
+        let is_told = address.query_pairs().any(|(name, _)| is_secret(&name));
+        if !address.username().is_empty() || address.password().is_some() || is_told {
             return Err(bad("an address must hold no credentials").hint("set the key as OPENAI_API_KEY"));
         }
         if key.as_ref().is_some_and(|key| key.chars().any(char::is_control)) {
@@ -130,6 +135,8 @@ impl Client {
         address.set_path(&path);
         let http = reqwest::Client::builder()
             .timeout(patience.timeout)
+            // A prompt that is sent on elsewhere would be another request.
+            .redirect(reqwest::redirect::Policy::none())
             .build()
             .context(Kind::Internal, || "cannot make an HTTP client".into())?;
         Ok(Client { http, address, key, patience, answered: Arc::default() })
@@ -153,7 +160,7 @@ impl Client {
     pub async fn complete(&self, body: &Value, stop: &CancelToken) -> Result<Reply, Failed> {
         let text = body.to_string();
         let mut pause = self.patience.first;
-        let mut until = Instant::now() + self.patience.whole;
+        let mut until: Option<Instant> = None;
         let (mut seen, mut broken) = (self.answered.load(Ordering::Relaxed), 0);
         loop {
             let (what, after, why) = match self.ask(&text).await {
@@ -162,14 +169,15 @@ impl Client {
                 Err(Tried::Again { what, after, why }) => (what, after, why),
             };
             let answered = self.answered.load(Ordering::Relaxed);
-            if why == Why::Busy && answered > seen {
-                // It serves others meanwhile: this one waits for its turn.
-                (until, pause) = (Instant::now() + self.patience.whole, self.patience.first);
+            // From the first failure on, since a try may last longer than all patience; and where a busy server answers others
+            // meanwhile, this one waits for its turn.
+            if until.is_none() || (why == Why::Busy && answered > seen) {
+                (until, pause) = (Some(Instant::now() + self.patience.whole), self.patience.first);
             }
             seen = answered;
             broken += u32::from(why == Why::Broken);
             let wait = after.map_or(pause, |after| after.max(self.patience.first));
-            let is_late = Instant::now() + wait > until;
+            let is_late = until.is_some_and(|until| Instant::now() + wait > until);
             if (is_late || broken == TRIES_OF_ITS_OWN) && why == Why::Broken && self.answers_others(body).await {
                 return Err(Failed::Broken(what));
             }
@@ -190,9 +198,13 @@ impl Client {
 
     /// Whether the server answers a request of a word with a word: then it is the prompt on which it fails.
     async fn answers_others(&self, body: &Value) -> bool {
-        let mut short = json!({ "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1 });
-        if let Some(model) = body.get("model") {
-            short["model"] = model.clone();
+        let mut short = body.clone();
+        short["messages"] = json!([{"role": "user", "content": "Hello"}]);
+        if short.get("max_tokens").is_some() {
+            short["max_tokens"] = 1.into();
+        }
+        if let Some(fields) = short.as_object_mut() {
+            fields.retain(|name, _| name != "continue_final_message" && name != "add_generation_prompt");
         }
         self.ask(&short.to_string()).await.is_ok()
     }
@@ -233,12 +245,22 @@ impl Client {
             if let Some(cause) = innermost(&e) {
                 what = format!("{what}: {cause}");
             }
-            Tried::Again { what: self.shown(&what), after: None, why: Why::Silent }
+            // A server that took it and did not end may stumble over this prompt alone.
+            let why = if e.is_timeout() && !e.is_connect() { Why::Broken } else { Why::Silent };
+            Tried::Again { what: self.shown(&what), after: None, why }
         };
-        let response = request.send().await.map_err(|e| silent(e.without_url()))?;
+        let mut response = request.send().await.map_err(|e| silent(e.without_url()))?;
         let status = response.status();
         let after = response.headers().get("retry-after").and_then(|value| retry_after(value.to_str().ok()?));
-        let text = response.text().await.map_err(|e| silent(e.without_url()))?;
+        let mut bytes = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(|e| silent(e.without_url()))? {
+            bytes.extend_from_slice(&part);
+            if bytes.len() > MOST {
+                let what = format!("{status}: an answer of more than {} MiB", MOST >> 20);
+                return Err(Tried::Ended(Failed::All { status: status.as_u16(), what }));
+            }
+        }
+        let text = String::from_utf8_lossy(&bytes);
         let what = || format!("{status}: {}", self.shown(&text));
         let again = |why| Err(Tried::Again { what: what(), after, why });
         match status.as_u16() {

@@ -22,6 +22,7 @@ use crate::generate::chat_completions::{Client, Failed, Patience, Reply, Usage};
 use crate::generate::prompt::is_blank;
 use crate::generate::row::{AGAIN_TEMPERATURE, AGAIN_TOP_P, Finish, Outcome, Question, RowError, Written};
 use crate::generate::token_count::{TokenCount, estimate};
+use crate::plain_text::lines::is_unspaced;
 use crate::table::redact::redact;
 
 /// So many names of models stand in an error.
@@ -191,7 +192,7 @@ impl Endpoint {
     /// As [`Endpoint::resolve`].
     pub fn prompt_key(&self, prompt: &str, stem: &str) -> Result<String> {
         let mut body = self.body(prompt, stem, self.temperature, self.top_p)?;
-        if self.temperature > 0.0 {
+        if self.temperature > 0.0 && !self.extra.contains_key("seed") {
             body["seed"] = self.seed.into();
         }
         let mut made = Fingerprint::new("endpoint prompt", 1);
@@ -395,7 +396,8 @@ fn continuation(stem: &str, text: &str) -> (String, bool) {
         Some((line, _)) => (line, true),
         None => (text, false),
     };
-    let joins = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    let is_spaced = |c: char| c.is_alphanumeric() && !is_unspaced(c);
+    let joins = |c: Option<char>| c.is_some_and(is_spaced);
     let space = if joins(stem.chars().last()) && joins(line.chars().next()) { " " } else { "" };
     (format!("{space}{line}"), is_whole)
 }
@@ -404,8 +406,10 @@ fn continuation(stem: &str, text: &str) -> (String, bool) {
 /// around all of it, and whether it has ended.
 fn sentence(text: &str) -> (String, bool) {
     let text = text.trim();
-    let text = match text.strip_prefix("<think>") {
-        Some(notes) => notes.split_once("</think>").map_or("", |(_, rest)| rest),
+    // Where the server's template opens the notes, the answer holds their end alone.
+    let text = match text.split_once("</think>") {
+        Some((_, rest)) => rest,
+        None if text.starts_with("<think>") => "",
         None => text,
     };
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());

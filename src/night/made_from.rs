@@ -13,7 +13,7 @@ use crate::config::{Interval, parse_moment};
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::generate::answers::Examples;
-use crate::generate::prompt::PromptTemplate;
+use crate::generate::models::template_of;
 use crate::night::graph::{self, RESPONSE};
 use crate::night::prepare::{Prepared, ZERO_EMBEDDING};
 use crate::night::tables::{INPUTS, ITEM, files_in};
@@ -232,7 +232,7 @@ impl Prepared {
         if reads.judge {
             // Where the judge lies does not matter.
             made.add("judge", saved::digest(Path::new(&self.job.spec.correct.judge))?);
-            made.add("template rewrite", PromptTemplate::load(&self.job.spec.correct.template)?.digest());
+            made.add("template rewrite", template_of(&self.job, &self.job.spec.correct.template)?.digest());
             made.add("templates of answers", Examples::new()?.digest());
         }
         if let Some((projection, _)) = self.projection_of(table) {

@@ -96,6 +96,7 @@ def make_export(folder):
                 "item_event_timestamp": pa.array([None if i < 4 else i for i in rows], moment),
                 "item_embedding": pa.array([[i, i + 0.5, -i] for i in rows], vector),
                 "item_collaborative": pa.array([[i, -i] if i > 5 else None for i in rows], mapped),
+                "item_words": pa.array([None if i < 4 else ["film", f"w{i % 3}"][: i % 3] for i in rows], pa.list_(pa.string())),
                 "item_n_reasons": pa.array([i % 2 for i in rows], pa.int32()),
                 "item_missing": pa.array([i < 4 for i in rows]),
             }
@@ -144,6 +145,9 @@ class Loader(unittest.TestCase):
                 if pa.types.is_fixed_size_list(kind):
                     values.append(plain([0.0] * kind.list_size if value is None else value))
                     values += [int(value is None)] * field.nullable
+                    continue
+                if pa.types.is_list(kind):
+                    values.append(plain(value or []))
                     continue
                 if pa.types.is_timestamp(kind):
                     value = -1 if value is None else round(value.timestamp() * 1_000_000)
@@ -211,6 +215,14 @@ class Loader(unittest.TestCase):
         self.assertEqual(texts, self.table.column("item_id").to_pylist())
         batch = next(self.loader.batches(self.folder, columns=["item_id"], vocabularies={"item_id": {}}))
         self.assertEqual(set(batch["item_id"].tolist()), {0})
+
+    def test_lists_of_text_are_lists_of_numbers_by_a_vocabulary(self):
+        known = self.loader.vocabulary(self.folder, "item_words")
+        self.assertEqual(sorted(known.values()), list(range(1, len(known) + 1)))
+        back = {number: text for text, number in known.items()}
+        batches = list(self.loader.batches(self.folder, columns=["item_words"], vocabularies={"item_words": known}))
+        lists = [[back[number] for number in numbers] for batch in batches for numbers in batch["item_words"]]
+        self.assertEqual(lists, [words or [] for words in self.table.column("item_words").to_pylist()])
 
     def test_half_an_export_is_an_error(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -78,10 +78,16 @@ fn an_answer_is_its_first_sentence_or_what_follows_the_stem() {
     );
     assert_eq!(sentence("\"Heat\" and \"Ronin\""), ("\"Heat\" and \"Ronin\"".to_owned(), false));
     assert_eq!(sentence("<think> and so on"), (String::new(), false));
+    assert_eq!(
+        sentence("Okay.\n</think>\n\nIt is so."),
+        ("It is so.".to_owned(), false),
+        "the server opened the notes"
+    );
     let after = |text: &str| continuation("People like Heat for", text).0;
     for text in [" its crime.\nMore", "its crime.", "People like Heat for its crime."] {
         assert_eq!(after(text), " its crime.");
     }
+    assert_eq!(continuation("这位用户喜欢", "科幻电影。").0, "科幻电影。", "no space where none is written");
     assert_eq!(continuation("<think>", "a</think>"), ("a</think>".to_owned(), false));
 }
 

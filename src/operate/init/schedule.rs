@@ -127,6 +127,7 @@ fn of_kubernetes(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn sample<'a>(all: &'a [(String, String)], file: &str) -> &'a str {

@@ -1,5 +1,6 @@
 //! Tags, words and English, on texts with known answers.
 
+#![allow(clippy::unwrap_used)]
 use super::*;
 use crate::reward::names::without_names;
 
