@@ -256,7 +256,9 @@ fn what_a_rating_means_is_told_by_the_user_s_own_ratings() {
     log.push(Event { at: Some(january(21, 0)), ..watched("u0", 6, 9000.0) });
     write_events(&world.path(LOG), &log);
     let likes = |settings: &[&str]| -> Vec<String> {
-        let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", *setting]).collect();
+        // Of a user who dislikes the one thing that they have met there is nothing to ask.
+        let all = settings.iter().chain(&["budget.max_failed_fraction=1.0"]);
+        let settings: Vec<&str> = all.flat_map(|setting| ["--set", *setting]).collect();
         expect_code(&world.run(&settings), 0);
         let rows = world.sql("select user_id, n_likes, n_dislikes from user_history order by user_id");
         rows.iter()

@@ -160,9 +160,9 @@ const CASES: [Case; 15] = [
             common::write_items(&world.path("input/item.parquet"), &items);
             Vec::new()
         },
-        first: &["user_history", "item_audience", "reason_prompt", "reason_score"],
+        first: &["user_history", "item_audience", "reason_prompt", "reason_score", "item_feature"],
         why: "input item changed",
-        then: &["reason", "item_feature", "user_feature"],
+        then: &["reason", "user_feature"],
         pays: true,
     },
     Case {
