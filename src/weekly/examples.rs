@@ -46,6 +46,17 @@ pub(crate) async fn evidence_for(job: &Job, interval: Interval, table: &str) -> 
     Ok((evidence(&prepared, &tables).await?, prepared.graph.clone()))
 }
 
+/// The same with users' opinions and what these are made of.
+///
+/// # Errors
+/// As [`evidence_for`].
+pub(crate) async fn opinions(prepared: &Prepared) -> Result<Session> {
+    const OPINION: &str = "opinion";
+    let mut tables = prepared.graph.before(&[OPINION]);
+    tables.push(OPINION);
+    evidence(prepared, &tables).await
+}
+
 /// The same with these tables, which stand in order.
 ///
 /// # Errors

@@ -33,7 +33,7 @@ impl Negatives {
     /// # Errors
     /// What inputs and the disk say.
     pub async fn read(job: &Job, interval: Interval, users: &BTreeSet<&str>) -> Result<Negatives> {
-        let session = examples::evidence(&prepare(job, interval).await?, &["opinion"]).await?;
+        let session = examples::opinions(&prepare(job, interval).await?).await?;
         let mut found = Negatives::default();
         let mut rows = session.sql(texts::ITEM_POPULARITY, &[]).await?.stream().await?;
         while let Some(batch) = rows.try_next().await? {

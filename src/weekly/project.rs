@@ -25,8 +25,6 @@ use crate::weekly::project_data::data;
 use crate::weekly::project_fit::{Done, work};
 use crate::weekly::weekly_file::Spec;
 
-/// The table of what was met; the others are made of it here.
-const OPINION: &str = "opinion";
 /// The folder in `out` of what passed: a job may name it.
 pub const FOLDER: &str = "projection";
 /// The folder in `out` of what did not pass: what a job may use stands as it was.
@@ -55,7 +53,7 @@ pub async fn project(spec: &Spec, interval: Interval, stop: &CancelToken) -> Res
     };
     let prepared = prepare(&job, interval).await?;
     let encoder = prepared.models.encoder_files()?.digest().to_owned();
-    let session = examples::evidence(&prepared, &[OPINION]).await?;
+    let session = examples::opinions(&prepared).await?;
     let data = data(&prepared, &session, &encoder, &of, stop).await?;
     tracing::info!(
         texts = data.texts.len(),
