@@ -352,6 +352,7 @@ pub mod evaluate {
     pub mod history_nights;
     pub mod evaluation_file;
     mod logged_items;
+    mod origin_nights;
     pub mod arm_data;
     pub mod evaluation;
 }

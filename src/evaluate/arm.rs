@@ -151,6 +151,27 @@ impl Arm {
         }
     }
 
+    /// Its texts, for people.
+    pub fn texts(self) -> &'static str {
+        match self {
+            Arm::Attributes => "attributes",
+            Arm::Evidence => "the evidence, as published",
+            Arm::Scalars => "the scalar columns, as published",
+            Arm::ZeroShot => "accepted reasons",
+            Arm::Aligned => "accepted reasons of the aligned model",
+            Arm::Templates => "the templates' reasons",
+            Arm::Beside => "the evidence and the accepted reasons of the aligned model",
+            Arm::Sampled => "several sampled reasons of the aligned model",
+            Arm::BestOf => "accepted reasons of the model aligned with the best of several",
+            Arm::Weighted => "accepted reasons of the model that learned from weighted answers",
+            Arm::Reinforced => "accepted reasons of the reinforced model",
+            Arm::Corrected => "accepted reasons after correction",
+            Arm::CorrectedAligned => "accepted reasons of the aligned model after correction",
+            Arm::Anonymous => "accepted reasons without titles",
+            _ => "texts of another arm",
+        }
+    }
+
     /// Whether its texts are those of the nightly job with other keys, which someone has to name.
     pub fn wants_keys(self) -> bool {
         matches!(

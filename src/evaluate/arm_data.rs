@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use chrono::{DateTime, Days, NaiveTime, Utc};
+use chrono::{DateTime, Utc};
 
 use crate::cancel::CancelToken;
 use crate::config::{Interval, Job, MAX_LOOKBACK_DAYS};
@@ -24,6 +24,7 @@ use crate::evaluate::evaluation_file::{DataSpec, Spec, TextSpec};
 use crate::evaluate::history_blocks::HistoryVectors;
 use crate::evaluate::history_nights::{self, HistoriesSpec, Nights};
 use crate::evaluate::logged_items::LoggedItems;
+use crate::evaluate::origin_nights::nights;
 use crate::evaluate::published;
 use crate::evaluate::results::{Measurement, Results};
 use crate::evaluate::text_quality::{self, Asked, References};
@@ -37,7 +38,7 @@ use crate::night::tables::{items_at, locate, open_log};
 use crate::night::warehouse;
 use crate::query::texts;
 use crate::recommend::data::Log;
-use crate::recommend::split::{Part, Split, rolling};
+use crate::recommend::split::{Split, rolling};
 use crate::reward::names::Vocabulary;
 use crate::table::segment::segments;
 use crate::table::store::Location;
@@ -331,7 +332,7 @@ impl Source {
             let n = first.iter().flatten().count();
             let has = |a: Arm| a.texts_of(arms) == Some(arm) || (arm == Arm::Scalars && a.has_scalars());
             results.facts.push((
-                format!("{}, {} ({})", self.name, what_of(arm), users_of(arms, has)),
+                format!("{}, {} ({})", self.name, arm.texts(), users_of(arms, has)),
                 format!("{n} of {} items", first.len()),
             ));
             if arm == Arm::Scalars {
@@ -419,7 +420,7 @@ impl Source {
             }
             let told = history_nights::vectors(&job, &self.log, texts).await?;
             let users = users_of(arms, |a| a.histories_of(arms) == Some(arm));
-            let of = format!("{}, histories: {} ({users})", self.name, what_of(arm));
+            let of = format!("{}, histories: {} ({users})", self.name, arm.texts());
             results.facts.push((of, history_nights::coverage(&told, &self.split)));
             if arm.corrects()
                 && let Some(corrections) = history_nights::corrections(&session).await?
@@ -565,52 +566,6 @@ fn wanted(arms: &[Arm]) -> Vec<Arm> {
 /// The arms that have the texts of one.
 fn users_of(arms: &[Arm], uses: impl Fn(Arm) -> bool) -> String {
     arms.iter().copied().filter(|arm| uses(*arm)).map(Arm::code).collect::<Vec<_>>().join(", ")
-}
-
-/// An arm's texts, for people.
-fn what_of(arm: Arm) -> &'static str {
-    match arm {
-        Arm::Attributes => "attributes",
-        Arm::Evidence => "the evidence, as published",
-        Arm::Scalars => "the scalar columns, as published",
-        Arm::ZeroShot => "accepted reasons",
-        Arm::Aligned => "accepted reasons of the aligned model",
-        Arm::Templates => "the templates' reasons",
-        Arm::Beside => "the evidence and the accepted reasons of the aligned model",
-        Arm::Sampled => "several sampled reasons of the aligned model",
-        Arm::BestOf => "accepted reasons of the model aligned with the best of several",
-        Arm::Weighted => "accepted reasons of the model that learned from weighted answers",
-        Arm::Reinforced => "accepted reasons of the reinforced model",
-        Arm::Corrected => "accepted reasons after correction",
-        Arm::CorrectedAligned => "accepted reasons of the aligned model after correction",
-        Arm::Anonymous => "accepted reasons without titles",
-        _ => "texts of another arm",
-    }
-}
-
-/// The night that ends with the last midnight (UTC) at or before an origin, then at most `refreshes` more: the test part is cut into
-/// so many blocks of about as many events, and each begins with a night that ends at the last midnight at or before its first
-/// event. A night begins where the one before it ends; there are fewer where two would end together.
-fn nights(split: &Split, refreshes: usize) -> Result<Vec<Interval>> {
-    let outside =
-        |micros: i64| Error::new(Kind::Input, "the split's cut lies outside the calendar").with("microseconds", micros);
-    let midnight = |micros: i64| -> Result<DateTime<Utc>> {
-        let day = DateTime::<Utc>::from_timestamp_micros(micros).map(|t| t.with_time(NaiveTime::MIN));
-        day.and_then(|day| day.single()).ok_or_else(|| outside(micros))
-    };
-    let end = midnight(split.valid_from())?;
-    let start = end.checked_sub_days(Days::new(1)).ok_or_else(|| outside(split.valid_from()))?;
-    let mut found = vec![Interval { start, end }];
-    let (test, mut before) = (split.events(Part::Test), end);
-    for block in 0..refreshes {
-        let Some(event) = test.get(block * test.len() / refreshes) else { continue };
-        let end = midnight(event.timestamp)?;
-        if end > before {
-            found.push(Interval { start: before, end });
-            before = end;
-        }
-    }
-    Ok(found)
 }
 
 /// The refusal of what has learned from events of the held-out part, which begins before `until` (microseconds since 1970).

@@ -1,0 +1,65 @@
+//! Which nights make the texts of an origin, and remake them in its test part.
+//!
+//! Knows a log's cut; knows nothing of jobs or of what a night does.
+
+use chrono::{DateTime, Days, NaiveTime, Utc};
+
+use crate::config::Interval;
+use crate::error::{Error, Kind, Result};
+use crate::recommend::split::{Part, Split};
+
+/// The night that ends with the last midnight (UTC) at or before an origin, then at most `refreshes` more: the test part is cut into
+/// so many blocks of about as many events, and each begins with a night that ends at the last midnight at or before its first
+/// event. A night begins where the one before it ends; there are fewer where two would end together.
+///
+/// # Errors
+/// `Kind::Input` where the cut or an event lies outside the calendar.
+pub(crate) fn nights(split: &Split, refreshes: usize) -> Result<Vec<Interval>> {
+    let outside =
+        |micros: i64| Error::new(Kind::Input, "the split's cut lies outside the calendar").with("microseconds", micros);
+    let midnight = |micros: i64| -> Result<DateTime<Utc>> {
+        let day = DateTime::<Utc>::from_timestamp_micros(micros).map(|t| t.with_time(NaiveTime::MIN));
+        day.and_then(|day| day.single()).ok_or_else(|| outside(micros))
+    };
+    let end = midnight(split.valid_from())?;
+    let start = end.checked_sub_days(Days::new(1)).ok_or_else(|| outside(split.valid_from()))?;
+    let mut found = vec![Interval { start, end }];
+    let (test, mut before) = (split.events(Part::Test), end);
+    for block in 0..refreshes {
+        let Some(event) = test.get(block * test.len() / refreshes) else { continue };
+        let end = midnight(event.timestamp)?;
+        if end > before {
+            found.push(Interval { start: before, end });
+            before = end;
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::recommend::data::{Event, Log};
+    use crate::recommend::split::temporal;
+
+    #[test]
+    fn nights_end_at_midnight_and_none_knows_what_it_is_asked() {
+        const HOUR: i64 = 3_600_000_000;
+        let ids = |n: usize| (0..n).map(|i| format!("{i:03}")).collect::<Vec<String>>();
+        // An event every six hours for twenty days.
+        let event = |n: u32| Event { user: n % 4, item: n % 5, rating: None, timestamp: i64::from(n) * 6 * HOUR };
+        let log = Log::new(ids(4), ids(5), (0..80).map(event).collect()).unwrap();
+        let split = temporal(&log, 0.5, 0.8).unwrap();
+        let found = nights(&split, 4).unwrap();
+        assert!(found[0].end.timestamp_micros() <= split.valid_from(), "the first knows no event of validation");
+        assert!(split.valid_from() - found[0].end.timestamp_micros() < 24 * HOUR);
+        assert!(found.iter().all(|night| night.end.timestamp_micros() % (24 * HOUR) == 0));
+        assert!(found.windows(2).all(|two| two[0].end == two[1].start), "no day is left out");
+        assert_eq!(found.len(), 5, "four refreshes over {} days of tests", split.events(Part::Test).len() / 4);
+        assert_eq!(nights(&split, 0).unwrap(), found[..1]);
+        // More refreshes than days: two that would end together are one.
+        let days = nights(&split, 1000).unwrap();
+        assert!(days.windows(2).all(|two| two[0].end < two[1].end) && days.len() < 15, "{}", days.len());
+    }
+}
