@@ -57,6 +57,8 @@ pub enum Arm {
     Beside,
     /// A4s: accepted reasons of the aligned model, several sampled for a question, their vectors pooled.
     Sampled,
+    /// A4w: A4, and beside each vector what the item's words tell, as in A2w: what a ranker has where nights write reasons.
+    AlignedWords,
     /// A5a: accepted reasons of a model aligned with the best of several answers.
     BestOf,
     /// A5b: accepted reasons of a model that learned from several answers, weighted by what they are worth.
@@ -78,7 +80,7 @@ pub enum Arm {
 
 impl Arm {
     /// All of them, in order.
-    pub const ALL: [Arm; 32] = [
+    pub const ALL: [Arm; 33] = [
         Arm::NoText,
         Arm::Offset,
         Arm::Random,
@@ -103,6 +105,7 @@ impl Arm {
         Arm::Templates,
         Arm::Beside,
         Arm::Sampled,
+        Arm::AlignedWords,
         Arm::BestOf,
         Arm::Weighted,
         Arm::Reinforced,
@@ -140,6 +143,7 @@ impl Arm {
             Arm::Templates => "A4b",
             Arm::Beside => "A4e",
             Arm::Sampled => "A4s",
+            Arm::AlignedWords => "A4w",
             Arm::BestOf => "A5a",
             Arm::Weighted => "A5b",
             Arm::Reinforced => "A5",
@@ -195,7 +199,7 @@ impl Arm {
     fn is_evidence(self) -> bool {
         matches!(self, Arm::Evidence | Arm::ScalarsBeside)
             || self.is_projected()
-            || self.has_words()
+            || matches!(self, Arm::Words | Arm::WordsAlone)
             || self.is_reading()
     }
 
@@ -220,7 +224,7 @@ impl Arm {
 
     /// Whether it reads the words of items.
     pub fn has_words(self) -> bool {
-        matches!(self, Arm::Words | Arm::WordsAlone)
+        matches!(self, Arm::Words | Arm::WordsAlone | Arm::AlignedWords)
     }
 
     /// Whether it has the scalar columns of A2r's features.
@@ -263,6 +267,7 @@ impl Arm {
             Arm::Random | Arm::Leak => Some(Arm::Attributes),
             Arm::Shuffled if arms.contains(&Arm::Corrected) => Some(Arm::Corrected),
             Arm::Shuffled => Some(Arm::ZeroShot),
+            Arm::AlignedWords => Some(Arm::Aligned),
             arm if arm.is_evidence() => Some(Arm::Evidence),
             other => Some(other),
         }
@@ -273,7 +278,7 @@ impl Arm {
     pub fn histories_of(self, arms: &[Arm]) -> Option<Arm> {
         match self {
             Arm::Leak => None,
-            Arm::Sampled => Some(Arm::Aligned),
+            Arm::Sampled | Arm::AlignedWords => Some(Arm::Aligned),
             Arm::Random | Arm::Scalars => Some(Arm::Attributes),
             arm if arm.is_evidence() => Some(Arm::Attributes),
             other => other.texts_of(arms),

@@ -174,7 +174,13 @@ pub fn parse(text: &str, file: &str, env: &BTreeMap<String, String>) -> Result<(
         if let Some(arm) = arms.iter().find(is_same) {
             layers.problem("arms", format!("{} reads vectors as [reading] says, which is A2r", arm.code()));
         }
-        for (arm, others) in [(Arm::Beside, vec![Arm::Attributes, Arm::Aligned]), (Arm::Sampled, vec![Arm::Aligned])] {
+        let leaning = [
+            (Arm::Beside, vec![Arm::Attributes, Arm::Aligned]),
+            (Arm::Sampled, vec![Arm::Aligned]),
+            // The words are read from nights of the evidence.
+            (Arm::AlignedWords, vec![Arm::Words, Arm::Aligned]),
+        ];
+        for (arm, others) in leaning {
             if let Some(missing) = others.iter().find(|other| arms.contains(&arm) && !arms.contains(other)) {
                 let (arm, missing) = (arm.code(), missing.code());
                 layers.problem("arms", format!("{arm} leans on {missing}, which must be among them"));
@@ -423,6 +429,7 @@ pub(crate) mod tests {
             ("[\"A0\", \"A4\"]", format!("{}\nsamples = 3", text("A4")), "samples"),
             ("[\"A0\", \"A4s\"]", format!("{}\nsamples = 3", text("A4s")), "A4s leans on A4"),
             ("[\"A0\", \"A4\", \"A4e\"]", text("A4"), "A4e leans on A2"),
+            ("[\"A0\", \"A4\", \"A4w\"]", text("A4"), "A4w leans on A2w"),
             ("[\"A0\"]", "din = { batch = 0, epochs = 1, patience = 1 }".into(), "must be positive"),
         ] {
             let told = loaded(arms, &of_data).unwrap_err().to_string();

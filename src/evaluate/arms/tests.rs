@@ -202,6 +202,14 @@ fn words_stand_beside_the_evidence_or_alone() {
     );
     assert!(evidence.first.near.words.is_none() && alone.first.near.texts.is_none());
     assert_eq!(both.first.near.texts, evidence.first.near.texts);
+    // Beside reasons stand the same words.
+    let mut reasons = data.origins[0].texts[&Arm::Evidence].clone();
+    reasons.first.swap(1, 2);
+    data.origins[0].texts.insert(Arm::Aligned, reasons);
+    let [reasons, with_words] = [Arm::Aligned, Arm::AlignedWords].map(|arm| content(arm, &data, 0, 0).unwrap());
+    let beside = |item: usize| [items(&reasons).row(item), items(&alone).row(item)].concat();
+    assert!((0..ITEMS).all(|item| items(&with_words).row(item) == beside(item)));
+    assert!((0..ITEMS).any(|item| items(&with_words).row(item) != items(&both).row(item)));
     let topics = |told: &Moment| told.near.words.as_ref().unwrap().topics.clone();
     assert!(!topics(&both.first).has(7) && topics(&both.later[0].1).has(7));
     // What training never met teaches no weights.
