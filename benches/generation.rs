@@ -2,7 +2,8 @@
 //! 32 rows, 128 prompt tokens, 64 new ones, two threads; no shared prefix. Prints one JSON line for the decoder alone
 //! and one for the whole engine: batcher, sampler, log-probabilities, detokenizer.
 //!
-//! `CUREC_HOME` (default `.curec`) holds the model, `CUREC_DEVICE` (default `cpu`) names the device.
+//! `CUREC_HOME` (default `.curec`) holds the model, `CUREC_MODEL` names another one; `CUREC_DEVICE` (default `cpu`) names the
+//! device.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "fences are for the product")]
@@ -36,7 +37,8 @@ fn main() {
     let number = |i: usize, default: usize| numbers.get(i).copied().unwrap_or(default);
     let (rows, prompt, new, threads) = (number(0, 32), number(1, 128), number(2, 64), number(3, 2));
     let home = std::env::var_os("CUREC_HOME").map_or_else(|| PathBuf::from(".curec"), PathBuf::from);
-    let path = home.join("models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let default = home.join("models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let path = std::env::var_os("CUREC_MODEL").map_or(default, PathBuf::from);
     if !path.exists() {
         return println!("skipped: {} is not here (ci/quickstart.sh fetches it)", path.display());
     }
