@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::isa::{Isa, per_isa};
+use crate::kernels::isa::{Isa, Level, per_isa};
 
 /// Lines of a panel that are widened together: they stay in a core's first-level cache.
 pub(super) const STRETCH: usize = 256;
@@ -117,8 +117,8 @@ enum Kept {
     Groups {
         group: usize,
         four_bits_from: Option<i8>,
-        /// `[panels][inputs][panel]`, or half of that where two quants share a byte: those of the first and of the second half of
-        /// a panel.
+        /// `[panels][inputs][panel]`; or half of that where two quants share a byte, those of the first and of the second half of a
+        /// group.
         quants: Vec<u8>,
         /// `[panels][inputs / group][panel]`.
         scales: Vec<f32>,
@@ -147,13 +147,14 @@ impl Panels {
         let bytes: Vec<u8> = match q.four_bits_from {
             None => in_panels(isa, inputs, &q.quants).into_iter().map(|quant| quant as u8).collect(),
             Some(least) => {
-                let (nr, half) = (isa.panel(), isa.panel() / 2);
+                assert!(group.is_multiple_of(2), "quants of four bits come in pairs");
+                let half = group / 2 * isa.panel();
                 let lines = in_panels(isa, inputs, &q.quants);
                 let mut pairs = vec![0u8; lines.len() / 2];
                 let low = |quant: i8| quant.wrapping_sub(least) as u8 & 0xf;
-                pairs.par_chunks_mut(half).zip(lines.par_chunks(nr)).for_each(|(pairs, line)| {
+                pairs.par_chunks_mut(half).zip(lines.par_chunks(2 * half)).for_each(|(pairs, group)| {
                     for (at, pair) in pairs.iter_mut().enumerate() {
-                        *pair = low(line[at]) | low(line[at + half]) << 4;
+                        *pair = low(group[at]) | low(group[at + half]) << 4;
                     }
                 });
                 pairs
@@ -192,8 +193,8 @@ impl Panels {
                 }
             }
             Kept::Groups { group, four_bits_from, quants, scales, minima } => {
-                let width = if four_bits_from.is_some() { nr / 2 } else { nr };
-                let quants = &quants[start * width..(start + count) * width];
+                let of = |at: usize| if four_bits_from.is_some() { at * nr / 2 } else { at * nr };
+                let quants = &quants[of(start)..of(start + count)];
                 let first = (p * (self.inputs / group) + from / group) * nr;
                 let scales = &scales[first..first + count / group * nr];
                 let minima = minima.get(first..first + count / group * nr).unwrap_or(&[]);
@@ -225,9 +226,33 @@ fn in_panels<T: Copy + Default + Send + Sync>(isa: Isa, columns: usize, values: 
     panels
 }
 
-#[inline(always)]
-fn binary16<const FMA: bool>(values: &[u16], out: &mut [f32]) {
-    out.iter_mut().zip(values).for_each(|(out, v)| *out = Half::Binary16.widen(*v));
+/// Widens binary16, by the processor's own instruction where it has one.
+fn widen_binary16(isa: Isa, values: &[u16], out: &mut [f32]) {
+    let rest = match isa.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 | Level::Avx2 => {
+            let whole = values.len().min(out.len()) / 8 * 8;
+            // SAFETY: an `Isa` of these levels exists only where the processor has AVX2 and F16C; both slices hold `whole` values.
+            unsafe { binary16_f16c(whole, values.as_ptr(), out.as_mut_ptr()) };
+            whole
+        }
+        _ => 0,
+    };
+    out[rest..].iter_mut().zip(&values[rest..]).for_each(|(out, v)| *out = Half::Binary16.widen(*v));
+}
+
+/// `whole` values, a multiple of eight.
+///
+/// # Safety
+/// Both pointers must hold `whole` values; the processor must have AVX2 and F16C.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn binary16_f16c(whole: usize, values: *const u16, out: *mut f32) {
+    use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+    for at in (0..whole).step_by(8) {
+        // SAFETY: the caller promises `whole` values in both, and eight from `at` on are among them.
+        unsafe { _mm256_storeu_ps(out.add(at), _mm256_cvtph_ps(_mm_loadu_si128(values.add(at).cast()))) };
+    }
 }
 
 #[inline(always)]
@@ -245,52 +270,47 @@ fn bytes<const NR: usize>(quants: &[u8], scales: &[f32], minima: &[f32], group: 
     for (at, (lines, quants)) in lines.chunks_mut(group).zip(quants.chunks(group)).enumerate() {
         let scales = &scales[at];
         for (line, quants) in lines.iter_mut().zip(quants) {
-            for j in 0..NR {
-                line[j] = f32::from(quants[j] as i8) * scales[j];
-            }
-        }
-        if let Some(minima) = minima.get(at) {
-            add(lines, minima);
+            widen_line(line, |j| quants[j] as i8, scales, minima.get(at));
         }
     }
 }
 
-/// Lines of `NR` quants of four bits: byte `j` holds those of columns `j` and `j + HALF`.
+/// Lines of `NR` quants of four bits: a byte holds those of a line in the first half of its group, and of the one as far into the
+/// second half.
 #[inline(always)]
-fn fours<const NR: usize, const HALF: usize>(
-    quants: &[u8],
-    least: i8,
-    scales: &[f32],
-    minima: &[f32],
-    group: usize,
-    out: &mut [f32],
-) {
-    let least = i32::from(least);
+fn fours<const NR: usize>(quants: &[u8], least: i8, scales: &[f32], minima: &[f32], group: usize, out: &mut [f32]) {
     let (lines, _) = out.as_chunks_mut::<NR>();
-    let (quants, _) = quants.as_chunks::<HALF>();
+    let (quants, _) = quants.as_chunks::<NR>();
     let (scales, _) = scales.as_chunks::<NR>();
     let (minima, _) = minima.as_chunks::<NR>();
-    for (at, (lines, quants)) in lines.chunks_mut(group).zip(quants.chunks(group)).enumerate() {
+    for (at, (lines, quants)) in lines.chunks_mut(group).zip(quants.chunks(group / 2)).enumerate() {
         let scales = &scales[at];
-        for (line, quants) in lines.iter_mut().zip(quants) {
-            for j in 0..HALF {
-                line[j] = (i32::from(quants[j] & 0xf) + least) as f32 * scales[j];
-            }
-            for j in 0..HALF {
-                line[j + HALF] = (i32::from(quants[j] >> 4) + least) as f32 * scales[j + HALF];
-            }
-        }
-        if let Some(minima) = minima.get(at) {
-            add(lines, minima);
+        let (low, high) = lines.split_at_mut(group / 2);
+        for ((low, high), quants) in low.iter_mut().zip(high).zip(quants) {
+            widen_line(low, |j| (quants[j] & 0xf) as i8 + least, scales, minima.get(at));
+            widen_line(high, |j| (quants[j] >> 4) as i8 + least, scales, minima.get(at));
         }
     }
 }
 
+/// One line: rounded after the multiplication, and after the addition where there is one.
 #[inline(always)]
-fn add<const NR: usize>(lines: &mut [[f32; NR]], minima: &[f32; NR]) {
-    for line in lines {
-        for j in 0..NR {
-            line[j] += minima[j];
+fn widen_line<const NR: usize>(
+    line: &mut [f32; NR],
+    quant: impl Fn(usize) -> i8,
+    scales: &[f32; NR],
+    minima: Option<&[f32; NR]>,
+) {
+    match minima {
+        Some(minima) => {
+            for j in 0..NR {
+                line[j] = f32::from(quant(j)) * scales[j] + minima[j];
+            }
+        }
+        None => {
+            for j in 0..NR {
+                line[j] = f32::from(quant(j)) * scales[j];
+            }
         }
     }
 }
@@ -307,15 +327,14 @@ fn bytes_16<const FMA: bool>(quants: &[u8], scales: &[f32], minima: &[f32], grou
 
 #[inline(always)]
 fn fours_32<const FMA: bool>(quants: &[u8], least: i8, scales: &[f32], minima: &[f32], group: usize, out: &mut [f32]) {
-    fours::<32, 16>(quants, least, scales, minima, group, out);
+    fours::<32>(quants, least, scales, minima, group, out);
 }
 
 #[inline(always)]
 fn fours_16<const FMA: bool>(quants: &[u8], least: i8, scales: &[f32], minima: &[f32], group: usize, out: &mut [f32]) {
-    fours::<16, 8>(quants, least, scales, minima, group, out);
+    fours::<16>(quants, least, scales, minima, group, out);
 }
 
-per_isa! { fn widen_binary16 = binary16::<ROUNDS_TWICE>(values: &[u16], out: &mut [f32]) }
 per_isa! { fn widen_brain = brain::<ROUNDS_TWICE>(values: &[u16], out: &mut [f32]) }
 per_isa! {
     fn widen_bytes_32 = bytes_32::<ROUNDS_TWICE>(quants: &[u8], scales: &[f32], minima: &[f32], group: usize, out: &mut [f32])
