@@ -147,6 +147,7 @@ pub mod kernels {
     pub mod isa;
     pub mod arithmetic;
     pub mod tile;
+    pub mod narrow;
     pub mod product;
     pub mod rows;
     pub mod norm;

@@ -8,9 +8,9 @@
 /// Instruction sets that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// AVX-512 F with FMA.
+    /// AVX-512 F, and what [`Level::Avx2`] asks for.
     Avx512,
-    /// AVX2 with FMA.
+    /// AVX2 with FMA and F16C: x86-64-v3.
     Avx2,
     /// Whatever the compiler makes of plain Rust.
     Portable,
@@ -23,11 +23,13 @@ impl Level {
     fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => {
-                std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("fma")
-            }
+            Level::Avx512 => std::arch::is_x86_feature_detected!("avx512f") && Level::Avx2.is_available(),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma"),
+            Level::Avx2 => {
+                std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("fma")
+                    && std::arch::is_x86_feature_detected!("f16c")
+            }
             #[cfg(not(target_arch = "x86_64"))]
             Level::Avx512 | Level::Avx2 => false,
             Level::Portable => true,

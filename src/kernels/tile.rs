@@ -53,7 +53,8 @@ impl Shared {
     }
 }
 
-/// One tile of a product: `c[i][j] = Σ_k a[i][k] · b[k][j]` for `i < MR` and a panel of columns.
+/// One tile of a product: `c[i][j] = Σ_k a[i][k] · b[k][j]` for `i < MR` and a panel of columns; with `ON` the sums go on from
+/// what stands in `c`.
 ///
 /// # Safety
 /// `a` must hold `MR` rows of `k` values at a stride of `lda`, `b` `k` rows of a panel at a stride of `ldb`, `c` `MR`
@@ -68,7 +69,7 @@ pub(crate) type Tile =
 /// As for [`Tile`]; the processor must have AVX-512 F and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,fma")]
-unsafe fn tile_avx512<const MR: usize>(
+unsafe fn tile_avx512<const MR: usize, const ON: bool>(
     k: usize,
     a: *const f32,
     lda: usize,
@@ -86,6 +87,11 @@ unsafe fn tile_avx512<const MR: usize>(
     // dereferenced.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); 2]; MR];
+        if ON {
+            for (i, acc) in acc.iter_mut().enumerate() {
+                *acc = [_mm512_loadu_ps(c.add(i * ldc)), _mm512_loadu_ps(c.add(i * ldc + 16))];
+            }
+        }
         let mut b = b;
         for p in 0..k {
             // With so much arithmetic for each line the processor's own prefetching starts too late.
@@ -113,7 +119,7 @@ unsafe fn tile_avx512<const MR: usize>(
 /// As for [`Tile`]; the processor must have AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile_avx2<const MR: usize>(
+unsafe fn tile_avx2<const MR: usize, const ON: bool>(
     k: usize,
     a: *const f32,
     lda: usize,
@@ -131,6 +137,11 @@ unsafe fn tile_avx2<const MR: usize>(
     // dereferenced.
     unsafe {
         let mut acc = [[_mm256_setzero_ps(); 2]; MR];
+        if ON {
+            for (i, acc) in acc.iter_mut().enumerate() {
+                *acc = [_mm256_loadu_ps(c.add(i * ldc)), _mm256_loadu_ps(c.add(i * ldc + 8))];
+            }
+        }
         let mut b = b;
         for p in 0..k {
             _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
@@ -154,7 +165,7 @@ unsafe fn tile_avx2<const MR: usize>(
 ///
 /// # Safety
 /// As for [`Tile`].
-unsafe fn tile_portable<const MR: usize>(
+unsafe fn tile_portable<const MR: usize, const ON: bool>(
     k: usize,
     a: *const f32,
     lda: usize,
@@ -168,6 +179,11 @@ unsafe fn tile_portable<const MR: usize>(
     // nothing else uses meanwhile.
     unsafe {
         let mut acc = [[0f32; NR]; MR];
+        if ON {
+            for (i, acc) in acc.iter_mut().enumerate() {
+                acc.copy_from_slice(std::slice::from_raw_parts(c.add(i * ldc), NR));
+            }
+        }
         for p in 0..k {
             let b = std::slice::from_raw_parts(b.add(p * ldb), NR);
             for (i, acc) in acc.iter_mut().enumerate() {
@@ -186,10 +202,21 @@ unsafe fn tile_portable<const MR: usize>(
 /// The tile of `rows` rows, at most [`Isa::tile_rows`].
 #[inline]
 pub(crate) fn tile(isa: Isa, rows: usize) -> Tile {
+    chosen::<false>(isa, rows)
+}
+
+/// The same, going on from the sums that stand in `c`: as if the rows of `b` before these had been its own.
+#[inline]
+pub(crate) fn tile_onto(isa: Isa, rows: usize) -> Tile {
+    chosen::<true>(isa, rows)
+}
+
+#[inline]
+fn chosen<const ON: bool>(isa: Isa, rows: usize) -> Tile {
     macro_rules! by_rows {
         ($f:ident, $($n:literal)*) => {{
-            const TILES: &[Tile] = &[$($f::<$n>),*];
-            TILES[rows - 1]
+            let tiles: &[Tile] = &[$($f::<$n, ON>),*];
+            tiles[rows - 1]
         }};
     }
     match isa.level() {

@@ -189,6 +189,11 @@ impl Adapter {
         Adapter { shape, tensors: modules.into_iter().filter_map(joined).collect() }
     }
 
+    /// Whether [`Adapter::merge`] changes the tensor `name`.
+    pub fn changes(&self, name: &str) -> bool {
+        name.strip_suffix(".weight").is_some_and(|module| self.tensors.contains_key(module))
+    }
+
     /// The weight `name` `[out, in]` with the adapter added, `W + alpha / rank · B · A`; any other tensor unchanged.
     pub fn merge(&self, name: &str, mut tensor: HostTensor) -> HostTensor {
         let Some((a, b)) = name.strip_suffix(".weight").and_then(|module| self.tensors.get(module)) else {

@@ -12,7 +12,7 @@ use crate::llm::decoder_config::DecoderConfig;
 use crate::llm::device::ComputeDevice;
 use crate::llm::kv_cache::KvCache;
 use crate::llm::ops::{self, Attention, Embedding, Linear, QkNorms, RmsNorm};
-use crate::llm::tensor_files::HostTensor;
+use crate::llm::tensor_files::{HostTensor, KeptTensor};
 use crate::llm::weights::ModelFiles;
 
 /// Which positions of a row's step need logits.
@@ -96,7 +96,7 @@ struct Layer {
 
 impl CausalLm {
     /// Loads a model onto a device, with a cache of `slots` times `positions` (at most the model's limit). An adapter
-    /// is merged into the weights, so it costs no speed.
+    /// is merged into the weights, so it costs no speed. On the CPU what it does not change keeps the bits that its file has.
     ///
     /// # Errors
     ///
@@ -108,12 +108,11 @@ impl CausalLm {
         slots: usize,
         positions: usize,
     ) -> Result<Self> {
-        let tensor = |name: &str| {
-            let tensor = files.tensor(name)?;
-            Ok(match adapter {
-                Some(adapter) => adapter.merge(name, tensor),
-                None => tensor,
-            })
+        let tensor = |name: &str| -> Result<KeptTensor> {
+            match adapter {
+                Some(adapter) if adapter.changes(name) => Ok(adapter.merge(name, files.tensor(name)?).into()),
+                _ => files.kept(name),
+            }
         };
         Self::from_tensors(files.config(), tensor, device, slots, positions)
     }
@@ -123,9 +122,9 @@ impl CausalLm {
     /// # Errors
     ///
     /// [`Kind::Model`] where a tensor is missing or has another shape than the configuration says.
-    pub fn from_tensors(
+    pub fn from_tensors<T: Into<KeptTensor>>(
         config: &DecoderConfig,
-        tensor: impl Fn(&str) -> Result<HostTensor>,
+        tensor: impl Fn(&str) -> Result<T>,
         device: &ComputeDevice,
         slots: usize,
         positions: usize,
@@ -141,9 +140,9 @@ impl CausalLm {
         let slots = slots.max(1);
         let heads = Heads { queries: c.heads, keys: c.kv_heads, width: c.head_dim };
         let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let get = |name: &str, shape: &[usize]| -> Result<HostTensor> {
-            let found = tensor(name)?;
-            if found.shape != shape || found.data.len() != shape.iter().product::<usize>() {
+        let get = |name: &str, shape: &[usize]| -> Result<KeptTensor> {
+            let found: KeptTensor = tensor(name)?.into();
+            if found.shape != shape || found.matrix.len() != shape.iter().product::<usize>() {
                 return Err(Error::new(Kind::Model, "a tensor has another shape than the model's configuration says")
                     .with("tensor", name)
                     .with("has", format!("{:?}", found.shape))
@@ -151,16 +150,17 @@ impl CausalLm {
             }
             Ok(found)
         };
-        let norm = |name: &str, width: usize| Ok::<_, Error>(RmsNorm::new(get(name, &[width])?, c.rms_eps, device));
+        let norm =
+            |name: &str, width: usize| Ok::<_, Error>(RmsNorm::new(get(name, &[width])?.widened(), c.rms_eps, device));
         let (d, ffn) = (c.hidden_size, c.intermediate_size);
 
         let mut layers = Vec::with_capacity(c.layers);
         for i in 0..c.layers {
             let name = |part: &str| format!("model.layers.{i}.{part}");
-            let projection = |part: &str, outputs: usize| -> Result<(HostTensor, Option<HostTensor>)> {
+            let projection = |part: &str, outputs: usize| -> Result<(KeptTensor, Option<HostTensor>)> {
                 let weight = get(&name(&format!("self_attn.{part}.weight")), &[outputs, d])?;
                 let bias = match c.qkv_bias {
-                    true => Some(get(&name(&format!("self_attn.{part}.bias")), &[outputs])?),
+                    true => Some(get(&name(&format!("self_attn.{part}.bias")), &[outputs])?.widened()),
                     false => None,
                 };
                 Ok((weight, bias))

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::kernels::narrow::Matrix;
 use crate::llm::file::map_file;
 use crate::llm::tensor_format::Format;
 
@@ -90,17 +91,14 @@ impl Gguf {
         self.header.tensors.get(name)
     }
 
-    /// A tensor's values as f32, row-major.
+    /// A tensor's values, row-major, with the bits that the file has.
     ///
     /// # Errors
     /// `Kind::Model` where the file has no such tensor.
-    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+    pub fn matrix(&self, name: &str) -> Result<Matrix> {
         let info = self.info(name).ok_or_else(|| self.missing("tensor", name))?;
         let bytes = self.map.get(info.range.clone()).unwrap_or(&[]);
-        // The product cannot overflow: `parse` has computed it and compared it with the file's length.
-        let mut out = vec![0.0; info.shape.iter().product()];
-        info.format.dequantise(bytes, &mut out);
-        Ok(out)
+        Ok(info.format.matrix(bytes, info.shape.last().copied().unwrap_or(0)))
     }
 
     /// A text.
@@ -436,9 +434,9 @@ mod tests {
         assert_eq!(g.strs("tokens").unwrap(), ["a", "b"]);
         assert_eq!(g.i32s("types").unwrap(), [3, -1]);
         assert_eq!(g.info("x").unwrap().shape, [2, 32]);
-        assert_eq!(g.values("x").unwrap()[33], 33.0);
-        assert_eq!(g.values("y").unwrap()[32], -8.0);
-        assert_eq!(g.values("z").unwrap_err().kind(), Kind::Model);
+        assert_eq!(g.matrix("x").unwrap().widened()[33], 33.0);
+        assert_eq!(g.matrix("y").unwrap().widened()[32], -8.0);
+        assert_eq!(g.matrix("z").unwrap_err().kind(), Kind::Model);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Knows llama.cpp's conventions. Knows nothing of the container's bytes.
 
 use crate::error::{Error, Kind, Result};
+use crate::kernels::narrow::{Matrix, Quantised};
 use crate::llm::decoder_config::{DecoderConfig, Family, SUPPORTED};
 use crate::llm::gguf::Gguf;
 use crate::llm::tokenizer::{BpeVocabulary, Tokenizer};
@@ -139,7 +140,21 @@ pub(super) fn gguf_name(name: &str) -> Option<String> {
 }
 
 /// Undoes llama.cpp's permutation of q and k rows: it stores the two halves of a head interleaved.
-pub(super) fn unpermute(data: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
+pub(super) fn unpermute(matrix: Matrix, heads: usize, head_dim: usize) -> Matrix {
+    match matrix {
+        Matrix::Full(values) => Matrix::Full(unpermuted(&values, heads, head_dim)),
+        Matrix::Halves(half, values) => Matrix::Halves(half, unpermuted(&values, heads, head_dim)),
+        Matrix::Quantised(q) => Matrix::Quantised(Quantised {
+            quants: unpermuted(&q.quants, heads, head_dim),
+            scales: unpermuted(&q.scales, heads, head_dim),
+            minima: unpermuted(&q.minima, heads, head_dim),
+            ..q
+        }),
+    }
+}
+
+/// The rows of a head in their order, whatever stands in a row.
+fn unpermuted<T: Copy>(data: &[T], heads: usize, head_dim: usize) -> Vec<T> {
     let width = data.len() / (heads * head_dim);
     let mut out = Vec::with_capacity(data.len());
     for head in 0..heads {

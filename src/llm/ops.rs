@@ -14,11 +14,12 @@ use crate::kernels::activation;
 use crate::kernels::cached_attention::{self, CacheLayout, HeadNorms, Place, Span};
 use crate::kernels::heads::{Heads, Rope};
 use crate::kernels::isa::Isa;
+use crate::kernels::narrow::Matrix;
 use crate::kernels::norm;
 use crate::kernels::product::{self, Packed};
 use crate::llm::device::ComputeDevice;
 use crate::llm::kv_cache::{DeviceLayer, LayerCache};
-use crate::llm::tensor_files::HostTensor;
+use crate::llm::tensor_files::{HostTensor, KeptTensor};
 
 /// The values of a tensor; no copy if it is in host memory and has no other owner.
 ///
@@ -90,12 +91,12 @@ struct DeviceWeights {
 }
 
 impl Linear {
-    /// A layer from a weight `[out, in]` and a bias `[out]`.
+    /// A layer from a weight `[out, in]` and a bias `[out]`. On the CPU a weight keeps the form that it comes in.
     ///
     /// # Errors
     ///
     /// [`Kind::Model`] where the shapes do not fit.
-    pub fn new(weight: HostTensor, bias: Option<HostTensor>, device: &ComputeDevice) -> Result<Self> {
+    pub fn new(weight: impl Into<KeptTensor>, bias: Option<HostTensor>, device: &ComputeDevice) -> Result<Self> {
         Self::fused(vec![(weight, bias)], device)
     }
 
@@ -104,14 +105,15 @@ impl Linear {
     /// # Errors
     ///
     /// [`Kind::Model`] where the shapes do not fit, or where some have a bias and some have none.
-    pub fn fused(parts: Vec<(HostTensor, Option<HostTensor>)>, device: &ComputeDevice) -> Result<Self> {
+    pub fn fused<T: Into<KeptTensor>>(parts: Vec<(T, Option<HostTensor>)>, device: &ComputeDevice) -> Result<Self> {
+        let parts: Vec<(KeptTensor, Option<HostTensor>)> = parts.into_iter().map(|(w, b)| (w.into(), b)).collect();
         let inputs = parts.first().and_then(|(w, _)| w.shape.get(1)).copied().unwrap_or(0);
         let (mut outputs, mut biases, mut with_bias) = (0, Vec::new(), 0);
         for (weight, bias) in &parts {
             let [rows, columns] = weight.shape[..] else {
                 return Err(Error::new(Kind::Model, "the weight of a linear layer must have two dimensions"));
             };
-            if inputs == 0 || columns != inputs || weight.data.len() != rows * columns {
+            if inputs == 0 || columns != inputs || weight.matrix.len() != rows * columns {
                 return Err(Error::new(Kind::Model, "the weights of a linear layer do not fit each other"));
             }
             outputs += rows;
@@ -125,11 +127,11 @@ impl Linear {
         }
         let bias = (with_bias > 0).then_some(biases);
         let weights = if device.is_host {
-            let slices: Vec<&[f32]> = parts.iter().map(|(w, _)| w.data.as_slice()).collect();
-            let packed = Arc::new(Packed::new(Isa::detect(), inputs, &slices));
+            let matrices: Vec<Matrix> = parts.into_iter().map(|(w, _)| w.matrix).collect();
+            let packed = Arc::new(Packed::kept(Isa::detect(), inputs, &matrices));
             Weights::Host { packed, bias: bias.map(Arc::new) }
         } else {
-            let data: Vec<f32> = parts.into_iter().flat_map(|(w, _)| w.data).collect();
+            let data: Vec<f32> = parts.into_iter().flat_map(|(w, _)| w.matrix.widened()).collect();
             Weights::Device(Box::new(DeviceWeights {
                 weight: from_vec(data, [outputs, inputs], device),
                 bias: bias.map(|b| from_vec(b, [1, outputs], device)),
@@ -211,7 +213,7 @@ pub struct Embedding {
 enum Table {
     /// Rows one after the other.
     Host(HostTensor),
-    /// The packed output layer.
+    /// Packed, since it is the output layer too or kept in fewer bits.
     Packed(Arc<Packed>),
     Device(Box<Tensor<2>>),
 }
@@ -222,16 +224,17 @@ impl Embedding {
     /// # Errors
     ///
     /// [`Kind::Model`] where the table has the wrong shape.
-    pub fn new(table: HostTensor, device: &ComputeDevice) -> Result<Self> {
+    pub fn new(table: KeptTensor, device: &ComputeDevice) -> Result<Self> {
         let [vocabulary, width] = table.shape[..] else {
             return Err(Error::new(Kind::Model, "an embedding must have two dimensions"));
         };
-        if table.data.len() != vocabulary * width {
+        if width == 0 || table.matrix.len() != vocabulary * width {
             return Err(Error::new(Kind::Model, "an embedding has another size than its shape says"));
         }
-        let table = match device.is_host {
-            true => Table::Host(table),
-            false => Table::Device(Box::new(from_vec(table.data, [vocabulary, width], device))),
+        let table = match table.matrix {
+            Matrix::Full(values) if device.is_host => Table::Host(HostTensor { shape: table.shape, data: values }),
+            narrow if device.is_host => Table::Packed(Arc::new(Packed::kept(Isa::detect(), width, &[narrow]))),
+            matrix => Table::Device(Box::new(from_vec(matrix.widened(), [vocabulary, width], device))),
         };
         Ok(Embedding { device: device.clone(), table, vocabulary })
     }
@@ -241,7 +244,7 @@ impl Embedding {
     /// # Errors
     ///
     /// [`Kind::Model`] where the table has the wrong shape.
-    pub fn tied(table: HostTensor, device: &ComputeDevice) -> Result<(Self, Linear)> {
+    pub fn tied(table: KeptTensor, device: &ComputeDevice) -> Result<(Self, Linear)> {
         let head = Linear::new(table, None, device)?;
         let table = match &head.weights {
             Weights::Host { packed, .. } => Table::Packed(packed.clone()),

@@ -12,6 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use crate::error::{Error, Kind, Result};
+use crate::kernels::narrow::Matrix;
 use crate::llm::file::{map_file, read_json};
 use crate::llm::tensor_format::Format;
 use crate::paths;
@@ -23,6 +24,28 @@ pub struct HostTensor {
     pub shape: Vec<usize>,
     /// Values in row-major order.
     pub data: Vec<f32>,
+}
+
+/// A tensor in the form in which it is kept, with fewer than 32 bits a value where its file has fewer.
+#[derive(Debug, Clone)]
+pub struct KeptTensor {
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Its values in row-major order; rows are the last dimension.
+    pub matrix: Matrix,
+}
+
+impl From<HostTensor> for KeptTensor {
+    fn from(tensor: HostTensor) -> Self {
+        KeptTensor { shape: tensor.shape, matrix: Matrix::Full(tensor.data) }
+    }
+}
+
+impl KeptTensor {
+    /// The same values in f32.
+    pub fn widened(self) -> HostTensor {
+        HostTensor { shape: self.shape, data: self.matrix.widened() }
+    }
 }
 
 /// The safetensors files of a directory: one, or several with an index.
@@ -128,6 +151,11 @@ impl TensorFiles {
 
     /// A tensor as f32.
     pub(crate) fn tensor(&self, name: &str) -> Result<HostTensor> {
+        self.kept(name).map(KeptTensor::widened)
+    }
+
+    /// A tensor with the bits that its file has.
+    pub(crate) fn kept(&self, name: &str) -> Result<KeptTensor> {
         let place = self.tensors.get(name);
         let Some((place, shard)) = place.and_then(|p| Some((p, self.shards.get(p.shard)?))) else {
             return Err(Error::new(Kind::Model, "the model lacks a tensor").with("tensor", name));
@@ -144,14 +172,14 @@ impl TensorFiles {
             }
         };
         let bytes = shard.map.get(place.range.clone()).unwrap_or(&[]);
-        let mut data = vec![0.0; bytes.len() / format.block().1];
-        if place.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(data.len()) {
+        let count = bytes.len() / format.block().1;
+        if place.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(count) {
             return Err(Error::new(Kind::Model, "a tensor's shape does not fit its data")
                 .with("tensor", name)
                 .with("file", shard.path.display()));
         }
-        format.dequantise(bytes, &mut data);
-        Ok(HostTensor { shape: place.shape.clone(), data })
+        let columns = place.shape.last().copied().unwrap_or(1);
+        Ok(KeptTensor { shape: place.shape.clone(), matrix: format.matrix(bytes, columns) })
     }
 
     /// Hashes the weights and those files of `names` that exist in `dir`.

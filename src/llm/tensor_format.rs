@@ -5,6 +5,11 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::kernels::narrow::{Half, Matrix, Quantised};
+
+/// Blocks that a thread takes at once.
+const BLOCKS_PER_TASK: usize = 1024;
+
 /// How a tensor's values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -71,7 +76,6 @@ impl Format {
 
     /// Dequantises whole blocks; if `bytes` and `out` hold different numbers of blocks, the smaller counts.
     pub fn dequantise(self, bytes: &[u8], out: &mut [f32]) {
-        const BLOCKS_PER_TASK: usize = 1024;
         let (values, size) = self.block();
         out.par_chunks_mut(values * BLOCKS_PER_TASK).zip(bytes.par_chunks(size * BLOCKS_PER_TASK)).for_each(
             |(out, bytes)| {
@@ -82,75 +86,173 @@ impl Format {
         );
     }
 
+    /// A matrix of `columns` columns, whole blocks each row, in fewer than 32 bits where the file has fewer. What it holds is what
+    /// [`Format::dequantise`] gives.
+    pub fn matrix(self, bytes: &[u8], columns: usize) -> Matrix {
+        let (values, size) = self.block();
+        let count = bytes.len() / size * values;
+        let full = || {
+            let mut out = vec![0.0; count];
+            self.dequantise(bytes, &mut out);
+            Matrix::Full(out)
+        };
+        let halves = || bytes.par_chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect::<Vec<u16>>();
+        let Some(groups) = self.groups() else {
+            return match self {
+                Format::Bf16 => Matrix::Halves(Half::Brain, halves()),
+                Format::F16 => match halves() {
+                    halves if halves.par_iter().all(|bits| f16::from_bits(*bits).is_finite()) => {
+                        Matrix::Halves(Half::Binary16, halves)
+                    }
+                    _ => full(),
+                },
+                _ => full(),
+            };
+        };
+        if columns == 0 || !columns.is_multiple_of(values) {
+            return full();
+        }
+        let in_block = values / groups.size;
+        let mut quants = vec![0i8; count];
+        let mut scales = vec![0f32; count / groups.size];
+        let mut minima = vec![0f32; scales.len()];
+        quants
+            .par_chunks_mut(values * BLOCKS_PER_TASK)
+            .zip(scales.par_chunks_mut(in_block * BLOCKS_PER_TASK))
+            .zip(minima.par_chunks_mut(in_block * BLOCKS_PER_TASK))
+            .zip(bytes.par_chunks(size * BLOCKS_PER_TASK))
+            .for_each(|(((quants, scales), minima), bytes)| {
+                let parts = quants.chunks_exact_mut(values).zip(scales.chunks_exact_mut(in_block));
+                let parts = parts.zip(minima.chunks_exact_mut(in_block)).zip(bytes.chunks_exact(size));
+                for (((quants, scales), minima), b) in parts {
+                    self.split_block(b, quants, scales, minima);
+                }
+            });
+        if !groups.has_minimum {
+            minima = Vec::new();
+        }
+        Matrix::Quantised(Quantised {
+            columns,
+            group: groups.size,
+            four_bits_from: groups.four_bits_from,
+            quants,
+            scales,
+            minima,
+        })
+    }
+
+    /// How its blocks are made of groups; nothing for plain floats.
+    fn groups(self) -> Option<Groups> {
+        let (size, four_bits_from, has_minimum) = match self {
+            Format::F32 | Format::F16 | Format::Bf16 => return None,
+            Format::Q4_0 => (32, Some(-8), false),
+            Format::Q4_1 | Format::Q4K => (32, Some(0), true),
+            Format::Q5_0 | Format::Q5_1 | Format::Q5K => (32, None, true),
+            Format::Q8_0 => (32, None, false),
+            Format::Q6K => (16, None, false),
+        };
+        Some(Groups { size, four_bits_from, has_minimum })
+    }
+
     /// One block; `b` and `y` have the sizes of [`Format::block`].
     fn dequantise_block(self, b: &[u8], y: &mut [f32]) {
-        let half_at = |i: usize| f16::from_le_bytes([b[i], b[i + 1]]).to_f32();
-        match self {
-            Format::F32 => y[0] = f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-            Format::F16 => y[0] = half_at(0),
-            Format::Bf16 => y[0] = bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-            Format::Q4_0 => {
-                let d = half_at(0);
-                for (j, &q) in b[2..18].iter().enumerate() {
-                    y[j] = (f32::from(q & 0xf) - 8.0) * d;
-                    y[j + 16] = (f32::from(q >> 4) - 8.0) * d;
+        let Some(groups) = self.groups() else {
+            y[0] = match self {
+                Format::F16 => half_at(b, 0),
+                Format::Bf16 => bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+                _ => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+            };
+            return;
+        };
+        let (mut quants, mut scales, mut minima) = ([0i8; 256], [0f32; 16], [0f32; 16]);
+        self.split_block(b, &mut quants[..y.len()], &mut scales, &mut minima);
+        for (at, (y, quants)) in y.chunks_exact_mut(groups.size).zip(quants.chunks_exact(groups.size)).enumerate() {
+            for (y, quant) in y.iter_mut().zip(quants) {
+                *y = f32::from(*quant) * scales[at];
+                if groups.has_minimum {
+                    *y += minima[at];
                 }
             }
-            Format::Q4_1 => {
-                let (d, m) = (half_at(0), half_at(2));
-                for (j, &q) in b[4..20].iter().enumerate() {
-                    y[j] = f32::from(q & 0xf) * d + m;
-                    y[j + 16] = f32::from(q >> 4) * d + m;
+        }
+    }
+
+    /// One block of a format with groups: its quants, and scale and minimum of each group.
+    fn split_block(self, b: &[u8], quants: &mut [i8], scales: &mut [f32], minima: &mut [f32]) {
+        match self {
+            Format::F32 | Format::F16 | Format::Bf16 => {}
+            Format::Q4_0 | Format::Q4_1 => {
+                let (least, at) = if self == Format::Q4_1 { (0, 4) } else { (-8, 2) };
+                scales[0] = half_at(b, 0);
+                minima[0] = if self == Format::Q4_1 { half_at(b, 2) } else { 0.0 };
+                for (j, &q) in b[at..at + 16].iter().enumerate() {
+                    quants[j] = (q & 0xf) as i8 + least;
+                    quants[j + 16] = (q >> 4) as i8 + least;
                 }
             }
             Format::Q5_0 | Format::Q5_1 => {
-                let d = half_at(0);
-                let (m, at) = if self == Format::Q5_1 { (half_at(2), 4) } else { (-16.0 * d, 2) };
+                let d = half_at(b, 0);
+                let (m, at) = if self == Format::Q5_1 { (half_at(b, 2), 4) } else { (-16.0 * d, 2) };
+                (scales[0], minima[0]) = (d, m);
                 let high = u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
                 for (j, &q) in b[at + 4..at + 20].iter().enumerate() {
                     let bit = |k: usize| ((high >> k & 1) << 4) as u8;
-                    y[j] = f32::from(q & 0xf | bit(j)) * d + m;
-                    y[j + 16] = f32::from(q >> 4 | bit(j + 16)) * d + m;
+                    quants[j] = (q & 0xf | bit(j)) as i8;
+                    quants[j + 16] = (q >> 4 | bit(j + 16)) as i8;
                 }
             }
             Format::Q8_0 => {
-                let d = half_at(0);
-                for (y, &q) in y.iter_mut().zip(&b[2..34]) {
-                    *y = f32::from(q as i8) * d;
+                scales[0] = half_at(b, 0);
+                for (quant, &q) in quants.iter_mut().zip(&b[2..34]) {
+                    *quant = q as i8;
                 }
             }
             Format::Q4K | Format::Q5K => {
-                let (d, min, scales) = (half_at(0), half_at(2), &b[4..16]);
-                let (high, quants) = if self == Format::Q5K { b[16..].split_at(32) } else { (&[] as &[u8], &b[16..]) };
-                for (pair, (y, q)) in y.chunks_exact_mut(64).zip(quants.chunks_exact(32)).enumerate() {
-                    let (low, upper) = y.split_at_mut(32);
-                    for (is, y) in [(2 * pair, low), (2 * pair + 1, upper)] {
-                        let (sc, m) = scale_and_min(is, scales);
-                        let (d, m) = (d * sc, min * m);
-                        for (l, y) in y.iter_mut().enumerate() {
-                            let bits = if is % 2 == 0 { q[l] & 0xf } else { q[l] >> 4 };
-                            let fifth = high.get(l).map_or(0, |h| (h >> is & 1) << 4);
-                            *y = d * f32::from(bits | fifth) - m;
-                        }
+                let (d, min, packed) = (half_at(b, 0), half_at(b, 2), &b[4..16]);
+                let (high, low) = if self == Format::Q5K { b[16..].split_at(32) } else { (&[] as &[u8], &b[16..]) };
+                for (group, quants) in quants.chunks_exact_mut(32).enumerate() {
+                    let (scale, minimum) = scale_and_min(group, packed);
+                    (scales[group], minima[group]) = (d * scale, -(min * minimum));
+                    for (l, quant) in quants.iter_mut().enumerate() {
+                        let byte = low[group / 2 * 32 + l];
+                        let bits = if group % 2 == 0 { byte & 0xf } else { byte >> 4 };
+                        let fifth = high.get(l).map_or(0, |h| (h >> group & 1) << 4);
+                        *quant = (bits | fifth) as i8;
                     }
                 }
             }
             Format::Q6K => {
-                let d = half_at(208);
-                for (n, y) in y.chunks_exact_mut(128).enumerate() {
-                    let (ql, qh, sc) = (&b[64 * n..64 * n + 64], &b[128 + 32 * n..], &b[192 + 8 * n..]);
+                let d = half_at(b, 208);
+                for (scale, &s) in scales.iter_mut().zip(&b[192..208]) {
+                    *scale = d * f32::from(s as i8);
+                }
+                for (n, quants) in quants.chunks_exact_mut(128).enumerate() {
+                    let (ql, qh) = (&b[64 * n..64 * n + 64], &b[128 + 32 * n..]);
                     for l in 0..32 {
-                        let scale = |k: usize| d * f32::from(sc[l / 16 + k] as i8);
-                        let quant = |low: u8, shift: u8| f32::from((low | (qh[l] >> shift & 3) << 4) as i8 - 32);
-                        y[l] = scale(0) * quant(ql[l] & 0xf, 0);
-                        y[l + 32] = scale(2) * quant(ql[l + 32] & 0xf, 2);
-                        y[l + 64] = scale(4) * quant(ql[l] >> 4, 4);
-                        y[l + 96] = scale(6) * quant(ql[l + 32] >> 4, 6);
+                        let quant = |low: u8, shift: u8| (low | (qh[l] >> shift & 3) << 4) as i8 - 32;
+                        quants[l] = quant(ql[l] & 0xf, 0);
+                        quants[l + 32] = quant(ql[l + 32] & 0xf, 2);
+                        quants[l + 64] = quant(ql[l] >> 4, 4);
+                        quants[l + 96] = quant(ql[l + 32] >> 4, 6);
                     }
                 }
             }
         }
     }
+}
+
+/// How a block is made of groups: `value = quant · scale + minimum`.
+#[derive(Debug, Clone, Copy)]
+struct Groups {
+    /// Values that share scale and minimum.
+    size: usize,
+    /// The least quant where all fit 4 bits from there on.
+    four_bits_from: Option<i8>,
+    has_minimum: bool,
+}
+
+/// The 16-bit float at byte `at`.
+fn half_at(b: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([b[at], b[at + 1]]).to_f32()
 }
 
 /// The 6-bit scale and minimum of group `j` of a Q4_K or Q5_K block, packed into 12 bytes.
@@ -165,6 +267,48 @@ fn scale_and_min(j: usize, q: &[u8]) -> (f32, f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn matrices_hold_what_their_blocks_say() {
+        const ALL: [Format; 11] = [
+            Format::F32,
+            Format::F16,
+            Format::Bf16,
+            Format::Q4_0,
+            Format::Q4_1,
+            Format::Q5_0,
+            Format::Q5_1,
+            Format::Q8_0,
+            Format::Q4K,
+            Format::Q5K,
+            Format::Q6K,
+        ];
+        for format in ALL {
+            let (values, size) = format.block();
+            let (rows, columns) = (6, 512);
+            let mut bytes: Vec<u8> = (0..rows * columns / values * size).map(|i| (i * 37 % 251) as u8).collect();
+            // Exponents that no float lacks: all is finite.
+            let tops: &[usize] = match format {
+                Format::F32 => &[3],
+                Format::F16 | Format::Bf16 | Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[1],
+                Format::Q6K => &[209],
+                _ => &[1, 3],
+            };
+            for block in bytes.chunks_exact_mut(size) {
+                tops.iter().for_each(|at| block[*at] = 0xac);
+            }
+            let mut exact = vec![0.0; rows * columns];
+            format.dequantise(&bytes, &mut exact);
+            let matrix = format.matrix(&bytes, columns);
+            assert_eq!(matches!(matrix, Matrix::Full(_)), format == Format::F32, "{format:?}");
+            assert_eq!(matrix.len(), exact.len());
+            let widened = matrix.widened();
+            assert!(widened.iter().zip(&exact).all(|(a, b)| a.to_bits() == b.to_bits()), "{format:?}");
+            assert!(exact.iter().all(|x| x.is_finite()) && exact.iter().any(|x| *x != exact[0]), "{format:?}");
+        }
+        let infinite = f16::INFINITY.to_le_bytes();
+        assert_eq!(Format::F16.matrix(&infinite, 1), Matrix::Full(vec![f32::INFINITY]));
+    }
 
     #[test]
     fn five_and_six_bit_blocks_follow_their_definition() {

@@ -13,7 +13,7 @@ use crate::llm::file::{map_file, read_json, read_text};
 use crate::llm::gguf::Gguf;
 use crate::llm::hugging_face::{TokenizerOutline, directory_config, directory_template, special_token};
 use crate::llm::llama_cpp::{gguf_config, gguf_name, gguf_tokenizer, unpermute, whole_gguf};
-use crate::llm::tensor_files::{HostTensor, TensorFiles, digest_bytes};
+use crate::llm::tensor_files::{HostTensor, KeptTensor, TensorFiles, digest_bytes};
 use crate::llm::tokenizer::Tokenizer;
 
 /// A model on disk, opened: headers are read and checked, weights stay in the memory map until asked for.
@@ -161,12 +161,20 @@ impl ModelFiles {
     /// # Errors
     /// `Kind::Model` where the model has no such tensor.
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
+        self.kept(name).map(KeptTensor::widened)
+    }
+
+    /// The same with the bits that its file has.
+    ///
+    /// # Errors
+    /// `Kind::Model` where the model has no such tensor.
+    pub fn kept(&self, name: &str) -> Result<KeptTensor> {
         let gguf = match &self.source {
-            Source::Directory(files) => return files.tensor(name),
+            Source::Directory(files) => return files.kept(name),
             Source::Gguf(gguf) => gguf,
         };
         let stored = gguf_name(name).unwrap_or_else(|| name.to_owned());
-        let mut data = gguf.values(&stored)?;
+        let mut matrix = gguf.matrix(&stored)?;
         let shape = gguf.info(&stored).map(|i| i.shape.clone()).unwrap_or_default();
         if self.config.family == Family::Llama {
             let heads = match name.rsplit('.').nth(1) {
@@ -175,10 +183,10 @@ impl ModelFiles {
                 _ => None,
             };
             if let Some(heads) = heads {
-                data = unpermute(&data, heads, self.config.head_dim);
+                matrix = unpermute(matrix, heads, self.config.head_dim);
             }
         }
-        Ok(HostTensor { shape, data })
+        Ok(KeptTensor { shape, matrix })
     }
 
     /// BLAKE3 over every file of the model that decides its output, 32 hex digits; computed once. The model's name and
