@@ -1,6 +1,8 @@
 //! What is refused and why, and which of two reasons has the higher score.
 #![allow(clippy::unwrap_used)]
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::table::contract::Contract;
 
@@ -177,8 +179,101 @@ fn a_language_without_sentence_marks_ends_where_the_model_does() {
     assert_eq!((english.refusal, english.language), (Some(Refusal::Language), Some(0.0)));
 }
 
+/// What a reason is worth beside the evidence of [`told`], with a mean log-likelihood.
+fn worth(reason: &str, mean: f64) -> f64 {
+    let row = Scored { logprob_sum: Some(10.0 * mean), ..told(reason) };
+    score(&row, &check(), &Vocabulary::new(["Crime", "Comedy"])).score.unwrap()
+}
+
+const TEMPLATE: &str = "People like Heat because it is a crime movie.";
+const CONCRETE: &str = "People like Heat for a thief and a tired detective who plan a robbery and hunt each other.";
+
 #[test]
-fn the_score_is_between_zero_and_one() {
-    let s = score(&row("People like Heat because it is a crime story."), &check(), &Vocabulary::default());
-    assert!((s.score.unwrap() - (-1.0f64).exp()).abs() < 1e-12);
+fn the_score_is_what_its_formula_says() {
+    let v = Vocabulary::new(["Crime", "Comedy"]);
+    let template = score(&row(TEMPLATE), &check(), &v);
+    assert_eq!((template.grounding, template.repetition, template.concreteness), (Some(1.0), Some(0.0), Some(0.0)));
+    assert!((template.score.unwrap() - (-0.25f64).exp() / 2.0).abs() < 1e-12);
+    let concrete = score(&told(CONCRETE), &check(), &v);
+    assert_eq!((concrete.grounding, concrete.repetition, concrete.concreteness), (Some(1.0), Some(0.0), Some(1.0)));
+    assert!((concrete.score.unwrap() - (-0.25f64).exp()).abs() < 1e-12);
+    // What an endpoint does not tell counts nothing.
+    assert_eq!(score(&Scored { logprob_sum: None, ..told(CONCRETE) }, &check(), &v).score, Some(1.0));
+    assert_eq!(score(&Scored { reason: None, ..row("") }, &check(), &v).score, None);
+}
+
+#[test]
+fn a_reason_of_its_evidence_is_worth_more_than_a_template() {
+    assert!(worth(CONCRETE, -2.5) > worth(TEMPLATE, 0.0), "as unlikely as the default of a job allows");
+    assert!(worth("People like Heat for its heist.", -0.5) > worth(TEMPLATE, -0.5));
+    assert!(worth(CONCRETE, -0.5) > worth("People like Heat for a thief and a heist.", -0.5));
+    assert!(worth(CONCRETE, -0.5) > worth(CONCRETE, -1.0));
+}
+
+#[test]
+fn what_is_concrete_and_made_up_is_worth_little() {
+    let made_up = "People like Tom Hanks for a thief and a tired detective who plan a robbery and hunt each other.";
+    assert_eq!(worth(made_up, -0.5), 0.0);
+    let half = "People like Heat for Tom Hanks, a thief and a tired detective who plan a robbery and hunt each other.";
+    assert!((worth(half, -0.5) - worth(CONCRETE, -0.5) / 2.0).abs() < 1e-12, "one of two names is held");
+}
+
+#[test]
+fn a_list_of_words_of_the_evidence_does_not_win() {
+    let bare = "Thief, robbery, detective, career, heist, gunfights, tired, loud.";
+    let dense = "For thief, robbery, detective, career, heist, gunfights, loud.";
+    let long = "People like it for the thief, robbery, detective, career, heist, gunfights, and loud it is.";
+    let again = "A thief and a robbery, a thief and a robbery, a thief and a robbery, a thief and a robbery.";
+    assert!(worth(bare, -0.5) <= worth(TEMPLATE, -0.5));
+    assert!(worth(dense, -0.5) < worth(CONCRETE, -0.5));
+    assert!(worth(long, -0.5) <= worth(CONCRETE, -0.5), "more than enough counts nothing");
+    assert!(worth(long, -0.6) < worth(CONCRETE, -0.5));
+    assert!(worth(again, -0.5) < worth("A thief and a robbery are what people like of it.", -0.5));
+}
+
+#[test]
+fn as_many_words_of_the_evidence_are_worth_the_same() {
+    let [one, other] = ["They like the tired detective in it.", "They like the loud gunfights in it."];
+    assert_eq!(worth(one, -0.5).to_bits(), worth(other, -0.5).to_bits());
+    assert_eq!(worth(TEMPLATE, -0.5).to_bits(), worth("They pick Heat for it is a great one.", -0.5).to_bits());
+}
+
+proptest! {
+    #[test]
+    fn the_score_grows_with_each_part(
+        mean in -50.0..0.5f64,
+        grounding in 0.0..=1.0f64,
+        repetition in 0.0..=1.0f64,
+        concreteness in 0.0..=1.0f64,
+        more in 0.0..=1.0f64,
+    ) {
+        let at = figure(Some(mean), grounding, repetition, concreteness);
+        prop_assert!((0.0..=1.0).contains(&at));
+        let up = |part: f64| (part + (1.0 - part) * more).min(1.0);
+        for grown in [
+            figure(Some(mean + more), grounding, repetition, concreteness),
+            figure(None, grounding, repetition, concreteness),
+            figure(Some(mean), up(grounding), repetition, concreteness),
+            figure(Some(mean), grounding, repetition * more, concreteness),
+            figure(Some(mean), grounding, repetition, up(concreteness)),
+        ] {
+            prop_assert!((at - 1e-12..=1.0).contains(&grown), "{} {}", at, grown);
+        }
+    }
+
+    #[test]
+    fn all_parts_of_any_text_are_shares(
+        reason in prop_oneof!["\\PC{0,80}", "(thief |the |robbery, |Heat |灯塔|警察、|범죄자 ){0,30}"],
+        sum in -200.0..5.0f64,
+        tokens in 0..40i64,
+    ) {
+        let sentences = vec!["A thief plans a robbery.", "警察在灯塔里。", "범죄자가 등대에 숨는다."];
+        let held = Scored {
+            reason: Some(reason.as_str()), sentences, logprob_sum: Some(sum), completion_tokens: tokens, ..row("")
+        };
+        let found = score(&held, &check(), &Vocabulary::new(["Crime"]));
+        for part in [found.score, found.grounding, found.repetition, found.concreteness] {
+            prop_assert!(part.is_some_and(|part| (0.0..=1.0).contains(&part)), "{:?}", found);
+        }
+    }
 }
