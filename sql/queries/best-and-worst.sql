@@ -1,5 +1,5 @@
 -- Which accepted reasons of the newest day have the highest and the lowest score? Five each of every kind.
--- Reads reason_score and reason. No parameters. What `score` is made of stands in the job's [check].
+-- Reads reason_score and reason. No parameters. `curec explain` shows what a score is made of.
 with ranked as (
     select
         s.kind,

@@ -1,7 +1,7 @@
 //! The queries that make no table, each in a file of its own: `sql/query/<name>.sql`.
 //!
 //! Knows their texts only: what a query returns, reads and needs stands at the head of its file. Whoever runs one says
-//! where its tables come from.
+//! where its tables come from. The samples of the report begin with the same rows, those of `sampled_reason.sql`.
 
 /// The items that a job asked about, with their evidence and what came of it.
 pub const ASKED_ITEMS: &str = include_str!("../../sql/query/asked_items.sql");
@@ -14,7 +14,8 @@ pub const CATALOGUE_ATTRIBUTES: &str = include_str!("../../sql/query/catalogue_a
 /// Every title of the catalogue.
 pub const CATALOGUE_TITLES: &str = include_str!("../../sql/query/catalogue_titles.sql");
 /// Reasons that the version before had in other words, for the report.
-pub const CHANGED_SAMPLES: &str = include_str!("../../sql/query/changed_samples.sql");
+pub const CHANGED_SAMPLES: &str =
+    concat!(include_str!("../../sql/query/sampled_reason.sql"), include_str!("../../sql/query/changed_samples.sql"));
 /// How many reasons tonight and the version before both have, and how many are the same.
 pub const CHANGED_TALLY: &str = include_str!("../../sql/query/changed_tally.sql");
 /// How many users met each item.
@@ -94,9 +95,11 @@ pub const REASON_MEASURES: &str = include_str!("../../sql/query/reason_measures.
 /// How many reasons there are of each kind and refusal.
 pub const REASON_TALLY: &str = include_str!("../../sql/query/reason_tally.sql");
 /// A refused reason for each refusal, for the report.
-pub const REFUSAL_SAMPLES: &str = include_str!("../../sql/query/refusal_samples.sql");
+pub const REFUSAL_SAMPLES: &str =
+    concat!(include_str!("../../sql/query/sampled_reason.sql"), include_str!("../../sql/query/refusal_samples.sql"));
 /// Reasons for the report: accepted or refused ones, as `$accepted` says.
-pub const REPORT_SAMPLES: &str = include_str!("../../sql/query/report_samples.sql");
+pub const REPORT_SAMPLES: &str =
+    concat!(include_str!("../../sql/query/sampled_reason.sql"), include_str!("../../sql/query/report_samples.sql"));
 /// Rows of small segments of the response store that are kept when they are merged.
 pub const RESPONSE_ROWS_TO_KEEP: &str = include_str!("../../sql/query/response_rows_to_keep.sql");
 /// Texts of reviews that were written at `$from` or later.

@@ -28,8 +28,9 @@ impl By {
     pub fn version(self) -> u32 {
         match self {
             By::Sql => 3,
-            By::Correct => 3,
-            By::Generate | By::Score | By::Pool => 2,
+            By::Correct => 4,
+            By::Score => 3,
+            By::Generate | By::Pool => 2,
         }
     }
 

@@ -222,6 +222,7 @@ mod tests {
             language: "en".into(),
         };
         let (mut refused, mut reasons) = (Vec::new(), std::collections::HashSet::new());
+        let mut concrete = 0;
         for name in ["films", "things", "summaries", "histories", "pairs"] {
             let text = std::fs::read_to_string(format!("jobs/written/{name}.jsonl")).unwrap();
             let lines: Vec<Line> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -241,7 +242,9 @@ mod tests {
                     completion_tokens: 40,
                     ..Scored::from_evidence(&evidence)
                 };
-                let why = score(&row, &check, vocabulary).refusal;
+                let found = score(&row, &check, vocabulary);
+                concrete += usize::from(found.concreteness == Some(1.0));
+                let why = found.refusal;
                 let invented = row.mentions(&line.reason, vocabulary).invented;
                 refused.extend(
                     why.map(|why| format!("{name} {}: {} {invented:?} {}", line.id, why.as_str(), line.reason)),
@@ -249,5 +252,6 @@ mod tests {
             }
         }
         assert!(refused.is_empty(), "{} refused:\n{}", refused.len(), refused.join("\n"));
+        assert!(10 * concrete > 9 * reasons.len(), "{concrete} of {} say six concrete words", reasons.len());
     }
 }

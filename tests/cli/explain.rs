@@ -59,9 +59,17 @@ fn a_reason_stands_beside_its_evidence_and_its_origin() {
             text[from..].find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading} after {from}: {text}"));
         from += at;
     }
-    for part in
-        ["  verdict", "  subject", "  attributes", "  score", "grounding", "prompt_tokens", "item_feature", "norm"]
-    {
+    for part in [
+        "  verdict",
+        "  subject",
+        "  attributes",
+        "  score",
+        "grounding",
+        "concreteness",
+        "prompt_tokens",
+        "item_feature",
+        "norm",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(text.contains("accepted") && text.contains("Film Number 4") && !text.contains("correction"), "{text}");

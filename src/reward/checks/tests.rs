@@ -124,6 +124,33 @@ fn telling_words_are_shared() {
 }
 
 #[test]
+fn a_sentence_is_concrete_and_a_list_is_not() {
+    let texts =
+        ["A career thief plans one last robbery in Los Angeles while a tired detective hunts him down.", "heist"];
+    let of = |text: &str| concreteness(text, &texts, &["Heat (1995)", "Crime"]);
+    assert_eq!(of("People like Heat because it is a crime movie."), 0.0, "names and words that fit anything");
+    assert!((of("People like it for the heist.") - 1.0 / 6.0).abs() < 1e-12);
+    assert!(
+        (of("People like it for the heist, the heist and the heists.") - 1.0 / 6.0).abs() < 1e-12,
+        "each word once"
+    );
+    let sentence = "A thief and a tired detective hunt each other in Los Angeles, and then there is the heist.";
+    assert!((of(sentence) - 1.0).abs() < 1e-12, "{:?}", telling_words(sentence));
+    assert_eq!(of("Heist, robbery, thief, detective, career."), 0.0, "nothing joins the words");
+    let dense = of("So heist, robbery, thief, detective, career.");
+    assert!((dense - 5.0 / 6.0 * 2.0 / 5.0).abs() < 1e-12, "one word where five telling ones need two and a half");
+    assert!(dense < of("It has a heist, a robbery, a thief and a detective."));
+    assert_eq!(concreteness("People like it.", &[], &[]), 0.0);
+    assert_eq!(concreteness("", &texts, &[]), 0.0);
+    // Pairs of characters stand for words, in prose and in lists.
+    let zh = ["一群劫匪在灯塔里躲藏，警察包围了他们。"];
+    let of = |text: &str| concreteness(text, &zh, &["黑帮"]);
+    assert!(of("观众喜欢它，因为劫匪和警察的较量很紧张。") > 0.0);
+    assert_eq!(of("劫匪、灯塔、警察、包围"), 0.0);
+    assert!(concreteness("그들은 범죄자를 정말 많이 좋아한다.", &["범죄자가 등대에 숨는다."], &[]) > 0.0);
+}
+
+#[test]
 fn runs_of_words_are_copied() {
     let sentences = ["one two three four, five Heat (1995) six"];
     let of = |text: &str, most| copies(text, &sentences, &["Heat (1995)"], most);
