@@ -21,9 +21,9 @@ use crate::night::decide::TablePlan;
 use crate::night::generation::{Checks, Sink, generate};
 use crate::night::graph::{EARLIER, RESPONSE};
 use crate::night::made_from::{self, UNPAID, rows_of};
-use crate::night::manifest::{Manifest, StageRecord, TableRecord, Usage};
+use crate::night::manifest::{Manifest, TableRecord, Usage};
 use crate::night::prepare::Prepared;
-use crate::night::record::{look, table_record};
+use crate::night::record::{self, look, table_record};
 use crate::night::report::Details;
 use crate::night::samples::vocabulary;
 use crate::night::spending::{Cap, Purse, Unpaid};
@@ -117,8 +117,7 @@ impl Build {
     }
 
     pub(super) fn stage(&mut self, name: &str, started: Instant, rows: u64) {
-        let seconds = started.elapsed().as_secs_f64();
-        self.manifest.stages.push(StageRecord { stage: name.to_string(), seconds, rows });
+        self.manifest.stages.push(record::stage(name, started, rows));
     }
 
     /// Whether one of the plans is built and made from this unpublished table.
