@@ -67,7 +67,7 @@ pub fn request(uuid: &str, parent: Option<&Parent>, run: &Span, steps: &[Span]) 
     let trace = parent.map_or_else(|| uuid.replace('-', ""), |parent| parent.trace.clone());
     let own = span_id(uuid);
     let mut spans = vec![span(run, &trace, &own, parent.map(|parent| parent.span.as_str()))];
-    let below = |(n, step): (usize, &Span)| span(step, &trace, &span_id(&format!("{uuid} {n}")), Some(&own));
+    let below = |(n, step): (usize, &Span)| span(step, &trace, &span_id(&format!("{uuid} {n}")), Some(own.as_str()));
     spans.extend(steps.iter().enumerate().map(below));
     let text = |text: &str| Attribute::Text(text.to_owned());
     let version = env!("CARGO_PKG_VERSION");

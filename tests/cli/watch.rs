@@ -289,14 +289,19 @@ fn lineage_tells_what_a_run_reads_and_makes() {
 
 /// OpenLineage's own client reads the events strictly, where there is one.
 pub(crate) fn as_the_schema_wants(world: &World, name: &str) {
+    checked(world, "tests/python/test_lineage.py", "CUREC_EVENTS", name);
+}
+
+/// A file of the world as a Python test takes it, which a variable tells where it is.
+fn checked(world: &World, test: &str, variable: &str, name: &str) {
     let Some(python) = std::env::var_os("CUREC_PYTHON") else {
-        println!("skipped: no Python with openlineage-python (CUREC_PYTHON; ci/test.sh makes one)");
+        println!("skipped: no Python with ci/test-requirements.txt (CUREC_PYTHON; ci/test.sh makes one)");
         return;
     };
     let out = Command::new(python)
-        .args(["-m", "unittest", "-v", "tests/python/test_lineage.py"])
+        .args(["-m", "unittest", "-v", test])
         .current_dir(project())
-        .env("CUREC_EVENTS", world.path(name))
+        .env(variable, world.path(name))
         .output()
         .unwrap();
     assert!(out.status.success(), "{}{}", stdout(&out), stderr(&out));
@@ -406,6 +411,9 @@ fn a_collector_takes_a_span_for_the_run_and_one_for_each_step() {
     assert_eq!(spans[0]["status"]["code"], 2);
     assert!(spans[0]["status"]["message"].as_str().is_some_and(|why| !why.is_empty()), "{spans:?}");
     assert_eq!(attribute(&spans[0], "curec.exit_code"), out.status.code().unwrap().to_string());
+    let bodies: String = receiver.seen.lock().unwrap().iter().map(|request| request.body.clone() + "\n").collect();
+    std::fs::write(world.path("traces.jsonl"), bodies).unwrap();
+    checked(&world, "tests/python/test_traces.py", "CUREC_TRACES", "traces.jsonl");
 }
 
 #[test]
