@@ -82,7 +82,8 @@ pub fn shown(address: &Url) -> String {
 
 /// A server's words without what was sent to it as a secret.
 fn without(said: &str, to: &Url, headers: &Headers) -> String {
-    let values = headers.iter().map(|(_, value)| value.rsplit_once(' ').map_or(value.as_str(), |(_, secret)| secret));
+    // A value may hold its secret behind the name of a scheme: `Bearer KEY`.
+    let values = headers.iter().flat_map(|(_, value)| [value.as_str(), value.rsplit(' ').next().unwrap_or_default()]);
     let secrets = values.chain(to.password()).filter(|secret| !secret.is_empty());
     redact(&secrets.fold(said.to_owned(), |said, secret| said.replace(secret, "***")))
 }
