@@ -15,7 +15,7 @@ use crate::night::prepare::Prepared;
 use crate::watch::exposition::Exposition;
 use crate::watch::lineage::{Amount, Dataset};
 use crate::watch::places::Watch;
-use crate::watch::run::{End, Identity, Step, WatchedRun, dataset};
+use crate::watch::run::{End, Identity, Step, WatchedRun, dataset, told};
 use crate::watch::trace::Attribute;
 
 /// A run that is watched, or not.
@@ -24,6 +24,8 @@ pub(super) struct Watched {
     lookback_code: u8,
     /// The tables that are to be made, by their names.
     outputs: BTreeMap<String, Dataset>,
+    /// Where it failed.
+    failed: Option<StageRecord>,
 }
 
 impl Watched {
@@ -38,7 +40,7 @@ impl Watched {
             interval: (manifest.interval_start.clone(), manifest.interval_end.clone()),
             began: moment(&manifest.started_at).unwrap_or_else(Utc::now),
         };
-        Watched { run: WatchedRun::begin(watch, identity), lookback_code, outputs: BTreeMap::new() }
+        Watched { run: WatchedRun::begin(watch, identity), lookback_code, outputs: BTreeMap::new(), failed: None }
     }
 
     /// Notes what was found: the inputs, and the tables that are to be built.
@@ -65,6 +67,11 @@ impl Watched {
         self.run.running(&planned);
     }
 
+    /// Notes the stage in which a run failed, as far as it came.
+    pub(super) fn failed_in(&mut self, stage: StageRecord) {
+        self.failed = Some(stage);
+    }
+
     /// Tells how a run has ended, by its manifest.
     pub(super) fn ended(&self, manifest: &Manifest, error: Option<&Error>) {
         let amount =
@@ -76,7 +83,9 @@ impl Watched {
         };
         let with_amount = |(name, table): (&String, &Dataset)| Dataset { amount: written(name), ..table.clone() };
         let outputs: Vec<Dataset> = self.outputs.iter().map(with_amount).collect();
-        let steps: Vec<Step> = manifest.stages.iter().filter_map(step).collect();
+        let mut steps: Vec<Step> = manifest.stages.iter().filter_map(step).collect();
+        let failed = self.failed.as_ref().and_then(step);
+        steps.extend(failed.map(|step| Step { rows: None, error: error.map(told), ..step }));
         let end = End {
             error,
             code: error.map_or(self.lookback_code, |e| e.kind().exit_code()),

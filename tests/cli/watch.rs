@@ -311,7 +311,9 @@ fn checked(world: &World, test: &str, variable: &str, name: &str) {
 #[test]
 fn a_signal_is_told_as_an_abort() {
     let night = Night::on_disk();
-    let slow = ["model.slots=1", "sampling.max_new_tokens=100", "watch.openlineage=events.jsonl"];
+    let receiver = Receiver::new(Manner::Takes);
+    let to = format!("watch.otlp=http://{}", receiver.address);
+    let slow = ["model.slots=1", "sampling.max_new_tokens=100", "watch.openlineage=events.jsonl", &to];
     let mut flags: Vec<&str> = slow.iter().flat_map(|setting| ["--set", *setting]).collect();
     flags.push("--log-json");
     let mut child = night.run(&flags).spawn().unwrap();
@@ -327,6 +329,12 @@ fn a_signal_is_told_as_an_abort() {
     let outputs = told[2]["outputs"].as_array().unwrap();
     assert!(!outputs.is_empty() && outputs.iter().all(|table| table["outputFacets"] == serde_json::json!({})));
     as_the_schema_wants(&night.world, "events.jsonl");
+    // The step that it was in is told with the same words.
+    let spans = receiver.spans().remove(0);
+    let last = spans.last().unwrap();
+    assert_eq!((&last["name"], &last["status"]), (&Value::from("generate"), &spans[0]["status"]));
+    assert_eq!(last["status"]["code"], 2, "{last}");
+    assert!(spans[1..spans.len() - 1].iter().all(|span| span.get("status").is_none()), "{spans:?}");
 }
 
 #[test]
