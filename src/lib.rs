@@ -41,6 +41,7 @@ pub mod config {
 
     pub use self::environment::{
         allows_colours, endpoint_key, environment, lineage_key, state_folder, store_variables, temporary_folder,
+        trace_headers, trace_parent,
     };
     pub use self::interval::{Interval, MAX_LOOKBACK_DAYS, parse_moment};
     pub use self::job::{DEFAULTS, Job, temporary_places};
@@ -112,14 +113,16 @@ pub mod table {
     pub mod quarantine;
 }
 
-/// How a run went, told to what watches it: Prometheus' text format, OpenLineage's events, and what takes them there in the
-/// background. Knows nothing of nights.
+/// How a run went, told to what watches it: Prometheus' text format, OpenLineage's events, OpenTelemetry's spans, and what
+/// takes them there in the background. Knows nothing of nights.
 pub mod watch {
     pub mod exposition;
     pub mod lineage;
+    pub mod trace;
     pub mod http;
     pub mod courier;
     pub mod places;
+    pub mod run;
 }
 
 /// DataFusion: the session, the tables made by SQL, audits. Knows nothing of language models.
@@ -370,6 +373,7 @@ pub mod weekly {
     pub mod teacher_endpoint;
     pub mod teacher_model;
     pub mod weekly_file;
+    pub mod watched;
     pub mod align;
     pub mod reward;
     pub mod negatives;

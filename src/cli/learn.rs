@@ -15,6 +15,7 @@ use crate::evaluate::{evaluation, evaluation_file};
 use crate::learn::lessons::Method;
 use crate::table::redact::redact;
 use crate::telemetry::Voice;
+use crate::weekly::watched::{Learning, Watched};
 use crate::weekly::{align, examples, improve, learning_page, project, reinforce, reward, weekly_file, worth};
 
 /// See the module.
@@ -172,9 +173,13 @@ async fn learn_align(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Res
     let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
     let stop = CancelToken::default();
     watch_signals(stop.clone());
-    let _hold = spec.hold()?;
-    let done = align::align(&spec, interval, voice, &stop).await?;
-    learning_page::write(&spec.folder()?)?;
+    let work = async {
+        let _hold = spec.hold()?;
+        let done = align::align(&spec, interval, voice, &stop).await?;
+        learning_page::write(&spec.folder()?)?;
+        Ok(done)
+    };
+    let done = Watched::begin(&spec, Learning::Align, interval).through(work).await?;
     let mut line = serde_json::json!({ "status": "aligned", "name": spec.name });
     let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of the training".into())?;
     if let (Some(line), serde_json::Value::Object(mut done)) = (line.as_object_mut(), done) {
@@ -192,7 +197,9 @@ async fn learn_weekly(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Re
         let stop = CancelToken::default();
         watch_signals(stop.clone());
         name = Some(spec.name.clone());
-        improve::improve(&spec, interval, voice, &stop).await
+        let watched = Watched::begin(&spec, Learning::Weekly, interval);
+        let work = improve::improve(&spec, interval, voice, watched.steps(), &stop);
+        watched.through(work).await
     };
     let outcome = work.await;
     let mut line = match &outcome {
@@ -210,11 +217,14 @@ async fn learn_reward(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Re
     let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
     let stop = CancelToken::default();
     watch_signals(stop.clone());
-    let _hold = spec.hold()?;
-    let outcome = reward::reward(&spec, interval, voice, &stop).await;
-    // A judge that fails its gates has a page too.
-    learning_page::write(&spec.folder()?)?;
-    let done = outcome?;
+    let work = async {
+        let _hold = spec.hold()?;
+        let outcome = reward::reward(&spec, interval, voice, &stop).await;
+        // A judge that fails its gates has a page too.
+        learning_page::write(&spec.folder()?)?;
+        outcome
+    };
+    let done = Watched::begin(&spec, Learning::Reward, interval).through(work).await?;
     let line = serde_json::json!({
         "status": "rewarded",
         "name": spec.name,
@@ -232,9 +242,13 @@ async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, 
     let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
     let stop = CancelToken::default();
     watch_signals(stop.clone());
-    let _hold = spec.hold()?;
-    let done = reinforce::reinforce(&spec, interval, method, voice, &stop).await?;
-    learning_page::write(&spec.folder()?)?;
+    let work = async {
+        let _hold = spec.hold()?;
+        let done = reinforce::reinforce(&spec, interval, method, voice, &stop).await?;
+        learning_page::write(&spec.folder()?)?;
+        Ok(done)
+    };
+    let done = Watched::begin(&spec, Learning::Reinforce(method), interval).through(work).await?;
     let mut line = serde_json::json!({ "status": "reinforced", "name": spec.name });
     let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of it".into())?;
     if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {
@@ -247,12 +261,16 @@ async fn learn_worth(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Res
     let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
     let stop = CancelToken::default();
     watch_signals(stop.clone());
-    let _hold = spec.hold()?;
-    let outcome = worth::worth(&spec, interval, voice, &stop).await;
-    // What a gate refuses has a page too.
-    let page = learning_page::write(&spec.folder()?);
-    let done = outcome?;
-    page?;
+    let work = async {
+        let _hold = spec.hold()?;
+        let outcome = worth::worth(&spec, interval, voice, &stop).await;
+        // What a gate refuses has a page too.
+        let page = learning_page::write(&spec.folder()?);
+        let done = outcome?;
+        page?;
+        Ok(done)
+    };
+    let done = Watched::begin(&spec, Learning::Worth, interval).through(work).await?;
     let line = serde_json::json!({
         "status": "taught",
         "name": spec.name,
@@ -273,8 +291,11 @@ async fn learn_project(file: PathBuf, interval: IntervalArgs) -> Result<u8> {
     let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
     let stop = CancelToken::default();
     watch_signals(stop.clone());
-    let _hold = spec.hold()?;
-    let done = project::project(&spec, interval, &stop).await?;
+    let work = async {
+        let _hold = spec.hold()?;
+        project::project(&spec, interval, &stop).await
+    };
+    let done = Watched::begin(&spec, Learning::Project, interval).through(work).await?;
     let mut line = serde_json::json!({ "status": "projected", "name": spec.name });
     let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of a projection".into())?;
     if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {

@@ -20,6 +20,29 @@ pub fn lineage_key() -> Option<String> {
     environment().remove("OPENLINEAGE_API_KEY").map(|key| without_line_end(&key)).filter(|key| !key.is_empty())
 }
 
+/// The headers that a collector of traces is sent, under the name that OpenTelemetry's own clients use.
+pub fn trace_headers() -> Vec<(String, String)> {
+    environment().remove("OTEL_EXPORTER_OTLP_HEADERS").map(|text| headers_of(&text)).unwrap_or_default()
+}
+
+/// `name=value,name=value`, where `%2C` stands for a comma in a value. What is no such pair is left out.
+fn headers_of(text: &str) -> Vec<(String, String)> {
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        let (name, value) = (without_line_end(name), without_line_end(value));
+        // A query of one parameter has the same escapes, but for `+`.
+        let query = format!("v={}", value.replace('+', "%2B").replace('&', "%26"));
+        let (_, value) = url::form_urlencoded::parse(query.as_bytes()).next()?;
+        (!name.is_empty()).then(|| (name, value.into_owned()))
+    };
+    text.split(',').filter_map(pair).collect()
+}
+
+/// The span under which this process was started, as W3C's Trace Context writes it; Airflow and others set it.
+pub fn trace_parent() -> Option<String> {
+    environment().remove("TRACEPARENT")
+}
+
 /// The variables of the process's environment that stores are opened with.
 pub fn store_variables() -> BTreeMap<String, String> {
     of_stores(&environment())
@@ -74,6 +97,15 @@ pub(super) fn cache_dir(given: &str, env: &BTreeMap<String, String>) -> PathBuf 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_of_a_collector_are_read() {
+        let of = |text: &str| -> Vec<String> {
+            headers_of(text).into_iter().map(|(name, value)| format!("{name}: {value}")).collect()
+        };
+        assert_eq!(of("api-key=a=b+c, x = y%20z%2C\n"), ["api-key: a=b+c", "x: y z,"]);
+        assert!(of("").is_empty() && of("nothing").is_empty() && of("=x").is_empty());
+    }
 
     #[test]
     fn state_lies_where_the_environment_says() {

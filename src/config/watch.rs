@@ -16,6 +16,7 @@ pub struct WatchSpec {
     pub pushgateway: String,
     pub openlineage: String,
     pub openlineage_namespace: String,
+    pub otlp: String,
 }
 
 impl fmt::Debug for WatchSpec {
@@ -25,11 +26,20 @@ impl fmt::Debug for WatchSpec {
             .field("prometheus_file", &!self.prometheus_file.is_empty())
             .field("pushgateway", &!self.pushgateway.is_empty())
             .field("openlineage", &!self.openlineage.is_empty())
+            .field("otlp", &!self.otlp.is_empty())
             .finish_non_exhaustive()
     }
 }
 
 impl WatchSpec {
+    /// The same places for a part of a job that is a job of its own to who watches it: its file of metrics is one of its own,
+    /// `weekly.align.prom` for the part `align` of a job with `weekly.prom`.
+    pub fn of_part(&self, part: &str) -> WatchSpec {
+        let of_part = |file: &str| format!("{file}.{part}.prom");
+        let file = self.prometheus_file.strip_suffix(".prom").map(of_part).unwrap_or_default();
+        WatchSpec { prometheus_file: file, ..self.clone() }
+    }
+
     /// What is wrong with the values, by key. Values are not quoted, since an address may hold a password.
     pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
         let mut found = Vec::new();
@@ -38,10 +48,12 @@ impl WatchSpec {
             let why = "must be a path on this machine that ends in .prom: node_exporter reads no other files";
             found.push(("watch.prometheus_file", why));
         }
-        if !self.pushgateway.is_empty()
-            && let Some(why) = wrong_address(&self.pushgateway)
-        {
-            found.push(("watch.pushgateway", why));
+        for (key, address) in [("watch.pushgateway", &self.pushgateway), ("watch.otlp", &self.otlp)] {
+            if !address.is_empty()
+                && let Some(why) = wrong_address(address)
+            {
+                found.push((key, why));
+            }
         }
         if self.openlineage.contains("://")
             && let Some(why) = wrong_address(&self.openlineage)
@@ -77,6 +89,13 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_job_has_a_file_of_its_own() {
+        let part = |file: &str| WatchSpec { prometheus_file: file.into(), ..WatchSpec::default() }.of_part("align");
+        assert_eq!(part("/m/weekly.prom").prometheus_file, "/m/weekly.align.prom");
+        assert_eq!(part("").prometheus_file, "");
+    }
+
+    #[test]
     fn places_that_cannot_work_are_named_and_not_quoted() {
         let good = WatchSpec { openlineage_namespace: "curec".into(), ..WatchSpec::default() };
         assert!(keys(&good).is_empty());
@@ -84,6 +103,7 @@ mod tests {
             prometheus_file: "metrics/nightly.prom".into(),
             pushgateway: "http://user:hunter2@host:9091/prefix".into(),
             openlineage: "events.jsonl".into(),
+            otlp: "http://collector:4318".into(),
             ..good.clone()
         };
         assert!(keys(&all).is_empty());
@@ -94,6 +114,7 @@ mod tests {
             let pushgateway = WatchSpec { pushgateway: address.into(), ..good.clone() };
             assert_eq!(keys(&pushgateway), ["watch.pushgateway"], "{address}");
             assert!(!format!("{:?}{pushgateway:?}", pushgateway.problems()).contains("hunter2"));
+            assert_eq!(keys(&WatchSpec { otlp: address.into(), ..good.clone() }), ["watch.otlp"], "{address}");
         }
         for address in ["file:///events.jsonl", "kafka://host/topic"] {
             assert_eq!(keys(&WatchSpec { openlineage: address.into(), ..good.clone() }), ["watch.openlineage"]);

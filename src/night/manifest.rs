@@ -166,6 +166,9 @@ pub struct TableRecord {
 pub struct StageRecord {
     /// Its name.
     pub stage: String,
+    /// When it began, RFC 3339; empty in manifests of before this was written.
+    #[serde(default)]
+    pub started_at: String,
     /// Seconds.
     pub seconds: f64,
     /// Rows that came out.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use arrow::array::Array;
-use chrono::Utc;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use futures::TryStreamExt;
 
 use crate::columns::{at, floats, integers, text};
@@ -16,7 +16,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::night::compare::compare;
 use crate::night::decide::TablePlan;
 use crate::night::graph::RESPONSE;
-use crate::night::manifest::{self, InputRecord, Manifest, TableRecord, Usage};
+use crate::night::manifest::{self, InputRecord, Manifest, StageRecord, TableRecord, Usage};
 use crate::night::measures::Measures;
 use crate::night::prepare::Prepared;
 use crate::night::report::{self, Details};
@@ -34,7 +34,24 @@ use crate::telemetry;
 const TRACE_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn now() -> String {
-    Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+    written(Utc::now())
+}
+
+/// A moment of the wall clock as records have it.
+fn written(moment: DateTime<Utc>) -> String {
+    moment.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// The name of this machine.
+pub(crate) fn host() -> String {
+    std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_string()
+}
+
+/// A stage that ends now.
+pub(super) fn stage(name: &str, started: Instant, rows: u64) -> StageRecord {
+    let took = started.elapsed();
+    let began = Utc::now() - TimeDelta::from_std(took).unwrap_or_default();
+    StageRecord { stage: name.to_owned(), started_at: written(began), seconds: took.as_secs_f64(), rows }
 }
 
 /// The manifest as far as job and interval tell.
@@ -54,7 +71,7 @@ pub(super) fn begin(job: &Job, interval: Interval) -> Manifest {
         interval_end: interval.end.to_rfc3339(),
         started_at: now(),
         finished_at: now(),
-        host: std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_string(),
+        host: host(),
         pid,
         device: job.spec.model.device.clone(),
         ..Manifest::default()

@@ -115,6 +115,9 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: CancelTo
     drop(finished);
     keep_alive.await.context(Kind::Internal, || "the task that renews the lease died".into())?;
     if result.is_err() {
+        if let Some(stage) = build.take_unfinished() {
+            watched.failed_in(stage);
+        }
         // What was staged is worthless now; a failure to remove it is gc's business and must not hide the cause.
         if let Err(e) = build.publisher.abort().await {
             tracing::warn!(error = %e, "staged files stay until `curec gc`");
@@ -148,7 +151,7 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: CancelTo
 
 async fn make_and_publish(build: &mut Build, lease: &Lease, is_publishing: &AtomicBool) -> Result<()> {
     build.everything(lease).await?;
-    let started = Instant::now();
+    let started = build.begin("publish");
     is_publishing.store(true, Ordering::SeqCst);
     let staged = std::mem::take(&mut build.staged);
     let rows = publish(&build.prepared, &build.plans, staged, &build.publisher, lease).await?;

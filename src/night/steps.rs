@@ -23,7 +23,7 @@ use crate::night::graph::{EARLIER, RESPONSE};
 use crate::night::made_from::{self, UNPAID, rows_of};
 use crate::night::manifest::{Manifest, StageRecord, TableRecord, Usage};
 use crate::night::prepare::Prepared;
-use crate::night::record::{look, table_record};
+use crate::night::record::{self, look, table_record};
 use crate::night::report::Details;
 use crate::night::samples::vocabulary;
 use crate::night::spending::{Cap, Purse, Unpaid};
@@ -56,6 +56,8 @@ pub(super) struct Build {
     corrector: Option<Arc<Corrector>>,
     /// When the generate stage began: since then a cap counts minutes.
     began: Option<Instant>,
+    /// The stage that has not ended yet, and when it began.
+    under_way: Option<(String, Instant)>,
 }
 
 impl Build {
@@ -81,12 +83,13 @@ impl Build {
             content: BTreeMap::new(),
             corrector: None,
             began: None,
+            under_way: None,
         }
     }
 
     /// Checks the inputs and makes, stages and audits every table that is to be built.
     pub(super) async fn everything(&mut self, lease: &Lease) -> Result<()> {
-        let started = Instant::now();
+        let started = self.begin("check inputs");
         let rows = check_inputs(&self.prepared, &mut self.manifest).await?;
         self.stage("check inputs", started, rows);
         let session = self.prepared.session().await?;
@@ -116,9 +119,22 @@ impl Build {
         self.stop.check()
     }
 
+    /// Notes that a stage begins, and when.
+    pub(super) fn begin(&mut self, name: &str) -> Instant {
+        let started = Instant::now();
+        self.under_way = Some((name.to_owned(), started));
+        started
+    }
+
+    /// Takes the stage that has not ended, as one that ends now: where the run failed.
+    pub(super) fn take_unfinished(&mut self) -> Option<StageRecord> {
+        self.under_way.take().map(|(name, started)| record::stage(&name, started, 0))
+    }
+
+    /// Notes that a stage has ended.
     pub(super) fn stage(&mut self, name: &str, started: Instant, rows: u64) {
-        let seconds = started.elapsed().as_secs_f64();
-        self.manifest.stages.push(StageRecord { stage: name.to_string(), seconds, rows });
+        self.under_way = None;
+        self.manifest.stages.push(record::stage(name, started, rows));
     }
 
     /// Whether one of the plans is built and made from this unpublished table.
@@ -147,7 +163,7 @@ impl Build {
 
     /// Makes a table that is not published and registers it.
     async fn make_unpublished(&mut self, session: &Session, table: &str) -> Result<()> {
-        let started = Instant::now();
+        let started = self.begin(table);
         let graph = self.prepared.graph.clone();
         let rows = self.rows(session, table).await?;
         let n = match graph.build(table)?.by {
@@ -167,7 +183,7 @@ impl Build {
 
     /// Stages a table, registers it and audits it; `unpaid` prompts behind it have no answer yet because of a cap.
     async fn make(&mut self, session: &Session, plan: &TablePlan, unpaid: u64) -> Result<()> {
-        let started = Instant::now();
+        let started = self.begin(&plan.table);
         let (table, dt) = (plan.table.as_str(), self.prepared.interval.dt());
         let graph = self.prepared.graph.clone();
         let contract = graph.contract(table)?;
@@ -310,7 +326,7 @@ impl Build {
     }
 
     async fn generate(&mut self, session: &Session, lease: &Lease) -> Result<u64> {
-        let started = Instant::now();
+        let started = self.begin("generate");
         let (purse, mut unpaid) = (self.purse(), 0);
         let root = self.prepared.root.clone();
         let graph = self.prepared.graph.clone();
@@ -359,7 +375,7 @@ impl Build {
 
     /// Answers the rewrites that corrections ask for.
     async fn rewrite(&mut self, session: &Session, lease: &Lease) -> Result<u64> {
-        let started = Instant::now();
+        let started = self.begin("rewrite");
         let (purse, mut unpaid) = (self.purse(), 0);
         let root = self.prepared.root.clone();
         let graph = self.prepared.graph.clone();

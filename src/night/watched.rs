@@ -1,4 +1,5 @@
-//! A run as what watches it is told: its manifest as Prometheus metrics, its inputs and tables as OpenLineage datasets.
+//! A night as what watches it is told: what its manifest counts as Prometheus metrics, its stages as steps, its inputs and
+//! tables as OpenLineage datasets.
 //!
 //! Knows what a run records of itself; knows nothing of how it is told or of how a run works.
 
@@ -7,60 +8,52 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use crate::config::Job;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::night::decide::TablePlan;
-use crate::night::manifest::{Manifest, TableRecord};
+use crate::night::manifest::{Manifest, StageRecord, TableRecord};
 use crate::night::prepare::Prepared;
-use crate::printable;
-use crate::table::contract::{self, Contract};
-use crate::table::redact::redact;
-use crate::table::store::Location;
 use crate::watch::exposition::Exposition;
-use crate::watch::lineage::{self, Amount, Column, Dataset, State};
+use crate::watch::lineage::{Amount, Dataset};
 use crate::watch::places::Watch;
+use crate::watch::run::{End, Identity, Step, WatchedRun, dataset, told};
+use crate::watch::trace::Attribute;
 
 /// A run that is watched, or not.
 pub(super) struct Watched {
-    watch: Watch,
+    run: WatchedRun,
     lookback_code: u8,
-    /// Only where somebody wants lineage.
-    run: Option<lineage::Run>,
-    inputs: Vec<Dataset>,
     /// The tables that are to be made, by their names.
     outputs: BTreeMap<String, Dataset>,
+    /// Where it failed.
+    failed: Option<StageRecord>,
 }
 
 impl Watched {
     /// Tells that a run has begun.
     pub(super) fn begin(job: &Job, manifest: &Manifest, watch: &Watch, lookback_code: u8) -> Watched {
-        let began = DateTime::parse_from_rfc3339(&manifest.started_at).map_or_else(|_| Utc::now(), |at| at.to_utc());
-        let run = watch.lineage_namespace().map(|namespace| lineage::Run {
-            // Two warehouses may have jobs of one name.
-            id: lineage::uuid(&format!("{} {} {}", manifest.run_id, manifest.host, job.spec.warehouse), began),
-            namespace: namespace.to_owned(),
+        let identity = Identity {
+            command: "run".to_owned(),
             job: manifest.job.clone(),
+            run_id: manifest.run_id.clone(),
+            // Two warehouses may have jobs of one name.
+            place: format!("{} {}", manifest.host, job.spec.warehouse),
             interval: (manifest.interval_start.clone(), manifest.interval_end.clone()),
-        });
-        let (inputs, outputs) = (Vec::new(), BTreeMap::new());
-        let watched = Watched { watch: watch.clone(), lookback_code, run, inputs, outputs };
-        watched.tell(&State::Start, &[]);
-        watched
+            began: moment(&manifest.started_at).unwrap_or_else(Utc::now),
+        };
+        Watched { run: WatchedRun::begin(watch, identity), lookback_code, outputs: BTreeMap::new(), failed: None }
     }
 
     /// Notes what was found: the inputs, and the tables that are to be built.
     pub(super) fn found(&mut self, prepared: &Prepared, plans: &[TablePlan]) {
-        if self.run.is_none() {
+        if !self.run.wants_lineage() {
             return;
         }
         let contract = |table: &str| prepared.graph.contract(table).ok();
-        self.inputs = prepared
-            .inputs
-            .iter()
-            .map(|(name, input)| {
-                let amount = Amount { rows: input.rows(), bytes: input.bytes(), files: input.files.len() as u64 };
-                Dataset { amount: Some(amount), ..dataset(&input.location, contract(name)) }
-            })
-            .collect();
+        let inputs = prepared.inputs.iter().map(|(name, input)| {
+            let amount = Amount { rows: input.rows(), bytes: input.bytes(), files: input.files.len() as u64 };
+            Dataset { amount: Some(amount), ..dataset(&input.location, contract(name)) }
+        });
+        self.run.reads(inputs.collect());
         self.outputs = plans
             .iter()
             .filter(|plan| plan.is_build())
@@ -71,24 +64,16 @@ impl Watched {
     /// Tells that a run is at work on what was found.
     pub(super) fn running(&self) {
         let planned: Vec<Dataset> = self.outputs.values().cloned().collect();
-        self.tell(&State::Running, &planned);
+        self.run.running(&planned);
+    }
+
+    /// Notes the stage in which a run failed, as far as it came.
+    pub(super) fn failed_in(&mut self, stage: StageRecord) {
+        self.failed = Some(stage);
     }
 
     /// Tells how a run has ended, by its manifest.
     pub(super) fn ended(&self, manifest: &Manifest, error: Option<&Error>) {
-        if self.watch.wants_metrics() {
-            let code = error.map_or(self.lookback_code, |e| e.kind().exit_code());
-            let now = Utc::now();
-            self.watch.tell_metrics(&manifest.job, metrics(manifest, code, now), error.is_none(), now);
-        }
-        if self.run.is_none() {
-            return;
-        }
-        let state = match (error.map(Error::kind), error.map(told)) {
-            (Some(Kind::Interrupted), Some(why)) => State::Abort(why),
-            (_, Some(why)) => State::Fail(why),
-            _ => State::Complete,
-        };
         let amount =
             |table: &TableRecord| Amount { rows: table.rows, bytes: table.bytes, files: table.files.len() as u64 };
         let is_published = manifest.status == PUBLISHED;
@@ -98,73 +83,48 @@ impl Watched {
         };
         let with_amount = |(name, table): (&String, &Dataset)| Dataset { amount: written(name), ..table.clone() };
         let outputs: Vec<Dataset> = self.outputs.iter().map(with_amount).collect();
-        self.tell(&state, &outputs);
-    }
-
-    fn tell(&self, state: &State, outputs: &[Dataset]) {
-        if let Some(run) = &self.run {
-            self.watch.tell_lineage(&lineage::event(run, state, Utc::now(), &self.inputs, outputs));
-        }
+        let mut steps: Vec<Step> = manifest.stages.iter().filter_map(step).collect();
+        let failed = self.failed.as_ref().and_then(step);
+        steps.extend(failed.map(|step| Step { rows: None, error: error.map(told), ..step }));
+        let end = End {
+            error,
+            code: error.map_or(self.lookback_code, |e| e.kind().exit_code()),
+            seconds: manifest.seconds,
+            steps: &steps,
+            outputs: &outputs,
+            attributes: tokens(manifest),
+        };
+        self.run.ended(end, |page| measured(manifest, page));
     }
 }
 
-/// What others are told of an error: its first line without its places, which may name users.
-fn told(error: &Error) -> String {
-    let first = error.message().lines().next().unwrap_or_default();
-    let line: String = printable::line(&redact(first)).chars().take(MAX_MESSAGE).collect();
-    format!("{}: {line}", error.kind().name())
+/// The tokens of a run, by OpenTelemetry's names; none where no language model was asked.
+fn tokens(manifest: &Manifest) -> Vec<(&'static str, Attribute)> {
+    let usage = &manifest.usage;
+    let counts =
+        [("gen_ai.usage.input_tokens", usage.prompt_tokens), ("gen_ai.usage.output_tokens", usage.completion_tokens)];
+    counts.into_iter().filter(|_| usage.generated > 0).map(|(key, n)| (key, Attribute::Count(n))).collect()
 }
 
-/// The longest message of an error in an event, in characters.
-const MAX_MESSAGE: usize = 500;
+fn moment(text: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc())
+}
+
+fn step(of: &StageRecord) -> Option<Step> {
+    let began = moment(&of.started_at)?;
+    Some(Step { name: of.stage.clone(), began, seconds: of.seconds, rows: Some(of.rows), error: None })
+}
+
 /// The status of a run that published, as manifests write it.
 const PUBLISHED: &str = "published";
 /// The action of a table that was built.
 const BUILT: &str = "built";
 
-/// A table where it lies, in OpenLineage's names for stores.
-fn dataset(at: &Location, of: Option<&Contract>) -> Dataset {
-    let (namespace, name) = match at.local_path() {
-        Some(path) => ("file".to_owned(), path.display().to_string()),
-        None => (redact(at.store_url().as_str().trim_end_matches('/')), at.path().to_string()),
-    };
-    let column = |column: &contract::Column| Column {
-        name: column.name.clone(),
-        kind: column.column_type.to_string(),
-        description: column.description.clone(),
-    };
-    let columns = of.map(|contract| contract.columns.iter().map(column).collect()).unwrap_or_default();
-    Dataset { namespace, name, columns, amount: None }
-}
-
-/// A manifest as gauges. Each name is explained in docs/watching.md.
-fn metrics(m: &Manifest, code: u8, now: DateTime<Utc>) -> Exposition {
+/// Adds what nights measure to the gauges that every run has. Each name is explained in docs/watching.md.
+fn measured(m: &Manifest, page: &mut Exposition) {
     fn counts(counts: &BTreeMap<String, u64>) -> impl Iterator<Item = (&str, f64)> {
         counts.iter().map(|(name, n)| (name.as_str(), *n as f64))
     }
-    let mut page = Exposition::of(&m.job);
-    let seconds = |at: DateTime<Utc>| at.timestamp_millis() as f64 / 1000.0;
-    page.gauge(
-        "curec_last_run_timestamp_seconds",
-        "When the last run ended, however it ended, in seconds since 1970 UTC.",
-        seconds(now),
-    );
-    page.gauge(
-        "curec_last_run_exit_status",
-        "Exit code of the last run: 0 it went well, 75 run it again, others it needs somebody.",
-        f64::from(code),
-    );
-    page.gauge("curec_last_run_duration_seconds", "How long the last run took.", m.seconds);
-    if let Ok(end) = DateTime::parse_from_rfc3339(&m.interval_end) {
-        page.gauge(
-            "curec_last_run_interval_end_timestamp_seconds",
-            "End of the interval that the last run was of, in seconds since 1970 UTC.",
-            seconds(end.to_utc()),
-        );
-    }
-    let steps = m.stages.iter().map(|s| (s.stage.as_str(), s.seconds));
-    page.gauges("curec_last_run_step_duration_seconds", "How long each step of the last run took.", "step", steps);
-
     let usage = &m.usage;
     for (name, help, n) in [
         ("curec_last_run_prompts", "Prompts that the last run made.", usage.prompts),
@@ -213,7 +173,6 @@ fn metrics(m: &Manifest, code: u8, now: DateTime<Utc>) -> Exposition {
         let help = "Rows of the interval's partition of each table, as it stands after the last run.";
         page.gauges("curec_last_run_rows_published", help, "table", rows);
     }
-    page
 }
 
 /// The status of a run that found everything up to date.

@@ -293,6 +293,8 @@ pub fn diff(a: &Manifest, b: &Manifest) -> Result<Differences> {
         }
         let mut out = BTreeMap::new();
         flatten(value, String::new(), &mut out);
+        // Nor are the times of day of its stages.
+        out.retain(|key, _| !key.ends_with(".started_at"));
         Ok(out)
     };
     let (mut left, mut right) = (flat(a)?, flat(b)?);

@@ -30,14 +30,24 @@ pub enum Method {
     Post,
 }
 
-/// Sends a body. A user and a password in the address go into the header for them; `key` is a bearer token.
+/// Names and values of headers; the values are secrets.
+pub type Headers = [(String, String)];
+
+/// The header that a key is sent in.
+pub fn bearer(key: &str) -> (String, String) {
+    (AUTHORIZATION.to_owned(), format!("Bearer {key}"))
+}
+
+const AUTHORIZATION: &str = "authorization";
+
+/// Sends a body. A user and a password in the address go into the header for them, unless `headers` has it.
 ///
 /// # Errors
 /// `Kind::Temporary` where there is no answer in two seconds, or one that does not say that it is well.
-pub async fn send(method: Method, to: &Url, content_type: &'static str, key: Option<&str>, body: String) -> Result<()> {
+pub async fn send(method: Method, to: &Url, content_type: &'static str, headers: &Headers, body: String) -> Result<()> {
     let client = CLIENT.as_ref().ok_or_else(|| Error::new(Kind::Internal, "cannot make an HTTP client"))?;
     let mut address = to.clone();
-    if key.is_some() {
+    if headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(AUTHORIZATION)) {
         // One header of its kind. Without a host there is nobody to send it to.
         let _ = address.set_username("");
         let _ = address.set_password(None);
@@ -47,8 +57,8 @@ pub async fn send(method: Method, to: &Url, content_type: &'static str, key: Opt
         Method::Post => client.post(address),
     };
     let mut request = request.header("content-type", content_type).body(body);
-    if let Some(key) = key {
-        request = request.header("authorization", format!("Bearer {key}"));
+    for (name, value) in headers {
+        request = request.header(name.as_str(), value.as_str());
     }
     let failed = |what: String| Error::new(Kind::Temporary, what).with("address", shown(to));
     let of_library = |e: reqwest::Error| failed(redact(&causes(&e.without_url())));
@@ -59,7 +69,7 @@ pub async fn send(method: Method, to: &Url, content_type: &'static str, key: Opt
     }
     // The beginning of it is enough, and a server may send on without an end.
     let said = response.chunk().await.ok().flatten().unwrap_or_default();
-    let said = without(&String::from_utf8_lossy(&said), to, key);
+    let said = without(&String::from_utf8_lossy(&said), to, headers);
     let said: String = said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN).collect();
     Err(failed(format!("the server answers {status}: {}", said.trim())))
 }
@@ -71,8 +81,10 @@ pub fn shown(address: &Url) -> String {
 }
 
 /// A server's words without what was sent to it as a secret.
-fn without(said: &str, to: &Url, key: Option<&str>) -> String {
-    let secrets = [key, to.password()].into_iter().flatten().filter(|secret| !secret.is_empty());
+fn without(said: &str, to: &Url, headers: &Headers) -> String {
+    // A value may hold its secret behind the name of a scheme: `Bearer KEY`.
+    let values = headers.iter().flat_map(|(_, value)| [value.as_str(), value.rsplit(' ').next().unwrap_or_default()]);
+    let secrets = values.chain(to.password()).filter(|secret| !secret.is_empty());
     redact(&secrets.fold(said.to_owned(), |said, secret| said.replace(secret, "***")))
 }
 
@@ -116,7 +128,7 @@ mod tests {
     #[tokio::test]
     async fn credentials_go_into_headers_and_into_no_error() {
         let (to, served) = server("HTTP/1.1 202 x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-        send(Method::Put, &to, "text/plain", None, "the body".into()).await.unwrap();
+        send(Method::Put, &to, "text/plain", &[], "the body".into()).await.unwrap();
         let request = served.join().unwrap();
         assert!(request.starts_with("PUT /metrics HTTP/1.1\r\n"), "{request}");
         // base64 of user:hunter22
@@ -125,7 +137,7 @@ mod tests {
         let (to, served) = server(
             "HTTP/1.1 500 x\r\ncontent-length: 33\r\nconnection: close\r\n\r\nno \x1b[31m hunter22 nor sesame1234 ",
         );
-        let told = send(Method::Post, &to, "text/plain", Some("sesame1234"), "the body".into()).await.unwrap_err();
+        let told = send(Method::Post, &to, "text/plain", &[bearer("sesame1234")], "the body".into()).await.unwrap_err();
         let request = served.join().unwrap();
         assert!(request.contains("Bearer sesame1234"));
         assert_eq!(request.to_lowercase().matches("authorization:").count(), 1, "{request}");
@@ -141,7 +153,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let to = Url::parse(&format!("http://{}/x", listener.local_addr().unwrap())).unwrap();
         drop(listener);
-        let told = send(Method::Post, &to, "text/plain", None, String::new()).await.unwrap_err().explain();
+        let told = send(Method::Post, &to, "text/plain", &[], String::new()).await.unwrap_err().explain();
         assert!(told.contains("address: http://127.0.0.1:"), "{told}");
         assert!(!told.contains("/x"), "{told}");
     }

@@ -1,4 +1,5 @@
-//! The places of `[watch]`, and what each is told: a file for node_exporter, a Pushgateway, a receiver or file of lineage.
+//! The places of `[watch]`, and what each is told: a file for node_exporter, a Pushgateway, a receiver or file of lineage, a
+//! collector of traces.
 //!
 //! Knows how each place keeps what a run before has told of its success. Tells nothing that it was not given.
 
@@ -13,18 +14,20 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use url::Url;
 
-use crate::config::{WatchSpec, lineage_key};
+use crate::config::{WatchSpec, lineage_key, trace_headers, trace_parent};
 use crate::error::{Context, Error, Kind, Result};
 use crate::scratch::Partial;
 use crate::watch::courier::Courier;
 use crate::watch::exposition::Exposition;
 use crate::watch::http::{self, Method};
+use crate::watch::trace::Parent;
 
 const SUCCESS: &str = "curec_last_success_timestamp_seconds";
 const SUCCESS_HELP: &str = "When a run of the job last succeeded, in seconds since 1970 UTC.";
 /// The longest file of metrics that is read back, in bytes: ours are far smaller.
 const MAX_PAGE: u64 = 1 << 20;
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
 
 /// Where a run tells how it goes. Cheap to clone: all clones share the places. By default there are none.
 #[derive(Clone, Default)]
@@ -38,13 +41,21 @@ struct Places {
     gateway: Option<Url>,
     lineage: Option<Lineage>,
     namespace: String,
+    traces: Option<Traces>,
     courier: Courier,
 }
 
 #[derive(Clone)]
 enum Lineage {
     File(PathBuf),
-    Address(Url, Option<String>),
+    Address(Url, Vec<(String, String)>),
+}
+
+/// A collector of traces, what it is sent besides, and the span of who started this process.
+struct Traces {
+    to: Url,
+    headers: Vec<(String, String)>,
+    parent: Option<Parent>,
 }
 
 impl fmt::Debug for Watch {
@@ -59,15 +70,23 @@ impl Watch {
     pub fn of(spec: &WatchSpec) -> Watch {
         let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
         let lineage = match Url::parse(&spec.openlineage) {
-            Ok(url) if spec.openlineage.contains("://") => Some(Lineage::Address(receiver(url), lineage_key())),
+            Ok(url) if spec.openlineage.contains("://") => {
+                let headers = lineage_key().iter().map(|key| http::bearer(key)).collect();
+                Some(Lineage::Address(with_path(url, LINEAGE), headers))
+            }
             _ => path(&spec.openlineage).map(Lineage::File),
         };
         let (file, gateway) = (path(&spec.prometheus_file), Url::parse(&spec.pushgateway).ok());
-        if file.is_none() && gateway.is_none() && lineage.is_none() {
+        let traces = Url::parse(&spec.otlp).ok().map(|url| Traces {
+            to: with_path(url, TRACES),
+            headers: trace_headers(),
+            parent: trace_parent().as_deref().and_then(Parent::parse),
+        });
+        if file.is_none() && gateway.is_none() && lineage.is_none() && traces.is_none() {
             return Watch::default();
         }
         let namespace = spec.openlineage_namespace.clone();
-        let places = Places { file, gateway, lineage, namespace, courier: Courier::default() };
+        let places = Places { file, gateway, lineage, namespace, traces, courier: Courier::default() };
         Watch { places: Some(Arc::new(places)), without_metrics: false }
     }
 
@@ -84,6 +103,11 @@ impl Watch {
     /// The namespace of the job's lineage, where anybody wants that.
     pub fn lineage_namespace(&self) -> Option<&str> {
         self.places.as_ref().filter(|places| places.lineage.is_some()).map(|places| places.namespace.as_str())
+    }
+
+    /// Whether anybody wants traces.
+    pub fn wants_traces(&self) -> bool {
+        self.places.as_ref().is_some_and(|places| places.traces.is_some())
     }
 
     /// Tells the metrics of a run of `job` that has ended; returns at once. When a run last succeeded is added: `at`, or what
@@ -109,9 +133,9 @@ impl Watch {
             let mut success = Exposition::of(job);
             success.gauge(SUCCESS, SUCCESS_HELP, seconds);
             let push = async move {
-                http::send(Method::Put, &of_run, TEXT, None, metrics.text()).await?;
+                http::send(Method::Put, &of_run, TEXT, &[], metrics.text()).await?;
                 match is_success {
-                    true => http::send(Method::Put, &of_success, TEXT, None, success.text()).await,
+                    true => http::send(Method::Put, &of_success, TEXT, &[], success.text()).await,
                     false => Ok(()),
                 }
             };
@@ -128,12 +152,20 @@ impl Watch {
             Lineage::File(file) => {
                 places.courier.take("watch.openlineage", Box::pin(blocking(move || append(&file, &event))));
             }
-            Lineage::Address(to, key) => {
-                let send =
-                    async move { http::send(Method::Post, &to, "application/json", key.as_deref(), event).await };
+            Lineage::Address(to, headers) => {
+                let send = async move { http::send(Method::Post, &to, JSON, &headers, event).await };
                 places.courier.take("watch.openlineage", Box::pin(send));
             }
         }
+    }
+
+    /// Tells the spans of a run, which `request` makes under the span that the process was started in; returns at once.
+    pub fn tell_trace(&self, request: impl FnOnce(Option<&Parent>) -> Value) {
+        let Some(places) = &self.places else { return };
+        let Some(Traces { to, headers, parent }) = &places.traces else { return };
+        let (to, headers, body) = (to.clone(), headers.clone(), request(parent.as_ref()).to_string());
+        let send = async move { http::send(Method::Post, &to, JSON, &headers, body).await };
+        places.courier.take("watch.otlp", Box::pin(send));
     }
 
     /// Waits until all is told, for two seconds at most.
@@ -144,10 +176,15 @@ impl Watch {
     }
 }
 
-/// Where an address takes events: the path that all receivers have, unless it names one.
-fn receiver(mut address: Url) -> Url {
+/// The path at which receivers take events.
+const LINEAGE: &str = "/api/v1/lineage";
+/// The path at which collectors take spans.
+const TRACES: &str = "/v1/traces";
+
+/// An address with the path that all of its kind have, unless it names one.
+fn with_path(mut address: Url, path: &str) -> Url {
     if matches!(address.path(), "" | "/") {
-        address.set_path("/api/v1/lineage");
+        address.set_path(path);
     }
     address
 }

@@ -28,6 +28,7 @@ use crate::registry::card::{Card, Check, Trained};
 use crate::registry::versions::{Parts, Registry};
 use crate::reward::saved::{self, SavedJudge};
 use crate::telemetry::Voice;
+use crate::watch::run::{Steps, told};
 use crate::weekly::gate::{self, Compared, Rivals};
 use crate::weekly::teacher::Source;
 use crate::weekly::weekly_file::{GateSpec, Spec};
@@ -122,12 +123,13 @@ pub struct Done {
     pub report: PathBuf,
 }
 
-/// Runs what is not done of the stages and brings what they make into use, if the gate holds.
+/// Runs what is not done of the stages and brings what they make into use, if the gate holds. `steps` is told of each stage
+/// that was done.
 ///
 /// # Errors
 /// `Kind::Audit` where the reward model or the gate refuses, with nothing promoted; `Kind::Busy` where another process works
 /// in the folder; `Kind::Interrupted` after a signal, with everything kept; what the stages say.
-pub async fn improve(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelToken) -> Result<Done> {
+pub async fn improve(spec: &Spec, interval: Interval, voice: Voice, steps: Steps, stop: &CancelToken) -> Result<Done> {
     let (gate, registry) = spec.gate()?;
     let _hold = spec.hold()?;
     let out = spec.folder()?;
@@ -160,6 +162,7 @@ pub async fn improve(spec: &Spec, interval: Interval, voice: Voice, stop: &Cance
         name: registry.name.clone(),
         voice,
         stop: stop.clone(),
+        steps,
         did: Vec::new(),
     };
     let outcome = run.all(&job, gate).await;
@@ -196,6 +199,7 @@ struct Run {
     name: String,
     voice: Voice,
     stop: CancelToken,
+    steps: Steps,
     did: Vec<String>,
 }
 
@@ -375,7 +379,10 @@ impl Run {
         self.keep(&step)?;
         tracing::info!(stage = name, "begun");
         let began = Instant::now();
-        let ended = match work.await {
+        let worked = work.await;
+        let refused = worked.as_ref().ok().and_then(|ended| ended.refused.clone());
+        self.steps.add(name, began.elapsed(), worked.as_ref().err().map(told).or(refused));
+        let ended = match worked {
             Err(e) if e.kind() == Kind::Audit => {
                 Ended { output: String::new(), result: Value::Null, refused: Some(e.explain()) }
             }
@@ -485,7 +492,7 @@ impl Run {
 }
 
 /// Sections of a job that have no say in what is learned, or only by what is digested itself.
-const NO_SAY: [&str; 13] = [
+const NO_SAY: [&str; 14] = [
     "name",
     "warehouse",
     "input.",
@@ -499,6 +506,7 @@ const NO_SAY: [&str; 13] = [
     "publish.",
     "store.",
     "price.",
+    "watch.",
 ];
 
 /// Digest of everything that all stages are made from: curec, inputs, models, table definitions, settings, interval.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, is_address};
+use crate::config::{self, WatchSpec, is_address};
 use crate::directory_lock::DirectoryLock;
 use crate::error::{Error, Kind, Result};
 use crate::learn::lessons;
@@ -52,6 +52,7 @@ pub struct Spec {
     pub projection: ProjectionSpec,
     pub gate: Option<GateSpec>,
     pub registry: Option<RegistrySpec>,
+    pub watch: WatchSpec,
 }
 
 /// `[examples]`
@@ -280,6 +281,9 @@ fn validate(spec: &Spec, p: &mut Layers<'_>) {
     validate_reinforce(&spec.reinforce, p);
     validate_worth(&spec.worth, p);
     validate_projection(&spec.projection, p);
+    for (key, why) in spec.watch.problems() {
+        p.problem(key, why);
+    }
     if let Some(gate) = &spec.gate {
         validate_gate(gate, p);
     }

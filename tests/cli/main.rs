@@ -55,5 +55,6 @@ mod snapshots;
 mod statements;
 mod stopped;
 mod watch;
+mod watch_weekly;
 mod weekly;
 mod worth;

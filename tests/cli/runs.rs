@@ -411,7 +411,8 @@ fn runs_are_listed_shown_and_compared() {
     line("tables.reason_score.parts.settings [check]");
     line("tables.reason_score.fingerprint");
     line("stages.generate.seconds");
-    let same = |l: &str| l.starts_with("tables.reason_prompt.parts") || l.starts_with("inputs.");
+    let same =
+        |l: &str| l.starts_with("tables.reason_prompt.parts") || l.starts_with("inputs.") || l.contains("started_at");
     assert!(!text.lines().any(same), "{text}");
     let json: Value = serde_json::from_str(&runs(&["diff", "job.toml", &first, &second, "--json"])).unwrap();
     assert_eq!((&json["a"], &json["b"]), (&first.as_str().into(), &second.as_str().into()));

@@ -20,6 +20,12 @@ const NOT_TAKEN: &str = "what this run tells was not taken";
 /// The samples of a page in Prometheus' text format, read strictly: each family has its help and type once, right before its
 /// samples, and no sample stands twice.
 fn samples(page: &str) -> BTreeMap<String, f64> {
+    samples_of("test", page)
+}
+
+/// The same of a page of another job.
+pub(crate) fn samples_of(job: &str, page: &str) -> BTreeMap<String, f64> {
+    let label = format!("{{curec_job=\"{job}\"");
     assert!(page.ends_with('\n'), "the last line has no end: {page}");
     let (mut found, mut families, mut family) = (BTreeMap::new(), Vec::<String>::new(), String::new());
     let lines: Vec<&str> = page.lines().collect();
@@ -33,7 +39,7 @@ fn samples(page: &str) -> BTreeMap<String, f64> {
         } else if !line.starts_with("# TYPE ") {
             let (sample, value) = line.rsplit_once(' ').unwrap();
             let labels = sample.strip_prefix(&family).unwrap_or_else(|| panic!("{line} is not of {family}"));
-            assert!(labels.starts_with("{curec_job=\"test\"") && labels.ends_with("\"}"), "{line}");
+            assert!(labels.starts_with(&label) && labels.ends_with("\"}"), "{line}");
             let value: f64 = value.parse().unwrap();
             assert!(found.insert(sample.to_owned(), value).is_none(), "{line} stands twice");
         }
@@ -41,18 +47,18 @@ fn samples(page: &str) -> BTreeMap<String, f64> {
     found
 }
 
-fn events(world: &World, name: &str) -> Vec<Value> {
+pub(crate) fn events(world: &World, name: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(world.path(name)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn states(events: &[Value]) -> Vec<&str> {
+pub(crate) fn states(events: &[Value]) -> Vec<&str> {
     events.iter().map(|event| event["eventType"].as_str().unwrap()).collect()
 }
 
 /// The flags of places on a receiver, and of none else.
 fn told_to(address: &str) -> Vec<String> {
-    ["pushgateway", "openlineage"]
+    ["pushgateway", "openlineage", "otlp"]
         .iter()
         .flat_map(|key| ["--set".to_owned(), format!("watch.{key}={address}")])
         .collect()
@@ -64,27 +70,27 @@ fn run(world: &World, more: &[String]) -> Output {
 
 /// How a receiver treats its requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
+pub(crate) enum Manner {
     Takes,
     Refuses,
     Hangs,
 }
 
-struct Request {
+pub(crate) struct Request {
     /// Method and path.
-    what: String,
-    head: String,
-    body: String,
+    pub(crate) what: String,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 /// An HTTP server on this machine that keeps what it was sent; serves until the process ends.
-struct Receiver {
-    address: String,
-    seen: Arc<Mutex<Vec<Request>>>,
+pub(crate) struct Receiver {
+    pub(crate) address: String,
+    pub(crate) seen: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Receiver {
-    fn new(manner: Manner) -> Receiver {
+    pub(crate) fn new(manner: Manner) -> Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -96,6 +102,19 @@ impl Receiver {
             }
         });
         Receiver { address, seen }
+    }
+
+    /// The spans that a collector has been sent, by request.
+    pub(crate) fn spans(&self) -> Vec<Vec<Value>> {
+        let seen = self.seen.lock().unwrap();
+        let traces = seen.iter().filter(|request| request.what == "POST /v1/traces");
+        let spans = |request: &Request| {
+            let told: Value = serde_json::from_str(&request.body).unwrap();
+            let resource = &told["resourceSpans"][0];
+            assert_eq!(resource["resource"]["attributes"][0]["value"]["stringValue"], "curec", "{told}");
+            resource["scopeSpans"][0]["spans"].as_array().unwrap().clone()
+        };
+        traces.map(spans).collect()
     }
 
     /// What a Pushgateway would show of the requests, by group: PUT replaces a group.
@@ -269,15 +288,20 @@ fn lineage_tells_what_a_run_reads_and_makes() {
 }
 
 /// OpenLineage's own client reads the events strictly, where there is one.
-fn as_the_schema_wants(world: &World, name: &str) {
+pub(crate) fn as_the_schema_wants(world: &World, name: &str) {
+    checked(world, "tests/python/test_lineage.py", "CUREC_EVENTS", name);
+}
+
+/// A file of the world as a Python test takes it, which a variable tells where it is.
+fn checked(world: &World, test: &str, variable: &str, name: &str) {
     let Some(python) = std::env::var_os("CUREC_PYTHON") else {
-        println!("skipped: no Python with openlineage-python (CUREC_PYTHON; ci/test.sh makes one)");
+        println!("skipped: no Python with ci/test-requirements.txt (CUREC_PYTHON; ci/test.sh makes one)");
         return;
     };
     let out = Command::new(python)
-        .args(["-m", "unittest", "-v", "tests/python/test_lineage.py"])
+        .args(["-m", "unittest", "-v", test])
         .current_dir(project())
-        .env("CUREC_EVENTS", world.path(name))
+        .env(variable, world.path(name))
         .output()
         .unwrap();
     assert!(out.status.success(), "{}{}", stdout(&out), stderr(&out));
@@ -287,7 +311,9 @@ fn as_the_schema_wants(world: &World, name: &str) {
 #[test]
 fn a_signal_is_told_as_an_abort() {
     let night = Night::on_disk();
-    let slow = ["model.slots=1", "sampling.max_new_tokens=100", "watch.openlineage=events.jsonl"];
+    let receiver = Receiver::new(Manner::Takes);
+    let to = format!("watch.otlp=http://{}", receiver.address);
+    let slow = ["model.slots=1", "sampling.max_new_tokens=100", "watch.openlineage=events.jsonl", &to];
     let mut flags: Vec<&str> = slow.iter().flat_map(|setting| ["--set", *setting]).collect();
     flags.push("--log-json");
     let mut child = night.run(&flags).spawn().unwrap();
@@ -303,6 +329,12 @@ fn a_signal_is_told_as_an_abort() {
     let outputs = told[2]["outputs"].as_array().unwrap();
     assert!(!outputs.is_empty() && outputs.iter().all(|table| table["outputFacets"] == serde_json::json!({})));
     as_the_schema_wants(&night.world, "events.jsonl");
+    // The step that it was in is told with the same words.
+    let spans = receiver.spans().remove(0);
+    let last = spans.last().unwrap();
+    assert_eq!((&last["name"], &last["status"]), (&Value::from("generate"), &spans[0]["status"]));
+    assert_eq!(last["status"]["code"], 2, "{last}");
+    assert!(spans[1..spans.len() - 1].iter().all(|span| span.get("status").is_none()), "{spans:?}");
 }
 
 #[test]
@@ -320,6 +352,78 @@ fn a_receiver_takes_the_events_over_http() {
     assert_eq!(states(&told), ["START", "RUNNING", "COMPLETE"]);
 }
 
+/// An attribute of a span.
+pub(crate) fn attribute(span: &Value, key: &str) -> Value {
+    let all = span["attributes"].as_array().unwrap();
+    let found = all.iter().find(|told| told["key"] == key).unwrap_or_else(|| panic!("{key} is not in {span}"));
+    let value = found["value"].as_object().unwrap();
+    value.values().next().unwrap().clone()
+}
+
+#[test]
+fn a_collector_takes_a_span_for_the_run_and_one_for_each_step() {
+    let world = World::new();
+    let receiver = Receiver::new(Manner::Takes);
+    let to = format!("watch.otlp=http://{}", receiver.address);
+    let day = ["run", "job.toml", "--interval-start", "2026-01-20", "--interval-end", "2026-01-21"];
+    let flags = ["--set", &to, "--set", "watch.openlineage=events.jsonl"];
+    let run = |parent: &str, more: &[&str]| {
+        let mut command = world.command(&[&day[..], &flags[..], more].concat());
+        command.env("TRACEPARENT", parent).env("OTEL_EXPORTER_OTLP_HEADERS", "api-key=sesame%201234");
+        command.output().unwrap()
+    };
+    // What is no parent is none.
+    let out = run("nobody", &[]);
+    expect_code(&out, 0);
+    let line = summary(&out);
+    {
+        let seen = receiver.seen.lock().unwrap();
+        assert_eq!(seen.len(), 1);
+        let head = seen[0].head.to_lowercase();
+        assert!(
+            head.contains("api-key: sesame 1234\r\n") && head.contains("content-type: application/json\r\n"),
+            "{head}"
+        );
+    }
+    let spans = receiver.spans().remove(0);
+    let (whole, steps) = spans.split_first().unwrap();
+    let lineage = events(&world, "events.jsonl");
+    assert_eq!(whole["traceId"], lineage[0]["run"]["runId"].as_str().unwrap().replace('-', ""));
+    assert_eq!(whole["name"], "curec run");
+    assert!(whole.get("parentSpanId").is_none() && whole.get("status").is_none(), "{whole}");
+    assert_eq!(attribute(whole, "curec.run_id"), line["run_id"]);
+    assert_eq!(attribute(whole, "curec.exit_code"), "0");
+    assert_eq!(attribute(whole, "gen_ai.usage.output_tokens"), line["completion_tokens"].to_string());
+    let manifest = world.path("warehouse/_runs").join(line["run_id"].as_str().unwrap()).join("manifest.json");
+    let manifest: Value = serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();
+    let names = |of: &[Value], key: &str| of.iter().map(|step| step[key].clone()).collect::<Vec<_>>();
+    assert_eq!(names(steps, "name"), names(manifest["stages"].as_array().unwrap(), "stage"));
+    let nanos = |span: &Value, key: &str| span[key].as_str().unwrap().parse::<i64>().unwrap();
+    // Moments of the manifest are of whole milliseconds.
+    let slack = 5_000_000;
+    let mut last = nanos(whole, "startTimeUnixNano") - slack;
+    for step in steps {
+        assert_eq!((&step["traceId"], &step["parentSpanId"]), (&whole["traceId"], &whole["spanId"]));
+        let (began, ended) = (nanos(step, "startTimeUnixNano"), nanos(step, "endTimeUnixNano"));
+        assert!(last <= began && began <= ended && ended <= nanos(whole, "endTimeUnixNano") + slack, "{step}");
+        last = began - slack;
+    }
+
+    // Who started it, as a scheduler does, finds the run under its own span, and why it failed.
+    let out =
+        run("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", &["--set", "input.interaction=nowhere.parquet"]);
+    assert_ne!(out.status.code(), Some(0));
+    let spans = receiver.spans().remove(1);
+    assert_eq!(spans[0]["traceId"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(spans[0]["parentSpanId"], "00f067aa0ba902b7");
+    assert_eq!(spans[0]["status"]["code"], 2);
+    assert!(spans[0]["status"]["message"].as_str().is_some_and(|why| !why.is_empty()), "{spans:?}");
+    assert_eq!(attribute(&spans[0], "curec.exit_code"), out.status.code().unwrap().to_string());
+    let bodies: String = receiver.seen.lock().unwrap().iter().map(|request| request.body.clone() + "\n").collect();
+    std::fs::write(world.path("traces.jsonl"), bodies).unwrap();
+    checked(&world, "tests/python/test_traces.py", "CUREC_TRACES", "traces.jsonl");
+}
+
 #[test]
 fn a_receiver_that_refuses_is_a_warning_for_each_place() {
     let world = World::new();
@@ -329,8 +433,8 @@ fn a_receiver_that_refuses_is_a_warning_for_each_place() {
     assert_eq!(summary(&out)["status"], "published");
     let said = stderr(&out);
     // Three events failed, and are told of once.
-    assert_eq!(said.matches(NOT_TAKEN).count(), 2, "{said}");
-    for part in ["watch.pushgateway", "watch.openlineage", "500"] {
+    assert_eq!(said.matches(NOT_TAKEN).count(), 3, "{said}");
+    for part in ["watch.pushgateway", "watch.openlineage", "watch.otlp", "500"] {
         assert!(said.contains(part), "{said}");
     }
     assert!(!said.contains("hunter22"), "{said}");
@@ -365,6 +469,8 @@ fn settings_that_cannot_work_are_refused_without_their_passwords() {
         ("watch.pushgateway=host:9091", "http://"),
         ("watch.pushgateway=http://host/?key=hunter22", "neither `?` nor `#`"),
         ("watch.openlineage=kafka://user:hunter22@host/topic", "http://"),
+        ("watch.otlp=collector:4318", "http://"),
+        ("watch.otlp=http://host/?key=hunter22", "neither `?` nor `#`"),
     ] {
         let out = world.run(&["--set", setting]);
         expect_code(&out, 2);

@@ -26,14 +26,14 @@ fn short_titles(world: &World) {
     write_items(&world.path("input/item.parquet"), &items);
 }
 
-fn world() -> World {
+pub(crate) fn world() -> World {
     let world = World::new();
     short_titles(&world);
     world
 }
 
 /// A weekly file with its work in `out`, whose gates let everything pass, with `changes` of its lines.
-fn weekly(world: &World, out: &str, set: &[String], changes: &[(&str, &str)]) -> String {
+pub(crate) fn weekly(world: &World, out: &str, set: &[String], changes: &[(&str, &str)]) -> String {
     let mut text = format!(
         "name = \"weekly\"\njob = \"job.toml\"\nset = {set:?}\nout = \"{out}\"\ndevice = \"cpu\"\n\
          [examples]\nmax = 300\npairs_per_user = 2\nmeasured = 4\n\
@@ -58,11 +58,11 @@ fn weekly(world: &World, out: &str, set: &[String], changes: &[(&str, &str)]) ->
 }
 
 /// A registry in a folder of the world.
-fn registry_in(world: &World, name: &str) -> Vec<String> {
+pub(crate) fn registry_in(world: &World, name: &str) -> Vec<String> {
     vec![format!("project.registry={}", world.path(name).display())]
 }
 
-fn arguments(file: &str) -> [&str; 7] {
+pub(crate) fn arguments(file: &str) -> [&str; 7] {
     ["learn", "weekly", file, "--interval-start", "2026-01-12", "--interval-end", "2026-01-20"]
 }
 
@@ -87,7 +87,7 @@ fn bytes(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn wait_for(what: &str, is: impl Fn() -> bool) {
+pub(crate) fn wait_for(what: &str, is: impl Fn() -> bool) {
     let begun = Instant::now();
     while !is() {
         assert!(begun.elapsed() < Duration::from_secs(240), "{what} never came");

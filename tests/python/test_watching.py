@@ -10,7 +10,8 @@ NAME = r"curec_(?:last_[a-z_]+)"
 
 def made():
     """The names that the source gives to metrics."""
-    texts = [(ROOT / file).read_text(encoding="utf-8") for file in ("src/night/watched.rs", "src/watch/places.rs")]
+    files = ("src/watch/run.rs", "src/watch/places.rs", "src/night/watched.rs", "src/weekly/watched.rs")
+    texts = [(ROOT / file).read_text(encoding="utf-8") for file in files]
     return {name for text in texts for name in re.findall(rf'"({NAME})"', text)}
 
 

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::night::manifest::{AuditRecord, InputRecord, StageRecord};
+use crate::night::manifest::{AuditRecord, InputRecord};
 
 /// A strict reader of the text format: every family has its help and type once, before its samples, and no sample twice.
 fn parsed(page: &str) -> BTreeMap<String, f64> {
@@ -29,7 +29,9 @@ fn parsed(page: &str) -> BTreeMap<String, f64> {
 fn manifest() -> Manifest {
     let mut m = Manifest { job: "night".into(), status: "published".into(), seconds: 12.5, ..Manifest::default() };
     m.interval_end = "2026-01-21T00:00:00+00:00".into();
-    let stage = |stage: &str, seconds| StageRecord { stage: stage.into(), seconds, rows: 1 };
+    let started_at = "2026-01-21T03:00:00.250Z".to_owned();
+    let stage =
+        |stage: &str, seconds| StageRecord { stage: stage.into(), started_at: started_at.clone(), seconds, rows: 1 };
     m.stages = vec![stage("generate", 3.0), stage("publish", 1.0), stage("generate", 2.0)];
     let table = |table: &str, action: &str, rows| TableRecord {
         table: table.into(),
@@ -49,16 +51,16 @@ fn manifest() -> Manifest {
     m
 }
 
+fn gauges(of: &Manifest) -> BTreeMap<String, f64> {
+    let mut page = Exposition::of("night");
+    measured(of, &mut page);
+    parsed(&page.text())
+}
+
 #[test]
 fn a_manifest_becomes_gauges() {
-    let now = DateTime::from_timestamp_millis(1_768_971_600_500).unwrap();
-    let told = parsed(&metrics(&manifest(), 75, now).text());
+    let told = gauges(&manifest());
     for (sample, value) in [
-        ("curec_last_run_timestamp_seconds{curec_job=\"night\"}", 1_768_971_600.5),
-        ("curec_last_run_exit_status{curec_job=\"night\"}", 75.0),
-        ("curec_last_run_duration_seconds{curec_job=\"night\"}", 12.5),
-        ("curec_last_run_interval_end_timestamp_seconds{curec_job=\"night\"}", 1_768_953_600.0),
-        ("curec_last_run_step_duration_seconds{step=\"generate\"}", 5.0),
         ("curec_last_run_prompts{curec_job=\"night\"}", 10.0),
         ("curec_last_run_prompts_from_cache{curec_job=\"night\"}", 6.0),
         ("curec_last_run_answers{curec_job=\"night\"}", 4.0),
@@ -77,13 +79,18 @@ fn a_manifest_becomes_gauges() {
 #[test]
 fn a_failed_run_tells_of_no_published_rows() {
     let failed = Manifest { status: "audit".into(), ..manifest() };
-    let told = parsed(&metrics(&failed, 1, Utc::now()).text());
+    let told = gauges(&failed);
     assert!(!told.keys().any(|sample| sample.contains("rows_published")), "{told:?}");
-    assert_eq!(told["curec_last_run_exit_status{curec_job=\"night\"}"], 1.0);
+    assert_eq!(told["curec_last_run_answers{curec_job=\"night\"}"], 4.0);
 }
 
 #[test]
-fn an_error_is_told_without_its_places() {
-    let error = Error::new(Kind::Input, "a row is bad in http://u:hunter2@host/x\nuser 4711").with("user_id", "4711");
-    assert_eq!(told(&error), "input: a row is bad in http://***@host/x");
+fn stages_become_steps_and_tokens_are_told() {
+    let night = manifest();
+    let steps: Vec<Step> = night.stages.iter().filter_map(step).collect();
+    let told: Vec<_> = steps.iter().map(|s| (s.name.as_str(), s.began.timestamp_millis(), s.seconds, s.rows)).collect();
+    let at = 1_768_964_400_250;
+    assert_eq!(told, [("generate", at, 3.0, Some(1)), ("publish", at, 1.0, Some(1)), ("generate", at, 2.0, Some(1))]);
+    assert_eq!(tokens(&night)[0], ("gen_ai.usage.input_tokens", Attribute::Count(0)));
+    assert!(tokens(&Manifest::default()).is_empty());
 }

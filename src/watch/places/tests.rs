@@ -74,12 +74,16 @@ async fn events_are_appended_and_a_folder_that_is_not_there_fails_nothing() {
 #[test]
 fn addresses_get_the_paths_of_their_receivers() {
     let url = |text: &str| Url::parse(text).unwrap();
-    assert_eq!(receiver(url("http://host:5000")).as_str(), "http://host:5000/api/v1/lineage");
-    assert_eq!(receiver(url("https://host/own/path")).as_str(), "https://host/own/path");
+    assert_eq!(with_path(url("http://host:5000"), LINEAGE).as_str(), "http://host:5000/api/v1/lineage");
+    assert_eq!(with_path(url("http://host:4318/"), TRACES).as_str(), "http://host:4318/v1/traces");
+    assert_eq!(with_path(url("https://host/own/path"), TRACES).as_str(), "https://host/own/path");
     let labels = ["job", "night", "outcome", "success"];
     assert_eq!(group(&url("http://host:9091"), &labels).as_str(), "http://host:9091/metrics/job/night/outcome/success");
     assert_eq!(group(&url("http://host/prefix/"), &labels[..2]).as_str(), "http://host/prefix/metrics/job/night");
     let watch = Watch::of(&WatchSpec { pushgateway: "http://u:hunter2@host".into(), ..spec() });
     assert!(watch.wants_metrics() && !format!("{watch:?}").contains("hunter2"));
-    assert!(!Watch::of(&spec()).wants_metrics());
+    assert!(!watch.wants_traces() && watch.lineage_namespace().is_none());
+    let watch = Watch::of(&WatchSpec { otlp: "http://host:4318".into(), ..spec() });
+    assert!(watch.wants_traces() && !watch.wants_metrics());
+    assert!(!Watch::of(&spec()).wants_metrics() && !Watch::of(&spec()).wants_traces());
 }
