@@ -15,7 +15,7 @@ use object_store::path::Path as ObjectPath;
 use crate::error::{Context, Error, Kind, Result};
 use crate::paths;
 use crate::table::delta_log::{FOLDER, Log};
-use crate::table::source::PathColumn;
+use crate::table::source::{PathColumn, hive_values};
 use crate::table::store::{Entry, Location};
 use crate::table::store_error::missing;
 
@@ -28,6 +28,40 @@ pub(crate) struct Listing {
     pub partitions: BTreeMap<ObjectPath, Vec<PathColumn>>,
     /// One sentence each.
     pub warnings: Vec<String>,
+}
+
+/// A file of an input that is listed and not opened.
+#[derive(Debug, Clone)]
+pub(crate) struct ListedFile {
+    /// The file.
+    pub entry: Entry,
+    /// Values of the partition columns, as its path or the log of its Delta table tells them; `None`: null.
+    pub partition: Vec<PathColumn>,
+}
+
+/// An input whose files are listed; none is opened.
+#[derive(Debug, Clone)]
+pub(crate) struct ListedInput {
+    /// What the job named: a file or a folder.
+    pub location: Location,
+    /// In the order of their paths.
+    pub files: Vec<ListedFile>,
+    /// One sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Lists an input and opens none of its files.
+///
+/// # Errors
+/// As [`list_parquet`].
+pub(crate) async fn list_input(at: &Location) -> Result<ListedInput> {
+    let Listing { files, mut partitions, warnings } = list_parquet(at).await?;
+    let listed = files.into_iter().map(|entry| {
+        let told = partitions.remove(entry.location.path());
+        let partition = told.unwrap_or_else(|| hive_values(&entry.location, at));
+        ListedFile { entry, partition }
+    });
+    Ok(ListedInput { location: at.clone(), files: listed.collect(), warnings })
 }
 
 /// Names looked at in a folder beside an input: the files that tell come first there.
