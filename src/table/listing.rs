@@ -15,6 +15,7 @@ use object_store::path::Path as ObjectPath;
 use crate::error::{Context, Error, Kind, Result};
 use crate::paths;
 use crate::table::delta_log::{FOLDER, Log};
+use crate::table::parquet_file::conversion;
 use crate::table::source::{PathColumn, hive_values};
 use crate::table::store::{Entry, Location};
 use crate::table::store_error::missing;
@@ -148,7 +149,7 @@ pub(crate) async fn list_parquet(at: &Location) -> Result<Listing> {
                 let name = e.location.name();
                 let message = format!("the folder holds no .parquet file (but {} other, such as {name})", rest + 1);
                 let error = Error::new(Kind::Input, message).with("file", at);
-                error.hint("'curec import' converts MovieLens, CSV and JSON lines")
+                error.hint(conversion(name))
             }
         });
     }
