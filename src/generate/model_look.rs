@@ -4,8 +4,8 @@
 
 use std::path::PathBuf;
 
-use crate::config::Job;
-use crate::error::Error;
+use crate::config::{Job, JobSpec};
+use crate::error::{Error, Kind, Result};
 use crate::generate::endpoint::Endpoint;
 use crate::generate::model_place::Place;
 use crate::llm::adapter::Adapter;
@@ -50,6 +50,9 @@ pub async fn look(job: &Job) -> Looked {
         });
         read.map_err(|e| looked.wrong.push(e.with("key", "model.generator"))).ok()
     });
+    if let Some(Err(e)) = generator.as_ref().map(|files| demand_positions(&job.spec, files.config().max_positions)) {
+        looked.wrong.push(e);
+    }
     if let Some(path) = look_at(job, "model.adapter", &model.adapter, &mut looked.wrong).await
         && let Some(Err(e)) = generator.as_ref().map(|files| Adapter::read(&path, files.config()))
     {
@@ -65,6 +68,31 @@ pub async fn look(job: &Job) -> Looked {
         looked.wrong.push(e.with("key", "model.device"));
     }
     looked
+}
+
+/// Refuses a model with fewer positions than a prompt and its answer may need: in a night the longest prompts would stay without
+/// an answer.
+fn demand_positions(spec: &JobSpec, positions: usize) -> Result<()> {
+    let (prompt, answer) = (spec.longest_prompt(), spec.sampling.max_new_tokens);
+    if prompt.saturating_add(answer) <= positions {
+        return Ok(());
+    }
+    let error = Error::new(
+        Kind::Config,
+        format!(
+            "a prompt of {prompt} tokens and an answer of {answer} need {} positions, the model has {positions}",
+            prompt.saturating_add(answer)
+        ),
+    );
+    Err(match positions.saturating_sub(answer) {
+        0 => error
+            .with("key", "sampling.max_new_tokens")
+            .hint("lower [sampling] max_new_tokens, or take a model with more positions"),
+        room => error.with("key", "model.max_positions").hint(format!(
+            "set [model] max_positions = {positions}, so that evidence is shortened to {room} tokens, or take a model with more \
+             positions"
+        )),
+    })
 }
 
 /// The path of one model on this machine; `None` where none is named, it is elsewhere, or something is wrong, which is noted.

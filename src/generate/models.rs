@@ -176,11 +176,6 @@ impl Models {
             None => Some(Place::new(job, "model.generator", &model.generator)?),
             Some(_) => None,
         };
-        // The cache to which prompts and answers must fit is the engine's.
-        let room = match endpoint {
-            None => model.max_positions.saturating_sub(sampling.max_new_tokens),
-            Some(_) => usize::MAX,
-        };
         Ok(Arc::new(Models {
             generator_place,
             endpoint,
@@ -204,7 +199,7 @@ impl Models {
                 max_copied_words: sampling.max_copied_words,
             },
             max_new_tokens: sampling.max_new_tokens,
-            longest_prompt: job.spec.evidence.tokens.min(room),
+            longest_prompt: job.spec.longest_prompt(),
             seed: sampling.seed,
             templates,
             fields,
