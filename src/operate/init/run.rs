@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use chrono::Utc;
+use chrono::NaiveDate;
 use parquet::arrow::arrow_writer::ArrowWriter;
 
 use crate::config::Job;
@@ -43,6 +43,8 @@ pub struct Options {
     pub encoder: Option<String>,
     /// Whether the job gets copies of the SQL and the contracts.
     pub edits_sql: bool,
+    /// The day of the proposal, UTC: moments after it do not tell which day the proposed commands build.
+    pub today: NaiveDate,
     /// The folder to write.
     pub folder: PathBuf,
 }
@@ -83,8 +85,8 @@ pub async fn init(options: &Options, store: &StoreOptions) -> Result<String> {
     let told = |found: &Option<Found>| found.as_ref().map(|found| found.about.clone());
     let looked_at: Vec<String> =
         [Some(log.about.clone()), told(&items), told(&reviews)].into_iter().flatten().collect();
-    let today = Utc::now().date_naive();
-    let proposal = propose(&log.seen, items.as_ref().map(|f| &f.seen), reviews.as_ref().map(|f| &f.seen), today)?;
+    let proposal =
+        propose(&log.seen, items.as_ref().map(|f| &f.seen), reviews.as_ref().map(|f| &f.seen), options.today)?;
     let inputs = inputs_of(&proposal, &asked, &folder);
     let name = name_of(Path::new(&folder));
     let model = |given: &Option<String>, usual: &str| match given {
