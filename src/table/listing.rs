@@ -40,6 +40,14 @@ pub(crate) struct ListedFile {
     pub partition: Vec<PathColumn>,
 }
 
+/// At most `most` of `n` places, evenly over all of them, the first and the last among them.
+pub(crate) fn spread(n: usize, most: usize) -> Vec<usize> {
+    if n <= most {
+        return (0..n).collect();
+    }
+    (0..most).map(|i| i * (n - 1) / (most - 1).max(1)).collect()
+}
+
 /// An input whose files are listed; none is opened.
 #[derive(Debug, Clone)]
 pub(crate) struct ListedInput {
@@ -401,6 +409,14 @@ mod tests {
         assert_eq!(told(io::ErrorKind::Other, true), (Kind::Input, "a link cannot be followed".into()));
         assert_eq!(told(io::ErrorKind::NotFound, false).0, Kind::Temporary);
         assert_eq!(told(io::ErrorKind::TimedOut, false).0, Kind::Temporary);
+    }
+
+    #[test]
+    fn places_are_spread_from_the_first_to_the_last() {
+        assert_eq!(spread(3, 8), [0, 1, 2]);
+        assert_eq!(spread(10, 4), [0, 3, 6, 9]);
+        assert_eq!(spread(5, 1), [0]);
+        assert!(spread(0, 8).is_empty());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::operate::init::proposal::{Seen, propose};
 use crate::operate::init::report::{next, readme, story};
 use crate::operate::init::schedule::schedules;
 use crate::operate::init::texts::{self, Layout};
+use crate::paths;
 use crate::printable::steers;
 use crate::table::builtin::{CONTRACTS, DEFINITIONS, QUERIES};
 use crate::table::contract::Contract;
@@ -182,12 +183,9 @@ async fn look(table: &str, flag: &str, text: &str, store: &StoreOptions) -> Resu
     Ok(Found { asked, seen: Seen { layout, batch, in_path, greatest, notes: found.notes }, about })
 }
 
-/// A path that does not depend on the current folder.
+/// A path that does not depend on the current folder, without a slash at its end.
 fn absolute(path: &Path) -> Result<String> {
-    let bad = || Error::new(Kind::Usage, "the path cannot be used").with("file", path.display());
-    let absolute = std::path::absolute(path).map_err(|e| bad().source(e))?;
-    let text = absolute.to_str().ok_or_else(|| bad().hint("name a path in UTF-8"))?;
-    Ok(text.trim_end_matches('/').to_owned())
+    Ok(paths::absolute(path)?.trim_end_matches('/').to_owned())
 }
 
 /// Refuses a path that a job file would read as something else.
