@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{Job, JobSpec};
+use crate::config::Job;
 use crate::error::{Error, Kind, Result};
 use crate::generate::endpoint::Endpoint;
 use crate::generate::model_place::Place;
@@ -50,8 +50,9 @@ pub async fn look(job: &Job) -> Looked {
         });
         read.map_err(|e| looked.wrong.push(e.with("key", "model.generator"))).ok()
     });
-    if let Some(Err(e)) = generator.as_ref().map(|files| demand_positions(&job.spec, files.config().max_positions)) {
-        looked.wrong.push(e);
+    if let Some(files) = &generator {
+        let (prompt, answer) = (job.spec.longest_prompt(), job.spec.sampling.max_new_tokens);
+        looked.wrong.extend(demand_positions(prompt, answer, files.config().max_positions).err());
     }
     if let Some(path) = look_at(job, "model.adapter", &model.adapter, &mut looked.wrong).await
         && let Some(Err(e)) = generator.as_ref().map(|files| Adapter::read(&path, files.config()))
@@ -70,10 +71,12 @@ pub async fn look(job: &Job) -> Looked {
     looked
 }
 
-/// Refuses a model with fewer positions than a prompt and its answer may need: in a night the longest prompts would stay without
-/// an answer.
-fn demand_positions(spec: &JobSpec, positions: usize) -> Result<()> {
-    let (prompt, answer) = (spec.longest_prompt(), spec.sampling.max_new_tokens);
+/// Refuses a model with fewer positions than the longest prompt and its answer need, in tokens: in a night such prompts stay
+/// without an answer.
+///
+/// # Errors
+/// [`Kind::Config`] with the figures and the key that helps.
+pub(super) fn demand_positions(prompt: usize, answer: usize, positions: usize) -> Result<()> {
     if prompt.saturating_add(answer) <= positions {
         return Ok(());
     }

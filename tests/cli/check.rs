@@ -205,6 +205,10 @@ fn a_model_with_too_few_positions_is_told_at_its_key_with_the_figures() {
     let advice = found(&checked, "job.toml", what)[0]["advice"].as_str().unwrap().to_owned();
     assert!(advice.contains("max_positions = 256") && advice.contains("250 tokens"), "{advice}");
     assert_eq!(checked["problems"], 1, "{checked:#}");
+    // A plan warns of it.
+    let plan = world.curec(&["plan", "job.toml", "--interval-start", AT, "--interval-end", "2026-01-21"]);
+    expect_code(&plan, 0);
+    assert!(stderr(&plan).contains(what), "{}", stderr(&plan));
     assert_eq!(check(&world, 0, &["--set", "model.max_positions=256"])["problems"], 0);
     // No room for any prompt.
     let checked = check(&world, 2, &["--set", "sampling.max_new_tokens=256"]);
