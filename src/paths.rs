@@ -1,4 +1,5 @@
-//! Paths: what people name, made absolute ([`absolute`]), and names that files give for other files: what a card, an index, a record or a listing names is never trusted as a path.
+//! Paths: what people name, made absolute ([`absolute`]), and names that files give for other files: what a card, an index, a
+//! record or a listing names is never trusted as a path.
 //!
 //! [`relative`] judges the name alone, for stores as for disks; [`inside`] also follows links on this machine's disk. **Who
 //! follows links**: a model's directory and a warehouse are laid out by their owner, and Hugging Face's cache links
