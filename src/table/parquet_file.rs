@@ -124,8 +124,8 @@ pub(crate) fn conversion(name: &str) -> &'static str {
              `curec init --interactions LOG --items ITEMS` proposes the whole command and the job"
         }
         "json" | "jsonl" | "ndjson" => {
-            "tables are Parquet: `curec import jsonl LOG --items ITEMS --out FOLDER` writes it, of files that gzip has packed too; \
-             `curec init --interactions LOG --items ITEMS` says whether these files need another way"
+            "tables are Parquet: `curec import jsonl LOG --metadata ITEMS --out FOLDER` writes it of lines as Amazon has them, packed \
+             by gzip or not; `curec init --interactions LOG --items ITEMS` says how others become Parquet"
         }
         _ => {
             "tables are Parquet: `curec import` writes it of CSV, JSON lines and MovieLens, of files that gzip has packed too; \
