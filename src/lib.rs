@@ -27,6 +27,7 @@ pub mod gzip;
 pub mod columns;
 pub mod settings;
 pub mod undated;
+pub mod epoch;
 /// The job: what a person wrote, what it may be, and what it means.
 pub mod config {
     #[expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]

@@ -1,4 +1,5 @@
-//! Names that files give for other files: what a card, an index, a record or a listing names is never trusted as a path.
+//! Paths: what people name, made absolute ([`absolute`]), and names that files give for other files: what a card, an index, a
+//! record or a listing names is never trusted as a path.
 //!
 //! [`relative`] judges the name alone, for stores as for disks; [`inside`] also follows links on this machine's disk. **Who
 //! follows links**: a model's directory and a warehouse are laid out by their owner, and Hugging Face's cache links
@@ -8,6 +9,16 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Kind, Result};
+
+/// A path that a person named, so that it does not depend on the current folder; a slash at its end stays.
+///
+/// # Errors
+/// [`Kind::Usage`] for a path that is empty or not UTF-8, and where the current folder is not there.
+pub fn absolute(path: &Path) -> Result<String> {
+    let bad = || Error::new(Kind::Usage, "the path cannot be used").with("file", path.display());
+    let absolute = std::path::absolute(path).map_err(|e| bad().source(e))?;
+    absolute.into_os_string().into_string().map_err(|_| bad().hint("name a path in UTF-8"))
+}
 
 /// A name as a path below the folder of the file that gives it: parts divided by `/`, none of them empty, `.` or `..`; not
 /// absolute, no drive, no backslash, no control character.
@@ -65,6 +76,14 @@ pub fn inside(root: &Path, name: &str) -> Result<PathBuf> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+
+    #[test]
+    fn what_a_person_names_does_not_depend_on_the_folder() {
+        let beside = absolute(Path::new("a/b")).unwrap();
+        assert!(Path::new(&beside).is_absolute() && Path::new(&beside).ends_with("a/b"), "{beside}");
+        assert_eq!(absolute(Path::new(&beside)).unwrap(), beside);
+        assert_eq!(absolute(Path::new("")).unwrap_err().kind(), Kind::Usage);
+    }
 
     #[test]
     fn only_names_below_the_folder_are_taken() {

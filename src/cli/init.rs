@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use chrono::Utc;
 use clap::{Args, ValueEnum};
 
 use crate::cli::output::print;
-use crate::config::store_variables;
+use crate::config::{parse_moment, store_variables};
 use crate::error::Result;
 use crate::operate::init::run::{Options, init};
 use crate::table::store::StoreOptions;
@@ -37,6 +38,10 @@ pub(super) struct InitArgs {
     /// Copy what the job is to have of its own, and let it use the copies.
     #[arg(long, value_enum)]
     edit: Option<Edit>,
+    /// The day of the proposal (a day or a moment, UTC): events after it do not tell which day the proposed commands build.
+    /// Without it today.
+    #[arg(long, value_name = "DATE")]
+    at: Option<String>,
     /// The folder to write: one that does not exist or is empty.
     folder: PathBuf,
 }
@@ -44,6 +49,7 @@ pub(super) struct InitArgs {
 impl InitArgs {
     /// Writes the folder and says what was found.
     pub(super) async fn execute(self) -> Result<()> {
+        let at = self.at.as_deref().map(|at| parse_moment("--at", at)).transpose()?;
         let options = Options {
             interactions: self.interactions,
             items: self.items,
@@ -51,6 +57,7 @@ impl InitArgs {
             generator: self.generator,
             encoder: self.encoder,
             edits_sql: self.edit == Some(Edit::Sql),
+            today: at.unwrap_or_else(Utc::now).date_naive(),
             folder: self.folder,
         };
         let store = StoreOptions { vars: store_variables(), ..StoreOptions::default() };

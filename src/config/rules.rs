@@ -6,6 +6,7 @@ use crate::config::endpoint_rules;
 use crate::config::interval::MAX_LOOKBACK_DAYS;
 use crate::config::meaning::Meaning;
 use crate::config::spec::{JobSpec, PromptSpec};
+use crate::epoch::EpochUnit;
 use crate::settings::Layers;
 
 /// The longest label of an attribute, in characters.
@@ -142,7 +143,7 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     let why = format!("must be at least {least} with so many prompt.fields: an answer that is cut off is refused");
     p.demand(s.sampling.max_new_tokens >= least, "sampling.max_new_tokens", why);
     let unit = s.input.timestamp_unit.as_str();
-    if !matches!(unit, "" | "s" | "ms" | "us" | "ns") {
+    if !unit.is_empty() && EpochUnit::parse(unit).is_none() {
         p.problem("input.timestamp_unit", format!("must be empty, s, ms, us or ns, got `{unit}`"));
     }
     let snapshot = s.input.item_snapshot.as_str();

@@ -120,6 +120,18 @@ pub fn is_address(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
+impl JobSpec {
+    /// The most tokens that a prompt is shortened to: `[evidence] tokens`, or what `[model] max_positions` leaves beside an
+    /// answer where that is less. The cache that both must fit into is that of curec's own engine, and none of an endpoint's.
+    pub fn longest_prompt(&self) -> usize {
+        let room = match self.model.endpoint() {
+            None => self.model.max_positions.saturating_sub(self.sampling.max_new_tokens),
+            Some(_) => usize::MAX,
+        };
+        self.evidence.tokens.min(room)
+    }
+}
+
 impl ModelSpec {
     /// The address of the endpoint that is the generator; `None` where it is a model that curec runs itself.
     pub fn endpoint(&self) -> Option<&str> {

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use crate::config::Job;
-use crate::error::Error;
+use crate::error::{Error, Kind, Result};
 use crate::generate::endpoint::Endpoint;
 use crate::generate::model_place::Place;
 use crate::llm::adapter::Adapter;
@@ -50,6 +50,10 @@ pub async fn look(job: &Job) -> Looked {
         });
         read.map_err(|e| looked.wrong.push(e.with("key", "model.generator"))).ok()
     });
+    if let Some(files) = &generator {
+        let (prompt, answer) = (job.spec.longest_prompt(), job.spec.sampling.max_new_tokens);
+        looked.wrong.extend(demand_positions(prompt, answer, files.config().max_positions).err());
+    }
     if let Some(path) = look_at(job, "model.adapter", &model.adapter, &mut looked.wrong).await
         && let Some(Err(e)) = generator.as_ref().map(|files| Adapter::read(&path, files.config()))
     {
@@ -65,6 +69,33 @@ pub async fn look(job: &Job) -> Looked {
         looked.wrong.push(e.with("key", "model.device"));
     }
     looked
+}
+
+/// Refuses a model with fewer positions than the longest prompt and its answer need, in tokens: in a night such prompts stay
+/// without an answer.
+///
+/// # Errors
+/// [`Kind::Config`] with the figures and the key that helps.
+pub(super) fn demand_positions(prompt: usize, answer: usize, positions: usize) -> Result<()> {
+    if prompt.saturating_add(answer) <= positions {
+        return Ok(());
+    }
+    let error = Error::new(
+        Kind::Config,
+        format!(
+            "a prompt of {prompt} tokens and an answer of {answer} need {} positions, the model has {positions}",
+            prompt.saturating_add(answer)
+        ),
+    );
+    Err(match positions.saturating_sub(answer) {
+        0 => error
+            .with("key", "sampling.max_new_tokens")
+            .hint("lower [sampling] max_new_tokens, or take a model with more positions"),
+        room => error.with("key", "model.max_positions").hint(format!(
+            "set [model] max_positions = {positions}, so that evidence is shortened to {room} tokens, or take a model with more \
+             positions"
+        )),
+    })
 }
 
 /// The path of one model on this machine; `None` where none is named, it is elsewhere, or something is wrong, which is noted.

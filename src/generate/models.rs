@@ -14,6 +14,7 @@ use crate::generate::device_thread::EngineOptions;
 use crate::generate::endpoint::Endpoint;
 use crate::generate::engine::Engine;
 use crate::generate::fields::{self, Fields};
+use crate::generate::model_look::demand_positions;
 use crate::generate::model_place::Place;
 use crate::generate::prompt::{self, Fingerprint, PromptTemplate, Tokenized};
 use crate::generate::row::{AGAIN_TEMPERATURE, AGAIN_TOP_P, Completion, Request, RowError};
@@ -176,11 +177,6 @@ impl Models {
             None => Some(Place::new(job, "model.generator", &model.generator)?),
             Some(_) => None,
         };
-        // The cache to which prompts and answers must fit is the engine's.
-        let room = match endpoint {
-            None => model.max_positions.saturating_sub(sampling.max_new_tokens),
-            Some(_) => usize::MAX,
-        };
         Ok(Arc::new(Models {
             generator_place,
             endpoint,
@@ -204,7 +200,7 @@ impl Models {
                 max_copied_words: sampling.max_copied_words,
             },
             max_new_tokens: sampling.max_new_tokens,
-            longest_prompt: job.spec.evidence.tokens.min(room),
+            longest_prompt: job.spec.longest_prompt(),
             seed: sampling.seed,
             templates,
             fields,
@@ -356,6 +352,9 @@ impl Models {
                 trained_on,
                 "the adapter was trained on other weights than [model] generator"
             );
+        }
+        if let Err(why) = demand_positions(self.longest_prompt, self.max_new_tokens, files.config().max_positions) {
+            tracing::warn!(why = %why, "the longest prompts may stay without an answer");
         }
         let tokenizer = files.tokenizer()?;
         let schema = (!self.fields.is_empty()).then(|| self.fields.schema());

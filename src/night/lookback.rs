@@ -8,7 +8,7 @@ use crate::cancel::CancelToken;
 use crate::config::{Interval, Job};
 use crate::error::{Error, Kind, Result};
 use crate::night::decide::TablePlan;
-use crate::night::prepare::{Prepared, prepare};
+use crate::night::prepare::{Prepared, find};
 use crate::night::run::{Options, run};
 use crate::table::redact::redact;
 
@@ -67,7 +67,7 @@ pub async fn look_back(
 ) -> Vec<LookedBack> {
     let intervals = interval.lookback(days);
     let Some(first) = intervals.first() else { return Vec::new() };
-    let prepared = match prepare(job, *first).await {
+    let prepared = match find(job, *first).await {
         Ok(prepared) => prepared,
         Err(e) => {
             // The run itself will meet the same error, unless it has passed by then.
@@ -77,7 +77,7 @@ pub async fn look_back(
     };
     let mut all = Vec::new();
     for interval in &intervals {
-        all.push(match look_at(job, &prepared.at(*interval), &options, stop).await {
+        all.push(match look_at(job, &prepared.without_inputs(*interval), &options, stop).await {
             Ok(found) => found,
             Err(e) => LookedBack::failed(interval, e),
         });
@@ -85,13 +85,15 @@ pub async fn look_back(
     all
 }
 
-async fn look_at(job: &Job, prepared: &Prepared, options: &Options, stop: &CancelToken) -> Result<LookedBack> {
-    let interval = prepared.interval;
+/// Looks at an interval, of which `found` has no inputs yet.
+async fn look_at(job: &Job, found: &Prepared, options: &Options, stop: &CancelToken) -> Result<LookedBack> {
+    let interval = found.interval;
     stop.check()?;
-    let is_published = prepared.is_published().await?;
-    if !is_published && !prepared.is_looked_back_at().await? {
+    let is_published = found.is_published().await?;
+    if !is_published && !found.is_looked_back_at().await? {
         return Ok(LookedBack::new(&interval, "not_published"));
     }
+    let prepared = found.at(interval).await?;
     // Not an error: without the snapshots before it, such a day would fail in every night that reaches it.
     if let Err(why) = prepared.check_snapshot() {
         tracing::warn!(dt = interval.dt(), why = %why, "a day before the first snapshot of the items is not built");

@@ -98,9 +98,12 @@ pub async fn plan(job: &Job, interval: Interval, lookback_days: u64, full: bool)
     let prepared = prepare(job, interval).await?;
     let mut lookback = Vec::new();
     for before in interval.lookback(lookback_days) {
-        let before = prepared.at(before);
+        if !prepared.without_inputs(before).is_looked_back_at().await? {
+            continue;
+        }
+        let before = prepared.at(before).await?;
         // A day before the first snapshot of the items stays as it is.
-        if before.check_snapshot().is_ok() && before.is_looked_back_at().await? {
+        if before.check_snapshot().is_ok() {
             let tables = before.decide(false, false).await?;
             let allowed = owner::check(&before.job, &tables).and_then(|()| before.check_learned(&tables));
             lookback.push(match allowed {

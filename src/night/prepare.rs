@@ -17,10 +17,10 @@ use crate::generate::models::Models;
 use crate::generate::prompt::PromptTemplate;
 use crate::night::graph::Graph;
 use crate::night::learned::{self, Learned};
-use crate::night::snapshot;
+use crate::night::snapshot::{self, Snapshots};
 use crate::night::tables::{
-    CHOICE, INPUTS, ITEM, PAIR, has_snapshots, inputs_of, like_threshold, locate, new_session, open_whole_input_of,
-    register_input,
+    CHOICE, INPUTS, ITEM, PAIR, as_job_says, has_snapshots, inputs_of, like_threshold, list_snapshots, locate,
+    new_session, open_input_of, register_input,
 };
 use crate::project::column;
 use crate::project::saved::{self, Projection};
@@ -62,8 +62,10 @@ pub struct Prepared {
     projection: Option<Arc<Projection>>,
     /// The settings by section and key.
     settings: serde_json::Value,
-    /// The input tables with all their files.
+    /// The input tables with all their files, without items that are dated snapshots.
     found: BTreeMap<String, InputTable>,
+    /// The items, where they are dated snapshots.
+    snapshots: Option<Arc<Snapshots>>,
 }
 
 /// The error for a projection's folder whose record says that the gate does not hold.
@@ -188,6 +190,14 @@ pub fn params_at(spec: &JobSpec, interval: Interval, interaction: &Contract) -> 
 /// [`Kind::Input`] for inputs, [`Kind::NotArrived`] for those that are not there yet, [`Kind::Config`] for contracts,
 /// definitions and templates, [`Kind::Model`] for models.
 pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
+    find(job, interval).await?.at(interval).await
+}
+
+/// The same without the interval's inputs, which [`Prepared::at`] gives: no snapshot of the items is opened.
+///
+/// # Errors
+/// As [`prepare`].
+pub(super) async fn find(job: &Job, interval: Interval) -> Result<Prepared> {
     let root = locate(job, &job.spec.warehouse)?;
     let (mut job, mut judged) = (job.clone(), None);
     if !job.spec.correct.judge.is_empty() {
@@ -220,9 +230,18 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
         judge: judged,
         projection: projected,
     };
-    let mut found = BTreeMap::new();
+    let (mut found, mut snapshots) = (BTreeMap::new(), None);
     for (table, text) in inputs_of(job) {
-        match open_whole_input_of(job, graph.contract(table)?, text).await {
+        let contract = graph.contract(table)?;
+        if table == ITEM && has_snapshots(job) {
+            match list_snapshots(job, contract, text).await {
+                Ok(listed) => snapshots = Some(Arc::new(listed)),
+                Err(e) if e.kind() == Kind::NotArrived => return Err(e.of_kind(job.spec.interval.late())),
+                Err(e) => return Err(e),
+            }
+            continue;
+        }
+        match open_input_of(job, contract, text).await {
             Ok(input) => _ = found.insert(table.to_string(), input),
             // What could not be confirmed was removed: nothing is chosen, and nobody waits for it.
             Err(e) if table == CHOICE && e.kind() == Kind::NotArrived => {
@@ -235,7 +254,7 @@ pub async fn prepare(job: &Job, interval: Interval) -> Result<Prepared> {
     }
     let inputs = BTreeMap::new();
     let (job, graph) = (job.clone(), Arc::new(graph));
-    Ok(Prepared { job, interval, root, graph, inputs, models, learned, projection, settings, found }.at(interval))
+    Ok(Prepared { job, interval, root, graph, inputs, models, learned, projection, settings, found, snapshots })
 }
 
 /// Leaves out files that are surely later than the interval: nothing in them can count, and a new day's logs must not
@@ -257,18 +276,28 @@ fn keep_days(input: &mut InputTable, counts: impl Fn(NaiveDate) -> bool) {
 }
 
 impl Prepared {
-    /// The same job, with the files that were found then, for another interval.
-    pub fn at(&self, interval: Interval) -> Prepared {
+    /// The same job for another interval, without its inputs: enough to ask what was published.
+    pub(super) fn without_inputs(&self, interval: Interval) -> Prepared {
+        Prepared { interval, inputs: BTreeMap::new(), ..self.clone() }
+    }
+
+    /// The same job, with the files that were found then, for another interval. Of dated snapshots the one that this interval
+    /// reads is opened, if none before has read it.
+    ///
+    /// # Errors
+    /// [`Kind::Input`] where that snapshot breaks its contract; the store's.
+    pub async fn at(&self, interval: Interval) -> Result<Prepared> {
         let mut inputs = self.found.clone();
+        if let Some(snapshots) = &self.snapshots {
+            let items = snapshots.open(Some(interval.end)).await?;
+            inputs.insert(ITEM.to_owned(), as_job_says(&self.job, self.graph.contract(ITEM)?, items));
+        }
         inputs.values_mut().for_each(|input| keep_before(input, interval, self.job.spec.input.late_days));
         if let Some(pair) = inputs.get_mut(PAIR) {
             // Other nights' candidates are none of this one's, and theirs must not make it look changed.
             keep_days(pair, |day| day == interval.start.date_naive());
         }
-        if let Some(items) = inputs.get_mut(ITEM).filter(|_| has_snapshots(&self.job)) {
-            snapshot::keep_latest(items, Some(interval.end));
-        }
-        Prepared { interval, inputs, ..self.clone() }
+        Ok(Prepared { interval, inputs, ..self.clone() })
     }
 
     /// Refuses a night before the first snapshot of the items, where they are snapshots.

@@ -8,13 +8,15 @@ use crate::columns::{floats, integers};
 use crate::config::{HistorySpec, Job};
 use crate::error::{Error, Result};
 use crate::night::manifest::UsageAll;
-use crate::night::snapshot;
+use crate::night::snapshot::{self, Snapshots};
 use crate::project::column;
 use crate::query::session::{BatchStream, Param, Session, SessionOptions, TableFile};
 use crate::query::texts;
 use crate::table::column_type::ColumnType;
 use crate::table::contract::Contract;
 use crate::table::input::{InputFile, InputTable, check_input, open_labelled};
+use crate::table::labels::Label;
+use crate::table::listing::list_input;
 use crate::table::mapping::{as_carried, carried_as};
 use crate::table::partition::{CommitRecord, partition, segments};
 use crate::table::store::{Location, StoreOptions};
@@ -107,11 +109,16 @@ pub fn new_session(job: &Job) -> Result<Session> {
 /// # Errors
 /// As [`open_labelled`]; `Kind::Config` for a file that is part of no snapshot, where there should be snapshots.
 pub async fn open_input_of(job: &Job, contract: &Contract, text: &str) -> Result<InputTable> {
-    let mut input = open_whole_input_of(job, contract, text).await?;
     if contract.name == ITEM && has_snapshots(job) {
-        snapshot::keep_latest(&mut input, None);
+        return Ok(as_job_says(job, contract, list_snapshots(job, contract, text).await?.open(None).await?));
     }
-    Ok(input)
+    let input = open_labelled(contract, &locate(job, text)?, labels_of(job, contract)).await?;
+    Ok(as_job_says(job, contract, input))
+}
+
+/// The columns of an input that a job names as attributes.
+fn labels_of<'a>(job: &'a Job, contract: &Contract) -> &'a [Label] {
+    if contract.name == ITEM { &job.spec.evidence.attributes.0[..] } else { &[] }
 }
 
 /// Whether the job's items are dated snapshots.
@@ -119,22 +126,22 @@ pub(crate) fn has_snapshots(job: &Job) -> bool {
     job.spec.input.item_snapshot == snapshot::LATEST
 }
 
-/// The same with all snapshots.
+/// Lists the snapshots of a job's items; none is opened.
 ///
 /// # Errors
-/// As [`open_input_of`].
-pub(super) async fn open_whole_input_of(job: &Job, contract: &Contract, text: &str) -> Result<InputTable> {
-    let evidence = &job.spec.evidence;
-    let labels = if contract.name == ITEM { &evidence.attributes.0[..] } else { &[] };
-    let input = open_labelled(contract, &locate(job, text)?, labels).await?;
+/// As [`list_input`]; `Kind::Config` for a file that is part of no snapshot.
+pub(super) async fn list_snapshots(job: &Job, contract: &Contract, text: &str) -> Result<Snapshots> {
+    let listed = list_input(&locate(job, text)?).await.map_err(|e| e.with("table", &contract.name))?;
+    Snapshots::new(contract, labels_of(job, contract), listed)
+}
+
+/// An opened input with the share of bad rows that the job allows and, of items, a warning of undated attributes.
+pub(super) fn as_job_says(job: &Job, contract: &Contract, input: InputTable) -> InputTable {
     let mut input = input.allowing(job.spec.input.max_bad_fraction);
     if contract.name != ITEM {
-        return Ok(input);
+        return input;
     }
-    if has_snapshots(job) {
-        snapshot::demand_days(&input)?;
-    }
-    let undated: Vec<&str> = evidence.undated_columns().collect();
+    let undated: Vec<&str> = job.spec.evidence.undated_columns().collect();
     if !undated.is_empty() {
         input.warnings.push(format!(
             "undated columns are attributes ({}): nobody knows when they were counted, so they may hold what happened after \
@@ -142,7 +149,7 @@ pub(super) async fn open_whole_input_of(job: &Job, contract: &Contract, text: &s
             undated.join(", ")
         ));
     }
-    Ok(input)
+    input
 }
 
 /// Opens the job's log for recommenders, which read the built-in contract.

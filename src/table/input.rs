@@ -24,12 +24,12 @@ use crate::table::column_type::ColumnType;
 use crate::table::contract::{Column, Contract};
 use crate::table::keys::{KeyHasher, hash_of, key_text};
 use crate::table::labels::{Label, wrong_labels};
-use crate::table::listing::list_parquet;
+use crate::table::listing::{ListedFile, ListedInput, list_input};
 use crate::table::mapping::rows_read;
 use crate::table::parquet_file::{BATCH_ROWS, ObjectReader, damaged, earliest, int96_columns, open_parquet, torn};
 use crate::table::rules::judge_column;
-use crate::table::source::{PathColumn, Source, find_column, hive_values, near};
-use crate::table::store::{Entry, Location};
+use crate::table::source::{PathColumn, Source, find_column, near};
+use crate::table::store::Location;
 
 /// Footers read at once: most of the time goes by in waiting for the store.
 const FOOTERS_AT_ONCE: usize = 64;
@@ -157,8 +157,18 @@ pub async fn open_input(contract: &Contract, at: &Location) -> Result<InputTable
 /// # Errors
 /// As [`open_input`]; `Kind::Config` naming a column that no file has, or of whose values no text can be made.
 pub async fn open_labelled(contract: &Contract, at: &Location, labels: &[Label]) -> Result<InputTable> {
-    let listing = list_parquet(at).await.map_err(|e| e.with("table", &contract.name))?;
-    let mut files = Vec::with_capacity(listing.files.len());
+    let listed = list_input(at).await.map_err(|e| e.with("table", &contract.name))?;
+    open_listed(contract, listed, labels).await
+}
+
+/// Opens the files that are left of a listed input, and no others. There may be none: then nothing is known of its columns.
+///
+/// # Errors
+/// As [`open_labelled`], but for what the listing tells.
+pub(crate) async fn open_listed(contract: &Contract, listed: ListedInput, labels: &[Label]) -> Result<InputTable> {
+    let ListedInput { location, files: listed, warnings } = listed;
+    let is_empty = listed.is_empty();
+    let mut files = Vec::with_capacity(listed.len());
     let mut columns: Vec<InputColumn> = Vec::new();
     for column in &contract.columns {
         let target = column.column_type.arrow(0);
@@ -169,12 +179,12 @@ pub async fn open_labelled(contract: &Contract, at: &Location, labels: &[Label])
     let mut hive_columns: Vec<String> = Vec::new();
     let mut fields: BTreeMap<String, Vec<DataType>> = BTreeMap::new();
     let (mut wrong, mut refused, mut unread) = (Vec::<Error>::new(), BTreeSet::<&str>::new(), None);
-    let open = |entry: Entry| async move {
-        let opened = open_parquet(&entry.location, entry.size).await;
-        (entry, opened)
+    let open = |file: ListedFile| async move {
+        let opened = open_parquet(&file.entry.location, file.entry.size).await;
+        (file, opened)
     };
-    let mut footers = stream::iter(listing.files).map(open).buffered(FOOTERS_AT_ONCE);
-    while let Some((entry, opened)) = footers.next().await {
+    let mut footers = stream::iter(listed).map(open).buffered(FOOTERS_AT_ONCE);
+    while let Some((ListedFile { entry, partition }, opened)) = footers.next().await {
         let builder = match opened {
             Ok(builder) => builder,
             Err(e) => {
@@ -182,8 +192,6 @@ pub async fn open_labelled(contract: &Contract, at: &Location, labels: &[Label])
                 break;
             }
         };
-        let told = listing.partitions.get(entry.location.path());
-        let partition = told.cloned().unwrap_or_else(|| hive_values(&entry.location, at));
         let mut first_event = None;
         for (column, found) in contract.columns.iter().zip(&mut columns) {
             if refused.contains(column.name.as_str()) {
@@ -249,14 +257,14 @@ pub async fn open_labelled(contract: &Contract, at: &Location, labels: &[Label])
     match unread {
         // Which columns there are is not known then.
         Some(e) => wrong.push(e),
+        None if is_empty => {}
         None => wrong.extend(wrong_labels(contract, labels, &fields, &hive_columns)),
     }
     if let Some(e) = Error::of_all(wrong) {
         return Err(e);
     }
-    let warnings = [listing.warnings, notes.warnings(files.len())].concat();
-    let (table, location) = (contract.name.clone(), at.clone());
-    let (labels, max_bad_fraction) = (labels.to_vec(), 0.0);
+    let warnings = [warnings, notes.warnings(files.len())].concat();
+    let (table, labels, max_bad_fraction) = (contract.name.clone(), labels.to_vec(), 0.0);
     Ok(InputTable { table, location, files, columns, hive_columns, fields, labels, max_bad_fraction, warnings })
 }
 

@@ -15,7 +15,8 @@ use object_store::path::Path as ObjectPath;
 use crate::error::{Context, Error, Kind, Result};
 use crate::paths;
 use crate::table::delta_log::{FOLDER, Log};
-use crate::table::source::PathColumn;
+use crate::table::parquet_file::conversion;
+use crate::table::source::{PathColumn, hive_values};
 use crate::table::store::{Entry, Location};
 use crate::table::store_error::missing;
 
@@ -28,6 +29,48 @@ pub(crate) struct Listing {
     pub partitions: BTreeMap<ObjectPath, Vec<PathColumn>>,
     /// One sentence each.
     pub warnings: Vec<String>,
+}
+
+/// A file of an input that is listed and not opened.
+#[derive(Debug, Clone)]
+pub(crate) struct ListedFile {
+    /// The file.
+    pub entry: Entry,
+    /// Values of the partition columns, as its path or the log of its Delta table tells them; `None`: null.
+    pub partition: Vec<PathColumn>,
+}
+
+/// At most `most` of `n` places, evenly over all of them, the first and the last among them.
+pub(crate) fn spread(n: usize, most: usize) -> Vec<usize> {
+    if n <= most {
+        return (0..n).collect();
+    }
+    (0..most).map(|i| i * (n - 1) / (most - 1).max(1)).collect()
+}
+
+/// An input whose files are listed; none is opened.
+#[derive(Debug, Clone)]
+pub(crate) struct ListedInput {
+    /// What the job named: a file or a folder.
+    pub location: Location,
+    /// In the order of their paths.
+    pub files: Vec<ListedFile>,
+    /// One sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Lists an input and opens none of its files.
+///
+/// # Errors
+/// As [`list_parquet`].
+pub(crate) async fn list_input(at: &Location) -> Result<ListedInput> {
+    let Listing { files, mut partitions, warnings } = list_parquet(at).await?;
+    let listed = files.into_iter().map(|entry| {
+        let told = partitions.remove(entry.location.path());
+        let partition = told.unwrap_or_else(|| hive_values(&entry.location, at));
+        ListedFile { entry, partition }
+    });
+    Ok(ListedInput { location: at.clone(), files: listed.collect(), warnings })
 }
 
 /// Names looked at in a folder beside an input: the files that tell come first there.
@@ -114,7 +157,7 @@ pub(crate) async fn list_parquet(at: &Location) -> Result<Listing> {
                 let name = e.location.name();
                 let message = format!("the folder holds no .parquet file (but {} other, such as {name})", rest + 1);
                 let error = Error::new(Kind::Input, message).with("file", at);
-                error.hint("'curec import' converts MovieLens, CSV and JSON lines")
+                error.hint(conversion(name))
             }
         });
     }
@@ -366,6 +409,14 @@ mod tests {
         assert_eq!(told(io::ErrorKind::Other, true), (Kind::Input, "a link cannot be followed".into()));
         assert_eq!(told(io::ErrorKind::NotFound, false).0, Kind::Temporary);
         assert_eq!(told(io::ErrorKind::TimedOut, false).0, Kind::Temporary);
+    }
+
+    #[test]
+    fn places_are_spread_from_the_first_to_the_last() {
+        assert_eq!(spread(3, 8), [0, 1, 2]);
+        assert_eq!(spread(10, 4), [0, 3, 6, 9]);
+        assert_eq!(spread(5, 1), [0]);
+        assert!(spread(0, 8).is_empty());
     }
 
     #[test]

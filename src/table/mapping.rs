@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, TimeUnit};
 
 use crate::columns::at;
 use crate::config::{JobSpec, Meaning};
+use crate::epoch::EpochUnit;
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::table::column_type::ColumnType;
@@ -82,13 +83,12 @@ pub(crate) fn carried_as(mut contract: Contract, own: &Contract) -> Contract {
 }
 
 fn unit_of(name: &str) -> Option<TimeUnit> {
-    match name {
-        "s" => Some(TimeUnit::Second),
-        "ms" => Some(TimeUnit::Millisecond),
-        "us" => Some(TimeUnit::Microsecond),
-        "ns" => Some(TimeUnit::Nanosecond),
-        _ => None,
-    }
+    Some(match EpochUnit::parse(name)? {
+        EpochUnit::Seconds => TimeUnit::Second,
+        EpochUnit::Millis => TimeUnit::Millisecond,
+        EpochUnit::Micros => TimeUnit::Microsecond,
+        EpochUnit::Nanos => TimeUnit::Nanosecond,
+    })
 }
 
 /// Which rows of a batch are read, where the job leaves out any events; `found` is what the file has for each column of the

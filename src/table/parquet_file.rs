@@ -100,12 +100,36 @@ pub async fn open_parquet(at: &Location, size: u64) -> Result<ParquetRecordBatch
             }
             let end = size.min(4);
             let start = at.store().get_range(at.path(), 0..end).await.unwrap_or_default();
-            let what = match &start[..] {
-                b"PAR1" => "the Parquet file is truncated or damaged: it has no readable footer",
-                b"" => "the file is empty, not Parquet",
-                _ => "not a Parquet file",
+            let (what, hint) = match &start[..] {
+                b"PAR1" => ("the Parquet file is truncated or damaged: it has no readable footer", None),
+                b"" => ("the file is empty, not Parquet", None),
+                [0x1f, 0x8b, ..] => ("packed by gzip, not a Parquet file", Some(conversion(at.name()))),
+                _ => ("not a Parquet file", Some(conversion(at.name()))),
             };
-            Err(Error::new(Kind::Input, what).with("file", at).with("bytes", size).source(error))
+            let error = Error::new(Kind::Input, what).with("file", at).with("bytes", size).source(error);
+            Err(match hint {
+                Some(hint) => error.hint(hint),
+                None => error,
+            })
+        }
+    }
+}
+
+/// How a text file of that name becomes Parquet, packed by gzip or not.
+pub(crate) fn conversion(name: &str) -> &'static str {
+    let name = name.to_ascii_lowercase();
+    match name.strip_suffix(".gz").unwrap_or(&name).rsplit_once('.').map_or("", |(_, ending)| ending) {
+        "csv" | "tsv" | "txt" => {
+            "tables are Parquet: `curec import csv LOG --items ITEMS --out FOLDER` writes it, of files that gzip has packed too; \
+             `curec init --interactions LOG --items ITEMS` proposes the whole command and the job"
+        }
+        "json" | "jsonl" | "ndjson" => {
+            "tables are Parquet: `curec import jsonl LOG --metadata ITEMS --out FOLDER` writes it of lines as Amazon has them, packed \
+             by gzip or not; `curec init --interactions LOG --items ITEMS` says how others become Parquet"
+        }
+        _ => {
+            "tables are Parquet: `curec import` writes it of CSV, JSON lines and MovieLens, of files that gzip has packed too; \
+             `curec init` proposes the command"
         }
     }
 }

@@ -18,7 +18,8 @@ use parquet::arrow::arrow_reader::RowSelection;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::gzip;
-use crate::table::listing::{Lake, list_parquet};
+use crate::paths;
+use crate::table::listing::{Lake, list_parquet, spread};
 use crate::table::parquet_file::{damaged, greatest_of, open_parquet, torn};
 use crate::table::source::hive_values;
 use crate::table::store::{Entry, Location, StoreOptions};
@@ -119,7 +120,8 @@ struct Found {
 }
 
 async fn find(text: &str, options: &StoreOptions) -> Result<Found> {
-    let asked = absolute(text)?;
+    // URLs are as they are.
+    let asked = if text.contains("://") { text.to_owned() } else { paths::absolute(Path::new(text))? };
     let pattern = split_pattern(&asked).filter(|_| asked.contains("://") || !Path::new(&asked).exists());
     let Some((folder, pattern)) = pattern else {
         let root = Location::parse_with(&asked, options)?;
@@ -146,15 +148,6 @@ async fn find(text: &str, options: &StoreOptions) -> Result<Found> {
         |entries: &[Entry]| -> BTreeSet<String> { entries.iter().map(|e| e.location.path().to_string()).collect() };
     let place = (!all.is_empty() && of(&all) == of(&entries)).then(|| folder.to_owned());
     Ok(Found { root, entries, place, asked, notes: Vec::new() })
-}
-
-/// A path that does not depend on the current folder; URLs are as they are.
-fn absolute(text: &str) -> Result<String> {
-    if text.contains("://") {
-        return Ok(text.to_owned());
-    }
-    let path = std::path::absolute(text).context(Kind::Usage, || format!("cannot resolve the path `{text}`"))?;
-    Ok(path.display().to_string())
 }
 
 /// The folder before the first part of a path that holds a `*`, and the rest.
@@ -243,14 +236,6 @@ async fn is_parquet(entry: &Entry) -> Result<bool> {
     }
     let start = at.store().get_range(at.path(), 0..entry.size.min(4)).await.map_err(|e| fail(&e, "read", at))?;
     Ok(&start[..] == b"PAR1")
-}
-
-/// At most `most` of `n` places, the first and the last among them.
-fn spread(n: usize, most: usize) -> Vec<usize> {
-    if n <= most {
-        return (0..n).collect();
-    }
-    (0..most).map(|i| i * (n - 1) / (most - 1).max(1)).collect()
 }
 
 /// The beginning and the end of a text file, and whether there is more of it.
@@ -486,14 +471,6 @@ mod tests {
         for (pattern, path) in [("*.csv", "a.csv.gz"), ("*.csv", "a/b.csv"), ("a*a", "a"), ("b*.csv", "a.csv")] {
             assert!(!named(pattern, path), "{pattern} {path}");
         }
-    }
-
-    #[test]
-    fn places_are_spread_from_the_first_to_the_last() {
-        assert_eq!(spread(3, 8), [0, 1, 2]);
-        assert_eq!(spread(10, 4), [0, 3, 6, 9]);
-        assert_eq!(spread(5, 1), [0]);
-        assert!(spread(0, 8).is_empty());
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use crate::table::bad_rows::{BadRows, LeftOut};
 use crate::table::contract::Contract;
 use crate::table::input::{InputFile, InputReader, InputTable, confirm_duplicates};
 use crate::table::keys::KeyHasher;
+use crate::table::listing::spread;
 use crate::table::parquet_file::BATCH_ROWS;
 
 /// Files that are looked into, the first and the last among them.
@@ -32,7 +33,7 @@ pub struct Sample {
 /// Reads about `most` rows of an input: the first ones of some of its files.
 pub async fn sample_input(contract: &Contract, table: &InputTable, most: u64) -> Sample {
     let mut sample = Sample::default();
-    let files = spread(&table.files);
+    let files = looked_into(&table.files);
     let share = most.div_ceil(files.len().max(1) as u64);
     let mut noted = BadRows::new(contract);
     for file in &files {
@@ -45,19 +46,16 @@ pub async fn sample_input(contract: &Contract, table: &InputTable, most: u64) ->
         Ok(left_out) => sample.left_out = left_out,
         Err(e) => sample.wrong.push(e),
     }
-    let looked_into = InputTable { files: files.into_iter().cloned().collect(), ..table.clone() };
-    if let Err(e) = look_for_duplicates(contract, &looked_into, &sample.good).await {
+    let read = InputTable { files: files.into_iter().cloned().collect(), ..table.clone() };
+    if let Err(e) = look_for_duplicates(contract, &read, &sample.good).await {
         sample.wrong.push(e);
     }
     sample
 }
 
 /// At most [`FILES`] of the files, evenly over all of them.
-fn spread(files: &[InputFile]) -> Vec<&InputFile> {
-    match files.len() {
-        n if n > FILES => (0..FILES).map(|i| &files[i * (n - 1) / (FILES - 1)]).collect(),
-        _ => files.iter().collect(),
-    }
+fn looked_into(files: &[InputFile]) -> Vec<&InputFile> {
+    spread(files.len(), FILES).into_iter().map(|i| &files[i]).collect()
 }
 
 async fn read_first(
@@ -144,7 +142,7 @@ mod tests {
         };
         let files: Vec<InputFile> = (0..100).map(file).collect();
         let names = |files: &[InputFile]| -> Vec<String> {
-            spread(files).iter().map(|file| file.location.name().to_owned()).collect()
+            looked_into(files).iter().map(|file| file.location.name().to_owned()).collect()
         };
         let chosen = names(&files);
         assert_eq!((chosen.len(), chosen[0].as_str(), chosen[15].as_str()), (16, "0.parquet", "99.parquet"));

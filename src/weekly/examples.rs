@@ -70,7 +70,7 @@ pub(crate) async fn evidence(prepared: &Prepared, tables: &[&str]) -> Result<Ses
     session.register_files(tables::PAIR, prepared.graph.contract(tables::PAIR)?, &[]).await?;
     // Evidence is what a run knows that ends where the interval begins; the session holds the interval's events too.
     let start = prepared.interval.start;
-    let before = prepared.at(Interval { start: start - Duration::days(1), end: start });
+    let before = prepared.at(Interval { start: start - Duration::days(1), end: start }).await?;
     if tables::has_snapshots(&prepared.job)
         && let Some(items) = before.inputs.get(tables::ITEM)
     {

@@ -188,6 +188,34 @@ fn models_and_inputs_that_are_not_there_are_told_each_at_its_key() {
 }
 
 #[test]
+fn a_model_with_too_few_positions_is_told_at_its_key_with_the_figures() {
+    let world = World::new();
+    let job = std::fs::read_to_string(world.path("job.toml")).unwrap();
+    // The tiny model has 256. Evidence takes no more of them than max_positions leaves it.
+    std::fs::write(world.path("job.toml"), job.replace("\ntokens = 240\n", "\ntokens = 300\n")).unwrap();
+    assert_eq!(check(&world, 0, &[])["problems"], 0);
+    std::fs::write(world.path("job.toml"), job.replace("max_positions = 256", "max_positions = 512")).unwrap();
+    assert_eq!(check(&world, 0, &[])["problems"], 0);
+    let both =
+        job.replace("max_positions = 256", "max_positions = 512").replace("\ntokens = 240\n", "\ntokens = 300\n");
+    std::fs::write(world.path("job.toml"), both).unwrap();
+    let checked = check(&world, 2, &[]);
+    let what = "a prompt of 300 tokens and an answer of 6 need 306 positions, the model has 256";
+    problem(&checked, "job.toml", line_of(&world, "max_positions"), what);
+    let advice = found(&checked, "job.toml", what)[0]["advice"].as_str().unwrap().to_owned();
+    assert!(advice.contains("max_positions = 256") && advice.contains("250 tokens"), "{advice}");
+    assert_eq!(checked["problems"], 1, "{checked:#}");
+    // A plan warns of it.
+    let plan = world.curec(&["plan", "job.toml", "--interval-start", AT, "--interval-end", "2026-01-21"]);
+    expect_code(&plan, 0);
+    assert!(stderr(&plan).contains(what), "{}", stderr(&plan));
+    assert_eq!(check(&world, 0, &["--set", "model.max_positions=256"])["problems"], 0);
+    // No room for any prompt.
+    let checked = check(&world, 2, &["--set", "sampling.max_new_tokens=256"]);
+    assert_eq!(found(&checked, "", "key: sampling.max_new_tokens").len(), 1, "{checked:#}");
+}
+
+#[test]
 fn rows_that_break_the_contract_are_told_of_all_inputs() {
     let world = with_events(|event| {
         if event.user == "u03" {

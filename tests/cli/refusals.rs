@@ -56,6 +56,32 @@ fn missing_unreadable_and_truncated_files() {
 }
 
 #[test]
+fn text_files_are_refused_with_the_command_that_converts_them() {
+    let world = World::new();
+    let gzip = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let csv = "user_id,item_id\nu1,i1\n".as_bytes();
+    let files: [(&str, &[u8], &str); 6] = [
+        ("log.csv", csv, "curec import csv LOG"),
+        ("log.CSV.gz", &gzip, "curec import csv LOG"),
+        ("log.tsv", csv, "curec import csv LOG"),
+        ("log.jsonl", b"{\"user_id\": \"u1\"}\n", "curec import jsonl LOG"),
+        ("log.json.gz", &gzip, "curec import jsonl LOG"),
+        ("log.gz", &gzip, "curec import` writes it"),
+    ];
+    for (name, bytes, command) in files {
+        std::fs::write(world.path("input").join(name), bytes).unwrap();
+        let set = format!("input.interaction=input/{name}");
+        refused(&world, &world.run(&["--set", &set]), 1, &[name, "not a Parquet file", command]);
+        // A folder of nothing else.
+        let folder = world.path("input").join(format!("folder-{name}"));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join(name), bytes).unwrap();
+        let set = format!("input.interaction=input/folder-{name}");
+        refused(&world, &world.run(&["--set", &set]), 1, &[name, "no .parquet file", command]);
+    }
+}
+
+#[test]
 fn nulls_duplicates_and_numbers_that_are_none() {
     let world = with_events(|log| log[7].at = None);
     refused(&world, &world.run(&[]), 1, &["interaction.parquet", "timestamp", "row: 7"]);

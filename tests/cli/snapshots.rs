@@ -76,6 +76,32 @@ fn a_night_reads_the_latest_snapshot_that_it_may_know() {
 }
 
 #[test]
+fn a_snapshot_that_a_night_does_not_read_is_not_opened() {
+    let world = World::new();
+    snapshot(&world, "2026-01-17", "Early");
+    snapshot(&world, "2026-01-18", "Early");
+    expect_code(&night(&world, 18, &LATEST), 0);
+    snapshot(&world, "2026-01-19", "Later");
+    // Neither the one before nor the one after can be read any more.
+    snapshot(&world, "2026-01-20", "Newest");
+    for day in ["2026-01-17", "2026-01-20"] {
+        let file = world.path(&format!("input/items/dt={day}/part-0.parquet"));
+        std::fs::write(file, "not Parquet").unwrap();
+    }
+    expect_code(&night(&world, 19, &LATEST), 0);
+    assert!(prompts(&world, 19, "Later") > 0 && prompts(&world, 19, "Early") == 0);
+    // A lookback opens those of the days that were published: 17 was not, 18 reads its own.
+    let lookback = night(&world, 19, &["--lookback", "2", LATEST[0], LATEST[1]]);
+    expect_code(&lookback, 0);
+    let looked = &summary(&lookback)["lookback"];
+    assert_eq!([&looked[0]["status"], &looked[1]["status"]], ["not_published", "up_to_date"], "{looked}");
+    let broken = night(&world, 20, &LATEST);
+    expect_code(&broken, 1);
+    let told = stderr(&broken);
+    assert!(told.contains("not a Parquet file") && told.contains("dt=2026-01-20"), "{told}");
+}
+
+#[test]
 fn what_is_no_snapshot_is_refused() {
     let world = World::new();
     snapshot(&world, "2026-01-10", "Early");

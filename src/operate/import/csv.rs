@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::epoch::EpochUnit;
 use crate::error::{Error, Kind, Result};
 use crate::operate::import::descriptions::without_items;
 use crate::operate::import::frames::apart;
 use crate::operate::import::rows::{interaction_frame, item_rows};
 use crate::operate::import::separated::Source;
-use crate::operate::import::times::TimeUnit;
+use crate::operate::import::times::Timestamps;
 use crate::operate::import::titles::{movie_title, price, split_categories};
 use crate::operate::import::writing::{ImportReport, Output};
 
@@ -19,8 +20,8 @@ use crate::operate::import::writing::{ImportReport, Output};
 pub struct CsvMapping {
     /// Contract column to CSV column, such as `user_id` to `userId`. Columns that are not named keep their name.
     pub columns: BTreeMap<String, String>,
-    /// The unit of the timestamps.
-    pub time_unit: TimeUnit,
+    /// What the timestamps are.
+    pub time_unit: Timestamps,
     /// The character between fields.
     pub separator: u8,
     /// The character around fields that hold separators or line breaks; `None`: quotation marks are ordinary
@@ -37,7 +38,7 @@ impl Default for CsvMapping {
         let columns = BTreeMap::new();
         CsvMapping {
             columns,
-            time_unit: TimeUnit::Seconds,
+            time_unit: Timestamps::Counted(EpochUnit::Seconds),
             separator: b',',
             quote: Some(b'"'),
             category_separator: '|',
@@ -62,12 +63,8 @@ impl CsvMapping {
             match key {
                 "time_unit" => {
                     mapping.time_unit = match value {
-                        "s" => TimeUnit::Seconds,
-                        "ms" => TimeUnit::Millis,
-                        "us" => TimeUnit::Micros,
-                        "ns" => TimeUnit::Nanos,
-                        "text" => TimeUnit::Text,
-                        _ => return Err(bad()),
+                        "text" => Timestamps::Text,
+                        unit => Timestamps::Counted(EpochUnit::parse(unit).ok_or_else(bad)?),
                     }
                 }
                 "separator" => {
@@ -188,7 +185,7 @@ mod tests {
     fn a_mapping_is_read_or_refused() {
         let mapping = CsvMapping::parse("user_id=userId,item_id=movieId,time_unit=ms,turn_articles=true").unwrap();
         assert_eq!(mapping.columns["user_id"], "userId");
-        assert_eq!(mapping.time_unit, TimeUnit::Millis);
+        assert_eq!(mapping.time_unit, Timestamps::Counted(EpochUnit::Millis));
         assert_eq!((mapping.quote, CsvMapping::parse("quote=none").unwrap().quote), (Some(b'"'), None));
         assert_eq!(CsvMapping::parse("nonsense=1").unwrap_err().kind(), Kind::Usage);
     }

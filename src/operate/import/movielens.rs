@@ -4,11 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::epoch::EpochUnit;
 use crate::error::{Error, Kind, Result};
 use crate::operate::import::frames::apart;
 use crate::operate::import::rows::{interaction_frame, item_rows};
 use crate::operate::import::separated::Source;
-use crate::operate::import::times::TimeUnit;
+use crate::operate::import::times::Timestamps;
 use crate::operate::import::titles::{movie_title, split_categories};
 use crate::operate::import::writing::{ImportReport, Output};
 
@@ -34,7 +35,7 @@ fn read_and_write(dir: &Path, descriptions: Option<&Path>, out: &Path) -> Result
         names.find(&["rating"]).as_deref(),
         None,
         &names.need("timestamp")?,
-        TimeUnit::Seconds,
+        Timestamps::Counted(EpochUnit::Seconds),
     )?;
     names = Atomic::open(&items)?;
     let (title, year) = (names.find(&["movie_title", "title"]), names.find(&["release_year", "year"]));

@@ -4,10 +4,11 @@
 
 use polars::prelude::{Column, DataFrame, DataType, Expr, IntoLazy, NamedFrom, Series, col, lit, when};
 
+use crate::epoch::EpochUnit;
 use crate::error::Result;
 use crate::operate::import::frames::{ROW, row_number, sorted, text_at, unreadable};
 use crate::operate::import::separated::Source;
-use crate::operate::import::times::{TimeUnit, parse_time};
+use crate::operate::import::times::{Timestamps, parse_time};
 
 /// Interactions with the contract's column names (`event_timestamp` in microseconds), sorted.
 pub(super) fn interaction_frame(
@@ -17,7 +18,7 @@ pub(super) fn interaction_frame(
     rating: Option<&str>,
     event: Option<&str>,
     timestamp: &str,
-    unit: TimeUnit,
+    unit: Timestamps,
 ) -> Result<DataFrame> {
     let wanted: Vec<&str> = [user, item, timestamp].into_iter().chain(rating).chain(event).collect();
     let mut rows = source.read(&wanted)?;
@@ -38,12 +39,10 @@ pub(super) fn interaction_frame(
         problems.push((rating, bad, "the rating is not a finite number"));
     }
     let micros = match unit {
-        TimeUnit::Text => None,
+        Timestamps::Text => None,
         // A float holds today's microseconds exactly, and files such as RecBole's say `881250949` or `881250949.0`.
-        TimeUnit::Seconds => Some(col(timestamp).cast(DataType::Float64) * lit(1e6)),
-        TimeUnit::Millis => Some(col(timestamp).cast(DataType::Float64) * lit(1e3)),
-        TimeUnit::Micros => Some(col(timestamp).cast(DataType::Int64).cast(DataType::Float64)),
-        TimeUnit::Nanos => Some(col(timestamp).cast(DataType::Float64) * lit(1e-3)),
+        Timestamps::Counted(EpochUnit::Micros) => Some(col(timestamp).cast(DataType::Int64).cast(DataType::Float64)),
+        Timestamps::Counted(unit) => Some(col(timestamp).cast(DataType::Float64) * lit(1e6 / unit.per_second())),
     };
     if let Some(micros) = &micros {
         let sane = micros.clone().gt_eq(lit(-6e16)).and(micros.clone().lt_eq(lit(2.5e17)));
@@ -62,7 +61,7 @@ pub(super) fn interaction_frame(
             let value: String = value.chars().take(40).collect();
             let error = rows.bad(row_number(&found, 0), &format!("{why}: {value:?}")).with("column", column);
             return Err(match unit {
-                TimeUnit::Text => error,
+                Timestamps::Text => error,
                 _ if *column == timestamp => {
                     error.hint("name what the timestamps are: --mapping time_unit=s, ms, us, ns or text")
                 }

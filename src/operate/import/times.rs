@@ -2,18 +2,13 @@
 //!
 //! Knows time formats only.
 
+use crate::epoch::EpochUnit;
+
 /// What a timestamp column holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TimeUnit {
-    /// Seconds since 1970, UTC; fractions allowed.
-    #[default]
-    Seconds,
-    /// Milliseconds since 1970, UTC.
-    Millis,
-    /// Microseconds since 1970, UTC.
-    Micros,
-    /// Nanoseconds since 1970, UTC.
-    Nanos,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timestamps {
+    /// Numbers of a unit since 1970, UTC; of seconds fractions are allowed.
+    Counted(EpochUnit),
     /// Text such as `2026-11-21T10:00:00Z`, `2026-11-21 10:00:00` (UTC), `2026-11-21 12:00:00.000+02`, `2026-11-21 10:00:00 UTC`
     /// or `2026-11-21`.
     Text,

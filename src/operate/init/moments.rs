@@ -7,13 +7,12 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use chrono::{DateTime, NaiveDate};
 
+use crate::epoch::EpochUnit;
 use crate::operate::import::times::parse_time;
 use crate::table::cast::without_zone;
 
 /// 1990 and 2100, in seconds since 1970: numbers between them are moments of a log.
 const YEARS: (f64, f64) = (631_152_000.0, 4_102_444_800.0);
-/// Units by their names in a job file, with how many of them make a second.
-const UNITS: [(&str, f64); 4] = [("s", 1.0), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)];
 /// The share of values that must be moments, in hundredths.
 const MOST: usize = 99;
 
@@ -65,8 +64,8 @@ pub(super) fn moments_of(array: &ArrayRef) -> Moments {
 fn unit_of(values: &[f64]) -> Option<&'static str> {
     let (low, high) = YEARS;
     let fits = |per: f64| values.iter().filter(|value| (low * per..high * per).contains(*value)).count();
-    let found = UNITS.iter().find(|(_, per)| fits(*per) * 100 >= values.len() * MOST);
-    found.filter(|_| !values.is_empty()).map(|(unit, _)| *unit)
+    let found = EpochUnit::ALL.into_iter().find(|unit| fits(unit.per_second()) * 100 >= values.len() * MOST);
+    found.filter(|_| !values.is_empty()).map(EpochUnit::name)
 }
 
 fn no_unit(values: &[f64]) -> String {
@@ -84,7 +83,7 @@ fn no_unit(values: &[f64]) -> String {
 pub(super) fn last_day(array: &ArrayRef, moments: &Moments, until: NaiveDate) -> Option<NaiveDate> {
     let micros: Vec<i64> = match moments {
         Moments::Counted(unit) | Moments::Fractions(unit) => {
-            let (_, per) = UNITS.iter().find(|(name, _)| name == unit)?;
+            let per = EpochUnit::parse(unit)?.per_second();
             numbers(array).into_iter().map(|value| (value / per * 1e6) as i64).collect()
         }
         Moments::Stored => {

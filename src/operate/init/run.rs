@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use chrono::Utc;
+use chrono::NaiveDate;
 use parquet::arrow::arrow_writer::ArrowWriter;
 
 use crate::config::Job;
@@ -17,6 +17,7 @@ use crate::operate::init::proposal::{Seen, propose};
 use crate::operate::init::report::{next, readme, story};
 use crate::operate::init::schedule::schedules;
 use crate::operate::init::texts::{self, Layout};
+use crate::paths;
 use crate::printable::steers;
 use crate::table::builtin::{CONTRACTS, DEFINITIONS, QUERIES};
 use crate::table::contract::Contract;
@@ -43,6 +44,8 @@ pub struct Options {
     pub encoder: Option<String>,
     /// Whether the job gets copies of the SQL and the contracts.
     pub edits_sql: bool,
+    /// The day of the proposal, UTC: moments after it do not tell which day the proposed commands build.
+    pub today: NaiveDate,
     /// The folder to write.
     pub folder: PathBuf,
 }
@@ -83,8 +86,8 @@ pub async fn init(options: &Options, store: &StoreOptions) -> Result<String> {
     let told = |found: &Option<Found>| found.as_ref().map(|found| found.about.clone());
     let looked_at: Vec<String> =
         [Some(log.about.clone()), told(&items), told(&reviews)].into_iter().flatten().collect();
-    let today = Utc::now().date_naive();
-    let proposal = propose(&log.seen, items.as_ref().map(|f| &f.seen), reviews.as_ref().map(|f| &f.seen), today)?;
+    let proposal =
+        propose(&log.seen, items.as_ref().map(|f| &f.seen), reviews.as_ref().map(|f| &f.seen), options.today)?;
     let inputs = inputs_of(&proposal, &asked, &folder);
     let name = name_of(Path::new(&folder));
     let model = |given: &Option<String>, usual: &str| match given {
@@ -180,12 +183,9 @@ async fn look(table: &str, flag: &str, text: &str, store: &StoreOptions) -> Resu
     Ok(Found { asked, seen: Seen { layout, batch, in_path, greatest, notes: found.notes }, about })
 }
 
-/// A path that does not depend on the current folder.
+/// A path that does not depend on the current folder, without a slash at its end.
 fn absolute(path: &Path) -> Result<String> {
-    let bad = || Error::new(Kind::Usage, "the path cannot be used").with("file", path.display());
-    let absolute = std::path::absolute(path).map_err(|e| bad().source(e))?;
-    let text = absolute.to_str().ok_or_else(|| bad().hint("name a path in UTF-8"))?;
-    Ok(text.trim_end_matches('/').to_owned())
+    Ok(paths::absolute(path)?.trim_end_matches('/').to_owned())
 }
 
 /// Refuses a path that a job file would read as something else.
