@@ -22,6 +22,8 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+# In the book it is the menu, and no page.
+SUMMARY = DOCS / "SUMMARY.md"
 # Chapters of pages outside of docs/ lie below this folder of the book.
 OUTSIDE = "repository"
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]+)\)")
@@ -51,6 +53,8 @@ def rewrite(text, page, linked):
         if there.is_file() and there.suffix == ".md":
             if not there.is_relative_to(DOCS) and there not in linked:
                 linked.append(there)
+            if there == SUMMARY:
+                return f"[{shown}]({os.path.relpath('index.html', here or '.')})"
             anchor = f"#{parts.fragment}" if parts.fragment else ""
             return f"[{shown}]({os.path.relpath(chapter_path(there), here or '.')}{anchor})"
         if there.is_relative_to(DOCS) and there.is_file():

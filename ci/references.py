@@ -28,11 +28,11 @@ except ModuleNotFoundError:
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs/reference"
 
-# Page, its title, its source, the command that prints the same.
+# Page, its title, its source, the command that prints the same, the page that explains it.
 DEFAULTS = [
-    ("job-file.md", "The job file", "job.toml", "curec config"),
-    ("weekly-file.md", "The weekly file", "weekly.toml", "curec config --weekly"),
-    ("evaluation-file.md", "The evaluation's file", "evaluation.toml", "curec config --evaluation"),
+    ("job-file.md", "The job file", "job.toml", "curec config", "configuration.md"),
+    ("weekly-file.md", "The weekly file", "weekly.toml", "curec config --weekly", "learning.md"),
+    ("evaluation-file.md", "The evaluation's file", "evaluation.toml", "curec config --evaluation", "evaluation.md"),
 ]
 STEPS = {
     "sql": "by SQL alone",
@@ -208,12 +208,12 @@ def sections(text):
     return found
 
 
-def defaults_page(title, source, command):
+def defaults_page(title, source, command, story):
     text = (ROOT / "src/config" / source).read_text(encoding="utf-8")
     lines = [
         f"# {title}", "", made_by(f"`src/config/{source}`"), "",
         f"Every key with its default and its meaning, as `{command}` prints them. A file says only what differs.",
-        "[configuration.md](../configuration.md) tells the story.", "",
+        f"[{story}](../{story}) explains how the keys go together.", "",
         "| section | keys |", "|---|---|",
     ]
     all_of = sections(text)
@@ -282,8 +282,8 @@ def main():
         print("references.py: skipped: it needs Python 3.11 or newer", file=sys.stderr)
         return 0
     wanted = {"tables.md": tables_page()}
-    for page, title, source, command in DEFAULTS:
-        wanted[page] = defaults_page(title, source, command)
+    for page, *what in DEFAULTS:
+        wanted[page] = defaults_page(*what)
     if arguments.binary:
         wanted["commands.md"] = commands_page(arguments.binary)
     stale = 0
