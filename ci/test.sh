@@ -10,7 +10,7 @@
 #
 # Installs what is missing where it can: Mesa's software Vulkan (as root, with apt-get), pyarrow, DuckDB, Polars, moto and
 # Kubernetes' schemas into a virtual environment of its own (ci/test-requirements.txt), Airflow into another one
-# (ci/airflow-requirements.txt), data and models from PyPI (ci/fetch.sh).
+# (ci/airflow-requirements.txt), mdBook from crates.io (ci/book.sh), data and models from PyPI (ci/fetch.sh).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 
@@ -25,6 +25,7 @@ trap 'rm -rf "$logs"' EXIT
 passed=0
 failed=0
 has_airflow=0
+has_mdbook=0
 skipped=()
 timings=()
 
@@ -90,6 +91,11 @@ prepare() {
             has_airflow=1
         else
             skip "the samples in Airflow: ${reason##*$'\n'}"
+        fi
+        if reason=$(ci/book.sh --install 2>&1); then
+            has_mdbook=1
+        else
+            skip "the book of docs/: ${reason##*$'\n'}"
         fi
         if offline; then
             skip 'download of data and models: CUREC_OFFLINE=1'
@@ -189,6 +195,7 @@ main() {
     counted 'cargo test' count_cargo rust_tests
     counted 'Python tests' count_python python_tests
     if [ "$has_airflow" = 1 ]; then step 'ci/airflow.sh' ci/airflow.sh; fi
+    if [ "$has_mdbook" = 1 ]; then step 'ci/book.sh' ci/book.sh; fi
     summary
 }
 

@@ -18,6 +18,7 @@ mod common;
 mod config;
 mod correct;
 mod delta;
+mod documents;
 mod endpoint;
 mod evaluate;
 mod explain;

@@ -51,6 +51,14 @@ class Counting(unittest.TestCase):
             run = subprocess.run(command, env=environment, capture_output=True, text=True)
         self.assertEqual((run.returncode, run.stdout.strip()), (1, "no environment with Airflow, and CUREC_OFFLINE=1"))
 
+    def test_without_mdbook_and_network_a_reason_is_given(self):
+        with tempfile.TemporaryDirectory() as home:
+            command = [ROOT / "ci/book.sh", "--install"]
+            environment = {**os.environ, "HOME": home, "CUREC_OFFLINE": "1"}
+            environment.pop("CUREC_MDBOOK", None)
+            run = subprocess.run(command, env=environment, capture_output=True, text=True)
+        self.assertEqual((run.returncode, run.stdout.strip()), (1, "no mdBook, and CUREC_OFFLINE=1"))
+
 
 if __name__ == "__main__":
     unittest.main()

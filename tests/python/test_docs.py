@@ -1,6 +1,10 @@
-"""The documents: relative links and named files are there, the README stays short and leads to every page."""
+"""The documents: links, anchors and named files are there, the README stays short, and README and book lead to every page."""
 
+import contextlib
+import importlib.util
+import io
 import re
+import tempfile
 import unittest
 from pathlib import Path
 from urllib.parse import unquote
@@ -24,8 +28,11 @@ def without_code(text):
 
 
 def targets(text):
-    """The targets of all links and images."""
-    return re.findall(r"\]\(<?([^()<>\s]+)>?\)", without_code(text))
+    """The targets of all links and images: inline, by reference, and of HTML."""
+    text = without_code(text)
+    inline = re.findall(r"\]\(\s*<?([^()<>\s]+)>?(?:\s+[\"'][^)]*)?\)", text)
+    return inline + re.findall(r"^ {0,3}\[[^\]]+\]:\s+<?([^<>\s]+)", text, flags=re.MULTILINE) + re.findall(
+        r"<(?:a|img)\s[^>]*?(?:href|src)=[\"']([^\"']+)", text)
 
 
 def anchors(text):
@@ -49,8 +56,19 @@ def broken_links(page):
         there = (page.parent / unquote(path)).resolve() if path else page
         if not there.is_relative_to(ROOT) or not there.exists():
             yield target
-        elif anchor and there.suffix == ".md" and anchor not in anchors(there.read_text(encoding="utf-8")):
+        elif anchor and there.suffix == ".md" and unquote(anchor) not in anchors(there.read_text(encoding="utf-8")):
             yield target
+        elif anchor and there.suffix != ".md":
+            # A line of a file, or nothing that this can tell.
+            yield from () if re.fullmatch(r"L\d+(-L\d+)?", anchor) else [target]
+
+
+def book():
+    """ci/book.py."""
+    spec = importlib.util.spec_from_file_location("book", ROOT / "ci/book.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Documents(unittest.TestCase):
@@ -65,11 +83,16 @@ class Documents(unittest.TestCase):
 
     def test_the_readme_leads_to_every_page(self):
         linked = {target.partition("#")[0] for target in targets((ROOT / "README.md").read_text(encoding="utf-8"))}
-        pages = {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md")}
+        pages = {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").glob("*.md")}
         self.assertEqual(pages - linked, set())
 
+    def test_the_book_has_every_page(self):
+        listed = set(targets((ROOT / "docs/SUMMARY.md").read_text(encoding="utf-8")))
+        pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+        self.assertEqual(pages - {"SUMMARY.md"}, listed)
+
     def test_files_that_the_documents_name_exist(self):
-        for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "UPGRADING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
             named = re.findall(r"`((?:src|sql|schemas|jobs|tests|ci|benches|docs|models)/[\w./-]+)`", page.read_text(encoding="utf-8"))
             with self.subTest(page=page.relative_to(ROOT).as_posix()):
                 self.assertEqual([name for name in named if not (ROOT / name).exists()], [])
@@ -77,6 +100,41 @@ class Documents(unittest.TestCase):
     def test_what_is_no_link_is_left_alone(self):
         text = "[a](b.md#c) `[d](e.md)` ![f](g.svg)\n```\n[h](i.md)\n```\n[j](https://k)"
         self.assertEqual(targets(text), ["b.md#c", "g.svg", "https://k"])
+
+    def test_links_of_every_kind_are_seen(self):
+        text = "[a](b.md \"title\") [c](<d.md>) [e][f]\n\n[f]: g.md\n\n<img alt='' src=\"h.svg\"><a id='x' href='i.md#j'>k</a>"
+        self.assertEqual(targets(text), ["b.md", "d.md", "g.md", "h.svg", "i.md#j"])
+
+    def test_in_the_book_links_lead_to_chapters_and_files_are_named(self):
+        page, linked = ROOT / "docs/reference/tables.md", []
+        text = (
+            "[a](../features.md#words) [`sql/item.x`](../../build.rs) [the order](../../src/lib.rs) [`build.rs`](../../build.rs) "
+            "[b](../../README.md#one-query) `[c](../../README.md)` [d](https://e/f.md) [g](#h)"
+        )
+        wanted = (
+            "[a](../features.md#words) `sql/item.x` (`build.rs`) the order (`src/lib.rs`) `build.rs` "
+            "[b](../repository/README.md#one-query) `[c](../../README.md)` [d](https://e/f.md) [g](#h)"
+        )
+        self.assertEqual(book().rewrite(text, page, linked), wanted)
+        self.assertEqual(linked, [ROOT / "README.md"])
+
+    def test_the_book_gets_pages_that_its_pages_lead_to(self):
+        chapter = {"name": "A", "content": "[a](../UPGRADING.md)", "path": "concepts.md", "sub_items": []}
+        items = book().preprocess({"items": [{"Chapter": chapter}]})["items"]
+        self.assertEqual(chapter["content"], "[a](repository/UPGRADING.md)")
+        # UPGRADING.md leads to CHANGELOG.md, which leads on.
+        added = [item["Chapter"]["path"] for item in items[2:]]
+        self.assertIn("repository/CHANGELOG.md", added)
+        self.assertIn("repository/UPGRADING.md", added)
+
+    def test_links_of_the_book_that_lead_nowhere_are_found(self):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "a.html").write_text("<h1 id='x'></h1><a href='b.html'>b</a><a href='#y'>y</a><a href='#x'>x</a>")
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
+                code = book().check(Path(folder))
+        self.assertEqual(code, 1)
+        self.assertEqual(said.getvalue().splitlines(), ["a.html: b.html leads nowhere", "a.html: #y leads nowhere"])
 
     def test_headings_become_anchors(self):
         text = "# What `curec` does: it runs\n## A, b\n## A, b\n```\n# not this\n```\n### [Link](x.md) _u_"
