@@ -19,6 +19,7 @@ pub mod plain_text {
     pub mod words;
     pub mod sentences;
 }
+pub mod excerpt;
 pub mod error;
 pub mod fingerprint;
 

@@ -48,7 +48,7 @@ impl<'a> Notes<'a> {
     /// Of a job, with what is wrong with its settings; `advice` is the same for all of that.
     pub(super) fn of(job: &'a Job, problems: Vec<Problem>, advice: &str) -> Notes<'a> {
         let mut notes = Notes { job: Some(job), ..Notes::default() };
-        for Problem { key, line: at, what } in problems {
+        for Problem { key, line: at, what, .. } in problems {
             notes.notes.push(Note {
                 is_problem: true,
                 part: "settings",
@@ -181,7 +181,8 @@ mod tests {
     #[test]
     fn an_error_stands_at_its_file_or_at_its_key_of_the_job() {
         let job = Job::parse(JOB, "job.toml", &[], &BTreeMap::new()).unwrap();
-        let problem = Problem { key: "model.slots".into(), line: Some(9), what: "model.slots: must be".into() };
+        let what = "model.slots: must be".into();
+        let problem = Problem { key: "model.slots".into(), line: Some(9), what, excerpt: None };
         let mut notes = Notes::of(&job, vec![problem], "look it up");
         let new = |what: &str| Error::new(Kind::Config, what);
         notes

@@ -128,7 +128,7 @@ impl Shell<'_> {
             for statement in &statements {
                 let place = |e: Error| statement.placed(e, file);
                 let started = Instant::now();
-                let rows = self.session.sql_read_only(&statement.text, &[]).await.map_err(place)?;
+                let rows = self.session.sql_read_only(&statement.in_place(), &[]).await.map_err(place)?;
                 write_rows(rows, self.format, self.is_raw, Out::Stdout).await.map_err(place)?;
                 if self.is_timed {
                     print(&format!("time: {:.3} s\n", started.elapsed().as_secs_f64()))?;
