@@ -175,6 +175,11 @@ impl Error {
         &self.0.context
     }
 
+    /// The places in texts that it shows.
+    pub fn excerpts(&self) -> impl Iterator<Item = &Excerpt> {
+        self.0.excerpts.iter().map(|(_, excerpt)| excerpt)
+    }
+
     /// What the user can do about it, where that is known.
     pub fn advice(&self) -> Option<&str> {
         self.0.hint.as_deref()

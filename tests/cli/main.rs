@@ -54,6 +54,7 @@ mod shell;
 mod snapshots;
 mod statements;
 mod stopped;
+mod terminal;
 mod watch;
 mod weekly;
 mod worth;
