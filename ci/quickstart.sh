@@ -60,9 +60,14 @@ fi
 finish
 
 begin "4/5 run $job for 1998-04-20"
-# The last line of standard output is a one-line JSON summary; everything for people goes to standard error.
-output=$("$CUREC_BIN" run "$job" --interval-start 1998-04-20 --interval-end 1998-04-21)
-summary=$(printf '%s\n' "$output" | tail -n 1)
+# A person at a terminal gets tables; elsewhere the last line of standard output is a one-line JSON summary.
+summary=
+if [ -t 1 ]; then
+    "$CUREC_BIN" run "$job" --interval-start 1998-04-20 --interval-end 1998-04-21
+else
+    output=$("$CUREC_BIN" run "$job" --interval-start 1998-04-20 --interval-end 1998-04-21)
+    summary=$(printf '%s\n' "$output" | tail -n 1)
+fi
 finish
 
 # Of films with a synopsis, drawn by the digests of their ids: neither the best nor the worst.
@@ -78,7 +83,8 @@ begin "5/5 five reasons"
 finish
 
 say ""
-printf '%s\n' "$summary" | python3 -c '
+if [ -n "$summary" ]; then
+    printf '%s\n' "$summary" | python3 -c '
 import json, sys
 try:
     summary = json.load(sys.stdin)
@@ -86,6 +92,7 @@ except ValueError:
     summary = {}
 print("status    ", summary.get("status"))
 ' >&2
+fi
 say "report     $(ls -t "$CUREC_HOME"/warehouse/_runs/*/report.html 2>/dev/null | head -n 1)"
 say "tables     $CUREC_HOME/warehouse/<table>/dt=1998-04-20/   (item_feature and user_feature are for the ranker)"
 say "binary     $CUREC_BIN"
@@ -93,4 +100,6 @@ say ""
 say "Try:"
 say "  CUREC_HOME=$CUREC_HOME $CUREC_BIN sql --job $job \\"
 say "    \"select kind, coalesce(refusal, 'accepted') as outcome, count(*) as n from reason_score group by 1, 2 order by n desc\""
-printf '%s\n' "$summary"
+if [ -n "$summary" ]; then
+    printf '%s\n' "$summary"
+fi

@@ -2,12 +2,13 @@
 //! do, and the source.
 //!
 //! The kind decides the exit code and whether running again as is can help. What it tells is made of others' text and fit to
-//! be printed. Knows no other module but [`crate::printable`].
+//! be printed. Of other modules it knows [`crate::printable`] and [`crate::excerpt`] alone.
 
 use std::error::Error as StdError;
 use std::fmt;
 
-use crate::printable;
+use crate::excerpt::Excerpt;
+use crate::printable::{self, Tone, Toned};
 
 /// What a caller can do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +82,8 @@ struct Inner {
     kind: Kind,
     message: String,
     context: Vec<(&'static str, String)>,
+    /// Each with the line of the message that it belongs to, from 0; one that the message does not have is its last.
+    excerpts: Vec<(usize, Excerpt)>,
     hint: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
     others: Vec<Error>,
@@ -92,8 +95,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind` whose message says what happened, in one sentence without a full stop.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        let (context, others) = (Vec::new(), Vec::new());
-        Error(Box::new(Inner { kind, message: message.into(), context, hint: None, source: None, others }))
+        let (context, excerpts, others) = (Vec::new(), Vec::new(), Vec::new());
+        Error(Box::new(Inner { kind, message: message.into(), context, excerpts, hint: None, source: None, others }))
     }
 
     /// The first of some errors, which keeps the others; `None` where there is none.
@@ -107,6 +110,20 @@ impl Error {
     /// Adds a place: `file`, `column`, `row`, `key`, `line`, `table` ...
     pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
         self.0.context.push((key, value.to_string()));
+        self
+    }
+
+    /// Shows the place in a text, where it is known; the context's `file` names the text.
+    pub fn showing(self, excerpt: Option<Excerpt>) -> Self {
+        match excerpt {
+            Some(excerpt) => self.showing_after(usize::MAX, excerpt),
+            None => self,
+        }
+    }
+
+    /// The same after one line of the message, from 0.
+    pub fn showing_after(mut self, line: usize, excerpt: Excerpt) -> Self {
+        self.0.excerpts.push((line, excerpt));
         self
     }
 
@@ -137,10 +154,10 @@ impl Error {
             next = cause.source();
         }
         let source = (!causes.is_empty()).then(|| causes.join(": ").into());
-        let Inner { kind, message, context, hint, others, .. } = &*self.0;
-        let (message, context, hint) = (message.clone(), context.clone(), hint.clone());
-        let others = others.iter().map(Error::again).collect();
-        Error(Box::new(Inner { kind: *kind, message, context, hint, source, others }))
+        let Inner { kind, message, context, excerpts, hint, others, .. } = &*self.0;
+        let (message, context, excerpts) = (message.clone(), context.clone(), excerpts.clone());
+        let (hint, others) = (hint.clone(), others.iter().map(Error::again).collect());
+        Error(Box::new(Inner { kind: *kind, message, context, excerpts, hint, source, others }))
     }
 
     /// What a caller can do about it.
@@ -158,6 +175,11 @@ impl Error {
         &self.0.context
     }
 
+    /// The places in texts that it shows.
+    pub fn excerpts(&self) -> impl Iterator<Item = &Excerpt> {
+        self.0.excerpts.iter().map(|(_, excerpt)| excerpt)
+    }
+
     /// What the user can do about it, where that is known.
     pub fn advice(&self) -> Option<&str> {
         self.0.hint.as_deref()
@@ -171,22 +193,36 @@ impl Error {
 
     /// The whole story for a person, several lines: what, where, caused by, what to do, and what else was found, a line each.
     pub fn explain(&self) -> String {
-        let mut text = self.to_string();
+        printable::toned(&self.pieces(), false)
+    }
+
+    /// The same in pieces with their tones.
+    pub fn pieces(&self) -> Vec<Toned> {
+        let piece = |tone, text: String| Toned { tone, text };
+        let file = self.0.context.iter().find(|(key, _)| *key == "file").map_or("sql", |(_, file)| file.as_str());
+        let head = self.to_string();
+        let last = head.matches('\n').count();
+        let mut pieces = Vec::new();
+        for (number, text) in head.split('\n').enumerate() {
+            pieces.push(piece(Tone::Plain, if number == 0 { text.to_owned() } else { format!("\n{text}") }));
+            let here = self.0.excerpts.iter().filter(|(line, _)| (*line).min(last) == number);
+            here.for_each(|(_, excerpt)| pieces.extend(excerpt.pieces(file)));
+        }
         let mut source = self.0.source.as_deref().map(|s| s as &dyn StdError);
         while let Some(cause) = source {
-            text.push_str("\n  caused by: ");
-            text.push_str(&printable::terminal(&cause.to_string()));
+            pieces.push(piece(Tone::Quiet, "\n  caused by: ".into()));
+            pieces.push(piece(Tone::Plain, cause.to_string()));
             source = cause.source();
         }
         if let Some(hint) = &self.0.hint {
-            text.push_str("\n  what to do: ");
-            text.push_str(&printable::terminal(hint));
+            pieces.push(piece(Tone::Advice, "\n  what to do: ".into()));
+            pieces.push(piece(Tone::Plain, hint.clone()));
         }
         for other in &self.0.others {
-            text.push_str("\n  also: ");
-            text.push_str(&printable::line(&other.to_string()));
+            pieces.push(piece(Tone::Quiet, "\n  also: ".into()));
+            pieces.push(piece(Tone::Plain, printable::line(&other.to_string()).into_owned()));
         }
-        text
+        pieces
     }
 }
 
@@ -253,6 +289,25 @@ mod tests {
         let told = "one (file: a.parquet)\n  what to do: mend it\n  also: two (file: a.parquet)\n  \
                     also: three\\u{a}four (file: a.parquet)";
         assert_eq!(first, Some(("one (file: a.parquet)".into(), told.into(), told.into(), 3)));
+    }
+
+    #[test]
+    fn a_place_is_shown_under_the_line_that_tells_of_it() {
+        let text = "a = 1\nbb = x\n";
+        let place = |bytes| Excerpt::of_bytes(text, bytes);
+        let e = Error::new(Kind::Config, "two problems:\n  t.toml:1: a\n  t.toml:2: bb")
+            .with("file", "t.toml")
+            .showing_after(1, place(0..1))
+            .showing(Some(place(11..12)))
+            .showing(None)
+            .hint("mend it");
+        let told = "two problems:\n  t.toml:1: a\n  --> t.toml:1:1\n   |\n 1 | a = 1\n   | ^\n  t.toml:2: bb (file: t.toml)\n  \
+                    --> t.toml:2:6\n   |\n 2 | bb = x\n   |      ^\n  what to do: mend it";
+        assert_eq!((e.explain().as_str(), e.again().explain().as_str()), (told, told));
+        // What programs and records get stays as it was.
+        assert_eq!(e.to_string(), "two problems:\n  t.toml:1: a\n  t.toml:2: bb (file: t.toml)");
+        let typed = Error::new(Kind::Usage, "what").showing(Some(place(0..1)));
+        assert!(typed.explain().contains("\n  --> sql:1:1\n"), "{}", typed.explain());
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod plain_text {
     pub mod words;
     pub mod sentences;
 }
+pub mod excerpt;
 pub mod error;
 pub mod fingerprint;
 
@@ -41,7 +42,7 @@ pub mod config {
     pub mod job;
 
     pub use self::environment::{
-        allows_colours, endpoint_key, environment, lineage_key, state_folder, store_variables, temporary_folder,
+        endpoint_key, environment, has_colours, lineage_key, state_folder, store_variables, temporary_folder,
         trace_headers, trace_parent,
     };
     pub use self::interval::{Interval, MAX_LOOKBACK_DAYS, parse_moment};
@@ -461,6 +462,7 @@ pub mod operate {
 #[expect(clippy::disallowed_methods, reason = "prints results; a second signal ends the process at once")]
 pub mod cli {
     pub mod output;
+    mod shown;
     pub mod arguments;
     pub mod models;
     pub mod config;

@@ -52,6 +52,12 @@ pub enum Tone {
     Used,
     /// What comes from nowhere.
     Foreign,
+    /// What is wrong, and the word that says so.
+    Wrong,
+    /// What can be done.
+    Advice,
+    /// What only holds other things together.
+    Quiet,
 }
 
 /// A piece of text with its tone.
@@ -64,18 +70,21 @@ pub struct Toned {
 }
 
 /// Pieces as a terminal may have them, each as [`terminal`]: where there are colours, used ones are bold and foreign ones
-/// underlined and red; elsewhere they stand between asterisks and between question marks.
+/// underlined and red; elsewhere these two stand between asterisks and between question marks, and the others as they are.
 pub fn toned(pieces: &[Toned], has_colours: bool) -> String {
     let mut out = String::new();
     for Toned { tone, text } in pieces {
         let text = terminal(text);
         let (before, after) = match (tone, has_colours) {
-            (Tone::Plain, _) | (Tone::Heading, false) => ("", ""),
+            (Tone::Used, false) => ("*", "*"),
+            (Tone::Foreign, false) => ("?", "?"),
+            (_, false) | (Tone::Plain, true) => ("", ""),
             (Tone::Heading, true) => ("\x1b[4m", "\x1b[0m"),
             (Tone::Used, true) => ("\x1b[1m", "\x1b[0m"),
             (Tone::Foreign, true) => ("\x1b[4;31m", "\x1b[0m"),
-            (Tone::Used, false) => ("*", "*"),
-            (Tone::Foreign, false) => ("?", "?"),
+            (Tone::Wrong, true) => ("\x1b[1;31m", "\x1b[0m"),
+            (Tone::Advice, true) => ("\x1b[1;36m", "\x1b[0m"),
+            (Tone::Quiet, true) => ("\x1b[2m", "\x1b[0m"),
         };
         out.extend([before, &text, after]);
     }
@@ -214,6 +223,9 @@ mod tests {
     fn tones_are_ours_alone() {
         let piece = |tone| Toned { tone, text: HOSTILE.into() };
         let pieces = [Tone::Plain, Tone::Heading, Tone::Used, Tone::Foreign].map(piece);
+        let others = [Tone::Wrong, Tone::Advice, Tone::Quiet].map(piece);
+        assert_eq!(toned(&others, false), terminal(HOSTILE).repeat(3));
+        assert_eq!(toned(&others, true).matches('\x1b').count(), 6);
         let shown = toned(&pieces, false);
         assert!(shown.chars().all(|c| !steers(c) || c == '\n' || c == '\t'), "{shown:?}");
         assert!(shown.contains(&format!("*{0}*?{0}?", terminal(HOSTILE))), "{shown}");

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -14,6 +15,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::excerpt::Excerpt;
 
 /// A kind of file.
 #[derive(Debug)]
@@ -100,13 +102,21 @@ pub struct Problem {
     pub line: Option<usize>,
     /// What is wrong, key or flag included.
     pub what: String,
+    /// Its place in the file, where it has one that may be shown.
+    pub excerpt: Option<Excerpt>,
 }
 
 impl Problem {
     /// One that is about no line of the file.
     fn of_flag(what: String) -> Problem {
-        Problem { key: String::new(), line: None, what }
+        Problem { key: String::new(), line: None, what, excerpt: None }
     }
+}
+
+/// Where a key and its value stand in the text of a file, in bytes; the value of a section is its name.
+struct Span {
+    key: Range<usize>,
+    value: Range<usize>,
 }
 
 /// Settings while they are read: the defaults, what was laid over them, and what is wrong.
@@ -121,6 +131,8 @@ pub struct Layers<'a> {
     masked: Option<Table>,
     /// By key, `data[0].name` in a list of sections. A key that is not here has its default.
     origins: BTreeMap<String, Origin>,
+    /// By key as well: what stands in the file.
+    spans: BTreeMap<String, Span>,
     problems: Vec<Problem>,
 }
 
@@ -133,11 +145,11 @@ impl<'a> Layers<'a> {
         let known: Table = toml::from_str(form.defaults)
             .context(Kind::Internal, || format!("the built-in defaults of {} are not TOML", form.file))?;
         let parsed = DeTable::parse(text).map_err(|e| {
-            let line = e.span().map(|s| line_of(text, s.start));
             let error = Error::new(Kind::Config, format!("{} is not TOML: {}", form.file, e.message()));
-            match line {
-                Some(line) => error.with("file", file).with("line", line),
-                None => error.with("file", file),
+            let error = error.with("file", file);
+            match e.span() {
+                Some(span) => error.with("line", line_of(text, span.start)).showing(harmless(text, span)),
+                None => error,
             }
         })?;
         let mut values = by_default(form, &known, "");
@@ -149,6 +161,7 @@ impl<'a> Layers<'a> {
             values: Table::new(),
             masked: None,
             origins: BTreeMap::new(),
+            spans: BTreeMap::new(),
             problems: Vec::new(),
         };
         layers.lay(&known, &mut values, parsed.get_ref(), "", "");
@@ -163,10 +176,14 @@ impl<'a> Layers<'a> {
             let (path, section) = (joined(path, name), joined(section, name));
             let line = line_of(self.text, key.span().start);
             self.origins.insert(path.clone(), Origin { place: Place::Line(line), variables: Vec::new() });
+            let of_value = if value.get_ref().is_table() { key.span() } else { value.span() };
+            self.spans.insert(path.clone(), Span { key: key.span(), value: of_value });
             let Some(default) = known.get(name) else {
                 let names: Vec<&str> = known.keys().map(String::as_str).collect();
-                let hint = closest(name, &names).map(|k| format!("; did you mean `{k}`?")).unwrap_or_default();
-                self.problem(&path, format!("unknown key{hint}"));
+                let hint = closest(name, &names).map(|k| format!("did you mean `{k}`?")).unwrap_or_default();
+                let excerpt = self.key_excerpt(&path).map(|excerpt| excerpt.labelled(hint.as_str()));
+                let hint = if hint.is_empty() { hint } else { format!("; {hint}") };
+                self.note(&path, format!("unknown key{hint}"), excerpt);
                 continue;
             };
             match (default, value.get_ref()) {
@@ -222,6 +239,7 @@ impl<'a> Layers<'a> {
             let path = joined(path, key.get_ref());
             let line = line_of(self.text, key.span().start);
             self.origins.insert(path.clone(), Origin { place: Place::Line(line), variables: Vec::new() });
+            self.spans.insert(path.clone(), Span { key: key.span(), value: value.span() });
             match value.get_ref() {
                 DeValue::String(text) => _ = texts.insert(key.get_ref().to_string(), Value::String(text.to_string())),
                 other => self.problem(&path, format!("must be a string, got {}", other.type_str())),
@@ -324,11 +342,31 @@ impl<'a> Layers<'a> {
 
     /// Notes what is wrong with a key's value.
     pub fn problem(&mut self, key: &str, what: impl fmt::Display) {
+        let excerpt = self.spans.get(key).and_then(|span| harmless(self.text, span.value.clone()));
+        // Where the value cannot be shown, its key can.
+        let excerpt = excerpt.or_else(|| self.key_excerpt(key));
+        self.note(key, what, excerpt);
+    }
+
+    fn note(&mut self, key: &str, what: impl fmt::Display, excerpt: Option<Excerpt>) {
         let line = match self.origins.get(key) {
             Some(Origin { place: Place::Line(line), .. }) => Some(*line),
             _ => None,
         };
-        self.problems.push(Problem { key: key.to_owned(), line, what: format!("{key}: {what}") });
+        // What a variable or a flag has set does not stand in the file.
+        let excerpt = excerpt.filter(|_| line.is_some());
+        self.problems.push(Problem { key: key.to_owned(), line, what: format!("{key}: {what}"), excerpt });
+    }
+
+    /// A key where it stands in the file, without its value where that may be a credential.
+    fn key_excerpt(&self, key: &str) -> Option<Excerpt> {
+        let bytes = self.spans.get(key)?.key.clone();
+        let excerpt = Excerpt::of_bytes(self.text, bytes.clone());
+        if !may_hold_secret(excerpt.text()) {
+            return Some(excerpt);
+        }
+        let before: String = excerpt.text().chars().take(excerpt.column() - 1).collect();
+        before.trim().is_empty().then(|| excerpt.without_rest())
     }
 
     /// Notes a key whose value does not hold.
@@ -387,9 +425,14 @@ impl<'a> Layers<'a> {
         let (n, Form { what, hint, .. }) = (self.problems.len(), self.form);
         if n > 0 {
             let place = |line: Option<usize>| line.map_or_else(String::new, |line| format!("{}:{line}: ", self.file));
-            let told: Vec<String> = self.problems.iter().map(|p| place(p.line) + &p.what).collect();
-            let told = format!("{what} has {n} problem(s):\n  {}", told.join("\n  "));
-            return Err(Error::new(Kind::Config, told).with("file", self.file).hint(*hint));
+            let (mut told, mut excerpts) = (format!("{what} has {n} problem(s):"), Vec::new());
+            for problem in &self.problems {
+                told.push_str(&format!("\n  {}{}", place(problem.line), problem.what));
+                let line = told.matches('\n').count();
+                excerpts.extend(problem.excerpt.clone().map(|excerpt| (line, excerpt)));
+            }
+            let error = Error::new(Kind::Config, told).with("file", self.file).hint(*hint);
+            return Err(excerpts.into_iter().fold(error, |error, (line, excerpt)| error.showing_after(line, excerpt)));
         }
         let masked = self.masked.unwrap_or_else(|| self.values.clone());
         Ok(Resolved {
@@ -507,6 +550,18 @@ pub fn is_secret(name: &str) -> bool {
     let is_marked = MARKS.iter().any(|mark| name.contains(mark));
     // A number of tokens, what makes them, and the file that a credential stands in.
     (is_key || is_marked) && !["TOKENS", "TOKENIZER"].iter().any(|no| name.contains(no)) && !name.ends_with("_FILE")
+}
+
+/// Whether a line of a file may hold a credential, by its words and by users in URLs.
+fn may_hold_secret(line: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let has_user = line.split("://").skip(1).any(|rest| rest.contains('@'));
+    has_user || line.split(|c: char| !is_word(c)).any(|word| is_secret(word) || word.eq_ignore_ascii_case("sig"))
+}
+
+/// The place of some bytes of a file, unless a credential may stand in their line.
+fn harmless(text: &str, bytes: Range<usize>) -> Option<Excerpt> {
+    Some(Excerpt::of_bytes(text, bytes)).filter(|excerpt| !may_hold_secret(excerpt.text()))
 }
 
 fn shown(name: &str, value: &Value, redact: &dyn Fn(&str) -> String) -> Value {

@@ -6,7 +6,7 @@ use chrono::Utc;
 use clap::Args;
 
 use crate::cli::arguments::JobArgs;
-use crate::cli::output::{print, print_json};
+use crate::cli::output::{is_for_a_person, print, print_json, print_toned};
 use crate::config;
 use crate::error::{Kind, Result};
 use crate::operate::check::{Ask, check};
@@ -33,6 +33,7 @@ impl CheckArgs {
         let found = check(self.job.examine(), Ask { at: at.unwrap_or_else(Utc::now), write: self.write }).await;
         match self.json {
             true => print_json(&format!("{}\n", found.json()))?,
+            false if is_for_a_person(false) => print_toned(&found.pieces())?,
             false => print(&found.to_string())?,
         }
         Ok(if found.problems() == 0 { 0 } else { Kind::Config.exit_code() })

@@ -14,9 +14,9 @@ use crate::cli::export::ExportArgs;
 use crate::cli::forget::ForgetArgs;
 use crate::cli::import::{ImportCommand, SimulateArgs};
 use crate::cli::init::InitArgs;
-use crate::cli::learn::LearnCommand;
+use crate::cli::learn::LearnArgs;
 use crate::cli::models::ModelsCommand;
-use crate::cli::output::{print, say};
+use crate::cli::output::{print, say_error};
 use crate::cli::run::{self, PlanArgs, RunArgs};
 use crate::cli::runs::{self, RunsCommand};
 use crate::cli::sql::SqlArgs;
@@ -140,8 +140,7 @@ The files are in place when _export.json is; it lists them. jobs/loaders/ranker_
     )]
     Import(ImportCommand),
     /// Improve the model: align, train a reward model, reinforce, gate and promote; and measure the value of features.
-    #[command(subcommand)]
-    Learn(LearnCommand),
+    Learn(LearnArgs),
     /// Write input tables from a known preference structure, to test recommenders and how they are measured.
     #[command(before_help = "Examples:\n\
   curec simulate --out input --users 2000 --items 1000 --events-per-user 30 --seed 7 --signal co-consumption\n\
@@ -239,7 +238,7 @@ pub fn main() -> u8 {
         Ok(code) => code,
         Err(e) => {
             if e.kind() != Kind::BrokenPipe {
-                say(&format!("error: {}", e.explain()));
+                say_error("", &e);
             }
             e.kind().exit_code()
         }
@@ -256,7 +255,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Export(args) => args.execute().map(|()| 0),
         Command::Init(args) => block_on_or_stop(args.execute()).map(|()| 0),
         Command::Import(command) => command.execute().map(|()| 0),
-        Command::Learn(command) => command.execute(voice),
+        Command::Learn(args) => args.execute(voice),
         Command::Simulate(args) => args.execute().map(|()| 0),
         Command::Inspect { path, rows } => print(&format!("{}\n", inspect::inspect(&path, rows)?)).map(|()| 0),
         Command::Config(args) => args.execute().map(|()| 0),

@@ -42,7 +42,7 @@ impl ExplainArgs {
         let found = explain(&self.job.load()?, &Question { about, at }).await?;
         match self.json {
             true => print_json(&found.json()),
-            false => print_toned(&found.pieces(), config::allows_colours()),
+            false => print_toned(&found.pieces()),
         }
     }
 }

@@ -1,14 +1,16 @@
 //! `curec learn`: what improves the model, and what measures it.
 //!
-//! Knows flags and the line that each command prints; the work is in [`crate::weekly`] and [`crate::evaluate`].
+//! Knows flags, and the line that each command prints or what a person sees in its place; the work is in [`crate::weekly`]
+//! and [`crate::evaluate`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use crate::cancel::CancelToken;
 use crate::cli::arguments::{IntervalArgs, JobArgs, block_on, block_on_or_stop, watch_signals};
-use crate::cli::output::{print, say, tell};
+use crate::cli::output::{is_for_a_person, print, print_toned, say, tell};
+use crate::cli::shown;
 use crate::destination::Destination;
 use crate::error::{Context, Kind, Result};
 use crate::evaluate::{evaluation, evaluation_file};
@@ -18,9 +20,37 @@ use crate::telemetry::Voice;
 use crate::weekly::watched::{Learning, Watched};
 use crate::weekly::{align, examples, improve, learning_page, project, reinforce, reward, weekly_file, worth};
 
-/// See the module.
+#[derive(Debug, Args)]
+pub(crate) struct LearnArgs {
+    #[command(subcommand)]
+    command: LearnCommand,
+    /// Print the line of JSON on a terminal too, where people see the same in words.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// How a command tells what it did.
+#[derive(Debug, Clone, Copy)]
+struct Teller {
+    voice: Voice,
+    /// Whether a person reads standard output.
+    is_watched: bool,
+}
+
+impl Teller {
+    /// Prints the line of JSON; to a person its values, and where the page is.
+    fn tell(self, line: &serde_json::Value, page: Option<&Path>) -> Result<()> {
+        match self.is_watched {
+            true if self.voice == Voice::Quiet => Ok(()),
+            true => print_toned(&shown::of_record(line, page)),
+            false => tell(line, None),
+        }
+    }
+}
+
+/// What is learned or measured.
 #[derive(Debug, Subcommand)]
-pub(crate) enum LearnCommand {
+enum LearnCommand {
     /// Teach the language model to answer out of its evidence: a LoRA adapter for the nightly job.
     #[command(
         before_help = "Example:\n  curec learn align jobs/weekly.toml --interval-start 1997-12-01 --interval-end 1998-03-05",
@@ -142,22 +172,23 @@ set. Killed, run it again: finished trainings and texts are kept."
     },
 }
 
-impl LearnCommand {
+impl LearnArgs {
     /// Does it; returns the exit code.
     ///
     /// # Errors
     /// The command's.
     pub(crate) fn execute(self, voice: Voice) -> Result<u8> {
-        match self {
-            LearnCommand::Align { file, interval } => block_on(learn_align(file, interval, voice)),
-            LearnCommand::Weekly { file, interval } => block_on(learn_weekly(file, interval, voice)),
-            LearnCommand::Reward { file, interval } => block_on(learn_reward(file, interval, voice)),
+        let teller = Teller { voice, is_watched: is_for_a_person(self.json) };
+        match self.command {
+            LearnCommand::Align { file, interval } => block_on(learn_align(file, interval, teller)),
+            LearnCommand::Weekly { file, interval } => block_on(learn_weekly(file, interval, teller)),
+            LearnCommand::Reward { file, interval } => block_on(learn_reward(file, interval, teller)),
             LearnCommand::Reinforce { file, method, interval } => {
-                block_on(learn_reinforce(file, method, interval, voice))
+                block_on(learn_reinforce(file, method, interval, teller))
             }
-            LearnCommand::Worth { file, interval } => block_on(learn_worth(file, interval, voice)),
-            LearnCommand::Project { file, interval } => block_on(learn_project(file, interval)),
-            LearnCommand::Evaluate { file, data } => block_on(learn_evaluate(file, data, voice)),
+            LearnCommand::Worth { file, interval } => block_on(learn_worth(file, interval, teller)),
+            LearnCommand::Project { file, interval } => block_on(learn_project(file, interval, teller)),
+            LearnCommand::Evaluate { file, data } => block_on(learn_evaluate(file, data, teller)),
             LearnCommand::Examples { job, interval, out, max_examples } => {
                 let size = examples::Size { max_examples, ..examples::Size::default() };
                 Destination::find(&out)?;
@@ -169,17 +200,17 @@ impl LearnCommand {
     }
 }
 
-async fn learn_align(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+async fn learn_align(file: PathBuf, interval: IntervalArgs, teller: Teller) -> Result<u8> {
     let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
     let stop = CancelToken::default();
     watch_signals(stop.clone());
     let work = async {
         let _hold = spec.hold()?;
-        let done = align::align(&spec, interval, voice, &stop).await?;
-        learning_page::write(&spec.folder()?)?;
-        Ok(done)
+        let done = align::align(&spec, interval, teller.voice, &stop).await?;
+        let page = learning_page::write(&spec.folder()?)?;
+        Ok((done, page))
     };
-    let done = Watched::begin(&spec, Learning::Align, interval).through(work).await?;
+    let (done, page) = Watched::begin(&spec, Learning::Align, interval).through(work).await?;
     let mut line = serde_json::json!({ "status": "aligned", "name": spec.name });
     let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of the training".into())?;
     if let (Some(line), serde_json::Value::Object(mut done)) = (line.as_object_mut(), done) {
@@ -187,10 +218,10 @@ async fn learn_align(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Res
         done.remove("samples");
         line.extend(done);
     }
-    tell(&line, None).map(|()| 0)
+    teller.tell(&line, Some(&page)).map(|()| 0)
 }
 
-async fn learn_weekly(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+async fn learn_weekly(file: PathBuf, interval: IntervalArgs, teller: Teller) -> Result<u8> {
     let mut name = None;
     let work = async {
         let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
@@ -198,7 +229,7 @@ async fn learn_weekly(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Re
         watch_signals(stop.clone());
         name = Some(spec.name.clone());
         let watched = Watched::begin(&spec, Learning::Weekly, interval);
-        let work = improve::improve(&spec, interval, voice, watched.steps(), &stop);
+        let work = improve::improve(&spec, interval, teller.voice, watched.steps(), &stop);
         watched.through(work).await
     };
     let outcome = work.await;
@@ -208,23 +239,27 @@ async fn learn_weekly(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Re
     };
     line["status"] = outcome.as_ref().map_or_else(|e| e.kind().name(), |_| "promoted").into();
     line["name"] = name.into();
-    let told = tell(&line, None);
+    // What went wrong is told as an error; for programs the line is there as well.
+    let told = match outcome.is_err() && teller.is_watched {
+        true => Ok(()),
+        false => teller.tell(&line, None),
+    };
     outcome?;
     told.map(|()| 0)
 }
 
-async fn learn_reward(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+async fn learn_reward(file: PathBuf, interval: IntervalArgs, teller: Teller) -> Result<u8> {
     let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
     let stop = CancelToken::default();
     watch_signals(stop.clone());
     let work = async {
         let _hold = spec.hold()?;
-        let outcome = reward::reward(&spec, interval, voice, &stop).await;
+        let outcome = reward::reward(&spec, interval, teller.voice, &stop).await;
         // A judge that fails its gates has a page too.
-        learning_page::write(&spec.folder()?)?;
-        outcome
+        let page = learning_page::write(&spec.folder()?)?;
+        Ok((outcome?, page))
     };
-    let done = Watched::begin(&spec, Learning::Reward, interval).through(work).await?;
+    let (done, page) = Watched::begin(&spec, Learning::Reward, interval).through(work).await?;
     let line = serde_json::json!({
         "status": "rewarded",
         "name": spec.name,
@@ -235,42 +270,41 @@ async fn learn_reward(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Re
         "second": done.second.digest,
         "record": PathBuf::from(&spec.out).join("reward.json"),
     });
-    tell(&line, None).map(|()| 0)
+    teller.tell(&line, Some(&page)).map(|()| 0)
 }
 
-async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, teller: Teller) -> Result<u8> {
     let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
     let stop = CancelToken::default();
     watch_signals(stop.clone());
     let work = async {
         let _hold = spec.hold()?;
-        let done = reinforce::reinforce(&spec, interval, method, voice, &stop).await?;
-        learning_page::write(&spec.folder()?)?;
-        Ok(done)
+        let done = reinforce::reinforce(&spec, interval, method, teller.voice, &stop).await?;
+        let page = learning_page::write(&spec.folder()?)?;
+        Ok((done, page))
     };
-    let done = Watched::begin(&spec, Learning::Reinforce(method), interval).through(work).await?;
+    let (done, page) = Watched::begin(&spec, Learning::Reinforce(method), interval).through(work).await?;
     let mut line = serde_json::json!({ "status": "reinforced", "name": spec.name });
     let done = serde_json::to_value(&done).context(Kind::Internal, || "the record of it".into())?;
     if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {
         line.extend(done);
     }
-    tell(&line, None).map(|()| 0)
+    teller.tell(&line, Some(&page)).map(|()| 0)
 }
 
-async fn learn_worth(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Result<u8> {
+async fn learn_worth(file: PathBuf, interval: IntervalArgs, teller: Teller) -> Result<u8> {
     let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
     let stop = CancelToken::default();
     watch_signals(stop.clone());
     let work = async {
         let _hold = spec.hold()?;
-        let outcome = worth::worth(&spec, interval, voice, &stop).await;
+        let outcome = worth::worth(&spec, interval, teller.voice, &stop).await;
         // What a gate refuses has a page too.
         let page = learning_page::write(&spec.folder()?);
         let done = outcome?;
-        page?;
-        Ok(done)
+        Ok((done, page?))
     };
-    let done = Watched::begin(&spec, Learning::Worth, interval).through(work).await?;
+    let (done, page) = Watched::begin(&spec, Learning::Worth, interval).through(work).await?;
     let line = serde_json::json!({
         "status": "taught",
         "name": spec.name,
@@ -284,10 +318,10 @@ async fn learn_worth(file: PathBuf, interval: IntervalArgs, voice: Voice) -> Res
         "taught": done.taught,
         "record": PathBuf::from(&spec.out).join(worth::RECORD),
     });
-    tell(&line, None).map(|()| 0)
+    teller.tell(&line, Some(&page)).map(|()| 0)
 }
 
-async fn learn_project(file: PathBuf, interval: IntervalArgs) -> Result<u8> {
+async fn learn_project(file: PathBuf, interval: IntervalArgs, teller: Teller) -> Result<u8> {
     let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
     let stop = CancelToken::default();
     watch_signals(stop.clone());
@@ -301,15 +335,15 @@ async fn learn_project(file: PathBuf, interval: IntervalArgs) -> Result<u8> {
     if let (Some(line), serde_json::Value::Object(done)) = (line.as_object_mut(), done) {
         line.extend(done);
     }
-    tell(&line, None).map(|()| 0)
+    teller.tell(&line, None).map(|()| 0)
 }
 
-async fn learn_evaluate(file: PathBuf, data: Vec<String>, voice: Voice) -> Result<u8> {
+async fn learn_evaluate(file: PathBuf, data: Vec<String>, teller: Teller) -> Result<u8> {
     let mut spec = evaluation_file::load(&file)?;
     spec.only(&data)?;
     let stop = CancelToken::default();
     watch_signals(stop.clone());
-    let done = evaluation::evaluate(&spec, voice, &stop).await?;
+    let done = evaluation::evaluate(&spec, teller.voice, &stop).await?;
     let line = serde_json::json!({
         "status": "evaluated",
         "evaluation": spec.name,
@@ -317,8 +351,12 @@ async fn learn_evaluate(file: PathBuf, data: Vec<String>, voice: Voice) -> Resul
         "contrasts": done.results.contrasts.len(),
         "page": done.page,
     });
-    tell(&line, None)?;
-    if voice == Voice::Terminal {
+    if teller.is_watched && teller.voice != Voice::Quiet {
+        print(&format!("{}\n", done.story.trim_end()))?;
+        return Ok(0);
+    }
+    teller.tell(&line, None)?;
+    if teller.voice == Voice::Terminal {
         say(&done.story);
     }
     Ok(0)

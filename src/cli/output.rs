@@ -13,10 +13,12 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use clap::ValueEnum;
 use futures::TryStreamExt;
 
+use crate::config::has_colours;
 use crate::destination::{Destination, Opened};
 use crate::error::{Error, Kind, Result};
-use crate::printable::{self, Guard, Shape, Toned};
+use crate::printable::{self, Guard, Shape, Tone, Toned};
 use crate::query::session::Rows;
+use crate::telemetry::beside_bar;
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -41,9 +43,9 @@ pub(crate) fn print(text: &str) -> Result<()> {
     write_out(&printable::terminal(text))
 }
 
-/// Writes text with tones for people to standard output, with colours where `may_colour` and a terminal allow them.
-pub(crate) fn print_toned(pieces: &[Toned], may_colour: bool) -> Result<()> {
-    write_out(&printable::toned(pieces, may_colour && Out::Stdout.is_terminal()))
+/// Writes text with tones for people to standard output, with colours where there are to be some.
+pub(crate) fn print_toned(pieces: &[Toned]) -> Result<()> {
+    write_out(&printable::toned(pieces, has_colours(Out::Stdout.is_terminal())))
 }
 
 /// Writes JSON to standard output.
@@ -58,7 +60,16 @@ fn write_out(text: &str) -> Result<()> {
 
 /// Says something to a person, on standard error. Whether anybody listens decides nothing.
 pub(crate) fn say(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", printable::terminal(text));
+    let _ = beside_bar(|| writeln!(std::io::stderr().lock(), "{}", printable::terminal(text)));
+}
+
+/// Says on standard error what went wrong, where, and what to do; `before` says what was done meanwhile.
+pub(crate) fn say_error(before: &str, error: &Error) {
+    let mut pieces = vec![Toned { tone: Tone::Wrong, text: "error".into() }];
+    pieces.push(Toned { tone: Tone::Plain, text: format!(": {before}") });
+    pieces.extend(error.pieces());
+    let text = printable::toned(&pieces, has_colours(std::io::stderr().is_terminal()));
+    let _ = beside_bar(|| writeln!(std::io::stderr().lock(), "{text}"));
 }
 
 /// Writes a command's one-line JSON: to its file, where one was asked for, and to standard output in any case.
@@ -71,6 +82,16 @@ pub(crate) fn tell(line: &serde_json::Value, summary: Option<&Destination>) -> R
     }
     let printed = print_json(&line);
     written.and(printed)
+}
+
+/// Whether a person reads standard output: it is a terminal, and JSON is not asked for.
+pub(crate) fn is_for_a_person(json: bool) -> bool {
+    !json && Out::Stdout.is_terminal()
+}
+
+/// Writes a command's one-line JSON to the file that was asked for alone: a person sees something else.
+pub(crate) fn save(line: &serde_json::Value, summary: Option<&Destination>) -> Result<()> {
+    summary.map_or(Ok(()), |to| to.write(printable::json(&format!("{line}\n")).as_bytes()))
 }
 
 fn output_error(e: std::io::Error) -> Error {

@@ -1,4 +1,4 @@
-//! `curec run` and `curec plan`: their flags, the JSON summary, the exit code.
+//! `curec run` and `curec plan`: their flags, the JSON summary or what a person sees in its place, the exit code.
 //!
 //! What a run does, [`crate::night`] knows.
 
@@ -8,7 +8,8 @@ use clap::Args;
 
 use crate::cancel::CancelToken;
 use crate::cli::arguments::{IntervalArgs, JobArgs, watch_signals};
-use crate::cli::output::{print, print_json, say, tell};
+use crate::cli::output::{is_for_a_person, print, print_json, print_toned, save, say, say_error, tell};
+use crate::cli::shown;
 use crate::config::{self, Interval};
 use crate::destination::Destination;
 use crate::error::{Error, Result};
@@ -41,6 +42,9 @@ pub(super) struct RunArgs {
     /// Exit with 99 instead of 0 when there is nothing to do, for Airflow's skip.
     #[arg(long)]
     skip_exit_code: bool,
+    /// Print the JSON summary on a terminal too, where people get tables in its place.
+    #[arg(long)]
+    json: bool,
     /// Also write the JSON summary to this file, pipe or device, for example /airflow/xcom/return.json.
     #[arg(long, value_name = "PATH")]
     summary: Option<PathBuf>,
@@ -70,6 +74,8 @@ pub(super) async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
         Ok(summary) => (args.job.load().and_then(|job| Ok((job, args.interval.parse()?))), summary),
         Err(e) => (Err(e), None),
     };
+    let is_watched = is_for_a_person(args.json || summary.as_ref().is_some_and(Destination::is_stdout));
+    let tell = if is_watched { save } else { tell };
     let (job, interval) = match found {
         Ok(found) => found,
         Err(e) => {
@@ -92,7 +98,7 @@ pub(super) async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
     let days = args.lookback.unwrap_or(job.spec.interval.lookback_days);
     let lookback = lookback::look_back(&job, interval, days, options.clone(), &stop).await;
     for (day, e) in lookback.iter().filter_map(|day| Some((day, day.error.as_ref()?))) {
-        say(&format!("error: looking back at dt={}: {}", day.dt, e.explain()));
+        say_error(&format!("looking back at dt={}: ", day.dt), e);
     }
     let options = run::Options { lookback_code: lookback::exit_code(&lookback), ..options };
     let outcome = run::run(&job, interval, options, stop).await;
@@ -105,9 +111,17 @@ pub(super) async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
     watch.settle().await;
     let told = tell(&line, summary.as_ref());
     let done = outcome?;
-    if voice == Voice::Terminal {
-        let before = lookback::story(&lookback);
-        say(&format!("{before}{}{}", if before.is_empty() { "" } else { "\n" }, done.story));
+    let before = lookback::story(&lookback);
+    let before = if before.is_empty() { before } else { before + "\n" };
+    if is_watched && voice != Voice::Quiet {
+        if done.nothing_to_do {
+            print(&format!("{before}{}\n", done.story))?;
+        } else {
+            print(&before)?;
+            print_toned(&shown::of_run(&done.manifest, done.report.as_deref(), &done.notes))?;
+        }
+    } else if voice == Voice::Terminal {
+        say(&format!("{before}{}", done.story));
     }
     told?;
     let nothing_to_do = done.nothing_to_do && lookback.iter().all(|day| day.run_id.is_none());

@@ -115,7 +115,7 @@ impl SqlArgs {
         let session = warehouse::session_of(job).await?;
         for statement in &statements {
             let place = |e: Error| statement.placed(e, file);
-            let rows = session.sql_read_only(&statement.text, &[]).await.map_err(place)?;
+            let rows = session.sql_read_only(&statement.in_place(), &[]).await.map_err(place)?;
             let out = Out::open(to)?;
             self.is_fit_for(&out)?;
             write_rows(rows, self.format, self.raw, out).await.map_err(place)?;

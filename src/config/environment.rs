@@ -59,10 +59,18 @@ fn without_line_end(value: &str) -> String {
     value.trim_matches(|c: char| c.is_ascii_whitespace()).to_owned()
 }
 
-/// Whether the environment allows colours on a terminal: `NO_COLOR` is empty or not set, and the terminal knows some.
-pub fn allows_colours() -> bool {
-    let env = environment();
-    env.get("NO_COLOR").is_none_or(String::is_empty) && env.get("TERM").is_none_or(|term| term != "dumb")
+/// Whether there are to be colours, as most tools decide it: none with `NO_COLOR`, always with `CLICOLOR_FORCE`, else on a
+/// terminal that knows some, unless `CLICOLOR` is 0.
+pub fn has_colours(is_terminal: bool) -> bool {
+    colours_of(&environment(), is_terminal)
+}
+
+fn colours_of(env: &BTreeMap<String, String>, is_terminal: bool) -> bool {
+    let is_set = |name: &str| env.get(name).is_some_and(|value| !value.is_empty());
+    let is_zero = |name: &str| env.get(name).is_some_and(|value| value == "0");
+    let is_forced = is_set("CLICOLOR_FORCE") && !is_zero("CLICOLOR_FORCE");
+    let knows_some = !is_zero("CLICOLOR") && env.get("TERM").is_none_or(|term| term != "dumb");
+    !is_set("NO_COLOR") && (is_forced || is_terminal && knows_some)
 }
 
 /// Where temporary files go unless the job says so.
@@ -105,6 +113,23 @@ mod tests {
         };
         assert_eq!(of("api-key=a=b+c, x = y%20z%2C\n"), ["api-key: a=b+c", "x: y z,"]);
         assert!(of("").is_empty() && of("nothing").is_empty() && of("=x").is_empty());
+    }
+
+    #[test]
+    fn the_environment_decides_on_colours() {
+        for (vars, on_terminal, elsewhere) in [
+            (&[][..], true, false),
+            (&[("NO_COLOR", "")], true, false),
+            (&[("NO_COLOR", "1")], false, false),
+            (&[("TERM", "dumb")], false, false),
+            (&[("CLICOLOR", "0")], false, false),
+            (&[("CLICOLOR_FORCE", "0")], true, false),
+            (&[("CLICOLOR_FORCE", "1"), ("TERM", "dumb")], true, true),
+            (&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], false, false),
+        ] {
+            let env = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            assert_eq!((colours_of(&env, true), colours_of(&env, false)), (on_terminal, elsewhere), "{vars:?}");
+        }
     }
 
     #[test]

@@ -112,7 +112,7 @@ pub fn reinforce(
         state.checks.push(checking(lm, 0)?);
     }
     let left = config.rounds.saturating_sub(state.rounds.len()) as u64;
-    let progress = Progress::begin(around.voice, "reinforce", left, "tokens");
+    let progress = Progress::begin(around.voice, "reinforce", left, "rounds", "tokens");
     let warmup = (config.warmup * config.rounds as f64).round() as usize;
     let schedule = Schedule { learning_rate: config.learning_rate, warmup, steps: config.rounds };
     let mut ended = over(&state.checks, config);

@@ -163,7 +163,7 @@ pub fn align(
             validation_loss: Some(loss),
         });
     }
-    let progress = Progress::begin(around.voice, "align", total.saturating_sub(state.done) as u64, "tokens");
+    let progress = Progress::begin(around.voice, "align", total.saturating_sub(state.done) as u64, "steps", "tokens");
     let dropout = Random::new(config.seed, "dropout");
     let is_over = |state: &State| config.patience > 0 && state.stale >= config.patience;
     let numbered = (0..config.epochs).flat_map(|epoch| of_epoch(epoch).into_iter().map(move |step| (epoch, step)));

@@ -258,12 +258,24 @@ pub(super) fn story(m: &Manifest, report: &str, root: &Location) -> String {
         },
         failed_story(m.failed_prompts),
         unpaid_story(&m.usage),
-        match m.store.retries {
-            0 => String::new(),
-            n => format!("Store: {n} of {} requests failed and were made again.\n", m.store.requests),
-        },
+        store_story(m),
         root.local_path().map_or_else(|| root.url().to_string(), |p: PathBuf| p.display().to_string()),
     )
+}
+
+/// What asks for attention in a run that ended well, a line each; empty where nothing does.
+pub(super) fn notes(m: &Manifest) -> String {
+    let told = [failed_story(m.failed_prompts), unpaid_story(&m.usage), store_story(m)];
+    let lines: Vec<&str> = told.iter().map(|told| told.trim()).filter(|told| !told.is_empty()).collect();
+    lines.join("\n")
+}
+
+/// A line on requests that were made again; empty where none were.
+fn store_story(m: &Manifest) -> String {
+    match m.store.retries {
+        0 => String::new(),
+        n => format!("Store: {n} of {} requests failed and were made again.\n", m.store.requests),
+    }
 }
 
 /// A line on what a spend cap has left unpaid; empty where all is paid.

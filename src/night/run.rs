@@ -20,7 +20,7 @@ use crate::night::manifest::Manifest;
 use crate::night::owner;
 use crate::night::prepare::{Prepared, prepare};
 use crate::night::publish::{follow_logs, out_of_grace, publish, renew};
-use crate::night::record::{begin, close, describe, failed_story, leave, story, table_record, write_run};
+use crate::night::record::{begin, close, describe, failed_story, leave, notes, story, table_record, write_run};
 use crate::night::steps::Build;
 use crate::night::watched::Watched;
 use crate::table::delta_write;
@@ -57,6 +57,8 @@ pub struct Done {
     pub nothing_to_do: bool,
     /// The same for a person, some lines.
     pub story: String,
+    /// What of that asks for attention: prompts that failed or were not paid, requests that were made again. Empty, or lines.
+    pub notes: String,
 }
 
 /// What an error's place calls the run, for whoever looks for its manifest.
@@ -146,7 +148,8 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: CancelTo
     result.map_err(|e| e.with(RUN, &manifest.run_id))?;
     let report = report?;
     let story = story(&manifest, &report, &build.prepared.root);
-    Ok(Done { manifest, report: Some(report), nothing_to_do: false, story })
+    let notes = notes(&manifest);
+    Ok(Done { manifest, report: Some(report), nothing_to_do: false, story, notes })
 }
 
 async fn make_and_publish(build: &mut Build, lease: &Lease, is_publishing: &AtomicBool) -> Result<()> {
@@ -242,7 +245,8 @@ async fn nothing_to_do(prepared: &Prepared, mut manifest: Manifest, plans: &[Tab
         0
     });
     manifest.seconds = started.elapsed().as_secs_f64();
+    let notes = notes(&manifest);
     let story =
         format!("Nothing to do: every table of dt={dt} is up to date.{}", failed_story(manifest.failed_prompts));
-    Done { manifest, report: None, nothing_to_do: true, story }
+    Done { manifest, report: None, nothing_to_do: true, story, notes }
 }

@@ -352,7 +352,7 @@ impl Build {
             let run_id = &self.manifest.run_id;
             let purse = purse.as_ref();
             let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total, waiting, purse };
-            let progress = Progress::begin(self.voice, "generate", waiting, "new tokens");
+            let progress = Progress::begin(self.voice, "generate", waiting, "prompts", "new tokens");
             let pending = tables::pending_prompts(session, spec.sampling.attempts, purse.is_some()).await?;
             let checks = Checks {
                 check: spec.check.clone(),
@@ -388,7 +388,7 @@ impl Build {
                 (&self.prepared.job.spec.response, &correct::BUDGET, &self.manifest.run_id);
             let (total, purse) = (waiting, purse.as_ref());
             let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total, waiting, purse };
-            let progress = Progress::begin(self.voice, "rewrite", waiting, "new tokens");
+            let progress = Progress::begin(self.voice, "rewrite", waiting, "prompts", "new tokens");
             let pending = session.sql(texts::PENDING_REWRITES, &[]).await?.stream().await?;
             // Counted apart: what fails here is none of the budget's business.
             let mut usage = Usage::default();

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::config::Job;
 use crate::error::Error;
-use crate::printable::line;
+use crate::excerpt::Excerpt;
+use crate::printable::{Tone, Toned, line};
 use crate::settings::{Place, Problem};
 use crate::table::finding::Findings;
 use crate::table::redact::redact;
@@ -27,6 +28,7 @@ struct Note {
     line: Option<usize>,
     what: String,
     advice: Option<String>,
+    excerpt: Option<Excerpt>,
 }
 
 /// Everything that was found, in the order in which it was looked at.
@@ -48,7 +50,7 @@ impl<'a> Notes<'a> {
     /// Of a job, with what is wrong with its settings; `advice` is the same for all of that.
     pub(super) fn of(job: &'a Job, problems: Vec<Problem>, advice: &str) -> Notes<'a> {
         let mut notes = Notes { job: Some(job), ..Notes::default() };
-        for Problem { key, line: at, what } in problems {
+        for Problem { key, line: at, what, excerpt } in problems {
             notes.notes.push(Note {
                 is_problem: true,
                 part: "settings",
@@ -56,6 +58,7 @@ impl<'a> Notes<'a> {
                 line: at,
                 what: redact(&line(&what)),
                 advice: Some(advice.to_owned()),
+                excerpt,
             });
             notes.told.insert(key);
         }
@@ -108,7 +111,8 @@ impl<'a> Notes<'a> {
         }
         // Each stands in one line: names out of the data must not be able to end it and begin another finding.
         let advice = error.advice().map(|advice| redact(&line(advice)));
-        self.notes.push(Note { is_problem, part, file, line: at, what: redact(&line(&what)), advice });
+        let excerpt = error.excerpts().next().cloned();
+        self.notes.push(Note { is_problem, part, file, line: at, what: redact(&line(&what)), advice, excerpt });
     }
 
     /// All of them.
@@ -126,6 +130,34 @@ impl Checked {
     /// What is allowed but worth knowing.
     pub fn warnings(&self) -> usize {
         self.notes.len() - self.problems()
+    }
+
+    /// For a person at a terminal: each with the place in its file, where that is known.
+    pub fn pieces(&self) -> Vec<Toned> {
+        let piece = |tone, text: String| Toned { tone, text };
+        let mut pieces = Vec::new();
+        for note in &self.notes {
+            let tone = if note.is_problem { Tone::Wrong } else { Tone::Advice };
+            pieces.push(piece(Tone::Plain, note.place()));
+            pieces.push(piece(tone, note.severity().to_owned()));
+            pieces.push(piece(Tone::Plain, format!(": {}: {}", note.part, note.what)));
+            if let (Some(file), Some(excerpt)) = (&note.file, &note.excerpt) {
+                pieces.extend(excerpt.pieces(file));
+            }
+            if let Some(advice) = &note.advice {
+                pieces.push(piece(Tone::Advice, "\n    what to do: ".to_owned()));
+                pieces.push(piece(Tone::Plain, advice.clone()));
+            }
+            pieces.push(piece(Tone::Plain, "\n".to_owned()));
+        }
+        pieces.push(piece(Tone::Plain, self.counted()));
+        pieces
+    }
+
+    /// How many of each there are, in a line.
+    fn counted(&self) -> String {
+        let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        format!("{}, {}\n", counted(self.problems(), "problem"), counted(self.warnings(), "warning"))
     }
 
     /// One JSON object.
@@ -148,23 +180,26 @@ impl Note {
     fn severity(&self) -> &'static str {
         if self.is_problem { "problem" } else { "warning" }
     }
+
+    /// File and line, as they stand before a finding; empty where it is about no file.
+    fn place(&self) -> String {
+        match (&self.file, self.line) {
+            (Some(file), Some(at)) => format!("{}:{at}: ", line(file)),
+            (Some(file), None) => format!("{}: ", line(file)),
+            (None, _) => String::new(),
+        }
+    }
 }
 
 impl fmt::Display for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for note in &self.notes {
-            match (&note.file, note.line) {
-                (Some(file), Some(at)) => write!(f, "{}:{at}: ", line(file))?,
-                (Some(file), None) => write!(f, "{}: ", line(file))?,
-                (None, _) => {}
-            }
-            writeln!(f, "{}: {}: {}", note.severity(), note.part, note.what)?;
+            writeln!(f, "{}{}: {}: {}", note.place(), note.severity(), note.part, note.what)?;
             if let Some(advice) = &note.advice {
                 writeln!(f, "    what to do: {advice}")?;
             }
         }
-        let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-        writeln!(f, "{}, {}", counted(self.problems(), "problem"), counted(self.warnings(), "warning"))
+        f.write_str(&self.counted())
     }
 }
 
@@ -175,13 +210,16 @@ mod tests {
 
     use super::*;
     use crate::error::Kind;
+    use crate::printable;
 
     const JOB: &str = "name = 'n'\n[input]\ninteraction = 'a'\nitem = 'b'\n[model]\ngenerator = 'g'\nencoder = 'e'\n";
 
     #[test]
     fn an_error_stands_at_its_file_or_at_its_key_of_the_job() {
         let job = Job::parse(JOB, "job.toml", &[], &BTreeMap::new()).unwrap();
-        let problem = Problem { key: "model.slots".into(), line: Some(9), what: "model.slots: must be".into() };
+        let what = "model.slots: must be".into();
+        let excerpt = Some(Excerpt::of_bytes("a = 1", 0..1));
+        let problem = Problem { key: "model.slots".into(), line: Some(9), what, excerpt };
         let mut notes = Notes::of(&job, vec![problem], "look it up");
         let new = |what: &str| Error::new(Kind::Config, what);
         notes
@@ -200,6 +238,11 @@ mod tests {
              job.toml: warning: inputs: odd (key: history.events): disk\n\
              4 problems, 1 warning\n"
         );
+        let shown = printable::toned(&checked.pieces(), false);
+        let place = "model.slots: must be\n  --> job.toml:1:1\n   |\n 1 | a = 1\n   | ^\n    what to do: look it up\n";
+        assert!(shown.contains(place) && shown.ends_with("\n4 problems, 1 warning\n"), "{shown}");
+        // Without places it is the same.
+        assert_eq!(shown.replace("\n  --> job.toml:1:1\n   |\n 1 | a = 1\n   | ^", ""), checked.to_string());
         let json = checked.json();
         assert_eq!((&json["problems"], &json["warnings"]), (&json!(4), &json!(1)));
         assert_eq!((&json["found"][1]["file"], &json["found"][1]["line"]), (&json!("a.sql"), &json!(3)));

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{Expr, Value, visit_expressions};
 use futures::StreamExt;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::query::datafusion_error::parsed_line;
+use crate::query::datafusion_error::place_of;
 use crate::query::session::{BatchStream, Param, Rows, Session};
 use crate::table::build::Joins;
 use crate::table::builtin::{self, DEFINITIONS};
@@ -40,13 +40,14 @@ impl Model {
     pub fn parse(name: &str, text: &str, origin: &str) -> Result<Self> {
         let bad = |why: &str| Error::new(Kind::Config, format!("a table's definition {why}")).with("file", origin);
         let mut statements = DFParser::parse_sql(text).map_err(|e| {
-            let line = parsed_line(&e.strip_backtrace());
+            let place = place_of(&e, text);
             let error =
                 Error::new(Kind::Config, "a table's definition is not valid SQL").with("file", origin).source(e);
-            match line {
-                Some(line) => error.with("line", line),
+            let error = match &place {
+                Some(found) => error.with("line", found.line()),
                 None => error,
-            }
+            };
+            error.showing(place)
         })?;
         let (Some(statement), None) = (statements.pop_front(), statements.pop_front()) else {
             return Err(bad("is not exactly one statement"));
@@ -249,6 +250,7 @@ mod tests {
     fn what_is_no_sql_names_its_line() {
         let error = Model::parse("t", "select a +\n) from s", "t.sql").unwrap_err();
         assert!(error.to_string().contains("(file: t.sql, line: 2)"), "{error}");
+        assert!(error.explain().contains("\n  --> t.sql:2:1\n   |\n 2 | ) from s\n   | ^"), "{}", error.explain());
     }
 
     #[tokio::test]
@@ -256,14 +258,20 @@ mod tests {
         let session = Session::new(SessionOptions { threads: 1, ..SessionOptions::default() }).unwrap();
         let contract = Contract::builtin("item").unwrap();
         session.register_batches("item", contract.arrow_schema(None), Vec::new()).unwrap();
-        for (sql, line) in
-            [("select\n    item_id,\n    titel\nfrom item", 3), ("select item_id\nfrom item\nwhere titel is null", 3)]
-        {
+        for (sql, line, marked) in [
+            ("select\n    item_id,\n    titel\nfrom item", 3, "t.sql:3:5\n   |\n 3 |     titel\n   |     ^^^^^"),
+            (
+                "select item_id\nfrom item\nwhere titel is null",
+                3,
+                "t.sql:3:7\n   |\n 3 | where titel is null\n   |       ^^^^^",
+            ),
+        ] {
             let model = Model::parse("t", sql, "t.sql").unwrap();
             let error = model.rows(&session, Joins::Planned, &[]).await.err().unwrap();
             assert_eq!(error.kind(), Kind::Config);
             let at = error.context().iter().find(|(key, _)| *key == "line").map(|(_, at)| at.clone());
             assert_eq!(at, Some(line.to_string()), "{error}");
+            assert!(error.explain().contains(marked), "{}", error.explain());
         }
         let model = Model::parse("t", "select abs(title) as a from item", "t.sql").unwrap();
         let planned = model.rows(&session, Joins::Planned, &[]).await;

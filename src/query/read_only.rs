@@ -6,7 +6,7 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 
 use crate::error::{Error, Kind, Result};
-use crate::query::datafusion_error::planning;
+use crate::query::datafusion_error::unparsed;
 
 /// Checks that a text is one SELECT, EXPLAIN, SHOW or DESCRIBE.
 ///
@@ -14,7 +14,7 @@ use crate::query::datafusion_error::planning;
 /// `Kind::Usage` for anything that would write a file, make a table or change a setting, and for SQL that cannot be
 /// parsed.
 pub(super) fn check(text: &str) -> Result<()> {
-    let mut statements = DFParser::parse_sql(text).map_err(|e| planning(e, Kind::Usage))?;
+    let mut statements = DFParser::parse_sql(text).map_err(|e| unparsed(e, Kind::Usage, text))?;
     match (statements.pop_front(), statements.len()) {
         (None, _) => Err(Error::new(Kind::Usage, "the SQL is empty").hint("try: select 1")),
         (Some(_), 1..) => Err(refused("more than one statement")),

@@ -24,7 +24,7 @@ use parquet::errors::ParquetError;
 
 use crate::error::{Error, Kind, Result};
 use crate::query::clean_text::clean_text;
-use crate::query::datafusion_error::{fail, line_of, planning};
+use crate::query::datafusion_error::{fail, place_of, planning};
 use crate::query::event_meaning::event_liked;
 use crate::query::sentences::{content_words, sentences, whole_words};
 use crate::query::{read_only, scan};
@@ -330,8 +330,7 @@ impl Session {
         let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         let frame = match context.sql_with_options(text, options).await {
             Ok(frame) => frame,
-            Err(e) if kind == Kind::Config => return Err(located(context, text, options, e).await),
-            Err(e) => return Err(planning(e, kind)),
+            Err(e) => return Err(located(context, text, options, e, kind).await),
         };
         let values = params.iter().map(|(n, p)| Ok(((*n).to_owned(), p.value()?))).collect::<Result<Vec<_>>>()?;
         let frame = frame.with_param_values(ParamValues::from(values)).map_err(|e| planning(e, kind))?;
@@ -359,18 +358,26 @@ impl Session {
     }
 }
 
-/// An error of planning a query that stands in a file, with its line. The planner is asked again for it: to keep track of
-/// places costs time.
-async fn located(context: &SessionContext, text: &str, options: SQLOptions, error: DataFusionError) -> Error {
+/// An error of planning a query, with its place, and its line where the query stands in a file. The planner is asked again for
+/// it: to keep track of places costs time.
+async fn located(
+    context: &SessionContext,
+    text: &str,
+    options: SQLOptions,
+    error: DataFusionError,
+    kind: Kind,
+) -> Error {
     let mut state = context.state();
     state.config_mut().options_mut().sql_parser.collect_spans = true;
     let again = SessionContext::new_with_state(state).sql_with_options(text, options).await.err();
-    let line = again.as_ref().and_then(|again| line_of(again, text));
-    let told = planning(error, Kind::Config);
-    match line {
-        Some(line) => told.with("line", line),
-        None => told,
-    }
+    let place = again.as_ref().and_then(|again| place_of(again, text));
+    let told = planning(error, kind);
+    let told = match &place {
+        // What people type stands in no file.
+        Some(found) if kind == Kind::Config => told.with("line", found.line()),
+        _ => told,
+    };
+    told.showing(place)
 }
 
 /// The rows of a query, not computed yet.

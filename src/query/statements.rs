@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
 
 use crate::error::{Error, Kind, Result};
-use crate::query::datafusion_error::planning;
+use crate::query::datafusion_error::unparsed;
 use crate::query::read_only;
 
 /// One statement of a text.
@@ -20,9 +20,17 @@ pub struct Statement {
     pub number: usize,
     /// The line of the text on which it begins, from 1.
     pub line: u64,
+    /// The column of that line on which it begins, from 1.
+    pub column: u64,
 }
 
 impl Statement {
+    /// The statement where it stands in its text: what is wrong with it then has the text's lines and columns.
+    pub fn in_place(&self) -> String {
+        let before = |n: u64, what: &str| what.repeat(usize::try_from(n.saturating_sub(1)).unwrap_or_default());
+        format!("{}{}{}", before(self.line, "\n"), before(self.column, " "), self.text)
+    }
+
     /// An error of this statement, with the file that it stands in, its number and its line; unchanged without a file.
     pub fn placed(&self, error: Error, file: Option<&str>) -> Error {
         placed(error, file, self.number, self.line)
@@ -45,7 +53,7 @@ pub fn split(text: &str, file: Option<&str>) -> Result<Vec<Statement>> {
         None => e,
         Some(file) => e.with("file", file),
     };
-    let mut parser = DFParserBuilder::new(text).build().map_err(|e| unread(planning(e, Kind::Usage)))?;
+    let mut parser = DFParserBuilder::new(text).build().map_err(|e| unread(unparsed(e, Kind::Usage, text)))?;
     let mut statements: Vec<Statement> = Vec::new();
     loop {
         while parser.parser.consume_token(&Token::SemiColon) {}
@@ -53,9 +61,9 @@ pub fn split(text: &str, file: Option<&str>) -> Result<Vec<Statement>> {
         if first.token == Token::EOF {
             return Ok(statements);
         }
-        let (number, line) = (statements.len() + 1, first.span.start.line);
+        let (number, Location { line, column }) = (statements.len() + 1, first.span.start);
         let place = |e: Error| placed(e, file, number, line);
-        let statement = parser.parse_statement().map_err(|e| place(planning(e, Kind::Usage)))?;
+        let statement = parser.parse_statement().map_err(|e| place(unparsed(e, Kind::Usage, text)))?;
         read_only::allow(&statement).map_err(place)?;
         let next = parser.parser.peek_token();
         if !matches!(next.token, Token::SemiColon | Token::EOF) {
@@ -63,7 +71,7 @@ pub fn split(text: &str, file: Option<&str>) -> Result<Vec<Statement>> {
             return Err(place(Error::new(Kind::Usage, message).hint("statements are divided by semicolons")));
         }
         let whole = text.get(offset(text, first.span.start)..offset(text, next.span.start)).unwrap_or_default();
-        statements.push(Statement { text: whole.trim_end().to_owned(), number, line });
+        statements.push(Statement { text: whole.trim_end().to_owned(), number, line, column });
     }
 }
 
@@ -118,6 +126,7 @@ mod tests {
             (3, 6, "explain\nselect 1 -- end"),
         ];
         assert_eq!(told, expected);
+        assert_eq!(statements[1].in_place(), format!("\n\n\n  {}", statements[1].text));
         for empty in ["", " ; ;\n", "-- nothing\n"] {
             assert!(split(empty, None).unwrap().is_empty(), "{empty:?}");
         }

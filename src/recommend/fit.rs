@@ -210,7 +210,7 @@ pub fn fit_by<M: Model>(
     let random = Random::new(model.parameters().seed(), "epochs");
     let total: usize = data.iter().map(|s| s.items.len().saturating_sub(1)).sum();
     let left = plan.epochs.saturating_sub(state.epochs.len());
-    let progress = Progress::begin(plan.voice, "train", (total * left) as u64, "targets");
+    let progress = Progress::begin(plan.voice, "train", (total * left) as u64, "targets", "targets");
     while state.epochs.len() < plan.epochs && !is_over(&state, valid, plan) {
         go_on()?;
         let mut epoch = learn_epoch(model, data, &random.child(state.epochs.len() as u64), plan, &progress)?;

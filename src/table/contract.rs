@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use crate::config::Meanings;
 use crate::error::{Context, Error, Kind, Result};
+use crate::excerpt::Excerpt;
 use crate::table::build::Build;
 use crate::table::builtin::{self, CONTRACTS};
 use crate::table::column_type::ColumnType;
@@ -309,7 +310,7 @@ impl Contract {
         let spec: ContractSpec = toml::from_str(text).map_err(|e| {
             let error = Error::new(Kind::Config, format!("not a valid contract: {}", e.message())).with("file", origin);
             match e.span() {
-                Some(span) => error.with("line", line(span.start)),
+                Some(span) => error.with("line", line(span.start)).showing(Some(Excerpt::of_bytes(text, span))),
                 None => error,
             }
         })?;

@@ -85,7 +85,7 @@ pub async fn ask(
             Ok(engine)
         };
         let engine = device::guarded_blocking("loading the teacher", load).await.map_err(of_teacher)?;
-        let progress = Progress::begin(voice, "teach", pending.len() as u64, "tokens");
+        let progress = Progress::begin(voice, "teach", pending.len() as u64, "questions", "tokens");
         let outcome = asking::ask(&engine, pending, &mut log, &progress, stop).await;
         progress.finish();
         // Its memory is the training's now.

@@ -149,7 +149,7 @@ impl Asking<'_> {
             let with = self.models.clone();
             let engine = device::guarded_blocking("loading the model", move || with.engine()).await?;
             stop.check()?;
-            let progress = Progress::begin(voice, "answer", pending.len() as u64, "tokens");
+            let progress = Progress::begin(voice, "answer", pending.len() as u64, "questions", "tokens");
             let outcome = asking::ask(&engine, pending, log, &progress, stop).await;
             progress.finish();
             outcome?;

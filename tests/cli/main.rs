@@ -55,6 +55,7 @@ mod shell;
 mod snapshots;
 mod statements;
 mod stopped;
+mod terminal;
 mod watch;
 mod watch_weekly;
 mod weekly;

@@ -188,3 +188,14 @@ fn what_a_job_cannot_bring_is_refused_with_what_to_do() {
         assert!(!world.path("warehouse/user_spread").exists(), "{what}");
     }
 }
+
+#[test]
+fn a_definition_that_is_no_sql_shows_where() {
+    let wrong = SQL.replace("group by", "group bye");
+    let world = world(&[("schemas/user_spread.toml", CONTRACT), ("sql/user_spread.sql", &wrong)]);
+    let out = world.run(&[]);
+    expect_code(&out, 2);
+    let place =
+        format!("--> {}:6:1\n   |\n 6 | group bye i.user_id\n   | ^", world.path("sql/user_spread.sql").display());
+    assert!(stderr(&out).contains(&place), "{}", stderr(&out));
+}

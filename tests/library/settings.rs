@@ -98,6 +98,41 @@ fn what_is_wrong_is_told_at_once_with_its_line() {
 }
 
 #[test]
+fn what_is_wrong_is_shown_where_it_stands() {
+    let text = "nam = 'n'\n[work]\nsteps\t= -1 # ten\nother = 1\n";
+    let told = load(text, &[]).unwrap_err().explain();
+    let shown = "the plan has 3 problem(s):\n  plan.toml:1: nam: unknown key; did you mean `name`?\n  --> plan.toml:1:1\n   |\n \
+                 1 | nam = 'n'\n   | ^^^ did you mean `name`?\n  \
+                 plan.toml:3: work.steps: must not be negative, got -1\n  --> plan.toml:3:9\n   |\n \
+                 3 | steps   = -1 # ten\n   |           ^^\n  plan.toml:4: work.other: unknown key (file: plan.toml)\n  \
+                 --> plan.toml:4:1\n   |\n 4 | other = 1\n   | ^^^^^\n  what to do: see the defaults";
+    assert_eq!(told, shown);
+    let told = load("name = 'n'\n[work\n", &[]).unwrap_err().explain();
+    assert!(told.contains("\n  --> plan.toml:2:") && told.contains("\n 2 | [work\n"), "{told}");
+    // What did not come from the file is not looked for there.
+    let told = load("name = 'n'\nrate = 'x'\n", &[]).unwrap_err().explain();
+    assert_eq!(told.matches("-->").count(), 1, "{told}");
+}
+
+#[test]
+fn a_line_that_may_hold_a_credential_is_not_shown() {
+    for (text, shown) in [
+        ("api_key = 'hunter2'\n", Some("\n 1 | api_key ...\n")),
+        ("rate = 's3://u:hunter2@b'\n", Some("\n 1 | rate ...\n")),
+        ("rate = 'https://h/x?sig=hunter2'\n", Some("\n 1 | rate ...\n")),
+        ("work = { password = 'hunter2', step = 1 }\n", None),
+        ("password = hunter2\n", None),
+    ] {
+        let told = load(text, &[]).unwrap_err().explain();
+        assert!(!told.contains("hunter2"), "{told}");
+        match shown {
+            Some(shown) => assert!(told.contains(shown), "{told}"),
+            None => assert!(!told.contains(" 1 | "), "{told}"),
+        }
+    }
+}
+
+#[test]
 fn what_is_printed_says_where_it_came_from_and_loads_again() {
     let url = "[work]\nurl = 's3://u:hunter2@b/${P:-p}'\n";
     let (plan, resolved) = load(&format!("{FILE}{url}"), &[("TOKEN", "hunter3")]).unwrap();

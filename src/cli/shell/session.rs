@@ -11,7 +11,7 @@ use arrow::datatypes::Schema;
 use tokio::runtime::Runtime;
 
 use crate::cli::arguments::{Foreground, GIVE_UP_RUNTIME, new_runtime};
-use crate::cli::output::{Format, Out, print, say, write_rows};
+use crate::cli::output::{Format, Out, print, say, say_error, write_rows};
 use crate::cli::shell::command::{self, Command};
 use crate::cli::shell::completion::Words;
 use crate::cli::shell::editor::{Editor, Typed};
@@ -51,7 +51,7 @@ pub(crate) fn open(job: &Job, format: Format, is_raw: bool) -> Result<()> {
             // Nobody sees what it says any more.
             Err(e) if e.kind() == Kind::BrokenPipe => return Err(e),
             Err(e) if e.kind() == Kind::Interrupted => say("stopped"),
-            Err(e) => say(&format!("error: {}", e.explain())),
+            Err(e) => say_error("", &e),
         }
     }
     shell.runtime.shutdown_timeout(GIVE_UP_RUNTIME);
@@ -128,7 +128,7 @@ impl Shell<'_> {
             for statement in &statements {
                 let place = |e: Error| statement.placed(e, file);
                 let started = Instant::now();
-                let rows = self.session.sql_read_only(&statement.text, &[]).await.map_err(place)?;
+                let rows = self.session.sql_read_only(&statement.in_place(), &[]).await.map_err(place)?;
                 write_rows(rows, self.format, self.is_raw, Out::Stdout).await.map_err(place)?;
                 if self.is_timed {
                     print(&format!("time: {:.3} s\n", started.elapsed().as_secs_f64()))?;
