@@ -4,6 +4,7 @@
 //! tables get published.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef, TimeUnit};
@@ -314,23 +315,23 @@ impl Contract {
                 None => error,
             }
         })?;
-        let mut problems: Vec<(usize, String)> = Vec::new();
+        let mut problems: Vec<(Range<usize>, String)> = Vec::new();
         let mut columns: Vec<Column> = Vec::new();
         for spanned in spec.column {
             let column = spanned.into_inner();
             let name = column.name.get_ref().clone();
             if columns.iter().any(|c| c.name == name) {
-                problems.push((line(column.name.span().start), format!("column {name} stands twice")));
+                problems.push((column.name.span(), format!("column {name} stands twice")));
             }
             for accept in &column.accept {
                 if !ACCEPT.contains(&accept.get_ref().as_str()) {
                     let message = format!("{} is no type that can be accepted", accept.get_ref());
-                    problems.push((line(accept.span().start), message));
+                    problems.push((accept.span(), message));
                 }
             }
             let column_type = ColumnType::parse(column.column_type.get_ref()).unwrap_or_else(|| {
                 let message = format!("{} is no column type", column.column_type.get_ref());
-                problems.push((line(column.column_type.span().start), message));
+                problems.push((column.column_type.span(), message));
                 ColumnType::Utf8
             });
             columns.push(Column {
@@ -350,29 +351,29 @@ impl Contract {
             });
         }
         if columns.is_empty() {
-            problems.push((1, "the contract has no [[column]]".into()));
+            problems.push((0..0, "the contract has no [[column]]".into()));
         }
         let name_ok =
             |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         if !name_ok(spec.name.get_ref()) {
-            problems.push((line(spec.name.span().start), "a table's name is lower case letters, digits and _".into()));
+            problems.push((spec.name.span(), "a table's name is lower case letters, digits and _".into()));
         }
         let parts: Vec<&str> = spec.version.get_ref().split('.').collect();
         if parts.len() != 2 || parts.iter().any(|p| p.parse::<u32>().is_err()) {
-            problems.push((line(spec.version.span().start), "the version is not of the form major.minor".into()));
+            problems.push((spec.version.span(), "the version is not of the form major.minor".into()));
         }
         for key in spec.grain.iter().chain(&spec.sorted_by) {
             if !columns.iter().any(|c| c.name == *key.get_ref()) {
-                problems.push((line(key.span().start), format!("{} is no column of this table", key.get_ref())));
+                problems.push((key.span(), format!("{} is no column of this table", key.get_ref())));
             }
         }
         let mut foreign_keys = Vec::new();
         for key in spec.foreign_key {
-            let at = line(key.columns.span().start);
+            let at = key.columns.span();
             for column in key.columns.get_ref() {
                 if !columns.iter().any(|c| c.name == *column.get_ref()) {
                     let message = format!("{} in [[foreign_key]] is no column of this table", column.get_ref());
-                    problems.push((line(column.span().start), message));
+                    problems.push((column.span(), message));
                 }
             }
             if key.columns.get_ref().is_empty() {
@@ -380,16 +381,16 @@ impl Contract {
             }
             if !name_ok(key.references.get_ref()) || key.references.get_ref() == spec.name.get_ref() {
                 let message = format!("references names another table, not {:?}", key.references.get_ref());
-                problems.push((line(key.references.span().start), message));
+                problems.push((key.references.span(), message));
             }
             if let Some(to) = &key.to
                 && to.get_ref().len() != key.columns.get_ref().len()
             {
                 let (there, here) = (to.get_ref().len(), key.columns.get_ref().len());
-                problems.push((line(to.span().start), format!("{there} columns in to, but {here} in columns")));
+                problems.push((to.span(), format!("{there} columns in to, but {here} in columns")));
             }
             if let Some(filter) = key.filter.as_ref().filter(|f| f.get_ref().trim().is_empty()) {
-                problems.push((line(filter.span().start), "the foreign key's where is empty".into()));
+                problems.push((filter.span(), "the foreign key's where is empty".into()));
             }
             let columns: Vec<_> = key.columns.into_inner().into_iter().map(Spanned::into_inner).collect();
             foreign_keys.push(ForeignKey {
@@ -402,7 +403,7 @@ impl Contract {
         let mut audits = Vec::new();
         for audit in spec.audit {
             if audit.sql.get_ref().trim().is_empty() {
-                problems.push((line(audit.sql.span().start), "the audit has no query".into()));
+                problems.push((audit.sql.span(), "the audit has no query".into()));
             }
             audits.push(Audit {
                 name: audit.name.into_inner(),
@@ -411,24 +412,25 @@ impl Contract {
                 sql: audit.sql.into_inner(),
             });
         }
-        let writer_line = spec.writer.as_ref().map_or(1, |w| line(w.span().start));
+        let of_writer = spec.writer.as_ref().map_or(0..0, Spanned::span);
         let writer = spec.writer.map(Spanned::into_inner).unwrap_or_default();
         let named = [&writer.bloom_filter, &writer.byte_stream_split, &writer.no_dictionary, &writer.no_statistics];
         for name in named.into_iter().flatten() {
             if !columns.iter().any(|c| c.name == *name) {
-                problems.push((writer_line, format!("{name} in [writer] is no column of this table")));
+                problems.push((of_writer.clone(), format!("{name} in [writer] is no column of this table")));
             }
         }
         if writer.zstd_level().is_err() {
-            problems.push((writer_line, format!("{} is no compression (zstd(3), snappy, none)", writer.compression)));
+            problems
+                .push((of_writer.clone(), format!("{} is no compression (zstd(3), snappy, none)", writer.compression)));
         }
         if writer.row_group_bytes == 0 || writer.file_bytes == 0 {
-            problems.push((writer_line, "row_group_bytes and file_bytes are at least 1".into()));
+            problems.push((of_writer, "row_group_bytes and file_bytes are at least 1".into()));
         }
         if let Some(build) = &spec.build {
-            let at = line(build.span().start);
+            let at = build.span();
             if spec.role != Role::Derived {
-                problems.push((at, "only a table of the role derived has a [build]".into()));
+                problems.push((at.clone(), "only a table of the role derived has a [build]".into()));
             }
             if build.get_ref().publish != spec.partition_by.is_some() {
                 problems
@@ -438,9 +440,11 @@ impl Contract {
         if let Some((at, first)) = problems.first().cloned() {
             let mut message = first;
             for (at, other) in &problems[1..] {
-                message.push_str(&format!("; line {at}: {other}"));
+                message.push_str(&format!("; line {}: {other}", line(at.start)));
             }
-            let error = Error::new(Kind::Config, message).with("file", origin).with("line", at);
+            let error = Error::new(Kind::Config, message).with("file", origin).with("line", line(at.start));
+            let places = problems.into_iter().map(|(at, _)| Excerpt::of_bytes(text, at));
+            let error = places.fold(error, |error, place| error.showing(Some(place)));
             return Err(error.hint(format!("types that can be accepted: {}", ACCEPT.join(", "))));
         }
         Ok(Contract {

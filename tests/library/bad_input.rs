@@ -493,6 +493,7 @@ fn a_broken_contract_is_refused_with_its_line() {
         let said = error.explain();
         assert!(said.contains(what) && said.contains("t.toml"), "{said}");
         assert!(said.contains(&format!("line: {line}")), "line {line} expected: {said}");
+        assert!(said.contains(&format!("\n  --> t.toml:{line}:")) && said.contains("^"), "{said}");
     }
 }
 
