@@ -36,6 +36,7 @@ mod night;
 mod outputs;
 mod own_logs;
 mod own_tables;
+mod packages;
 mod pairs;
 mod pipeline;
 mod project;
