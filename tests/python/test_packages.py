@@ -191,6 +191,19 @@ class ThirdParties(unittest.TestCase):
         self.assertNotIn("wgpu", {entry["name"] for entry in bill["components"]})
 
 
+class Sizes(unittest.TestCase):
+    def test_code_counts_for_the_first_crate_that_is_not_rusts_own(self):
+        crate = load("size").crate
+        for symbol, name in [
+            ("<alloc::vec::Vec<T> as core::clone::Clone>::clone", "alloc"),
+            ("core::ptr::drop_in_place<datafusion_expr::expr::Expr>", "datafusion_expr"),
+            ("<polars_core[1f2e]::frame::DataFrame as core[9a]::fmt::Debug>::fmt", "polars_core"),
+            ("<&mut arrow_array::Array as burn_flex::Backend>::f", "arrow_array"),
+            ("ZSTD_compressBlock", "C and others"),
+        ]:
+            self.assertEqual(crate(symbol), name, symbol)
+
+
 class Images(unittest.TestCase):
     def test_image_toolchain_and_pods_agree(self):
         image = (PACKAGES / "Dockerfile").read_text(encoding="utf-8")
