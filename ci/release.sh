@@ -122,9 +122,10 @@ container() {
     mkdir -p "$work/image/out"
     cp "$binary" "$work/image/out/curec"
     "$builder" build --file ci/packages/Dockerfile --build-context build="$work/image" --build-arg VERSION="$version" \
-        --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)" --tag "curec:$version" . >&2
-    "$builder" run --rm "curec:$version" --version >&2
-    "$builder" save "curec:$version" | gzip --no-name >"$out/curec-$version-$machine-image.tar.gz"
+        --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)" --tag "curec:$version" . >&2 &&
+        "$builder" run --rm "curec:$version" --version >&2 &&
+        "$builder" save "curec:$version" | gzip --no-name >"$work/image.tar.gz" &&
+        mv "$work/image.tar.gz" "$out/curec-$version-$machine-image.tar.gz"
 }
 
 dependencies
@@ -138,6 +139,6 @@ if [ "$musl" = 1 ]; then
     if built=$(build "$static" '' --no-default-features); then pack "$built" "$static" --no-default-features
     else say "skipped: $static did not build"; fi
 fi
-if [ "$image" = 1 ]; then container "$target"; fi
+if [ "$image" = 1 ]; then container "$target" || say 'skipped: the image, which did not build'; fi
 (cd "$out" && sha256sum -- * >"$work/sums" && mv "$work/sums" SHA256SUMS && sha256sum --quiet --check SHA256SUMS)
 ls -l "$out" >&2
