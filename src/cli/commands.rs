@@ -15,6 +15,7 @@ use crate::cli::forget::ForgetArgs;
 use crate::cli::import::{ImportCommand, SimulateArgs};
 use crate::cli::init::InitArgs;
 use crate::cli::learn::LearnArgs;
+use crate::cli::manual::ManArgs;
 use crate::cli::models::ModelsCommand;
 use crate::cli::output::{print, say_error};
 use crate::cli::run::{self, PlanArgs, RunArgs};
@@ -216,6 +217,9 @@ and copies made elsewhere."
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Write a manual page for each command.
+    #[command(before_help = "Example:\n  curec man --out ~/.local/share/man/man1")]
+    Man(ManArgs),
 }
 
 /// Parses the process's arguments, runs the command and returns the exit code.
@@ -268,6 +272,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
             clap_complete::generate(shell, &mut Cli::command(), "curec", &mut script);
             print(&String::from_utf8_lossy(&script)).map(|()| 0)
         }
+        Command::Man(args) => args.execute(Cli::command()).map(|()| 0),
     }
 }
 

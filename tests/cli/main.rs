@@ -37,6 +37,7 @@ mod night;
 mod outputs;
 mod own_logs;
 mod own_tables;
+mod packages;
 mod pairs;
 mod pipeline;
 mod project;
