@@ -20,6 +20,7 @@ mod correct;
 mod delta;
 mod endpoint;
 mod evaluate;
+mod examples;
 mod explain;
 mod export;
 mod fields;
