@@ -7,7 +7,8 @@ the binary on the PATH. Settings of the environment put the tiny models of tests
 CUREC_EXAMPLES_HOME names a folder that ci/fetch.sh has filled: then nothing but the binary differs from what a user runs.
 tests/cli/examples.rs sets CUREC_BIN; without it only what needs no binary is looked at.
 
-A block that begins with `# needs: NAMES` is left out, aloud, where one of these Python packages is not installed.
+A block that begins with `# needs: NAMES` runs with the first Python that has these packages: this one, or that of ci/readers.sh,
+which has Feast. Where none has them it is left out, aloud.
 """
 
 import ast
@@ -32,6 +33,8 @@ NAMES = ["custom-table", "feast", "notebook", "own-csv", "ranker"]
 LONGEST_README = 40
 BINARY = os.environ.get("CUREC_BIN", "")
 HOME = os.environ.get("CUREC_EXAMPLES_HOME", "")
+
+PYTHONS = [Path(sys.executable), Path.home() / ".cache/curec/readers-venv/bin/python"]
 
 sys.path.insert(0, str(ROOT / "ci"))
 from airflow_runs import HISTORY, ITEM, MODELS, ascii_model  # noqa: E402
@@ -66,10 +69,16 @@ def blocks(text):
     return re.findall(r"^```sh\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def lacks(block):
-    """The packages that a block says it needs and that are not installed."""
-    needs = re.match(r"# needs: (.*)\n", block)
-    return [name for name in needs.group(1).split() if not is_installed(name)] if needs else []
+def needs(block):
+    """The packages that a block says it needs."""
+    found = re.match(r"# needs: (.*)\n", block)
+    return found.group(1).split() if found else []
+
+
+def python_with(names):
+    """The first of PYTHONS that has these packages; None: none has all of them."""
+    program = "import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))"
+    return next((p for p in PYTHONS if p.exists() and subprocess.run([p, "-c", program, *names]).returncode == 0), None)
 
 
 class Texts(unittest.TestCase):
@@ -108,7 +117,9 @@ class Texts(unittest.TestCase):
     def test_blocks_and_their_needs_are_found(self):
         text = "a\n```sh\n# needs: json no_such_package\nx \\\n  y\n```\n```\nnot this\n```\n```sh\nz\n```\n"
         self.assertEqual(blocks(text), ["# needs: json no_such_package\nx \\\n  y\n", "z\n"])
-        self.assertEqual([lacks(block) for block in blocks(text)], [["no_such_package"], []])
+        self.assertEqual([needs(block) for block in blocks(text)], [["json", "no_such_package"], []])
+        self.assertEqual(python_with(["json", "ast"]), Path(sys.executable))
+        self.assertIsNone(python_with(["json", "no_such_package"]))
 
 
 @unittest.skipUnless(BINARY, "CUREC_BIN is not set; tests/cli/examples.rs runs the examples")
@@ -124,9 +135,7 @@ class Runs(unittest.TestCase):
         for name in ("jobs", "models"):
             (cls.root / name).symlink_to(ROOT / name)
         cls.environment = {name: value for name, value in os.environ.items() if not name.startswith("CUREC_")}
-        programs = [cls.root / "bin", Path(sys.executable).parent]
-        cls.environment["PATH"] = os.pathsep.join([*map(str, programs), os.environ["PATH"]])
-        cls.environment["PYTHONDONTWRITEBYTECODE"] = "1"
+        cls.environment.update(PYTHONDONTWRITEBYTECODE="1", FEAST_USAGE="False")
         if HOME:
             cls.environment["CUREC_HOME"] = str(Path(HOME).resolve())
             return
@@ -138,26 +147,32 @@ class Runs(unittest.TestCase):
         for key, value in {**TINY, **own, "MODEL__GENERATOR": str(cls.root / "writer")}.items():
             cls.environment[f"CUREC_{key}"] = value
 
-    def bash(self, script, folder):
+    def bash(self, script, folder, python=PYTHONS[0]):
         """Runs a script in a folder of the copied examples; returns what it printed."""
+        path = os.pathsep.join([str(self.root / "bin"), str(python.parent), os.environ["PATH"]])
         run = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=self.environment, capture_output=True, text=True
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=folder,
+            env={**self.environment, "PATH": path},
+            capture_output=True,
+            text=True,
         )
         self.assertEqual(run.returncode, 0, f"{script}\n{run.stdout}\n{run.stderr}")
         return run.stdout
 
     def example(self, name):
-        """Runs an example as its README says; returns its folder, what each block printed (None: left out), and the packages that
-        were lacking."""
+        """Runs an example as its README says; returns its folder, what each block printed (None: left out), and what the blocks need
+        that were left out."""
         examples = self.root / "examples"
         for each in ("shop", name):
             shutil.copytree(EXAMPLES / each, examples / each, dirs_exist_ok=True, ignore=shutil.ignore_patterns("out"))
         folder, printed, lacking = examples / name, [], []
         for block in blocks((folder / "README.md").read_text(encoding="utf-8")):
-            missing = lacks(block)
-            lacking += missing
+            python = python_with(needs(block))
             # A notebook is not opened: its cells are run below.
-            printed.append(None if missing or "jupyter" in block else self.bash(block, folder))
+            is_left_out = python is None or "jupyter" in block
+            printed.append(None if is_left_out else self.bash(block, folder, python))
+            lacking += [name for name in needs(block) if is_left_out and name not in lacking]
         return folder, printed, lacking
 
     def rows(self, folder, job, query):
@@ -231,7 +246,7 @@ class Runs(unittest.TestCase):
             asked = f"select count(*) as n from {table} where {key} and not missing"
             self.assertEqual(self.rows(folder, "job.toml", asked), [{"n": 2}])
         if lacking:
-            self.skipTest(f"the repository is there; not applied without {', '.join(sorted(set(lacking)))}")
+            self.skipTest(f"the repository is there; not applied without {', '.join(lacking)}")
         answers = printed[2].splitlines()[-3:]
         self.assertEqual([answer[:8] for answer in answers], ["05 March", "10 March", "16 March"])
         self.assertEqual(answers[0].count("nothing"), 2, answers)
