@@ -133,7 +133,7 @@ rust_tests() {
 }
 
 # Private items too: the library is read by those who work on it, and their links must lead somewhere. There are no
-# examples; naming them gives dependencies the features that tests give them, so that clippy's work is used again.
+# examples in Rust; naming them gives dependencies the features that tests give them, so that clippy's work is used again.
 documentation() {
     RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --profile ci --no-deps --locked --document-private-items --lib --examples
 }

@@ -21,6 +21,7 @@ mod delta;
 mod documents;
 mod endpoint;
 mod evaluate;
+mod examples;
 mod explain;
 mod export;
 mod fields;

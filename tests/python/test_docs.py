@@ -16,7 +16,7 @@ LONGEST_README = 130
 def pages():
     """Every Markdown file of the repository, built and fetched folders left out."""
     found = list(ROOT.glob("*.md"))
-    for folder in ("benches", "docs", "jobs", "models", "tests"):
+    for folder in ("benches", "docs", "examples", "jobs", "models", "tests"):
         found += (ROOT / folder).rglob("*.md")
     return sorted(found)
 
@@ -93,7 +93,7 @@ class Documents(unittest.TestCase):
 
     def test_files_that_the_documents_name_exist(self):
         for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "UPGRADING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-            named = re.findall(r"`((?:src|sql|schemas|jobs|tests|ci|benches|docs|models)/[\w./-]+)`", page.read_text(encoding="utf-8"))
+            named = re.findall(r"`((?:src|sql|schemas|jobs|tests|ci|benches|docs|examples|models)/[\w./-]+)`", page.read_text(encoding="utf-8"))
             with self.subTest(page=page.relative_to(ROOT).as_posix()):
                 self.assertEqual([name for name in named if not (ROOT / name).exists()], [])
 
