@@ -291,7 +291,7 @@ class Guides(unittest.TestCase):
         return told
 
     def test_the_readme(self):
-        self.type("curec simulate --out sample --users 40 --items 20 --events-per-user 8 --days 10 --seed 7 --signal content")
+        self.type("curec simulate --out sample --users 40 --items 30 --events-per-user 8 --days 10 --seed 7 --signal content")
         (self.folder / "logs").mkdir()
         (self.folder / "sample/interaction.parquet").rename(self.folder / "logs/interaction.parquet")
         (self.folder / "sample/item.parquet").rename(self.folder / "catalogue.parquet")
