@@ -46,7 +46,7 @@ def words(command):
     """The words of a shell's command, or None where a quotation or a line is not at its end."""
     if command.endswith("\\"):
         return None
-    lexer = shlex.shlex(command, posix=True, punctuation_chars="|&;<>")
+    lexer = shlex.shlex(command.replace("\\\n", " "), posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split = True
     try:
         return list(lexer)
@@ -156,6 +156,9 @@ class Extraction(unittest.TestCase):
     def test_fenced_blocks_and_variables(self):
         text = "```\nX=1 curec run j --lookback 3 | head\nci/fetch.sh   # models\n```\n"
         self.assertEqual([arguments(c) for c in commands(text)], [["run", "j", "--lookback", "3"], None])
+
+    def test_a_line_that_goes_on_has_no_words_of_its_own(self):
+        self.assertEqual(arguments("curec a \\\n  --b 'c d' > e"), ["a", "--b", "c d"])
 
     def test_a_list_is_no_block(self):
         self.assertEqual(list(commands("* a\n    curec run b\n")), [])
@@ -291,7 +294,7 @@ class Guides(unittest.TestCase):
         return told
 
     def test_the_readme(self):
-        self.type("curec simulate --out sample --users 40 --items 20 --events-per-user 8 --days 10 --seed 7 --signal content")
+        self.type("curec simulate --out sample --users 40 --items 30 --events-per-user 8 --days 10 --seed 7 --signal content")
         (self.folder / "logs").mkdir()
         (self.folder / "sample/interaction.parquet").rename(self.folder / "logs/interaction.parquet")
         (self.folder / "sample/item.parquet").rename(self.folder / "catalogue.parquet")
