@@ -129,11 +129,12 @@ async fn find(text: &str, options: &StoreOptions) -> Result<Found> {
         // Of a folder of text files the files are named, for who converts them.
         let is_folder = entries.first().is_some_and(|e| e.location.path() != root.path());
         let ending = entries.first().map(|e| ending(e.location.name())).filter(|e| is_text(e));
+        let place = Some(asked.clone());
         let asked = match ending.filter(|_| is_folder) {
             Some(ending) => format!("{}/**/*.{ending}", asked.trim_end_matches('/')),
             None => asked,
         };
-        return Ok(Found { place: Some(absolute(text)?), root, entries, asked, notes });
+        return Ok(Found { place, root, entries, asked, notes });
     };
     let root = Location::parse_with(folder, options)?;
     let wanted: Vec<&str> = pattern.split('/').collect();
