@@ -51,7 +51,7 @@ fn what_a_crawl_left_undated_is_refused_unless_the_job_says_otherwise() {
     let told = refused.explain();
     assert_eq!(refused.kind(), Kind::Config);
     assert!(
-        told.contains("job.toml:9: evidence.attributes.Sales_Rank: looks like") && !told.contains("brand"),
+        told.contains("job.toml:9: evidence.attributes.Sales_Rank: looks like") && !told.contains("attributes.brand"),
         "{told}"
     );
     let allowed = parse(&file, &["evidence.undated=true"], &[]).unwrap();
