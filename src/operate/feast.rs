@@ -1,7 +1,8 @@
 //! The feature tables as Feast sees them: a repository file in Python, printed for the ranker's feature store.
 //!
-//! Reads contracts; opens no store. Feast lists files and does not read commit records, so while a partition is being
-//! replaced it may see both versions; `created_timestamp` tells them apart, and the newest wins.
+//! Reads contracts; opens no store. Feast does not read commit records. Where the job keeps Delta logs the sources name that
+//! format, so that a store of Feast's that reads logs (`type: duckdb`) sees a day before or after it is replaced. One that
+//! lists files may see both versions meanwhile; `created_timestamp` tells them apart, and the newest wins.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -21,6 +22,11 @@ const TIMES: [&str; 2] = ["event_timestamp", "created_timestamp"];
 /// `Kind::Config` for contracts or a warehouse that cannot be read.
 pub fn definition(job: &Job, entities: &[Entity]) -> Result<String> {
     let root = locate(job, &job.spec.warehouse)?;
+    let (format, format_import) = if job.spec.publish.delta {
+        ("    file_format=DeltaFormat(),\n", "from feast.data_format import DeltaFormat\n")
+    } else {
+        ("", "")
+    };
     let mut types = BTreeSet::from(["String"]);
     let mut body = String::new();
     let mut views: Vec<&str> = Vec::new();
@@ -44,7 +50,7 @@ pub fn definition(job: &Job, entities: &[Entity]) -> Result<String> {
             format_args!(
                 "\n{name} = Entity(name=\"{name}\", join_keys=[\"{key}\"], value_type=ValueType.STRING)\n\
                  \n\
-                 {table}_source = FileSource(\n    name=\"{table}_source\",\n    path={path},\n    \
+                 {table}_source = FileSource(\n    name=\"{table}_source\",\n    path={path},\n{format}    \
                      timestamp_field=\"event_timestamp\",\n    created_timestamp_column=\"created_timestamp\",\n)\n\
                  \n\
                  {table} = FeatureView(\n    name=\"{table}\",\n    description={description},\n    entities=[{name}],\n    \
@@ -63,7 +69,7 @@ pub fn definition(job: &Job, entities: &[Entity]) -> Result<String> {
          from datetime import timedelta\n\
          \n\
          from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType\n\
-         from feast.types import {types}\n\
+         {format_import}from feast.types import {types}\n\
          {body}\n\
          # The views have columns of the same names: retrieve them with full_feature_names=True.\n\
          content_features = FeatureService(name={service}, features=[{}])\n",

@@ -585,4 +585,8 @@ fn feast_gets_quoted_names_and_array_types() {
     }
     assert!(text.contains(&format!("path={}", serde_json::json!(place.text("warehouse/item_feature")))), "{text}");
     assert!(!feast::definition(&place.job(""), &[Entity::User]).unwrap().contains("item_feature"));
+    assert!(!text.contains("DeltaFormat"), "{text}");
+    let with_log = feast::definition(&place.job("[publish]\ndelta = true\n"), &Entity::ALL).unwrap();
+    assert!(with_log.contains("\nfrom feast.data_format import DeltaFormat\n"), "{with_log}");
+    assert_eq!(with_log.matches("\n    file_format=DeltaFormat(),\n    timestamp_field=").count(), 2, "{with_log}");
 }

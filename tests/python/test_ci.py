@@ -59,6 +59,20 @@ class Counting(unittest.TestCase):
             run = subprocess.run(command, env=environment, capture_output=True, text=True)
         self.assertEqual((run.returncode, run.stdout.strip()), (1, "no mdBook, and CUREC_OFFLINE=1"))
 
+    def test_without_readers_and_network_a_reason_is_given(self):
+        with tempfile.TemporaryDirectory() as home:
+            command = [ROOT / "ci/readers.sh", "--install"]
+            environment = {**os.environ, "HOME": home, "CUREC_OFFLINE": "1"}
+            run = subprocess.run(command, env=environment, capture_output=True, text=True)
+        self.assertEqual((run.returncode, run.stdout.strip()), (1, "no environment with Spark and Feast, and CUREC_OFFLINE=1"))
+
+    def test_a_debian_package_that_cannot_be_had_is_a_skip(self):
+        script = "export CUREC_OFFLINE=1; apt_get 'pages: no Chromium' chromium fonts"
+        code = f"source ci/test.sh\n{script}\nsummary"
+        run = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, text=True)
+        self.assertEqual(run.returncode, 0)
+        self.assertIn("skipped: pages: no Chromium (Debian: apt-get install chromium fonts)\n", run.stdout)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -1,12 +1,13 @@
-"""The published features as a ranker's own tools see them: pyarrow, DuckDB and Polars must agree.
+"""The published features as a ranker's own tools see them: pyarrow, DuckDB, Polars and pandas must agree.
 
     CUREC_WAREHOUSE=<root of the published tables> python tests/python/test_readers.py
 
 Reads <root>/<table>/dt=*/part-*.parquet for item_feature and user_feature. Without CUREC_WAREHOUSE the tests are
 skipped; tests/cli/pipeline.rs sets it after a run of its own. CUREC_READERS names what must be importable
-(default "pyarrow duckdb polars"); a reader that is missing then is a failure, not a skip.
+(default "pyarrow duckdb polars pandas"); a reader that is missing then is a failure, not a skip. Spark, datasets, Feast and every
+other table: ci/readers_runs.py.
 
-What must hold: same rows and same values in all three; the embedding keeps its fixed width; timestamps are
+What must hold: same rows and same values in all four; the embedding keeps its fixed width; timestamps are
 microseconds in UTC; each file is sorted by its key and each key stands once in a partition; created_timestamp is one
 moment per partition and not before event_timestamp; rows that are flagged `missing` carry no signal in one consistent
 way (all null, or all zeros) and no other row does.
@@ -85,11 +86,26 @@ def with_duckdb(table, key):
     return rows
 
 
+def with_pandas(table, key):
+    import numpy as np
+    import pandas as pd
+
+    rows = []
+    for path in parts(table):
+        frame = pd.read_parquet(path, columns=[key, *COLUMNS])
+        assert all(vector.dtype == np.float32 for vector in frame["embedding"]), f"{path}: embedding is not float32"
+        for row in frame.to_dict("records"):
+            # Its own type for numbers has no null.
+            score = None if pd.isna(row["mean_score"]) else row["mean_score"]
+            rows.append(plain({**row, "mean_score": score}, key))
+    return rows
+
+
 @unittest.skipUnless(WAREHOUSE, "CUREC_WAREHOUSE is not set")
 class Readers(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        for module in os.environ.get("CUREC_READERS", "pyarrow duckdb polars").split():
+        for module in os.environ.get("CUREC_READERS", "pyarrow duckdb polars pandas").split():
             __import__(module)
 
     def tables(self):
@@ -102,7 +118,7 @@ class Readers(unittest.TestCase):
         for table, key in self.tables():
             arrow = with_pyarrow(table, key)
             self.assertGreater(len(arrow), 0, "no rows")
-            for name, read in (("polars", with_polars), ("duckdb", with_duckdb)):
+            for name, read in (("polars", with_polars), ("duckdb", with_duckdb), ("pandas", with_pandas)):
                 rows = read(table, key)
                 self.assertEqual(len(rows), len(arrow), f"{name} sees another number of rows")
                 for mine, theirs in zip(arrow, rows):
