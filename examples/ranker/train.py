@@ -45,10 +45,10 @@ def read(folder):
     return x, *(tuple(torch.tensor(part) for part in zip(*some)) for some in cases)
 
 
-def train(items, histories, targets, epochs=30, batch=256):
+def train(items, histories, targets, epochs=20, batch=512):
     """A next-item model over these item vectors."""
     model = NextItem(items, WIDTH, LENGTH)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=1e-5)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02, weight_decay=1e-5)
     for _ in range(epochs):
         for rows in torch.randperm(len(targets)).split(batch):
             optimiser.zero_grad()

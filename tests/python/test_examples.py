@@ -59,6 +59,12 @@ TINY = {
     "CHECK__REQUIRE_FINISHED": "false",
 }
 
+INSTALL_DELTA = """
+import duckdb, duckdb_extension_delta, pathlib
+folder = pathlib.Path(duckdb_extension_delta.__file__).parent / "extensions" / f"v{duckdb.__version__}"
+duckdb.connect().execute(f"install '{folder}/delta.duckdb_extension'")
+"""
+
 
 def is_installed(name):
     return importlib.util.find_spec(name) is not None
@@ -135,7 +141,8 @@ class Runs(unittest.TestCase):
         for name in ("jobs", "models"):
             (cls.root / name).symlink_to(ROOT / name)
         cls.environment = {name: value for name, value in os.environ.items() if not name.startswith("CUREC_")}
-        cls.environment.update(PYTHONDONTWRITEBYTECODE="1", FEAST_USAGE="False")
+        # DuckDB keeps extensions below HOME.
+        cls.environment.update(PYTHONDONTWRITEBYTECODE="1", FEAST_USAGE="False", HOME=kept.name)
         if HOME:
             cls.environment["CUREC_HOME"] = str(Path(HOME).resolve())
             return
@@ -169,6 +176,9 @@ class Runs(unittest.TestCase):
         folder, printed, lacking = examples / name, [], []
         for block in blocks((folder / "README.md").read_text(encoding="utf-8")):
             python = python_with(needs(block))
+            if python is not None and "duckdb_extension_delta" in needs(block):
+                # DuckDB would fetch it.
+                self.bash(f"python3 -c {shlex.quote(INSTALL_DELTA)}", folder, python)
             # A notebook is not opened: its cells are run below.
             is_left_out = python is None or "jupyter" in block
             printed.append(None if is_left_out else self.bash(block, folder, python))

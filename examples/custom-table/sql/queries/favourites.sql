@@ -10,7 +10,7 @@ with ranked as (
     from user_category
     where dt = (select max(dt) from user_category)
 )
-select r.user_id, r.category, round(r.share, 2) as share, r.n_likes, f.source
+select r.user_id, r.category, round(100.0 * r.share) as percent, r.n_likes, f.source
 from ranked as r
 join user_feature as f on f.user_id = r.user_id and f.dt = (select max(dt) from user_feature)
 where r.place = 1
