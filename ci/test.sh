@@ -28,7 +28,6 @@ passed=0
 failed=0
 has_airflow=0
 has_sources=0
-has_readers=0
 skipped=()
 timings=()
 
@@ -123,11 +122,6 @@ prepare() {
         else
             skip "the samples in Airflow: ${reason##*$'\n'}"
         fi
-        if reason=$(ci/readers.sh --install 2>&1); then
-            has_readers=1
-        else
-            skip "published tables in pandas, Spark, datasets and Feast: ${reason##*$'\n'}"
-        fi
         if offline; then
             skip 'download of data and models: CUREC_OFFLINE=1'
         else
@@ -175,15 +169,16 @@ python_tests() {
     "${CUREC_PYTHON:-python3}" -m unittest discover --start-directory tests/python --verbose
 }
 
-# mdBook takes minutes to build once: where the machine was slow so far, the next run makes up for it.
-book() {
+# late SCRIPT WHAT: a step whose tools take minutes to install once. On a machine that was slow so far it is left out, aloud, and the
+# next run makes up for it.
+late() {
     local reason
-    if [ "$SECONDS" -gt 3600 ]; then
-        skip "the book of docs/: $((SECONDS / 60)) minutes have gone by; run again for it"
-    elif reason=$(ci/book.sh --install 2>&1); then
-        step 'ci/book.sh' ci/book.sh
+    if [ "$SECONDS" -gt 3300 ]; then
+        skip "$2: $((SECONDS / 60)) minutes have gone by; run again for it"
+    elif reason=$("$1" --install 2>&1); then
+        step "$1" "$1"
     else
-        skip "the book of docs/: ${reason##*$'\n'}"
+        skip "$2: ${reason##*$'\n'}"
     fi
 }
 
@@ -253,8 +248,8 @@ main() {
     counted 'cargo test' count_cargo rust_tests
     counted 'Python tests' count_python python_tests
     if [ "$has_airflow" = 1 ]; then step 'ci/airflow.sh' ci/airflow.sh; fi
-    if [ "$has_readers" = 1 ]; then step 'ci/readers.sh' ci/readers.sh; fi
-    book
+    late ci/readers.sh 'published tables in Spark, Feast and others'
+    late ci/book.sh 'the book of docs/'
     summary
 }
 
