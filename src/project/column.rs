@@ -164,7 +164,7 @@ mod tests {
             assert_eq!(projected(&whole), entity);
             assert_ne!(whole.digest(), plain.digest());
             assert_eq!(whole.columns.last().unwrap().name, COLLABORATIVE);
-            assert!(whole.writer.byte_stream_split.contains(&COLLABORATIVE.to_owned()));
+            assert!(whole.writer.no_dictionary.contains(&COLLABORATIVE.to_owned()));
             assert_eq!(defined(&whole).columns, plain.columns);
             assert_eq!(extended(whole.clone()), whole);
         }

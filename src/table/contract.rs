@@ -134,7 +134,7 @@ pub struct Writer {
     pub file_bytes: usize,
     /// Columns with a bloom filter.
     pub bloom_filter: Vec<String>,
-    /// Columns whose values are written as byte streams.
+    /// Columns whose values are written as byte streams, which Spark's own reader does not know.
     pub byte_stream_split: Vec<String>,
     /// Columns without a dictionary.
     pub no_dictionary: Vec<String>,
@@ -522,7 +522,7 @@ impl Contract {
         let told = format!("{} column {} {} {}", self.digest, column.name, column.column_type, column.description);
         self.digest = blake3::hash(told.as_bytes()).to_hex().as_str()[..32].to_owned();
         let writer = &mut self.writer;
-        for list in [&mut writer.byte_stream_split, &mut writer.no_dictionary, &mut writer.no_statistics] {
+        for list in [&mut writer.no_dictionary, &mut writer.no_statistics] {
             list.push(column.name.clone());
         }
         self.columns.push(column);

@@ -370,10 +370,12 @@ pub(crate) fn writer_properties(
         let vector = matches!(kind, Some(ColumnType::Vector | ColumnType::FixedVector(_)));
         let named = |list: &[String]| vector || list.contains(&root);
         let path = leaf.path().clone();
-        if named(&wanted.no_dictionary) || named(&wanted.byte_stream_split) {
+        // Not for every vector: Spark's own reader knows no byte streams.
+        let is_split = wanted.byte_stream_split.contains(&root);
+        if named(&wanted.no_dictionary) || is_split {
             builder = builder.set_column_dictionary_enabled(path.clone(), false);
         }
-        if named(&wanted.byte_stream_split) {
+        if is_split {
             builder = builder.set_column_encoding(path.clone(), Encoding::BYTE_STREAM_SPLIT);
         }
         if named(&wanted.no_statistics) {

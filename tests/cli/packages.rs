@@ -34,8 +34,15 @@ fn each_command_has_a_manual_page() {
     for path in written.lines() {
         let out = Command::new("groff").args(["-man", "-Wbreak", "-Tutf8"]).arg(world.path(path)).output().unwrap();
         assert!(out.status.success() && out.stderr.is_empty(), "{path}: {}", stderr(&out));
-        assert!(stdout(&out).contains("SYNOPSIS"), "{path}: {}", stdout(&out));
+        let struck_once = struck_once(&stdout(&out));
+        assert!(struck_once.contains("SYNOPSIS"), "{path}: {struck_once}");
     }
+}
+
+/// Bold letters are struck twice where groff is set up so, as on Debian: `S`, backspace, `S`.
+fn struck_once(text: &str) -> String {
+    text.split('\u{8}').map(|part| part.strip_suffix(|_: char| true).unwrap_or(part)).collect::<String>()
+        + text.chars().last().map(String::from).unwrap_or_default().as_str()
 }
 
 #[test]
