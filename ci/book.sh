@@ -7,7 +7,7 @@
 #   CUREC_MDBOOK     an mdbook to use instead of the one below
 #   CUREC_OFFLINE=1  installs nothing
 #
-# mdBook is built once from crates.io, without its server and its search, into $HOME/.cache/curec/mdbook: some minutes.
+# mdBook is built once from its sources, without its server and its search, into $HOME/.cache/curec/mdbook: some minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=0.5.4
