@@ -7,7 +7,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use crate::excerpt::Excerpt;
+use crate::excerpt::{self, Excerpt};
 use crate::printable::{self, Tone, Toned};
 
 /// What a caller can do about an error.
@@ -113,7 +113,7 @@ impl Error {
         self
     }
 
-    /// Shows the place in a text, where it is known; the context's `file` names the text.
+    /// Shows the place in a text, where it is known; the context's `file` names the text. Of many places the first are shown.
     pub fn showing(self, excerpt: Option<Excerpt>) -> Self {
         match excerpt {
             Some(excerpt) => self.showing_after(usize::MAX, excerpt),
@@ -122,8 +122,10 @@ impl Error {
     }
 
     /// The same after one line of the message, from 0.
-    pub fn showing_after(mut self, line: usize, excerpt: Excerpt) -> Self {
-        self.0.excerpts.push((line, excerpt));
+    pub fn showing_after(mut self, line: usize, place: Excerpt) -> Self {
+        if self.0.excerpts.len() < excerpt::MOST {
+            self.0.excerpts.push((line, place));
+        }
         self
     }
 

@@ -9,6 +9,8 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::printable::{self, Tone, Toned};
 
+/// Places of one error that are shown; of more, words alone tell. Each holds its line, and all may stand in one long line.
+pub const MOST: usize = 20;
 /// Columns of the screen that a line takes at most; of a longer one the part around the place is shown.
 const WIDEST: usize = 100;
 /// Columns before the place that such a part has at most.

@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::excerpt::Excerpt;
+use crate::excerpt::{self, Excerpt};
 
 /// A kind of file.
 #[derive(Debug)]
@@ -354,7 +354,7 @@ impl<'a> Layers<'a> {
             _ => None,
         };
         // What a variable or a flag has set does not stand in the file.
-        let excerpt = excerpt.filter(|_| line.is_some());
+        let excerpt = excerpt.filter(|_| line.is_some() && self.problems.len() < excerpt::MOST);
         self.problems.push(Problem { key: key.to_owned(), line, what: format!("{key}: {what}"), excerpt });
     }
 
