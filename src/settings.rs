@@ -12,10 +12,12 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
-use toml::{Spanned, Table, Value};
+use toml::{Table, Value};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::excerpt::{self, Excerpt};
+use crate::toml_table::{each_text, element, flatten, is_sections, joined, plain, put, type_name, value_at};
+use crate::variables::{expand_text, variables};
 
 /// A kind of file.
 #[derive(Debug)]
@@ -578,10 +580,6 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn joined(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
-}
-
 /// What a section holds where no file says otherwise.
 fn by_default(form: &Form, known: &Table, section: &str) -> Table {
     let mut values = Table::new();
@@ -599,130 +597,8 @@ fn by_default(form: &Form, known: &Table, section: &str) -> Table {
     values
 }
 
-/// The keys of each section of a list, where it is one of sections.
-fn element(list: &[Value]) -> Option<&Table> {
-    list.first().and_then(Value::as_table)
-}
-
-fn is_sections(value: &Value) -> bool {
-    value.as_array().is_some_and(|list| element(list).is_some())
-}
-
-/// Calls `change` with every string and the key that it stands at; for an element of a plain list, with the list's key.
-fn each_text(table: &mut Table, path: &str, change: &mut dyn FnMut(&str, &mut String)) {
-    for (key, value) in table.iter_mut() {
-        each_text_of(value, &joined(path, key), change);
-    }
-}
-
-fn each_text_of(value: &mut Value, path: &str, change: &mut dyn FnMut(&str, &mut String)) {
-    match value {
-        Value::Table(inner) => each_text(inner, path, change),
-        Value::String(text) => change(path, text),
-        Value::Array(values) => {
-            for (number, value) in values.iter_mut().enumerate() {
-                match value {
-                    Value::Table(inner) => each_text(inner, &format!("{path}[{number}]"), change),
-                    other => each_text_of(other, path, change),
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-/// The value at a key, `name` or `section.name`.
-fn value_at<'t>(table: &'t Table, key: &str) -> Option<&'t Value> {
-    match key.split_once('.') {
-        Some((section, rest)) => value_at(table.get(section)?.as_table()?, rest),
-        None => table.get(key),
-    }
-}
-
-/// Puts a value at a key whose sections are there.
-fn put(table: &mut Table, key: &str, value: Value) {
-    match key.split_once('.') {
-        Some((section, rest)) => {
-            if let Some(inner) = table.get_mut(section).and_then(Value::as_table_mut) {
-                put(inner, rest, value);
-            }
-        }
-        None => _ = table.insert(key.to_owned(), value),
-    }
-}
-
 fn line_of(text: &str, offset: usize) -> usize {
     text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
-}
-
-fn flatten(table: &Table, prefix: &str, into: &mut BTreeMap<String, String>) {
-    for (key, value) in table {
-        match value {
-            Value::Table(inner) => flatten(inner, &format!("{prefix}{key}."), into),
-            Value::String(text) => _ = into.insert(format!("{prefix}{key}"), text.clone()),
-            other => _ = into.insert(format!("{prefix}{key}"), other.to_string()),
-        }
-    }
-}
-
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::String(_) => "a string",
-        Value::Integer(_) => "a whole number",
-        Value::Float(_) => "a number",
-        Value::Boolean(_) => "true or false",
-        Value::Table(_) => "a section",
-        Value::Array(_) => "a list",
-        Value::Datetime(_) => "a date",
-    }
-}
-
-/// A value without sections.
-fn plain(value: &Spanned<DeValue<'_>>) -> Option<Value> {
-    match value.get_ref() {
-        DeValue::String(s) => Some(Value::String(s.to_string())),
-        DeValue::Integer(i) => i64::from_str_radix(i.as_str(), i.radix()).ok().map(Value::Integer),
-        DeValue::Float(f) => f.as_str().parse().ok().map(Value::Float),
-        DeValue::Boolean(b) => Some(Value::Boolean(*b)),
-        DeValue::Array(values) => values.iter().map(plain).collect::<Option<Vec<_>>>().map(Value::Array),
-        _ => None,
-    }
-}
-
-/// The next `${...}` of a text: what stands before it, between the braces, and after it.
-fn next_variable(text: &str) -> Option<(&str, &str, &str)> {
-    let at = text.find("${")?;
-    let end = at + text[at..].find('}')?;
-    Some((&text[..at], &text[at + 2..end], &text[end + 1..]))
-}
-
-/// The names of the variables of a text.
-fn variables(text: &str) -> Vec<&str> {
-    let (mut names, mut rest) = (Vec::new(), text);
-    while let Some((_, inner, after)) = next_variable(rest) {
-        names.push(inner.split_once(":-").map_or(inner, |(name, _)| name));
-        rest = after;
-    }
-    names
-}
-
-/// Replaces `${VARIABLE}` and `${VARIABLE:-default}`; or the name of a variable that is not set and has no default.
-fn expand_text(text: &str, env: &BTreeMap<String, String>) -> std::result::Result<String, String> {
-    let (mut out, mut rest) = (String::new(), text);
-    while let Some((before, inner, after)) = next_variable(rest) {
-        out.push_str(before);
-        let (name, default) = match inner.split_once(":-") {
-            Some((name, default)) => (name, Some(default)),
-            None => (inner, None),
-        };
-        match env.get(name).map(String::as_str).filter(|v| !v.is_empty()).or(default) {
-            Some(value) => out.push_str(value),
-            None => return Err(name.to_string()),
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    Ok(out)
 }
 
 fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {

@@ -130,7 +130,7 @@ enum Kept {
 impl Panels {
     /// Packs 16-bit floats `[outputs, inputs]`.
     pub(super) fn halves(isa: Isa, inputs: usize, half: Half, values: &[u16]) -> Self {
-        Panels { inputs, kept: Kept::Halves(half, in_panels(isa, inputs, values)) }
+        Panels { inputs, kept: Kept::Halves(half, in_panels(isa, inputs, &rows(values, inputs))) }
     }
 
     /// Packs a matrix `[outputs, inputs]` in groups.
@@ -145,11 +145,11 @@ impl Panels {
         let is_whole = q.quants.len() / inputs * groups == q.scales.len();
         assert!(is_whole && (q.minima.is_empty() || q.minima.len() == q.scales.len()), "every group has its scale");
         let bytes: Vec<u8> = match q.four_bits_from {
-            None => in_panels(isa, inputs, &q.quants).into_iter().map(|quant| quant as u8).collect(),
+            None => in_panels(isa, inputs, &rows(&q.quants, inputs)).into_iter().map(|quant| quant as u8).collect(),
             Some(least) => {
                 assert!(group.is_multiple_of(2), "quants of four bits come in pairs");
                 let half = group / 2 * isa.panel();
-                let lines = in_panels(isa, inputs, &q.quants);
+                let lines = in_panels(isa, inputs, &rows(&q.quants, inputs));
                 let mut pairs = vec![0u8; lines.len() / 2];
                 let low = |quant: i8| quant.wrapping_sub(least) as u8 & 0xf;
                 pairs.par_chunks_mut(half).zip(lines.par_chunks(2 * half)).for_each(|(pairs, group)| {
@@ -166,13 +166,14 @@ impl Panels {
                 group,
                 four_bits_from: q.four_bits_from,
                 quants: bytes,
-                scales: in_panels(isa, groups, &q.scales),
-                minima: in_panels(isa, groups, &q.minima),
+                scales: in_panels(isa, groups, &rows(&q.scales, groups)),
+                minima: in_panels(isa, groups, &rows(&q.minima, groups)),
             },
         }
     }
 
     /// How many bytes it takes.
+    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         match &self.kept {
             Kept::Halves(_, values) => values.len() * 2,
@@ -209,21 +210,23 @@ impl Panels {
     }
 }
 
-/// A matrix of `columns` columns in panels of its rows, `[panels][columns][panel]`; the last one is filled up.
-fn in_panels<T: Copy + Default + Send + Sync>(isa: Isa, columns: usize, values: &[T]) -> Vec<T> {
+/// Rows of `columns` values in panels, `[panels][columns][panel]`; the last panel is filled up.
+pub(super) fn in_panels<T: Copy + Default + Send + Sync>(isa: Isa, columns: usize, rows: &[&[T]]) -> Vec<T> {
     let nr = isa.panel();
-    let rows = values.len() / columns.max(1);
-    let mut panels = vec![T::default(); rows.div_ceil(nr) * nr * columns];
-    panels.par_chunks_mut((nr * columns).max(1)).zip(values.par_chunks((nr * columns).max(1))).for_each(
-        |(panel, rows)| {
-            for (j, row) in rows.chunks_exact(columns).enumerate() {
-                for (k, value) in row.iter().enumerate() {
-                    panel[k * nr + j] = *value;
-                }
+    let mut panels = vec![T::default(); rows.len().div_ceil(nr) * nr * columns];
+    panels.par_chunks_mut((nr * columns).max(1)).zip(rows.par_chunks(nr)).for_each(|(panel, rows)| {
+        for (j, row) in rows.iter().enumerate() {
+            for (k, value) in row.iter().enumerate() {
+                panel[k * nr + j] = *value;
             }
-        },
-    );
+        }
+    });
     panels
+}
+
+/// The rows of a matrix.
+fn rows<T>(values: &[T], columns: usize) -> Vec<&[T]> {
+    values.chunks_exact(columns).collect()
 }
 
 /// Widens binary16, by the processor's own instruction where it has one.
@@ -361,6 +364,14 @@ mod tests {
 
     #[test]
     fn sixteen_bits_widen_as_they_are_defined() {
+        // All at once, too: by the processor's instruction where there is one.
+        let finite: Vec<u16> = (0..=u16::MAX).filter(|bits| f16::from_bits(*bits).is_finite()).collect();
+        for isa in Isa::available() {
+            let mut out = vec![9.0; finite.len() - 3];
+            widen_binary16(isa, &finite[..out.len()], &mut out);
+            let exact = finite.iter().map(|bits| f16::from_bits(*bits).to_f32().to_bits());
+            assert!(out.iter().map(|x| x.to_bits()).eq(exact.take(out.len())), "{isa:?}");
+        }
         for bits in 0..=u16::MAX {
             let float = f16::from_bits(bits);
             if float.is_finite() {

@@ -9,7 +9,7 @@
 use rayon::prelude::*;
 
 use crate::kernels::isa::Isa;
-use crate::kernels::narrow::{Matrix, Panels, STRETCH};
+use crate::kernels::narrow::{Matrix, Panels, STRETCH, in_panels};
 use crate::kernels::tile::{MAX_PANEL, MAX_TILE_ROWS, Shared, for_tiles, tile, tile_onto};
 
 /// Most rows for which a stretch is widened once: with their sums they stay in the second-level cache.
@@ -122,7 +122,8 @@ impl Packed {
     }
 
     /// How many bytes the weights take.
-    pub fn bytes(&self) -> usize {
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
         let of = |part: &Part| match &part.panels {
             Form::Full(panels) => panels.len() * 4,
             Form::Narrow(panels) => panels.bytes(),
@@ -252,17 +253,8 @@ impl Packed {
 
 /// Rows of weights that stand below each other in panels, and how many they are.
 fn full(isa: Isa, inputs: usize, parts: &[&[f32]]) -> (usize, Vec<f32>) {
-    let nr = isa.panel();
     let rows: Vec<&[f32]> = parts.iter().flat_map(|p| p.chunks_exact(inputs)).collect();
-    let mut panels = vec![0f32; rows.len().div_ceil(nr) * nr * inputs];
-    panels.par_chunks_mut(nr * inputs).zip(rows.par_chunks(nr)).for_each(|(panel, rows)| {
-        for (j, row) in rows.iter().enumerate() {
-            for (k, value) in row.iter().enumerate() {
-                panel[k * nr + j] = *value;
-            }
-        }
-    });
-    (rows.len(), panels)
+    (rows.len(), in_panels(isa, inputs, &rows))
 }
 
 /// What is done with whole sums.

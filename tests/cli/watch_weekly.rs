@@ -109,7 +109,7 @@ fn a_stage_that_is_run_alone_is_a_job_of_its_own_and_a_signal_an_abort() {
     assert_eq!(states(&told), ["START", "RUNNING", "ABORT"]);
     assert_eq!(told[2]["job"]["name"], "weekly.align");
     let made: Vec<&str> = told[2]["outputs"].as_array().unwrap().iter().map(name).collect();
-    assert!(made.len() == 2 && made[0].ends_with("/work/alignment_example.parquet"), "{made:?}");
+    assert!(made.len() == 2 && made[0].ends_with("/alignment_example.parquet"), "{made:?}");
     as_the_schema_wants(&world, "events.jsonl");
 }
 
