@@ -117,7 +117,9 @@ class Spark:
 
         settings = {
             "spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1", "spark.driver.memory": "1g",
-            "spark.ui.enabled": "false", "spark.sql.session.timeZone": "UTC", "spark.sql.shuffle.partitions": "2",
+            "spark.sql.session.timeZone": "UTC", "spark.sql.shuffle.partitions": "2",
+            # A bar on standard error would swallow the line that says what was read.
+            "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false",
             "spark.sql.warehouse.dir": f"{scratch}/spark-warehouse",
         }
         builder = SparkSession.builder.master("local[2]").appName("readers")
