@@ -2,13 +2,13 @@
 # A night against a real OpenAI-compatible server: llama.cpp's, on loopback. The server is killed in the middle, started again,
 # and the night goes on; then a night without disturbance is compared with it. Not a step of ci/test.sh; a person runs this.
 #
-#   python3 -m pip install 'llama-cpp-python[server]'    # or have llama-server on the PATH
-#   ci/llama_server.sh
+#   python3 -m pip install xllamacpp    # llama.cpp's server in a wheel; or have llama-server on the PATH,
+#   ci/llama_server.sh                  # or llama-cpp-python[server], which is built for a quarter of an hour
 #
 #   CUREC_BIN     the binary (default $HOME/.cache/curec/target/ci/curec)
 #   CUREC_HOME    data and models (default $HOME/.cache/curec/home; `CUREC_HOME=... ci/fetch.sh` fills it)
 #   CUREC_MODEL   the GGUF file that is served (default SmolLM2-135M-Instruct of CUREC_HOME)
-#   PYTHON        the Python that has llama_cpp (default python3)
+#   PYTHON        the Python that has xllamacpp or llama_cpp (default python3)
 #
 # Ends with 0 where every prompt of both nights was answered and kept once and the nights asked the same; says how many answers
 # differ, since a server need not answer the same twice. Without a server, a model or data it says why it is skipped, and
@@ -36,10 +36,12 @@ fail() {
 [ -d "$CUREC_HOME/data/ml-100k" ] || skip "MovieLens-100k is not below $CUREC_HOME (ci/fetch.sh)"
 if command -v llama-server >/dev/null; then
     kind=llama-server
+elif "$python" -c 'import xllamacpp' 2>/dev/null; then
+    kind=xllamacpp
 elif "$python" -c 'import llama_cpp.server.app' 2>/dev/null; then
     kind=llama_cpp.server
 else
-    skip "neither llama-server nor Python's llama_cpp.server is installed (pip install 'llama-cpp-python[server]')"
+    skip "neither llama-server nor Python's xllamacpp or llama_cpp.server is installed (pip install xllamacpp)"
 fi
 
 work=$(mktemp -d)
@@ -60,6 +62,21 @@ start_server() {
     llama-server)
         llama-server --model "$model" --alias m --host 127.0.0.1 --port "$port" --ctx-size 2048 --parallel 2 \
             >>"$work/server.log" 2>&1 &
+        ;;
+    xllamacpp)
+        "$python" - "$model" "$port" >>"$work/server.log" 2>&1 <<'PYTHON' &
+import signal, sys
+import xllamacpp
+parameters = xllamacpp.CommonParams()
+parameters.model.path = sys.argv[1]
+parameters.model_alias = {"m"}
+parameters.port = int(sys.argv[2])
+parameters.n_ctx = 2048
+parameters.n_parallel = 2
+server = xllamacpp.Server(parameters)
+print("listens at", server.listening_address, flush=True)
+signal.pause()
+PYTHON
         ;;
     *)
         "$python" -m llama_cpp.server --model "$model" --model_alias m --host 127.0.0.1 --port "$port" --n_ctx 1024 \
