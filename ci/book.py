@@ -58,7 +58,9 @@ def rewrite(text, page, linked):
             anchor = f"#{parts.fragment}" if parts.fragment else ""
             return f"[{shown}]({os.path.relpath(chapter_path(there), here or '.')}{anchor})"
         if there.is_relative_to(DOCS) and there.is_file():
-            return match.group(0)
+            # The book holds it as it is; a page from outside of docs/ stands elsewhere there.
+            anchor = f"#{parts.fragment}" if parts.fragment else ""
+            return f"{picture}[{shown}]({os.path.relpath(chapter_path(there), here or '.')}{anchor})"
         name = there.relative_to(ROOT).as_posix()
         plain = shown.replace("`", "")
         return shown if picture or plain.rstrip("/") in (name, there.name) else f"{shown} (`{name}`)"

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import os
 import re
 import tempfile
 import unittest
@@ -117,6 +118,15 @@ class Documents(unittest.TestCase):
         )
         self.assertEqual(book().rewrite(text, page, linked), wanted)
         self.assertEqual(linked, [ROOT / "README.md"])
+
+    def test_pictures_are_shown_in_the_book_whichever_page_shows_them(self):
+        for page, target in [
+            ("README.md", "docs/images/flow.svg"), ("docs/concepts.md", "images/flow.svg"), ("docs/reference/tables.md", "../images/flow.svg"),
+        ]:
+            shown = book().rewrite(f"![a night]({target}) ![b](https://c/d.svg)", ROOT / page, [])
+            there = (Path(book().chapter_path(ROOT / page)).parent / re.search(r"\]\(([^)]+)\)", shown)[1]).as_posix()
+            self.assertEqual(os.path.normpath(there), "images/flow.svg", page)
+            self.assertTrue(shown.startswith("![a night](") and shown.endswith(" ![b](https://c/d.svg)"), shown)
 
     def test_the_book_gets_pages_that_its_pages_lead_to(self):
         chapter = {"name": "A", "content": "[a](../UPGRADING.md)", "path": "concepts.md", "sub_items": []}
