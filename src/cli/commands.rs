@@ -128,7 +128,8 @@ elsewhere, or with NO_COLOR set, they stand as *word* and ?word?."
 event_timestamp, and the columns of item_feature and user_feature under item_ and user_. An event has the newest feature \
 row whose event_timestamp is not after its own (a feature row for moment T is made from events before T). Where there is \
 none, item_missing is true, item_event_timestamp null and the embedding zeros; likewise for users.\n\n\
-The files are in place when _export.json is; it lists them. jobs/loaders/ranker_loader.py feeds them to PyTorch."
+The files are in place when _export.json is; it lists them. jobs/loaders/ranker_loader.py feeds them to PyTorch. Prints one \
+JSON line; on a terminal a table."
     )]
     Export(ExportArgs),
     /// Turn a public data set into the input tables.
@@ -256,7 +257,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Check(args) => block_on_or_stop(args.execute()),
         Command::Sql(args) => args.execute(),
         Command::Explain(args) => block_on_or_stop(args.execute()).map(|()| 0),
-        Command::Export(args) => args.execute().map(|()| 0),
+        Command::Export(args) => args.execute(voice).map(|()| 0),
         Command::Init(args) => block_on_or_stop(args.execute()).map(|()| 0),
         Command::Import(command) => command.execute().map(|()| 0),
         Command::Learn(args) => args.execute(voice),

@@ -1,15 +1,17 @@
-//! `curec export`: its flags.
+//! `curec export`: its flags, and the line of JSON or what a person sees in its place.
 //!
 //! What is exported, [`crate::operate::export`] knows.
 
 use clap::{Args, ValueEnum};
 
 use crate::cli::arguments::{JobArgs, block_on_or_stop};
-use crate::cli::output::{print, tell};
+use crate::cli::output::{is_for_a_person, print, print_toned, tell};
+use crate::cli::shown;
 use crate::config;
 use crate::error::Result;
 use crate::feature::Entity;
 use crate::operate::{export, feast};
+use crate::telemetry::Voice;
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
@@ -36,6 +38,9 @@ pub(super) struct ExportArgs {
     /// Print a Feast definition of the feature tables (Python) and export nothing.
     #[arg(long, conflicts_with_all = ["out", "from", "to", "overwrite", "allow_later_training"])]
     feast: bool,
+    /// Print the line of JSON on a terminal too, where people get a table in its place.
+    #[arg(long, conflicts_with = "feast")]
+    json: bool,
 }
 
 /// Whose features are exported.
@@ -49,7 +54,7 @@ enum Features {
 
 impl ExportArgs {
     /// Exports, or prints the Feast definition.
-    pub(super) fn execute(&self) -> Result<()> {
+    pub(super) fn execute(&self, voice: Voice) -> Result<()> {
         let job = self.job.load()?;
         let entity = |features: &Features| match features {
             Features::Item => Entity::Item,
@@ -62,6 +67,10 @@ impl ExportArgs {
         let (overwrite, allow_later_training) = (self.overwrite, self.allow_later_training);
         let options = export::Options { out: out.clone(), from, to, features, overwrite, allow_later_training };
         let done = block_on_or_stop(export::export(&job, &options))?;
-        tell(&done.summary(&out), None)
+        match is_for_a_person(self.json) {
+            true if voice == Voice::Quiet => Ok(()),
+            true => print_toned(&shown::of_export(&done, &out)),
+            false => tell(&done.summary(&out), None),
+        }
     }
 }

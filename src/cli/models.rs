@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::output::{print, print_json};
+use crate::cli::output::{is_for_a_person, print, print_json, print_toned};
+use crate::cli::shown;
 use crate::config::{self, Job};
 use crate::error::{Error, Kind, Result};
 use crate::generate::models;
@@ -89,7 +90,7 @@ pub(crate) enum ModelsCommand {
         #[command(flatten)]
         registry: RegistryArgs,
     },
-    /// Print a version's card and the name's history of promotions, as JSON.
+    /// Show a version's card and the name's history of promotions; in a pipe as JSON.
     #[command(before_help = "Example:\n  curec models show writer promoted --job jobs/nightly.toml")]
     Show {
         /// The name.
@@ -97,6 +98,9 @@ pub(crate) enum ModelsCommand {
         /// The version: its number, the beginning of its id, `latest` or `promoted`.
         #[arg(default_value = "latest")]
         version: String,
+        /// Print the JSON on a terminal too, where people get the same in words.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         registry: RegistryArgs,
     },
@@ -174,9 +178,12 @@ impl ModelsCommand {
                 let found = registry.open()?.list(name.as_deref()).await?;
                 if *json { print_json(&versions::list_json(&found)?) } else { print(&versions::list_text(&found)) }
             }
-            ModelsCommand::Show { name, version, registry } => {
+            ModelsCommand::Show { name, version, json, registry } => {
                 let registry = registry.open()?;
                 let (card, promotions) = (registry.find(name, version).await?, registry.promotions(name).await?);
+                if is_for_a_person(*json) {
+                    return print_toned(&shown::of_version(&card, &promotions));
+                }
                 let shown = serde_json::json!({ "card": card, "promoted": promotions.current(), "history": promotions.history });
                 print_json(&format!("{shown:#}\n"))
             }

@@ -1,15 +1,19 @@
 //! What a person sees at the end of a command, in the place of its line of JSON.
 //!
-//! Knows manifests and records, and how words and numbers stand in columns. Knows nothing of how they came about.
+//! Knows manifests, records and cards, and how words and numbers stand in columns. Knows nothing of how they came about.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::Value;
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
 use unicode_width::UnicodeWidthStr;
 
 use crate::night::manifest::{Manifest, TableRecord};
+use crate::operate::export::{Exported, Joined, RECORD};
 use crate::printable::{self, Tone, Toned};
+use crate::registry::card::{Card, Check};
+use crate::registry::promotions::{Action, Promotion, Promotions};
 use crate::telemetry::{counted, lasting};
 
 /// Values of a list that are shown; a longer list is for its file.
@@ -19,7 +23,6 @@ const LONGEST_LIST: usize = 8;
 /// attention.
 pub(super) fn of_run(manifest: &Manifest, report: Option<&str>, notes: &str) -> Vec<Toned> {
     let mut page = Page::default();
-    let day = |moment: &str| moment.strip_suffix("T00:00:00+00:00").unwrap_or(moment).to_owned();
     let (start, end) = (day(&manifest.interval_start), day(&manifest.interval_end));
     page.line(
         Tone::Plain,
@@ -46,6 +49,11 @@ pub(super) fn of_run(manifest: &Manifest, report: Option<&str>, notes: &str) -> 
         notes.lines().for_each(|note| page.line(Tone::Plain, note));
     }
     page.0
+}
+
+/// A moment of RFC 3339 in UTC, as its day where it is a midnight.
+fn day(moment: &str) -> &str {
+    moment.strip_suffix("T00:00:00+00:00").unwrap_or(moment)
 }
 
 /// What a run has taken, by name.
@@ -90,8 +98,17 @@ fn facts(manifest: &Manifest, report: Option<&str>) -> Vec<(String, String)> {
 /// The record of what was learned: its values by their names, those of sections one level deep, and where its page is. The rest
 /// is for the record's file.
 pub(super) fn of_record(record: &Value, page: Option<&Path>) -> Vec<Toned> {
-    let mut facts: Vec<(String, String)> = Vec::new();
-    for (name, value) in record.as_object().into_iter().flatten() {
+    let mut facts = record.as_object().map(values).unwrap_or_default();
+    facts.extend(page.map(|page| ("page".to_owned(), page.display().to_string())));
+    let mut shown = Page::default();
+    shown.facts(&facts);
+    shown.0
+}
+
+/// The values of a record by their names, those of sections one level deep.
+fn values(record: &Map<String, Value>) -> Vec<(String, String)> {
+    let mut facts = Vec::new();
+    for (name, value) in record {
         let name = name.replace('_', " ");
         if let Value::Object(section) = value {
             let told = section.iter().filter_map(|(key, value)| Some((key.replace('_', " "), plain(value)?)));
@@ -100,10 +117,112 @@ pub(super) fn of_record(record: &Value, page: Option<&Path>) -> Vec<Toned> {
             facts.push((name, told));
         }
     }
-    facts.extend(page.map(|page| ("page".to_owned(), page.display().to_string())));
-    let mut shown = Page::default();
-    shown.facts(&facts);
-    shown.0
+    facts
+}
+
+/// An export: what was joined to its events, how much it is, and where its record lies in the folder `out`.
+pub(super) fn of_export(done: &Exported, out: &str) -> Vec<Toned> {
+    let mut page = Page::default();
+    page.line(Tone::Plain, &format!("{} exported to {out}", done.job));
+    page.end();
+    let row = |(table, joined): (&String, &Joined)| {
+        let with = done.rows.saturating_sub(joined.without);
+        let share = format!("{:.1} %", 100.0 * with as f64 / done.rows.max(1) as f64);
+        vec![table.clone(), counted(joined.partitions.len() as u64), counted(with), counted(joined.without), share]
+    };
+    let rows: Vec<_> = done.features.iter().map(row).collect();
+    page.columns(&["features", "days", "joined", "without", "share"], &[1, 2, 3, 4], &rows);
+    page.end();
+    let events = match (done.from.as_deref().map(day), done.to.as_deref().map(day)) {
+        (None, None) => "all of the log".to_owned(),
+        (Some(from), None) => format!("from {from} on"),
+        (None, Some(to)) => format!("before {to}"),
+        (Some(from), Some(to)) => format!("from {from} to before {to}"),
+    };
+    let bytes = done.files.iter().map(|file| file.bytes).sum::<u64>() as f64;
+    let size = if bytes < 1e6 { format!("{:.1} kB", bytes / 1e3) } else { format!("{:.1} MB", bytes / 1e6) };
+    let facts = [
+        ("events", events),
+        ("rows", format!("{} in {} file(s), {size}", counted(done.rows), counted(done.files.len() as u64))),
+        ("record", format!("{}/{RECORD}", out.trim_end_matches('/'))),
+    ];
+    page.facts(&facts.map(|(name, told)| (name.to_owned(), told)));
+    let later = done.features.iter().filter(|(_, joined)| !joined.learned_later.is_empty());
+    for (i, (table, joined)) in later.enumerate() {
+        if i == 0 {
+            page.end();
+        }
+        let days = counted(joined.learned_later.len() as u64);
+        page.line(
+            Tone::Plain,
+            &format!(
+                "{days} day(s) of {table} are of models that learned from later events: measure nothing by this export"
+            ),
+        );
+    }
+    page.0
+}
+
+/// A version of a registry: where it comes from, its gate, and what was done with its name.
+pub(super) fn of_version(card: &Card, promotions: &Promotions) -> Vec<Toned> {
+    let (trained, mut facts) = (&card.trained, Vec::new());
+    let mut fact = |name: &str, told: String| facts.push((name.to_owned(), told));
+    fact("version", format!("{} {}", card.name, card.version));
+    fact(
+        "in use",
+        match promotions.current() {
+            None => "no".to_owned(),
+            Some(version) if version == card.version => "yes".to_owned(),
+            Some(version) => format!("no, {version} is"),
+        },
+    );
+    fact("added", minute(&card.created));
+    let digests = [
+        ("base model", Some(&card.base_model)),
+        ("adapter", Some(&card.adapter)),
+        ("projection", card.projection.as_ref()),
+        ("encoder", card.encoder.as_ref()),
+    ];
+    for (name, digest) in digests {
+        if let Some(digest) = digest.filter(|digest| !digest.is_empty()) {
+            fact(name, digest.clone());
+        }
+    }
+    if let Some([start, end]) = &trained.interval {
+        fact("data", format!("from {start} to before {end}"));
+    }
+    if !trained.seeds.is_empty() {
+        fact("seeds", trained.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
+    }
+    if trained.gate.is_empty() {
+        fact("gate", "not asked".to_owned());
+    }
+    facts.extend(values(&trained.metrics));
+    let mut page = Page::default();
+    page.facts(&facts);
+    if !trained.gate.is_empty() {
+        page.end();
+        let row = |check: &Check| vec![check.told(), if check.holds { "holds" } else { "does not hold" }.to_owned()];
+        page.columns(&["gate", ""], &[], &trained.gate.iter().map(row).collect::<Vec<_>>());
+    }
+    if !promotions.history.is_empty() {
+        page.end();
+        let row = |of: &Promotion| {
+            let done = match (of.action, of.forced) {
+                (Action::Promote, false) => "promoted",
+                (Action::Promote, true) => "promoted whatever the gate says",
+                (Action::Rollback, _) => "promoted again",
+            };
+            vec![minute(&of.at), of.version.clone(), done.to_owned(), of.why.clone()]
+        };
+        page.columns(&["history", "", "", ""], &[], &promotions.history.iter().map(row).collect::<Vec<_>>());
+    }
+    page.0
+}
+
+/// A moment to the minute.
+fn minute(moment: &DateTime<Utc>) -> String {
+    moment.format("%Y-%m-%dT%H:%MZ").to_string()
 }
 
 /// A value in one line; `None` for one that takes more, and for none at all.
@@ -181,6 +300,8 @@ mod tests {
 
     use super::*;
     use crate::night::manifest::InputRecord;
+    use crate::registry::card::Trained;
+    use crate::table::partition::CommittedFile;
 
     fn table(name: &str, rows: u64, action: &str) -> TableRecord {
         TableRecord { table: name.into(), rows, action: action.into(), ..TableRecord::default() }
@@ -226,6 +347,117 @@ mod tests {
         let shown = printable::toned(&of_record(&record, Some(Path::new("out/report.html"))), false);
         let expected = "status         aligned\nname           w\nsteps          1,200\nafter, loss    0.2500\n\
                         after, passed  yes\njudges         a, b\\u{a}c\npage           out/report.html\n";
+        assert_eq!(shown, expected);
+    }
+
+    fn exported() -> Exported {
+        let file = |bytes| CommittedFile { name: "part-0-ab.parquet".into(), rows: 600, bytes, blake3: String::new() };
+        let joined = |days: u32, without| Joined {
+            partitions: (0..days).map(|day| (format!("2026-01-{:02}", day + 1), String::new())).collect(),
+            without,
+            learned_later: BTreeMap::new(),
+        };
+        Exported {
+            format: 1,
+            curec: "0".into(),
+            job: "nightly".into(),
+            from: None,
+            to: None,
+            rows: 1200,
+            files: vec![file(1_500_000), file(700_000)],
+            interaction: String::new(),
+            features: [("item_feature".into(), joined(3, 12)), ("user_feature".into(), joined(11, 1200))].into(),
+        }
+    }
+
+    #[test]
+    fn an_export_is_what_was_joined_and_where_it_is() {
+        let shown = printable::toned(&of_export(&exported(), "training/"), false);
+        let expected = "nightly exported to training/\n\n\
+                        features      days  joined  without   share\n\
+                        item_feature     3   1,188       12  99.0 %\n\
+                        user_feature    11       0    1,200   0.0 %\n\n\
+                        events  all of the log\n\
+                        rows    1,200 in 2 file(s), 2.2 MB\n\
+                        record  training/_export.json\n";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn an_export_tells_its_range_and_what_knows_later_events() {
+        let mut done = exported();
+        (done.from, done.to) = (Some("2026-01-02T00:00:00+00:00".into()), Some("2026-01-03T12:00:00+00:00".into()));
+        (done.rows, done.files) = (0, Vec::new());
+        let learned_later = BTreeMap::from([("2026-01-01".to_owned(), "2026-02-01T00:00:00+00:00".to_owned())]);
+        let joined = Joined { learned_later, ..Joined::default() };
+        done.features = BTreeMap::from([("item_feature".to_owned(), joined)]);
+        let shown = printable::toned(&of_export(&done, "s3://lake/t\x1b[2J"), false);
+        let expected = "nightly exported to s3://lake/t\\u{1b}[2J\n\n\
+                        features      days  joined  without  share\n\
+                        item_feature     0       0        0  0.0 %\n\n\
+                        events  from 2026-01-02 to before 2026-01-03T12:00:00+00:00\n\
+                        rows    0 in 0 file(s), 0.0 kB\n\
+                        record  s3://lake/t\\u{1b}[2J/_export.json\n\n\
+                        1 day(s) of item_feature are of models that learned from later events: measure nothing by this export\n";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_version_is_where_it_comes_from_its_gate_and_its_history() {
+        let check = |what: &str, value, holds| Check { what: what.into(), value, holds };
+        let metrics = json!({ "bleu4": 12.5, "by_task": { "pair": 3 } });
+        let trained = Trained {
+            interval: Some(["2026-01-01".into(), "2026-01-20".into()]),
+            metrics: metrics.as_object().cloned().unwrap_or_default(),
+            seeds: vec![7, 8],
+            gate: vec![check("format >= 0.98", 0.5, false), check("cases >= 100", 120.0, true)],
+            samples: Vec::new(),
+        };
+        let card = Card {
+            name: "writer".into(),
+            version: "0002-cd".into(),
+            created: DateTime::UNIX_EPOCH,
+            base_model: "b".into(),
+            adapter: "a".into(),
+            encoder: None,
+            projection: None,
+            trained,
+            files: BTreeMap::new(),
+        };
+        let promotion = |action, version: &str, why: &str, forced| Promotion {
+            at: DateTime::UNIX_EPOCH,
+            action,
+            version: version.into(),
+            why: why.into(),
+            forced,
+        };
+        let history = vec![
+            promotion(Action::Promote, "0001-ab", "the first", false),
+            promotion(Action::Promote, "0002-cd", "\u{1b}[2J", true),
+            promotion(Action::Rollback, "0001-ab", "", false),
+        ];
+        let shown = printable::toned(&of_version(&card, &Promotions { history }), false);
+        let expected = "version        writer 0002-cd\n\
+                        in use         no, 0001-ab is\n\
+                        added          1970-01-01T00:00Z\n\
+                        base model     b\n\
+                        adapter        a\n\
+                        data           from 2026-01-01 to before 2026-01-20\n\
+                        seeds          7, 8\n\
+                        bleu4          12.5000\n\
+                        by task, pair  3\n\n\
+                        gate\n\
+                        format >= 0.98 (found 0.5000)  does not hold\n\
+                        cases >= 100 (found 120)       holds\n\n\
+                        history\n\
+                        1970-01-01T00:00Z  0001-ab  promoted                         the first\n\
+                        1970-01-01T00:00Z  0002-cd  promoted whatever the gate says  \\u{1b}[2J\n\
+                        1970-01-01T00:00Z  0001-ab  promoted again\n";
+        assert_eq!(shown, expected);
+        let unused = Card { trained: Trained::default(), projection: Some("p".into()), adapter: String::new(), ..card };
+        let shown = printable::toned(&of_version(&unused, &Promotions::default()), false);
+        let expected = "version     writer 0002-cd\nin use      no\nadded       1970-01-01T00:00Z\nbase model  b\n\
+                        projection  p\ngate        not asked\n";
         assert_eq!(shown, expected);
     }
 }

@@ -26,6 +26,7 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # What moves the cursor and clears lines: the line of a stage.
 MOVES = re.compile(r"\x1b\[[0-9;?]*[A-Za-ln-z]")
 SECONDS = 120
+ADAPTER = Path(__file__).resolve().parents[2] / "tests/fixtures/adapters/tiny-qwen3"
 
 
 def environment(more):
@@ -105,6 +106,50 @@ class People(unittest.TestCase):
         self.assertEqual(json.loads(json_lines(shown)[-1])["status"], "nothing_to_do")
         code, shown = on_terminal(*self.night, "--summary", "/dev/stdout")
         self.assertEqual(json.loads(json_lines(shown)[-1])["status"], "nothing_to_do")
+
+    def test_an_export_ends_with_a_table(self):
+        code, shown = on_terminal(*self.night)
+        self.assertEqual(code, 0, shown)
+        export = ["export", JOB, "--set", f"warehouse={self.folder}/warehouse", "--out", f"{self.folder}/training", "--overwrite"]
+        code, shown = on_terminal(*export)
+        self.assertEqual((code, json_lines(shown)), (0, []), shown)
+        plain = COLOURS.sub("", shown)
+        self.assertRegex(plain, r"(?m)^features +days +joined +without +share$")
+        self.assertRegex(plain, r"(?m)^item_feature +1 +\d+ +\d+ +\d+\.\d %$")
+        record = re.search(r"(?m)^record +(/.+_export\.json)$", plain)
+        self.assertTrue(record and Path(record[1]).is_file(), plain)
+
+        code, out, err = in_pipes(*export)
+        self.assertEqual((code, out.count("\n")), (0, 1), err)
+        said = json.loads(out)
+        self.assertEqual(said["status"], "exported")
+        self.assertRegex(plain, rf"(?m)^rows +{said['rows']:,} in {said['files']} file\(s\), ")
+        self.assertEqual(json.loads(json_lines(on_terminal(*export, "--json")[1])[-1]), said)
+        self.assertNotIn("features", on_terminal(*export, "--quiet")[1])
+        self.assertEqual(in_pipes(*export, "--quiet")[1], out)
+        self.assertEqual(in_pipes("export", JOB, "--feast", "--json")[0], 2)
+
+    def test_a_version_is_told_in_words(self):
+        registry = ["--job", JOB, "--registry", f"{self.folder}/registry"]
+        about = self.folder / "about.json"
+        gate = [{"what": "format >= 0.98", "value": 0.99, "holds": True}]
+        about.write_text(json.dumps({"metrics": {"bleu4": 12.5}, "seeds": [7], "gate": gate}), encoding="utf-8")
+        code, _, err = in_pipes("models", "add", "writer", "--adapter", str(ADAPTER), "--about", str(about), *registry)
+        self.assertEqual(code, 0, err)
+        code, _, err = in_pipes("models", "promote", "writer", "latest", "--why", "better than none", *registry)
+        self.assertEqual(code, 0, err)
+        show = ["models", "show", "writer", *registry]
+        code, shown = on_terminal(*show)
+        self.assertEqual((code, json_lines(shown)), (0, []), shown)
+        plain = COLOURS.sub("", shown)
+        for line in [
+            r"version +writer 0001-\w+", r"in use +yes", r"bleu4 +12\.5000", r"format >= 0\.98 \(found 0\.9900\) +holds",
+            r"20\S+Z +0001-\w+ +promoted +better than none",
+        ]:
+            self.assertRegex(plain, rf"(?m)^{line}$")
+        card = json.loads(in_pipes(*show)[1])
+        self.assertEqual((card["card"]["name"], card["history"][0]["why"]), ("writer", "better than none"))
+        self.assertEqual(json.loads(on_terminal(*show, "--json")[1]), card)
 
     def test_no_colours_where_none_are_wanted(self):
         code, shown = on_terminal(*self.night, NO_COLOR="1")
