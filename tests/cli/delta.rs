@@ -6,8 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common;
-use crate::common::{World, expect_code, stderr, stdout, summary};
+use crate::common::{World, expect_code, python_tests, python_with, stderr, summary};
 use crate::night::Night;
 
 const DELTA: [&str; 2] = ["--set", "publish.delta=true"];
@@ -104,18 +103,8 @@ fn logs_are_begun_kept_and_followed() {
 
 /// delta-rs and DuckDB over the same tables, where Python has them.
 fn other_readers_agree(world: &World) {
-    let Some(python) = std::env::var_os("CUREC_PYTHON") else {
-        println!("skipped: no Python with deltalake and DuckDB (CUREC_PYTHON; ci/test.sh makes one)");
-        return;
-    };
-    let out = std::process::Command::new(python)
-        .args(["-m", "unittest", "-v", "tests/python/test_delta.py"])
-        .current_dir(common::project())
-        .env("CUREC_DELTA_WAREHOUSE", world.path("warehouse"))
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{}{}", stdout(&out), stderr(&out));
-    assert!(!stderr(&out).contains("skipped="), "{}", stderr(&out));
+    let Some(python) = python_with("deltalake and DuckDB") else { return };
+    python_tests(&python, "test_delta.py", &[("CUREC_DELTA_WAREHOUSE", world.path("warehouse"))]);
 }
 
 #[test]
@@ -164,10 +153,7 @@ for version in range(2):
 
 #[test]
 fn tables_of_other_writers_are_inputs() {
-    let Some(python) = std::env::var_os("CUREC_PYTHON") else {
-        println!("skipped: no Python with deltalake (CUREC_PYTHON; ci/test.sh makes one)");
-        return;
-    };
+    let Some(python) = python_with("deltalake") else { return };
     let world = World::new();
     let counts = "select (select count(*) from interaction) as events, (select count(*) from item) as items, \
                   (select count(*) from item where item_id = 'gone') as gone";

@@ -309,20 +309,10 @@ fn the_jobs_of_the_project_are_valid() {
 
 #[test]
 fn other_readers_agree() {
-    let Some(python) = std::env::var_os("CUREC_PYTHON") else {
-        println!("skipped: no Python with pyarrow, DuckDB and Polars (CUREC_PYTHON; ci/test.sh makes one)");
-        return;
-    };
+    let Some(python) = common::python_with("pyarrow, DuckDB and Polars") else { return };
     let world = World::new();
     expect_code(&world.run(&[]), 0);
-    let out = std::process::Command::new(python)
-        .args(["-m", "unittest", "-v", "tests/python/test_readers.py"])
-        .current_dir(common::project())
-        .env("CUREC_WAREHOUSE", world.path("warehouse"))
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{}{}", stdout(&out), stderr(&out));
-    assert!(!stderr(&out).contains("skipped="), "{}", stderr(&out));
+    common::python_tests(&python, "test_readers.py", &[("CUREC_WAREHOUSE", world.path("warehouse"))]);
     let out = world.curec(&["inspect", world.path("warehouse/item_feature").to_str().unwrap()]);
     expect_code(&out, 0);
     assert!(stdout(&out).contains("array[f32, 32]"), "{}", stdout(&out));

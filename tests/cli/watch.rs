@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::{World, expect_code, project, stderr, stdout, summary};
+use crate::common::{World, expect_code, python_tests, python_with, stderr, stdout, summary};
 use crate::night::{Night, signal};
 
 const SUCCESS: &str = "curec_last_success_timestamp_seconds{curec_job=\"test\"}";
@@ -289,23 +289,13 @@ fn lineage_tells_what_a_run_reads_and_makes() {
 
 /// OpenLineage's own client reads the events strictly, where there is one.
 pub(crate) fn as_the_schema_wants(world: &World, name: &str) {
-    checked(world, "tests/python/test_lineage.py", "CUREC_EVENTS", name);
+    checked(world, "test_lineage.py", "CUREC_EVENTS", name);
 }
 
 /// A file of the world as a Python test takes it, which a variable tells where it is.
 fn checked(world: &World, test: &str, variable: &str, name: &str) {
-    let Some(python) = std::env::var_os("CUREC_PYTHON") else {
-        println!("skipped: no Python with ci/test-requirements.txt (CUREC_PYTHON; ci/test.sh makes one)");
-        return;
-    };
-    let out = Command::new(python)
-        .args(["-m", "unittest", "-v", test])
-        .current_dir(project())
-        .env(variable, world.path(name))
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{}{}", stdout(&out), stderr(&out));
-    assert!(!stderr(&out).contains("skipped="), "{}", stderr(&out));
+    let Some(python) = python_with("ci/test-requirements.txt") else { return };
+    python_tests(&python, test, &[(variable, world.path(name))]);
 }
 
 #[test]
@@ -421,7 +411,7 @@ fn a_collector_takes_a_span_for_the_run_and_one_for_each_step() {
     assert_eq!(attribute(&spans[0], "curec.exit_code"), out.status.code().unwrap().to_string());
     let bodies: String = receiver.seen.lock().unwrap().iter().map(|request| request.body.clone() + "\n").collect();
     std::fs::write(world.path("traces.jsonl"), bodies).unwrap();
-    checked(&world, "tests/python/test_traces.py", "CUREC_TRACES", "traces.jsonl");
+    checked(&world, "test_traces.py", "CUREC_TRACES", "traces.jsonl");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What several test programs share: folders, the binary, small inputs, and where data and models may be.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -41,6 +42,39 @@ pub fn home(relative: &str) -> Option<PathBuf> {
 /// A tiny model of `tests/fixtures/models`.
 pub fn fixture(name: &str) -> PathBuf {
     project().join("tests/fixtures/models").join(name)
+}
+
+/// Some Python, that of `CUREC_PYTHON` or `python3`; `None` with a reason printed where neither runs.
+pub fn any_python() -> Option<OsString> {
+    let python = std::env::var_os("CUREC_PYTHON").unwrap_or_else(|| "python3".into());
+    if Command::new(&python).arg("--version").output().is_ok_and(|out| out.status.success()) {
+        return Some(python);
+    }
+    println!("skipped: no Python (CUREC_PYTHON)");
+    None
+}
+
+/// The Python that ci/test.sh has made; `None`, with the packages that are missed printed, where there is none.
+pub fn python_with(packages: &str) -> Option<OsString> {
+    let python = std::env::var_os("CUREC_PYTHON");
+    if python.is_none() {
+        println!("skipped: no Python with {packages} (CUREC_PYTHON; ci/test.sh makes one)");
+    }
+    python
+}
+
+/// Runs a file of tests/python on what `environment` names: all of its tests pass, and none is left out.
+pub fn python_tests(python: &OsStr, file: &str, environment: &[(&str, PathBuf)]) {
+    let out = Command::new(python)
+        .args(["-m", "unittest", "-v", &format!("tests/python/{file}")])
+        .current_dir(project())
+        .env("CUREC_BIN", env!("CARGO_BIN_EXE_curec"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .envs(environment.iter().map(|(name, place)| (*name, place)))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}{}", stdout(&out), stderr(&out));
+    assert!(!stderr(&out).contains("skipped="), "{}", stderr(&out));
 }
 
 /// One event of a test log.
