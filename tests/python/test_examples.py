@@ -199,6 +199,20 @@ class Runs(unittest.TestCase):
         self.assertEqual([imported(line) for line in written], [imported(line) for line in proposed])
         for part in ("purchase", "return", "2026-03-14"):
             self.assertIn(part, printed[0])
+        night = json.loads(printed[1].splitlines()[-1])
+        self.assertEqual(night["status"], "published")
+        self.assertGreater(night["generated"], 0)
+        if HOME:
+            # With the model that people have the cap is what ends it.
+            self.assertGreater(night["unpaid"], 0)
+            self.assertLess(night["seconds"], 60)
+        # The product that the README explains is among those with the most customers, which are asked about first.
+        [asked] = self.rows(folder, "out/shop/job.toml", "select count(*) as n from reason where item_id = 'T-103' and error is null")
+        self.assertEqual(asked["n"], 1)
+        # Without the cap the rest is paid for, and then there is nothing to do.
+        again = blocks((folder / "README.md").read_text(encoding="utf-8"))[1].splitlines()[-1].partition(" --set budget")[0]
+        rest, nothing = (json.loads(self.bash(again, folder).splitlines()[-1]) for _ in range(2))
+        self.assertEqual((rest["unpaid"], nothing["status"], nothing["generated"]), (0, "nothing_to_do", 0))
         items = self.rows(folder, "out/shop/job.toml", "select item_id, missing from item_feature order by item_id")
         self.assertEqual(len(items), 20)
         self.assertFalse(any(item["missing"] for item in items))
