@@ -85,6 +85,7 @@ pub mod table {
     pub mod build;
     pub mod column_type;
     pub mod contract;
+    mod contract_file;
     pub mod finding;
     pub mod cast;
     pub mod rules;
