@@ -28,6 +28,8 @@ pub mod gzip;
 pub mod columns;
 mod toml_table;
 mod variables;
+pub mod secrets;
+pub mod resolved;
 pub mod settings;
 pub mod undated;
 pub mod epoch;

@@ -1,9 +1,8 @@
 //! Files of settings: how the job file, the weekly file and the evaluation file are read.
 //!
 //! Every key stands once, with its default and its meaning, in a file of defaults; what a person writes is laid over it. Keys
-//! that are not there, wrong types and missing variables are all told at once, with file and line. Each value knows where it
-//! came from, so that [`Resolved`] can be printed as a file of the same kind. Knows nothing of what the keys mean, and reads
-//! no environment: the caller passes it in.
+//! that are not there, wrong types and missing variables are all told at once, with file and line. What comes of it is [`Resolved`].
+//! Knows nothing of what the keys mean, and reads no environment: the caller passes it in.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +15,9 @@ use toml::{Table, Value};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::excerpt::{self, Excerpt};
-use crate::toml_table::{each_text, element, flatten, is_sections, joined, plain, put, type_name, value_at};
+use crate::resolved::{Origin, Place, Resolved};
+use crate::secrets::{MASK, harmless, is_secret, may_hold_secret};
+use crate::toml_table::{each_text, element, is_sections, joined, plain, put, type_name, value_at};
 use crate::variables::{expand_text, variables};
 
 /// A kind of file.
@@ -34,46 +35,6 @@ pub struct Form {
     pub optional: &'static [&'static str],
     /// Where the keys are documented.
     pub hint: &'static str,
-}
-
-/// Where a value was set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// Nowhere: it is the default.
-    Default,
-    /// In this line of the file, from 1.
-    Line(usize),
-    /// In a variable of the environment of that name.
-    Variable(String),
-    /// On the command line.
-    Flag,
-}
-
-/// Where a value came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    /// Where it was set.
-    pub place: Place,
-    /// The variables that its text names as `${NAME}`, each with whether it was set.
-    pub variables: Vec<(String, bool)>,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Default => f.write_str("default")?,
-            Place::Line(line) => write!(f, "line {line}")?,
-            Place::Variable(name) => write!(f, "variable {name}")?,
-            Place::Flag => f.write_str("--set")?,
-        }
-        for (name, is_set) in &self.variables {
-            match is_set {
-                true => write!(f, ", variable {name} by ${{{name}}}")?,
-                false => write!(f, ", variable {name} is not set")?,
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A text file that a person wrote, with plain line ends and without a byte order mark, as editors on Windows write them;
@@ -446,138 +407,6 @@ impl<'a> Layers<'a> {
             origins: self.origins,
         })
     }
-}
-
-/// Settings that are whole and right.
-#[derive(Clone)]
-pub struct Resolved {
-    file: String,
-    what: &'static str,
-    known: Table,
-    values: Table,
-    masked: Table,
-    origins: BTreeMap<String, Origin>,
-}
-
-impl fmt::Debug for Resolved {
-    /// Without the values: some are secrets.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolved").field("file", &self.file).finish_non_exhaustive()
-    }
-}
-
-impl Resolved {
-    /// Every value by its key, as a text.
-    pub fn texts(&self) -> BTreeMap<String, String> {
-        let mut texts = BTreeMap::new();
-        flatten(&self.values, "", &mut texts);
-        texts
-    }
-
-    /// Where a key's value came from; `data[0].name` in a list of sections.
-    pub fn origin(&self, key: &str) -> Origin {
-        let default = Origin { place: Place::Default, variables: Vec::new() };
-        self.origins.get(key).cloned().unwrap_or(default)
-    }
-
-    /// The settings as a file of their kind, with each value's origin in a comment behind it. Values of variables and keys
-    /// that are named like credentials are `***`; `redact` masks what is a credential by its form.
-    pub fn print(&self, redact: &dyn Fn(&str) -> String) -> String {
-        let mut out =
-            format!("# {} of {}, resolved. Where each value came from stands behind it.\n", self.what, self.file);
-        self.print_section(&mut out, (&self.known, &self.masked), "", "", redact);
-        out
-    }
-
-    fn print_section(
-        &self,
-        out: &mut String,
-        (known, values): (&Table, &Table),
-        path: &str,
-        header: &str,
-        redact: &dyn Fn(&str) -> String,
-    ) {
-        // In the order of the defaults; plain values before sections, as TOML wants it.
-        let found = || known.iter().filter_map(|(name, known)| Some((name, known, values.get(name)?)));
-        // Texts by name stand in a section of their own, unless there is none.
-        let is_plain = |known: &Value, value: &Value| match known {
-            Value::Table(known) => known.is_empty() && value.as_table().is_some_and(Table::is_empty),
-            known => !is_sections(known),
-        };
-        for (name, _, value) in found().filter(|(_, known, value)| is_plain(known, value)) {
-            let (shown, origin) = (shown(name, value, redact), self.origin(&joined(path, name)));
-            out.push_str(&format!("{name} = {shown}  # {}\n", printable(&origin.to_string())));
-        }
-        for (name, known, value) in found() {
-            let (path, header) = (joined(path, name), joined(header, name));
-            match (known, value) {
-                (Value::Table(known), Value::Table(values)) if known.is_empty() => {
-                    if !values.is_empty() {
-                        out.push_str(&format!("\n[{header}]\n"));
-                    }
-                    for (key, value) in values {
-                        // What is no word stands in quotes.
-                        let entry = Table::from_iter([(key.clone(), shown(name, value, redact))]).to_string();
-                        let origin = self.origin(&joined(&path, key));
-                        out.push_str(&format!("{}  # {}\n", entry.trim_end(), printable(&origin.to_string())));
-                    }
-                }
-                (Value::Table(known), Value::Table(values)) => {
-                    out.push_str(&format!("\n[{header}]\n"));
-                    self.print_section(out, (known, values), &path, &header, redact);
-                }
-                (Value::Array(known), Value::Array(list)) => {
-                    let Some(known) = element(known) else { continue };
-                    for (number, values) in list.iter().enumerate() {
-                        let Some(values) = values.as_table() else { continue };
-                        out.push_str(&format!("\n[[{header}]]\n"));
-                        self.print_section(out, (known, values), &format!("{path}[{number}]"), &header, redact);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// What stands in the place of a credential.
-pub const MASK: &str = "***";
-
-/// Whether a variable or key holds a credential, by its name.
-pub fn is_secret(name: &str) -> bool {
-    const MARKS: [&str; 6] = ["SECRET", "TOKEN", "PASSW", "PASSPHRASE", "CREDENTIAL", "SIGNATURE"];
-    const WORDS: [&str; 9] = ["KEY", "APIKEY", "PASS", "PWD", "AUTH", "AUTHORIZATION", "BEARER", "COOKIE", "SAS"];
-    let name = name.to_ascii_uppercase();
-    let is_key = name.split(['_', '-', '.']).any(|word| WORDS.contains(&word));
-    let is_marked = MARKS.iter().any(|mark| name.contains(mark));
-    // A number of tokens, what makes them, and the file that a credential stands in.
-    (is_key || is_marked) && !["TOKENS", "TOKENIZER"].iter().any(|no| name.contains(no)) && !name.ends_with("_FILE")
-}
-
-/// Whether a line of a file may hold a credential, by its words and by users in URLs.
-fn may_hold_secret(line: &str) -> bool {
-    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    let has_user = line.split("://").skip(1).any(|rest| rest.contains('@'));
-    has_user || line.split(|c: char| !is_word(c)).any(|word| is_secret(word) || word.eq_ignore_ascii_case("sig"))
-}
-
-/// The place of some bytes of a file, unless a credential may stand in their line.
-fn harmless(text: &str, bytes: Range<usize>) -> Option<Excerpt> {
-    Some(Excerpt::of_bytes(text, bytes)).filter(|excerpt| !may_hold_secret(excerpt.text()))
-}
-
-fn shown(name: &str, value: &Value, redact: &dyn Fn(&str) -> String) -> Value {
-    match value {
-        Value::String(_) if is_secret(name) => Value::String(MASK.to_owned()),
-        Value::String(text) => Value::String(redact(text)),
-        Value::Array(values) => Value::Array(values.iter().map(|value| shown(name, value, redact)).collect()),
-        other => other.clone(),
-    }
-}
-
-/// The text on one line.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// What a section holds where no file says otherwise.

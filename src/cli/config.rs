@@ -12,7 +12,8 @@ use crate::cli::output::print;
 use crate::config::{self, Job};
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::evaluation_file;
-use crate::settings::{self, MASK};
+use crate::secrets::{MASK, is_secret};
+use crate::settings;
 use crate::table::redact;
 use crate::weekly::weekly_file;
 
@@ -97,7 +98,7 @@ fn masked(text: &str) -> String {
 
 fn masked_query(query: &str) -> String {
     let pair = |pair: &str| match pair.split_once('=') {
-        Some((name, _)) if settings::is_secret(name) || name.eq_ignore_ascii_case("sig") => format!("{name}={MASK}"),
+        Some((name, _)) if is_secret(name) || name.eq_ignore_ascii_case("sig") => format!("{name}={MASK}"),
         _ => pair.to_owned(),
     };
     query.split('&').map(pair).collect::<Vec<_>>().join("&")

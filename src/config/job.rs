@@ -10,7 +10,8 @@ use crate::config::environment::{cache_dir, environment, of_stores, temporary_fo
 use crate::config::rules::validate;
 use crate::config::spec::JobSpec;
 use crate::error::{Error, Kind, Result};
-use crate::settings::{Form, Layers, Place, Problem, Resolved, read_text};
+use crate::resolved::{Place, Resolved};
+use crate::settings::{Form, Layers, Problem, read_text};
 
 /// The defaults with their documentation, as a job file.
 pub const DEFAULTS: &str = include_str!("job.toml");

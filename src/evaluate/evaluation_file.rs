@@ -16,7 +16,8 @@ use crate::evaluate::history_nights::HistoriesSpec;
 use crate::recommend::item_table::{How, Reading};
 use crate::recommend::split::Target;
 use crate::recommend::{din, log_linear, sasrec};
-use crate::settings::{self, Form, Layers, Resolved};
+use crate::resolved::Resolved;
+use crate::settings::{self, Form, Layers};
 
 /// The defaults with their documentation, as an evaluation's file.
 pub const DEFAULTS: &str = include_str!("../config/evaluation.toml");

@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::cancel::CancelToken;
 use crate::error::{Context, Error, Kind, Result};
-use crate::settings;
+use crate::secrets;
 
 /// So much of a server's words stands in an error.
 const SHOWN: usize = 300;
@@ -122,7 +122,7 @@ impl Client {
     pub fn new(place: &str, address: &str, key: Option<String>, patience: Patience) -> Result<Client> {
         let bad = |what: &str| Error::new(Kind::Config, format!("{place}: {what}"));
         let mut address = Url::parse(address).map_err(|e| bad("this is no address").source(e))?;
-        let is_secret = |name: &str| settings::is_secret(name) || matches!(name, "key" | "sig" | "code");
+        let is_secret = |name: &str| secrets::is_secret(name) || matches!(name, "key" | "sig" | "code");
         let is_told = address.query_pairs().any(|(name, _)| is_secret(&name));
         if !address.username().is_empty() || address.password().is_some() || is_told {
             return Err(bad("an address must hold no credentials").hint("set the key as OPENAI_API_KEY"));

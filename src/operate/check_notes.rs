@@ -12,7 +12,8 @@ use crate::config::Job;
 use crate::error::Error;
 use crate::excerpt::Excerpt;
 use crate::printable::{Tone, Toned, line};
-use crate::settings::{Place, Problem};
+use crate::resolved::Place;
+use crate::settings::Problem;
 use crate::table::finding::Findings;
 use crate::table::redact::redact;
 

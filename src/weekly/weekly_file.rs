@@ -16,9 +16,10 @@ use crate::learn::lessons;
 use crate::learn::supervised;
 use crate::learn::worth::Prices;
 use crate::llm::adapter::{AdapterShape, TARGETS};
+use crate::resolved::Resolved;
 use crate::reward::judge::Limits;
 use crate::reward::train::Plan;
-use crate::settings::{self, Form, Layers, Resolved};
+use crate::settings::{self, Form, Layers};
 use crate::weekly::examples::Size;
 
 /// The defaults with their documentation, as a weekly file.

@@ -1,7 +1,9 @@
 //! How files of settings are read: layers, mistakes, origins, credentials.
 
 use curec::error::Result;
-use curec::settings::{Form, Layers, MASK, Place, Resolved, is_secret};
+use curec::resolved::{Place, Resolved};
+use curec::secrets::{MASK, is_secret};
+use curec::settings::{Form, Layers};
 use serde::Deserialize;
 
 const FORM: Form = Form {
