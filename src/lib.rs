@@ -103,6 +103,7 @@ pub mod table {
     pub mod listing;
     pub mod labels;
     pub mod mapping;
+    mod preview_files;
     pub mod preview;
     pub mod input;
     pub mod sample;
