@@ -296,6 +296,16 @@ pub mod recommend {
     pub mod din;
 }
 
+/// What a text of an item is worth to a recommender that knows the item by this text alone; whether that may be a reward, and what is to
+/// stand in the place of items' reasons.
+pub mod item_worth {
+    pub mod worth;
+    pub mod gates;
+    pub mod choice;
+    pub mod correction;
+    pub mod recommender;
+}
+
 /// One run of a job, from its inputs to what is published: plan, run, audits, manifest, report.
 pub mod night {
     pub mod manifest;
@@ -387,10 +397,6 @@ pub mod weekly {
     pub mod negatives;
     pub mod reinforce;
     pub mod next_items;
-    pub mod item_worth;
-    pub mod worth_gates;
-    pub mod worth_choice;
-    pub mod worth_correction;
     mod worth_data;
     mod worth_answers;
     pub mod worth_fit;

@@ -13,6 +13,7 @@ use futures::TryStreamExt;
 use crate::columns::{at, text};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::prompt::Evidence;
+use crate::item_worth::worth::least_learned;
 use crate::night::prepare::Prepared;
 use crate::night::samples;
 use crate::night::verify::nothing_to_learn;
@@ -24,7 +25,6 @@ use crate::recommend::split::{self, Case, Part, Split, Target};
 use crate::reward::names::Vocabulary;
 use crate::reward::score::{Scored, evidence_of};
 use crate::weekly::examples;
-use crate::weekly::item_worth::least_learned;
 use crate::weekly::weekly_file::WorthSpec;
 
 /// The table of questions; it is made here, with all that it is made from.

@@ -4,48 +4,23 @@
 //! of jobs, files or what is learned from the choice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
 
 use crate::cancel::CancelToken;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::generate::models::Models;
+use crate::item_worth::choice::{Chosen, best_of_each};
+use crate::item_worth::correction::{Candidates, Choice, Correction, ItemChoice, correction};
+use crate::item_worth::gates::{Gates, Judged, gates};
+use crate::item_worth::recommender::{Learning, Recommender, recommender};
+use crate::item_worth::worth::{Block, Known, Settings, Worth};
 use crate::llm::device::ComputeDevice;
-use crate::recommend::adaptor::{AdaptorConfig, Content};
-use crate::recommend::fit::{Plan, Trained, fit_by, mean_ndcg, sequences};
-use crate::recommend::item_table::Reading;
-use crate::recommend::log_linear::{Config, LogLinear};
-use crate::recommend::metrics::Catalogue;
-use crate::recommend::split::{Part, Target};
 use crate::telemetry::Voice;
-use crate::weekly::item_worth::{Block, Known, Settings, Worth};
 use crate::weekly::weekly_file::WorthSpec;
 use crate::weekly::worth_answers::{Answer, Answers};
-use crate::weekly::worth_choice::{Chosen, best_of_each};
-use crate::weekly::worth_correction::{Candidates, Choice, Correction, ItemChoice, correction};
 use crate::weekly::worth_data::{Data, Item};
-use crate::weekly::worth_gates::{Gates, Judged, gates};
 
-/// Items that the recommender's softmax has besides the targets of a batch: see [`Config`].
-pub(super) const DRAWN: usize = 2000;
 /// Texts that are encoded between two looks at whether to stop.
 const TEXTS: usize = 512;
-
-/// The recommender that says what reasons are worth.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Recommender {
-    /// Events that it was trained on.
-    pub events: usize,
-    /// Items that these met.
-    pub items: usize,
-    /// The rate that validation chose.
-    pub learning_rate: f64,
-    /// The epoch whose weights were kept.
-    pub best_epoch: usize,
-    /// Its NDCG@10 over the last events before the interval, by full ranking.
-    pub ndcg: f64,
-}
 
 /// What was measured.
 pub(super) struct Measured {
@@ -102,7 +77,7 @@ impl Work<'_> {
         let Work { data, of, .. } = self;
         let said = self.texts(stop)?;
         let texts = &said.reasons;
-        let (model, recommender) = self.recommender(voice, stop)?;
+        let (model, recommender) = recommender(&data.split, &learning(of), self.device, voice, stop)?;
         let cases = data.blocks();
         let states = [model.states_before(&cases[0])?, model.states_before(&cases[1])?];
         let vectors = model.vectors()?;
@@ -190,62 +165,26 @@ impl Work<'_> {
         let published = |answer: &Option<Answer>| vectors.get(answer.as_ref()?.accepted()?).cloned();
         Ok(Texts { evidence, reasons, nights: answers.nights.iter().map(published).collect() })
     }
-
-    /// A log-linear model of ids alone, by the learning rate that validates best.
-    fn recommender(&self, voice: Voice, stop: &CancelToken) -> Result<(LogLinear, Recommender)> {
-        let Work { data, of, device, .. } = self;
-        let split = &data.split;
-        let counts = split.train_counts();
-        let (learned, valid) = (sequences(split), split.cases(Part::Valid, Target::Successive));
-        let content = Arc::new(Content { seen: Some(counts.to_vec()), ..Content::default() });
-        // As the arm without texts in an evaluation: what training never met is no wrong answer.
-        let reading = Reading { seen_only: true, ..Reading::default() };
-        let config = Config {
-            hidden: of.hidden,
-            length: of.length,
-            dropout: of.dropout,
-            batch: of.batch,
-            negatives: DRAWN,
-            adaptor: AdaptorConfig::published(),
-            reading,
-        };
-        let train = |rate: f64| -> Result<(LogLinear, Trained)> {
-            let plan = Plan { voice, ..Plan::new(of.epochs, of.patience, rate) };
-            let mut model = LogLinear::new(counts.len(), config.clone(), Some(content.clone()), of.seed, device)?;
-            let since = Catalogue::since(split.first_seen());
-            let mut rank = |model: &mut LogLinear| mean_ndcg(model, &valid, since, plan.ranking);
-            let trained = fit_by(&mut model, &learned, &valid, &plan, &|| stop.check(), &mut rank)?;
-            Ok((model, trained))
-        };
-        let Some((first, others)) = of.learning_rates.split_first() else {
-            return Err(
-                Error::new(Kind::Config, "a recommender wants a learning rate").with("key", "worth.learning_rates")
-            );
-        };
-        let (mut model, mut trained) = train(*first)?;
-        let mut learning_rate = *first;
-        for rate in others {
-            let (other, found) = train(*rate)?;
-            if found.best_score > trained.best_score {
-                (model, trained, learning_rate) = (other, found, *rate);
-            }
-        }
-        let recommender = Recommender {
-            events: split.train().len(),
-            items: counts.iter().filter(|n| **n > 0).count(),
-            learning_rate,
-            best_epoch: trained.best_epoch,
-            ndcg: trained.best_score,
-        };
-        tracing::info!(learning_rate, ndcg = trained.best_score, "the recommender is trained");
-        Ok((model, recommender))
-    }
 }
 
 /// What is known of those reasons whose answers ended by themselves. One that was cut is no example of how to end.
 fn of_finished(answers: &Answers, texts: &[Reason], found: &[Option<Judged>]) -> Vec<Option<Judged>> {
     let is_finished = |place: usize| answers.all.get(place).is_some_and(Answer::is_finished);
     texts.iter().zip(found).map(|((place, ..), one)| one.filter(|_| is_finished(*place))).collect()
+}
+
+/// How the recommender learns.
+fn learning(of: &WorthSpec) -> Learning {
+    Learning {
+        hidden: of.hidden,
+        length: of.length,
+        dropout: of.dropout,
+        batch: of.batch,
+        epochs: of.epochs,
+        patience: of.patience,
+        learning_rates: of.learning_rates.clone(),
+        seed: of.seed,
+    }
 }
 
 /// How worths are measured.

@@ -185,6 +185,16 @@ impl<'a> Block<'a> {
         Block { states, met: cases.iter().map(|case| case.history).collect(), asked }
     }
 
+    /// The same events with their items dealt anew among them: how often each item comes stays, and what users are after no longer
+    /// tells what they take. The control of whoever chooses by a block.
+    #[must_use]
+    pub fn dealt(&self, seed: u64) -> Block<'a> {
+        let mut items: Vec<u32> = self.asked.iter().map(|one| one.item).collect();
+        Random::new(seed, "dealt labels").shuffle(&mut items);
+        let asked = self.asked.iter().zip(items).map(|(one, item)| Asked { item, ..*one }).collect();
+        Block { states: self.states, met: self.met.clone(), asked }
+    }
+
     fn state_of(&self, case: usize, width: usize) -> &'a [f32] {
         &self.states[case * width..(case + 1) * width]
     }
@@ -279,7 +289,7 @@ fn keys(known: &Known<'_>, settings: &Settings) -> Vec<String> {
 }
 
 /// Items that training met and that have evidence, at least: two of each fold.
-pub(super) fn least_learned(folds: usize) -> usize {
+pub fn least_learned(folds: usize) -> usize {
     2 * folds
 }
 
@@ -582,4 +592,4 @@ impl Worth {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cancel::CancelToken;
 use crate::error::Result;
+use crate::item_worth::worth::{Block, Known, Settings, Worth, dot, mean};
 use crate::network::random::Random;
 use crate::registry::card::Check;
 use crate::statistics::{Interval, RESAMPLES, paired_bootstrap, quantile, spearman};
-use crate::weekly::item_worth::{Block, Known, Settings, Worth, dot, mean};
 
 const CONFIDENCE: f64 = 0.95;
 /// Fewer items are no sample.
@@ -109,7 +109,7 @@ pub struct Judged {
 #[cfg(test)]
 impl Judged {
     /// A reason of which nothing is known but what halves of the users say.
-    pub(super) fn by_halves(item: u32, halves: [Option<f64>; 2]) -> Judged {
+    pub(crate) fn by_halves(item: u32, halves: [Option<f64>; 2]) -> Judged {
         Judged {
             item,
             worth: 0.0,
@@ -348,7 +348,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::error::Kind;
-    use crate::weekly::item_worth::tests::{NOISES, World, settings};
+    use crate::item_worth::worth::tests::{NOISES, World, settings};
 
     fn of_texts(world: &World, texts: &[(u32, &[f32])], stop: &CancelToken) -> Result<(Gates, Vec<Option<Judged>>)> {
         let (known, now, next) = (world.known(), world.block(0), world.block(1));

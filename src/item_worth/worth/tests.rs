@@ -250,6 +250,21 @@ fn a_loss_is_that_of_the_softmax() {
 }
 
 #[test]
+fn dealt_events_keep_their_users_and_how_often_each_item_comes() {
+    let world = World::new(true);
+    let (block, dealt) = (world.block(0), world.block(0).dealt(3));
+    let items = |block: &Block<'_>| block.asked.iter().map(|one| one.item).collect::<Vec<u32>>();
+    let sorted = |block: &Block<'_>| {
+        let mut items = items(block);
+        items.sort_unstable();
+        items
+    };
+    let others = |block: &Block<'_>| block.asked.iter().map(|one| (one.user, one.case)).collect::<Vec<_>>();
+    assert!(items(&block) != items(&dealt) && sorted(&block) == sorted(&dealt) && others(&block) == others(&dealt));
+    assert!(items(&dealt) == items(&block.dealt(3)) && items(&dealt) != items(&block.dealt(4)));
+}
+
+#[test]
 fn a_block_is_made_of_cases() {
     let case =
         |user: u32, history: &'static [u32], target: u32| Case { user, history, target, rating: None, timestamp: 0 };
