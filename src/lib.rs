@@ -353,6 +353,7 @@ pub mod evaluate {
     pub mod word_space;
     pub mod ease;
     pub mod collaborative;
+    pub mod item_windows;
     pub mod scalars;
     pub mod arm;
     pub mod arms;
@@ -376,6 +377,7 @@ pub mod evaluate {
     mod logged_items;
     mod origin_nights;
     pub mod arm_data;
+    mod window_nights;
     pub mod evaluation;
 }
 

@@ -69,6 +69,11 @@ pub enum Arm {
     Corrected,
     /// A6n: as A6, of the aligned model: correction without reinforcement.
     CorrectedAligned,
+    /// A6i: A4, and reasons of items corrected window by window: what half of the users choose in the place of a reason, and the
+    /// other half confirm, stands from the next window on.
+    ItemsCorrected,
+    /// A6w: A6i, and beside each vector what the item's words tell, as in A2w: the whole pipeline.
+    ItemsCorrectedWords,
     /// A7: the reasons of A6, or of A3 where A6 is not run, dealt out to other items and users.
     Shuffled,
     /// A9: the answer itself, given with the question: what comes next and whether it is liked. Never a result: the proof
@@ -80,7 +85,7 @@ pub enum Arm {
 
 impl Arm {
     /// All of them, in order.
-    pub const ALL: [Arm; 33] = [
+    pub const ALL: [Arm; 35] = [
         Arm::NoText,
         Arm::Offset,
         Arm::Random,
@@ -111,6 +116,8 @@ impl Arm {
         Arm::Reinforced,
         Arm::Corrected,
         Arm::CorrectedAligned,
+        Arm::ItemsCorrected,
+        Arm::ItemsCorrectedWords,
         Arm::Shuffled,
         Arm::Leak,
         Arm::Anonymous,
@@ -149,6 +156,8 @@ impl Arm {
             Arm::Reinforced => "A5",
             Arm::Corrected => "A6",
             Arm::CorrectedAligned => "A6n",
+            Arm::ItemsCorrected => "A6i",
+            Arm::ItemsCorrectedWords => "A6w",
             Arm::Shuffled => "A7",
             Arm::Leak => "A9",
             Arm::Anonymous => "A10",
@@ -171,6 +180,7 @@ impl Arm {
             Arm::Reinforced => "accepted reasons of the reinforced model",
             Arm::Corrected => "accepted reasons after correction",
             Arm::CorrectedAligned => "accepted reasons of the aligned model after correction",
+            Arm::ItemsCorrected => "reasons of the aligned model, those of items corrected window by window",
             Arm::Anonymous => "accepted reasons without titles",
             _ => "texts of another arm",
         }
@@ -193,6 +203,16 @@ impl Arm {
     /// Whether its nights correct what they say of histories.
     pub fn corrects(self) -> bool {
         matches!(self, Arm::Corrected | Arm::CorrectedAligned)
+    }
+
+    /// Whether reasons of its items are corrected window by window.
+    pub fn corrects_items(self) -> bool {
+        matches!(self, Arm::ItemsCorrected | Arm::ItemsCorrectedWords)
+    }
+
+    /// Whether its texts of items come from nights of its own; else they are made of other arms' nights.
+    pub fn has_nights(self) -> bool {
+        self != Arm::ItemsCorrected
     }
 
     /// Whether it has the vectors of A2r.
@@ -224,7 +244,7 @@ impl Arm {
 
     /// Whether it reads the words of items.
     pub fn has_words(self) -> bool {
-        matches!(self, Arm::Words | Arm::WordsAlone | Arm::AlignedWords)
+        matches!(self, Arm::Words | Arm::WordsAlone | Arm::AlignedWords | Arm::ItemsCorrectedWords)
     }
 
     /// Whether it has the scalar columns of A2r's features.
@@ -268,6 +288,7 @@ impl Arm {
             Arm::Shuffled if arms.contains(&Arm::Corrected) => Some(Arm::Corrected),
             Arm::Shuffled => Some(Arm::ZeroShot),
             Arm::AlignedWords => Some(Arm::Aligned),
+            arm if arm.corrects_items() => Some(Arm::ItemsCorrected),
             arm if arm.is_evidence() => Some(Arm::Evidence),
             other => Some(other),
         }
@@ -279,6 +300,7 @@ impl Arm {
         match self {
             Arm::Leak => None,
             Arm::Sampled | Arm::AlignedWords => Some(Arm::Aligned),
+            arm if arm.corrects_items() => Some(Arm::Aligned),
             Arm::Random | Arm::Scalars => Some(Arm::Attributes),
             arm if arm.is_evidence() => Some(Arm::Attributes),
             other => other.texts_of(arms),

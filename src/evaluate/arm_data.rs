@@ -57,12 +57,12 @@ pub(crate) struct Source {
     job: Job,
     overrides: Vec<String>,
     texts: Vec<TextSpec>,
-    file: PathBuf,
+    pub(super) file: PathBuf,
     folder: PathBuf,
-    log: Arc<Log>,
-    split: Split,
+    pub(super) log: Arc<Log>,
+    pub(super) split: Split,
     /// The night before the origin, then those that remake texts after it.
-    nights: Vec<Interval>,
+    pub(super) nights: Vec<Interval>,
     /// Whether its texts themselves are measured: those of one origin are.
     is_measured: bool,
     /// Where its items are cut to those of the log; nothing where a job's own file is read.
@@ -81,9 +81,9 @@ pub(crate) struct ToldThere {
 
 /// What makes an arm's texts: a folder for its warehouse and the job's keys.
 #[derive(Debug, Clone)]
-struct Keys {
-    folder: PathBuf,
-    overrides: Vec<String>,
+pub(super) struct Keys {
+    pub(super) folder: PathBuf,
+    pub(super) overrides: Vec<String>,
 }
 
 impl Source {
@@ -180,7 +180,7 @@ impl Source {
     }
 
     /// Id texts of the items.
-    fn items(&self) -> &[String] {
+    pub(super) fn items(&self) -> &[String] {
         self.log.items()
     }
 
@@ -445,7 +445,7 @@ impl Source {
     }
 
     /// The nights that make an arm's texts; one, but of what is sampled several times.
-    async fn nights_of(&self, arm: Arm) -> Result<Vec<Keys>> {
+    pub(super) async fn nights_of(&self, arm: Arm) -> Result<Vec<Keys>> {
         let own = |folder: &str, set: Vec<String>| {
             let folder = self.folder.join(folder);
             let overrides = self.overrides.iter().cloned().chain(set);
@@ -487,7 +487,8 @@ impl Source {
         self.texts.iter().filter(|text| text.arm == arm.code()).flat_map(|text| text.set.clone()).collect()
     }
 
-    async fn run(&self, job: &Job, interval: Interval, voice: Voice, stop: &CancelToken) -> Result<()> {
+    /// Runs a night, with what others have paid for.
+    pub(super) async fn run(&self, job: &Job, interval: Interval, voice: Voice, stop: &CancelToken) -> Result<()> {
         let root = locate(job, &job.spec.warehouse)?;
         self.lend(&root).await?;
         let options = Options {
@@ -554,9 +555,10 @@ impl Source {
     }
 }
 
-/// The arms that have texts of their own, where `arms` are run.
+/// The arms that have nights of their own, where `arms` are run.
 fn wanted(arms: &[Arm]) -> Vec<Arm> {
-    let mut wanted: Vec<Arm> = arms.iter().filter_map(|arm| arm.texts_of(arms)).collect();
+    let mut wanted: Vec<Arm> =
+        arms.iter().filter_map(|arm| arm.texts_of(arms)).filter(|arm| arm.has_nights()).collect();
     wanted.extend(arms.iter().any(|arm| arm.has_scalars()).then_some(Arm::Scalars));
     wanted.sort();
     wanted.dedup();
@@ -564,7 +566,7 @@ fn wanted(arms: &[Arm]) -> Vec<Arm> {
 }
 
 /// The arms that have the texts of one.
-fn users_of(arms: &[Arm], uses: impl Fn(Arm) -> bool) -> String {
+pub(super) fn users_of(arms: &[Arm], uses: impl Fn(Arm) -> bool) -> String {
     arms.iter().copied().filter(|arm| uses(*arm)).map(Arm::code).collect::<Vec<_>>().join(", ")
 }
 

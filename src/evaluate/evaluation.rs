@@ -15,11 +15,13 @@ use crate::directory_lock::DirectoryLock;
 use crate::error::Result;
 use crate::evaluate::ablation;
 use crate::evaluate::ablation::training::{Around, Evaluation, Training};
+use crate::evaluate::arm::Arm;
 use crate::evaluate::arm_data::{Source, ToldThere, make_folder};
 use crate::evaluate::arms::Data;
 use crate::evaluate::evaluation_file::{Budget, Spec, arms, targets};
 use crate::evaluate::page;
 use crate::evaluate::results::Results;
+use crate::evaluate::window_nights::{Correcting, Tally};
 use crate::llm::device;
 use crate::night::record::now;
 use crate::recommend::din::{self, Labels};
@@ -79,12 +81,21 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
         source.check(&arms).await?;
     }
     let mut page = out.join(PAGE);
+    let correcting = Correcting {
+        spec: &spec.windows,
+        valid_quantile: spec.split.valid_quantile,
+        arms: &arms,
+        device: &evaluation.device,
+        voice,
+        stop,
+    };
     for (data, sources) in spec.data.iter().zip(opened) {
         stop.check()?;
-        let mut told = Vec::with_capacity(sources.len());
+        let (mut told, mut corrected) = (Vec::with_capacity(sources.len()), Tally::default());
         for source in &sources {
             results.facts.push((source.name.clone(), source.describe()));
-            let texts = source.vectors(&arms, voice, stop, &mut results).await?;
+            let mut texts = source.vectors(&arms, voice, stop, &mut results).await?;
+            corrected += correcting.correct(source, &mut texts, &mut results).await?;
             let histories = match &spec.histories {
                 Some(of) => source.histories(of, &arms, voice, stop, &mut results).await?,
                 None => BTreeMap::new(),
@@ -92,6 +103,7 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
             let words = source.words(&arms, &mut results).await?;
             told.push(ToldThere { texts, histories, words });
         }
+        results.measurements.extend(corrected.measurements(&data.name)?);
         let (mut evaluation, stop) = (evaluation.clone(), stop.clone());
         if let (Some(training), Some(budget)) = (&mut evaluation.sasrec, &data.sasrec) {
             training.config.batch = budget.batch;
@@ -185,7 +197,7 @@ const WITH_HISTORIES: [&str; 2] = [
      refused. Their whitening is their own. Histories of A6 \
      and A6n are those of their nights after correction: the vectors of what is said anew and of what the outcomes of a block \
      made of the reason before it, pooled, from the block's end on; so there are two reasons behind a vector where A5 has \
-     one, also where nothing was rewritten. The reasons of items are not corrected. A7 gives histories to other users of the \
+     one, also where nothing was rewritten. Their reasons of items are not corrected, and A6i and A6w correct those alone. A7 gives histories to other users of the \
      same midnight. A9 is given the answer instead.",
 ];
 
@@ -196,7 +208,10 @@ const NOTES: [&str; 6] = [
      night publishes of titles, attributes, descriptions, praise and fault where no reason stands; neither has a language model, \
      and of neither is anything shortened, as a prompt would be; A2x and A2rx have the scalar columns of the same nights' \
      item_feature, less their mean and divided by their deviation over items with training events at the origin; A3 and the \
-     arms after it are what nights publish: the vector of the accepted reason, of the evidence where there is none.",
+     arms after it are what nights publish: the vector of the accepted reason, of the evidence where there is none. In A6i and A6w \
+     half of the users of a window choose among these and other reasons as of its start, by how far each helps a log-linear model \
+     that was trained before the window; what the other half confirm stands from its end on. Dealt labels: the same with the items \
+     of the window's events dealt anew among them.",
     "Full ranking over the items that are there at a case's moment (their first event is not later), items of the history \
      left out, the target loses ties. Baselines and models know the training part alone; EASE has weights of the 3,000 \
      most frequent items and the best of three regularisations by the test part, which favours it. DIN: whether a user likes what the user met, by rating. AUC is over places within \
@@ -252,6 +267,18 @@ fn facts(spec: &Spec) -> Vec<(String, String)> {
         ),
         ("device".to_owned(), spec.device.clone()),
     ];
+    let is_corrected = |arm: &Arm| arm.corrects_items() && spec.arms.iter().any(|name| name == arm.code());
+    if Arm::ALL.iter().any(is_corrected) {
+        let of = &spec.windows;
+        facts.push((
+            "windows".into(),
+            format!(
+                "reasons of items with {} events or more in a window are judged, at an origin by {} of the events before it, {} times with \
+                 dealt labels; by a log-linear model of width {}, learning rates {:?}, at most {} epochs, seed {}",
+                of.least_events, of.origin_share, of.permutations, of.hidden, of.learning_rates, of.epochs, of.seed
+            ),
+        ));
+    }
     facts.extend(spec.facts.iter().cloned());
     if let Some(Training { config: s, learning_rates, plan, widths }) = &spec.sasrec {
         let budget = budget(learning_rates, plan.epochs, plan.patience);

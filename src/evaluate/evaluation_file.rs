@@ -13,6 +13,8 @@ use crate::error::{Error, Kind, Result};
 use crate::evaluate::ablation::training::{Training, target_name};
 use crate::evaluate::arm::Arm;
 use crate::evaluate::history_nights::HistoriesSpec;
+use crate::evaluate::item_windows::WindowsSpec;
+use crate::item_worth::worth::Settings;
 use crate::recommend::item_table::{How, Reading};
 use crate::recommend::split::Target;
 use crate::recommend::{din, log_linear, sasrec};
@@ -44,6 +46,7 @@ pub struct Spec {
     pub confidence: f64,
     pub device: String,
     pub split: SplitSpec,
+    pub windows: WindowsSpec,
     pub histories: Option<HistoriesSpec>,
     pub reading: Reading,
     pub sasrec: Option<Training<sasrec::Config>>,
@@ -180,6 +183,9 @@ pub fn parse(text: &str, file: &str, env: &BTreeMap<String, String>) -> Result<(
             (Arm::Sampled, vec![Arm::Aligned]),
             // The words are read from nights of the evidence.
             (Arm::AlignedWords, vec![Arm::Words, Arm::Aligned]),
+            // Reasons of A4 and the evidence of A2r are what is chosen from.
+            (Arm::ItemsCorrected, vec![Arm::Evidence, Arm::Aligned]),
+            (Arm::ItemsCorrectedWords, vec![Arm::Evidence, Arm::Words, Arm::Aligned]),
         ];
         for (arm, others) in leaning {
             if let Some(missing) = others.iter().find(|other| arms.contains(&arm) && !arms.contains(other)) {
@@ -223,6 +229,7 @@ fn validate(spec: &Spec, p: &mut Layers<'_>) {
     );
     p.demand(inside(&spec.split.valid_quantile), "split.valid_quantile", "must be between 0 and 1");
     p.demand(spec.split.refreshes <= 1000, "split.refreshes", "must be at most 1000");
+    validate_windows(&spec.windows, p);
     let Reading { delta_dropout, delta_bound, seen_weight, .. } = spec.reading;
     p.demand((0.0..=1.0).contains(&delta_dropout), "reading.delta_dropout", "must be between 0 and 1");
     p.demand(delta_bound >= 0.0, "reading.delta_bound", "must not be below 0");
@@ -257,6 +264,27 @@ fn validate(spec: &Spec, p: &mut Layers<'_>) {
     if names.is_empty() || names.windows(2).any(|w| w[0] == w[1]) {
         p.problem("data", "there must be one data set or more, each with a name of its own");
     }
+}
+
+/// Checks what types cannot say of `[windows]`.
+fn validate_windows(of: &WindowsSpec, p: &mut Layers<'_>) {
+    p.demand((0.0..1.0).contains(&of.origin_share), "windows.origin_share", "must be in [0, 1)");
+    p.demand(of.permutations <= 1000, "windows.permutations", "must be at most 1000");
+    let most = Settings::default().most_events;
+    let is_counted = (1..=most).contains(&of.least_events);
+    p.demand(is_counted, "windows.least_events", format!("must be between 1 and {most}"));
+    p.demand((0.0..1.0).contains(&of.dropout), "windows.dropout", "must be in [0, 1)");
+    let rates = &of.learning_rates;
+    let are_rates = !rates.is_empty() && rates.iter().all(|rate| *rate > 0.0);
+    p.demand(are_rates, "windows.learning_rates", "name one or more, each above 0");
+    let sizes = [
+        ("windows.hidden", of.hidden),
+        ("windows.length", of.length),
+        ("windows.batch", of.batch),
+        ("windows.epochs", of.epochs),
+        ("windows.patience", of.patience),
+    ];
+    sizes.into_iter().for_each(|(key, size)| p.demand(size > 0, key, "must be positive"));
 }
 
 /// All keys of arms in the data set's own list: its own, then those of `[[text]]` for arms that it names no keys of.
@@ -388,6 +416,9 @@ pub(crate) mod tests {
             ("[0.5, 0.9]", "[1.0]", "split.origins"),
             ("delta_dropout = 0.2", "delta_dropout = 1.5", "reading.delta_dropout"),
             ("delta_dropout = 0.2", "delta_bound = -1.0", "reading.delta_bound"),
+            ("delta_dropout = 0.2", "[windows]\norigin_share = 1.0", "windows.origin_share"),
+            ("delta_dropout = 0.2", "[windows]\nleast_events = 51", "windows.least_events"),
+            ("delta_dropout = 0.2", "[windows]\nlearning_rates = []", "windows.learning_rates"),
             ("delta_dropout = 0.2", "how = \"bas\"", "how"),
             ("\"A2r\", ", "", "compared with A2r"),
             ("delta_dropout = 0.2", "delta_dropout = 0.0", "which is A2r"),
@@ -431,6 +462,8 @@ pub(crate) mod tests {
             ("[\"A0\", \"A4s\"]", format!("{}\nsamples = 3", text("A4s")), "A4s leans on A4"),
             ("[\"A0\", \"A4\", \"A4e\"]", text("A4"), "A4e leans on A2"),
             ("[\"A0\", \"A4\", \"A4w\"]", text("A4"), "A4w leans on A2w"),
+            ("[\"A0\", \"A4\", \"A6i\"]", text("A4"), "A6i leans on A2r"),
+            ("[\"A0\", \"A2r\", \"A4\", \"A6w\"]", text("A4"), "A6w leans on A2w"),
             ("[\"A0\"]", "din = { batch = 0, epochs = 1, patience = 1 }".into(), "must be positive"),
         ] {
             let told = loaded(arms, &of_data).unwrap_err().to_string();

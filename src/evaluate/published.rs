@@ -50,6 +50,19 @@ pub async fn scalars(session: &Session, of: &Scalars, moment: DateTime<Utc>, ite
     newest(session, texts::PUBLISHED_ITEM_SCALARS, moment, items, read).await
 }
 
+/// Whether each item's newest vector is that of a reason; not where it is the evidence's, or there is none.
+///
+/// # Errors
+/// What the query says.
+pub async fn are_reasons(session: &Session, moment: DateTime<Utc>, items: &[String]) -> Result<Vec<bool>> {
+    let read = |batch: &RecordBatch| -> Result<Vec<Option<bool>>> {
+        let sources = columns::text(batch, "source")?;
+        Ok((0..batch.num_rows()).map(|row| Some(columns::at(&sources, row) == Some("reason"))).collect())
+    };
+    let found = newest(session, texts::PUBLISHED_ITEM_SCALARS, moment, items, read).await?;
+    Ok(found.into_iter().map(Option::unwrap_or_default).collect())
+}
+
 /// The words of each item's newest row; none where no night has published some.
 ///
 /// # Errors

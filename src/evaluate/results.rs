@@ -148,6 +148,11 @@ pub fn arm_text(arm: &str) -> &'static str {
             "what nights publish after correction: reasons of A5, those of histories beside the corrected ones of before"
         }
         "A6n" => "as A6, but of the aligned model: correction without reinforcement",
+        "A6i" => {
+            "as A4, reasons of items corrected window by window: what half of the users choose and the other half confirm stands from the \
+             next window on"
+        }
+        "A6w" => "as A6i, and the items' words beside the vectors: the whole pipeline",
         "A7" => {
             "the reasons of A6, where it is not run of A3, shuffled among the items, and among the users of a moment"
         }
@@ -342,7 +347,7 @@ mod tests {
         assert_eq!(arms[..6], ["", "A0", "A4", "A4b", "A9", "A10"]);
         for arm in [
             "A0", "A1", "A2", "A2x", "A2rx", "A3", "A4", "A4b", "A4e", "A4s", "A4w", "A5a", "A5b", "A5", "A6", "A6n",
-            "A7", "A9", "A10",
+            "A6i", "A6w", "A7", "A9", "A10",
         ] {
             assert_ne!(arm_text(arm), arm_text("?"), "{arm}");
         }

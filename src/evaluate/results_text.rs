@@ -14,8 +14,9 @@ use crate::statistics::Interval;
 const OF_CASES: [&str; 6] = ["ndcg@10", "recall@10", "mrr", "auc", "gauc", "log_loss"];
 /// What the lists look like.
 const OF_LISTS: [&str; 3] = ["coverage@10", "gini@10", "popularity_lift@10"];
-/// What the texts are like: see `evaluate::text_quality` and `evaluate::agreement`.
-const OF_TEXTS: [&str; 12] = [
+/// What the texts are like: see `evaluate::text_quality`, `evaluate::agreement` and, of what correction reached,
+/// `evaluate::window_nights`.
+const OF_TEXTS: [&str; 16] = [
     "agreement",
     "texts",
     "format",
@@ -28,6 +29,10 @@ const OF_TEXTS: [&str; 12] = [
     "rouge_l",
     "rouge_l_shuffled",
     "references",
+    "could_change",
+    "changed",
+    "confirmed",
+    "confirmed_by_chance",
 ];
 const TIERS: [&str; 6] = ["all", "0", "1-4", "5-19", "20-99", "100+"];
 /// Recommenders that learn no vectors and stand beside all that rank.

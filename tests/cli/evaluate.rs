@@ -157,6 +157,56 @@ fn histories_are_described_block_by_block_and_what_has_none_goes_on_as_it_was() 
     assert!(scalars.iter().all(|name| new.keys().any(|known| known.contains(name))), "{:?}", new.keys());
 }
 
+/// A tiny log has too few items for any choice to be confirmed: they are judged all the same, and what they have stays.
+#[test]
+fn reasons_of_items_are_judged_window_by_window_and_what_is_not_confirmed_changes_nothing() {
+    let world = World::new();
+    let text = "name = \"windows\"\nout = \"evaluation\"\narms = [\"A0\", \"A2r\", \"A2w\", \"A4\", \"A4s\", \"A6i\", \"A6w\"]\n\
+                seeds = 1\ntargets = [\"successive\"]\nresamples = 50\nconfidence = 0.95\ndevice = \"cpu\"\n\
+                [split]\norigins = [0.8]\nvalid_quantile = 0.8\nrefreshes = 2\n\
+                [windows]\nleast_events = 1\npermutations = 2\nhidden = 4\nbatch = 32\nepochs = 1\n\
+                [reading]\nor_free = false\n\
+                [log_linear]\nhidden = 4\nwidths = []\nbatch = 64\nepochs = 1\npatience = 1\nlearning_rates = [0.01]\n\
+                [[data]]\nname = \"logs\"\njob = \"job.toml\"\n\
+                [[data.text]]\narm = \"A4\"\nset = [\"sampling.max_new_tokens=5\"]\n\
+                [[data.text]]\narm = \"A4s\"\nset = [\"sampling.temperature=0.9\"]\nsamples = 2\n";
+    std::fs::write(world.path("evaluation.toml"), text).unwrap();
+    let evaluated = || {
+        expect_code(&world.curec(&["learn", "evaluate", "evaluation.toml"]), 0);
+        std::fs::read_to_string(world.path("evaluation/ABLATION.md")).unwrap()
+    };
+    let page = evaluated();
+    let rounds = page.lines().find(|line| line.starts_with("- **logs, reasons of items corrected (A6i, A6w)**"));
+    let rounds = rounds.unwrap_or_else(|| panic!("{page}"));
+    assert!(rounds.contains("among the reason, 2 samples and the evidence"), "{rounds}");
+    // By training events before the origin's night, by those of the validation part, and by the first half of the test part.
+    assert_eq!(rounds.matches("by events from ").count(), 3, "{rounds}");
+    assert!(rounds.contains(" judged, ") && !rounds.contains(": confirmed"), "{rounds}");
+    let numbers = fact(&page, "logs, what correction reached (A6i, A6w)");
+    let [could, events, did, confirmed, windows, by_chance, dealt] = numbers[..] else { panic!("{numbers:?}") };
+    assert!(could > 0 && could <= events && (1..=3).contains(&windows) && dealt == 2 * windows, "{numbers:?}");
+    assert_eq!([did, confirmed, by_chance], [0; 3]);
+    assert!(page.contains(" could_change | changed | confirmed | confirmed_by_chance "), "{page}");
+    // What was judged at the origin was written in a warehouse of its own.
+    for folder in ["aligned", "evidence", "A4s-0", "A4s-1"] {
+        let folder = world.path("evaluation/work/logs").join(folder);
+        let mut found = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name());
+        assert!(found.any(|name| name.to_string_lossy().starts_with("judged-")), "{}", folder.display());
+    }
+    // Where nothing is confirmed the arm is A4, and beside the words A4w would be the same.
+    let of_arm: Vec<&str> = page.lines().filter(|line| line.starts_with("| log-linear | A6i |")).collect();
+    assert!(
+        !of_arm.is_empty() && of_arm.iter().all(|line| page.contains(&line.replacen("A6i", "A4", 1))),
+        "{of_arm:?}"
+    );
+    assert!(checkpoints(&world).keys().any(|name| name.contains("A6w")));
+
+    // The same again, paid for already.
+    let table = || std::fs::read(world.path("evaluation/measurement.parquet")).unwrap();
+    let before = (facts(&page), table());
+    assert!((facts(&evaluated()), table()) == before, "the second time it was something else");
+}
+
 /// What a page says was run.
 fn facts(page: &str) -> Vec<String> {
     page.lines().filter(|line| line.starts_with("- **logs")).map(str::to_owned).collect()

@@ -53,6 +53,14 @@ fn pairs(arms: &[Arm]) -> Vec<(usize, usize)> {
         (Arm::Reinforced, Arm::BestOf),
         (Arm::Corrected, Arm::Reinforced),
         (Arm::CorrectedAligned, Arm::Aligned),
+        (Arm::ItemsCorrected, Arm::Aligned),
+        (Arm::ItemsCorrected, Arm::Evidence),
+        (Arm::ItemsCorrected, Arm::Attributes),
+        (Arm::ItemsCorrectedWords, Arm::AlignedWords),
+        (Arm::ItemsCorrectedWords, Arm::Words),
+        (Arm::ItemsCorrectedWords, Arm::Evidence),
+        (Arm::ItemsCorrectedWords, Arm::Attributes),
+        (Arm::ItemsCorrectedWords, Arm::Ensemble),
         (if arms.contains(&Arm::Corrected) { Arm::Corrected } else { Arm::ZeroShot }, Arm::Shuffled),
         (Arm::ZeroShot, Arm::Anonymous),
     ];
@@ -140,7 +148,7 @@ mod tests {
         for pair in [
             "A2r-A0c", "A2r-A1b", "A2c-A2r", "A2r-A2x", "A2rx-A2r", "A2r-A2rs", "A2r-A2rn", "A4-A2r", "A6-A2r",
             "A6-A2", "A3-A2", "A4-A3", "A4b-A4", "A4e-A2", "A4s-A4", "A5a-A4", "A5b-A4", "A5-A5a", "A6-A5", "A6n-A4",
-            "A6-A7",
+            "A6i-A4", "A6i-A2r", "A6w-A4w", "A6w-A2w", "A6w-A2", "A6-A7",
         ] {
             assert!(all.contains(&pair.to_owned()), "{pair}: {all:?}");
         }

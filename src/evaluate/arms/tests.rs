@@ -210,6 +210,17 @@ fn words_stand_beside_the_evidence_or_alone() {
     let beside = |item: usize| [items(&reasons).row(item), items(&alone).row(item)].concat();
     assert!((0..ITEMS).all(|item| items(&with_words).row(item) == beside(item)));
     assert!((0..ITEMS).any(|item| items(&with_words).row(item) != items(&both).row(item)));
+    // And beside reasons that were corrected, from the moment on from which these stand.
+    let mut corrected = data.origins[0].texts[&Arm::Aligned].clone();
+    corrected.later[0].1.swap(3, 4);
+    data.origins[0].texts.insert(Arm::ItemsCorrected, corrected);
+    let of_corrected = [Arm::ItemsCorrected, Arm::ItemsCorrectedWords].map(|arm| content(arm, &data, 0, 0).unwrap());
+    let later = |told: &Told| told.later[0].1.vectors.clone();
+    let [corrected, whole] = &of_corrected;
+    assert!(items(corrected) == items(&reasons) && items(whole) == items(&with_words), "nobody had judged yet");
+    assert!(later(corrected) != later(&reasons) && later(whole) != later(&with_words));
+    let beside = |item: usize| [later(corrected).row(item), later(&alone).row(item)].concat();
+    assert!((0..ITEMS).all(|item| later(whole).row(item) == beside(item)));
     let topics = |told: &Moment| told.near.words.as_ref().unwrap().topics.clone();
     assert!(!topics(&both.first).has(7) && topics(&both.later[0].1).has(7));
     // What training never met teaches no weights.
