@@ -298,8 +298,8 @@ pub mod recommend {
 
 /// What a text of an item is worth to a recommender that knows the item by this text alone; whether that may be a reward, and what is to
 /// stand in the place of items' reasons.
-pub mod item_worth {
-    pub mod worth;
+pub mod worth {
+    pub mod item;
     pub mod gates;
     pub mod choice;
     pub mod correction;

@@ -14,12 +14,12 @@ use crate::evaluate::ablation::training::{Training, target_name};
 use crate::evaluate::arm::Arm;
 use crate::evaluate::history_nights::HistoriesSpec;
 use crate::evaluate::item_windows::WindowsSpec;
-use crate::item_worth::worth::Settings;
 use crate::recommend::item_table::{How, Reading};
 use crate::recommend::split::Target;
 use crate::recommend::{din, log_linear, sasrec};
 use crate::resolved::Resolved;
 use crate::settings::{self, Form, Layers};
+use crate::worth::item::Settings;
 
 /// The defaults with their documentation, as an evaluation's file.
 pub const DEFAULTS: &str = include_str!("../config/evaluation.toml");

@@ -1,7 +1,7 @@
 //! Reasons of items corrected window by window: what stands in the place of each from a moment on, by what users took before it.
 //!
 //! At each moment at which nights write anew, what stood in the window before it is judged by the events of that window, as
-//! `curec learn worth` judges for nights ([`crate::item_worth::correction`]): half of the users choose among the text that stands, the
+//! `curec learn worth` judges for nights ([`crate::worth::correction`]): half of the users choose among the text that stands, the
 //! reason that nights publish, other reasons and the evidence; the other half confirm. What is confirmed stands from that moment on,
 //! until a later window confirms something else; where a window confirms nothing, what stood before it stands on.
 //!
@@ -19,11 +19,11 @@ use serde::Deserialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::collaborative::ItemVectors;
-use crate::item_worth::correction::{Candidates, Choice, Correction, ItemChoice, correction};
-use crate::item_worth::recommender::Learning;
-use crate::item_worth::worth::{Block, Known, Settings, Worth};
 use crate::recommend::data::{Event, Log};
 use crate::recommend::split::{Case, Part, Split, Target, between};
+use crate::worth::correction::{Candidates, Choice, Correction, ItemChoice, correction};
+use crate::worth::item::{Block, Known, Settings, Worth};
+use crate::worth::recommender::Learning;
 
 /// `[windows]` of an evaluation's file.
 #[derive(Debug, Clone, Deserialize)]

@@ -22,12 +22,12 @@ use crate::evaluate::item_windows::{Reach, Recommended, Round, Said, Windows, Wi
 use crate::evaluate::origin_nights::judged;
 use crate::evaluate::published;
 use crate::evaluate::results::{Measurement, Results, TEXT};
-use crate::item_worth::recommender::recommender;
 use crate::llm::device::{self, ComputeDevice};
 use crate::night::warehouse;
 use crate::recommend::split::{Case, Part, Split};
 use crate::statistics::over_seeds;
 use crate::telemetry::Voice;
+use crate::worth::recommender::recommender;
 
 /// What is corrected, and by whom.
 pub(crate) struct Correcting<'a> {

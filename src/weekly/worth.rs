@@ -8,7 +8,7 @@
 //!
 //! Knows jobs, folders and the order of the steps; what is read is in [`crate::weekly::worth_data`], what is asked in
 //! [`crate::weekly::worth_answers`], what is measured in [`crate::weekly::worth_fit`], what must hold in
-//! [`crate::item_worth::gates`] and [`crate::item_worth::correction`], what is written in
+//! [`crate::worth::gates`] and [`crate::worth::correction`], what is written in
 //! [`crate::weekly::worth_rows`], and how it is taught in [`crate::weekly::worth_teach`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,10 +22,6 @@ use crate::config::{Interval, Job};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fingerprint::Fingerprint;
-use crate::item_worth::choice::Chosen;
-use crate::item_worth::correction::Correction;
-use crate::item_worth::gates::Gates;
-use crate::item_worth::recommender::{DRAWN, Recommender};
 use crate::llm::adapter::Adapter;
 use crate::llm::device;
 use crate::night::learned::Learned;
@@ -39,6 +35,10 @@ use crate::weekly::worth_data::{Data, Item, data};
 use crate::weekly::worth_fit::Work;
 use crate::weekly::worth_rows;
 use crate::weekly::worth_teach::{Taught, forget_taught, lessons, remove, teach};
+use crate::worth::choice::Chosen;
+use crate::worth::correction::Correction;
+use crate::worth::gates::Gates;
+use crate::worth::recommender::{DRAWN, Recommender};
 
 /// The record, in `out`.
 pub const RECORD: &str = "worth.json";

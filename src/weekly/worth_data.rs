@@ -13,7 +13,6 @@ use futures::TryStreamExt;
 use crate::columns::{at, text};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::prompt::Evidence;
-use crate::item_worth::worth::least_learned;
 use crate::night::prepare::Prepared;
 use crate::night::samples;
 use crate::night::verify::nothing_to_learn;
@@ -26,6 +25,7 @@ use crate::reward::names::Vocabulary;
 use crate::reward::score::{Scored, evidence_of};
 use crate::weekly::examples;
 use crate::weekly::weekly_file::WorthSpec;
+use crate::worth::item::least_learned;
 
 /// The table of questions; it is made here, with all that it is made from.
 const QUESTIONS: &str = "reason_prompt";

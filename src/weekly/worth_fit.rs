@@ -8,16 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cancel::CancelToken;
 use crate::error::Result;
 use crate::generate::models::Models;
-use crate::item_worth::choice::{Chosen, best_of_each};
-use crate::item_worth::correction::{Candidates, Choice, Correction, ItemChoice, correction};
-use crate::item_worth::gates::{Gates, Judged, gates};
-use crate::item_worth::recommender::{Learning, Recommender, recommender};
-use crate::item_worth::worth::{Block, Known, Settings, Worth};
 use crate::llm::device::ComputeDevice;
 use crate::telemetry::Voice;
 use crate::weekly::weekly_file::WorthSpec;
 use crate::weekly::worth_answers::{Answer, Answers};
 use crate::weekly::worth_data::{Data, Item};
+use crate::worth::choice::{Chosen, best_of_each};
+use crate::worth::correction::{Candidates, Choice, Correction, ItemChoice, correction};
+use crate::worth::gates::{Gates, Judged, gates};
+use crate::worth::item::{Block, Known, Settings, Worth};
+use crate::worth::recommender::{Learning, Recommender, recommender};
 
 /// Texts that are encoded between two looks at whether to stop.
 const TEXTS: usize = 512;

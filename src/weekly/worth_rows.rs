@@ -11,13 +11,13 @@ use arrow::array::{
 use chrono::{DateTime, Utc};
 
 use crate::error::{Context, Kind, Result};
-use crate::item_worth::correction::{Choice, ItemChoice};
-use crate::item_worth::gates::Judged;
 use crate::night::tables::CHOICE;
 use crate::table::contract::Contract;
 use crate::weekly::worth_answers::{Answer, Answers};
 use crate::weekly::worth_data::Item;
 use crate::weekly::worth_fit::{ChosenText, Measured};
+use crate::worth::correction::{Choice, ItemChoice};
+use crate::worth::gates::Judged;
 
 /// Every answer with its worths, for people: columns item_id, sample, reason, accepted, refusal, is_chosen, and in nats worth,
 /// worth_of_choosing_half, worth_of_other_half, worth_of_next_block.

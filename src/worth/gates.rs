@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cancel::CancelToken;
 use crate::error::Result;
-use crate::item_worth::worth::{Block, Known, Settings, Worth, dot, mean};
 use crate::network::random::Random;
 use crate::registry::card::Check;
 use crate::statistics::{Interval, RESAMPLES, paired_bootstrap, quantile, spearman};
+use crate::worth::item::{Block, Known, Settings, Worth, dot, mean};
 
 const CONFIDENCE: f64 = 0.95;
 /// Fewer items are no sample.
@@ -348,7 +348,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::error::Kind;
-    use crate::item_worth::worth::tests::{NOISES, World, settings};
+    use crate::worth::item::tests::{NOISES, World, settings};
 
     fn of_texts(world: &World, texts: &[(u32, &[f32])], stop: &CancelToken) -> Result<(Gates, Vec<Option<Judged>>)> {
         let (known, now, next) = (world.known(), world.block(0), world.block(1));

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::item_worth::gates::{Judged, LEAST_ITEMS, over_items};
-use crate::item_worth::worth::mean;
 use crate::registry::card::Check;
 use crate::statistics::Interval;
+use crate::worth::gates::{Judged, LEAST_ITEMS, over_items};
+use crate::worth::item::mean;
 
 /// What the choice of each item's best reason is worth: its worth less the mean of the item's reasons, in nats an event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -16,11 +16,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::item_worth::gates::{LEAST_ITEMS, half_of, over_items};
-use crate::item_worth::worth::{Known, Settings, Worth, mean};
 use crate::network::random::Random;
 use crate::registry::card::Check;
 use crate::statistics::Interval;
+use crate::worth::gates::{LEAST_ITEMS, half_of, over_items};
+use crate::worth::item::{Known, Settings, Worth, mean};
 
 /// How often the confirming events are dealt anew.
 const DEALS: u64 = 999;
@@ -256,7 +256,7 @@ pub fn correction(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::item_worth::worth::tests::{NOISES, World, settings};
+    use crate::worth::item::tests::{NOISES, World, settings};
 
     const LEAST: usize = 5;
 
