@@ -296,10 +296,14 @@ pub mod recommend {
     pub mod din;
 }
 
-/// What a text of an item is worth to a recommender that knows the item by this text alone; whether that may be a reward, and what is to
-/// stand in the place of items' reasons.
+/// What a text of an item, or of a user's history, is worth to a recommender that knows the item, or the user, by this text alone; whether
+/// that may be a reward, and what is to stand in the place of items' reasons.
 pub mod worth {
+    pub mod whose;
+    pub mod events;
+    pub mod text;
     pub mod item;
+    pub mod history;
     pub mod gates;
     pub mod choice;
     pub mod correction;

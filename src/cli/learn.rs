@@ -19,6 +19,7 @@ use crate::table::redact::redact;
 use crate::telemetry::Voice;
 use crate::weekly::watched::{Learning, Watched};
 use crate::weekly::{align, examples, improve, learning_page, project, reinforce, reward, weekly_file, worth};
+use crate::worth::whose::Whose;
 
 #[derive(Debug, Args)]
 pub(crate) struct LearnArgs {
@@ -106,13 +107,15 @@ again: it goes on after the last finished round to the same adapter."
         #[command(flatten)]
         interval: IntervalArgs,
     },
-    /// Measure what reasons of items are worth to a recommender and, where that may be a reward, teach the best of several.
+    /// Measure what reasons of items, or histories, are worth to a recommender and, where that may be a reward, teach the best of several.
     #[command(
         before_help = "Example:\n  curec learn worth jobs/weekly.toml --interval-start 1998-03-05 --interval-end 1998-04-20",
         after_help = "Prints one JSON line. A recommender learns from the log before the interval, without texts; events of the \
 interval say what the model's reasons are worth in the place of their item. The record worth.json, all answers with their worths \
 (item_worth.parquet) and, where the gates hold, the folder adapter-worth and item_choice.parquet (what is to stand in the place of \
-items' reasons, for [correct] item_choices of a nightly job) go to `out` of the file. Nothing is published. Killed, \
+items' reasons, for [correct] item_choices of a nightly job) go to `out` of the file. With --of histories a user is known by the text \
+about the history alone, and judged by what came next; history_worth.json, history_worth.parquet and adapter-worth-histories are the \
+same of these, and no choices are written. Nothing is published. Killed, \
 run it again: no answer is asked for twice. Run again with nothing changed, it makes the evidence anew to see that, asks and \
 measures nothing, and says the same. The interval begins where the adapter that answers has ended learning, or later.\n\n\
 Exit codes: 0 the gates hold, the best answers are taught and the choices are written; 1 a gate does not hold or a choice is not \
@@ -121,6 +124,9 @@ confirmed, which the record tells, or there is nothing to measure by."
     Worth {
         /// The weekly file, such as jobs/weekly.toml.
         file: PathBuf,
+        /// Whose reasons: items or histories.
+        #[arg(long, default_value_t = Whose::Items, value_name = "WHOSE")]
+        of: Whose,
         #[command(flatten)]
         interval: IntervalArgs,
     },
@@ -186,7 +192,7 @@ impl LearnArgs {
             LearnCommand::Reinforce { file, method, interval } => {
                 block_on(learn_reinforce(file, method, interval, teller))
             }
-            LearnCommand::Worth { file, interval } => block_on(learn_worth(file, interval, teller)),
+            LearnCommand::Worth { file, of, interval } => block_on(learn_worth(file, of, interval, teller)),
             LearnCommand::Project { file, interval } => block_on(learn_project(file, interval, teller)),
             LearnCommand::Evaluate { file, data } => block_on(learn_evaluate(file, data, teller)),
             LearnCommand::Examples { job, interval, out, max_examples } => {
@@ -292,32 +298,35 @@ async fn learn_reinforce(file: PathBuf, method: Method, interval: IntervalArgs, 
     teller.tell(&line, Some(&page)).map(|()| 0)
 }
 
-async fn learn_worth(file: PathBuf, interval: IntervalArgs, teller: Teller) -> Result<u8> {
+async fn learn_worth(file: PathBuf, whose: Whose, interval: IntervalArgs, teller: Teller) -> Result<u8> {
     let (spec, interval) = (weekly_file::load(&file)?, interval.parse()?);
     let stop = CancelToken::default();
     watch_signals(stop.clone());
     let work = async {
         let _hold = spec.hold()?;
-        let outcome = worth::worth(&spec, interval, teller.voice, &stop).await;
+        let outcome = worth::worth(&spec, whose, interval, teller.voice, &stop).await;
         // What a gate refuses has a page too.
         let page = learning_page::write(&spec.folder()?);
         let done = outcome?;
         Ok((done, page?))
     };
-    let (done, page) = Watched::begin(&spec, Learning::Worth, interval).through(work).await?;
-    let line = serde_json::json!({
+    let (done, page) = Watched::begin(&spec, Learning::Worth(whose), interval).through(work).await?;
+    let out = PathBuf::from(&spec.out);
+    let mut line = serde_json::json!({
         "status": "taught",
         "name": spec.name,
-        "items": done.items,
+        (whose.described()): done.asked.number(),
         "answers": done.answers,
         "accepted": done.accepted,
         "chosen": done.chosen,
-        "correction": done.correction,
-        "reach": done.reach,
-        "choices": PathBuf::from(&spec.out).join(worth::CHOICES),
-        "taught": done.taught,
-        "record": PathBuf::from(&spec.out).join(worth::RECORD),
     });
+    if whose == Whose::Items {
+        line["correction"] = serde_json::json!(done.correction);
+        line["reach"] = serde_json::json!(done.reach);
+        line["choices"] = serde_json::json!(out.join(worth::CHOICES));
+    }
+    line["taught"] = serde_json::json!(done.taught);
+    line["record"] = serde_json::json!(out.join(whose.record()));
     teller.tell(&line, Some(&page)).map(|()| 0)
 }
 

@@ -19,7 +19,7 @@ use crate::recommend::split::Target;
 use crate::recommend::{din, log_linear, sasrec};
 use crate::resolved::Resolved;
 use crate::settings::{self, Form, Layers};
-use crate::worth::item::Settings;
+use crate::worth::events::Settings;
 
 /// The defaults with their documentation, as an evaluation's file.
 pub const DEFAULTS: &str = include_str!("../config/evaluation.toml");

@@ -22,8 +22,11 @@ use crate::evaluate::collaborative::ItemVectors;
 use crate::recommend::data::{Event, Log};
 use crate::recommend::split::{Case, Part, Split, Target, between};
 use crate::worth::correction::{Candidates, Choice, Correction, ItemChoice, correction};
-use crate::worth::item::{Block, Known, Settings, Worth};
+use crate::worth::events::Settings;
+use crate::worth::item::Block;
 use crate::worth::recommender::Learning;
+use crate::worth::text::{Known, Worth};
+use crate::worth::whose::Whose;
 
 /// `[windows]` of an evaluation's file.
 #[derive(Debug, Clone, Deserialize)]
@@ -213,7 +216,7 @@ impl Windows {
     /// its start or before. What is confirmed stands from now on.
     ///
     /// # Errors
-    /// As [`Worth::new`] and what `recommend` says; too little to judge by is no error, but told of in the round.
+    /// As [`Worth::of_items`] and what `recommend` says; too little to judge by is no error, but told of in the round.
     pub fn judge(&mut self, window: [i64; 2], said: &Said, recommend: &Recommend<'_>) -> Result<()> {
         let mut round = Round { window, found: None, why: String::new(), confirmed_by_chance: 0 };
         match self.look(window, said, recommend) {
@@ -254,11 +257,17 @@ impl Windows {
             return Err(nothing("no item has a reason"));
         }
         let Recommended { width, vectors, states } = recommend(&split, &cases)?;
-        let known =
-            Known { width, vectors: &vectors, counts: split.train_counts(), ids: log.items(), evidence: &evidence };
+        let known = Known {
+            whose: Whose::Items,
+            width,
+            vectors: &vectors,
+            counts: split.train_counts(),
+            ids: log.items(),
+            evidence: &evidence,
+        };
         let Judging { worth: settings, least_events, permutations, .. } = &self.judging;
         let by = |block: &Block<'_>| -> Result<(Correction, Vec<Option<ItemChoice>>)> {
-            let worth = Worth::new(&known, block, &reasons, settings)?;
+            let worth = Worth::of_items(&known, block, &reasons, settings)?;
             correction(&worth, &known, &candidates, settings, *least_events)
         };
         let block = Block::of(&cases, &states);

@@ -44,6 +44,8 @@ pub const EXPLAINED_USER: &str = include_str!("../../sql/query/explained_user.sq
 pub const EXPLAINED_USER_EVENTS: &str = include_str!("../../sql/query/explained_user_events.sql");
 /// Keys of all different prompts that were asked and have failed.
 pub const FAILED_PROMPTS: &str = include_str!("../../sql/query/failed_prompts.sql");
+/// The question, the evidence and its text, of every user whose history may be asked about.
+pub const HISTORY_QUESTIONS: &str = include_str!("../../sql/query/history_questions.sql");
 /// One row if there is an event between `$interval_start` and `$interval_end`.
 pub const INTERVAL_EVENT: &str = include_str!("../../sql/query/interval_event.sql");
 /// Who met which item before `$interval_end`.
@@ -120,16 +122,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_items_evidence_is_the_text_that_nights_publish_a_vector_of() {
+    fn evidence_is_the_text_that_nights_publish_a_vector_of() {
         let said = |text: &str| {
             let words: Vec<&str> = text.split_whitespace().collect();
             let words = words.join(" ");
             let (_, rest) = words.split_once("array_to_string(")?;
             Some(rest.split_once(" as said")?.0.to_owned())
         };
-        let published = said(include_str!("../../sql/item_embedding.sql"));
-        assert!(published.as_ref().is_some_and(|said| said.contains("keywords")));
-        assert_eq!(said(ITEM_QUESTIONS), published);
+        for (questions, vectors) in [
+            (ITEM_QUESTIONS, include_str!("../../sql/item_embedding.sql")),
+            (HISTORY_QUESTIONS, include_str!("../../sql/user_embedding.sql")),
+        ] {
+            let published = said(vectors);
+            assert!(published.as_ref().is_some_and(|said| said.contains("keywords")));
+            assert_eq!(said(questions), published);
+        }
     }
 
     #[test]

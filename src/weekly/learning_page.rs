@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::destination::Destination;
 use crate::error::{Context, Kind, Result};
 use crate::printable;
+use crate::worth::whose::Whose;
 
 /// A drawing's width and height, and the room around it: left, right, top, bottom; in pixels.
 const SIZE: (f64, f64) = (460.0, 210.0);
@@ -68,10 +69,12 @@ fn page(out: &Path) -> Result<String> {
     tables.push(measures(&align, &evaluated));
     tables.push(differences(&evaluated));
     tables.push(judges(&json(&out.join("reward.json"))));
-    let worth = json(&out.join("worth.json"));
-    let (gates, chosen) = (list(&worth["gates"]["gate"]).iter(), worth["chosen"].get("gate"));
-    let all = gates.chain(chosen).chain(list(&worth["correction"]["gate"]));
-    tables.push(conditions("What reasons of items are worth", all));
+    for whose in Whose::ALL {
+        let worth = json(&out.join(whose.record()));
+        let (gates, chosen) = (list(&worth["gates"]["gate"]).iter(), worth["chosen"].get("gate"));
+        let all = gates.chain(chosen).chain(list(&worth["correction"]["gate"]));
+        tables.push(conditions(&format!("What reasons of {whose} are worth"), all));
+    }
 
     let mut figures = Vec::new();
     let aligned = lines(&out.join("align.jsonl"));
@@ -407,6 +410,9 @@ mod tests {
         let [gate, chosen, correction] =
             [json!([check("halves")]), check("choice"), json!([check("deals")])].map(|gate| json!({"gate": gate}));
         put(dir.path(), "worth.json", &json!({"gates": gate, "chosen": chosen, "correction": correction}));
+        let of_users =
+            json!({"gates": {"gate": [check("halves of items")]}, "chosen": {"gate": check("their choice")}});
+        put(dir.path(), "history_worth.json", &of_users);
         let rows = [
             json!({"kind": "check", "round": 0, "kl": 0.25}),
             json!({"round": 1, "reward": 0.1, "kl": 0.0, "gain": 0.1}),
@@ -424,6 +430,10 @@ mod tests {
             "<td>halves</td><td>0.25</td><td>holds</td>",
             "<td>choice</td><td>0.25</td><td>holds</td>",
             "<td>deals</td><td>0.25</td><td>holds</td>",
+            "What reasons of items are worth",
+            "What reasons of histories are worth",
+            "<td>halves of items</td><td>0.25</td><td>holds</td>",
+            "<td>their choice</td><td>0.25</td><td>holds</td>",
             "Reinforcement (grpo), answers that were learned from: kl",
             "reward from 0.1 to 0.3",
         ] {

@@ -20,7 +20,8 @@ use crate::watch::exposition::Exposition;
 use crate::watch::lineage::Dataset;
 use crate::watch::places::Watch;
 use crate::watch::run::{End, Identity, Steps, WatchedRun, dataset};
-use crate::weekly::weekly_file::{Spec, TAUGHT_BY_WORTH};
+use crate::weekly::weekly_file::Spec;
+use crate::worth::whose::{TAUGHT_BY_HISTORIES, TAUGHT_BY_WORTH, Whose};
 
 /// A command that learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub enum Learning {
     /// `curec learn reinforce`
     Reinforce(Method),
     /// `curec learn worth`
-    Worth,
+    Worth(Whose),
     /// `curec learn project`
     Project,
 }
@@ -53,7 +54,7 @@ impl Learning {
             Learning::Align => "align",
             Learning::Reward => "reward",
             Learning::Reinforce(_) => "reinforce",
-            Learning::Worth => "worth",
+            Learning::Worth(_) => "worth",
             Learning::Project => "project",
         }
     }
@@ -91,9 +92,10 @@ impl Learning {
             Learning::Reinforce(Method::Weighted) => &[("adapter-weighted", None)],
             Learning::Reinforce(Method::Grpo) => &[("adapter-grpo", None)],
             Learning::Reinforce(Method::Dpo) => &[("adapter-dpo", None)],
-            Learning::Worth => {
+            Learning::Worth(Whose::Items) => {
                 &[("item_worth.parquet", None), ("item_choice.parquet", Some("item_choice")), (TAUGHT_BY_WORTH, None)]
             }
+            Learning::Worth(Whose::Histories) => &[("history_worth.parquet", None), (TAUGHT_BY_HISTORIES, None)],
             Learning::Project => &[("projection", None)],
         }
     }
@@ -224,7 +226,7 @@ mod tests {
     fn a_gate_has_a_verdict_where_the_run_came_to_it() {
         let error = |kind| Error::new(kind, "no");
         let (refused, stopped) = (error(Kind::Audit), error(Kind::Interrupted));
-        for of in [Learning::Weekly, Learning::Reward, Learning::Worth, Learning::Project] {
+        for of in [Learning::Weekly, Learning::Reward, Learning::Worth(Whose::Items), Learning::Project] {
             let told = [None, Some(&refused), Some(&stopped)].map(|error| of.verdict(error));
             assert_eq!(told, [Some(true), Some(false), None], "{of:?}");
         }
@@ -238,6 +240,14 @@ mod tests {
         for method in Method::ALL {
             let written = Learning::Reinforce(method).writes().iter().map(|(name, _)| (*name).to_owned());
             assert_eq!(written.collect::<Vec<String>>(), [format!("adapter-{method}")]);
+        }
+    }
+
+    #[test]
+    fn worths_are_written_where_their_record_says() {
+        for whose in Whose::ALL {
+            let written: Vec<&str> = Learning::Worth(whose).writes().iter().map(|(name, _)| *name).collect();
+            assert!(written.contains(&whose.table()) && written.contains(&whose.taught()), "{written:?}");
         }
     }
 }

@@ -21,12 +21,10 @@ use crate::reward::judge::Limits;
 use crate::reward::train::Plan;
 use crate::settings::{self, Form, Layers};
 use crate::weekly::examples::Size;
+use crate::worth::whose::{TAUGHT_BY_HISTORIES, TAUGHT_BY_WORTH};
 
 /// The defaults with their documentation, as a weekly file.
 pub const DEFAULTS: &str = include_str!("../config/weekly.toml");
-
-/// The folder of `out` for the adapter that `learn worth` teaches.
-pub const TAUGHT_BY_WORTH: &str = "adapter-worth";
 
 const FORM: Form = Form {
     what: "the weekly file",
@@ -142,6 +140,13 @@ pub struct WorthSpec {
     pub patience: usize,
     pub learning_rates: Vec<f64>,
     pub seed: u64,
+    // Of histories alone: what is measured of items does not follow from these.
+    #[serde(skip_serializing)]
+    pub history_set: Vec<String>,
+    #[serde(skip_serializing)]
+    pub most_users: usize,
+    #[serde(skip_serializing)]
+    pub max_users: usize,
 }
 
 /// `[projection]`
@@ -440,6 +445,8 @@ const RIDGES: RangeInclusive<f64> = 1e-6..=1e6;
 fn validate_worth(worth: &WorthSpec, p: &mut Layers<'_>) {
     for (key, value) in [
         ("worth.most_items", worth.most_items),
+        ("worth.most_users", worth.most_users),
+        ("worth.max_users", worth.max_users),
         ("worth.most_events", worth.most_events),
         ("worth.least_events", worth.least_events),
         ("worth.negatives", worth.negatives),
@@ -452,10 +459,15 @@ fn validate_worth(worth: &WorthSpec, p: &mut Layers<'_>) {
         p.demand(value > 0, key, "must be positive");
     }
     p.demand(worth.samples >= 2, "worth.samples", "one alone is neither better nor worse, so two or more");
-    let is_from = worth.from.is_empty() || (is_folder(&worth.from) && worth.from != TAUGHT_BY_WORTH);
-    let from = format!("name a folder that stands in `out`, not {TAUGHT_BY_WORTH}, or nothing for the job's adapter");
+    let is_taught = [TAUGHT_BY_WORTH, TAUGHT_BY_HISTORIES].contains(&worth.from.as_str());
+    let is_from = worth.from.is_empty() || (is_folder(&worth.from) && !is_taught);
+    let from = format!(
+        "name a folder that stands in `out`, not {TAUGHT_BY_WORTH} or {TAUGHT_BY_HISTORIES}, or nothing for the job's adapter"
+    );
     p.demand(is_from, "worth.from", from);
-    p.demand(worth.set.iter().all(|pair| pair.contains('=')), "worth.set", "write each as key=value");
+    for (key, set) in [("worth.set", &worth.set), ("worth.history_set", &worth.history_set)] {
+        p.demand(set.iter().all(|pair| pair.contains('=')), key, "write each as key=value");
+    }
     let rates = &worth.learning_rates;
     let are_rates = !rates.is_empty() && rates.iter().all(|rate| is_above_zero(*rate));
     p.demand(are_rates, "worth.learning_rates", "name one or more, each above 0");

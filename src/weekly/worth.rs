@@ -1,10 +1,10 @@
-//! `curec learn worth`: what reasons of items are worth to a recommender that knows their items by them alone, whether that may
-//! be a reward, and where it may, an adapter that has learned the best of several answers.
+//! `curec learn worth`: what reasons of items, or of users' histories, are worth to a recommender that knows what they describe by
+//! them alone, whether that may be a reward, and where it may, an adapter that has learned the best of several answers.
 //!
 //! Learned from and shown is what was before the interval; what users took in it is the reward. Half of the users choose an
-//! item's best answer, the other half say whether the choice is worth anything. Only then something is taught, by the
-//! supervised path of `learn align`. The halves say as well what is to stand in the place of the reasons that nights publish; where
-//! that is confirmed it is written, and a night may read it. Nothing is published, and no night is needed.
+//! item's best answer (half of the items a user's), the other half say whether the choice is worth anything. Only then something is
+//! taught, by the supervised path of `learn align`. Of items the halves say as well what is to stand in the place of the reasons
+//! that nights publish; where that is confirmed it is written, and a night may read it. Nothing is published, and no night is needed.
 //!
 //! Knows jobs, folders and the order of the steps; what is read is in [`crate::weekly::worth_data`], what is asked in
 //! [`crate::weekly::worth_answers`], what is measured in [`crate::weekly::worth_fit`], what must hold in
@@ -34,16 +34,13 @@ use crate::weekly::worth_answers::Asking;
 use crate::weekly::worth_data::{Data, Item, data};
 use crate::weekly::worth_fit::Work;
 use crate::weekly::worth_rows;
-use crate::weekly::worth_teach::{Taught, forget_taught, lessons, remove, teach};
+use crate::weekly::worth_teach::{Lessons, Taught, forget_taught, lessons, remove, teach};
 use crate::worth::choice::Chosen;
 use crate::worth::correction::Correction;
 use crate::worth::gates::Gates;
 use crate::worth::recommender::{DRAWN, Recommender};
+use crate::worth::whose::{Count, Whose};
 
-/// The record, in `out`.
-pub const RECORD: &str = "worth.json";
-/// All answers with their worths, in `out`.
-pub const TABLE: &str = "item_worth.parquet";
 /// What is to stand in the place of items' reasons, in `out`: rows of `item_choice`, which a nightly job may name.
 pub const CHOICES: &str = "item_choice.parquet";
 /// Answers as they come, in `out`.
@@ -51,7 +48,7 @@ const ANSWERS: &str = "worth_answers.jsonl";
 /// Among the keys of a job that learns: no adapter, whatever the job's own is.
 const AS_IT_COMES: &str = "model.adapter=";
 
-/// A finished run: `worth.json`.
+/// A finished run: the record [`Whose::record`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Done {
     /// Whether all gates hold and the choice is worth something: then something was taught.
@@ -74,10 +71,11 @@ pub struct Done {
     pub recommender: Recommender,
     /// Events of the two blocks of the interval, of users of whom something is known.
     pub events: [usize; 2],
-    /// Items that have evidence.
+    /// Items that have evidence; or users who have, of those who are learned from and asked about.
     pub described: usize,
-    /// Items that were asked about.
-    pub items: usize,
+    /// Items, or users, that were asked about.
+    #[serde(flatten)]
+    pub asked: Count,
     /// Answers to their questions.
     pub answers: usize,
     /// Of those, accepted by the job's checks.
@@ -90,12 +88,14 @@ pub struct Done {
     pub completion_tokens: u64,
     /// Whether worths may be a reward.
     pub gates: Gates,
-    /// What the best of an item's answers are worth to the users who did not choose.
+    /// What the best of an item's answers, or a user's, are worth to the half that did not choose.
     pub chosen: Chosen,
-    /// Whether choices for the items' reasons are confirmed; they are written where the gates hold as well.
-    pub correction: Correction,
-    /// The share of the interval's events whose item was judged, so that it could have had another text.
-    pub reach: f64,
+    /// Whether choices for the items' reasons are confirmed; they are written where the gates hold as well. Of items alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correction: Option<Correction>,
+    /// The share of the interval's events whose item was judged, so that it could have had another text. Of items alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reach: Option<f64>,
     /// None where nothing was.
     pub taught: Option<Taught>,
 }
@@ -103,13 +103,14 @@ pub struct Done {
 impl Done {
     /// Whether choices for the items' reasons were written.
     pub fn is_corrected(&self) -> bool {
-        self.gates.passed && self.correction.holds
+        self.gates.passed && self.correction.as_ref().is_some_and(|correction| correction.holds)
     }
 
     /// The conditions that do not hold; whether the choices are worth something is asked where the gates hold.
     fn failing(&self) -> Vec<&Check> {
         let failing: Vec<&Check> = self.gates.gate.iter().filter(|check| !check.holds).collect();
-        let choices = std::iter::once(&self.chosen.gate).chain(&self.correction.gate);
+        let corrections = self.correction.iter().flat_map(|correction| &correction.gate);
+        let choices = std::iter::once(&self.chosen.gate).chain(corrections);
         match failing.is_empty() {
             true => choices.filter(|check| !check.holds).collect(),
             false => failing,
@@ -122,7 +123,9 @@ impl Done {
         if failing.is_empty() {
             return Ok(self);
         }
-        let what = match (self.gates.passed, self.chosen.gate.holds, self.correction.holds) {
+        let is_confirmed = self.correction.as_ref().is_none_or(|correction| correction.holds);
+        let whose = self.asked.whose();
+        let what = match (self.gates.passed, self.chosen.gate.holds, is_confirmed) {
             (false, _, _) => "what reasons are worth to a recommender may not be a reward, and nothing was learned",
             (_, false, true) => "the best of several reasons is worth no more than the others, and nothing was learned",
             (_, false, false) => {
@@ -135,57 +138,67 @@ impl Done {
             }
         };
         let mut error = Error::new(Kind::Audit, format!("{what}: {}", failing.join("; ")))
-            .with("record", out.join(RECORD).display())
-            .with("reasons", out.join(TABLE).display());
+            .with("record", out.join(whose.record()).display())
+            .with("reasons", out.join(whose.table()).display());
         if let Some(taught) = &self.taught {
             error = error.with("adapter", taught.adapter.display());
         }
         if self.is_corrected() {
             error = error.with("choices", out.join(CHOICES).display());
         }
-        Err(error.hint("a longer interval, more items, more samples or a higher temperature may tell more"))
+        let described = whose.described();
+        let hint = format!("a longer interval, more {described}, more samples or a higher temperature may tell more");
+        Err(error.hint(hint))
     }
 
     /// Whether what this tells of is still there.
     fn stands(&self, out: &Path) -> bool {
         let is_taught = |taught: &Taught| Adapter::digest(&taught.adapter).is_ok_and(|digest| digest == taught.digest);
-        out.join(TABLE).exists()
-            && out.join(CHOICES).exists() == self.is_corrected()
+        let whose = self.asked.whose();
+        out.join(whose.table()).exists()
+            && (whose != Whose::Items || out.join(CHOICES).exists() == self.is_corrected())
             && self.taught.as_ref().map_or(!self.passed, is_taught)
     }
 }
 
-/// Measures what reasons of items are worth and, where that may be a reward, teaches the best of several answers and says what is
-/// to stand in the place of the reasons that nights publish. Record, table and choices go to `out`, what is taught to
-/// `adapter-worth` there; choices of before that are not confirmed again are removed. A run makes the evidence anew; where it then
-/// finds its own record, made from the same, it asks and measures nothing and repeats what the record says.
+/// Measures what reasons are worth and, where that may be a reward, teaches the best of several answers; of items it says what is to
+/// stand in the place of the reasons that nights publish. Record, table and choices go to `out`, what is taught to
+/// [`Whose::taught`] there; choices of before that are not confirmed again are removed. A run makes the evidence anew; where it
+/// then finds its own record, made from the same, it asks and measures nothing and repeats what the record says.
 ///
 /// # Errors
 /// `Kind::Config` where there is no adapter to ask, or it has learned from the interval; `Kind::NotArrived` and `Kind::Input` where
 /// there is nothing to measure by; `Kind::Audit` where a gate does not hold, after record and table were written;
 /// `Kind::Interrupted` after a signal, with all answers kept; what inputs, models and the disk say.
-pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelToken) -> Result<Done> {
+pub async fn worth(spec: &Spec, whose: Whose, interval: Interval, voice: Voice, stop: &CancelToken) -> Result<Done> {
     let out = spec.folder()?;
-    let job = Job::load(&spec.job, &keys(spec, &out)?)?;
+    let record = out.join(whose.record());
+    let job = Job::load(&spec.job, &keys(spec, whose, &out)?)?;
     let prepared = prepare(&job, interval).await?;
-    check_learned(&prepared)?;
-    let read = Arc::new(stop.or(data(&prepared, &spec.worth)).await?);
-    let made_from = made_from(spec, &prepared, &read)?;
-    let before = std::fs::read(out.join(RECORD)).ok().and_then(|bytes| serde_json::from_slice::<Done>(&bytes).ok());
+    check_learned(whose, &prepared)?;
+    let read = Arc::new(stop.or(data(&prepared, &spec.worth, whose)).await?);
+    let made_from = made_from(spec, whose, &prepared, &read)?;
+    let before = std::fs::read(&record).ok().and_then(|bytes| serde_json::from_slice::<Done>(&bytes).ok());
     if let Some(done) = before.filter(|done| done.made_from == made_from && done.stands(&out)) {
-        tracing::info!(record = %out.join(RECORD).display(), "nothing has changed: the record stands");
+        tracing::info!(record = %record.display(), "nothing has changed: the record stands");
         return done.verdict(&out);
     }
     stop.check()?;
 
     let models = prepared.models.clone();
-    let asked = read.asked(spec.worth.most_items).into_iter().filter_map(|place| read.items.get(place).cloned());
+    let (most, attempts) = match whose {
+        Whose::Items => (spec.worth.most_items, u32::try_from(job.spec.sampling.attempts).unwrap_or(u32::MAX)),
+        // Nothing is to stand in the place of what nights publish of histories.
+        Whose::Histories => (spec.worth.most_users, 0),
+    };
+    let asked = read.asked(most).into_iter().filter_map(|place| read.items.get(place).cloned());
     let asked: Arc<Vec<Item>> = Arc::new(asked.collect());
     let asking = Asking {
         models: &models,
+        whose,
         items: &asked,
         of: &spec.worth,
-        attempts: u32::try_from(job.spec.sampling.attempts).unwrap_or(u32::MAX),
+        attempts,
         check: &job.spec.check,
         vocabulary: &read.vocabulary,
     };
@@ -202,10 +215,12 @@ pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
     };
     let measured = device::guarded_blocking("measuring what reasons are worth", measure).await?;
     // A record that is cut short here must not leave an adapter or choices of which it tells nothing.
-    forget_taught(&out)?;
+    forget_taught(whose, &out)?;
     let choices = out.join(CHOICES);
-    remove(&choices)?;
-    examples::replace(&out.join(TABLE), &[worth_rows::worths(&asked, &answers, &measured)?], &out.join(RECORD))?;
+    if whose == Whose::Items {
+        remove(&choices)?;
+    }
+    examples::replace(&out.join(whose.table()), &[worth_rows::worths(whose, &asked, &answers, &measured)?], &record)?;
     let judged = measured.choices.iter().filter_map(|one| asked.get(one.item).map(|item| item.id.as_str()));
     let judged: BTreeSet<&str> = judged.collect();
     let generator = models.generator()?;
@@ -221,7 +236,7 @@ pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
         recommender: measured.recommender.clone(),
         events: read.blocks().map(|cases| cases.len()),
         described: read.items.len(),
-        items: asked.len(),
+        asked: whose.count(asked.len()),
         answers: answers.all.len(),
         accepted: answers.all.iter().filter(|answer| answer.accepted().is_some()).count(),
         refused: answers.refused.clone(),
@@ -230,26 +245,27 @@ pub async fn worth(spec: &Spec, interval: Interval, voice: Voice, stop: &CancelT
         gates: measured.gates.clone(),
         chosen: measured.chosen.clone(),
         correction: measured.correction.clone(),
-        reach: read.share_of_events(&judged),
+        reach: (whose == Whose::Items).then(|| read.share_of_events(&judged)),
         taught: None,
     };
     if done.is_corrected() {
         let rows = worth_rows::choices(&asked, &answers, &measured.choices, interval.end)?;
-        examples::replace(&choices, &[rows], &out.join(RECORD))?;
+        examples::replace(&choices, &[rows], &record)?;
     }
     if done.passed {
         let questions = lessons(spec, &asked, &answers, &measured)?;
         let learned = learned_in(interval, &prepared.learned);
-        done.taught = Some(teach(spec, learned, models, questions, &out, voice, stop).await?);
+        let lessons = Lessons { whose, learned, questions };
+        done.taught = Some(teach(spec, lessons, models, &out, voice, stop).await?);
     }
     let text = serde_json::to_string_pretty(&done).context(Kind::Internal, || "the record of worths".into())?;
-    disk::write_whole(&out.join(RECORD), text + "\n")
+    disk::write_whole(&record, text + "\n")
         .context(Kind::Temporary, || format!("cannot write into `{}`", out.display()))?;
     done.verdict(&out)
 }
 
-/// The job's keys while its adapter, or that of a folder of `out`, is asked about items.
-fn keys(spec: &Spec, out: &Path) -> Result<Vec<String>> {
+/// The job's keys while its adapter, or that of a folder of `out`, is asked about items, or histories.
+fn keys(spec: &Spec, whose: Whose, out: &Path) -> Result<Vec<String>> {
     let of = &spec.worth;
     let mut keys = spec.overrides();
     if let Some(at) = keys.iter().rposition(|key| key == AS_IT_COMES) {
@@ -269,12 +285,13 @@ fn keys(spec: &Spec, out: &Path) -> Result<Vec<String>> {
     }
     // What this is to replace says nothing of what the model writes.
     keys.push("correct.item_choices=".to_owned());
-    keys.extend(of.set.iter().cloned());
+    let questions = if whose == Whose::Items { &of.set } else { &of.history_set };
+    keys.extend(questions.iter().cloned());
     Ok(keys)
 }
 
 /// Refuses an interval from which the model that answers has learned, unless the job allows it.
-fn check_learned(prepared: &Prepared) -> Result<()> {
+fn check_learned(whose: Whose, prepared: &Prepared) -> Result<()> {
     let Prepared { job, interval, learned, .. } = prepared;
     let places = [("model.generator", learned.generator), ("model.adapter", learned.adapter)];
     let later =
@@ -288,10 +305,11 @@ fn check_learned(prepared: &Prepared) -> Result<()> {
     Err(Error::new(Kind::Config, what)
         .with("learned until", until.to_rfc3339())
         .with("interval begins", interval.start.to_rfc3339())
-        .hint(
+        .hint(format!(
             "take an interval that begins when the learning ended, or an adapter that learned from earlier events ([worth] \
-             from), or add \"model.allow_later_training=true\" to [worth] set: worths are then measured all the same",
-        ))
+             from), or add \"model.allow_later_training=true\" to [worth] {}: worths are then measured all the same",
+            if whose == Whose::Items { "set" } else { "history_set" }
+        )))
 }
 
 /// From when until when the adapter that is taught has learned: what it goes on from may know of more than the interval.
@@ -301,8 +319,11 @@ fn learned_in(interval: Interval, begun: &Learned) -> Interval {
 }
 
 /// Digest of everything that a run follows from.
-fn made_from(spec: &Spec, prepared: &Prepared, read: &Data) -> Result<String> {
+fn made_from(spec: &Spec, whose: Whose, prepared: &Prepared, read: &Data) -> Result<String> {
     let mut made = Fingerprint::new("worth", 3);
+    if whose == Whose::Histories {
+        made.add("of", whose).add("most users", spec.worth.most_users).add("learned from", spec.worth.max_users);
+    }
     let Prepared { models, interval, job, .. } = prepared;
     made.add("interval", format!("{}/{}", interval.start.to_rfc3339(), interval.end.to_rfc3339()));
     made.add("read", read.digest()?).add("drawn", DRAWN);
@@ -333,7 +354,7 @@ mod tests {
 
     use super::*;
     use crate::llm::adapter::FILES;
-    use crate::weekly::weekly_file::TAUGHT_BY_WORTH;
+    use crate::worth::whose::TAUGHT_BY_WORTH;
 
     /// A record in which these conditions of the gates hold, whether the choice is worth something, and no choice for nights is
     /// confirmed.
@@ -392,8 +413,9 @@ mod tests {
         );
         let confirmed = |is_chosen| {
             let mut confirmed = done([true, true], is_chosen, None);
-            confirmed.correction.holds = true;
-            confirmed.correction.gate.iter_mut().for_each(|check| check.holds = true);
+            let correction = confirmed.correction.as_mut().unwrap();
+            correction.holds = true;
+            correction.gate.iter_mut().for_each(|check| check.holds = true);
             confirmed.verdict(Path::new("work"))
         };
         assert!(confirmed(true).is_ok());
@@ -407,7 +429,7 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         let (refused, passed) = (done([true, false], true, None), done([true, true], true, None));
         assert!(!refused.stands(out.path()), "there is no table");
-        std::fs::write(out.path().join(TABLE), "").unwrap();
+        std::fs::write(out.path().join("item_worth.parquet"), "").unwrap();
         assert!(refused.stands(out.path()) && !passed.stands(out.path()), "what passed was to be taught");
         let adapter = out.path().join(TAUGHT_BY_WORTH);
         assert!(!done([true, true], true, Some(&adapter)).stands(out.path()), "the adapter is not there");
@@ -419,8 +441,47 @@ mod tests {
         assert!(taught.stands(out.path()));
         std::fs::write(out.path().join(CHOICES), "").unwrap();
         assert!(!taught.stands(out.path()), "they are not confirmed");
-        taught.correction.holds = true;
+        taught.correction.as_mut().unwrap().holds = true;
         assert!(taught.stands(out.path()));
+    }
+
+    /// The same of histories, for which nothing is corrected.
+    fn done_of_histories(gates: [bool; 2], is_chosen: bool) -> Done {
+        let mut done = done(gates, is_chosen, None);
+        done.asked = Count::Users(1);
+        (done.correction, done.reach) = (None, None);
+        done
+    }
+
+    #[test]
+    fn a_record_of_histories_tells_of_users_and_corrects_nothing() {
+        let record = serde_json::to_value(done_of_histories([true, false], false)).unwrap();
+        assert_eq!(record["users"], 1, "{record:#}");
+        assert!(["items", "correction", "reach"].iter().all(|key| record.get(key).is_none()), "{record:#}");
+        let read: Done = serde_json::from_value(record).unwrap();
+        assert_eq!(read.asked.whose(), Whose::Histories);
+        let of_items = serde_json::to_value(done([true, false], false, None)).unwrap();
+        assert_eq!((&of_items["items"], &of_items["reach"]), (&json!(1), &json!(0.5)), "{of_items:#}");
+
+        let told = |done: Done| done.verdict(Path::new("work")).unwrap_err().explain();
+        let of_gates = told(read);
+        assert!(of_gates.contains("may not be a reward, and nothing was learned"), "{of_gates}");
+        assert!(of_gates.contains("second >= 9 (found 7)") && of_gates.contains("more users"), "{of_gates}");
+        assert!(of_gates.contains("history_worth.json") && of_gates.contains("history_worth.parquet"), "{of_gates}");
+        let of_choice = told(done_of_histories([true, true], false));
+        assert!(of_choice.contains("no more than the others") && !of_choice.contains("no choice"), "{of_choice}");
+        assert!(done_of_histories([true, true], true).verdict(Path::new("work")).is_ok());
+    }
+
+    #[test]
+    fn a_record_of_histories_does_not_look_at_choices_for_items() {
+        let out = tempfile::tempdir().unwrap();
+        let refused = done_of_histories([true, false], true);
+        std::fs::write(out.path().join(CHOICES), "").unwrap();
+        std::fs::write(out.path().join("item_worth.parquet"), "").unwrap();
+        assert!(!refused.stands(out.path()), "the table is that of items");
+        std::fs::write(out.path().join("history_worth.parquet"), "").unwrap();
+        assert!(refused.stands(out.path()));
     }
 
     #[test]

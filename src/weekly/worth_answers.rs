@@ -1,5 +1,5 @@
-//! Several answers to each item's question by the model in question and, beside them, the one that a night would publish; each
-//! paid for once, and what the job's checks say of them.
+//! Several answers to the question about each item, or each user's history, by the model in question and, beside them, the one that a
+//! night would publish; each paid for once, and what the job's checks say of them.
 //!
 //! An answer stands in a file under a key of all that it follows from: model, adapter, prompt, sampling, seed and the positions
 //! that question and answer must fit into. What stands there is asked by no run again; the model is loaded only where an answer
@@ -25,11 +25,12 @@ use crate::weekly::asking::{self, Pending};
 use crate::weekly::teacher_log::{Line, Log};
 use crate::weekly::weekly_file::WorthSpec;
 use crate::weekly::worth_data::Item;
+use crate::worth::whose::Whose;
 
-/// An answer to an item's question.
+/// An answer to the question about an item, or a user's history.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Answer {
-    /// The place of the item among those that were asked about.
+    /// The place of the item, or user, among those that were asked about.
     pub(super) item: usize,
     /// Which of its answers.
     pub(super) sample: usize,
@@ -62,9 +63,10 @@ impl Answer {
 /// All answers, and what they cost over all runs.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Answers {
-    /// By item and sample.
+    /// By item, or user, and sample.
     pub(super) all: Vec<Answer>,
-    /// Of each item, what a night publishes; none where the checks refuse it, and the night has the evidence.
+    /// Of each item, what a night publishes; none where the checks refuse it, and the night has the evidence, and none where a
+    /// night was not to be asked.
     pub(super) nights: Vec<Option<Answer>>,
     /// Tokens of the questions.
     pub(super) prompt_tokens: u64,
@@ -77,9 +79,11 @@ pub(super) struct Answers {
 /// What is asked, and what answers are held against.
 pub(super) struct Asking<'a> {
     pub(super) models: &'a Arc<Models>,
+    /// What the items are.
+    pub(super) whose: Whose,
     pub(super) items: &'a Arc<Vec<Item>>,
     pub(super) of: &'a WorthSpec,
-    /// How often a night asks at most.
+    /// How often a night asks at most; 0: what it publishes is not asked for.
     pub(super) attempts: u32,
     pub(super) check: &'a CheckSpec,
     pub(super) vocabulary: &'a Vocabulary,
@@ -144,8 +148,13 @@ impl Asking<'_> {
         let mut new = HashSet::new();
         pending.retain(|one| !log.holds(&one.key) && new.insert(one.key.clone()));
         if !pending.is_empty() {
-            let items = self.items.len();
-            tracing::info!(items, answers = keys.len(), pending = pending.len(), "asking about items");
+            let (answers, waiting) = (keys.len(), pending.len());
+            match (self.whose, self.items.len()) {
+                (Whose::Items, items) => tracing::info!(items, answers, pending = waiting, "asking about items"),
+                (Whose::Histories, users) => {
+                    tracing::info!(users, answers, pending = waiting, "asking about histories")
+                }
+            }
             let with = self.models.clone();
             let engine = device::guarded_blocking("loading the model", move || with.engine()).await?;
             stop.check()?;
@@ -162,7 +171,7 @@ impl Asking<'_> {
     }
 }
 
-/// Every answer as it is asked for, by item and sample.
+/// Every answer as it is asked for, by item, or user, and sample.
 fn plan(models: &Models, items: &[Item], of: &WorthSpec) -> Result<Vec<Pending>> {
     let (of_model, positions) = (&models.generator()?.fingerprint, models.engine_options().max_positions);
     let mut pending = Vec::with_capacity(items.len() * of.samples);

@@ -6,18 +6,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cancel::CancelToken;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::generate::models::Models;
 use crate::llm::device::ComputeDevice;
+use crate::recommend::log_linear::LogLinear;
+use crate::recommend::split::Case;
 use crate::telemetry::Voice;
 use crate::weekly::weekly_file::WorthSpec;
 use crate::weekly::worth_answers::{Answer, Answers};
 use crate::weekly::worth_data::{Data, Item};
 use crate::worth::choice::{Chosen, best_of_each};
 use crate::worth::correction::{Candidates, Choice, Correction, ItemChoice, correction};
-use crate::worth::gates::{Gates, Judged, gates};
-use crate::worth::item::{Block, Known, Settings, Worth};
+use crate::worth::events::Settings;
+use crate::worth::gates::{Gates, Judged, Yardstick, gates};
+use crate::worth::history::{Everybody, Items, Taken};
+use crate::worth::item::Block;
 use crate::worth::recommender::{Learning, Recommender, recommender};
+use crate::worth::text::{Known, Worth};
+use crate::worth::whose::Whose;
 
 /// Texts that are encoded between two looks at whether to stop.
 const TEXTS: usize = 512;
@@ -31,10 +37,14 @@ pub(super) struct Measured {
     pub(super) places: Vec<usize>,
     /// What is known of each answer.
     pub(super) judged: Vec<Option<Judged>>,
-    pub(super) correction: Correction,
+    /// Of items alone: reasons of histories have a judge of their own at night.
+    pub(super) correction: Option<Correction>,
     /// What is to stand in the place of the reasons of items that were judged, by item.
     pub(super) choices: Vec<ChosenText>,
 }
+
+/// Whether worths may be a reward, what is known of each reason, and what is to stand in the place of items' reasons.
+type Told = (Gates, Vec<Option<Judged>>, Option<(Correction, Vec<ChosenText>)>);
 
 /// What is to stand in the place of an item's reason.
 pub(super) struct ChosenText {
@@ -45,23 +55,30 @@ pub(super) struct ChosenText {
     pub(super) of: ItemChoice,
 }
 
-/// An accepted reason: the place of its answer, the dense id of its item, and its vector.
+/// An accepted reason: the place of its answer, the place of its item or user ([`Data::place`]), and its vector.
 type Reason = (usize, u32, Vec<f32>);
 
 /// Vectors of what is said, all of length 1 or zeros.
 struct Texts {
-    /// Of the items' evidence, `[items of the log, width]`.
+    /// Of the evidence, `[places, width]`.
     evidence: Vec<f32>,
     reasons: Vec<Reason>,
     /// Of what nights publish, by item; none where that is the evidence.
     nights: Vec<Option<Vec<f32>>>,
 }
 
+impl Texts {
+    /// Vectors of reasons with the places of what they are about.
+    fn with_places(&self) -> Vec<(u32, &[f32])> {
+        self.reasons.iter().map(|(_, place, text)| (*place, text.as_slice())).collect()
+    }
+}
+
 /// What is measured with.
 pub(super) struct Work<'a> {
     pub(super) models: &'a Models,
     pub(super) data: &'a Data,
-    /// Items that were asked about.
+    /// Items, or users, that were asked about.
     pub(super) items: &'a [Item],
     pub(super) answers: &'a Answers,
     pub(super) of: &'a WorthSpec,
@@ -74,26 +91,15 @@ impl Work<'_> {
     /// # Errors
     /// `Kind::Input` where there is too little to learn from; `Kind::Interrupted` after a signal; what encoder and device say.
     pub(super) fn measure(&self, voice: Voice, stop: &CancelToken) -> Result<Measured> {
-        let Work { data, of, .. } = self;
+        let (data, of) = (self.data, self.of);
         let said = self.texts(stop)?;
         let texts = &said.reasons;
         let (model, recommender) = recommender(&data.split, &learning(of), self.device, voice, stop)?;
-        let cases = data.blocks();
-        let states = [model.states_before(&cases[0])?, model.states_before(&cases[1])?];
-        let vectors = model.vectors()?;
-        stop.check()?;
-        let known = Known {
-            width: of.hidden,
-            vectors: &vectors,
-            counts: data.split.train_counts(),
-            ids: data.log.items(),
-            evidence: &said.evidence,
+        let (gates, found, corrected) = match data.whose {
+            Whose::Items => self.of_items(&said, &model, stop)?,
+            Whose::Histories => self.of_histories(&said, &model, stop)?,
         };
-        let [now, next] = [0, 1].map(|block: usize| Block::of(&cases[block], &states[block]));
-        let reasons: Vec<(u32, &[f32])> = texts.iter().map(|(_, item, text)| (*item, text.as_slice())).collect();
-        let worth = Worth::new(&known, &now, &reasons, &settings(of))?;
-        let (gates, found) = gates(&worth, &known, [&now, &next], &reasons, &settings(of), stop)?;
-        let (chosen_texts, chosen) = best_of_each(&of_finished(self.answers, texts, &found), of.seed)?;
+        let (chosen_texts, chosen) = best_of_each(data.whose, &of_finished(self.answers, texts, &found), of.seed)?;
         let places = chosen_texts.into_iter().filter_map(|text| texts.get(text).map(|(place, ..)| *place)).collect();
         let mut judged = vec![None; self.answers.all.len()];
         for ((place, ..), one) in texts.iter().zip(found) {
@@ -101,9 +107,40 @@ impl Work<'_> {
                 *slot = one;
             }
         }
-        let (candidates, whose) = self.candidates(&said);
+        let (correction, choices) = corrected.unzip();
+        let choices = choices.unwrap_or_default();
+        Ok(Measured { recommender, gates, chosen, places, judged, correction, choices })
+    }
+
+    /// What reasons of items are worth, and what is to stand in their place.
+    fn of_items(&self, said: &Texts, model: &LogLinear, stop: &CancelToken) -> Result<Told> {
+        let (data, of, settings) = (self.data, self.of, settings(self.of));
+        let cases = data.blocks();
+        let states = [model.states_before(&cases[0])?, model.states_before(&cases[1])?];
+        let vectors = model.vectors()?;
         stop.check()?;
-        let (correction, chosen_of) = correction(&worth, &known, &candidates, &settings(of), of.least_events)?;
+        let known = Known {
+            whose: data.whose,
+            width: of.hidden,
+            vectors: &vectors,
+            counts: data.split.train_counts(),
+            ids: data.log.items(),
+            evidence: &said.evidence,
+        };
+        let [now, next] = [0, 1].map(|block: usize| Block::of(&cases[block], &states[block]));
+        let reasons = said.with_places();
+        let worth = Worth::of_items(&known, &now, &reasons, &settings)?;
+        let everyone = now.mean_state(known.width);
+        let yardstick = Yardstick {
+            known: &known,
+            everyone: &everyone,
+            now: &|settings| Worth::of_items(&known, &now, &reasons, settings),
+            next: &|settings| Worth::of_items(&known, &next, &reasons, settings),
+        };
+        let (gates, found) = gates(&worth, &yardstick, &reasons, &settings, stop)?;
+        let (candidates, whose) = self.candidates(said);
+        stop.check()?;
+        let (correction, chosen_of) = correction(&worth, &known, &candidates, &settings, of.least_events)?;
         let of_item = |((item, rewrites), of): ((usize, Vec<usize>), Option<ItemChoice>)| {
             let of = of?;
             let rewrite = match of.choice {
@@ -113,7 +150,43 @@ impl Work<'_> {
             Some(ChosenText { item, rewrite, of })
         };
         let choices = whose.into_iter().zip(chosen_of).filter_map(of_item).collect();
-        Ok(Measured { recommender, gates, chosen, places, judged, correction, choices })
+        Ok((gates, found, Some((correction, choices))))
+    }
+
+    /// What reasons about users' histories are worth.
+    fn of_histories(&self, said: &Texts, model: &LogLinear, stop: &CancelToken) -> Result<Told> {
+        let (data, of, settings) = (self.data, self.of, settings(self.of));
+        let before: Option<Vec<Case<'_>>> = data.items.iter().map(|item| data.history(&item.id)).collect();
+        let missing = || Error::new(Kind::Internal, "a user who is described is not in the log");
+        let before = before.ok_or_else(missing)?;
+        let states = model.states_before(&before)?;
+        let vectors = model.vectors()?;
+        stop.check()?;
+        let counts: Vec<u32> =
+            before.iter().map(|case| u32::try_from(case.history.len()).unwrap_or(u32::MAX)).collect();
+        let ids: Vec<String> = data.items.iter().map(|item| item.id.clone()).collect();
+        let users: Vec<u32> = before.iter().map(|case| case.user).collect();
+        let known = Known {
+            whose: data.whose,
+            width: of.hidden,
+            vectors: &states,
+            counts: &counts,
+            ids: &ids,
+            evidence: &said.evidence,
+        };
+        let items = Items { vectors: &vectors, counts: data.split.train_counts() };
+        let [now, next] = data.blocks().map(|cases| Taken::of(&cases, &users));
+        let reasons = said.with_places();
+        let worth = Worth::of_histories(&known, &items, &now, &reasons, &settings)?;
+        let everybody = Everybody::of(&known, &items);
+        let yardstick = Yardstick {
+            known: &known,
+            everyone: everybody.share(),
+            now: &|settings| Worth::of_histories(&known, &items, &now, &reasons, settings),
+            next: &|settings| Worth::of_histories(&known, &items, &next, &reasons, settings),
+        };
+        let (gates, found) = gates(&worth, &yardstick, &reasons, &settings, stop)?;
+        Ok((gates, found, None))
     }
 
     /// What the texts of the items may be; beside them, of each, the place of the item and those of the answers that are the
@@ -129,7 +202,7 @@ impl Work<'_> {
         }
         let (mut candidates, mut whose) = (Vec::new(), Vec::new());
         for (at, (item, reasons)) in items.iter().zip(by_item).enumerate() {
-            let Some(dense) = data.dense(&item.id) else { continue };
+            let Some(dense) = data.place(&item.id) else { continue };
             let published = answers.nights.get(at).and_then(Option::as_ref).and_then(Answer::accepted);
             let mut texts: BTreeSet<&str> = published.into_iter().collect();
             let is_new = |(place, _): &(usize, &[f32])| {
@@ -150,16 +223,16 @@ impl Work<'_> {
         let all: BTreeSet<&str> = said.chain(answered).collect();
         let vectors = encoded(models, &all, stop)?;
         let width = models.encoder_files()?.dimension();
-        let mut evidence = vec![0.0; data.log.items().len() * width];
+        let mut evidence = vec![0.0; data.places() * width];
         for item in &data.items {
-            if let Some((dense, vector)) = data.dense(&item.id).zip(vectors.get(item.said.as_str())) {
-                let start = dense as usize * width;
+            if let Some((place, vector)) = data.place(&item.id).zip(vectors.get(item.said.as_str())) {
+                let start = place as usize * width;
                 evidence[start..start + width].copy_from_slice(vector);
             }
         }
         let reason = |(place, answer): (usize, &Answer)| {
             let vector = vectors.get(answer.accepted()?)?;
-            Some((place, data.dense(&items.get(answer.item)?.id)?, vector.clone()))
+            Some((place, data.place(&items.get(answer.item)?.id)?, vector.clone()))
         };
         let reasons = answers.all.iter().enumerate().filter_map(reason).collect();
         let published = |answer: &Option<Answer>| vectors.get(answer.as_ref()?.accepted()?).cloned();

@@ -18,13 +18,15 @@ use crate::weekly::worth_data::Item;
 use crate::weekly::worth_fit::{ChosenText, Measured};
 use crate::worth::correction::{Choice, ItemChoice};
 use crate::worth::gates::Judged;
+use crate::worth::whose::Whose;
 
-/// Every answer with its worths, for people: columns item_id, sample, reason, accepted, refusal, is_chosen, and in nats worth,
-/// worth_of_choosing_half, worth_of_other_half, worth_of_next_block.
+/// Every answer with its worths, for people: columns item_id, or of histories user_id, sample, reason, accepted, refusal,
+/// is_chosen, and in nats worth, worth_of_choosing_half, worth_of_other_half, worth_of_next_block.
 ///
 /// # Errors
 /// `Kind::Internal` where the parts do not fit together.
-pub(super) fn worths(items: &[Item], answers: &Answers, measured: &Measured) -> Result<RecordBatch> {
+pub(super) fn worths(whose: Whose, items: &[Item], answers: &Answers, measured: &Measured) -> Result<RecordBatch> {
+    let id = if whose == Whose::Items { "item_id" } else { "user_id" };
     let chosen: BTreeSet<usize> = measured.places.iter().copied().collect();
     let all = || answers.all.iter();
     let nats = |of: &dyn Fn(&Judged) -> Option<f64>| -> ArrayRef {
@@ -32,7 +34,7 @@ pub(super) fn worths(items: &[Item], answers: &Answers, measured: &Measured) -> 
     };
     let ids = all().map(|answer| items.get(answer.item).map(|item| item.id.as_str()));
     let columns: [(&str, ArrayRef); 10] = [
-        ("item_id", Arc::new(ids.collect::<StringArray>())),
+        (id, Arc::new(ids.collect::<StringArray>())),
         ("sample", Arc::new(all().map(|answer| Some(answer.sample as i64)).collect::<Int64Array>())),
         ("reason", Arc::new(all().map(|answer| answer.reason.as_deref()).collect::<StringArray>())),
         ("accepted", Arc::new(all().map(|answer| Some(answer.accepted().is_some())).collect::<BooleanArray>())),

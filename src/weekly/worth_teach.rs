@@ -1,4 +1,4 @@
-//! From the best answers about items to an adapter that has learned them.
+//! From the best answers about items, or histories, to an adapter that has learned them.
 //!
 //! Knows questions, answers, the supervised path of `learn align` and the folder of what is taught: what an earlier run has
 //! taught goes, what is taught says until when it has learned, and a training that was killed goes on. Knows nothing of why
@@ -23,16 +23,33 @@ use crate::night::learned::TAUGHT;
 use crate::telemetry::Voice;
 use crate::weekly::align::{self, Course};
 use crate::weekly::question::Question;
-use crate::weekly::weekly_file::{Spec, TAUGHT_BY_WORTH};
+use crate::weekly::weekly_file::Spec;
 use crate::weekly::worth_answers::Answers;
 use crate::weekly::worth_data::Item;
 use crate::weekly::worth_fit::Measured;
 use crate::weekly::written;
+use crate::worth::whose::Whose;
 
-/// Begins the names of the training's checkpoint and curve.
-const COURSE: &str = "worth-align";
-/// Of 256 items so many are not taught: they tell when to stop.
+/// Of 256 items, or users, so many are not taught: they tell when to stop.
 const HELD_OUT: u8 = 26;
+
+/// Begins the names of a training's checkpoint and curve.
+fn course(whose: Whose) -> &'static str {
+    match whose {
+        Whose::Items => "worth-align",
+        Whose::Histories => "worth-histories-align",
+    }
+}
+
+/// What is to be taught.
+pub(super) struct Lessons {
+    /// Whose reasons they are.
+    pub(super) whose: Whose,
+    /// From when until when these and what they go on from have learned.
+    pub(super) learned: Interval,
+    /// Questions with their answers.
+    pub(super) questions: Vec<Question>,
+}
 
 /// What was taught.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,7 +81,7 @@ pub(super) fn lessons(spec: &Spec, items: &[Item], answers: &Answers, measured: 
     Ok(questions)
 }
 
-/// An item's question with the answer that is taught.
+/// A question with the answer that is taught.
 fn lesson(item: &Item, answer: String) -> Question {
     let Evidence { kind, subject, liked, disliked, related, attributes, content, praise, fault, keywords, .. } =
         item.evidence.clone();
@@ -96,11 +113,11 @@ pub(super) fn remove(file: &Path) -> Result<()> {
 }
 
 /// Removes the adapter that an earlier run has taught.
-pub(super) fn forget_taught(out: &Path) -> Result<()> {
-    FILES.iter().try_for_each(|name| remove(&out.join(TAUGHT_BY_WORTH).join(name)))
+pub(super) fn forget_taught(whose: Whose, out: &Path) -> Result<()> {
+    FILES.iter().try_for_each(|name| remove(&out.join(whose.taught()).join(name)))
 }
 
-/// What the adapter of [`TAUGHT_BY_WORTH`] has learned from, beside it.
+/// What the adapter of [`Whose::taught`] has learned from, beside it.
 #[derive(Serialize, Deserialize)]
 struct LearnedFrom {
     interval_start: String,
@@ -125,20 +142,19 @@ fn training(spec: &Spec, models: &Models, questions: &[Question]) -> Result<Stri
     Ok(made.digest())
 }
 
-/// Trains on from the adapter that was asked; until when that and this have learned, `learned` says. What an earlier run has
-/// taught is gone before anything is learned.
+/// Trains on from the adapter that was asked. What an earlier run has taught is gone before anything is learned.
 pub(super) async fn teach(
     spec: &Spec,
-    learned: Interval,
+    lessons: Lessons,
     models: Arc<Models>,
-    questions: Vec<Question>,
     out: &Path,
     voice: Voice,
     stop: &CancelToken,
 ) -> Result<Taught> {
-    let adapter = out.join(TAUGHT_BY_WORTH);
-    let (told, checkpoint) = (adapter.join(TAUGHT), out.join(format!("{COURSE}.safetensors")));
-    forget_taught(out)?;
+    let Lessons { whose, learned, questions } = lessons;
+    let adapter = out.join(whose.taught());
+    let (told, checkpoint) = (adapter.join(TAUGHT), out.join(format!("{}.safetensors", course(whose))));
+    forget_taught(whose, out)?;
     let training = training(spec, &models, &questions)?;
     let before = std::fs::read(&told).ok().and_then(|bytes| serde_json::from_slice::<LearnedFrom>(&bytes).ok());
     if before.is_none_or(|before| before.training != training) {
@@ -158,7 +174,7 @@ pub(super) async fn teach(
             Some(path) => Some(Adapter::read(path, models.generator_files()?.config())?),
             None => None,
         };
-        let course = Course { begun: begun.as_ref(), adapter: TAUGHT_BY_WORTH, name: COURSE };
+        let course = Course { begun: begun.as_ref(), adapter: whose.taught(), name: course(whose) };
         align::train(&of, &models, &questions, &course, &folder, voice, &stopped)
     };
     let trained = device::guarded_blocking("training", work).await?;
@@ -229,7 +245,8 @@ mod tests {
         };
         let learned = Interval::parse("2026-01-12", "2026-01-20").unwrap();
         let models = tiny(&format!("adapter = '{adapter}'"));
-        teach(&spec, learned, models, (0..3).map(question).collect(), out, Voice::Quiet, stop).await
+        let lessons = Lessons { whose: Whose::Items, learned, questions: (0..3).map(question).collect() };
+        teach(&spec, lessons, models, out, Voice::Quiet, stop).await
     }
 
     /// The width of a written adapter.
@@ -242,7 +259,7 @@ mod tests {
     async fn a_course_goes_on_after_a_kill_and_another_one_begins_anew() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path();
-        let (adapter, checkpoint) = (out.join(TAUGHT_BY_WORTH), out.join(format!("{COURSE}.safetensors")));
+        let (adapter, checkpoint) = (out.join(Whose::Items.taught()), out.join("worth-align.safetensors"));
         let (go, stop) = (CancelToken::default(), CancelToken::default());
         stop.request();
         let first = taught(BEGUN, "a crime story", out, &go).await.unwrap();
@@ -276,8 +293,8 @@ mod tests {
         assert_ne!(taught("", "a crime story", out, &go).await.unwrap().digest, first.digest);
         assert_eq!(rank(&adapter), 3);
 
-        forget_taught(out).unwrap();
+        forget_taught(Whose::Items, out).unwrap();
         assert!(FILES.iter().all(|name| !adapter.join(name).exists()));
-        forget_taught(out).unwrap();
+        forget_taught(Whose::Items, out).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! The best of an item's reasons by one half of the users, and what the other half says of it.
+//! The best of the reasons of an item, or a user, by one half of those who judge, and what the other half says of it.
 //!
 //! The best of several by a noisy measure is always better by that measure. So the half that chose tells what the choice
 //! promises, and the other half, which had no say in it, what is kept of that.
@@ -12,28 +12,30 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::registry::card::Check;
 use crate::statistics::Interval;
+use crate::worth::events::mean;
 use crate::worth::gates::{Judged, LEAST_ITEMS, over_items};
-use crate::worth::item::mean;
+use crate::worth::whose::{Count, Whose};
 
-/// What the choice of each item's best reason is worth: its worth less the mean of the item's reasons, in nats an event.
+/// What the choice of the best reason of each item, or user, is worth: its worth less the mean of their reasons, in nats an event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Chosen {
-    /// Items with several reasons of which both halves of the users tell the worth.
-    pub items: usize,
-    /// By the half that chose, mean over items with its 95 % interval.
+    /// Items, or users, with several reasons of which both halves tell the worth.
+    #[serde(flatten)]
+    pub of: Count,
+    /// By the half that chose, mean over these with its 95 % interval.
     pub promised: Option<Interval>,
     /// By the other half.
     pub kept: Option<Interval>,
-    /// Whether the low end of what is kept is above 0, and the items are enough to be a sample.
+    /// Whether the low end of what is kept is above 0, and these are enough to be a sample.
     pub gate: Check,
 }
 
-/// The places of the chosen reasons in `judged`, by item, and what the choice is worth. Of equals the first is chosen; an item
+/// The places of the chosen reasons in `judged`, by item or user, and what the choice is worth. Of equals the first is chosen; an item
 /// with fewer than two reasons that both halves know has none.
 ///
 /// # Errors
 /// `Kind::Internal` for worths that are no numbers.
-pub fn best_of_each(judged: &[Option<Judged>], seed: u64) -> Result<(Vec<usize>, Chosen)> {
+pub fn best_of_each(whose: Whose, judged: &[Option<Judged>], seed: u64) -> Result<(Vec<usize>, Chosen)> {
     let mut by_item: BTreeMap<u32, Vec<(usize, [f64; 2])>> = BTreeMap::new();
     for (place, one) in judged.iter().enumerate() {
         if let Some(Judged { item, halves: [Some(choosing), Some(other)], .. }) = one {
@@ -53,16 +55,18 @@ pub fn best_of_each(judged: &[Option<Judged>], seed: u64) -> Result<(Vec<usize>,
     }
     let of_half = |half: usize| over_items(gains.iter().map(|(item, gains)| (*item, gains[half])), seed);
     let (promised, kept) = (of_half(0)?, of_half(1)?);
+    let (described, judges) = (whose.described(), whose.judges());
+    let which = if whose == Whose::Items { "who" } else { "that" };
     let gate = Check {
         what: format!(
-            "worth of the chosen reasons less the mean of their items', by the users who did not choose, low end of its \
-             interval > 0 over {LEAST_ITEMS} items or more, here {}",
+            "worth of the chosen reasons less the mean of their {described}', by the {judges} {which} did not choose, low end of its \
+             interval > 0 over {LEAST_ITEMS} {described} or more, here {}",
             gains.len()
         ),
         value: kept.map_or(0.0, |kept| kept.low),
         holds: kept.is_some_and(|kept| kept.low > 0.0) && gains.len() >= LEAST_ITEMS,
     };
-    Ok((places, Chosen { items: gains.len(), promised, kept, gate }))
+    Ok((places, Chosen { of: whose.count(gains.len()), promised, kept, gate }))
 }
 
 #[cfg(test)]
@@ -90,12 +94,12 @@ mod tests {
             judged(5, both(-0.2, -0.1)),
             judged(5, both(-0.4, -0.3)),
         ];
-        let (places, chosen) = best_of_each(&all, 1).unwrap();
-        assert_eq!((places, chosen.items), (vec![7, 1], 2), "items in order, of equals the first");
+        let (places, chosen) = best_of_each(Whose::Items, &all, 1).unwrap();
+        assert_eq!((places, chosen.of), (vec![7, 1], Count::Items(2)), "items in order, of equals the first");
         let (promised, kept) = (chosen.promised.unwrap().mean, chosen.kept.unwrap().mean);
         assert!((promised - (0.1 + 0.5 - 1.1 / 3.0) / 2.0).abs() < 1e-12, "{promised}");
         assert!((kept - (0.1 + 0.2 - 0.5) / 2.0).abs() < 1e-12, "{kept}");
-        let (places, chosen) = best_of_each(&all[4..5], 1).unwrap();
+        let (places, chosen) = best_of_each(Whose::Items, &all[4..5], 1).unwrap();
         assert!(places.is_empty() && chosen.kept.is_none() && !chosen.gate.holds, "{chosen:?}");
     }
 
@@ -104,12 +108,19 @@ mod tests {
         let of = |items: u32| {
             let of_item = |item| [judged(item, [Some(0.5); 2]), judged(item, [Some(0.1); 2])];
             let all: Vec<Option<Judged>> = (0..items).flat_map(of_item).collect();
-            best_of_each(&all, 1).unwrap().1
+            best_of_each(Whose::Items, &all, 1).unwrap().1
         };
         let one = of(1);
         assert!(one.kept.unwrap().low > 0.1 && !one.gate.holds, "{one:?}");
         assert!(one.gate.what.ends_with("over 30 items or more, here 1"), "{one:?}");
         assert_eq!([29, 30].map(|items| of(items).gate.holds), [false, true]);
+        let users = best_of_each(Whose::Histories, &[judged(0, [Some(0.5); 2])], 1).unwrap().1;
+        assert_eq!(users.of, Count::Users(0));
+        let what = users.gate.what;
+        assert!(
+            what.contains("by the items that did not choose") && what.ends_with("over 30 users or more, here 0"),
+            "{what}"
+        );
     }
 
     /// Where worths are chance, the half that chose promises much and the other one keeps nothing.
@@ -122,12 +133,12 @@ mod tests {
                 let worth = signal * random.normal();
                 all.push(judged(reason / 8, [Some(worth + random.normal()), Some(worth + random.normal())]));
             }
-            best_of_each(&all, 1).unwrap().1
+            best_of_each(Whose::Items, &all, 1).unwrap().1
         };
         let chance = of(0.0);
         assert!(chance.promised.unwrap().low > 0.5 && !chance.gate.holds, "{chance:?}");
         let told = of(1.0);
         assert!(told.gate.holds && told.kept.unwrap().mean < told.promised.unwrap().mean, "{told:?}");
-        assert_eq!((chance.items, told.items), (60, 60));
+        assert_eq!((chance.of, told.of), (Count::Items(60), Count::Items(60)));
     }
 }

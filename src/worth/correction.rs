@@ -19,8 +19,9 @@ use crate::error::Result;
 use crate::network::random::Random;
 use crate::registry::card::Check;
 use crate::statistics::Interval;
+use crate::worth::events::{Settings, mean};
 use crate::worth::gates::{LEAST_ITEMS, half_of, over_items};
-use crate::worth::item::{Known, Settings, Worth, mean};
+use crate::worth::text::{Known, Worth};
 
 /// How often the confirming events are dealt anew.
 const DEALS: u64 = 999;
@@ -322,7 +323,7 @@ mod tests {
         let all: Vec<Candidates<'_>> = (0..30).map(same).collect();
         // Beside no reasons but these, what says the same as the evidence lies where it does.
         let texts: Vec<(u32, &[f32])> = all.iter().filter_map(|of| Some((of.item, of.current?))).collect();
-        let worth = Worth::new(&known, &world.block(0), &texts, &settings()).unwrap();
+        let worth = Worth::of_items(&known, &world.block(0), &texts, &settings()).unwrap();
         let (found, chosen) = correction(&worth, &known, &all, &settings(), LEAST).unwrap();
         assert!(found.items > 0 && found.kept == found.items && !found.holds && found.p == 1.0, "{found:?}");
         assert!(chosen.iter().flatten().all(|one| one.choice == Choice::Current && one.gain == [0.0; 2]));

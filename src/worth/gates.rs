@@ -12,14 +12,16 @@ use crate::error::Result;
 use crate::network::random::Random;
 use crate::registry::card::Check;
 use crate::statistics::{Interval, RESAMPLES, paired_bootstrap, quantile, spearman};
-use crate::worth::item::{Block, Known, Settings, Worth, dot, mean};
+use crate::worth::events::{Settings, dot, mean};
+use crate::worth::text::{Known, Worth};
+use crate::worth::whose::Count;
 
 const CONFIDENCE: f64 = 0.95;
-/// Fewer items are no sample.
+/// Fewer items, or users, are no sample.
 pub(super) const LEAST_ITEMS: usize = 30;
-/// Least rank correlation of what two halves of the users say, corrected for length.
+/// Least rank correlation of what two halves say, corrected for length.
 const RELIABLE: f64 = 0.5;
-/// The same of worths less the mean of their item. An item's reasons differ less than items do, so less is asked. As a
+/// The same of worths less the mean of their item, or user. An item's reasons differ less than items do, so less is asked. As a
 /// reliability, the number is the share of a difference among an item's reasons that is no chance: of what the best of
 /// several promises, so much is kept. Below a fifth a reward pays for chance, and just above 0 half of all rewards
 /// without any meaning would pass.
@@ -40,46 +42,48 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     (!values.is_empty()).then(|| quantile(&values, 0.5))
 }
 
-/// What was found of a reward before anything is rewarded. Reasons are pairs of an item and a text; only those count
-/// whose worth is known. What could not be computed is `None`.
+/// What was found of a reward before anything is rewarded. Reasons are pairs of an item, or a user, and a text; only those
+/// count whose worth is known. Halves are those of the users where items are described, of the items where users are. What could
+/// not be computed is `None`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gates {
     /// Whether all conditions hold.
     pub passed: bool,
-    /// Items with reasons.
-    pub items: usize,
+    /// Items, or users, with reasons.
+    #[serde(flatten)]
+    pub of: Count,
     /// Their reasons.
     pub reasons: usize,
-    /// Rank correlation of the worth by the events of one half of the users with that by the other half's.
+    /// Rank correlation of the worth by the events of one half with that by the other half's.
     pub split_half: Option<f64>,
-    /// The same for all users (Spearman 1910 and Brown 1910): 2 r / (1 + r) where r is above 0.
+    /// The same for both together (Spearman 1910 and Brown 1910): 2 r / (1 + r) where r is above 0.
     pub split_half_corrected: Option<f64>,
-    /// As `split_half`, of worths less the mean of their item: whether halves agree on an item's reasons, not on items.
+    /// As `split_half`, of worths less the mean of their item, or user: whether halves agree on an item's reasons, not on items.
     pub split_half_within: Option<f64>,
-    /// The same for all users, as `split_half_corrected`.
+    /// The same for both together, as `split_half_corrected`.
     pub split_half_within_corrected: Option<f64>,
     /// Rank correlation with the worth by the next block of time.
     pub next_block: Option<f64>,
     /// Rank correlation with the worth by a map of other folds.
     pub other_folds: Option<f64>,
-    /// Mean worth in nats, with its 95 % interval over items.
+    /// Mean worth in nats, with its 95 % interval over items, or users.
     pub own: Option<Interval>,
-    /// Mean worth of reasons that were given to other items.
+    /// Mean worth of reasons that were given to others.
     pub shuffled: Option<Interval>,
     /// Mean of the first less the second.
     pub own_less_shuffled: Option<Interval>,
-    /// Mean over items of log p by the evidence, less that by a map learned from shuffled pairs, in nats.
+    /// Mean of log p by the evidence, less that by a map learned from shuffled pairs, in nats.
     pub learned: Option<Interval>,
-    /// Rank correlation of the worth with how far the reason lifts its item above the evidence for the mean of all
-    /// states, of which no worth is made: near 1 a reason is paid for promising popularity all the same.
+    /// Rank correlation of the worth with how far the reason goes along with everybody's taste beyond the evidence, of which no
+    /// worth is made: how far it lifts its item for the mean of all states, or how much of that mean it gives its user. Near 1 a
+    /// reason is paid for promising popularity all the same.
     pub with_popularity: Option<f64>,
     /// Rank correlation of the worth with how far the text's vector lies from the mean of all reasons: near 1 a reason is
     /// paid for being unlike others.
     pub with_length: Option<f64>,
-    /// The standard deviation of the worth among an item's reasons, median over items with several.
+    /// The standard deviation of the worth among the reasons of an item, or user, median over those with several.
     pub spread: Option<f64>,
-    /// The standard error of a worth from its events, root of the mean square over an item's reasons; median over the
-    /// same items.
+    /// The standard error of a worth from its events, root of the mean square over these reasons; median over the same.
     pub noise: Option<f64>,
     /// Whether the spread is above 0 and no less than the noise. Else a reward of such reasons is chance, and whoever
     /// rewards must stop.
@@ -91,11 +95,11 @@ pub struct Gates {
 /// What is known of one reason, in nats an event.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Judged {
-    /// Dense id of its item.
+    /// Dense id of its item, or the place of its user.
     pub item: u32,
     /// Its worth.
     pub worth: f64,
-    /// Its worth by the events of each half of the users.
+    /// Its worth by the events of each half.
     pub halves: [Option<f64>; 2],
     /// Its worth by the next block of time.
     pub later: Option<f64>,
@@ -108,7 +112,7 @@ pub struct Judged {
 
 #[cfg(test)]
 impl Judged {
-    /// A reason of which nothing is known but what halves of the users say.
+    /// A reason of which nothing is known but what halves say.
     pub(crate) fn by_halves(item: u32, halves: [Option<f64>; 2]) -> Judged {
         Judged {
             item,
@@ -124,7 +128,7 @@ impl Judged {
     }
 }
 
-/// Each reason's item with a reason of another item, in the order of `texts`; nothing where there is no other item.
+/// Each reason's item, or user, with a reason of another one, in the order of `texts`; nothing where there is no other one.
 fn of_others<'a>(texts: &[(u32, &'a [f32])], seed: u64) -> Vec<(u32, &'a [f32])> {
     let mut by_item: BTreeMap<u32, Vec<&'a [f32]>> = BTreeMap::new();
     texts.iter().for_each(|(item, text)| by_item.entry(*item).or_default().push(*text));
@@ -151,12 +155,12 @@ fn correlation(pairs: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
     spearman(&a, &b)
 }
 
-/// A correlation by halves of the users as it is by all of them (Spearman 1910 and Brown 1910).
+/// A correlation by halves as it is by both together (Spearman 1910 and Brown 1910).
 fn corrected(r: f64) -> f64 {
     if r > 0.0 { 2.0 * r / (1.0 + r) } else { r }
 }
 
-/// The mean of values, with its interval over items; `None` for no values.
+/// The mean of values, with its interval over items, or users; `None` for no values.
 pub(super) fn over_items(values: impl Iterator<Item = (u32, f64)>, seed: u64) -> Result<Option<Interval>> {
     let (items, values): (Vec<u32>, Vec<f64>) = values.unzip();
     if values.is_empty() {
@@ -165,36 +169,48 @@ pub(super) fn over_items(values: impl Iterator<Item = (u32, f64)>, seed: u64) ->
     Ok(Some(paired_bootstrap(&[values.as_slice()], &items, RESAMPLES, CONFIDENCE, seed)?.interval))
 }
 
-/// The half of the users that one is in, 0 or 1. The first one chooses, where anything is chosen.
-pub(super) fn half_of(user: u32, seed: u64) -> usize {
-    usize::from(Random::new(seed, "halves").child(u64::from(user)).bits() & 1 == 1)
+/// The half that a user, or an item, is in, 0 or 1. The first one chooses, where anything is chosen.
+pub(super) fn half_of(by: u32, seed: u64) -> usize {
+    usize::from(Random::new(seed, "halves").child(u64::from(by)).bits() & 1 == 1)
+}
+
+/// What worths are measured of, and by which events they are measured again.
+#[derive(Clone, Copy)]
+pub struct Yardstick<'a> {
+    /// Those who are described.
+    pub known: &'a Known<'a>,
+    /// Its product with where a text leads says how far the text goes along with everybody's taste, `width` values.
+    pub everyone: &'a [f32],
+    /// R by the events that it would reward by.
+    pub now: &'a dyn Fn(&Settings) -> Result<Worth>,
+    /// R by those of the block of time after these.
+    pub next: &'a dyn Fn(&Settings) -> Result<Worth>,
 }
 
 /// What is known of each reason, in the order of `texts`; `None` where it has no worth.
 fn judged(
     worth: &Worth,
-    known: &Known<'_>,
-    [now, next]: [&Block<'_>; 2],
+    yardstick: &Yardstick<'_>,
     texts: &[(u32, &[f32])],
     settings: &Settings,
     stop: &CancelToken,
 ) -> Result<Vec<Option<Judged>>> {
+    let Yardstick { known, everyone, now, next } = *yardstick;
     stop.check()?;
-    let later = Worth::new(known, next, texts, settings)?.all(texts)?;
+    let later = next(settings)?.all(texts)?;
     stop.check()?;
     let refolded = Settings { fold_seed: settings.fold_seed.wrapping_add(1), ..*settings };
-    let refolded = Worth::new(known, now, texts, &refolded)?.all(texts)?;
+    let refolded = now(&refolded)?.all(texts)?;
     stop.check()?;
     let strangers = worth.all(&of_others(texts, settings.seed))?;
-    let everyone = now.mean_state(known.width);
     let of_reason = |(n, (item, text)): (usize, &(u32, &[f32]))| -> Result<Option<Judged>> {
         let Some(told) = worth.by_event(*item, text)? else { return Ok(None) };
         let mut by_half: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
-        for (user, nats) in &told {
-            by_half[half_of(*user, settings.seed)].push(*nats);
+        for (by, nats) in &told {
+            by_half[half_of(*by, settings.seed)].push(*nats);
         }
         let nats: Vec<f64> = told.into_iter().map(|(_, nats)| nats).collect();
-        let lifted = |vector: Option<Vec<f32>>| vector.map_or(0.0, |vector| dot(&everyone, &vector));
+        let lifted = |vector: Option<Vec<f32>>| vector.map_or(0.0, |vector| dot(everyone, &vector));
         let popularity = lifted(worth.mapped(*item, text)?) - lifted(worth.mapped_evidence(known, *item)?);
         Ok(mean(&nats).map(|found| Judged {
             item: *item,
@@ -211,7 +227,7 @@ fn judged(
     texts.par_iter().enumerate().map(of_reason).collect()
 }
 
-/// What each half of the users says of an item's reasons, less what it says in the mean; nothing of a single reason.
+/// What each half says of an item's reasons, or a user's, less what it says in the mean; nothing of a single reason.
 fn within(reasons: &[&Judged]) -> Vec<(f64, f64)> {
     let both: Vec<(f64, f64)> = reasons.iter().filter_map(|one| one.halves[0].zip(one.halves[1])).collect();
     let (a, b): (Vec<f64>, Vec<f64>) = both.iter().copied().unzip();
@@ -221,29 +237,28 @@ fn within(reasons: &[&Judged]) -> Vec<(f64, f64)> {
     }
 }
 
-/// Whether R of these reasons may be a reward. `now` are the events that it would reward by, `next` those of the block
-/// of time after it; `texts` are vectors of reasons with their items, best several of each item. `worth` is R: made of
-/// `known`, `now` and `texts` by `settings`.
+/// Whether R of these reasons may be a reward. `texts` are vectors of reasons with those that they describe, best several of each.
+/// `worth` is R: what the yardstick's `now` gives by `settings`.
 ///
-/// Halves of the users, the next block and other folds must agree on the order of the reasons. But they agree as well
-/// on a map that has learned nothing: a direction that is wrong is wrong for everybody. So the map must beat one that
-/// has learned from shuffled pairs, and an item's reasons those of other items, by the low ends of 95 % intervals over
-/// items; other items' reasons must be worth nothing in the mean. An item's reasons must differ by more than the noise, and
-/// halves of the users must agree on them: the order of the items is no help to whoever chooses among one item's reasons.
+/// Halves, the next block and other folds must agree on the order of the reasons. But they agree as well on a map that has
+/// learned nothing: a direction that is wrong is wrong for everybody. So the map must beat one that has learned from
+/// shuffled pairs, and an item's reasons those of other items, by the low ends of 95 % intervals over items; other items'
+/// reasons must be worth nothing in the mean. An item's reasons must differ by more than the noise, and halves must agree on
+/// them: the order of the items is no help to whoever chooses among one item's reasons. So it is with users.
 ///
 /// Beside the gates, what is known of each text, in the order of `texts`; `None` where its worth is not known.
 ///
 /// # Errors
-/// As [`Worth::new`] and [`Worth::mapped`]; `Kind::Interrupted` after a signal.
+/// As the yardstick, and as [`Worth::mapped`]; `Kind::Interrupted` after a signal.
 pub fn gates(
     worth: &Worth,
-    known: &Known<'_>,
-    [now, next]: [&Block<'_>; 2],
+    yardstick: &Yardstick<'_>,
     texts: &[(u32, &[f32])],
     settings: &Settings,
     stop: &CancelToken,
 ) -> Result<(Gates, Vec<Option<Judged>>)> {
-    let found = judged(worth, known, [now, next], texts, settings, stop)?;
+    let found = judged(worth, yardstick, texts, settings, stop)?;
+    let whose = yardstick.known.whose;
     let judged: Vec<&Judged> = found.iter().flatten().collect();
     let mut by_item: BTreeMap<u32, Vec<&Judged>> = BTreeMap::new();
     judged.iter().copied().for_each(|one| by_item.entry(one.item).or_default().push(one));
@@ -263,7 +278,7 @@ pub fn gates(
     let own_less_shuffled =
         over_items(strangers().map(|(one, stranger)| (one.item, one.worth - stranger)), settings.seed)?;
     stop.check()?;
-    let learned = over_items(worth.learned(known, settings)?.into_iter(), settings.seed)?;
+    let learned = over_items(worth.learned(yardstick.known, settings)?.into_iter(), settings.seed)?;
 
     let (mut spreads, mut noises) = (Vec::new(), Vec::new());
     for reasons in by_item.values() {
@@ -288,40 +303,43 @@ pub fn gates(
         holds: interval.is_some_and(|interval| interval.low > 0.0),
     };
     let items = by_item.len();
+    let (described, judges, one) = (whose.described(), whose.judges(), whose.one());
     let gate = vec![
         Check {
-            what: format!("items with reasons of known worth >= {LEAST_ITEMS}"),
+            what: format!("{described} with reasons of known worth >= {LEAST_ITEMS}"),
             value: items as f64,
             holds: items >= LEAST_ITEMS,
         },
         above_zero("log-likelihood by the evidence's map less that by a map of shuffled pairs", learned),
         at_least(
-            "rank correlation of the worth by one half of the users with that by the other, corrected for length",
+            &format!(
+                "rank correlation of the worth by one half of the {judges} with that by the other, corrected for length"
+            ),
             split_half_corrected,
             RELIABLE,
         ),
         at_least(
-            "rank correlation of halves within items, corrected for length",
+            &format!("rank correlation of halves within {described}, corrected for length"),
             split_half_within_corrected,
             RELIABLE_WITHIN,
         ),
         at_least("rank correlation with the worth by the next block of time", next_block, LASTING),
         at_least("rank correlation with the worth by other folds", other_folds, AGREEING),
         Check {
-            what: "mean worth of other items' reasons <= 0".to_owned(),
+            what: format!("mean worth of other {described}' reasons <= 0"),
             value: shuffled.map_or(0.0, |interval| interval.mean),
             holds: shuffled.is_some_and(|interval| interval.mean <= 0.0),
         },
-        above_zero("mean worth of reasons less that of other items' reasons", own_less_shuffled),
+        above_zero(&format!("mean worth of reasons less that of other {described}' reasons"), own_less_shuffled),
         Check {
-            what: format!("deviation of the worth among an item's reasons >= its noise, {:.5}", noise.unwrap_or(0.0)),
+            what: format!("deviation of the worth among {one}'s reasons >= its noise, {:.5}", noise.unwrap_or(0.0)),
             value: spread.unwrap_or(0.0),
             holds: is_told_apart,
         },
     ];
     let gates = Gates {
         passed: gate.iter().all(|check| check.holds),
-        items,
+        of: whose.count(items),
         reasons: judged.len(),
         split_half,
         split_half_corrected,
@@ -351,9 +369,16 @@ mod tests {
     use crate::worth::item::tests::{NOISES, World, settings};
 
     fn of_texts(world: &World, texts: &[(u32, &[f32])], stop: &CancelToken) -> Result<(Gates, Vec<Option<Judged>>)> {
-        let (known, now, next) = (world.known(), world.block(0), world.block(1));
-        let worth = Worth::new(&known, &now, texts, &settings())?;
-        gates(&worth, &known, [&now, &next], texts, &settings(), stop)
+        let (known, blocks) = (world.known(), [world.block(0), world.block(1)]);
+        let by = |block: usize, settings: &Settings| Worth::of_items(&known, &blocks[block], texts, settings);
+        let (everyone, worth) = (blocks[0].mean_state(known.width), by(0, &settings())?);
+        let yardstick = Yardstick {
+            known: &known,
+            everyone: &everyone,
+            now: &|settings| by(0, settings),
+            next: &|settings| by(1, settings),
+        };
+        gates(&worth, &yardstick, texts, &settings(), stop)
     }
 
     fn of(world: &World) -> Gates {
@@ -390,7 +415,7 @@ mod tests {
         let mut texts = world.texts();
         texts[1].1 = &nothing;
         let (gates, found) = of_texts(&world, &texts, &CancelToken::default()).unwrap();
-        let worth = Worth::new(&world.known(), &world.block(0), &texts, &settings()).unwrap();
+        let worth = Worth::of_items(&world.known(), &world.block(0), &texts, &settings()).unwrap();
         let worths = worth.all(&texts).unwrap();
         assert_eq!(found.iter().map(|one| one.map(|one| one.worth)).collect::<Vec<_>>(), worths);
         assert!(found[1].is_none() && gates.reasons == found.iter().flatten().count(), "{gates:?}");

@@ -1,5 +1,5 @@
-//! `curec learn worth` on a tiny log: a refusal with its record, answers that are paid for once, who may not be judged, and what
-//! cannot be measured.
+//! `curec learn worth` on a tiny log: a refusal with its record, answers that are paid for once, of items and of histories, who may
+//! not be judged, and what cannot be measured.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,17 @@ use crate::common::{World, expect_code, project, stderr};
 /// Items that are asked about, and answers of each.
 const ITEMS: usize = 6;
 const SAMPLES: usize = 2;
+/// Users whose histories are asked about.
+const USERS: usize = 5;
 
 /// A weekly file that leaves its work in `out`. Six items are too few for any reward. The job's own short question is asked: the
 /// tiny model knows nearly one token a letter and has 256 positions.
 fn weekly(world: &World, out: &str, more: &str) -> String {
     let text = format!(
         "name = \"weekly\"\njob = \"job.toml\"\nset = []\nout = \"{out}\"\ndevice = \"cpu\"\n\
-         [worth]\nset = []\nfrom = \"\"\nmost_items = {ITEMS}\nsamples = {SAMPLES}\ntemperature = 0.3\nfolds = 2\n\
-         negatives = 5\nnearest = 8\nhidden = 4\nbatch = 32\nepochs = 2\nlearning_rates = [0.01]\n{more}"
+         [worth]\nset = []\nhistory_set = []\nfrom = \"\"\nmost_items = {ITEMS}\nmost_users = {USERS}\n\
+         samples = {SAMPLES}\ntemperature = 0.3\nfolds = 2\nnegatives = 5\nnearest = 8\n\
+         hidden = 4\nbatch = 32\nepochs = 2\nlearning_rates = [0.01]\n{more}"
     );
     let file = format!("{out}.toml");
     std::fs::write(world.path(&file), text).unwrap();
@@ -127,6 +130,68 @@ fn a_refusal_leaves_a_record_and_no_answer_is_asked_for_twice() {
 }
 
 #[test]
+fn histories_have_a_record_and_a_table_of_their_own_beside_those_of_items() {
+    let world = World::new();
+    let file = weekly(&world, "work", "");
+    refused(&world, &file);
+    let of_items = ["work/worth.json", "work/item_worth.parquet"];
+    let before = of_items.map(|name| bytes(&world, name));
+    let (lines, _) = said(&world);
+
+    let histories = |file: &str| {
+        let out = world.curec(&[&arguments(file)[..], &["--of", "histories"]].concat());
+        expect_code(&out, 1);
+        let told = stderr(&out);
+        assert!(told.contains("may not be a reward, and nothing was learned"), "{told}");
+        assert!(told.contains("users with reasons of known worth >= 30 (found "), "{told}");
+        told
+    };
+    assert!(histories(&file).contains("asking about histories"));
+    let first: Value = serde_json::from_slice(&bytes(&world, "work/history_worth.json")).unwrap();
+    let count = |key: &str| first[key].as_u64().unwrap() as usize;
+    assert_eq!(
+        (count("users"), count("answers"), &first["taught"]),
+        (USERS, USERS * SAMPLES, &Value::Null),
+        "{first:#}"
+    );
+    // All 24 users are learned from.
+    assert_eq!(count("described"), 24, "{first:#}");
+    assert!(["items", "correction", "reach"].iter().all(|key| first.get(key).is_none()), "{first:#}");
+    let checks = first["gates"]["gate"].as_array().unwrap();
+    assert_eq!((checks.len(), &checks[0]["holds"]), (9, &false.into()), "{first:#}");
+    assert!(checks[2]["what"].as_str().unwrap().contains("one half of the items"), "{first:#}");
+
+    let file_of = std::fs::File::open(world.path("work/history_worth.parquet")).unwrap();
+    let rows = ParquetRecordBatchReaderBuilder::try_new(file_of).unwrap().build().unwrap();
+    let rows: Vec<_> = rows.map(|batch| batch.unwrap()).collect();
+    assert_eq!(rows.iter().map(|batch| batch.num_rows()).sum::<usize>(), USERS * SAMPLES);
+    assert!(rows[0].column_by_name("user_id").is_some() && rows[0].column_by_name("item_id").is_none());
+    // What a night would publish is not asked for, and the same words are asked once.
+    assert!((lines + 1..=lines + USERS * SAMPLES).contains(&said(&world).0), "{}", said(&world).0);
+    assert!(before == of_items.map(|name| bytes(&world, name)), "what was measured of items stands");
+    assert!(!world.path("work/adapter-worth-histories").exists());
+    let page = std::fs::read_to_string(world.path("work/report.html")).unwrap();
+    for whose in ["items", "histories"] {
+        assert!(page.contains(&format!("What reasons of {whose} are worth")), "{whose}: {page}");
+    }
+
+    // Nothing has changed for either; with fewer to learn from histories are measured anew, and asked nothing.
+    let told = histories(&file);
+    assert!(told.contains("the record stands") && !told.contains("asking about"), "{told}");
+    let fewer = weekly(&world, "work", "max_users = 8\n");
+    let told = histories(&fewer);
+    assert!(!told.contains("the record stands") && !told.contains("asking about"), "{told}");
+    let again: Value = serde_json::from_slice(&bytes(&world, "work/history_worth.json")).unwrap();
+    let described = again["described"].as_u64().unwrap() as usize;
+    assert!((8..=8 + USERS).contains(&described), "{again:#}");
+    assert!(refused(&world, &fewer).contains("the record stands"), "items do not follow from that");
+
+    let out = world.curec(&[&arguments(&file)[..], &["--of", "users"]].concat());
+    expect_code(&out, 2);
+    assert!(stderr(&out).contains("must be one of items, histories"), "{}", stderr(&out));
+}
+
+#[test]
 fn who_has_learned_from_the_interval_is_not_judged_by_it() {
     let world = World::new();
     let file = weekly(&world, "work", "");
@@ -173,6 +238,7 @@ fn what_cannot_be_measured_is_refused_with_what_to_do() {
         ("from = \"\"", "from = \"adapter\"", "curec learn align"),
         ("[worth]\nset = []", "[worth]\nset = [\"prompt.item\"]", "worth.set: write each as key=value"),
         ("[worth]\nset = []", "[worth]\nset = [\"prompt.item=nowhere.j2\"]", "nowhere.j2"),
+        ("history_set = []", "history_set = [\"prompt.history\"]", "worth.history_set: write each as key=value"),
         ("nearest = 8", "nearest = 4", "worth.nearest"),
         ("learning_rates = [0.01]", "learning_rates = [0.0]", "worth.learning_rates"),
         ("hidden = 4", "hiden = 4", "hiden"),

@@ -95,4 +95,21 @@ fn bounds_of_a_worth_are_told() {
         assert!(told.contains(line), "{line}: {told}");
     }
     assert!(read("[worth]\nfrom = ''\n").is_ok() && read("[worth]\nfrom = '../x'\n").is_err());
+    assert_eq!((spec.most_users, spec.max_users), (300, 5000));
+    assert_eq!(spec.history_set, ["prompt.history=aligned-history"]);
+    let told = read("[worth]\nfrom = 'adapter-worth-histories'\nhistory_set = ['x']\nmost_users = 0\nmax_users = 0\n");
+    let told = told.unwrap_err().explain();
+    for key in ["worth.from", "worth.history_set: write each", "worth.most_users: must be", "worth.max_users: must be"]
+    {
+        assert!(told.contains(key), "{key}: {told}");
+    }
+}
+
+/// What was measured of items stands while it does not follow from other values, and keys of histories are none of its values.
+#[test]
+fn worths_of_items_do_not_follow_from_keys_of_histories() {
+    let plain = read("").unwrap().worth;
+    let keys = serde_json::to_value(&plain).unwrap();
+    assert!(keys.get("most_items").is_some(), "{keys}");
+    assert!(["history_set", "most_users", "max_users"].iter().all(|key| keys.get(key).is_none()), "{keys}");
 }

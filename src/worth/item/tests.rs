@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::worth::events::{loss, mean};
+use crate::worth::whose::Whose;
 
 const ITEMS: usize = 120;
 const TEXT: usize = 16;
@@ -28,19 +30,20 @@ pub(crate) struct World {
     held: [Held; 2],
 }
 
-fn normals(random: &mut Random, n: usize) -> Vec<f64> {
+pub(crate) fn normals(random: &mut Random, n: usize) -> Vec<f64> {
     (0..n).map(|_| random.normal()).collect()
 }
 
 /// Of length 1, as an encoder's vectors.
-fn unit(values: Vec<f64>) -> Vec<f64> {
+pub(crate) fn unit(values: Vec<f64>) -> Vec<f64> {
     let length = values.iter().map(|x| x * x).sum::<f64>().sqrt();
     values.into_iter().map(|x| x / length).collect()
 }
 
-fn said(random: &mut Random, truth: &[f64], noise: f64) -> Vec<f32> {
-    let scale = noise / (TEXT as f64).sqrt();
-    let noisy = truth.iter().zip(normals(random, TEXT)).map(|(x, e)| x + scale * e).collect();
+/// A text that says what is true with noise, of the same width.
+pub(crate) fn said(random: &mut Random, truth: &[f64], noise: f64) -> Vec<f32> {
+    let scale = noise / (truth.len() as f64).sqrt();
+    let noisy = truth.iter().zip(normals(random, truth.len())).map(|(x, e)| x + scale * e).collect();
     unit(noisy).into_iter().map(|x| x as f32).collect()
 }
 
@@ -96,7 +99,7 @@ impl World {
 
     pub(crate) fn known(&self) -> Known<'_> {
         let World { ids, vectors, counts, evidence, .. } = self;
-        Known { width: WIDTH, vectors, counts, ids, evidence }
+        Known { whose: Whose::Items, width: WIDTH, vectors, counts, ids, evidence }
     }
 
     pub(crate) fn block(&self, n: usize) -> Block<'_> {
@@ -109,7 +112,7 @@ impl World {
     }
 
     pub(crate) fn worth(&self) -> Worth {
-        Worth::new(&self.known(), &self.block(0), &self.texts(), &settings()).unwrap()
+        Worth::of_items(&self.known(), &self.block(0), &self.texts(), &settings()).unwrap()
     }
 }
 
@@ -210,7 +213,7 @@ fn everybody_s_taste_is_worth_nothing() {
 fn no_more_events_count_than_asked_for() {
     let world = World::new(true);
     let few = Settings { most_events: 5, ..settings() };
-    let few = Worth::new(&world.known(), &world.block(0), &world.texts(), &few).unwrap();
+    let few = Worth::of_items(&world.known(), &world.block(0), &world.texts(), &few).unwrap();
     let all = world.worth();
     for (item, text) in world.texts() {
         let (few, all) = (few.by_event(item, text).unwrap(), all.by_event(item, text).unwrap());
@@ -278,7 +281,7 @@ fn a_block_is_made_of_cases() {
 fn what_does_not_fit_is_refused() {
     let world = World::new(true);
     let refused = |known: Known<'_>, block: Block<'_>, settings: Settings| {
-        Worth::new(&known, &block, &world.texts(), &settings).err().map(|e| e.kind())
+        Worth::of_items(&known, &block, &world.texts(), &settings).err().map(|e| e.kind())
     };
     let (known, block) = (world.known(), || world.block(0));
     for wrong in [
@@ -300,7 +303,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(refused(known, elsewhere, settings()), Some(Kind::Internal));
     assert_eq!(refused(known, Block { states: &[], ..block() }, settings()), Some(Kind::Internal));
     for wrong in [(ITEMS as u32, &[1.0; TEXT][..]), (0, &[1.0; TEXT - 1][..]), (0, &[f32::NAN; TEXT][..])] {
-        let refused = Worth::new(&known, &block(), &[wrong], &settings()).err().map(|e| e.kind());
+        let refused = Worth::of_items(&known, &block(), &[wrong], &settings()).err().map(|e| e.kind());
         assert_eq!(refused, Some(Kind::Internal));
     }
 }
