@@ -81,14 +81,8 @@ pub async fn evaluate(spec: &Spec, voice: Voice, stop: &CancelToken) -> Result<D
         source.check(&arms).await?;
     }
     let mut page = out.join(PAGE);
-    let correcting = Correcting {
-        spec: &spec.windows,
-        valid_quantile: spec.split.valid_quantile,
-        arms: &arms,
-        device: &evaluation.device,
-        voice,
-        stop,
-    };
+    let correcting =
+        Correcting { spec: &spec.windows, valid_quantile: spec.split.valid_quantile, arms: &arms, voice, stop };
     for (data, sources) in spec.data.iter().zip(opened) {
         stop.check()?;
         let (mut told, mut corrected) = (Vec::with_capacity(sources.len()), Tally::default());
@@ -197,8 +191,8 @@ const WITH_HISTORIES: [&str; 2] = [
      refused. Their whitening is their own. Histories of A6 \
      and A6n are those of their nights after correction: the vectors of what is said anew and of what the outcomes of a block \
      made of the reason before it, pooled, from the block's end on; so there are two reasons behind a vector where A5 has \
-     one, also where nothing was rewritten. Their reasons of items are not corrected, and A6i and A6w correct those alone. A7 gives histories to other users of the \
-     same midnight. A9 is given the answer instead.",
+     one, also where nothing was rewritten. Their reasons of items are not corrected, and A6i and A6w correct those alone. A7 gives \
+     histories to other users of the same midnight. A9 is given the answer instead.",
 ];
 
 const NOTES: [&str; 6] = [

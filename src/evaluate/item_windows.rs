@@ -87,7 +87,7 @@ impl Said {
         self.published.get(item)?.as_deref().filter(|_| is_reason)
     }
 
-    /// The evidence of all items, `[items, width]`, zeros where an item has none; and the width.
+    /// The evidence of all items, `[items, width]`, zeros where an item has none.
     fn evidence_of_all(&self, items: usize) -> Result<Vec<f32>> {
         let width = self.evidence.iter().flatten().map(Vec::len).max().unwrap_or(0);
         if width == 0 {
@@ -158,7 +158,7 @@ pub struct Round {
 #[derive(Debug, Clone)]
 struct Step {
     from: i64,
-    /// Items that were judged at this moment or before.
+    /// Items that were judged at this moment or before, with enough others for choices to be confirmed.
     judged: Vec<bool>,
     /// Items whose vector is another one than nights publish.
     changed: Vec<bool>,
@@ -169,7 +169,7 @@ struct Step {
 pub struct Reach {
     /// All of them.
     pub events: usize,
-    /// Of items that had been judged, so that they could have another text.
+    /// Of items that had been judged in a window of enough items, so that they could have another text.
     pub could: usize,
     /// Of items that had another text.
     pub did: usize,
@@ -222,7 +222,7 @@ impl Windows {
         match self.look(window, said, recommend) {
             Ok(Judged { correction, chosen, confirmed_by_chance }) => {
                 for (item, standing) in chosen {
-                    self.judged[item] = true;
+                    self.judged[item] |= correction.is_sample();
                     if let Some(standing) = standing.filter(|_| correction.holds) {
                         self.standing[item] = standing;
                     }

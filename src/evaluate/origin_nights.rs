@@ -84,6 +84,7 @@ mod tests {
         let days = nights(&split, 1000).unwrap();
         assert!(days.windows(2).all(|two| two[0].end < two[1].end) && days.len() < 15, "{}", days.len());
     }
+
     #[test]
     fn an_origin_is_judged_by_training_events_before_its_night() {
         const HOUR: i64 = 3_600_000_000;

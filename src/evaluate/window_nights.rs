@@ -35,7 +35,6 @@ pub(crate) struct Correcting<'a> {
     /// This share of what lies before a window trains who judges it.
     pub(crate) valid_quantile: f64,
     pub(crate) arms: &'a [Arm],
-    pub(crate) device: &'a ComputeDevice,
     pub(crate) voice: Voice,
     pub(crate) stop: &'a CancelToken,
 }
@@ -147,9 +146,11 @@ impl Correcting<'_> {
 
     /// Judges by the events from one moment to before another.
     async fn judge(&self, mut windows: Windows, window: [DateTime<Utc>; 2], said: Said) -> Result<Windows> {
-        let (learning, voice) = (self.spec.learning(), self.voice);
-        let (on, stop) = (self.device.clone(), self.stop.clone());
+        let (learning, voice, stop) = (self.spec.learning(), self.voice, self.stop.clone());
         device::guarded_blocking("judging reasons of items", move || {
+            // It is trained again when an evaluation goes on, and must choose the same texts: checkpoints know them. On a GPU sums
+            // are made in no fixed order.
+            let on = ComputeDevice::cpu();
             let recommend = |split: &Split, cases: &[Case<'_>]| -> Result<Recommended> {
                 let (model, _) = recommender(split, &learning, &on, voice, &stop)?;
                 let (vectors, states) = (model.vectors()?, model.states_before(cases)?);
@@ -193,7 +194,8 @@ fn told(round: &Round) -> String {
     });
     let fate = if found.holds { "confirmed" } else { "not confirmed, so nothing changed" };
     format!(
-        "by events from {from} to before {until} {} judged, {} kept, {} rewritten, {} given the evidence: {fate}{gain}, share of deals {:.3}",
+        "by events from {from} to before {until} {} judged, {} kept, {} rewritten, {} given the evidence: {fate}{gain}, share of \
+         deals {:.3}",
         found.items, found.kept, found.rewritten, found.evidence, found.p
     )
 }

@@ -90,6 +90,13 @@ pub struct Correction {
     pub gate: Vec<Check>,
 }
 
+impl Correction {
+    /// Whether so many items were judged that choices can be confirmed at all.
+    pub fn is_sample(&self) -> bool {
+        self.items >= LEAST_ITEMS
+    }
+}
+
 /// A judged item, with where what it has and what is chosen lead.
 struct Judged {
     item: u32,
@@ -345,6 +352,18 @@ mod tests {
                 && found.p == 1.0,
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn of_fewer_than_thirty_items_nothing_is_confirmed() {
+        let world = World::new(true);
+        let all = candidates(&world, Some(NOISES.len() - 1));
+        let (_, chosen) = of(&world, &all);
+        let judged: Vec<Candidates<'_>> =
+            all.into_iter().zip(chosen).filter_map(|(one, choice)| choice.map(|_| one)).collect();
+        let some = [29, 30].map(|n: usize| of(&world, &judged[..n]).0);
+        let told = some.map(|found| (found.items, found.is_sample(), found.gate[1].holds));
+        assert_eq!(told, [(29, false, false), (30, true, true)]);
     }
 
     #[test]

@@ -184,8 +184,9 @@ fn reasons_of_items_are_judged_window_by_window_and_what_is_not_confirmed_change
     assert!(rounds.contains(" judged, ") && !rounds.contains(": confirmed"), "{rounds}");
     let numbers = fact(&page, "logs, what correction reached (A6i, A6w)");
     let [could, events, did, confirmed, windows, by_chance, dealt] = numbers[..] else { panic!("{numbers:?}") };
-    assert!(could > 0 && could <= events && (1..=3).contains(&windows) && dealt == 2 * windows, "{numbers:?}");
-    assert_eq!([did, confirmed, by_chance], [0; 3]);
+    assert!(events > 0 && (1..=3).contains(&windows) && dealt == 2 * windows, "{numbers:?}");
+    // There are 18 items, and of fewer than 30 nothing can be confirmed.
+    assert_eq!([could, did, confirmed, by_chance], [0; 4]);
     assert!(page.contains(" could_change | changed | confirmed | confirmed_by_chance "), "{page}");
     // What was judged at the origin was written in a warehouse of its own.
     for folder in ["aligned", "evidence", "A4s-0", "A4s-1"] {
@@ -199,7 +200,7 @@ fn reasons_of_items_are_judged_window_by_window_and_what_is_not_confirmed_change
         !of_arm.is_empty() && of_arm.iter().all(|line| page.contains(&line.replacen("A6i", "A4", 1))),
         "{of_arm:?}"
     );
-    assert!(checkpoints(&world).keys().any(|name| name.contains("A6w")));
+    assert!(checkpoints(&world).keys().any(|name| name.contains("A6w-of-A4s")));
 
     // The same again, paid for already.
     let table = || std::fs::read(world.path("evaluation/measurement.parquet")).unwrap();

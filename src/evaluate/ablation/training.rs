@@ -115,6 +115,8 @@ pub(super) fn told_name(data: &Data<'_>, arm: Arm, origin: usize) -> String {
     let of = match (arm, arm.texts_of(data.arms)) {
         (Arm::Random | Arm::Leak, Some(Arm::Evidence)) => "-of-A2r",
         (Arm::Shuffled, Some(Arm::Corrected)) => "-of-A6",
+        // With sampled reasons there is more to choose from.
+        (arm, _) if arm.corrects_items() && data.arms.contains(&Arm::Sampled) => "-of-A4s",
         _ => "",
     };
     format!("{}{of}{suffix}", arm.code())

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use super::*;
 use crate::network::random::Random;
+use crate::worth::item::tests::{normals, said as text, unit};
 
 const ITEMS: usize = 120;
 const USERS: usize = 400;
@@ -20,21 +21,6 @@ struct World {
     vectors: Vec<f32>,
     said: Said,
     events: Vec<Event>,
-}
-
-fn normals(random: &mut Random, n: usize) -> Vec<f64> {
-    (0..n).map(|_| random.normal()).collect()
-}
-
-fn unit(values: Vec<f64>) -> Vec<f64> {
-    let length = values.iter().map(|x| x * x).sum::<f64>().sqrt();
-    values.into_iter().map(|x| x / length).collect()
-}
-
-fn text(random: &mut Random, truth: &[f64], noise: f64) -> Vec<f32> {
-    let scale = noise / (TEXT as f64).sqrt();
-    let noisy = truth.iter().zip(normals(random, TEXT)).map(|(x, e)| x + scale * e).collect();
-    unit(noisy).into_iter().map(|x| x as f32).collect()
 }
 
 /// What a user is after at a moment.
@@ -197,6 +183,21 @@ fn a_window_that_tells_too_little_changes_nothing() {
     let mut windows = world.windows(0);
     let refused = windows.judge([EVENTS, 2 * EVENTS], &world.said, &stopped).unwrap_err();
     assert!(refused.kind() == Kind::Interrupted && windows.rounds().is_empty());
+}
+
+/// No more than 25 items can be judged, and choices of fewer than 30 are never confirmed.
+#[test]
+fn items_of_which_nothing_can_be_confirmed_could_not_change() {
+    let world = World::new();
+    let of_few = |(item, text): (usize, &Option<Vec<f32>>)| text.clone().filter(|_| item < 25);
+    let evidence = world.said.evidence.iter().enumerate().map(of_few).collect();
+    let few = World { said: Said { evidence, ..world.said.clone() }, ..world };
+    let mut windows = few.windows(0);
+    few.judge(&mut windows, 1);
+    let found = windows.rounds()[0].found.clone().unwrap();
+    assert!((1..30).contains(&found.items) && !found.holds, "{found:?}");
+    assert!(windows.stand(2 * EVENTS, &few.said) == few.said.published);
+    assert_eq!(windows.reach(&few.events[2 * EVENTS as usize..]).could, 0);
 }
 
 #[test]
