@@ -1,4 +1,4 @@
-//! Content features: whose they are, and the vectors of accepted reasons, pooled for each user and each item.
+//! Content features: whose they are, and the vectors of reasons and evidence, pooled for each user and each item.
 //!
 //! Mean pooling performs as well as more complex pooling (R2ec, pooling ablation) and is what KAR and RecXplore use.
 //! Knows vectors and record batches; knows nothing of models or files.
@@ -48,29 +48,53 @@ impl Entity {
     }
 }
 
-/// Pools the vectors of each entity: their mean, scaled to length 1.
+/// Pools the vectors of each entity: their mean, scaled to length 1. Where they are of several parts, such as reasons and evidence,
+/// each part is pooled so by itself and the parts again, so that each counts the same, however many vectors it has.
 ///
-/// Vectors must be ordered by entity, so that only one sum is in memory. They are added in order: equal input gives
+/// Vectors must be ordered by entity, so that only one entity's sums are in memory. They are added in order: equal input gives
 /// equal bits.
 pub struct Pooler {
     width: usize,
     entities: Vec<String>,
     values: Vec<f32>,
+    /// The parts of the last entity, in the order in which they came.
+    parts: Vec<Part>,
+}
+
+/// The vectors of one part, summed.
+struct Part {
+    name: String,
     sum: Vec<f64>,
-    n: u32,
+    n: usize,
+}
+
+/// The mean of `n` vectors with this sum, scaled to length 1.
+fn unit(sum: &[f64], n: usize) -> Vec<f64> {
+    let norm = sum.iter().map(|s| s * s).sum::<f64>().sqrt();
+    // Vectors that cancel out have no direction: the result is zero, not NaN.
+    let scale = if norm / n as f64 > 1e-12 { 1.0 / norm } else { 0.0 };
+    sum.iter().map(|s| s * scale).collect()
 }
 
 impl Pooler {
     /// A pooler for vectors of `width` values.
     pub fn new(width: usize) -> Pooler {
-        Pooler { width, entities: Vec::new(), values: Vec::new(), sum: vec![0.0; width], n: 0 }
+        Pooler { width, entities: Vec::new(), values: Vec::new(), parts: Vec::new() }
     }
 
-    /// Adds a vector.
+    /// Adds a vector of an entity that has no parts.
+    ///
+    /// # Errors
+    /// As [`Pooler::push_part`].
+    pub fn push(&mut self, entity: &str, vector: &[f32]) -> Result<()> {
+        self.push_part(entity, "", vector)
+    }
+
+    /// Adds a vector of a part of an entity. The parts of an entity may come in any order, but the sum is that of this order.
     ///
     /// # Errors
     /// [`Kind::Internal`] for a vector of another width or an entity that comes out of order.
-    pub fn push(&mut self, entity: &str, vector: &[f32]) -> Result<()> {
+    pub fn push_part(&mut self, entity: &str, part: &str, vector: &[f32]) -> Result<()> {
         if vector.len() != self.width {
             return Err(Error::new(Kind::Internal, "a vector has the wrong width").with("width", vector.len()));
         }
@@ -84,21 +108,33 @@ impl Pooler {
                 self.entities.push(entity.to_string());
             }
         }
-        self.sum.iter_mut().zip(vector).for_each(|(s, v)| *s += f64::from(*v));
-        self.n += 1;
+        let at = match self.parts.iter().position(|known| known.name == part) {
+            Some(at) => at,
+            None => {
+                self.parts.push(Part { name: part.to_owned(), sum: vec![0.0; self.width], n: 0 });
+                self.parts.len() - 1
+            }
+        };
+        let part = &mut self.parts[at];
+        part.sum.iter_mut().zip(vector).for_each(|(s, v)| *s += f64::from(*v));
+        part.n += 1;
         Ok(())
     }
 
     fn close(&mut self) {
-        if self.n == 0 {
-            return;
-        }
-        let norm = self.sum.iter().map(|s| s * s).sum::<f64>().sqrt();
-        // Vectors that cancel out have no direction: the result is zero, not NaN.
-        let scale = if norm / f64::from(self.n) > 1e-12 { 1.0 / norm } else { 0.0 };
-        self.values.extend(self.sum.iter().map(|s| (s * scale) as f32));
-        self.sum.fill(0.0);
-        self.n = 0;
+        let parts: Vec<Vec<f64>> = self.parts.iter().map(|part| unit(&part.sum, part.n)).collect();
+        self.parts.clear();
+        let pooled = match parts.as_slice() {
+            [] => return,
+            // It is scaled already: once more would change its last bits.
+            [alone] => alone.clone(),
+            several => {
+                let mut sum = vec![0.0; self.width];
+                several.iter().for_each(|part| sum.iter_mut().zip(part).for_each(|(s, v)| *s += v));
+                unit(&sum, several.len())
+            }
+        };
+        self.values.extend(pooled.iter().map(|v| *v as f32));
     }
 
     /// The columns of pooled vectors of `width` values: entity_id, embedding.
@@ -152,6 +188,42 @@ mod tests {
         assert_eq!(vector(&batch, 0), [0.6, 0.8]);
         let half = std::f32::consts::FRAC_1_SQRT_2;
         assert_eq!(vector(&batch, 1), [half, half]);
+    }
+
+    #[test]
+    fn parts_count_the_same_however_many_vectors_they_have() {
+        fn pooled(rows: &[(&str, &[f32])]) -> Vec<f32> {
+            let mut pooler = Pooler::new(2);
+            rows.iter().try_for_each(|(part, of)| pooler.push_part("a", part, of)).unwrap();
+            vector(&pooler.finish().unwrap(), 0)
+        }
+        // Three reasons, with long vectors at that, and one text of evidence.
+        let three: [(&str, &[f32]); 4] =
+            [("r", &[5.0, 0.0]), ("r", &[5.0, 0.0]), ("r", &[5.0, 0.0]), ("e", &[0.0, 1.0])];
+        let half = std::f32::consts::FRAC_1_SQRT_2;
+        assert_eq!(pooled(&three), [half, half]);
+        assert_eq!(pooled(&[three[0], three[3], three[1], three[2]]), [half, half], "a part need not come at once");
+        // The mean of both parts as each is pooled alone; reasons that say different things weigh no less.
+        let (reasons, evidence): ([(&str, &[f32]); 2], (&str, &[f32])) =
+            ([("r", &[1.0, 0.0]), ("r", &[0.0, 1.0])], ("e", &[0.6, -0.8]));
+        let (one, other) = (pooled(&reasons), pooled(&[evidence]));
+        let sum = [one[0] + other[0], one[1] + other[1]];
+        let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let both = pooled(&[evidence, reasons[0], reasons[1]]);
+        assert!(both.iter().zip(sum).all(|(x, y)| (x - y / norm).abs() < 1e-6), "{both:?} {sum:?}");
+        // What has one part is what it was without one, to the last bit.
+        let plain = vector(&pool(2, &[("a", &[0.1, 0.7]), ("a", &[0.3, 0.2])]).unwrap(), 0);
+        assert_eq!(pooled(&[("r", &[0.1, 0.7]), ("r", &[0.3, 0.2])]), plain);
+        // A part that cancels out leaves the other one.
+        assert_eq!(pooled(&[("r", &[1.0, 0.0]), ("r", &[-1.0, 0.0]), ("e", &[0.0, 2.0])]), [0.0, 1.0]);
+        assert_eq!(pooled(&[("r", &[1.0, 0.0]), ("e", &[-1.0, 0.0])]), [0.0, 0.0]);
+        // The next entity begins anew.
+        let mut pooler = Pooler::new(2);
+        for (entity, part, of) in [("a", "r", [1.0, 0.0]), ("b", "r", [0.0, 1.0]), ("b", "e", [0.0, 3.0])] {
+            pooler.push_part(entity, part, &of).unwrap();
+        }
+        let batch = pooler.finish().unwrap();
+        assert_eq!((vector(&batch, 0), vector(&batch, 1)), (vec![1.0, 0.0], vec![0.0, 1.0]));
     }
 
     #[test]

@@ -117,7 +117,8 @@ async fn planned(
         && let Some(lacking) = ["entity_id", "reason"].into_iter().find(|name| schema.column_with_name(name).is_none())
     {
         let error = Error::new(Kind::Config, format!("the SQL has no column {lacking}"));
-        return Err(definition.place(error.hint("what is pooled gives entity_id and reason, both texts")));
+        return Err(definition
+            .place(error.hint("what is pooled gives entity_id and reason, and may give part, all of them texts")));
     }
     rows.analyse().map_err(|e| definition.place(e))
 }

@@ -459,7 +459,7 @@ impl Build {
         Ok(scored.boxed())
     }
 
-    /// Texts, embedded and pooled: one row an entity.
+    /// Texts, embedded and pooled: one row an entity. Where the definition names parts, each counts the same.
     async fn pool(&self, session: &Session, table: &str) -> Result<BatchStream> {
         let mut rows = self.defined(session, table).await?;
         let mut pooler = Pooler::new(self.prepared.models.encoder_files()?.dimension());
@@ -467,11 +467,12 @@ impl Build {
             self.stop.check()?;
             let column = |name| {
                 let of = |e: Error| e.of_kind(Kind::Config).with("table", table);
-                text(&batch, name)
-                    .map_err(of)
-                    .map_err(|e| e.hint("what is pooled gives entity_id and reason, both texts"))
+                text(&batch, name).map_err(of).map_err(|e| {
+                    e.hint("what is pooled gives entity_id and reason, and may give part, all of them texts")
+                })
             };
             let (entity, reason) = (column("entity_id")?, column("reason")?);
+            let part = batch.column_by_name("part").map(|_| column("part")).transpose()?;
             let models = self.prepared.models.clone();
             let vectors = tokio::task::spawn_blocking(move || {
                 let texts: Vec<&str> = (0..reason.len()).map(|i| at(&reason, i).unwrap_or_default()).collect();
@@ -479,8 +480,9 @@ impl Build {
             })
             .await
             .context(Kind::Internal, || "embedding was interrupted".into())??;
-            for (entity, vector) in entity.iter().zip(&vectors) {
-                pooler.push(entity.unwrap_or_default(), vector)?;
+            for (row, vector) in vectors.iter().enumerate() {
+                let part = part.as_ref().and_then(|part| at(part, row)).unwrap_or_default();
+                pooler.push_part(at(&entity, row).unwrap_or_default(), part, vector)?;
             }
         }
         let pooled = pooler.finish()?;

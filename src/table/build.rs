@@ -18,7 +18,8 @@ pub enum By {
     Generate,
     /// Checks and the score are worked out from each row: a reason with its evidence.
     Score,
-    /// The texts of the rows (`entity_id`, `reason`) are embedded, and each entity's vectors are pooled.
+    /// The texts of the rows (`entity_id`, `reason`) are embedded, and each entity's vectors are pooled. Where rows have a `part`,
+    /// the vectors of each part are pooled first, then the parts.
     Pool,
 }
 
