@@ -1,6 +1,7 @@
--- The texts that an item's vector is pooled from: its accepted reasons, or without one what its evidence says of it. Where
--- correction has chosen another text or the evidence (item_correction.sql), that stands in the place of the reasons.
--- Sorted by item and prompt: sums of vectors run in this order.
+-- The texts that an item's vector is pooled from, by part: its accepted reasons, its evidence, or both, as $vector_of says
+-- ([feature] vector_of). Of "reason" and "evidence" the other stands in where there is none. Where correction has chosen another
+-- text or the evidence (item_correction.sql), that stands in the place of the reasons.
+-- Sorted by item, part and prompt: sums of vectors run in this order.
 with corrected as (
     select item_id, prompt_key, correction, reason
     from item_correction
@@ -20,7 +21,7 @@ accepted as (
     from corrected
     where correction = 'rewritten'
 ),
-evidence as (
+said_of as (
     select
         item_id,
         prompt_key,
@@ -28,14 +29,20 @@ evidence as (
             array_concat(make_array(subject), attributes, content, praise, fault, keywords), ' ') as said
     from reason_prompt
     where kind = 'item'
+),
+evidence as (
+    select item_id, prompt_key, said
+    from said_of
+    where said <> ''
 )
-select item_id as entity_id, reason
+select item_id as entity_id, reason, part
 from (
-    select item_id, prompt_key, reason from accepted
+    select a.item_id, a.prompt_key, a.reason, 'reason' as part
+    from accepted as a
+    left anti join (select item_id from evidence where $vector_of = 'evidence') as e on e.item_id = a.item_id
     union all
-    select e.item_id, e.prompt_key, e.said as reason
+    select e.item_id, e.prompt_key, e.said as reason, 'evidence' as part
     from evidence as e
-    left anti join accepted as a on a.item_id = e.item_id
-    where e.said <> ''
+    left anti join (select item_id from accepted where $vector_of = 'reason') as a on a.item_id = e.item_id
 )
-order by entity_id, prompt_key
+order by entity_id, part, prompt_key

@@ -1,5 +1,6 @@
--- The text that a pair's vector is made of: its accepted reason, or without one what its evidence says.
--- Sorted by pair. `entity_id` is of both ids; the first one's length keeps ('ab', 'c') and ('a', 'bc') apart.
+-- The texts that a pair's vector is pooled from, by part: its accepted reason, what its evidence says, or both, as $vector_of
+-- says ([feature] vector_of). Of "reason" and "evidence" the other stands in where there is none.
+-- Sorted by pair, part and prompt. `entity_id` is of both ids; the first one's length keeps ('ab', 'c') and ('a', 'bc') apart.
 with accepted as (
     select r.user_id, r.item_id, r.prompt_key, r.reason
     from reason as r
@@ -9,7 +10,7 @@ with accepted as (
         and (s.item_id is not distinct from r.item_id)
     where s.accepted and r.kind = 'pair'
 ),
-evidence as (
+said_of as (
     select
         user_id,
         item_id,
@@ -18,14 +19,22 @@ evidence as (
             array_concat(make_array(subject), liked, attributes, content, praise, fault, keywords), ' ') as said
     from reason_prompt
     where kind = 'pair'
+),
+evidence as (
+    select user_id, item_id, prompt_key, said
+    from said_of
+    where said <> ''
 )
-select concat(cast(character_length(user_id) as varchar), ':', user_id, item_id) as entity_id, reason
+select concat(cast(character_length(user_id) as varchar), ':', user_id, item_id) as entity_id, reason, part
 from (
-    select user_id, item_id, prompt_key, reason from accepted
+    select a.user_id, a.item_id, a.prompt_key, a.reason, 'reason' as part
+    from accepted as a
+    left anti join (select user_id, item_id from evidence where $vector_of = 'evidence') as e
+        on e.user_id = a.user_id and e.item_id = a.item_id
     union all
-    select e.user_id, e.item_id, e.prompt_key, e.said as reason
+    select e.user_id, e.item_id, e.prompt_key, e.said as reason, 'evidence' as part
     from evidence as e
-    left anti join accepted as a on a.user_id = e.user_id and a.item_id = e.item_id
-    where e.said <> ''
+    left anti join (select user_id, item_id from accepted where $vector_of = 'reason') as a
+        on a.user_id = e.user_id and a.item_id = e.item_id
 )
-order by entity_id, prompt_key
+order by entity_id, part, prompt_key

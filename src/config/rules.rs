@@ -128,6 +128,9 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     if !matches!(s.history.items.as_str(), "active" | "new" | "all") {
         p.problem("history.items", format!("must be active, new or all, got `{}`", s.history.items));
     }
+    if !matches!(s.feature.vector_of.as_str(), "reason" | "evidence" | "both") {
+        p.problem("feature.vector_of", format!("must be reason, evidence or both, got `{}`", s.feature.vector_of));
+    }
     if !matches!(s.budget.on_reached.as_str(), "publish" | "stop") {
         p.problem("budget.on_reached", format!("must be publish or stop, got `{}`", s.budget.on_reached));
     }

@@ -30,6 +30,7 @@ pub struct JobSpec {
     pub sampling: SamplingSpec,
     pub check: CheckSpec,
     pub correct: CorrectSpec,
+    pub feature: FeatureSpec,
     pub budget: BudgetSpec,
     pub response: ResponseSpec,
     pub audit: AuditSpec,
@@ -182,6 +183,8 @@ CorrectSpec {
     judge: String, template: String, days: u64, rewrites: usize, max_outcomes: i64, keep_gain: f64,
     min_improvement: f64, edit_weight: f64, item_choices: String,
 });
+section!(/// `[feature]`
+FeatureSpec { vector_of: String });
 section!(/// `[budget]`
 BudgetSpec {
     max_failed_fraction: f64, max_failed_rows: u64, max_tokens: u64, max_minutes: f64, max_cost: f64, on_reached: String,

@@ -271,6 +271,7 @@ impl Prepared {
                 "max_outcomes" => made.add("settings [correct] max_outcomes", text),
                 "like_quantile" | "like_values" => made.add(format!("settings [events] {name}"), text),
                 "decimal_mark" => made.add("settings [evidence] decimal_mark", text),
+                "vector_of" => made.add("settings [feature] vector_of", text),
                 _ if name.ends_with("_label") => made.add(format!("settings [evidence] {name}"), text),
                 "max_pairs_per_user" | "max_pairs" if self.job.spec.input.pair.is_empty() => continue,
                 "max_pairs_per_user" | "max_pairs" => pairs.add(name, text),

@@ -178,6 +178,7 @@ pub fn params_at(spec: &JobSpec, interval: Interval, interaction: &Contract) -> 
         ("past_events", Param::Int(PAST_EVENTS)),
         ("max_outcomes", Param::Int(spec.correct.max_outcomes)),
         ("decimal_mark", Param::Text(evidence.decimal_mark.clone())),
+        ("vector_of", Param::Text(spec.feature.vector_of.clone())),
     ]
     .into_iter()
     .chain(evidence.own_labels().map(|(name, label)| (name, Param::Text(label.to_owned()))))

@@ -60,6 +60,16 @@ fn error_words(code: &str) -> &'static str {
     }
 }
 
+/// What a feature's vector is of, in words; nothing where there is none, or where a job's own table says something else.
+fn source_words(code: &str) -> Option<&'static str> {
+    match code {
+        "reason" => Some("the accepted reasons"),
+        "evidence" => Some("the evidence"),
+        "both" => Some("the accepted reasons and the evidence, half each"),
+        _ => None,
+    }
+}
+
 /// A value in one line.
 fn figure(value: &Value) -> String {
     match value {
@@ -315,6 +325,9 @@ impl Explanation {
             Some(format!("{name} {}", figure(value)))
         });
         page.fact(self.question.about.table(), told.collect::<Vec<_>>().join(", "));
+        if let Some(words) = text(row, "source").and_then(source_words) {
+            page.fact("vector of", words);
+        }
         for name in VECTORS {
             let Some((first, width, norm)) = vector(row, name) else { continue };
             let first: Vec<String> = first.iter().map(|x| format!("{x:.4}")).collect();
@@ -344,8 +357,8 @@ fn chosen_on(page: &mut Page, row: &Row) {
     let told = |name: &str| row.get(name).filter(|value| !value.is_null()).map(figure);
     let outcome = match text(row, "correction").unwrap_or_default() {
         "kept" => "kept: no other text is worth more",
-        "rewritten" => "rewritten: the vector is that of the text below",
-        "evidence" => "evidence: the vector is that of the evidence, which is worth more than the reason",
+        "rewritten" => "rewritten: the text below stands in the place of the reason",
+        "evidence" => "evidence: the vector is that of the evidence alone, which is worth more than the reason",
         "refused" => "refused: the checks refuse the text that was chosen, and the reason stands",
         other => other,
     };
@@ -409,9 +422,21 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::reward::score::Refusal;
     use crate::table::contract::Contract;
+
+    #[test]
+    fn every_source_of_a_vector_has_words() {
+        for table in ["item_feature", "user_feature", "pair_feature"] {
+            let contract = Contract::builtin(table).unwrap();
+            let sources = contract.column("source").unwrap().values.clone().unwrap();
+            assert_eq!(sources, ["reason", "evidence", "none", "both"], "{table}");
+            let unsaid: Vec<String> = sources.into_iter().filter(|source| source_words(source).is_none()).collect();
+            assert_eq!(unsaid, ["none"], "{table}");
+        }
+    }
 
     #[test]
     fn every_refusal_has_words_of_its_own() {

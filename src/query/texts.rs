@@ -121,14 +121,16 @@ pub const USAGE_SECONDS: &str = include_str!("../../sql/query/usage_seconds.sql"
 mod tests {
     use super::*;
 
+    /// The text of the evidence that a query makes.
+    fn said(text: &str) -> Option<String> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let words = words.join(" ");
+        let (_, rest) = words.split_once("array_to_string(")?;
+        Some(rest.split_once(" as said")?.0.to_owned())
+    }
+
     #[test]
     fn evidence_is_the_text_that_nights_publish_a_vector_of() {
-        let said = |text: &str| {
-            let words: Vec<&str> = text.split_whitespace().collect();
-            let words = words.join(" ");
-            let (_, rest) = words.split_once("array_to_string(")?;
-            Some(rest.split_once(" as said")?.0.to_owned())
-        };
         for (questions, vectors) in [
             (ITEM_QUESTIONS, include_str!("../../sql/item_embedding.sql")),
             (HISTORY_QUESTIONS, include_str!("../../sql/user_embedding.sql")),
@@ -136,6 +138,18 @@ mod tests {
             let published = said(vectors);
             assert!(published.as_ref().is_some_and(|said| said.contains("keywords")));
             assert_eq!(said(questions), published);
+        }
+    }
+
+    #[test]
+    fn features_and_their_vectors_know_the_same_evidence() {
+        for (feature, embedding) in [
+            (include_str!("../../sql/item_feature.sql"), include_str!("../../sql/item_embedding.sql")),
+            (include_str!("../../sql/user_feature.sql"), include_str!("../../sql/user_embedding.sql")),
+            (include_str!("../../sql/pair_feature.sql"), include_str!("../../sql/pair_embedding.sql")),
+        ] {
+            assert!(said(embedding).is_some_and(|said| said.contains("keywords")), "{embedding}");
+            assert_eq!(said(feature), said(embedding));
         }
     }
 

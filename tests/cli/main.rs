@@ -58,6 +58,7 @@ mod snapshots;
 mod statements;
 mod stopped;
 mod terminal;
+mod vector_of;
 mod watch;
 mod watch_weekly;
 mod weekly;

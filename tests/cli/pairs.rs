@@ -116,6 +116,17 @@ fn candidates_get_reasons_and_features() {
         3
     );
     assert!(plan(&world, &settings).contains("nothing to do"));
+    // Of both, it stands beside the evidence.
+    run(&world, &settings, &["--set", "feature.vector_of=both"]);
+    assert_eq!(
+        number(
+            &world,
+            "select count(*) as n from pair_feature as f join reason_score as s \
+             on s.kind = 'pair' and s.user_id = f.user_id and s.item_id = f.item_id \
+             where (f.source = 'both') = s.accepted and (f.n_reasons = 1) = s.accepted and not f.missing"
+        ),
+        3
+    );
     let report = std::fs::read_to_string(line["report"].as_str().unwrap()).unwrap();
     assert!(report.contains("pair u00 and i02"), "the report shows no pair");
 

@@ -587,7 +587,8 @@ async fn the_runs_own_queries_join_by_hash_on_every_key() {
     let definitions = ["reason_score", "item_embedding", "user_embedding", "pair_embedding"];
     let definitions = definitions.map(|table| Model::builtin(table).unwrap());
     let accepted = |accepted| vec![("accepted", Param::Bool(accepted))];
-    let mut queries: Vec<(&str, Vec<(&str, Param)>)> = definitions.iter().map(|d| (d.text(), vec![])).collect();
+    let vector_of = || vec![("vector_of", Param::Text("reason".into()))];
+    let mut queries: Vec<(&str, Vec<(&str, Param)>)> = definitions.iter().map(|d| (d.text(), vector_of())).collect();
     queries.extend([(texts::REPORT_SAMPLES, accepted(true)), (texts::REPORT_SAMPLES, accepted(false))]);
     let before = Contract::builtin("reason").unwrap();
     session.register_batches("before_reason", before.arrow_schema(None), Vec::new()).unwrap();

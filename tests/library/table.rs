@@ -188,7 +188,7 @@ async fn published_files_are_encoded_as_the_contract_says() {
     let footer = metadata.file_metadata().key_value_metadata().unwrap();
     let value = |key: &str| footer.iter().find(|kv| kv.key == key).and_then(|kv| kv.value.clone()).unwrap();
     assert_eq!(value("curec.table"), "item_feature");
-    assert_eq!(value("curec.contract_version"), "1.2");
+    assert_eq!(value("curec.contract_version"), "1.3");
     assert_eq!(value("curec.fingerprint"), "f");
     assert_eq!(value("curec.vector_width"), "8");
     assert_eq!(value("curec.created_timestamp"), AS_OF.to_string());

@@ -115,6 +115,19 @@ fn columns_and_events_are_named_in_every_layer_and_held_against_their_rules() {
 }
 
 #[test]
+fn what_a_vector_is_of_is_one_of_three() {
+    let of = |set: &[&str]| parse(GOOD, set, &[]).map(|job| job.spec.feature.vector_of);
+    assert_eq!(of(&[]).unwrap(), "reason");
+    for known in ["reason", "evidence", "both"] {
+        assert_eq!(of(&[format!("feature.vector_of={known}").as_str()]).unwrap(), known);
+    }
+    let error = parse(&format!("{GOOD}[feature]\nvector_of = 'reasons'\n"), &[], &[]).unwrap_err();
+    assert_eq!(error.kind(), Kind::Config);
+    let told = "job.toml:9: feature.vector_of: must be reason, evidence or both, got `reasons`";
+    assert!(error.explain().contains(told), "{}", error.explain());
+}
+
+#[test]
 fn sizes_have_units() {
     assert_eq!(parse_bytes("2 GiB"), Some(2 << 30));
     assert_eq!(parse_bytes("512MB"), Some(512_000_000));

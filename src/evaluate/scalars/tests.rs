@@ -63,11 +63,11 @@ fn columns_become_values_as_their_contract_says() {
 fn features_of_items_have_these_scalar_columns() {
     let scalars = Scalars::of(&Contract::builtin("item_feature").unwrap());
     let widths: Vec<(&str, usize)> = scalars.columns.iter().map(|c| (c.name.as_str(), c.width())).collect();
-    assert_eq!(widths, [("n_reasons", 1), ("mean_score", 2), ("missing", 1), ("source", 4)]);
+    assert_eq!(widths, [("n_reasons", 1), ("mean_score", 2), ("missing", 1), ("source", 5)]);
     // As nights without reasons publish: all items but one have evidence.
     let row = |missing: bool| {
         let (is, is_not) = (f32::from(missing), f32::from(!missing));
-        Some(vec![0.0, 0.0, 1.0, is, 0.0, is_not, is, 0.0])
+        Some(vec![0.0, 0.0, 1.0, is, 0.0, is_not, is, 0.0, 0.0])
     };
     let rows: ItemVectors = vec![row(false), row(false), None, row(true)];
     let told = scalars.told(&rows, &|_| true);
