@@ -57,8 +57,12 @@ pub enum Arm {
     Beside,
     /// A4s: accepted reasons of the aligned model, several sampled for a question, their vectors pooled.
     Sampled,
+    /// A4r: as A4, and nights publish the mean of the reasons' vector and the evidence's, in the place of the reasons' alone.
+    AlignedBoth,
     /// A4w: A4, and beside each vector what the item's words tell, as in A2w: what a ranker has where nights write reasons.
     AlignedWords,
+    /// A4rw: A4r, and beside each vector what the item's words tell, as in A2w.
+    AlignedBothWords,
     /// A5a: accepted reasons of a model aligned with the best of several answers.
     BestOf,
     /// A5b: accepted reasons of a model that learned from several answers, weighted by what they are worth.
@@ -85,7 +89,7 @@ pub enum Arm {
 
 impl Arm {
     /// All of them, in order.
-    pub const ALL: [Arm; 35] = [
+    pub const ALL: [Arm; 37] = [
         Arm::NoText,
         Arm::Offset,
         Arm::Random,
@@ -110,7 +114,9 @@ impl Arm {
         Arm::Templates,
         Arm::Beside,
         Arm::Sampled,
+        Arm::AlignedBoth,
         Arm::AlignedWords,
+        Arm::AlignedBothWords,
         Arm::BestOf,
         Arm::Weighted,
         Arm::Reinforced,
@@ -150,7 +156,9 @@ impl Arm {
             Arm::Templates => "A4b",
             Arm::Beside => "A4e",
             Arm::Sampled => "A4s",
+            Arm::AlignedBoth => "A4r",
             Arm::AlignedWords => "A4w",
+            Arm::AlignedBothWords => "A4rw",
             Arm::BestOf => "A5a",
             Arm::Weighted => "A5b",
             Arm::Reinforced => "A5",
@@ -175,6 +183,7 @@ impl Arm {
             Arm::Templates => "the templates' reasons",
             Arm::Beside => "the evidence and the accepted reasons of the aligned model",
             Arm::Sampled => "several sampled reasons of the aligned model",
+            Arm::AlignedBoth => "the mean of the aligned model's accepted reasons and the evidence, as published",
             Arm::BestOf => "accepted reasons of the model aligned with the best of several",
             Arm::Weighted => "accepted reasons of the model that learned from weighted answers",
             Arm::Reinforced => "accepted reasons of the reinforced model",
@@ -244,7 +253,10 @@ impl Arm {
 
     /// Whether it reads the words of items.
     pub fn has_words(self) -> bool {
-        matches!(self, Arm::Words | Arm::WordsAlone | Arm::AlignedWords | Arm::ItemsCorrectedWords)
+        matches!(
+            self,
+            Arm::Words | Arm::WordsAlone | Arm::AlignedWords | Arm::AlignedBothWords | Arm::ItemsCorrectedWords
+        )
     }
 
     /// Whether it has the scalar columns of A2r's features.
@@ -288,6 +300,7 @@ impl Arm {
             Arm::Shuffled if arms.contains(&Arm::Corrected) => Some(Arm::Corrected),
             Arm::Shuffled => Some(Arm::ZeroShot),
             Arm::AlignedWords => Some(Arm::Aligned),
+            Arm::AlignedBothWords => Some(Arm::AlignedBoth),
             arm if arm.corrects_items() => Some(Arm::ItemsCorrected),
             arm if arm.is_evidence() => Some(Arm::Evidence),
             other => Some(other),
@@ -295,11 +308,11 @@ impl Arm {
     }
 
     /// The arm whose texts of histories it has, where `arms` are run. The leak gives the answer instead; of what is sampled
-    /// several times only items have so many texts; the evidence of histories is that of A2.
+    /// several times, or published with the evidence, only items are told so; the evidence of histories is that of A2.
     pub fn histories_of(self, arms: &[Arm]) -> Option<Arm> {
         match self {
             Arm::Leak => None,
-            Arm::Sampled | Arm::AlignedWords => Some(Arm::Aligned),
+            Arm::Sampled | Arm::AlignedBoth | Arm::AlignedWords | Arm::AlignedBothWords => Some(Arm::Aligned),
             arm if arm.corrects_items() => Some(Arm::Aligned),
             Arm::Random | Arm::Scalars => Some(Arm::Attributes),
             arm if arm.is_evidence() => Some(Arm::Attributes),

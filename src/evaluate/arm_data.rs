@@ -97,8 +97,9 @@ impl Source {
             // The nightly job's own warehouse is none of an evaluation's business.
             let mut overrides = data.set.clone();
             overrides.push(format!("warehouse={}", folder.join("warehouse").display()));
-            // Arms are made of items and histories.
+            // Arms are made of items and histories, and say themselves what vectors are of.
             overrides.push("input.pair=".into());
+            overrides.push("feature.vector_of=reason".into());
             Ok::<_, Error>((Job::load(&data.job, &overrides)?, overrides))
         };
         let (job, _) = job_of(&whole)?;
@@ -357,9 +358,9 @@ impl Source {
         Ok(moments)
     }
 
-    /// Whether an arm's texts are measured here as texts.
+    /// Whether an arm's texts are measured here as texts. Those of A4r are the reasons of A4 and the evidence.
     fn measures(&self, arm: Arm) -> bool {
-        self.is_measured && arm.is_text() && arm != Arm::Evidence
+        self.is_measured && arm.is_text() && !matches!(arm, Arm::Evidence | Arm::AlignedBoth)
     }
 
     /// What people wrote in the held-out parts, where there are reviews.
@@ -470,6 +471,10 @@ impl Source {
             }
             // The name that its warehouse had before there were others.
             Arm::Aligned | Arm::Beside => vec![own("aligned", self.set_of(Arm::Aligned))],
+            Arm::AlignedBoth => {
+                let both = "feature.vector_of=both".to_owned();
+                vec![own(arm.code(), self.set_of(Arm::Aligned).into_iter().chain([both]).collect())]
+            }
             Arm::Sampled => {
                 let samples = self.texts.iter().find(|text| text.arm == arm.code()).map_or(0, |text| text.samples);
                 let seeded = |seed: u64| {

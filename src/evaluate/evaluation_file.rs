@@ -186,6 +186,9 @@ pub fn parse(text: &str, file: &str, env: &BTreeMap<String, String>) -> Result<(
             // Reasons of A4 and the evidence of A2r are what is chosen from.
             (Arm::ItemsCorrected, vec![Arm::Evidence, Arm::Aligned]),
             (Arm::ItemsCorrectedWords, vec![Arm::Evidence, Arm::Words, Arm::Aligned]),
+            // Its nights have the keys and the answers of A4.
+            (Arm::AlignedBoth, vec![Arm::Aligned]),
+            (Arm::AlignedBothWords, vec![Arm::Words, Arm::AlignedBoth]),
         ];
         for (arm, others) in leaning {
             if let Some(missing) = others.iter().find(|other| arms.contains(&arm) && !arms.contains(other)) {
@@ -464,6 +467,8 @@ pub(crate) mod tests {
             ("[\"A0\", \"A4\", \"A4w\"]", text("A4"), "A4w leans on A2w"),
             ("[\"A0\", \"A4\", \"A6i\"]", text("A4"), "A6i leans on A2r"),
             ("[\"A0\", \"A2r\", \"A4\", \"A6w\"]", text("A4"), "A6w leans on A2w"),
+            ("[\"A0\", \"A4r\"]", String::new(), "A4r leans on A4"),
+            ("[\"A0\", \"A2w\", \"A4\", \"A4rw\"]", text("A4"), "A4rw leans on A4r"),
             ("[\"A0\"]", "din = { batch = 0, epochs = 1, patience = 1 }".into(), "must be positive"),
         ] {
             let told = loaded(arms, &of_data).unwrap_err().to_string();

@@ -139,7 +139,12 @@ pub fn arm_text(arm: &str) -> &'static str {
         "A4" => "reasons of the aligned model",
         "A4b" => "the templates' own reasons, which the aligned model is taught",
         "A4e" => "the text of A2 and the reason of A4, one after the other: what the reason adds to its evidence",
+        "A4r" => {
+            "as A4, items' vectors the mean of the reason's and the evidence's: what a reason adds that does not take its place; \
+             histories as in A4"
+        }
         "A4w" => "reasons of the aligned model, and the items' words beside them",
+        "A4rw" => "A4r, and the items' words beside it",
         "A4s" => "several sampled reasons an item of the aligned model, their vectors pooled; histories as in A4",
         "A5a" => "reasons of a model aligned with the best of several answers",
         "A5b" => "reasons of a model that learned from several answers, weighted by what they are worth",
@@ -346,8 +351,8 @@ mod tests {
         arms.sort_by_key(|arm| arm_order(arm));
         assert_eq!(arms[..6], ["", "A0", "A4", "A4b", "A9", "A10"]);
         for arm in [
-            "A0", "A1", "A2", "A2x", "A2rx", "A3", "A4", "A4b", "A4e", "A4s", "A4w", "A5a", "A5b", "A5", "A6", "A6n",
-            "A6i", "A6w", "A7", "A9", "A10",
+            "A0", "A1", "A2", "A2x", "A2rx", "A3", "A4", "A4b", "A4e", "A4s", "A4r", "A4w", "A4rw", "A5a", "A5b", "A5",
+            "A6", "A6n", "A6i", "A6w", "A7", "A9", "A10",
         ] {
             assert_ne!(arm_text(arm), arm_text("?"), "{arm}");
         }

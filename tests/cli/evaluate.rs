@@ -208,6 +208,42 @@ fn reasons_of_items_are_judged_window_by_window_and_what_is_not_confirmed_change
     assert!((facts(&evaluated()), table()) == before, "the second time it was something else");
 }
 
+#[test]
+fn nights_that_publish_both_are_paid_for_by_those_that_publish_reasons() {
+    let world = World::new();
+    let item = world.path("item.j2").display().to_string();
+    let text = format!(
+        "name = \"tiny\"\nout = \"evaluation\"\narms = [\"A0\", \"A4\", \"A4r\"]\nseeds = 1\ntargets = [\"last\"]\nresamples = 50\n\
+         device = \"cpu\"\n[split]\norigins = [0.8]\nvalid_quantile = 0.8\nrefreshes = 1\n[reading]\nor_free = false\n\
+         [sasrec]\nhidden = 8\ninner = 8\nlayers = 1\nheads = 1\nlength = 10\ndropout = 0.1\nbatch = 64\nepochs = 2\n\
+         patience = 1\nlearning_rates = [0.01]\n[[data]]\nname = \"logs\"\njob = \"job.toml\"\n\
+         set = [\"feature.vector_of=evidence\"]\n[[data.text]]\narm = \"A4\"\nset = [\"prompt.item={item}\"]\n"
+    );
+    std::fs::write(world.path("evaluation.toml"), text).unwrap();
+    let out = world.curec(&["learn", "evaluate", "evaluation.toml"]);
+    expect_code(&out, 0);
+    let page = std::fs::read_to_string(world.path("evaluation/ABLATION.md")).unwrap();
+    let reasons = fact(&page, "logs, accepted reasons of the aligned model (A4)");
+    let both =
+        fact(&page, "logs, the mean of the aligned model's accepted reasons and the evidence, as published (A4r)");
+    assert_eq!(both, reasons, "both have vectors of the same items: {page}");
+
+    // Arms say what vectors are of, whatever the job says, and no answer is paid for twice.
+    let sql = |folder: &str, query: &str| {
+        let warehouse = world.path("evaluation").join("work").join("logs").join(folder).join("warehouse");
+        let set = format!("warehouse={}", warehouse.display());
+        let out = world.curec(&["sql", "--job", "job.toml", "--set", &set, "--format", "json", query]);
+        assert!(out.status.success(), "{query}\n{}", stderr(&out));
+        let row: Value = serde_json::from_str(stdout(&out).lines().next().unwrap()).unwrap();
+        row["n"].as_i64().unwrap()
+    };
+    let of = |source: &str| format!("select count(*) as n from item_feature where source = '{source}'");
+    assert!(sql("aligned", &of("reason")) > 0 && sql("aligned", &of("both")) == 0);
+    assert_eq!((sql("A4r", &of("both")), sql("A4r", &of("reason"))), (sql("aligned", &of("reason")), 0));
+    let answers = "select count(*) as n from response";
+    assert_eq!(sql("A4r", answers), sql("aligned", answers));
+}
+
 /// What a page says was run.
 fn facts(page: &str) -> Vec<String> {
     page.lines().filter(|line| line.starts_with("- **logs")).map(str::to_owned).collect()

@@ -221,6 +221,16 @@ fn words_stand_beside_the_evidence_or_alone() {
     assert!(later(corrected) != later(&reasons) && later(whole) != later(&with_words));
     let beside = |item: usize| [later(corrected).row(item), later(&alone).row(item)].concat();
     assert!((0..ITEMS).all(|item| later(whole).row(item) == beside(item)));
+    // Nights that publish both have vectors of their own, and the same words stand beside them.
+    let mut means = data.origins[0].texts[&Arm::Aligned].clone();
+    means.first.swap(3, 4);
+    data.origins[0].texts.insert(Arm::AlignedBoth, means);
+    let [means, with_words] = [Arm::AlignedBoth, Arm::AlignedBothWords].map(|arm| content(arm, &data, 0, 0).unwrap());
+    let beside = |item: usize| [items(&means).row(item), items(&alone).row(item)].concat();
+    assert!((0..ITEMS).all(|item| items(&with_words).row(item) == beside(item)));
+    assert!((0..ITEMS).any(|item| items(&means).row(item) != items(&reasons).row(item)));
+    let histories = [Arm::AlignedBoth, Arm::AlignedBothWords].map(|arm| arm.histories_of(&Arm::ALL));
+    assert_eq!(histories, [Some(Arm::Aligned); 2]);
     let topics = |told: &Moment| told.near.words.as_ref().unwrap().topics.clone();
     assert!(!topics(&both.first).has(7) && topics(&both.later[0].1).has(7));
     // What training never met teaches no weights.
