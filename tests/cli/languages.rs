@@ -164,7 +164,7 @@ impl Log {
              max_step_tokens = 512\nmax_positions = 6000\n\
              [prompt]\nitem = \"{root}/item.j2\"\nhistory = \"{root}/history.j2\"\n\
              [evidence]\ntokens = 5900\n{labels}attributes = {{ binding = \"{label}\" }}\n\
-             [sampling]\nmax_new_tokens = 2\n\
+             [sampling]\nmax_new_tokens = 2\n[feature]\nvector_of = \"reason\"\n\
              [check]\nlanguage = \"{language}\"\nmin_mean_logprob = -1000.0\n"
         );
         std::fs::write(world.path("job.toml"), text).unwrap();

@@ -280,6 +280,14 @@ const CASES: [Case; 15] = [
         pays: false,
     },
     Case {
+        what: "what vectors are of",
+        change: |_| set(&["feature.vector_of=both"]),
+        first: &FEATURES,
+        why: "settings [feature] vector_of changed",
+        then: &[],
+        pays: false,
+    },
+    Case {
         what: "what no row depends on",
         change: |_| {
             set(&[

@@ -60,7 +60,7 @@ fn of_both_it_is_the_mean_of_the_two_however_many_reasons_there_are() {
     );
     run(&world, &[]);
     let (reason, files) = (features(&world), world.published());
-    assert!(reason.values().all(|row| row["source"] != "both"), "the default is another one");
+    assert!(reason.values().all(|row| row["source"] != "both"), "{reason:?}");
 
     let set = |of: &str| ["--set".to_owned(), format!("feature.vector_of={of}")];
     let with = |of: &str| {
@@ -99,7 +99,7 @@ fn of_both_it_is_the_mean_of_the_two_however_many_reasons_there_are() {
         assert!(text.contains("source both") && text.contains("the evidence, half each"), "{text}");
     }
 
-    // Nothing else was made again, and the default makes the bytes of before.
+    // Nothing else was made again, and the value of before makes the bytes of before.
     let others = |files: &[(String, String)]| -> Vec<(String, String)> {
         let is_feature =
             |name: &str| TABLES.iter().any(|(table, _)| name.starts_with(&format!("{table}/dt=2026-01-20")));
@@ -113,8 +113,9 @@ fn of_both_it_is_the_mean_of_the_two_however_many_reasons_there_are() {
 #[test]
 fn another_value_is_refused_with_its_place() {
     let world = World::new();
-    world.write_job("[feature]\nvector_of = \"reasons\"\n");
     let job = std::fs::read_to_string(world.path("job.toml")).unwrap();
+    let job = job.replace("vector_of = \"reason\"", "vector_of = \"reasons\"");
+    std::fs::write(world.path("job.toml"), &job).unwrap();
     let line = job.lines().position(|line| line.starts_with("vector_of")).unwrap() + 1;
     let told = "feature.vector_of: must be reason, evidence or both, got `reasons`";
     let out = world.run(&[]);

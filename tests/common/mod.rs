@@ -252,6 +252,7 @@ impl World {
              slots = 4\nmax_step_tokens = 256\nmax_positions = 256\n\
              [prompt]\nitem = \"{root}/item.j2\"\nhistory = \"{root}/history.j2\"\n\
              [evidence]\ntokens = 240\n[sampling]\nmax_new_tokens = 6\n\
+             [feature]\nvector_of = \"reason\"\n\
              [check]\nlanguage = \"none\"\nmin_grounding = 0.0\nmax_repetition = 1.0\nmin_words = 1\n\
              min_mean_logprob = -1000.0\nrequire_finished = false\n{more}"
         );
