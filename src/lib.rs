@@ -141,6 +141,9 @@ pub mod query {
     pub mod event_meaning;
     pub mod clean_text;
     pub mod sentences;
+    pub mod aggregation;
+    pub mod first_by;
+    pub mod most_frequent;
     pub mod labelled;
     pub mod memory;
     pub mod parameters;

@@ -84,16 +84,16 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "user_history",
-            "    t.last_event_timestamp,\n    r.recent",
-            "    case when s.user_id >= 'u03' then t.last_event_timestamp end as last_event_timestamp,\n    r.recent",
+            "    s.last_event_timestamp,\n",
+            "    case when s.user_id >= 'u03' then s.last_event_timestamp end as last_event_timestamp,\n",
             "not_null(last_event_timestamp)",
             3,
             ("last_event_timestamp", Value::Null),
         ),
         case(
             "user_history",
-            "join (summary as s join recent",
-            "join ((select * from summary union all select * from summary where user_id < 'u02') as s join recent",
+            "from summary as s",
+            "from (select * from summary union all select * from summary where user_id < 'u02') as s",
             "unique(user_id, as_of)",
             2,
             ("user_id", "u00".into()),
@@ -168,8 +168,8 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "user_history",
-            "join (summary as s join recent",
-            "join ((select * from summary where user_id < 'u03') as s join recent",
+            "from summary as s",
+            "from (select * from summary where user_id < 'u03') as s",
             "row_count_drift",
             3,
             ("", Value::Null),
@@ -224,7 +224,7 @@ fn an_audit_of_any_kind_refuses_shows_keeps_and_leaves_production_alone() {
     // The next good run publishes, and what failed before is still known.
     let overrides = world.path("good");
     std::fs::create_dir_all(&overrides).unwrap();
-    let good = changed("sql", "user_history.sql", "join (summary as s join", "join (summary as s /* mended */ join");
+    let good = changed("sql", "user_history.sql", "from summary as s", "from summary as s /* mended */");
     std::fs::write(overrides.join("user_history.sql"), good).unwrap();
     let set = format!("project.sql={}", overrides.display());
     let out = run(&world, 20, &["--set", &set, "--set", "audit.row_count_band=2"]);
