@@ -143,6 +143,7 @@ pub mod query {
     pub mod sentences;
     pub mod aggregation;
     pub mod first_by;
+    pub mod latest;
     pub mod most_frequent;
     pub mod labelled;
     pub mod memory;

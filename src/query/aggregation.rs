@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
@@ -44,10 +44,26 @@ pub(super) fn ranks(values: &ArrayRef) -> DfResult<Vec<Option<u64>>> {
     Ok(whole.as_primitive::<Int64Type>().iter().map(|value| value.map(|value| (value as u64) ^ SIGN)).collect())
 }
 
+/// The values of a type that have these ranks.
+pub(super) fn unranked(ranks: impl Iterator<Item = Option<u64>>, data_type: &DataType) -> DfResult<ArrayRef> {
+    let values: ArrayRef = match data_type {
+        DataType::Boolean => Arc::new(ranks.map(|rank| rank.map(|rank| rank == 1)).collect::<BooleanArray>()),
+        floating if floating.is_floating() => {
+            Arc::new(ranks.map(|rank| rank.map(float_of_rank)).collect::<Float64Array>())
+        }
+        _ => Arc::new(ranks.map(|rank| rank.map(|rank| (rank ^ SIGN) as i64)).collect::<Int64Array>()),
+    };
+    Ok(cast(&values, data_type)?)
+}
+
 /// The order of `f64::total_cmp`: the larger a negative number's bits, the smaller it is.
 fn rank_of_float(value: f64) -> u64 {
     let bits = value.to_bits();
     if bits & SIGN == 0 { bits | SIGN } else { !bits }
+}
+
+fn float_of_rank(rank: u64) -> f64 {
+    f64::from_bits(if rank & SIGN == 0 { !rank } else { rank ^ SIGN })
 }
 
 /// The second argument, which must be written as a whole number above 0.
@@ -176,12 +192,12 @@ impl<G: Widen + Debug + Sync> Accumulator for OneGroup<G> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use arrow::array::{Float32Array, Float64Array, Int64Array};
+    use arrow::array::Float32Array;
 
     use super::*;
 
     #[test]
-    fn ranks_have_the_order_of_their_values() {
+    fn ranks_have_the_order_of_their_values_and_lead_back_to_them() {
         let floats = [f64::NEG_INFINITY, -2.5, -0.0, 0.0, 1e-300, 3.0, f64::INFINITY];
         let floats: ArrayRef = Arc::new(Float64Array::from(floats.to_vec()));
         let singles: ArrayRef = Arc::new(Float32Array::from(vec![-2.5, -0.0, 0.0, 3.0]));
@@ -190,6 +206,7 @@ mod tests {
         for values in [floats, singles, whole, truths] {
             let found = ranks(&values).unwrap();
             assert!(found.is_sorted() && found.windows(2).all(|pair| pair[0] != pair[1]), "{values:?}");
+            assert_eq!(&unranked(found.into_iter(), values.data_type()).unwrap(), &values);
         }
         let missing: ArrayRef = Arc::new(Int64Array::from(vec![None, Some(1)]));
         assert_eq!(ranks(&missing).unwrap()[0], None);

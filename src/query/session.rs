@@ -27,6 +27,7 @@ use crate::query::clean_text::clean_text;
 use crate::query::datafusion_error::{fail, place_of, planning};
 use crate::query::event_meaning::event_liked;
 use crate::query::first_by::first_by;
+use crate::query::latest::latest;
 use crate::query::most_frequent::most_frequent;
 use crate::query::sentences::{content_words, sentences, whole_words};
 use crate::query::{read_only, scan};
@@ -80,7 +81,7 @@ impl Session {
         for function in [clean_text(), sentences(), content_words(), whole_words(), event_liked(options.events)] {
             context.register_udf(function);
         }
-        for function in [first_by(), most_frequent()] {
+        for function in [first_by(), latest(), most_frequent()] {
             context.register_udaf(function);
         }
         Ok(Session { context, spilled: Arc::default(), this: Arc::default() })
