@@ -179,6 +179,8 @@ pub mod llm {
     pub mod device;
     pub mod jinja;
     pub mod chat;
+    pub mod word_cache;
+    pub mod word_patterns;
     pub mod tokenizer;
     pub mod grammar;
     pub mod file;

@@ -10,13 +10,13 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedVocabulary, Decoder as _, PostProcessorWrapper, SplitDelimiterBehavior};
+use tokenizers::{AddedVocabulary, Decoder as _, PostProcessorWrapper};
 
 use crate::error::{Error, Kind, Result};
 use crate::llm::chat::OwnedPiece;
+use crate::llm::word_cache::WordCache;
+use crate::llm::word_patterns::{self, internal, is_cut_at_words, word_splitter};
 
 /// A piece of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,12 +60,13 @@ pub struct Tokenizer {
     frame: (Vec<u32>, Vec<u32>),
     vocab_size: usize,
     digest: String,
+    /// Where texts can be encoded word by word.
+    words: Option<WordCache>,
 }
 
 impl Tokenizer {
     /// The supported GGUF pre-tokenizer types.
-    pub const PRE_TYPES: &'static str =
-        "smollm, default, gpt-2, llama-bpe, llama3, llama-v3, smaug-bpe, qwen2, deepseek-r1-qwen";
+    pub const PRE_TYPES: &'static str = word_patterns::PRE_TYPES;
 
     /// Reads a tokenizer.json.
     ///
@@ -171,7 +172,8 @@ impl Tokenizer {
         inner.with_post_processor(None::<PostProcessorWrapper>);
         let largest = inner.get_vocab(false).into_values().chain(added.iter().map(|t| t.id)).max();
         let vocab_size = largest.map_or(0, |id| id as usize + 1);
-        Tokenizer { inner, added: Added::new(added), frame, vocab_size, digest }
+        let words = is_cut_at_words(&inner).then(WordCache::default);
+        Tokenizer { inner, added: Added::new(added), frame, vocab_size, digest, words }
     }
 
     /// Token ids of a prompt; special tokens are recognised inside [`Piece::Control`] only. Text between special tokens
@@ -217,6 +219,13 @@ impl Tokenizer {
 
     /// Appends the ids of data.
     fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+        match &self.words {
+            Some(words) => words.encode(text, ids, |word, ids| self.encode_whole(word, ids)),
+            None => self.encode_whole(text, ids),
+        }
+    }
+
+    fn encode_whole(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
         if text.is_empty() {
             return Ok(());
         }
@@ -409,65 +418,10 @@ fn inside_a_word(text: &str, range: &Range<usize>) -> bool {
     text[..range.start].chars().next_back().is_some_and(word) || text[range.end..].chars().next().is_some_and(word)
 }
 
-/// llama.cpp's pre-tokenizers: the steps, whether words of the vocabulary skip the merges, and whether text is
-/// normalised (NFC) first.
-fn word_splitter(pre: &str) -> Result<(Vec<PreTokenizerWrapper>, bool, bool)> {
-    let split = |pattern: &str| {
-        Split::new(SplitPattern::Regex(pattern.to_owned()), SplitDelimiterBehavior::Isolated, false)
-            .map(PreTokenizerWrapper::Split)
-            .map_err(internal)
-    };
-    let bytes = |gpt2_words| PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, gpt2_words));
-    const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
-    Ok(match pre {
-        "smollm" => (vec![PreTokenizerWrapper::Digits(Digits::new(true)), bytes(true)], false, false),
-        "gpt-2" | "gpt2" => (vec![bytes(true)], false, false),
-        "default" => (
-            vec![
-                split(r"[\p{P}\$\+<=>\^~\|]+")?,
-                split(GPT2)?,
-                split(r"\p{N}+")?,
-                split(r"[0-9][0-9][0-9]")?,
-                bytes(false),
-            ],
-            false,
-            false,
-        ),
-        "llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe" => (
-            vec![
-                split(
-                    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-                )?,
-                bytes(false),
-            ],
-            pre != "smaug-bpe",
-            false,
-        ),
-        "qwen2" | "deepseek-r1-qwen" => (
-            vec![
-                split(
-                    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-                )?,
-                bytes(false),
-            ],
-            false,
-            true,
-        ),
-        other => {
-            return Err(Error::new(Kind::Model, format!("the pre-tokenizer type '{other}' is not supported"))
-                .hint(format!("supported are {}; or use the model's Hugging Face directory", Tokenizer::PRE_TYPES)));
-        }
-    })
-}
-
 fn hex(hash: blake3::Hash) -> String {
     let mut text = hash.to_hex().to_string();
     text.truncate(32);
     text
-}
-
-fn internal(source: tokenizers::Error) -> Error {
-    Error::new(Kind::Internal, "the tokenizer library failed").source(source)
 }
 
 #[cfg(test)]
@@ -535,6 +489,30 @@ mod tests {
         let e =
             Tokenizer::from_bpe(&BpeVocabulary { tokens: &[], types: &[], merges: &[], pre: "tekken" }).unwrap_err();
         assert_eq!(e.kind(), Kind::Model);
+    }
+
+    #[test]
+    fn word_by_word_gives_the_ids_of_the_whole() {
+        let units: Vec<&str> =
+            "a|b|ab| |  |\n|\n\n|\t|\r\n|1|12|.|,|'s|'ll| '|(|-|é|e\u{301}|東京|\u{a0}|\u{2003}|<think>| a|. |A"
+                .split('|')
+                .collect();
+        for pre in ["smollm", "default", "gpt-2", "llama-bpe", "qwen2"] {
+            let by_word = tiny(pre);
+            assert!(by_word.words.is_some(), "{pre}");
+            let whole = Tokenizer { words: None, ..by_word.clone() };
+            let mut chance: u64 = 7;
+            for _ in 0..2_000 {
+                let mut text = String::new();
+                for _ in 0..12 {
+                    chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    text.push_str(units[(chance >> 33) as usize % units.len()]);
+                }
+                assert_eq!(by_word.encode_text(&text).unwrap(), whole.encode_text(&text).unwrap(), "{pre}: {text:?}");
+            }
+        }
+        let json = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models/tiny-bert/tokenizer.json");
+        assert!(Tokenizer::from_json(&std::fs::read(json).unwrap()).unwrap().words.is_none());
     }
 
     #[test]
