@@ -4,6 +4,7 @@
 //! never becomes part of the template's own text: the template is rendered with placeholders, which are then replaced.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
@@ -43,6 +44,14 @@ pub struct ChatTemplate {
     source: String,
     bos: String,
     eos: String,
+    question: OnceLock<Question>,
+}
+
+/// How the template frames one question of a user, which is how every prompt is asked.
+struct Question {
+    frame: Vec<Part>,
+    /// Whether a question stands there as it was asked: not in JSON, for one.
+    is_verbatim: bool,
 }
 
 impl fmt::Debug for ChatTemplate {
@@ -76,7 +85,8 @@ impl ChatTemplate {
                 .hint("fetch the model again; the template must be one that transformers accepts")
                 .source(e)
         })?;
-        Ok(ChatTemplate { environment, source: source.to_owned(), bos: bos.to_owned(), eos: eos.to_owned() })
+        let [source, bos, eos] = [source, bos, eos].map(str::to_owned);
+        Ok(ChatTemplate { environment, source, bos, eos, question: OnceLock::new() })
     }
 
     /// The template's text.
@@ -90,6 +100,21 @@ impl ChatTemplate {
     /// # Errors
     /// `Kind::Model` where the template fails or rejects the messages.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<OwnedPiece>> {
+        if let [Message { role, content }] = messages
+            && add_generation_prompt
+            && role == "user"
+            && !content.contains(MARK)
+            && content.trim() == content
+        {
+            let question = self.question()?;
+            if question.is_verbatim {
+                let piece = |part: &Part| match part {
+                    Part::Words(words) => OwnedPiece::Control(words.clone()),
+                    Part::Content(_) => OwnedPiece::Text(content.clone()),
+                };
+                return Ok(question.frame.iter().map(piece).collect());
+            }
+        }
         // Data may contain the mark itself: a salt that occurs in no message makes the placeholders unique.
         let salt = (0..)
             .map(|n: u32| format!("{MARK}{n}."))
@@ -143,6 +168,25 @@ impl ChatTemplate {
             [.., OwnedPiece::Text(_), OwnedPiece::Control(words)] => words.clone(),
             _ => String::new(),
         }
+    }
+
+    /// The frame of one question, rendered once. What the template does to questions without white space around them is
+    /// tried with one that JSON would write otherwise.
+    fn question(&self) -> Result<&Question> {
+        const TRIED: &str = "a\n\"b\"";
+        if let Some(question) = self.question.get() {
+            return Ok(question);
+        }
+        let ask = |content: String| self.text(&[Message { role: "user".to_owned(), content }], true);
+        let salt = format!("{MARK}0.");
+        let frame = split(&ask(format!("{salt}0{MARK}"))?, &salt, 1)?;
+        let part = |part: &Part| match part {
+            Part::Words(words) => words.clone(),
+            Part::Content(_) => TRIED.to_owned(),
+        };
+        let verbatim: String = frame.iter().map(part).collect();
+        let is_verbatim = ask(TRIED.to_owned()).is_ok_and(|text| text == verbatim);
+        Ok(self.question.get_or_init(|| Question { frame, is_verbatim }))
     }
 
     fn text(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
@@ -362,6 +406,22 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_question_is_framed_once_and_stands_as_the_template_writes_it() {
+        for source in [CHATML, LLAMA3, QWEN3] {
+            let t = ChatTemplate::new(source, "<s>", "</s>").unwrap();
+            for content in ["Q", "two\nlines", "a \"quoted\" \\ one", "é\t\u{1f3ac}"] {
+                let messages = [say("user", content)];
+                let pieces = t.render(&messages, true).unwrap();
+                assert_eq!((joined(&pieces), texts(&pieces)), (t.text(&messages, true).unwrap(), vec![content]));
+            }
+        }
+        let t = ChatTemplate::new("{% for m in messages %}{{ m.content | tojson }}{% endfor %}", "", "").unwrap();
+        for (content, written) in [("plain", "plain"), ("a\nb", r"a\nb"), ("\"c\"", r#"\"c\""#)] {
+            assert_eq!(texts(&t.render(&[say("user", content)], true).unwrap()), [written]);
         }
     }
 
