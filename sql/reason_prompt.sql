@@ -104,9 +104,9 @@ neighbour as (
     group by user_id, title
 ),
 neighbour_top as (
-    select user_id, array_agg(title order by strength desc, title) as titles
+    select user_id, first_by(title, 8, place) as titles
     from (
-        select user_id, title, strength, row_number() over (partition by user_id order by strength desc, title) as place
+        select user_id, title, row_number() over (partition by user_id order by strength desc, title) as place
         from neighbour
     )
     where place <= 8
