@@ -48,7 +48,7 @@ pub type BatchStream = BoxStream<'static, Result<RecordBatch>>;
 pub struct Session {
     context: SessionContext,
     /// Files of the spilled tables, by table; a file is removed when nothing holds it any more.
-    spilled: Arc<Mutex<BTreeMap<String, Arc<dyn SpillFile>>>>,
+    spilled: Arc<Mutex<BTreeMap<String, Vec<Arc<dyn SpillFile>>>>>,
     /// Held while an audit uses the table name `this`.
     pub(super) this: Arc<tokio::sync::Mutex<()>>,
 }
@@ -163,13 +163,14 @@ impl Session {
         }
     }
 
-    /// Spills rows to a temporary file and registers them as a table; returns how many.
+    /// Spills rows to temporary files and registers them as a table; returns how many.
     ///
-    /// The rows must have the contract's columns and types. The file is removed when the table is replaced or removed,
-    /// or when the session ends.
+    /// The rows must have the contract's columns and types. The files are removed when the table is replaced or removed,
+    /// or when the session ends. There is one for each thread, and batches go to them in turn: where rows lie in an order,
+    /// threads that read a file each stay side by side in it, and none waits until another one is at its end.
     ///
     /// # Errors
-    /// The stream's own; `Kind::Temporary` when the file cannot be written.
+    /// The stream's own; `Kind::Temporary` when a file cannot be written.
     pub async fn register_spilled(&self, name: &str, contract: &Contract, mut rows: BatchStream) -> Result<u64> {
         let unwritable = |why: String| {
             Error::new(Kind::Temporary, "cannot spill a table's rows")
@@ -179,31 +180,30 @@ impl Session {
         };
         let broken = |e: ParquetError| unwritable(e.to_string());
         let disk = &self.context.runtime_env().disk_manager;
-        let file = disk.create_tmp_file(name).map_err(|e| unwritable(e.to_string()))?;
-        let path = file.path().and_then(|p| p.to_str()).ok_or_else(|| unwritable("no local path".into()))?.to_owned();
-        let mut open: Option<AsyncArrowWriter<tokio::fs::File>> = None;
-        let mut n = 0;
+        let threads = self.context.copied_config().target_partitions().max(1);
+        let (mut writers, mut files, mut held) = (Vec::new(), Vec::<TableFile>::new(), Vec::new());
+        let (mut n, mut batches) = (0, 0);
         while let Some(batch) = rows.next().await {
             let batch = batch?;
-            let writer = match &mut open {
-                Some(writer) => writer,
-                None => {
-                    let sink = tokio::fs::File::create(&path).await.map_err(|e| unwritable(e.to_string()))?;
-                    let properties = writer_properties(contract, &batch.schema(), None)?;
-                    let writer = AsyncArrowWriter::try_new(sink, batch.schema(), Some(properties)).map_err(broken)?;
-                    open.insert(writer)
-                }
-            };
-            writer.write(&batch).await.map_err(broken)?;
+            let turn = batches % threads;
+            if turn == writers.len() {
+                let file = disk.create_tmp_file(name).map_err(|e| unwritable(e.to_string()))?;
+                let path = file.path().and_then(|p| p.to_str()).ok_or_else(|| unwritable("no local path".into()))?;
+                let sink = tokio::fs::File::create(path).await.map_err(|e| unwritable(e.to_string()))?;
+                let properties = writer_properties(contract, &batch.schema(), None)?;
+                writers.push(AsyncArrowWriter::try_new(sink, batch.schema(), Some(properties)).map_err(broken)?);
+                files.push(Location::parse(path)?.into());
+                held.push(file);
+            }
+            writers[turn].write(&batch).await.map_err(broken)?;
             n += batch.num_rows() as u64;
+            batches += 1;
         }
-        let mut files: Vec<TableFile> = Vec::new();
-        if let Some(writer) = open {
+        for writer in writers {
             writer.close().await.map_err(broken)?;
-            files.push(Location::parse(&path)?.into());
         }
         self.register_files(name, contract, &files).await?;
-        self.spilled.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), file);
+        self.spilled.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), held);
         Ok(n)
     }
 

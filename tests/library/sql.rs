@@ -351,6 +351,30 @@ async fn rows_that_do_not_fit_in_memory_are_spilled() {
     assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 800_000);
 }
 
+#[tokio::test]
+async fn spilled_rows_are_read_in_the_order_in_which_they_lie() {
+    let session = session(2, 4);
+    let contract = Contract::builtin("opinion").unwrap();
+    let text = "select concat('u', cast(100 + value / 10 as varchar)) as user_id, cast(value as varchar) as item_id,
+            cast(1 as bigint) as n_events, arrow_cast(value, 'Timestamp(Microsecond, Some(\"UTC\"))') as event_timestamp,
+            cast(3 as float) as rating, false as liked, cast(value % 10 + 1 as bigint) as recency
+        from generate_series(1, 203) order by user_id, recency";
+    let rows = session.sql(text, &[]).await.unwrap().stream().await.unwrap();
+    assert_eq!(session.register_spilled("opinion", &contract, rows).await.unwrap(), 203);
+    // Every thread has a file of its own, whose rows need no sorting: user_history counts on it.
+    let by_user =
+        "select user_id, count(*) as n, sum(recency) as places from opinion group by user_id order by user_id";
+    let plan = session.explain(by_user, &[]).await.unwrap();
+    assert!(plan.contains("2 groups") && plan.contains("ordering_mode=Sorted") && !plan.contains("SortExec"), "{plan}");
+    let found = session.sql(by_user, &[]).await.unwrap().collect().await.unwrap();
+    let shown = |batch: &RecordBatch, row| [0, 1, 2].map(|at: usize| cell(batch.column(at), row)).join(" ");
+    let found: Vec<_> = found.iter().flat_map(|b| (0..b.num_rows()).map(|i| shown(b, i)).collect::<Vec<_>>()).collect();
+    assert_eq!(
+        (found.len(), found[0].as_str(), found[1].as_str(), found[20].as_str()),
+        (21, "u100 9 54", "u101 10 55", "u120 4 10")
+    );
+}
+
 fn write_parquet(path: &Path, columns: Vec<(&str, ArrayRef)>) -> Location {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let batch = RecordBatch::try_from_iter(columns).unwrap();
