@@ -55,6 +55,10 @@ impl fmt::Display for Broken {
 
 /// The first tag of the format in a text, in any case: where it begins and how long it is.
 fn tag_in(text: &str) -> Option<(usize, usize)> {
+    // Titles hardly ever hold the character that every tag begins with.
+    if !text.contains('<') {
+        return None;
+    }
     let lower = text.to_ascii_lowercase();
     TAGS.iter().filter_map(|tag| lower.find(tag).map(|at| (at, tag.len()))).min()
 }
