@@ -77,28 +77,39 @@ item_evidence as (
         tellers
     from item_listed
 ),
-met as (
-    select user_id, item_id
-    from (select user_id, unnest(recent)['item_id'] as item_id from user_history)
+-- What goes with the liked, and what was met lately: what stands on both sides is left out by grouping, which costs less than
+-- to sort both.
+near as (
+    select h.user_id, a.item_id, a.title, a.strength, false as is_met
+    from (
+        select user_id, recent_item['item_id'] as item_id
+        from (select user_id, unnest(recent) as recent_item from user_history)
+        where recent_item['liked']
+    ) as h
+    join (
+        select
+            item_id as source_id,
+            other['item_id'] as item_id,
+            other['title'] as title,
+            other['pmi'] * other['n_both'] / (other['n_both'] + 10) as strength
+        from (select item_id, unnest(co_consumed) as other from item_audience)
+    ) as a on a.source_id = h.item_id
+    union all
+    select
+        user_id,
+        recent_item['item_id'] as item_id,
+        cast(null as varchar) as title,
+        cast(null as double) as strength,
+        true as is_met
+    from (select user_id, unnest(recent) as recent_item from user_history)
 ),
 neighbour as (
     select user_id, title, max(strength) as strength
     from (
-        select h.user_id, a.title, a.item_id, a.strength
-        from (
-            select user_id, recent_item['item_id'] as item_id
-            from (select user_id, unnest(recent) as recent_item from user_history)
-            where recent_item['liked']
-        ) as h
-        join (
-            select
-                item_id as source_id,
-                other['item_id'] as item_id,
-                other['title'] as title,
-                other['pmi'] * other['n_both'] / (other['n_both'] + 10) as strength
-            from (select item_id, unnest(co_consumed) as other from item_audience)
-        ) as a on a.source_id = h.item_id
-        left anti join met as m on m.user_id = h.user_id and m.item_id = a.item_id
+        select user_id, item_id, max(title) as title, max(strength) as strength
+        from near
+        group by user_id, item_id
+        having not bool_or(is_met)
     )
     where title is not null
     group by user_id, title
