@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::compute::cast;
+use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
 use datafusion::common::{DataFusionError, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::function::AccumulatorArgs;
@@ -31,6 +31,9 @@ pub(super) fn is_ranked(values: &DataType) -> bool {
 }
 
 /// Numbers, moments and truth values as whole numbers in the same order, the smallest first; `None` for null.
+///
+/// # Errors
+/// For a whole number above `i64::MAX`.
 pub(super) fn ranks(values: &ArrayRef) -> DfResult<Vec<Option<u64>>> {
     let data_type = values.data_type();
     if data_type == &DataType::Boolean {
@@ -40,7 +43,9 @@ pub(super) fn ranks(values: &ArrayRef) -> DfResult<Vec<Option<u64>>> {
         let wide = cast(values, &DataType::Float64)?;
         return Ok(wide.as_primitive::<Float64Type>().iter().map(|value| value.map(rank_of_float)).collect());
     }
-    let whole = cast(values, &DataType::Int64)?;
+    // Without this a number that is too large would be null.
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let whole = cast_with_options(values, &DataType::Int64, &strict)?;
     Ok(whole.as_primitive::<Int64Type>().iter().map(|value| value.map(|value| (value as u64) ^ SIGN)).collect())
 }
 
@@ -151,6 +156,13 @@ impl Names {
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Forgets the texts when all groups have left: what follows, after rows were spilled, is counted anew.
+    pub(super) fn forget(&mut self, emit_to: EmitTo) {
+        if emit_to == EmitTo::All {
+            *self = Names::default();
+        }
+    }
 }
 
 /// Groups that can be there before a row of them is.
@@ -159,7 +171,7 @@ pub(super) trait Widen: GroupsAccumulator {
     fn widen(&mut self, groups: usize);
 }
 
-/// The one group of a query without `group by`.
+/// The one group of a query without `group by`, and that of a window.
 #[derive(Debug)]
 pub(super) struct OneGroup<G>(pub(super) G);
 
@@ -174,9 +186,14 @@ impl<G: Widen + Debug + Sync> Accumulator for OneGroup<G> {
         self.0.merge_batch(states, &vec![0; rows], 1)
     }
 
+    /// A window asks for the value of every row's frame and adds rows in between: the group stays.
     fn evaluate(&mut self) -> DfResult<ScalarValue> {
         self.0.widen(1);
-        ScalarValue::try_from_array(&self.0.evaluate(EmitTo::All)?, 0)
+        let state = self.0.state(EmitTo::All)?;
+        self.0.merge_batch(&state, &[0], 1)?;
+        let value = ScalarValue::try_from_array(&self.0.evaluate(EmitTo::All)?, 0)?;
+        self.0.merge_batch(&state, &[0], 1)?;
+        Ok(value)
     }
 
     fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
@@ -192,7 +209,7 @@ impl<G: Widen + Debug + Sync> Accumulator for OneGroup<G> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use arrow::array::Float32Array;
+    use arrow::array::{Float32Array, UInt64Array};
 
     use super::*;
 
@@ -210,6 +227,8 @@ mod tests {
         }
         let missing: ArrayRef = Arc::new(Int64Array::from(vec![None, Some(1)]));
         assert_eq!(ranks(&missing).unwrap()[0], None);
+        let large: ArrayRef = Arc::new(UInt64Array::from(vec![u64::MAX]));
+        assert!(ranks(&large).is_err(), "it is not taken for null");
     }
 
     #[test]

@@ -298,6 +298,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_window_has_the_first_rows_so_far() {
+        let rows = "select value, value % 3 as g, (value * 7919) % 1009 as k from generate_series(1, 60)";
+        let so_far =
+            |list: String| format!("select value, array_to_string({list}, ' ') as a from ({rows}) order by value");
+        let over = "over (partition by g order by value)";
+        let ours = shown(&so_far(format!("first_by(k, 3, k) {over}"))).await;
+        assert_eq!(ours, shown(&so_far(format!("array_slice(array_sort(array_agg(k) {over}), 1, 3)"))).await);
+    }
+
+    #[tokio::test]
     async fn nulls_come_last_structs_are_kept_whole_and_no_row_is_null() {
         let sql =
             "select first_by(named_struct('v', v), 3, k, n)[2]['v'] as second, first_by(v, 9, k, n) as all_of_them,

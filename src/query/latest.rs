@@ -1,8 +1,9 @@
 //! `latest(value, moment, event)`: the value of a group's latest row that has one.
 //!
 //! Of rows of one moment the one with the greatest event counts, null being the least; of rows that agree in both the greatest
-//! value. It is `first_value(value order by moment desc, event desc nulls last, value desc) filter (where value is not null)`, and
-//! holds three numbers a group. Values are numbers, moments or truth values. Knows nothing of tables.
+//! value. Rows without a moment do not count. It is `first_value(value order by moment desc, event desc nulls last, value desc)
+//! filter (where value is not null and moment is not null)`, and holds three numbers a group. Values are numbers, moments or truth
+//! values. Knows nothing of tables.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -133,7 +134,9 @@ impl Groups {
         let moments = emit_to.take_needed(&mut self.moments);
         let moments = moments.into_iter().enumerate().map(|(group, moment)| found(group).then_some(moment)).collect();
         let text = |event: &u32| if *event == NONE { None } else { self.names.text(*event) };
-        Ok((values, moments, events.iter().map(text).collect()))
+        let events = events.iter().map(text).collect();
+        self.names.forget(emit_to);
+        Ok((values, moments, events))
     }
 }
 

@@ -184,6 +184,7 @@ impl GroupsAccumulator for Groups {
             }
             lists.append(!counts.is_empty());
         }
+        self.names.forget(emit_to);
         Ok(Arc::new(lists.finish()))
     }
 
@@ -198,6 +199,7 @@ impl GroupsAccumulator for Groups {
             texts.append(!counts.is_empty());
             numbers.append(!counts.is_empty());
         }
+        self.names.forget(emit_to);
         Ok(vec![Arc::new(texts.finish()), Arc::new(numbers.finish())])
     }
 
@@ -285,6 +287,6 @@ mod tests {
         let rest = groups.evaluate(EmitTo::All).unwrap();
         assert_eq!(rest.len(), 1);
         assert_eq!(rest.as_list::<i32>().value(0).as_string::<i32>().value(0), "b");
-        assert_eq!(groups.entries, 0);
+        assert_eq!((groups.entries, groups.names.bytes()), (0, 0));
     }
 }
