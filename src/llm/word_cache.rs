@@ -48,7 +48,8 @@ impl WordCache {
         }
         if !new.is_empty() {
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            known.extend(new.into_iter().map(|(word, found)| (Box::from(word), found)));
+            let room = MOST.saturating_sub(known.len());
+            known.extend(new.into_iter().take(room).map(|(word, found)| (Box::from(word), found)));
         }
         Ok(())
     }
@@ -104,5 +105,20 @@ mod tests {
             assert_eq!(ids, [7, 2, 2, 4, LONGEST as u32 + 1]);
         }
         assert_eq!(asked.into_inner().unwrap(), ["ab", " c", " ab\n", long.as_str(), long.as_str()]);
+    }
+
+    #[test]
+    fn no_more_words_are_kept_than_there_is_room_for() {
+        let cache = WordCache::default();
+        let encode = |word: &str, ids: &mut Vec<u32>| {
+            ids.push(word.len() as u32);
+            Ok(())
+        };
+        let many: String = (0..MOST + 9).map(|n| format!("{n} ")).collect();
+        for _ in 0..2 {
+            let mut ids = Vec::new();
+            cache.encode(&many, &mut ids, encode).unwrap();
+            assert_eq!((ids.len(), cache.known.read().unwrap().len()), (MOST + 9, MOST));
+        }
     }
 }

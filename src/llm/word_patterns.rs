@@ -53,7 +53,9 @@ pub(super) fn is_cut_at_words(inner: &tokenizers::Tokenizer) -> bool {
         }
         _ => false,
     };
-    is_bpe && is_plain && steps.iter().all(is_known) && steps.iter().any(has_words)
+    // Where bytes are spelt as letters first, no pattern finds white space.
+    let first = steps.iter().find(|&step| has_words(step) || matches!(step, PreTokenizerWrapper::ByteLevel(_)));
+    is_bpe && is_plain && steps.iter().all(is_known) && first.is_some_and(has_words)
 }
 
 /// llama.cpp's pre-tokenizers: the steps, whether words of the vocabulary skip the merges, and whether text is
@@ -83,4 +85,43 @@ pub(super) fn word_splitter(pre: &str) -> Result<(Vec<PreTokenizerWrapper>, bool
 /// The error for what the tokenizer library refuses.
 pub(super) fn internal(source: tokenizers::Error) -> Error {
     Error::new(Kind::Internal, "the tokenizer library failed").source(source)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokenizers::models::bpe::BPE;
+    use tokenizers::normalizers::NFD;
+    use tokenizers::pre_tokenizers::sequence::Sequence;
+
+    use super::*;
+
+    fn tokenizer(steps: Vec<PreTokenizerWrapper>) -> tokenizers::Tokenizer {
+        let mut inner = tokenizers::Tokenizer::new(BPE::default());
+        inner.with_pre_tokenizer(Some(PreTokenizerWrapper::Sequence(Sequence::new(steps))));
+        inner
+    }
+
+    #[test]
+    fn words_are_cut_by_known_steps_alone() {
+        for pre in ["smollm", "gpt-2", "default", "llama-bpe", "qwen2"] {
+            let mut steps = word_splitter(pre).unwrap().0;
+            assert!(is_cut_at_words(&tokenizer(steps.clone())), "{pre}");
+            let mut inner = tokenizer(steps.clone());
+            inner.with_normalizer(Some(NFD)).unwrap();
+            assert!(!is_cut_at_words(&inner), "{pre}, another normal form");
+            let pattern = SplitPattern::Regex(r"\S+\s*".to_owned());
+            let other = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).unwrap();
+            steps.insert(0, PreTokenizerWrapper::Split(other));
+            assert!(!is_cut_at_words(&tokenizer(steps)), "{pre}, another pattern");
+        }
+        let bytes =
+            |prefix, words| tokenizer(vec![PreTokenizerWrapper::ByteLevel(ByteLevel::new(prefix, true, words))]);
+        assert!(is_cut_at_words(&bytes(false, true)));
+        assert!(!is_cut_at_words(&bytes(true, true)), "a space is put before the text");
+        assert!(!is_cut_at_words(&bytes(false, false)), "nothing tells words");
+        let mut steps = word_splitter("llama-bpe").unwrap().0;
+        steps.reverse();
+        assert!(!is_cut_at_words(&tokenizer(steps)), "white space is spelt as letters before words are told");
+    }
 }
