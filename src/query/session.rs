@@ -190,7 +190,10 @@ impl Session {
                 let file = disk.create_tmp_file(name).map_err(|e| unwritable(e.to_string()))?;
                 let path = file.path().and_then(|p| p.to_str()).ok_or_else(|| unwritable("no local path".into()))?;
                 let sink = tokio::fs::File::create(path).await.map_err(|e| unwritable(e.to_string()))?;
-                let properties = writer_properties(contract, &batch.schema(), None)?;
+                // Every file holds a row group until it is whole: together as much as one file would.
+                let room = (contract.writer.row_group_bytes / threads).max(1);
+                let properties = writer_properties(contract, &batch.schema(), None)?.into_builder();
+                let properties = properties.set_max_row_group_bytes(Some(room)).build();
                 writers.push(AsyncArrowWriter::try_new(sink, batch.schema(), Some(properties)).map_err(broken)?);
                 files.push(Location::parse(path)?.into());
                 held.push(file);
