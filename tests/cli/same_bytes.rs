@@ -137,7 +137,7 @@ fn changed_model(from: &Path, to: &Path) {
     std::fs::write(weights, bytes).unwrap();
 }
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 16] = [
     Case {
         what: "an event's rating",
         change: |world| {
