@@ -24,10 +24,10 @@ from pathlib import Path
 
 # Rule -> (pattern of the first path segment, where it may stand). A folder ends with a slash.
 CRATE_FENCES = {
-    "datafusion": (r"(datafusion|ballista)\w*", ["src/query/", "src/generate/functions.rs"]),
+    "datafusion": (r"(datafusion|ballista|arrow_flight)\w*", ["src/query/", "src/generate/functions.rs", "src/generate/carried.rs"]),
     "burn": (r"(burn|cubecl|cubek)\w*", ["src/llm/", "src/network/", "src/reward/", "src/feature.rs", "src/learn/", "src/recommend/", "src/evaluate/"]),
-    # query/session.rs hands the stores to DataFusion and names their trait for it.
-    "object_store": (r"object_store", ["src/table/", "src/query/session.rs"]),
+    # query/session.rs and query/cluster/stores.rs hand the stores to DataFusion and name their trait for it.
+    "object_store": (r"object_store", ["src/table/", "src/query/session.rs", "src/query/cluster/stores.rs"]),
     "clap": (r"clap\w*", ["src/cli/"]),
     "llguidance": (r"(llguidance|toktrie)\w*", ["src/llm/grammar.rs"]),
     "reqwest": (r"reqwest", ["src/generate/chat_completions.rs", "src/watch/http.rs"]),
@@ -307,6 +307,8 @@ CASES = [
     ("src/query/session.rs", "use datafusion::prelude::*; use object_store::ObjectStore;", None),
     ("src/query/model.rs", "use object_store::ObjectStore;", "object_store belongs in"),
     ("src/job/run.rs", "fn f(s: datafusion_common::ScalarValue) {}", "datafusion_common belongs in"),
+    ("src/job/run.rs", "use ballista_core::config::BallistaConfig;", "ballista_core belongs in"),
+    ("src/query/model.rs", "use ballista_core::config::BallistaConfig;", None),
     ("src/generate/functions.rs", "use datafusion::logical_expr::ScalarUDF;", None),
     ("src/generate/engine.rs", "use burn::tensor::Tensor;", "burn belongs in"),
     ("src/feature.rs", "use {burn_store::X, std::fmt};", None),

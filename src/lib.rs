@@ -51,9 +51,11 @@ pub mod config {
     };
     pub use self::interval::{Interval, MAX_LOOKBACK_DAYS, parse_moment};
     pub use self::job::{DEFAULTS, Job, temporary_places};
+    pub use self::rules::parse_bytes;
     pub use self::meaning::{Meaning, Meanings};
     pub use self::spec::{
-        BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, PriceSpec, PromptSpec, ResponseSpec, is_address,
+        BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, NO_CLUSTER, PriceSpec, PromptSpec, QuerySpec, ResponseSpec,
+        is_address,
     };
     pub use self::watch::WatchSpec;
 }
@@ -146,9 +148,25 @@ pub mod query {
     pub mod latest;
     pub mod most_frequent;
     pub mod labelled;
+    pub mod state;
     pub mod memory;
+    /// Ballista: what carries queries to a cluster, and what answers them there.
+    #[cfg(feature = "cluster")]
+    pub mod cluster {
+        pub mod settings;
+        pub mod carried;
+        pub mod stores;
+        pub mod plan;
+        pub mod listener;
+        pub mod scheduler;
+        pub mod executor;
+        pub mod client;
+    }
+    pub mod engine;
+    pub mod options;
     pub mod parameters;
     pub mod scan;
+    pub mod set_aside;
     pub mod read_only;
     pub mod statements;
     pub mod saved;
@@ -239,7 +257,11 @@ pub mod generate {
     pub mod model_look;
     pub mod models;
     pub mod writing;
+    #[cfg(feature = "cluster")]
+    pub mod sent;
     pub mod functions;
+    #[cfg(feature = "cluster")]
+    pub mod carried;
 }
 
 /// What a reason is worth: checks, the score, the reward model.
@@ -330,6 +352,7 @@ pub mod night {
     pub mod tables;
     pub mod graph;
     pub mod prepare;
+    mod engine;
     pub mod examine;
     pub mod made_from;
     pub mod decide;
@@ -490,6 +513,7 @@ pub mod cli {
     pub mod arguments;
     pub mod models;
     pub mod config;
+    pub mod cluster;
     pub mod learn;
     pub mod run;
     /// The shell that `curec sql` opens on a terminal.

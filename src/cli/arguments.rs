@@ -33,6 +33,11 @@ impl JobArgs {
         Job::load(&self.job, &self.overrides)
     }
 
+    /// The job, with `more` on top of the overrides.
+    pub(crate) fn load_with(&self, more: &[String]) -> Result<Job> {
+        Job::load(&self.job, &[&self.overrides[..], more].concat())
+    }
+
     /// The job with everything that is wrong with it, as [`Job::examine`] gives it.
     pub(crate) fn examine(&self) -> Result<(Job, Vec<Problem>)> {
         Job::examine(&self.job, &self.overrides)

@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cli::arguments::{JobArgs, block_on, block_on_or_stop};
 use crate::cli::check::CheckArgs;
+use crate::cli::cluster::ClusterCommand;
 use crate::cli::config::ConfigArgs;
 use crate::cli::explain::ExplainArgs;
 use crate::cli::export::ExportArgs;
@@ -212,6 +213,18 @@ more (--unlinked removes them); models and anything learned; logs, older version
 and copies made elsewhere."
     )]
     Forget(ForgetArgs),
+    /// Make a run's tables on several machines: the processes of a cluster, for `[query] engine = "ballista"`.
+    #[command(
+        subcommand,
+        before_help = "Examples:\n\
+  curec cluster scheduler\n\
+  curec cluster executor --scheduler df://127.0.0.1:50050\n\
+  curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --engine ballista \\\n\
+      --set query.scheduler=df://127.0.0.1:50050",
+        after_help = "Needs a curec that was built with --features cluster. Each process opens stores with the AWS variables of its own \
+environment. Connections are not encrypted and ask for no password: keep them inside a private network."
+    )]
+    Cluster(ClusterCommand),
     /// Print a completion script for a shell.
     #[command(before_help = "Example:\n  curec completions bash > /etc/bash_completion.d/curec")]
     Completions {
@@ -268,6 +281,7 @@ fn execute(command: Command, voice: Voice) -> Result<u8> {
         Command::Runs(command) => block_on_or_stop(command.execute()).map(|()| 0),
         Command::Models(command) => block_on_or_stop(command.execute()).map(|()| 0),
         Command::Forget(args) => args.execute(),
+        Command::Cluster(command) => command.execute(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "curec", &mut script);

@@ -39,6 +39,9 @@ pub(super) struct RunArgs {
     /// interval itself succeeds, days that fail decide the exit code: 75 if a rerun may help, else 1 or 2.
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(..=config::MAX_LOOKBACK_DAYS))]
     lookback: Option<u64>,
+    /// Where tables are made: local, or ballista for a cluster (overrides `[query] engine`).
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
     /// Exit with 99 instead of 0 when there is nothing to do, for Airflow's skip.
     #[arg(long)]
     skip_exit_code: bool,
@@ -69,9 +72,10 @@ pub(super) struct PlanArgs {
 
 /// Runs the job and prints the summary; returns the exit code.
 pub(super) async fn run_job(args: RunArgs, voice: Voice) -> Result<u8> {
+    let engine: Vec<String> = args.engine.iter().map(|engine| format!("query.engine={engine}")).collect();
     // If the summary cannot be written, say so now and not after hours.
     let (found, summary) = match args.summary.as_deref().map(Destination::find).transpose() {
-        Ok(summary) => (args.job.load().and_then(|job| Ok((job, args.interval.parse()?))), summary),
+        Ok(summary) => (args.job.load_with(&engine).and_then(|job| Ok((job, args.interval.parse()?))), summary),
         Err(e) => (Err(e), None),
     };
     let is_watched = is_for_a_person(args.json || summary.as_ref().is_some_and(Destination::is_stdout));

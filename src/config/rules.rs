@@ -81,6 +81,7 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
         ("audit.quarantine_days", s.audit.quarantine_days as f64, 0.0, 100_000.0),
         ("price.prompt_tokens_million", s.price.prompt_tokens_million, 0.0, 1e12),
         ("price.completion_tokens_million", s.price.completion_tokens_million, 0.0, 1e12),
+        ("query.partitions", s.query.partitions as f64, 1.0, 100_000.0),
         ("publish.lease_seconds", s.publish.lease_seconds, 1.0, 86_400.0),
         ("publish.grace_seconds", s.publish.grace_seconds, 0.0, 86_400.0),
         ("store.timeout_seconds", s.store.timeout_seconds, 0.1, 3600.0),
@@ -186,6 +187,9 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     for (key, why) in s.watch.problems() {
         p.problem(key, why);
     }
+    for (key, why) in s.query.problems() {
+        p.problem(key, why);
+    }
     let device = s.model.device.as_str();
     let is_number = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
     let numbered = ["wgpu:", "cuda:"].iter().any(|kind| device.strip_prefix(kind).is_some_and(is_number));
@@ -201,8 +205,8 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
     memory.unwrap_or_default()
 }
 
-/// Parses `512 MiB`, `2 GB`, `1073741824`.
-fn parse_bytes(text: &str) -> Option<usize> {
+/// Parses `512 MiB`, `2 GB`, `1073741824`; `None` for what is no size.
+pub fn parse_bytes(text: &str) -> Option<usize> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let number: f64 = text[..split].parse().ok()?;
     let unit: f64 = match text[split..].trim().to_ascii_lowercase().as_str() {

@@ -34,6 +34,7 @@ pub struct JobSpec {
     pub budget: BudgetSpec,
     pub response: ResponseSpec,
     pub audit: AuditSpec,
+    pub query: QuerySpec,
     pub resources: ResourcesSpec,
     pub publish: PublishSpec,
     pub store: StoreSpec,
@@ -193,6 +194,47 @@ section!(/// `[response]`
 ResponseSpec { flush_rows: usize, flush_seconds: f64 });
 section!(/// `[audit]`
 AuditSpec { row_count_band: f64, quarantine_days: i64 });
+section!(/// `[query]`
+QuerySpec { engine: String, scheduler: String, partitions: usize });
+
+/// What is said where a cluster is asked for and this binary has none.
+pub const NO_CLUSTER: &str = "this curec was built without a cluster; build it with `cargo build --release --features cluster`, or use engine = \"local\"";
+
+impl QuerySpec {
+    /// The scheduler that is started in the run's own process.
+    const STANDALONE: &'static str = "standalone";
+
+    /// Whether queries are computed in the run's own process.
+    pub fn is_local(&self) -> bool {
+        self.engine == "local"
+    }
+
+    /// Whether the cluster is one that the run starts in its own process.
+    pub fn is_standalone(&self) -> bool {
+        self.scheduler == QuerySpec::STANDALONE
+    }
+
+    /// What is wrong, each with its key.
+    pub(super) fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        match self.engine.as_str() {
+            "local" => {}
+            "ballista" if !cfg!(feature = "cluster") => problems.push(("query.engine", NO_CLUSTER.to_owned())),
+            "ballista" => {
+                let is_place =
+                    |(host, port): (&str, &str)| !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok();
+                let place = self.scheduler.strip_prefix("df://").and_then(|place| place.rsplit_once(':'));
+                if !self.is_standalone() && !place.is_some_and(is_place) {
+                    let what = format!("must be df://host:port or standalone, got `{}`", self.scheduler);
+                    problems.push(("query.scheduler", what));
+                }
+            }
+            other => problems.push(("query.engine", format!("must be local or ballista, got `{other}`"))),
+        }
+        problems
+    }
+}
+
 section!(/// `[resources]`
 ResourcesSpec { memory_limit: String, spill_dir: String });
 section!(/// `[publish]`

@@ -31,6 +31,8 @@ use crate::generate::format;
 use crate::generate::models::Models;
 use crate::generate::prompt::{Evidence, PromptTemplate};
 use crate::generate::row::Question;
+#[cfg(feature = "cluster")]
+use crate::generate::sent::Sent;
 
 /// All functions, ready to be registered in a session.
 ///
@@ -39,22 +41,11 @@ use crate::generate::row::Question;
 /// `answer_stem`; see [`fit`]. `render_prompt` and `render_stem` take the
 /// same arguments, or the first seven: the other lists are empty then.
 pub fn all(models: &Arc<Models>) -> Vec<ScalarUDF> {
-    let sync = |what| ScalarUDF::new_from_impl(Function { what, models: models.clone(), signature: what.signature() });
-    let with_model = |what: What| {
-        let function = Function { what, models: models.clone(), signature: what.signature() };
-        AsyncScalarUDF::new(Arc::new(function)).into_scalar_udf()
-    };
-    let mut all = vec![
-        sync(What::FitEvidence),
-        sync(What::RenderPrompt),
-        sync(What::RenderStem),
-        sync(What::PromptKey),
-        with_model(What::Generate),
-        with_model(What::MeanLogprob),
-        with_model(What::Embed),
-    ];
-    all.extend(without_model());
-    all
+    let function = |what: What| Function { what, source: Source::Here(models.clone()), signature: what.signature() };
+    let sync = What::OF_PROMPTS.map(|what| ScalarUDF::new_from_impl(function(what)));
+    let with_model = [What::Generate, What::MeanLogprob, What::Embed]
+        .map(|what| AsyncScalarUDF::new(Arc::new(function(what))).into_scalar_udf());
+    sync.into_iter().chain(with_model).chain(without_model()).collect()
 }
 
 /// The functions that need neither a job nor a model.
@@ -122,6 +113,43 @@ pub fn without_model() -> Vec<ScalarUDF> {
     ]
 }
 
+/// Where a function has its models from.
+enum Source {
+    /// The models of this process's job.
+    Here(Arc<Models>),
+    /// Those of a job that another process has sent, opened with the first row.
+    #[cfg(feature = "cluster")]
+    Sent(Arc<Sent>),
+}
+
+impl Source {
+    fn models(&self) -> DfResult<Arc<Models>> {
+        match self {
+            Source::Here(models) => Ok(models.clone()),
+            #[cfg(feature = "cluster")]
+            Source::Sent(sent) => sent.models().map_err(external),
+        }
+    }
+}
+
+/// A function of prompts for one that travels to another process: its name tells which one, and its models are those of a
+/// job that was sent. `None` for what is none.
+#[cfg(feature = "cluster")]
+pub(super) fn of_sent(name: &str, sent: Arc<Sent>) -> Option<ScalarUDF> {
+    let what = What::OF_PROMPTS.into_iter().find(|what| what.name() == name)?;
+    Some(ScalarUDF::new_from_impl(Function { what, source: Source::Sent(sent), signature: what.signature() }))
+}
+
+/// What travels with a function of prompts: the job that it came with, or `own`, that of this process. `None` for any other
+/// function.
+#[cfg(feature = "cluster")]
+pub(super) fn sent_with(function: &ScalarUDF, own: Option<&Arc<Sent>>) -> Option<Arc<Sent>> {
+    match &function.inner().downcast_ref::<Function>()?.source {
+        Source::Here(_) => own.cloned(),
+        Source::Sent(sent) => Some(sent.clone()),
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum What {
     FitEvidence,
@@ -134,6 +162,9 @@ enum What {
 }
 
 impl What {
+    /// Those that need templates and a tokenizer, and no weights.
+    const OF_PROMPTS: [What; 4] = [What::FitEvidence, What::RenderPrompt, What::RenderStem, What::PromptKey];
+
     fn name(self) -> &'static str {
         match self {
             What::FitEvidence => "fit_evidence",
@@ -164,7 +195,7 @@ impl What {
 
 struct Function {
     what: What,
-    models: Arc<Models>,
+    source: Source,
     signature: Signature,
 }
 
@@ -176,7 +207,14 @@ impl std::fmt::Debug for Function {
 
 impl PartialEq for Function {
     fn eq(&self, other: &Self) -> bool {
-        self.what == other.what && Arc::ptr_eq(&self.models, &other.models)
+        let is_same = match (&self.source, &other.source) {
+            (Source::Here(one), Source::Here(other)) => Arc::ptr_eq(one, other),
+            #[cfg(feature = "cluster")]
+            (Source::Sent(one), Source::Sent(other)) => one == other,
+            #[cfg(feature = "cluster")]
+            _ => false,
+        };
+        self.what == other.what && is_same
     }
 }
 
@@ -285,7 +323,7 @@ impl Measure for Prompts<'_> {
 
 impl Function {
     fn vector_type(&self) -> DfResult<DataType> {
-        let width = self.models.encoder_files().map_err(external)?.dimension();
+        let width = self.source.models()?.encoder_files().map_err(external)?.dimension();
         Ok(DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), width as i32))
     }
 
@@ -294,18 +332,18 @@ impl Function {
         args: &[ArrayRef],
         section: fn(&PromptTemplate, &Evidence) -> Result<String>,
     ) -> DfResult<ArrayRef> {
-        let rows: Result<Vec<String>> = evidence_of(args)?
-            .iter()
-            .map(|evidence| section(self.models.template(&evidence.kind)?, evidence))
-            .collect();
+        let models = self.source.models()?;
+        let rows: Result<Vec<String>> =
+            evidence_of(args)?.iter().map(|evidence| section(models.template(&evidence.kind)?, evidence)).collect();
         Ok(Arc::new(StringArray::from_iter_values(rows.map_err(external)?)))
     }
 
     /// Evidence whose prompts fit, as structs.
     fn fit(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
+        let models = self.source.models()?;
         // Before threads that cannot wait for it.
-        self.models.model_name().map_err(external)?;
-        let (models, longest) = (&*self.models, self.models.longest_prompt());
+        models.model_name().map_err(external)?;
+        let (models, longest) = (&*models, models.longest_prompt());
         let rows: Result<Vec<Fitted>> = evidence_of(args)?
             .into_par_iter()
             .map(|evidence| {
@@ -328,11 +366,12 @@ impl Function {
     }
 
     fn prompt_keys(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
-        self.models.model_name().map_err(external)?;
+        let models = self.source.models()?;
+        models.model_name().map_err(external)?;
         let (prompt, stem) = prompt_and_stem(args)?;
         let keys: Result<Vec<String>> = (0..prompt.len())
             .into_par_iter()
-            .map(|i| self.models.prompt_key(at(&prompt, i).unwrap_or_default(), stem_at(&stem, i)))
+            .map(|i| models.prompt_key(at(&prompt, i).unwrap_or_default(), stem_at(&stem, i)))
             .collect();
         Ok(Arc::new(StringArray::from_iter_values(keys.map_err(external)?)))
     }
@@ -357,7 +396,8 @@ impl Function {
             stem: (*stem).to_owned(),
             attempt: 1,
         };
-        let results = self.models.write_all(distinct.iter().map(question).collect()).await.map_err(external)?;
+        let models = self.source.models()?;
+        let results = models.write_all(distinct.iter().map(question).collect()).await.map_err(external)?;
         for (i, result) in results.iter().enumerate() {
             if let Err(e) = result {
                 tracing::warn!(error = e.code(), detail = %e, prompt = distinct[i].0, "generate() failed for a prompt; its rows are null");
@@ -372,12 +412,13 @@ impl Function {
     async fn mean_logprob(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
         let (prompt, answer) = (texts(&args[0])?, texts(&args[1])?);
         let rows: Vec<usize> = (0..prompt.len()).filter(|i| prompt.is_valid(*i) && answer.is_valid(*i)).collect();
+        let models = self.source.models()?;
         let requests: Result<Vec<_>> = rows
             .iter()
             .enumerate()
-            .map(|(id, i)| self.models.score_request(id as u64, prompt.value(*i), answer.value(*i)))
+            .map(|(id, i)| models.score_request(id as u64, prompt.value(*i), answer.value(*i)))
             .collect();
-        let results = self.models.run(requests.map_err(external)?).await.map_err(external)?;
+        let results = models.run(requests.map_err(external)?).await.map_err(external)?;
         let mut values: Vec<Option<f64>> = vec![None; prompt.len()];
         for (i, result) in rows.iter().zip(&results) {
             match result {
@@ -389,7 +430,7 @@ impl Function {
     }
 
     async fn embed(&self, args: &[ArrayRef]) -> DfResult<ArrayRef> {
-        let (text, models) = (texts(&args[0])?, self.models.clone());
+        let (text, models) = (texts(&args[0])?, self.source.models()?);
         let DataType::FixedSizeList(item, width) = self.vector_type()? else {
             return Err(DataFusionError::Internal("a vector is a fixed-size list".into()));
         };

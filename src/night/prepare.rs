@@ -20,12 +20,12 @@ use crate::night::learned::{self, Learned};
 use crate::night::snapshot::{self, Snapshots};
 use crate::night::tables::{
     CHOICE, INPUTS, ITEM, PAIR, as_job_says, has_snapshots, inputs_of, like_threshold, list_snapshots, locate,
-    new_session, open_input_of, register_input,
+    new_session, new_session_on, open_input_of, register_input,
 };
 use crate::project::column;
 use crate::project::saved::{self, Projection};
 use crate::query::model::Model;
-use crate::query::session::{BatchStream, Param, Session};
+use crate::query::session::{BatchStream, Engine, Param, Session};
 use crate::registry::card::Card;
 use crate::registry::export;
 use crate::reward::language::Language;
@@ -383,13 +383,21 @@ impl Prepared {
         Ok(self.is_published().await? || (self.job.spec.interval.lookback_missing && self.is_vacant().await?))
     }
 
-    /// A session with the inputs and the job's functions.
+    /// A session with the inputs and the job's functions, in this process.
     ///
     /// # Errors
     /// What the inputs say.
     pub async fn session(&self) -> Result<Session> {
+        self.session_on(Engine::Local).await
+    }
+
+    /// As [`Prepared::session`], whose queries are computed by an engine.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn session_on(&self, engine: Engine) -> Result<Session> {
         self.check_snapshot()?;
-        let session = new_session(&self.job)?;
+        let session = new_session_on(&self.job, engine)?;
         functions::all(&self.models).into_iter().for_each(|f| session.register_function(f));
         for name in INPUTS {
             let contract = self.graph.contract(name)?;

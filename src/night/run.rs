@@ -154,6 +154,9 @@ pub async fn run(job: &Job, interval: Interval, options: Options, stop: CancelTo
 
 async fn make_and_publish(build: &mut Build, lease: &Lease, is_publishing: &AtomicBool) -> Result<()> {
     build.everything(lease).await?;
+    if !build.prepared.job.spec.query.is_local() {
+        build.publisher.clear_set_aside().await?;
+    }
     let started = build.begin("publish");
     is_publishing.store(true, Ordering::SeqCst);
     let staged = std::mem::take(&mut build.staged);

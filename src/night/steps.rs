@@ -18,6 +18,7 @@ use crate::feature::Pooler;
 use crate::llm::device;
 use crate::night::correct::{self, Corrector, Pass};
 use crate::night::decide::TablePlan;
+use crate::night::engine::engine_of;
 use crate::night::generation::{Checks, Sink, generate};
 use crate::night::graph::{EARLIER, RESPONSE};
 use crate::night::made_from::{self, UNPAID, rows_of};
@@ -92,7 +93,8 @@ impl Build {
         let started = self.begin("check inputs");
         let rows = check_inputs(&self.prepared, &mut self.manifest).await?;
         self.stage("check inputs", started, rows);
-        let session = self.prepared.session().await?;
+        let engine = engine_of(&self.prepared, self.publisher.set_aside()).await?;
+        let session = self.prepared.session_on(engine).await?;
         look_for_events(&self.prepared, &session, self.allow_empty).await?;
         count_unknown_items(&session, &mut self.manifest).await?;
         let graph = self.prepared.graph.clone();
@@ -172,7 +174,7 @@ impl Build {
                 let pooled: Vec<_> = rows.try_collect().await?;
                 let n = pooled.iter().map(|batch| batch.num_rows() as u64).sum();
                 let schema = pooled.first().map_or_else(|| Pooler::schema(0), |batch| batch.schema());
-                session.register_batches(table, schema, pooled)?;
+                session.register_rows(table, schema, pooled).await?;
                 n
             }
             _ => session.register_spilled(table, graph.contract(table)?, rows).await?,

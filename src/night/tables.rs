@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::night::manifest::UsageAll;
 use crate::night::snapshot::{self, Snapshots};
 use crate::project::column;
-use crate::query::session::{BatchStream, Param, Session, SessionOptions, TableFile};
+use crate::query::session::{BatchStream, Engine, Param, Session, SessionOptions, TableFile};
 use crate::query::texts;
 use crate::table::column_type::ColumnType;
 use crate::table::contract::Contract;
@@ -91,14 +91,24 @@ fn is_projecting(job: &Job) -> bool {
     !job.spec.model.projection.is_empty()
 }
 
-/// A session with the job's limits and nothing in it.
+/// A session with the job's limits and nothing in it, in this process.
 pub fn new_session(job: &Job) -> Result<Session> {
+    new_session_on(job, Engine::Local)
+}
+
+/// Bytes that the queries of a job may hold in memory. The pool counts neither what is being decoded nor what is being written.
+pub(super) fn query_memory(job: &Job) -> usize {
+    job.memory_limit / 4 * 3
+}
+
+/// As [`new_session`], whose queries are computed by an engine.
+pub(super) fn new_session_on(job: &Job, engine: Engine) -> Result<Session> {
     let spill = &job.spec.resources.spill_dir;
     Session::new(SessionOptions {
-        // The pool counts neither what is being decoded nor what is being written.
-        memory_limit: job.memory_limit / 4 * 3,
+        memory_limit: query_memory(job),
         spill_dir: (!spill.is_empty()).then(|| PathBuf::from(spill)),
         events: job.spec.events.meanings(),
+        engine,
         ..SessionOptions::default()
     })
 }

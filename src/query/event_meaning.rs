@@ -18,7 +18,7 @@ use crate::config::{Meaning, Meanings};
 
 /// `event_liked(event)` is true for a like, false for a dislike, and null for an event that says nothing of it.
 pub(super) fn event_liked(meanings: Meanings) -> ScalarUDF {
-    function(meanings, "event_liked")
+    function(meanings, LIKED)
 }
 
 /// Whether a row is read: `event` is what the files have for that column, `None` where they have none. `None` where all rows
@@ -28,7 +28,28 @@ pub(super) fn is_read(meanings: &Meanings, event: Option<Expr>) -> Option<Expr> 
     meanings.drops().then(|| function(meanings.clone(), IS_READ).call(vec![event]))
 }
 
+const LIKED: &str = "event_liked";
 const IS_READ: &str = "event_is_read";
+
+/// What such a function knows, for one that travels to another process; `None` for any other function.
+#[cfg(feature = "cluster")]
+pub(super) fn packed(function: &ScalarUDF) -> Option<serde_json::Value> {
+    let meanings = &function.inner().downcast_ref::<OfEvent>()?.meanings;
+    let named = meanings.named().map(|(event, meaning)| (event.to_owned(), meaning.name().into()));
+    let named: serde_json::Map<String, serde_json::Value> = named.collect();
+    Some(serde_json::json!({ "named": named, "other": meanings.other().name() }))
+}
+
+/// The function again; `None` for what is none of these.
+#[cfg(feature = "cluster")]
+pub(super) fn unpacked(name: &str, packed: &serde_json::Value) -> Option<ScalarUDF> {
+    let name = [LIKED, IS_READ].into_iter().find(|known| *known == name)?;
+    let meaning = |value: &serde_json::Value| Meaning::parse(value.as_str()?);
+    let named = packed.get("named")?.as_object()?.iter();
+    let named: Vec<(String, Meaning)> =
+        named.map(|(event, value)| Some((event.clone(), meaning(value)?))).collect::<Option<_>>()?;
+    Some(function(Meanings::new(named, meaning(packed.get("other")?)?), name))
+}
 
 fn function(meanings: Meanings, name: &'static str) -> ScalarUDF {
     ScalarUDF::new_from_impl(OfEvent { name, meanings, signature: Signature::any(1, Volatility::Immutable) })

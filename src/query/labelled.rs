@@ -28,9 +28,27 @@ const DATE: &str = "%Y-%m-%d";
 /// value gives no text.
 pub(super) fn labelled(own: Expr, found: Vec<(String, Expr)>) -> Expr {
     let (labels, columns): (Vec<String>, Vec<Expr>) = found.into_iter().unzip();
-    let signature = Signature::new(TypeSignature::Any(columns.len() + 1), Volatility::Immutable);
-    let function = ScalarUDF::new_from_impl(Labelled { labels, signature });
-    function.call(std::iter::once(own).chain(columns).collect())
+    function(labels).call(std::iter::once(own).chain(columns).collect())
+}
+
+fn function(labels: Vec<String>) -> ScalarUDF {
+    let signature = Signature::new(TypeSignature::Any(labels.len() + 1), Volatility::Immutable);
+    ScalarUDF::new_from_impl(Labelled { labels, signature })
+}
+
+const NAME: &str = "labelled";
+
+/// What such a function knows, for one that travels to another process; `None` for any other function.
+#[cfg(feature = "cluster")]
+pub(super) fn packed(function: &ScalarUDF) -> Option<serde_json::Value> {
+    Some(function.inner().downcast_ref::<Labelled>()?.labels.clone().into())
+}
+
+/// The function again; `None` for what is none.
+#[cfg(feature = "cluster")]
+pub(super) fn unpacked(name: &str, packed: &serde_json::Value) -> Option<ScalarUDF> {
+    let labels = packed.as_array().filter(|_| name == NAME)?.iter();
+    Some(function(labels.map(|label| Some(label.as_str()?.to_owned())).collect::<Option<_>>()?))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -41,7 +59,7 @@ struct Labelled {
 
 impl ScalarUDFImpl for Labelled {
     fn name(&self) -> &str {
-        "labelled"
+        NAME
     }
 
     fn signature(&self) -> &Signature {

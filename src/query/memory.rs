@@ -4,89 +4,49 @@
 
 use std::io::ErrorKind;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{
     FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation, TrackConsumersPool,
 };
-use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 
-use crate::config::{Meanings, temporary_folder};
+use crate::config::temporary_folder;
 use crate::error::{Error, Kind, Result};
-use crate::query::datafusion_error::fail;
 use crate::scratch::Scratch;
 
-/// What a session may use.
-#[derive(Debug, Clone)]
-pub struct SessionOptions {
-    /// Bytes that queries may hold in memory; operators that can spill do so beyond it.
-    pub memory_limit: usize,
-    /// Threads, and so partitions of a plan; 0 = as many as the machine has.
-    pub threads: usize,
-    /// Folder for spilled rows; `None`: the system's temporary folder.
-    pub spill_dir: Option<PathBuf>,
-    /// Rows per batch.
-    pub batch_size: usize,
-    /// What events mean, for the function `event_liked`.
-    pub events: Meanings,
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        SessionOptions {
-            memory_limit: 1 << 30,
-            threads: 0,
-            spill_dir: None,
-            batch_size: 8192,
-            events: Meanings::default(),
-        }
-    }
-}
-
-impl SessionOptions {
-    /// Threads, and so partitions of a plan.
-    pub(super) fn partitions(&self) -> usize {
-        match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            n => n,
-        }
-    }
-
-    /// The memory pool and the folder for spilled rows.
-    ///
-    /// # Errors
-    /// `Kind::Config` when the spill folder cannot be used; `Kind::Temporary` when it could not be created this time.
-    pub(super) fn runtime(&self) -> Result<Arc<RuntimeEnv>> {
-        let top = NonZeroUsize::MIN.saturating_add(4);
-        let pool = TrackConsumersPool::new(FairSpillPool::new(self.memory_limit), top);
-        let scratch = match &self.spill_dir {
-            Some(folder) => Some(Scratch::within(folder).map_err(|e| {
-                let is_final = matches!(
-                    e.kind(),
-                    ErrorKind::PermissionDenied
-                        | ErrorKind::ReadOnlyFilesystem
-                        | ErrorKind::NotADirectory
-                        | ErrorKind::AlreadyExists
-                );
-                let kind = if is_final { Kind::Config } else { Kind::Temporary };
-                Error::new(kind, "cannot create the folder for spilled rows").with("folder", folder.display()).source(e)
-            })?),
-            None => Scratch::within(&temporary_folder())
-                .inspect_err(|e| tracing::debug!(error = %e, "no temporary folder: what does not fit in memory fails"))
-                .ok(),
-        };
-        let mode = match &scratch {
-            Some(scratch) => DiskManagerMode::Directories(vec![scratch.path().to_path_buf()]),
-            None => DiskManagerMode::Disabled,
-        };
-        RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(Pool { pool, _scratch: scratch }))
-            .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode))
-            .build_arc()
-            .map_err(|e| fail(e, "cannot open a session"))
-    }
+/// Memory of so many bytes, and the folder for spilled rows: `spill_dir`, or the system's temporary folder.
+///
+/// # Errors
+/// `Kind::Config` when the spill folder cannot be used; `Kind::Temporary` when it could not be created this time.
+pub(super) fn runtime_of(memory_limit: usize, spill_dir: Option<&Path>) -> Result<RuntimeEnvBuilder> {
+    let top = NonZeroUsize::MIN.saturating_add(4);
+    let pool = TrackConsumersPool::new(FairSpillPool::new(memory_limit), top);
+    let scratch = match spill_dir {
+        Some(folder) => Some(Scratch::within(folder).map_err(|e| {
+            let is_final = matches!(
+                e.kind(),
+                ErrorKind::PermissionDenied
+                    | ErrorKind::ReadOnlyFilesystem
+                    | ErrorKind::NotADirectory
+                    | ErrorKind::AlreadyExists
+            );
+            let kind = if is_final { Kind::Config } else { Kind::Temporary };
+            Error::new(kind, "cannot create the folder for spilled rows").with("folder", folder.display()).source(e)
+        })?),
+        None => Scratch::within(&temporary_folder())
+            .inspect_err(|e| tracing::debug!(error = %e, "no temporary folder: what does not fit in memory fails"))
+            .ok(),
+    };
+    let mode = match &scratch {
+        Some(scratch) => DiskManagerMode::Directories(vec![scratch.path().to_path_buf()]),
+        None => DiskManagerMode::Disabled,
+    };
+    Ok(RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(Pool { pool, _scratch: scratch }))
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode)))
 }
 
 /// A memory pool that keeps the folder for spilled rows alive as long as anything may spill.

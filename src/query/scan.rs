@@ -86,12 +86,7 @@ pub(super) async fn scan(
 ) -> Result<Option<DataFrame>> {
     // Files of the same shape become one scan, so that a log of many days is only a few scans.
     let mut shapes: Vec<Shape> = Vec::new();
-    let format = TableParquetOptions {
-        global: context.copied_config().options().execution.parquet.clone(),
-        ..TableParquetOptions::default()
-    };
-    let format = ParquetFormat::default().with_options(format);
-    let options = ListingOptions::new(Arc::new(format)).with_file_extension("");
+    let options = listing_options(context);
     let state = context.state();
     let mut footers = futures::stream::iter(files.iter().map(|file| {
         context.register_object_store(file.location.store_url(), file.location.store());
@@ -195,6 +190,27 @@ pub(super) async fn scan(
         });
     }
     Ok(whole)
+}
+
+/// The rows of one file of the session's own, as they are.
+///
+/// # Errors
+/// As [`fail`].
+pub(super) fn plain(context: &SessionContext, file: Location, schema: SchemaRef) -> Result<Arc<dyn TableProvider>> {
+    context.register_object_store(file.store_url(), file.store());
+    let config =
+        ListingTableConfig::new(listing_url(&file)?).with_listing_options(listing_options(context)).with_schema(schema);
+    let table = ListingTable::try_new(config).map_err(|e| fail(e, "cannot register a file"))?;
+    Ok(Arc::new(table))
+}
+
+/// Parquet files as the session reads them, whatever their names end in.
+fn listing_options(context: &SessionContext) -> ListingOptions {
+    let format = TableParquetOptions {
+        global: context.copied_config().options().execution.parquet.clone(),
+        ..TableParquetOptions::default()
+    };
+    ListingOptions::new(Arc::new(ParquetFormat::default().with_options(format))).with_file_extension("")
 }
 
 /// The labels whose columns files of a shape have, in a field or in their path, each with its column.

@@ -12,31 +12,27 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::ParamValues;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
-use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::SpillFile;
 use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::logical_expr::ScalarUDF;
-use datafusion::prelude::{DataFrame, SessionConfig, ident};
-use futures::StreamExt;
+use datafusion::prelude::{DataFrame, ident};
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::AsyncArrowWriter;
 use parquet::errors::ParquetError;
 
 use crate::error::{Error, Kind, Result};
-use crate::query::clean_text::clean_text;
 use crate::query::datafusion_error::{fail, place_of, planning};
-use crate::query::event_meaning::event_liked;
-use crate::query::first_by::first_by;
-use crate::query::latest::latest;
-use crate::query::most_frequent::most_frequent;
-use crate::query::sentences::{content_words, sentences, whole_words};
+use crate::query::set_aside::set_aside;
+use crate::query::state::{config_of, state_of};
 use crate::query::{read_only, scan};
 use crate::table::contract::Contract;
 use crate::table::labels::Label;
 use crate::table::store::Location;
 use crate::table::write::writer_properties;
 
-pub use crate::query::memory::SessionOptions;
+pub use crate::query::engine::Engine;
+pub use crate::query::options::SessionOptions;
 pub use crate::query::parameters::Param;
 pub use crate::query::scan::TableFile;
 
@@ -47,6 +43,7 @@ pub type BatchStream = BoxStream<'static, Result<RecordBatch>>;
 #[derive(Clone)]
 pub struct Session {
     context: SessionContext,
+    engine: Engine,
     /// Files of the spilled tables, by table; a file is removed when nothing holds it any more.
     spilled: Arc<Mutex<BTreeMap<String, Vec<Arc<dyn SpillFile>>>>>,
     /// Held while an audit uses the table name `this`.
@@ -59,32 +56,11 @@ impl Session {
     /// # Errors
     /// `Kind::Config` when the spill folder cannot be used.
     pub fn new(options: SessionOptions) -> Result<Self> {
-        let mut config = SessionConfig::new()
-            .with_information_schema(true)
-            .with_target_partitions(options.partitions())
-            .with_batch_size(options.batch_size.max(1));
-        let settings = config.options_mut();
-        // With a shared queue Ballista would read files twice, and timing would decide which task reads which file.
-        settings.execution.enable_file_stream_work_stealing = false;
-        settings.execution.time_zone = Some("UTC".into());
-        // One text type everywhere: contracts know only Utf8, and functions need not accept two.
-        settings.sql_parser.map_string_types_to_utf8view = false;
-        // As the checks of inputs read them: nanoseconds would wrap around for distant years.
-        settings.execution.parquet.coerce_int96 = Some("us".into());
-        settings.execution.parquet.schema_force_view_types = false;
-        let state = SessionStateBuilder::new()
-            .with_config(config)
-            .with_runtime_env(options.runtime()?)
-            .with_default_features()
-            .build();
+        let config = options.engine.config(config_of(options.partitions(), options.batch_size));
+        let state = state_of(config, options.runtime()?, options.events, Vec::new())
+            .map_err(|e| fail(e, "cannot open a session"))?;
         let context = SessionContext::new_with_state(state);
-        for function in [clean_text(), sentences(), content_words(), whole_words(), event_liked(options.events)] {
-            context.register_udf(function);
-        }
-        for function in [first_by(), latest(), most_frequent()] {
-            context.register_udaf(function);
-        }
-        Ok(Session { context, spilled: Arc::default(), this: Arc::default() })
+        Ok(Session { context, engine: options.engine, spilled: Arc::default(), this: Arc::default() })
     }
 
     /// Registers batches as a table; replaces one of the same name.
@@ -95,6 +71,25 @@ impl Session {
         let table = MemTable::try_new(schema, vec![batches])
             .map_err(|e| fail(e, "cannot register rows").with("table", name))?;
         self.replace(name, Arc::new(table))
+    }
+
+    /// As [`Session::register_batches`], for rows that may be many: on a cluster they are set aside in a file that its
+    /// executors read, where they would otherwise travel with every query.
+    ///
+    /// # Errors
+    /// As [`Session::register_batches`]; `Kind::Temporary` when the file cannot be written.
+    pub async fn register_rows(&self, name: &str, schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<()> {
+        let n: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let folder = match self.engine.set_aside() {
+            Some(folder) if n > 0 => folder,
+            _ => return self.register_batches(name, schema, batches),
+        };
+        let rows = futures::stream::iter(batches.into_iter().map(Ok)).boxed();
+        let Some(file) = set_aside(folder, name, None, rows).await?.0 else {
+            return self.register_batches(name, schema, Vec::new());
+        };
+        let table = scan::plain(&self.context, file, schema).map_err(|e| e.with("table", name))?;
+        self.replace(name, table)
     }
 
     /// Registers Parquet files as one table in the contract's columns, order and types.
@@ -167,11 +162,18 @@ impl Session {
     ///
     /// The rows must have the contract's columns and types. The files are removed when the table is replaced or removed,
     /// or when the session ends. There is one for each thread, and batches go to them in turn: where rows lie in an order,
-    /// threads that read a file each stay side by side in it, and none waits until another one is at its end.
+    /// threads that read a file each stay side by side in it, and none waits until another one is at its end. On a cluster
+    /// there is one file, where all executors read it, and whoever named that folder removes it.
     ///
     /// # Errors
     /// The stream's own; `Kind::Temporary` when a file cannot be written.
     pub async fn register_spilled(&self, name: &str, contract: &Contract, mut rows: BatchStream) -> Result<u64> {
+        if let Some(folder) = self.engine.set_aside() {
+            let (file, n) = set_aside(folder, name, Some(contract), rows).await?;
+            let files: Vec<TableFile> = file.into_iter().map(TableFile::from).collect();
+            self.register_files(name, contract, &files).await?;
+            return Ok(n);
+        }
         let unwritable = |why: String| {
             Error::new(Kind::Temporary, "cannot spill a table's rows")
                 .with("table", name)
@@ -307,9 +309,12 @@ impl Session {
         let mut state = self.context.state();
         let optimizer = &mut state.config_mut().options_mut().optimizer;
         optimizer.join_reordering = false;
-        optimizer.repartition_joins = false;
-        // Rows that are partitioned by item are also partitioned by item and any other column.
-        optimizer.subset_repartition_threshold = 1;
+        // On a cluster no process has a whole side.
+        if self.engine.is_local() {
+            optimizer.repartition_joins = false;
+            // Rows that are partitioned by item are also partitioned by item and any other column.
+            optimizer.subset_repartition_threshold = 1;
+        }
         self.plan(&SessionContext::new_with_state(state), text, params, Kind::Config).await
     }
 
@@ -343,7 +348,7 @@ impl Session {
         };
         let values = params.iter().map(|(n, p)| Ok(((*n).to_owned(), p.value()?))).collect::<Result<Vec<_>>>()?;
         let frame = frame.with_param_values(ParamValues::from(values)).map_err(|e| planning(e, kind))?;
-        Ok(Rows { frame })
+        Ok(Rows { frame, engine: self.engine.clone() })
     }
 
     /// The physical plan of a query, as text.
@@ -353,7 +358,7 @@ impl Session {
     pub async fn explain(&self, text: &str, params: &[(&str, Param)]) -> Result<String> {
         let rows = self.sql(text, params).await?;
         let explained = rows.frame.explain(false, false).map_err(|e| planning(e, Kind::Config))?;
-        let batches = Rows { frame: explained }.collect().await?;
+        let batches = Rows { frame: explained, engine: Engine::Local }.collect().await?;
         arrow::util::pretty::pretty_format_batches(&batches)
             .map(|t| t.to_string())
             .map_err(|e| Error::new(Kind::Internal, "cannot show a plan").source(e))
@@ -392,6 +397,7 @@ async fn located(
 /// The rows of a query, not computed yet.
 pub struct Rows {
     pub(super) frame: DataFrame,
+    engine: Engine,
 }
 
 impl Rows {
@@ -436,7 +442,7 @@ impl Rows {
             return Ok(self);
         }
         let order = columns.iter().map(|c| ident(c).sort(true, false)).collect();
-        Ok(Rows { frame: self.frame.sort(order).map_err(|e| planning(e, Kind::Config))? })
+        Ok(Rows { frame: self.frame.sort(order).map_err(|e| planning(e, Kind::Config))?, engine: self.engine })
     }
 
     /// At most that many rows.
@@ -444,7 +450,8 @@ impl Rows {
     /// # Errors
     /// `Kind::Internal` when the plan refuses.
     pub fn limit(self, rows: usize) -> Result<Self> {
-        Ok(Rows { frame: self.frame.limit(0, Some(rows)).map_err(|e| fail(e, "cannot limit rows"))? })
+        let frame = self.frame.limit(0, Some(rows)).map_err(|e| fail(e, "cannot limit rows"))?;
+        Ok(Rows { frame, engine: self.engine })
     }
 
     /// The number of rows.
@@ -452,7 +459,7 @@ impl Rows {
     /// # Errors
     /// As [`Rows::stream`].
     pub async fn count(self) -> Result<u64> {
-        self.frame.count().await.map(|n| n as u64).map_err(|e| fail(e, "a query failed"))
+        self.engine.count(self.frame).await.map_err(|e| fail(e, "a query failed"))
     }
 
     /// The rows as they are computed, in order.
@@ -461,7 +468,7 @@ impl Rows {
     /// An [`Error`] of a function comes back unchanged; `Kind::Config` when memory does not suffice;
     /// `Kind::Temporary` for store failures; else `Kind::Input` for values that do not fit.
     pub async fn stream(self) -> Result<BatchStream> {
-        let stream = self.frame.execute_stream().await.map_err(|e| fail(e, "a query failed"))?;
+        let stream = self.engine.stream(self.frame).await.map_err(|e| fail(e, "a query failed"))?;
         Ok(stream.map(|b| b.map_err(|e| fail(e, "a query failed"))).boxed())
     }
 
@@ -470,6 +477,9 @@ impl Rows {
     /// # Errors
     /// As [`Rows::stream`].
     pub async fn collect(self) -> Result<Vec<RecordBatch>> {
-        self.frame.collect().await.map_err(|e| fail(e, "a query failed"))
+        if self.engine.is_local() {
+            return self.frame.collect().await.map_err(|e| fail(e, "a query failed"));
+        }
+        self.stream().await?.try_collect().await
     }
 }

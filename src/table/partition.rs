@@ -82,6 +82,19 @@ impl Publisher {
         self.root.child("_staging").child(&self.run_id)
     }
 
+    /// The folder for rows that this run sets aside for its own queries; no table is staged there.
+    pub fn set_aside(&self) -> Location {
+        self.staging().child("_set_aside")
+    }
+
+    /// Removes what this run has set aside.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn clear_set_aside(&self) -> Result<()> {
+        remove_folder(&self.set_aside()).await
+    }
+
     /// Writes rows under `_staging/<run id>/<table>/dt=.../` and holds every one against the contract: types, nulls, ranges,
     /// order, and the grain where it is what the rows are sorted by. Whatever this run had staged there before is replaced.
     ///

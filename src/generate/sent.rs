@@ -1,0 +1,191 @@
+//! A job that another process has sent with a plan: enough to open its models here, and to know that they are the same.
+//!
+//! Knows a job's settings and models; knows nothing of SQL. No credential is sent: stores and endpoints are opened with those of
+//! this process.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Job, environment};
+use crate::error::{Context, Error, Kind, Result};
+use crate::generate::models::Models;
+
+/// Jobs whose models a process keeps open. Without weights they are small.
+const OPEN: usize = 8;
+
+/// Keys whose values may be paths.
+const PATHS: [&str; 8] = [
+    "model.generator",
+    "model.adapter",
+    "model.encoder",
+    "model.tokenizer",
+    "prompt.item",
+    "prompt.history",
+    "prompt.pair",
+    "project.registry",
+];
+
+/// The models of the jobs that were sent, by what was sent.
+static OPENED: Mutex<BTreeMap<String, Arc<Models>>> = Mutex::new(BTreeMap::new());
+
+/// A job as it is sent.
+#[derive(PartialEq, Eq)]
+pub struct Sent(String);
+
+#[derive(Serialize, Deserialize)]
+struct Form {
+    /// The settings by key, as texts.
+    settings: BTreeMap<String, String>,
+    /// The generator as tables name it.
+    model: String,
+}
+
+impl fmt::Debug for Sent {
+    /// Without the settings: some are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sent")
+    }
+}
+
+impl Sent {
+    /// The job of this process, whose models are there. Paths are named as every process has them.
+    ///
+    /// # Errors
+    /// As [`Models::model_name`].
+    pub fn of(job: &Job, models: &Models) -> Result<Sent> {
+        let mut settings = job.settings.clone();
+        for key in PATHS {
+            if let Some(value) = settings.get_mut(key) {
+                *value = absolute(value)?;
+            }
+        }
+        let form = Form { settings, model: models.model_name()? };
+        Ok(Sent(serde_json::to_string(&form).context(Kind::Internal, || "a job cannot be sent".into())?))
+    }
+
+    /// What another process has sent.
+    ///
+    /// # Errors
+    /// `Kind::Input` for what is no text.
+    pub fn arrived(bytes: &[u8]) -> Result<Sent> {
+        std::str::from_utf8(bytes)
+            .map(|text| Sent(text.to_owned()))
+            .map_err(|e| Error::new(Kind::Input, "a job that was sent is no text").source(e))
+    }
+
+    /// The bytes that are sent.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.0.clone().into_bytes()
+    }
+
+    /// The job's models, downloaded and compared with those of the process that has sent it. Blocks, the first time for long.
+    ///
+    /// # Errors
+    /// `Kind::Model` where this process finds other models; as [`Job::parse`], [`Models::new`] and [`Models::fetch`].
+    pub fn models(&self) -> Result<Arc<Models>> {
+        // Held while models are opened: others that want the same wait for it.
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(models) = opened.get(&self.0) {
+            return Ok(models.clone());
+        }
+        let models = self.open()?;
+        if opened.len() >= OPEN {
+            opened.clear();
+        }
+        opened.insert(self.0.clone(), models.clone());
+        Ok(models)
+    }
+
+    fn open(&self) -> Result<Arc<Models>> {
+        let form: Form =
+            serde_json::from_str(&self.0).context(Kind::Input, || "a job that was sent cannot be read".into())?;
+        let settings: Vec<String> = form.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        // Settings of this process's own are none of the job's.
+        let is_setting = |name: &str| name == "CUREC_WAREHOUSE" || name.starts_with("CUREC_") && name.contains("__");
+        let variables = environment().into_iter().filter(|(name, _)| !is_setting(name)).collect();
+        let models = Models::new(&Job::parse("", "the client's job", &settings, &variables)?)?;
+        wait(models.fetch())?;
+        let found = models.model_name()?;
+        if found != form.model {
+            return Err(Error::new(Kind::Model, "this process of the cluster has another model than the client")
+                .with("the client's", form.model)
+                .with("this process's", found)
+                .hint("the same files must lie under the same paths or URLs for all processes"));
+        }
+        Ok(models)
+    }
+}
+
+/// A path that is there, from the root on; anything else as it is.
+fn absolute(value: &str) -> Result<String> {
+    if value.is_empty() || value.contains("://") || value.starts_with("registry:") || !Path::new(value).exists() {
+        return Ok(value.to_owned());
+    }
+    let path = std::path::absolute(value).context(Kind::Config, || format!("cannot resolve {value}"))?;
+    Ok(path.display().to_string())
+}
+
+/// Waits for work, on a thread that may block.
+fn wait(work: impl Future<Output = Result<()>>) -> Result<()> {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+
+    match Handle::try_current() {
+        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {
+            tokio::task::block_in_place(|| handle.block_on(work))
+        }
+        _ => Err(Error::new(Kind::Internal, "models of a job that was sent are opened by an executor's threads alone")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn job(more: &str) -> Job {
+        let models = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
+        let text = format!(
+            "name = 'n'\n[input]\ninteraction = 'a'\nitem = 'b'\n[evidence.attributes]\n'a.b' = 'Label'\n[model]\n\
+             generator = '{models}/tiny-qwen3'\nencoder = '{models}/tiny-bert'\nmax_positions = 4096\n{more}"
+        );
+        Job::parse(&text, "job.toml", &[], &BTreeMap::new()).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_job_that_was_sent_gives_the_same_keys() {
+        let job = job("[sampling]\ntemperature = 0.3\nseed = 7\n");
+        let models = Models::new(&job).unwrap();
+        let sent = Sent::of(&job, &models).unwrap();
+        let arrived = Sent::arrived(&sent.bytes()).unwrap();
+        assert!(sent == arrived);
+        let there = arrived.models().unwrap();
+        assert_eq!(there.prompt_key("a prompt", "stem").unwrap(), models.prompt_key("a prompt", "stem").unwrap());
+        assert_eq!(there.longest_prompt(), models.longest_prompt());
+        assert!(Arc::ptr_eq(&there, &Sent::arrived(&sent.bytes()).unwrap().models().unwrap()), "opened twice");
+        assert_eq!(format!("{sent:?}"), "Sent");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn another_model_is_refused_by_name() {
+        let job = job("");
+        let sent = Sent::of(&job, &Models::new(&job).unwrap()).unwrap();
+        let mut form: Form = serde_json::from_str(&sent.0).unwrap();
+        form.model = "another-model".into();
+        let why = Sent(serde_json::to_string(&form).unwrap()).models().err().unwrap();
+        assert_eq!(why.kind(), Kind::Model);
+        assert!(why.to_string().contains("another-model"), "{why}");
+    }
+
+    #[test]
+    fn paths_are_named_as_every_process_has_them() {
+        assert_eq!(absolute("s3://bucket/model").unwrap(), "s3://bucket/model");
+        assert_eq!(absolute("registry:writer").unwrap(), "registry:writer");
+        assert_eq!(absolute("de-item").unwrap(), "de-item", "the name of a built-in template");
+        let here = absolute("Cargo.toml").unwrap();
+        assert!(Path::new(&here).is_absolute() && here.ends_with("Cargo.toml"), "{here}");
+    }
+}

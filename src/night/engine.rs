@@ -1,0 +1,51 @@
+//! Where the queries of a night are computed, as `[query]` says: in this process, or on a cluster.
+//!
+//! Knows a job and its models. Only a run's own tables are made there; whoever looks at a warehouse does so in one process.
+
+use crate::error::Result;
+use crate::night::prepare::Prepared;
+use crate::query::session::Engine;
+use crate::table::store::Location;
+
+/// The engine of a prepared job. On a cluster, rows that are no table's yet lie in the folder `set_aside`, which all executors read.
+///
+/// # Errors
+/// `Kind::Config` where the job's engine cannot be had; `Kind::Model` where the generator's files cannot be read.
+pub(super) async fn engine_of(prepared: &Prepared, set_aside: Location) -> Result<Engine> {
+    match prepared.job.spec.query.is_local() {
+        true => Ok(Engine::Local),
+        false => cluster_of(prepared, set_aside).await,
+    }
+}
+
+#[cfg(feature = "cluster")]
+async fn cluster_of(prepared: &Prepared, set_aside: Location) -> Result<Engine> {
+    use std::sync::Arc;
+
+    use crate::config::QuerySpec;
+    use crate::generate::carried::JobCarrier;
+    use crate::night::tables::query_memory;
+    use crate::query::cluster::client::Cluster;
+    use crate::table::store::StoreOptions;
+
+    let job = &prepared.job;
+    let QuerySpec { scheduler, partitions, .. } = &job.spec.query;
+    let carrier = Arc::new(JobCarrier::of(job, &prepared.models)?);
+    let cluster = match job.spec.query.is_standalone() {
+        true => {
+            let (memory, stores) = (query_memory(job), StoreOptions::of(job));
+            Cluster::in_this_process(*partitions, set_aside, carrier, memory, stores).await?
+        }
+        false => Cluster::remote(scheduler, *partitions, set_aside, carrier)?,
+    };
+    tracing::info!(scheduler, partitions, "tables are made on a cluster");
+    Ok(Engine::Cluster(Arc::new(cluster)))
+}
+
+#[cfg(not(feature = "cluster"))]
+async fn cluster_of(_: &Prepared, _: Location) -> Result<Engine> {
+    use crate::config::NO_CLUSTER;
+    use crate::error::{Error, Kind};
+
+    Err(Error::new(Kind::Config, NO_CLUSTER).with("key", "query.engine"))
+}

@@ -1,0 +1,68 @@
+//! The scheduler of a cluster: takes plans from clients, cuts them into stages, and gives executors that ask a task.
+//!
+//! Knows Ballista's scheduler. It computes nothing, reads no file and remembers nothing when it ends: whoever waited for it
+//! runs again.
+
+use std::sync::Arc;
+
+use ballista_core::ConfigProducer;
+use ballista_core::config::TaskSchedulingPolicy;
+use ballista_core::error::BallistaError;
+use ballista_scheduler::SessionBuilder;
+use ballista_scheduler::cluster::BallistaCluster;
+use ballista_scheduler::config::{SchedulerConfig, TaskDistributionPolicy};
+use ballista_scheduler::scheduler_process::{create_scheduler, start_grpc_service_with_listener};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
+use tokio::net::TcpListener;
+
+use crate::config::Meanings;
+use crate::error::{Error, Kind, Result};
+use crate::query::cluster::carried::{Carrier, Codec};
+use crate::query::cluster::listener::address_of;
+use crate::query::cluster::settings::{self, DEATH, KEPT, LOOK, MESSAGE_BYTES};
+use crate::query::cluster::stores::Stores;
+use crate::query::datafusion_error::fail;
+use crate::query::state::state_of;
+use crate::table::store::StoreOptions;
+
+/// Serves clients and executors on a port, until it is dropped.
+///
+/// # Errors
+/// `Kind::Temporary` where the port is lost.
+pub async fn serve(listener: TcpListener, carrier: Arc<dyn Carrier>, stores: StoreOptions) -> Result<()> {
+    let address = address_of(&listener)?;
+    let runtime: Arc<RuntimeEnv> = RuntimeEnvBuilder::new()
+        .with_object_store_registry(Arc::new(Stores::new(stores)))
+        .build_arc()
+        .map_err(|e| fail(e, "cannot open a session"))?;
+    let functions = Arc::clone(&carrier);
+    let session: SessionBuilder =
+        Arc::new(move |config| state_of(config, Arc::clone(&runtime), Meanings::default(), functions.known()));
+    let base: ConfigProducer = Arc::new(settings::base);
+    let message = MESSAGE_BYTES as u32;
+    let config = SchedulerConfig {
+        external_host: address.ip().to_string(),
+        bind_host: address.ip().to_string(),
+        bind_port: address.port(),
+        scheduling_policy: TaskSchedulingPolicy::PullStaged,
+        task_distribution: TaskDistributionPolicy::RoundRobin,
+        finished_job_data_clean_up_interval_seconds: KEPT.as_secs(),
+        finished_job_state_clean_up_interval_seconds: KEPT.as_secs(),
+        executor_timeout_seconds: DEATH.as_secs(),
+        expire_dead_executor_interval_seconds: LOOK.as_secs(),
+        no_executors_grace_period_seconds: DEATH.as_secs(),
+        grpc_server_max_decoding_message_size: message,
+        grpc_server_max_encoding_message_size: message,
+        grpc_client_max_message_size: message,
+        override_config_producer: Some(base),
+        override_session_builder: Some(session),
+        override_physical_codec: Some(Arc::new(Codec::new(carrier))),
+        ..SchedulerConfig::default()
+    };
+    let lost = |e: BallistaError| Error::new(Kind::Temporary, "the scheduler broke off").source(e.to_string());
+    let cluster = BallistaCluster::new_from_config(&config).await.map_err(lost)?;
+    let scheduler =
+        create_scheduler::<LogicalPlanNode, PhysicalPlanNode>(cluster, Arc::new(config)).await.map_err(lost)?;
+    start_grpc_service_with_listener(listener, scheduler).await.map_err(lost)
+}
