@@ -149,7 +149,7 @@ mod tests {
     fn job(more: &str) -> Job {
         let models = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
         let text = format!(
-            "name = 'n'\n[input]\ninteraction = 'a'\nitem = 'b'\n[evidence.attributes]\n'a.b' = 'Label'\n[model]\n\
+            "name = 'n'\n[input]\ninteraction = 'a'\nitem = 'b'\n[evidence.attributes]\n'colour' = 'Colour'\n[model]\n\
              generator = '{models}/tiny-qwen3'\nencoder = '{models}/tiny-bert'\nmax_positions = 4096\n{more}"
         );
         Job::parse(&text, "job.toml", &[], &BTreeMap::new()).unwrap()

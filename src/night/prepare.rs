@@ -20,7 +20,7 @@ use crate::night::learned::{self, Learned};
 use crate::night::snapshot::{self, Snapshots};
 use crate::night::tables::{
     CHOICE, INPUTS, ITEM, PAIR, as_job_says, has_snapshots, inputs_of, like_threshold, list_snapshots, locate,
-    new_session, new_session_on, open_input_of, register_input,
+    new_session_on, open_input_of, register_input,
 };
 use crate::project::column;
 use crate::project::saved::{self, Projection};

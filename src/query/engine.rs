@@ -2,6 +2,7 @@
 //!
 //! Knows DataFusion's frames and streams. Knows nothing of tables; of clusters only that there may be one.
 
+#[cfg(feature = "cluster")]
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};

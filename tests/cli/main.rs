@@ -13,6 +13,7 @@ mod catalogue;
 #[path = "../common/chat_server.rs"]
 mod chat_server;
 mod check;
+mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
 mod config;

@@ -62,8 +62,6 @@ pub(super) fn of_cluster(config: SessionConfig, partitions: usize) -> SessionCon
 
 #[cfg(test)]
 mod tests {
-    use ballista_core::extension::SessionConfigExt;
-
     use super::*;
 
     #[test]
