@@ -102,6 +102,7 @@ impl ClusterCommand {
                 }
             }),
             ClusterCommand::Executor(args) => {
+                let bind = args.bind;
                 let wrong = || {
                     Error::new(Kind::Usage, "not a size").with("--memory-limit", &args.memory_limit).hint("write 4 GiB")
                 };
@@ -114,7 +115,7 @@ impl ClusterCommand {
                     stores,
                 };
                 block_on(async move {
-                    let listener = listen(args.bind).await?;
+                    let listener = listen(bind).await?;
                     print(&format!("executor at {}\n", address_of(&listener)?))?;
                     executor::serve(listener, options, carrier, stop).await
                 })

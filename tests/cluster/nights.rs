@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::common::{expect_code, stderr};
-use crate::night::{Night, generated};
+use crate::night::{Night, generated, wait_for};
 use crate::processes::Processes;
 
 /// Settings by which inputs are filtered: functions that hold what a job says travel with the plans.
@@ -50,6 +50,28 @@ fn one_two_and_three_executors_make_the_same_bytes_as_one_process() {
         }
     }
     same_as_local(&night, "standalone", &FILTERED, "a cluster in the run's own process");
+}
+
+#[test]
+fn an_executor_that_is_killed_costs_time_and_no_row() {
+    let night = Night::on_disk();
+    expect_code(&night.run(&[]).output().unwrap(), 0);
+    let (records, bytes) = (night.records(), data_files(&night));
+    night.clear();
+    let mut processes = Processes::of(&night.world, 2);
+    let scheduler = format!("query.scheduler={}", processes.scheduler);
+    let more = ["--engine", "ballista", "--set", &scheduler];
+    let run = night.run(&more).spawn().unwrap();
+    wait_for("the night has begun to make tables", || night.files().iter().any(|file| file.starts_with("_staging/")));
+    processes.kill(1);
+    let out = run.wait_with_output().unwrap();
+    if !out.status.success() {
+        // It had the rows that the run was about to read: another try finds only the other one.
+        expect_code(&out, 75);
+        expect_code(&night.run(&more).output().unwrap(), 0);
+    }
+    assert_eq!(night.records(), records);
+    assert_eq!(data_files(&night), bytes);
 }
 
 #[test]

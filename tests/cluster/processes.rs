@@ -45,6 +45,12 @@ impl Processes {
         Processes { scheduler, children }
     }
 
+    /// Kills one process, the scheduler being the first.
+    pub fn kill(&mut self, number: usize) {
+        self.children[number].kill().unwrap();
+        self.children[number].wait().unwrap();
+    }
+
     /// Ends one process, the scheduler being the first, as an operator does; returns its exit code.
     pub fn stop(&mut self, number: usize) -> Option<i32> {
         let child = &mut self.children[number];

@@ -25,7 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::query::cluster::carried::{Carrier, Codec};
 use crate::query::cluster::executor::{self, ExecutorOptions};
 use crate::query::cluster::listener::{address_of, listen, url_of};
-use crate::query::cluster::plan::{reads_files, stays, with_shared_marks};
+use crate::query::cluster::plan::{leans_on_order, reads_files, stays, with_shared_marks};
 use crate::query::cluster::{scheduler, settings};
 use crate::table::redact::redact;
 use crate::table::store::{Location, StoreOptions};
@@ -156,11 +156,15 @@ impl Cluster {
         if !reads_files(&plan) {
             return execute_stream(plan, task);
         }
-        if let Some(why) = stays(&plan) {
+        let plan = with_shared_marks(plan)?;
+        let why = match stays(&plan) {
+            None if leans_on_order(&plan, state.config().options())? => Some("it counts on an order behind a shuffle"),
+            why => why,
+        };
+        if let Some(why) = why {
             tracing::debug!(why, "a query is computed here and not on the cluster");
             return execute_stream(plan, task);
         }
-        let plan = with_shared_marks(plan)?;
         if let Err(e) = PhysicalPlanNode::try_from_physical_plan(Arc::clone(&plan), &self.codec) {
             tracing::warn!(error = %e.strip_backtrace(), "a query is computed here: it cannot be sent to the cluster");
             return execute_stream(plan, task);

@@ -2,7 +2,7 @@
 //!
 //! Knows Ballista's executor. Rows between stages lie in a temporary folder of this process, which ends with it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -135,10 +135,19 @@ pub async fn serve(
     ended
 }
 
+/// An address as others write it in a URL; `None` for all addresses of a machine: the scheduler knows from which one it is asked.
+fn host_of(address: IpAddr) -> Option<String> {
+    match address {
+        address if address.is_unspecified() => None,
+        IpAddr::V4(address) => Some(address.to_string()),
+        IpAddr::V6(address) => Some(format!("[{address}]")),
+    }
+}
+
 fn registration_of(options: &ExecutorOptions, address: SocketAddr, threads: usize) -> ExecutorRegistration {
     ExecutorRegistration {
         id: new_instance_id(),
-        host: Some(options.host.clone().unwrap_or_else(|| address.ip().to_string())),
+        host: options.host.clone().or_else(|| host_of(address.ip())),
         port: u32::from(address.port()),
         // Nobody calls: executors ask.
         grpc_port: u32::from(address.port()),
@@ -270,6 +279,8 @@ mod tests {
         let address: SocketAddr = "127.0.0.1:4711".parse().unwrap();
         let told = registration_of(&options(place.path()), address, 3);
         assert_eq!((told.host.as_deref(), told.port), (Some("127.0.0.1"), 4711));
+        assert_eq!(host_of("0.0.0.0".parse().unwrap()), None);
+        assert_eq!(host_of("::1".parse().unwrap()).as_deref(), Some("[::1]"));
         let named = ExecutorOptions { host: Some("executor-0".into()), ..options(place.path()) };
         assert_eq!(registration_of(&named, address, 3).host.as_deref(), Some("executor-0"));
     }

@@ -6,19 +6,25 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{JoinType, Result as DfResult};
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::sanity_checker::SanityCheckPlan;
 use datafusion::physical_plan::async_func::AsyncFuncExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
+use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, replace_children_if_necessary};
 
 /// Why a plan is computed in the client's process; `None` where the executors compute it.
 pub(super) fn stays(plan: &Arc<dyn ExecutionPlan>) -> Option<&'static str> {
     let why = if plan.is::<AsyncFuncExec>() {
         Some("it asks a model")
+    } else if plan.downcast_ref::<RepartitionExec>().is_some_and(RepartitionExec::preserve_order) {
+        Some("a shuffle of it merges sorted rows")
     } else {
         let collects = |join: &HashJoinExec| *join.partition_mode() == PartitionMode::CollectLeft;
         plan.downcast_ref::<HashJoinExec>().is_some_and(collects).then_some("a join of it must see one side as a whole")
@@ -54,12 +60,31 @@ pub(super) fn with_shared_marks(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dy
     joined.map(|joined| joined.data)
 }
 
+/// Whether an operator of a plan needs rows in an order that they had before a shuffle. In one process the shuffle of one
+/// sorted partition keeps it, and the planner counts on that; between processes no stage knows the order of another.
+pub(super) fn leans_on_order(plan: &Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> DfResult<bool> {
+    let shuffled = Arc::clone(plan).transform_up(|node| {
+        let Some(shuffle) = node.downcast_ref::<RepartitionExec>() else { return Ok(Transformed::no(node)) };
+        if shuffle.input().output_ordering().is_none() {
+            return Ok(Transformed::no(node));
+        }
+        // It has no order, whatever it is made of.
+        let input: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(Arc::clone(shuffle.input())));
+        Ok(Transformed::yes(replace_children_if_necessary(node, vec![input])?))
+    })?;
+    Ok(shuffled.transformed && SanityCheckPlan::new().optimize(shuffled.data, config).is_err())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     #![allow(clippy::disallowed_methods, reason = "plans alone are looked at, without the product's session")]
     use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use arrow::compute::SortOptions;
     use datafusion::datasource::MemTable;
+    use datafusion::physical_expr::expressions::Column;
+    use datafusion::physical_expr::{LexOrdering, Partitioning, PhysicalSortExpr};
+    use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
     use datafusion::prelude::SessionContext;
 
     use super::*;
@@ -101,6 +126,21 @@ mod tests {
         let join = join.downcast_ref::<NestedLoopJoinExec>().unwrap();
         let is_of_right = matches!(join.join_type(), JoinType::Right);
         assert!(is_of_right || join.right().output_partitioning().partition_count() == 1, "{plan:?}");
+    }
+
+    #[tokio::test]
+    async fn an_order_that_only_one_process_keeps_is_seen() {
+        let config = settings::base();
+        let joined = planned("select a.id from a join b on a.id = b.id order by a.id").await;
+        assert!(!leans_on_order(&joined, config.options()).unwrap(), "{joined:?}");
+        let sorted = planned("select id from a order by id").await;
+        assert!(!leans_on_order(&sorted, config.options()).unwrap());
+        let id = Arc::new(Column::new("id", 0));
+        let by_id = PhysicalSortExpr::new(id.clone(), SortOptions { descending: false, nulls_first: false });
+        let shuffled = RepartitionExec::try_new(sorted, Partitioning::Hash(vec![id], 4)).unwrap();
+        let order = LexOrdering::new(vec![by_id]).unwrap();
+        let merged: Arc<dyn ExecutionPlan> = Arc::new(SortPreservingMergeExec::new(order, Arc::new(shuffled)));
+        assert!(leans_on_order(&merged, config.options()).unwrap());
     }
 
     #[tokio::test]
