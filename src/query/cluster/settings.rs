@@ -19,9 +19,9 @@ const BATCH_ROWS: usize = 8192;
 /// The largest message between the processes: a plan names each file that it reads.
 pub(super) const MESSAGE_BYTES: usize = 256 << 20;
 
-/// An executor that was not heard of for so long is dead, and others do its work. It asks for work every five seconds at least,
-/// however busy it is.
-pub(super) const DEATH: Duration = Duration::from_secs(30);
+/// An executor that was not heard of for so long is dead, and others do its work: with the time until somebody looks, half a minute.
+/// It asks for work every five seconds at least, however busy it is.
+pub(super) const DEATH: Duration = Duration::from_secs(25);
 
 /// So often is looked for dead executors.
 pub(super) const LOOK: Duration = Duration::from_secs(5);
@@ -77,6 +77,6 @@ mod tests {
         assert_eq!(ballista.max_partitions_per_task(), 1);
         assert!(!config.ballista_adaptive_query_planner_enabled());
         assert_eq!(config.ballista_broadcast_join_threshold_bytes(), 0);
-        assert!(LOOK * 3 < DEATH && DEATH <= Duration::from_secs(30));
+        assert!(LOOK * 3 < DEATH && DEATH + LOOK <= Duration::from_secs(30));
     }
 }
