@@ -81,7 +81,7 @@ pub(super) fn validate(s: &JobSpec, p: &mut Layers<'_>) -> usize {
         ("audit.quarantine_days", s.audit.quarantine_days as f64, 0.0, 100_000.0),
         ("price.prompt_tokens_million", s.price.prompt_tokens_million, 0.0, 1e12),
         ("price.completion_tokens_million", s.price.completion_tokens_million, 0.0, 1e12),
-        ("query.partitions", s.query.partitions as f64, 1.0, 100_000.0),
+        ("query.partitions", s.query.partitions as f64, 2.0, 100_000.0),
         ("publish.lease_seconds", s.publish.lease_seconds, 1.0, 86_400.0),
         ("publish.grace_seconds", s.publish.grace_seconds, 0.0, 86_400.0),
         ("store.timeout_seconds", s.store.timeout_seconds, 0.1, 3600.0),

@@ -65,11 +65,12 @@ pub(super) fn with_shared_marks(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dy
 pub(super) fn leans_on_order(plan: &Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> DfResult<bool> {
     let shuffled = Arc::clone(plan).transform_up(|node| {
         let Some(shuffle) = node.downcast_ref::<RepartitionExec>() else { return Ok(Transformed::no(node)) };
-        if shuffle.input().output_ordering().is_none() {
+        let input = shuffle.input();
+        if input.output_partitioning().partition_count() > 1 || input.output_ordering().is_none() {
             return Ok(Transformed::no(node));
         }
         // It has no order, whatever it is made of.
-        let input: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(Arc::clone(shuffle.input())));
+        let input: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(Arc::clone(input)));
         Ok(Transformed::yes(replace_children_if_necessary(node, vec![input])?))
     })?;
     Ok(shuffled.transformed && SanityCheckPlan::new().optimize(shuffled.data, config).is_err())

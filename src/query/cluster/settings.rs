@@ -43,7 +43,8 @@ pub(super) fn base() -> SessionConfig {
 pub(super) fn of_cluster(config: SessionConfig, partitions: usize) -> SessionConfig {
     let mut config = config
         .upgrade_for_ballista()
-        .with_target_partitions(partitions.max(1))
+        // With one, joins would hold a side in memory as a whole.
+        .with_target_partitions(partitions.max(2))
         .with_ballista_adaptive_query_planner(false)
         .with_ballista_broadcast_join_threshold_bytes(0)
         .with_ballista_broadcast_join_threshold_rows(0)
