@@ -36,8 +36,9 @@ pub use crate::query::cluster::settings::PARTITIONS;
 const TOLD: usize = 2000;
 
 /// What of an error says that another try may succeed: somebody was not reached, or has ended.
-const PASSING: [&str; 12] = [
+const PASSING: [&str; 17] = [
     "transport error",
+    "transport::Error(Transport",
     "Connection refused",
     "connection error",
     "Connection reset",
@@ -47,8 +48,13 @@ const PASSING: [&str; 12] = [
     "Could not connect",
     "Shuffle fetch partition error",
     "FetchFailed",
+    "FetchPartitionError",
     "xecutor lost",
     "no executors",
+    // A store did not answer an executor, although its requests were made again.
+    "Generic { store:",
+    "Generic S3 error",
+    "error sending request",
 ];
 
 /// A cluster that computes queries.
@@ -219,7 +225,10 @@ mod tests {
     #[test]
     fn what_may_pass_is_told_apart_from_what_will_not() {
         assert_eq!(kind("TonicError(transport error)"), Kind::Temporary);
+        assert_eq!(kind("tonic::transport::Error(Transport, ConnectError(..))"), Kind::Temporary);
+        assert_eq!(kind("no executors remain to run the tasks for this job"), Kind::Temporary);
         assert_eq!(kind("Stream closed without job completing"), Kind::Temporary);
+        assert_eq!(kind("Job x failed: ObjectStore(Generic { store: \"S3\", source: .. })"), Kind::Temporary);
         assert_eq!(kind("Job x failed: ResourcesExhausted(\"Failed to allocate\")"), Kind::Config);
         assert_eq!(kind("Job x failed: Cast error: Can't cast value"), Kind::Input);
     }
