@@ -51,11 +51,11 @@ pub mod config {
     };
     pub use self::interval::{Interval, MAX_LOOKBACK_DAYS, parse_moment};
     pub use self::job::{DEFAULTS, Job, temporary_places};
-    pub use self::rules::parse_bytes;
     pub use self::meaning::{Meaning, Meanings};
+    pub use self::rules::parse_bytes;
     pub use self::spec::{
-        BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, NO_CLUSTER, PriceSpec, PromptSpec, QuerySpec, ResponseSpec,
-        is_address,
+        BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, NO_CLUSTER, PriceSpec, PromptSpec, QuerySpec,
+        ResponseSpec, is_address,
     };
     pub use self::watch::WatchSpec;
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::config::{Job, environment};
 use crate::error::{Context, Error, Kind, Result};
@@ -34,6 +35,8 @@ const PATHS: [&str; 8] = [
 
 /// The models of the jobs that were sent, by what was sent.
 static OPENED: Mutex<BTreeMap<String, Arc<Models>>> = Mutex::new(BTreeMap::new());
+/// Held while models are opened: others that want the same wait for it.
+static OPENING: Mutex<()> = Mutex::new(());
 
 /// A job as it is sent.
 #[derive(PartialEq, Eq)]
@@ -92,20 +95,29 @@ impl Sent {
     /// # Errors
     /// `Kind::Model` where this process finds other models; as [`Job::parse`], [`Models::new`] and [`Models::fetch`].
     pub fn models(&self) -> Result<Arc<Models>> {
-        // Held while models are opened: others that want the same wait for it.
-        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(models) = opened.get(&self.0) {
-            return Ok(models.clone());
+        if let Some(models) = self.opened() {
+            return Ok(models);
         }
-        let models = self.open()?;
-        if opened.len() >= OPEN {
-            opened.clear();
-        }
-        opened.insert(self.0.clone(), models.clone());
-        Ok(models)
+        on_a_thread_that_may_block(|runtime| {
+            let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(models) = self.opened() {
+                return Ok(models);
+            }
+            let models = self.open(runtime)?;
+            let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+            if opened.len() >= OPEN {
+                opened.clear();
+            }
+            opened.insert(self.0.clone(), models.clone());
+            Ok(models)
+        })
     }
 
-    fn open(&self) -> Result<Arc<Models>> {
+    fn opened(&self) -> Option<Arc<Models>> {
+        OPENED.lock().unwrap_or_else(PoisonError::into_inner).get(&self.0).cloned()
+    }
+
+    fn open(&self, runtime: &Handle) -> Result<Arc<Models>> {
         let form: Form =
             serde_json::from_str(&self.0).context(Kind::Input, || "a job that was sent cannot be read".into())?;
         let settings: Vec<String> = form.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -113,7 +125,7 @@ impl Sent {
         let is_setting = |name: &str| name == "CUREC_WAREHOUSE" || name.starts_with("CUREC_") && name.contains("__");
         let variables = environment().into_iter().filter(|(name, _)| !is_setting(name)).collect();
         let models = Models::new(&Job::parse("", "the client's job", &settings, &variables)?)?;
-        wait(models.fetch())?;
+        runtime.block_on(models.fetch())?;
         let found = models.model_name()?;
         if found != form.model {
             return Err(Error::new(Kind::Model, "this process of the cluster has another model than the client")
@@ -134,13 +146,11 @@ fn absolute(value: &str) -> Result<String> {
     Ok(path.display().to_string())
 }
 
-/// Waits for work, on a thread that may block.
-fn wait(work: impl Future<Output = Result<()>>) -> Result<()> {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-
+/// Does work that blocks and waits; the runtime goes on with its other work on another thread.
+fn on_a_thread_that_may_block<T>(work: impl FnOnce(&Handle) -> Result<T>) -> Result<T> {
     match Handle::try_current() {
-        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {
-            tokio::task::block_in_place(|| handle.block_on(work))
+        Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
+            tokio::task::block_in_place(|| work(&runtime))
         }
         _ => Err(Error::new(Kind::Internal, "models of a job that was sent are opened by an executor's threads alone")),
     }

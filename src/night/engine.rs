@@ -24,8 +24,9 @@ async fn cluster_of(prepared: &Prepared, set_aside: Location) -> Result<Engine> 
 
     use crate::config::QuerySpec;
     use crate::generate::carried::JobCarrier;
-    use crate::night::tables::query_memory;
+    use crate::night::tables::{query_memory, spill_dir};
     use crate::query::cluster::client::Cluster;
+    use crate::query::cluster::executor::ExecutorOptions;
     use crate::table::store::StoreOptions;
 
     let job = &prepared.job;
@@ -33,8 +34,15 @@ async fn cluster_of(prepared: &Prepared, set_aside: Location) -> Result<Engine> 
     let carrier = Arc::new(JobCarrier::of(job, &prepared.models)?);
     let cluster = match job.spec.query.is_standalone() {
         true => {
-            let (memory, stores) = (query_memory(job), StoreOptions::of(job));
-            Cluster::in_this_process(*partitions, set_aside, carrier, memory, stores).await?
+            let options = ExecutorOptions {
+                scheduler: String::new(),
+                host: None,
+                threads: 0,
+                memory_limit: query_memory(job),
+                spill_dir: spill_dir(job),
+                stores: StoreOptions::of(job),
+            };
+            Cluster::standalone(1, *partitions, set_aside, carrier, options).await?
         }
         false => Cluster::remote(scheduler, *partitions, set_aside, carrier)?,
     };

@@ -101,12 +101,17 @@ pub(super) fn query_memory(job: &Job) -> usize {
     job.memory_limit / 4 * 3
 }
 
+/// Where a job's queries spill; `None`: the system's temporary folder.
+pub(super) fn spill_dir(job: &Job) -> Option<PathBuf> {
+    let folder = &job.spec.resources.spill_dir;
+    (!folder.is_empty()).then(|| PathBuf::from(folder))
+}
+
 /// As [`new_session`], whose queries are computed by an engine.
 pub(super) fn new_session_on(job: &Job, engine: Engine) -> Result<Session> {
-    let spill = &job.spec.resources.spill_dir;
     Session::new(SessionOptions {
         memory_limit: query_memory(job),
-        spill_dir: (!spill.is_empty()).then(|| PathBuf::from(spill)),
+        spill_dir: spill_dir(job),
         events: job.spec.events.meanings(),
         engine,
         ..SessionOptions::default()

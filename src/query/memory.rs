@@ -1,4 +1,4 @@
-//! What a session may use: memory, threads, and a folder for rows that do not fit into memory.
+//! The memory of a session, and the folder for rows that do not fit into it.
 //!
 //! Knows DataFusion's memory pools and disk manager. Knows nothing of tables or SQL.
 

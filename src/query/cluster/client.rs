@@ -28,7 +28,7 @@ use crate::query::cluster::listener::{address_of, listen, url_of};
 use crate::query::cluster::plan::{leans_on_order, reads_files, stays, with_shared_marks};
 use crate::query::cluster::{scheduler, settings};
 use crate::table::redact::redact;
-use crate::table::store::{Location, StoreOptions};
+use crate::table::store::Location;
 
 pub use crate::query::cluster::settings::PARTITIONS;
 
@@ -56,6 +56,9 @@ const PASSING: [&str; 17] = [
     "Generic S3 error",
     "error sending request",
 ];
+
+/// How the scheduler tells that it has ended a query itself: no executor took it.
+const UNATTENDED: &str = "failed: Cancelled";
 
 /// A cluster that computes queries.
 pub struct Cluster {
@@ -128,22 +131,6 @@ impl Cluster {
         Ok(Cluster { scheduler: url, partitions, set_aside, codec: Codec::new(carrier), _own: own })
     }
 
-    /// The same for one executor with a share of this process's memory.
-    ///
-    /// # Errors
-    /// As [`Cluster::standalone`].
-    pub async fn in_this_process(
-        partitions: usize,
-        set_aside: Location,
-        carrier: Arc<dyn Carrier>,
-        memory_limit: usize,
-        stores: StoreOptions,
-    ) -> Result<Cluster> {
-        let options =
-            ExecutorOptions { scheduler: String::new(), host: None, threads: 0, memory_limit, spill_dir: None, stores };
-        Cluster::standalone(1, partitions, set_aside, carrier, options).await
-    }
-
     /// The folder for rows that a session keeps.
     pub(crate) fn set_aside(&self) -> &Location {
         &self.set_aside
@@ -201,11 +188,15 @@ fn failed(error: &DataFusionError, scheduler: &str) -> DataFusionError {
     let is_passing = PASSING.iter().any(|sign| told.contains(sign));
     let is_full = told.contains("ResourcesExhausted") || told.contains("Resources exhausted");
     let (kind, hint) = match (is_full, is_passing) {
+        _ if told.contains(UNATTENDED) => (Kind::Temporary, "start an executor, and run the same command again"),
         (true, _) => (Kind::Config, "raise --memory-limit of the executors, or [query] partitions"),
         (_, true) => (Kind::Temporary, "are the scheduler and an executor running? run the same command again"),
         _ => (Kind::Input, "`--engine local` computes the same in this process, and may say more"),
     };
-    let told: String = redact(&told).chars().take(TOLD).collect();
+    let told: String = match told.contains(UNATTENDED) {
+        true => format!("no executor took it within {} seconds", settings::PATIENCE.as_secs()),
+        false => redact(&told).chars().take(TOLD).collect(),
+    };
     let error = Error::new(kind, "the cluster did not compute a query").with("scheduler", scheduler).source(told);
     DataFusionError::External(Box::new(error.hint(hint)))
 }
@@ -213,7 +204,15 @@ fn failed(error: &DataFusionError, scheduler: &str) -> DataFusionError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    #![allow(clippy::disallowed_methods, reason = "plans alone are made, without the product's session")]
+    use std::time::Duration;
+
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use datafusion::prelude::{ParquetReadOptions, SessionContext};
+    use parquet::arrow::ArrowWriter;
+
     use super::*;
+    use crate::table::store::StoreOptions;
 
     fn kind(told: &str) -> Kind {
         let DataFusionError::External(error) = failed(&DataFusionError::Execution(told.into()), "http://host:1") else {
@@ -231,6 +230,35 @@ mod tests {
         assert_eq!(kind("Job x failed: ObjectStore(Generic { store: \"S3\", source: .. })"), Kind::Temporary);
         assert_eq!(kind("Job x failed: ResourcesExhausted(\"Failed to allocate\")"), Kind::Config);
         assert_eq!(kind("Job x failed: Cast error: Can't cast value"), Kind::Input);
+        assert_eq!(kind("Job x failed: Cancelled"), Kind::Temporary);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_query_that_no_executor_takes_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.parquet");
+        let ids = Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([("id", ids)]).unwrap();
+        let mut writer = ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let carrier: Arc<dyn Carrier> = Arc::new(crate::query::cluster::carried::Nothing);
+        let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let url = format!("df://{}", address_of(&listener).unwrap());
+        let (patience, look) = (Duration::from_millis(300), Duration::from_millis(50));
+        let served = scheduler::serve_with(listener, Arc::clone(&carrier), StoreOptions::default(), patience, look);
+        let _scheduler = owned("the scheduler", served);
+        let at = Location::parse("memory://client/nobody").unwrap();
+        let cluster = Cluster::remote(&url, 4, at, carrier).unwrap();
+        let context = SessionContext::new_with_config(settings::base());
+        let path = path.to_str().unwrap();
+        let frame = context.read_parquet(path, ParquetReadOptions::default()).await.unwrap();
+        let DataFusionError::External(why) = cluster.stream(frame).await.err().unwrap() else {
+            unreachable!("an error of ours")
+        };
+        let why = why.downcast::<Error>().unwrap();
+        assert_eq!(why.kind(), Kind::Temporary);
+        assert!(why.explain().contains("no executor took it"), "{}", why.explain());
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! Knows DataFusion's operators and what Ballista does with them: it cuts a plan at its shuffles and gives each partition of
 //! a piece to a task. Knows nothing of connections.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
@@ -34,10 +33,7 @@ pub(super) fn stays(plan: &Arc<dyn ExecutionPlan>) -> Option<&'static str> {
 
 /// Whether a plan reads a file: what does not is computed faster than it is sent.
 pub(super) fn reads_files(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let is_file = |scan: &DataSourceExec| {
-        let source: &dyn Any = scan.data_source().as_ref();
-        source.is::<FileScanConfig>()
-    };
+    let is_file = |scan: &DataSourceExec| scan.data_source().is::<FileScanConfig>();
     plan.downcast_ref::<DataSourceExec>().is_some_and(is_file) || plan.children().into_iter().any(reads_files)
 }
 

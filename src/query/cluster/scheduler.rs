@@ -4,14 +4,17 @@
 //! runs again.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use ballista_core::ConfigProducer;
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::error::BallistaError;
+use ballista_core::serde::protobuf::job_status::Status;
+use ballista_core::{ConfigProducer, JobId};
 use ballista_scheduler::SessionBuilder;
 use ballista_scheduler::cluster::BallistaCluster;
 use ballista_scheduler::config::{SchedulerConfig, TaskDistributionPolicy};
 use ballista_scheduler::scheduler_process::{create_scheduler, start_grpc_service_with_listener};
+use ballista_scheduler::scheduler_server::{SchedulerServer, timestamp_millis};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 use tokio::net::TcpListener;
@@ -20,7 +23,7 @@ use crate::config::Meanings;
 use crate::error::{Error, Kind, Result};
 use crate::query::cluster::carried::{Carrier, Codec};
 use crate::query::cluster::listener::address_of;
-use crate::query::cluster::settings::{self, DEATH, KEPT, LOOK, MESSAGE_BYTES};
+use crate::query::cluster::settings::{self, DEATH, KEPT, LOOK, MESSAGE_BYTES, PATIENCE};
 use crate::query::cluster::stores::Stores;
 use crate::query::datafusion_error::fail;
 use crate::query::state::state_of;
@@ -31,6 +34,17 @@ use crate::table::store::StoreOptions;
 /// # Errors
 /// `Kind::Temporary` where the port is lost.
 pub async fn serve(listener: TcpListener, carrier: Arc<dyn Carrier>, stores: StoreOptions) -> Result<()> {
+    serve_with(listener, carrier, stores, PATIENCE, LOOK).await
+}
+
+/// As [`serve`], where a query waits `patience` for an executor, and is looked after so often.
+pub(super) async fn serve_with(
+    listener: TcpListener,
+    carrier: Arc<dyn Carrier>,
+    stores: StoreOptions,
+    patience: Duration,
+    look: Duration,
+) -> Result<()> {
     let address = address_of(&listener)?;
     let runtime: Arc<RuntimeEnv> = RuntimeEnvBuilder::new()
         .with_object_store_registry(Arc::new(Stores::new(stores)))
@@ -62,7 +76,42 @@ pub async fn serve(listener: TcpListener, carrier: Arc<dyn Carrier>, stores: Sto
     };
     let lost = |e: BallistaError| Error::new(Kind::Temporary, "the scheduler broke off").source(e.to_string());
     let cluster = BallistaCluster::new_from_config(&config).await.map_err(lost)?;
-    let scheduler =
+    let scheduler: Scheduler =
         create_scheduler::<LogicalPlanNode, PhysicalPlanNode>(cluster, Arc::new(config)).await.map_err(lost)?;
-    start_grpc_service_with_listener(listener, scheduler).await.map_err(lost)
+    let looked_after = scheduler.clone();
+    tokio::select! {
+        served = start_grpc_service_with_listener(listener, scheduler) => served.map_err(lost),
+        () = end_unattended(&looked_after, patience, look) => Ok(()),
+    }
+}
+
+type Scheduler = SchedulerServer<LogicalPlanNode, PhysicalPlanNode>;
+
+/// Ends queries that no executor can take. Ballista itself ends those whose last executor is lost in their middle, and has all
+/// others wait without end. Never ends.
+async fn end_unattended(scheduler: &Scheduler, patience: Duration, look: Duration) {
+    let mut alone: Option<Instant> = None;
+    loop {
+        tokio::time::sleep(look).await;
+        if scheduler.is_ready() {
+            alone = None;
+            continue;
+        }
+        if alone.get_or_insert_with(Instant::now).elapsed() < patience {
+            continue;
+        }
+        for job in waiting_since(scheduler, timestamp_millis().saturating_sub(patience.as_millis() as u64)) {
+            tracing::warn!(%job, "no executor takes a query: it ends");
+            if let Err(e) = scheduler.cancel_job(job).await {
+                tracing::warn!(error = %e, "a query that no executor takes does not end");
+            }
+        }
+    }
+}
+
+/// The queries that were there at a moment, in milliseconds since 1970, and have not ended.
+fn waiting_since(scheduler: &Scheduler, moment: u64) -> Vec<JobId> {
+    let running = scheduler.state.task_manager.get_running_job_cache();
+    let is_waiting = |status: &Option<Status>| matches!(status, Some(Status::Running(job)) if job.started_at <= moment);
+    running.iter().filter(|(_, job)| is_waiting(&job.status)).map(|(id, _)| id.clone()).collect()
 }

@@ -26,6 +26,9 @@ pub(super) const DEATH: Duration = Duration::from_secs(25);
 /// So often is looked for dead executors.
 pub(super) const LOOK: Duration = Duration::from_secs(5);
 
+/// A query that no executor could take for so long ends: there is none, and none has come.
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+
 /// So long are the rows of a finished query kept for a client that reads them. What lies between its stages goes at once.
 pub(super) const KEPT: Duration = Duration::from_secs(3600);
 
@@ -78,6 +81,6 @@ mod tests {
         assert_eq!(ballista.max_partitions_per_task(), 1);
         assert!(!config.ballista_adaptive_query_planner_enabled());
         assert_eq!(config.ballista_broadcast_join_threshold_bytes(), 0);
-        assert!(LOOK * 3 < DEATH && DEATH + LOOK <= Duration::from_secs(30));
+        assert!(LOOK * 3 < DEATH && DEATH + LOOK <= Duration::from_secs(30) && PATIENCE > DEATH * 2);
     }
 }
