@@ -82,8 +82,9 @@ async fn six_files_of_seven_rows_are_forty_two_rows_each_key_once() {
     }
 }
 
-/// Shapes of the tables' own SQL: joins of all kinds, windows, ordered lists, values as they stand, empty tables.
-const SHAPES: [&str; 9] = [
+/// Shapes of the tables' own SQL: joins of all kinds, windows, ordered lists, the session's own aggregates, values as they stand,
+/// empty tables.
+const SHAPES: [&str; 11] = [
     "select a.id from t as a join t as b on a.id = b.id + 1 order by a.id",
     "select a.id, b.id as other from t as a left join t as b on b.third = a.third and b.id < a.id order by a.id, b.id",
     "select coalesce(a.id, b.id) from t as a full join (select id + 20 as id from t) as b on a.id = b.id order by 1",
@@ -91,6 +92,12 @@ const SHAPES: [&str; 9] = [
     "select id from t as a where exists (select 1 from t as b where b.id = 41) order by id",
     "select id, row_number() over (partition by third order by id desc) as place from t order by id",
     "select third, array_to_string(array_agg(id order by id desc), ',') from t group by third order by third",
+    "select third, array_to_string(first_by(id, 3, id % 5, id), ',') as a,
+        array_to_string(first_by(id, 2, id) filter (where id > 9), ',') as b,
+        latest(id, to_timestamp(id % 5), cast(third as varchar)) as c,
+        array_to_string(most_frequent(make_array(cast(id % 2 as varchar), 'x'), 2), ',') as d
+    from t group by third order by third",
+    "select array_to_string(first_by(id, 4, third, id), ',') as a from t",
     "select t.id, n.n from t cross join (select count(*) as n from t) as n order by t.id",
     "select id from t where id in (select id from nothing) union all select id from t where id < 3 order by id",
 ];

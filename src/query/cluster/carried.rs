@@ -1,5 +1,5 @@
 //! How functions travel with a plan: those that hold more than their name tells take it with them, all others are known by
-//! their names wherever the plan arrives.
+//! their names wherever the plan arrives. Aggregates hold nothing: what they are called with stands in the plan.
 //!
 //! Knows the functions of queries; of others only that somebody packs them. Everything else of a plan is Ballista's business.
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ballista_core::serde::{BallistaCodec, BallistaLogicalExtensionCodec, BallistaPhysicalExtensionCodec};
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use serde_json::Value;
@@ -115,21 +115,31 @@ impl PhysicalExtensionCodec for Codec {
 
     fn try_decode_udf(&self, name: &str, buf: &[u8]) -> DfResult<Arc<ScalarUDF>> {
         let carried = self.carrier.unpack(name, buf).map_err(|e| DataFusionError::External(Box::new(e)))?;
-        carried
-            .or_else(|| unpacked(name, buf))
-            .map(Arc::new)
-            .ok_or_else(|| DataFusionError::Plan(format!("this process does not know the function {name}")))
+        carried.or_else(|| unpacked(name, buf)).map(Arc::new).ok_or_else(|| unknown(name))
     }
+
+    /// Asked for those alone that this process does not know by their names.
+    fn try_decode_udaf(&self, name: &str, _: &[u8]) -> DfResult<Arc<AggregateUDF>> {
+        Err(unknown(name))
+    }
+}
+
+fn unknown(name: &str) -> DataFusionError {
+    DataFusionError::Plan(format!("this process does not know the function {name}"))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use ballista_core::registry::BallistaFunctionRegistry;
+    use datafusion::execution::FunctionRegistry;
     use datafusion::logical_expr::Expr;
     use datafusion::prelude::ident;
 
     use super::*;
     use crate::config::{Meaning, Meanings};
+    use crate::query::cluster::settings;
+    use crate::query::state::state_of;
     use crate::table::contract::Contract;
 
     /// The function of a call, after a way to another process.
@@ -171,9 +181,23 @@ mod tests {
     }
 
     #[test]
+    fn aggregates_travel_by_their_names_and_executors_know_them() {
+        let state = state_of(settings::base(), Arc::default(), Meanings::default(), Vec::new()).unwrap();
+        let there = BallistaFunctionRegistry::from(&state);
+        let codec = Codec::new(Arc::new(Nothing));
+        for name in ["first_by", "latest", "most_frequent"] {
+            let mut bytes = Vec::new();
+            codec.try_encode_udaf(&there.udaf(name).unwrap(), &mut bytes).unwrap();
+            assert!(bytes.is_empty(), "{name} would not be looked up by its name");
+        }
+    }
+
+    #[test]
     fn a_function_that_nobody_knows_is_refused_by_name() {
         let codec = Codec::new(Arc::new(Nothing));
         let why = codec.try_decode_udf("fit_evidence", b"{}").unwrap_err();
         assert!(why.to_string().contains("fit_evidence"), "{why}");
+        let why = codec.try_decode_udaf("last_by", &[]).unwrap_err();
+        assert!(why.to_string().contains("last_by"), "{why}");
     }
 }
