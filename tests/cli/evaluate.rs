@@ -169,7 +169,8 @@ fn reasons_of_items_are_judged_window_by_window_and_what_is_not_confirmed_change
                 [log_linear]\nhidden = 4\nwidths = []\nbatch = 64\nepochs = 1\npatience = 1\nlearning_rates = [0.01]\n\
                 [[data]]\nname = \"logs\"\njob = \"job.toml\"\n\
                 [[data.text]]\narm = \"A4\"\nset = [\"sampling.max_new_tokens=5\"]\n\
-                [[data.text]]\narm = \"A4s\"\nset = [\"sampling.temperature=0.9\"]\nsamples = 2\n";
+                [[data.text]]\narm = \"A4s\"\n\
+                set = [\"sampling.temperature=0.9\", \"budget.max_failed_fraction=0.5\"]\nsamples = 2\n";
     std::fs::write(world.path("evaluation.toml"), text).unwrap();
     let evaluated = || {
         expect_code(&world.curec(&["learn", "evaluate", "evaluation.toml"]), 0);
