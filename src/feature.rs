@@ -204,8 +204,8 @@ mod tests {
         assert_eq!(pooled(&three), [half, half]);
         assert_eq!(pooled(&[three[0], three[3], three[1], three[2]]), [half, half], "a part need not come at once");
         // The mean of both parts as each is pooled alone; reasons that say different things weigh no less.
-        let (reasons, evidence): ([(&str, &[f32]); 2], (&str, &[f32])) =
-            ([("r", &[1.0, 0.0]), ("r", &[0.0, 1.0])], ("e", &[0.6, -0.8]));
+        let reasons: [(&str, &[f32]); 2] = [("r", &[1.0, 0.0]), ("r", &[0.0, 1.0])];
+        let evidence: (&str, &[f32]) = ("e", &[0.6, -0.8]);
         let (one, other) = (pooled(&reasons), pooled(&[evidence]));
         let sum = [one[0] + other[0], one[1] + other[1]];
         let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt();

@@ -12,10 +12,13 @@ const MOST: usize = 1 << 16;
 /// Bytes of a word that is kept. What is longer hardly comes again.
 const LONGEST: usize = 64;
 
+/// The ids of each word.
+type Ids = HashMap<Box<str>, Box<[u32]>>;
+
 /// The ids of words; clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct WordCache {
-    known: Arc<RwLock<HashMap<Box<str>, Box<[u32]>>>>,
+    known: Arc<RwLock<Ids>>,
 }
 
 impl WordCache {

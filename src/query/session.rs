@@ -39,13 +39,15 @@ pub use crate::query::scan::TableFile;
 /// Record batches as they are computed.
 pub type BatchStream = BoxStream<'static, Result<RecordBatch>>;
 
+/// Files of the spilled tables, by table; a file is removed when nothing holds it any more.
+type SpilledFiles = BTreeMap<String, Vec<Arc<dyn SpillFile>>>;
+
 /// The DataFusion session. Cheap to clone; clones share their tables and functions.
 #[derive(Clone)]
 pub struct Session {
     context: SessionContext,
     engine: Engine,
-    /// Files of the spilled tables, by table; a file is removed when nothing holds it any more.
-    spilled: Arc<Mutex<BTreeMap<String, Vec<Arc<dyn SpillFile>>>>>,
+    spilled: Arc<Mutex<SpilledFiles>>,
     /// Held while an audit uses the table name `this`.
     pub(super) this: Arc<tokio::sync::Mutex<()>>,
 }

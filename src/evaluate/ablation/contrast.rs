@@ -155,7 +155,8 @@ mod tests {
         for pair in [
             "A2r-A0c", "A2r-A1b", "A2c-A2r", "A2r-A2x", "A2rx-A2r", "A2r-A2rs", "A2r-A2rn", "A4-A2r", "A6-A2r",
             "A6-A2", "A3-A2", "A4-A3", "A4b-A4", "A4e-A2", "A4s-A4", "A4r-A2r", "A4r-A4", "A4rw-A2w", "A4rw-A4w",
-            "A5a-A4", "A5b-A4", "A5-A5a", "A6-A5", "A6n-A4", "A6i-A4", "A6i-A2r", "A6w-A4w", "A6w-A2w", "A6w-A2", "A6-A7",
+            "A5a-A4", "A5b-A4", "A5-A5a", "A6-A5", "A6n-A4", "A6i-A4", "A6i-A2r", "A6w-A4w", "A6w-A2w", "A6w-A2",
+            "A6-A7",
         ] {
             assert!(all.contains(&pair.to_owned()), "{pair}: {all:?}");
         }
