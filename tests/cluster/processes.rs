@@ -7,7 +7,7 @@ use crate::common::World;
 use crate::night::{signal, wait_for};
 
 /// The processes of a cluster; they end with it.
-pub struct Processes {
+pub(crate) struct Processes {
     /// The scheduler's address, `df://127.0.0.1:port`.
     pub scheduler: String,
     children: Vec<Child>,
@@ -24,7 +24,7 @@ fn start(mut command: Command) -> (Child, String) {
 
 impl Processes {
     /// A scheduler and so many executors with one thread each. What they write temporarily lies in `tmp` of the world.
-    pub fn of(world: &World, executors: usize) -> Processes {
+    pub(crate) fn of(world: &World, executors: usize) -> Processes {
         let tmp = world.path("tmp");
         std::fs::create_dir_all(&tmp).unwrap();
         let command = |args: &[&str]| {
@@ -46,13 +46,13 @@ impl Processes {
     }
 
     /// Kills one process, the scheduler being the first.
-    pub fn kill(&mut self, number: usize) {
+    pub(crate) fn kill(&mut self, number: usize) {
         self.children[number].kill().unwrap();
         self.children[number].wait().unwrap();
     }
 
     /// Ends one process, the scheduler being the first, as an operator does; returns its exit code.
-    pub fn stop(&mut self, number: usize) -> Option<i32> {
+    pub(crate) fn stop(&mut self, number: usize) -> Option<i32> {
         let child = &mut self.children[number];
         signal(child, "-TERM");
         let mut code = None;
