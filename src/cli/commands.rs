@@ -219,10 +219,10 @@ and copies made elsewhere."
         before_help = "Examples:\n\
   curec cluster scheduler\n\
   curec cluster executor --scheduler df://127.0.0.1:50050\n\
-  curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 --engine ballista \\\n\
-      --set query.scheduler=df://127.0.0.1:50050",
+  curec run jobs/nightly.toml --interval-start 2026-11-21 --interval-end 2026-11-22 \\\n\
+      --engine ballista --set query.scheduler=df://127.0.0.1:50050",
         after_help = "Needs a curec that was built with --features cluster. Each process opens stores with the AWS variables of its own \
-environment. Connections are not encrypted and ask for no password: keep them inside a private network."
+environment. Connections are neither encrypted nor authenticated: keep them inside a private network."
     )]
     Cluster(ClusterCommand),
     /// Print a completion script for a shell.
