@@ -3,7 +3,7 @@
 # and the night goes on; then a night without disturbance is compared with it. Not a step of ci/test.sh; a person runs this.
 #
 #   python3 -m pip install xllamacpp    # llama.cpp's server in a wheel; or have llama-server on the PATH,
-#   ci/llama_server.sh                  # or llama-cpp-python[server], which is built for a quarter of an hour
+#   ci/llama_server.sh                  # or llama-cpp-python[server], which takes a quarter of an hour to build
 #
 #   CUREC_BIN     the binary (default $HOME/.cache/curec/target/ci/curec)
 #   CUREC_HOME    data and models (default $HOME/.cache/curec/home; `CUREC_HOME=... ci/fetch.sh` fills it)
