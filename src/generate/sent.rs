@@ -51,7 +51,7 @@ struct Form {
 }
 
 impl fmt::Debug for Sent {
-    /// Without the settings: some are secrets.
+    /// Without the settings, which no log needs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sent")
     }
