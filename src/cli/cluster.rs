@@ -67,7 +67,7 @@ fn parse_bind(text: &str) -> std::result::Result<SocketAddr, String> {
     let alone = || text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 0));
     text.parse::<SocketAddr>()
         .or_else(|_| alone())
-        .map_err(|_| format!("`{text}` is no address; write 127.0.0.1:50051"))
+        .map_err(|_| format!("`{text}` is no IP address; write 127.0.0.1:50051"))
 }
 
 impl ClusterCommand {
@@ -104,7 +104,8 @@ impl ClusterCommand {
             ClusterCommand::Executor(args) => {
                 let bind = args.bind;
                 let wrong = || {
-                    Error::new(Kind::Usage, "not a size").with("--memory-limit", &args.memory_limit).hint("write 4 GiB")
+                    Error::new(Kind::Usage, "must be a size of at least 16 MiB, such as `4 GiB`")
+                        .with("--memory-limit", &args.memory_limit)
                 };
                 let options = ExecutorOptions {
                     scheduler: url_of(&args.scheduler).map_err(|e| e.of_kind(Kind::Usage))?,
