@@ -319,6 +319,14 @@ fn validate_data(data: &DataSpec, at: &str, arms: &[Arm], p: &mut Layers<'_>) {
     let known = |arm: &str| Arm::ALL.iter().any(|one| one.wants_keys() && one.code() == arm);
     for text in &data.text {
         let arm = &text.arm;
+        // What is judged are vectors of reasons.
+        let is_corrected = arm == Arm::Aligned.code() && arms.iter().any(|arm| arm.corrects_items());
+        if is_corrected && text.set.iter().any(|set| set.starts_with("feature.vector_of=")) {
+            p.problem(
+                &key("text"),
+                "A6i and A6w correct reasons of A4, whose `set` must leave feature.vector_of alone",
+            );
+        }
         if !known(arm) || text.set.is_empty() {
             let all: Vec<&str> = Arm::ALL.iter().filter(|arm| arm.wants_keys()).map(|arm| arm.code()).collect();
             p.problem(&key("text"), format!("arm `{arm}` is none of {}, or its `set` is empty", all.join(", ")));
@@ -468,6 +476,11 @@ pub(crate) mod tests {
             ("[\"A0\", \"A4\", \"A6i\"]", text("A4"), "A6i leans on A2r"),
             ("[\"A0\", \"A2r\", \"A4\", \"A6w\"]", text("A4"), "A6w leans on A2w"),
             ("[\"A0\", \"A4r\"]", String::new(), "A4r leans on A4"),
+            (
+                "[\"A0\", \"A2r\", \"A4\", \"A6i\"]",
+                text("A4").replace("model.adapter=x", "feature.vector_of=both"),
+                "must leave feature.vector_of alone",
+            ),
             ("[\"A0\", \"A2w\", \"A4\", \"A4rw\"]", text("A4"), "A4rw leans on A4r"),
             ("[\"A0\"]", "din = { batch = 0, epochs = 1, patience = 1 }".into(), "must be positive"),
         ] {

@@ -22,11 +22,12 @@ const OPEN: usize = 8;
 const WANTED: [&str; 8] = ["name", "warehouse", "input.", "model.", "prompt.", "sampling.", "evidence.", "project."];
 
 /// Keys whose values may be paths.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
     "model.generator",
     "model.adapter",
     "model.encoder",
     "model.tokenizer",
+    "model.projection",
     "prompt.item",
     "prompt.history",
     "prompt.pair",

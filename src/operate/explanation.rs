@@ -357,7 +357,7 @@ fn chosen_on(page: &mut Page, row: &Row) {
     let told = |name: &str| row.get(name).filter(|value| !value.is_null()).map(figure);
     let outcome = match text(row, "correction").unwrap_or_default() {
         "kept" => "kept: no other text is worth more",
-        "rewritten" => "rewritten: the text below stands in the place of the reason",
+        "rewritten" => "rewritten: the text below counts in the place of the reason",
         "evidence" => "evidence: the vector is that of the evidence alone, which is worth more than the reason",
         "refused" => "refused: the checks refuse the text that was chosen, and the reason stands",
         other => other,
