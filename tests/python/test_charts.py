@@ -59,7 +59,8 @@ def problems(row, text):
                   f"{row['arm']} - {row['against']}": charts().told(row)}
         return [f"{name}: {figure}" for name, figure in wanted.items() if line.get(name) != figure]
     one = row["set"].endswith(", one origin")
-    part = section(text, "With reasons, at one origin" if one else f"{row['set']}")
+    _, _, origins = row["set"].partition(", ")
+    part = section(text, f"With reasons, at {origins}" if origins.endswith(("origin", "origins")) else row["set"])
     wrong = [] if whole(f"{row['cases']} cases", part.split("\n")[0]) else ["cases"]
     found = [(t[0], line) for t in tables(part) for line in t[1:]]
     for arm, recall in [(row["arm"], row["recall"]), (row["against"], row["recall_against"])]:
