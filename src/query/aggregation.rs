@@ -207,11 +207,25 @@ impl<G: Widen + Debug + Sync> Accumulator for OneGroup<G> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
+    #![allow(clippy::disallowed_methods, reason = "a function alone is tried, without the product's session")]
     use arrow::array::{Float32Array, UInt64Array};
+    use arrow::util::pretty::pretty_format_batches;
+    use datafusion::logical_expr::AggregateUDF;
+    use datafusion::prelude::{SessionConfig, SessionContext};
 
     use super::*;
+
+    /// What a query with one of the aggregates finds, in small batches of three partitions, so that states are made and merged.
+    pub(crate) async fn shown(function: AggregateUDF, batch: usize, sql: &str) -> String {
+        let config = SessionConfig::new().with_target_partitions(3).with_batch_size(batch);
+        let config = config.set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
+        let session = SessionContext::new_with_config(config);
+        session.register_udaf(function);
+        let rows = session.sql(sql).await.unwrap().collect().await.unwrap();
+        pretty_format_batches(&rows).unwrap().to_string()
+    }
 
     #[test]
     fn ranks_have_the_order_of_their_values_and_lead_back_to_them() {

@@ -266,19 +266,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     #![allow(clippy::disallowed_methods, reason = "the function alone is tried, without the product's session")]
     use arrow::array::{Int64Array, StringArray};
-    use arrow::util::pretty::pretty_format_batches;
-    use datafusion::prelude::{SessionConfig, SessionContext};
+    use datafusion::prelude::SessionContext;
 
     use super::*;
+    use crate::query::aggregation;
 
-    /// Small batches in three partitions, so that states are made and merged.
     async fn shown(sql: &str) -> String {
-        let config = SessionConfig::new().with_target_partitions(3).with_batch_size(8);
-        let config = config.set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
-        let session = SessionContext::new_with_config(config);
-        session.register_udaf(first_by());
-        let rows = session.sql(sql).await.unwrap().collect().await.unwrap();
-        pretty_format_batches(&rows).unwrap().to_string()
+        aggregation::tests::shown(first_by(), 8, sql).await
     }
 
     #[tokio::test]

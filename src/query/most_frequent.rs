@@ -230,27 +230,18 @@ fn states() -> (ListBuilder<StringBuilder>, ListBuilder<Int64Builder>) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    #![allow(clippy::disallowed_methods, reason = "the function alone is tried, without the product's session")]
-    use arrow::util::pretty::pretty_format_batches;
-    use datafusion::prelude::{SessionConfig, SessionContext};
-
     use super::*;
+    use crate::query::aggregation::tests::shown;
 
     #[tokio::test]
     async fn texts_are_counted_once_a_list_and_ordered_by_their_number_then_by_themselves() {
-        // Small batches in three partitions, so that states are made and merged.
-        let config = SessionConfig::new().with_target_partitions(3).with_batch_size(2);
-        let config = config.set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
-        let session = SessionContext::new_with_config(config);
-        session.register_udaf(most_frequent());
         let rows = "(values (1, make_array('B', 'A', 'B')), (1, make_array('C', 'A')), (1, make_array('B', null, '  ', 'C', 'A')),
             (1, make_array('D')), (1, null), (2, make_array(' ')), (3, make_array('D', 'C'))) as t(g, texts)";
         let select =
             format!("most_frequent(texts, 3) as a, most_frequent(texts, 9) filter (where g > 1) as b from {rows}");
         let mut found = String::new();
         for sql in [format!("select g, {select} group by g order by g"), format!("select {select}")] {
-            let rows = session.sql(&sql).await.unwrap().collect().await.unwrap();
-            found.push_str(&pretty_format_batches(&rows).unwrap().to_string());
+            found.push_str(&shown(most_frequent(), 2, &sql).await);
             found.push('\n');
         }
         let wanted = "\

@@ -191,7 +191,7 @@ fn reasons_of_items_are_judged_window_by_window_and_what_is_not_confirmed_change
     assert!(page.contains(" could_change | changed | confirmed | confirmed_by_chance "), "{page}");
     // What was judged at the origin was written in a warehouse of its own.
     for folder in ["aligned", "evidence", "A4s-0", "A4s-1"] {
-        let folder = world.path("evaluation/work/logs").join(folder);
+        let folder = world.path("evaluation").join("work").join("logs").join(folder);
         let mut found = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name());
         assert!(found.any(|name| name.to_string_lossy().starts_with("judged-")), "{}", folder.display());
     }
