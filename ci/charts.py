@@ -42,14 +42,14 @@ FLOW = [
     (["reason_prompt"], "a question for each item, history and pair", "language model, once for each different prompt"),
     (["response, reason"], "what it answered, and the sentence that counts", "checks"),
     (["reason_score"], "grounded? repetitive? accepted, or why not", "sentence encoder"),
-    (["item_feature, user_feature, pair_feature"], "vectors of accepted reasons, or of the evidence", ""),
+    (["item_feature, user_feature, pair_feature"], "vectors of the evidence and accepted reasons", ""),
     ([], "your ranker, which joins them by id and moment", None),
 ]
 # Boxes that the reader brings; the one that leads past the model, and the one that it leads to.
 YOURS, PAST = {0, 6}, (1, 5)
 FLOW_SAYS = (
     "From your logs SQL makes evidence, and prompts of it. A language model answers them, checks accept or refuse its reasons, and a "
-    "sentence encoder makes features for your ranker: of accepted reasons or, without one, of the evidence. Every week the model learns, "
+    "sentence encoder makes features for your ranker, of the evidence and the accepted reasons. Every week the model learns, "
     "and a gate decides whether it is used."
 )
 

@@ -117,7 +117,7 @@ fn columns_and_events_are_named_in_every_layer_and_held_against_their_rules() {
 #[test]
 fn what_a_vector_is_of_is_one_of_three() {
     let of = |set: &[&str]| parse(GOOD, set, &[]).map(|job| job.spec.feature.vector_of);
-    assert_eq!(of(&[]).unwrap(), "reason");
+    assert_eq!(of(&[]).unwrap(), "both");
     for known in ["reason", "evidence", "both"] {
         assert_eq!(of(&[format!("feature.vector_of={known}").as_str()]).unwrap(), known);
     }
