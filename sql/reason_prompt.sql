@@ -115,7 +115,7 @@ neighbour as (
     group by user_id, title
 ),
 neighbour_top as (
-    select user_id, first_by(title, 8, place) as titles
+    select user_id, min_by(title, place, 8) as titles
     from (
         select user_id, title, row_number() over (partition by user_id order by strength desc, title) as place
         from neighbour

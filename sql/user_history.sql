@@ -56,16 +56,16 @@ summary as (
         count(rating) as n_ratings,
         sum(cast(least(greatest(cast(rating as double), -1e9), 1e9) as decimal(18, 6)))
             filter (where rating is not null) as rating_sum,
-        first_by(
+        min_by(
             named_struct(
                 'item_id', cast(item_id as varchar),
                 'title', cast(title as varchar),
                 'rating', cast(rating as float),
                 'liked', liked,
                 'event_timestamp', event_timestamp),
-            $history_events, recency) as recent,
-        first_by(title, $history_events, recency) filter (where liked and title is not null) as liked_titles,
-        first_by(title, $history_events, rating, recency) filter (where not liked and title is not null)
+            recency, $history_events) as recent,
+        min_by(title, recency, $history_events) filter (where liked and title is not null) as liked_titles,
+        min_by(title, struct(rating, recency), $history_events) filter (where not liked and title is not null)
             as disliked_titles,
         most_frequent(categories, 5) filter (where liked) as top_categories
     from judged

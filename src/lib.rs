@@ -144,7 +144,7 @@ pub mod query {
     pub mod clean_text;
     pub mod sentences;
     pub mod aggregation;
-    pub mod first_by;
+    pub mod min_by;
     pub mod latest;
     pub mod most_frequent;
     pub mod labelled;

@@ -71,12 +71,12 @@ fn float_of_rank(rank: u64) -> f64 {
     f64::from_bits(if rank & SIGN == 0 { !rank } else { rank ^ SIGN })
 }
 
-/// The second argument, which must be written as a whole number above 0.
+/// The last argument, which must be written as a whole number above 0.
 pub(super) fn limit(args: &AccumulatorArgs<'_>) -> DfResult<usize> {
-    let literal = args.exprs.get(1).and_then(|expr| expr.downcast_ref::<Literal>());
+    let literal = args.exprs.last().and_then(|expr| expr.downcast_ref::<Literal>());
     match literal.map(Literal::value) {
         Some(ScalarValue::Int64(Some(limit @ 1..))) => Ok(*limit as usize),
-        _ => Err(refusal(args, "takes a whole number above 0 for its second argument")),
+        _ => Err(refusal(args, "takes a whole number above 0 for its last argument")),
     }
 }
 

@@ -4,6 +4,9 @@
 //! value. Rows without a moment do not count. It is `first_value(value order by moment desc, event desc nulls last, value desc)
 //! filter (where value is not null and moment is not null)`, and holds three numbers a group. Values are numbers, moments or truth
 //! values. Knows nothing of tables.
+//!
+//! It is not named `max_by` or `arg_max`: these leave open what counts of equal moments, and their third argument is a number of
+//! rows.
 
 use std::cmp::Ordering;
 use std::sync::Arc;

@@ -2,6 +2,8 @@
 //! null where there is none.
 //!
 //! A text counts once a list; null and blank ones do not count. Knows nothing of tables.
+//!
+//! It is not named `approx_top_k` or `approx_most_frequent`: these count values instead of lists, and estimate.
 
 use std::sync::Arc;
 

@@ -15,8 +15,8 @@ use datafusion::prelude::SessionConfig;
 use crate::config::Meanings;
 use crate::query::clean_text::clean_text;
 use crate::query::event_meaning::event_liked;
-use crate::query::first_by::first_by;
 use crate::query::latest::latest;
+use crate::query::min_by::min_by;
 use crate::query::most_frequent::most_frequent;
 use crate::query::sentences::{content_words, sentences, whole_words};
 
@@ -54,7 +54,7 @@ pub(super) fn state_of(
     for function in own.into_iter().chain(more) {
         state.register_udf(Arc::new(function))?;
     }
-    for function in [first_by(), latest(), most_frequent()] {
+    for function in [min_by(), latest(), most_frequent()] {
         state.register_udaf(Arc::new(function))?;
     }
     Ok(state)

@@ -92,12 +92,12 @@ const SHAPES: [&str; 11] = [
     "select id from t as a where exists (select 1 from t as b where b.id = 41) order by id",
     "select id, row_number() over (partition by third order by id desc) as place from t order by id",
     "select third, array_to_string(array_agg(id order by id desc), ',') from t group by third order by third",
-    "select third, array_to_string(first_by(id, 3, id % 5, id), ',') as a,
-        array_to_string(first_by(id, 2, id) filter (where id > 9), ',') as b,
+    "select third, array_to_string(min_by(id, struct(id % 5, id), 3), ',') as a,
+        array_to_string(min_by(id, id, 2) filter (where id > 9), ',') as b,
         latest(id, to_timestamp(id % 5), cast(third as varchar)) as c,
         array_to_string(most_frequent(make_array(cast(id % 2 as varchar), 'x'), 2), ',') as d
     from t group by third order by third",
-    "select array_to_string(first_by(id, 4, third, id), ',') as a from t",
+    "select array_to_string(min_by(id, struct(third, id), 4), ',') as a from t",
     "select t.id, n.n from t cross join (select count(*) as n from t) as n order by t.id",
     "select id from t where id in (select id from nothing) union all select id from t where id < 3 order by id",
 ];

@@ -185,7 +185,7 @@ mod tests {
         let state = state_of(settings::base(), Arc::default(), Meanings::default(), Vec::new()).unwrap();
         let there = BallistaFunctionRegistry::from(&state);
         let codec = Codec::new(Arc::new(Nothing));
-        for name in ["first_by", "latest", "most_frequent"] {
+        for name in ["min_by", "latest", "most_frequent"] {
             let mut bytes = Vec::new();
             codec.try_encode_udaf(&there.udaf(name).unwrap(), &mut bytes).unwrap();
             assert!(bytes.is_empty(), "{name} would not be looked up by its name");

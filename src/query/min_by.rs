@@ -1,9 +1,12 @@
-//! `first_by(value, n, key)` and `first_by(value, n, key, key)`: the values of a group's first `n` rows by one or two keys, as a list
-//! in that order; null where there is no row.
+//! `min_by(x, y, n)`: the values `x` of a group's `n` rows with the smallest `y`, as a list in that order; null where there is no row.
 //!
-//! It is `array_agg(value order by key, key)` cut to `n`, and holds no more than `n` rows a group, in whatever order they come.
-//! Keys are numbers, moments or truth values, ascending, null last; what no key tells apart comes in any order. Knows nothing of
-//! tables.
+//! Arguments are those of the function of this name in Trino and DuckDB. Rows whose `y` is null do not count. A null `x` stays in
+//! the list as in Trino; DuckDB leaves it out. `y` is a number, a moment or a truth value, or a struct of two of these, such as
+//! `struct(rating, recency)`: the second decides where the first is the same, and null in a struct is greater than any value, as
+//! in DuckDB. What `y` does not tell apart comes in any order.
+//!
+//! It is `array_agg(x order by y) filter (where y is not null)` cut to `n`, and holds no more than `n` rows a group, in whatever
+//! order they come. Knows nothing of tables.
 
 use std::sync::Arc;
 
@@ -15,27 +18,28 @@ use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, TypeSignature, Volatility,
+    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility,
 };
 
 use crate::query::aggregation::{OneGroup, Widen, alone, is_ranked, limit, list_of, passes, plain, ranks};
 
 /// The type of a key in the state between two stages: its 128 bits, whatever they mean as a decimal.
 const KEY: DataType = DataType::Decimal128(38, 0);
+/// How many keys of 64 bits fit into one of 128.
+const MOST_KEYS: usize = 2;
 /// Rows that are held beside those that are still among the first.
 const SLACK: usize = 1 << 16;
 
-pub(super) fn first_by() -> AggregateUDF {
-    let arities = vec![TypeSignature::Any(3), TypeSignature::Any(4)];
-    AggregateUDF::new_from_impl(FirstBy { signature: Signature::one_of(arities, Volatility::Immutable) })
+pub(super) fn min_by() -> AggregateUDF {
+    AggregateUDF::new_from_impl(MinBy { signature: Signature::any(3, Volatility::Immutable) })
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct FirstBy {
+struct MinBy {
     signature: Signature,
 }
 
-impl FirstBy {
+impl MinBy {
     fn groups(&self, args: &AccumulatorArgs<'_>) -> DfResult<Groups> {
         plain(args)?;
         let value = args.expr_fields[0].data_type().clone();
@@ -43,9 +47,9 @@ impl FirstBy {
     }
 }
 
-impl AggregateUDFImpl for FirstBy {
+impl AggregateUDFImpl for MinBy {
     fn name(&self) -> &str {
-        "first_by"
+        "min_by"
     }
 
     fn signature(&self) -> &Signature {
@@ -54,9 +58,10 @@ impl AggregateUDFImpl for FirstBy {
 
     fn return_type(&self, types: &[DataType]) -> DfResult<DataType> {
         match types {
-            [value, _, keys @ ..] if keys.iter().all(is_ranked) => Ok(list_of(value.clone())),
+            [value, key, _] if is_key(key) => Ok(list_of(value.clone())),
             _ => Err(DataFusionError::Plan(
-                "first_by takes numbers, moments or truth values for the keys behind its second argument".into(),
+                "min_by takes a number, a moment, a truth value or a struct of two of these for its second argument"
+                    .into(),
             )),
         }
     }
@@ -204,9 +209,9 @@ impl GroupsAccumulator for Groups {
         groups: usize,
     ) -> DfResult<()> {
         self.widen(groups);
-        let keys = keys_of(&values[2..])?;
+        let keys = keys_of(&values[1])?;
         let rows = group_indices.iter().zip(keys).enumerate().filter(|(row, _)| passes(filter, *row));
-        self.offer(&values[0], rows.map(|(row, (group, key))| (row, *group, key)))
+        self.offer(&values[0], rows.filter_map(|(row, (group, key))| key.map(|key| (row, *group, key))))
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef], group_indices: &[usize], groups: usize) -> DfResult<()> {
@@ -236,8 +241,11 @@ impl GroupsAccumulator for Groups {
     }
 
     fn convert_to_state(&self, values: &[ArrayRef], filter: Option<&BooleanArray>) -> DfResult<Vec<ArrayRef>> {
-        let keys = as_state(keys_of(&values[2..])?)?;
-        Ok(vec![alone(&values[0], filter)?, alone(&keys, filter)?])
+        let keys = keys_of(&values[1])?;
+        let counted = keys.iter().enumerate().map(|(row, key)| Some(key.is_some() && passes(filter, row)));
+        let counted: BooleanArray = counted.collect();
+        let keys = as_state(keys.into_iter().map(Option::unwrap_or_default).collect())?;
+        Ok(vec![alone(&values[0], Some(&counted))?, alone(&keys, Some(&counted))?])
     }
 
     fn size(&self) -> usize {
@@ -245,12 +253,25 @@ impl GroupsAccumulator for Groups {
     }
 }
 
-/// The keys of rows, the first column first.
-fn keys_of(columns: &[ArrayRef]) -> DfResult<Vec<u128>> {
-    let mut keys = vec![0; columns.first().map_or(0, |column| column.len())];
-    for column in columns {
-        for (key, rank) in keys.iter_mut().zip(ranks(column)?) {
-            *key = (*key << 64) | u128::from(rank.unwrap_or(u64::MAX));
+/// Whether [`keys_of`] knows the order of a type.
+fn is_key(keys: &DataType) -> bool {
+    match keys {
+        DataType::Struct(fields) => {
+            (1..=MOST_KEYS).contains(&fields.len()) && fields.iter().all(|field| is_ranked(field.data_type()))
+        }
+        other => is_ranked(other),
+    }
+}
+
+/// Keys as whole numbers in the same order; `None` for null. Of a struct the first field counts before the second.
+fn keys_of(column: &ArrayRef) -> DfResult<Vec<Option<u128>>> {
+    let Some(fields) = column.as_struct_opt() else {
+        return Ok(ranks(column)?.into_iter().map(|rank| rank.map(u128::from)).collect());
+    };
+    let mut keys: Vec<Option<u128>> = (0..column.len()).map(|row| column.is_valid(row).then_some(0)).collect();
+    for field in fields.columns() {
+        for (key, rank) in keys.iter_mut().zip(ranks(field)?) {
+            *key = key.map(|key| (key << 64) | u128::from(rank.unwrap_or(u64::MAX)));
         }
     }
     Ok(keys)
@@ -272,15 +293,16 @@ mod tests {
     use crate::query::aggregation;
 
     async fn shown(sql: &str) -> String {
-        aggregation::tests::shown(first_by(), 8, sql).await
+        aggregation::tests::shown(min_by(), 8, sql).await
     }
 
     #[tokio::test]
     async fn it_is_an_ordered_list_that_is_cut() {
         let rows = "select value % 7 as g, (value * 7919) % 1009 as k, value % 3 as half, cast(value as varchar) as v
             from generate_series(1, 1000)";
-        let ours = "array_to_string(first_by(v, 5, k), ' ') as a, array_to_string(first_by(v, 3, half, k), ' ') as b,
-            array_to_string(first_by(v, 500, k) filter (where k > 900), ' ') as c";
+        let ours =
+            "array_to_string(min_by(v, k, 5), ' ') as a, array_to_string(min_by(v, struct(half, k), 3), ' ') as b,
+            array_to_string(min_by(v, k, 500) filter (where k > 900), ' ') as c";
         let theirs = "array_to_string(array_slice(array_agg(v order by k), 1, 5), ' ') as a,
             array_to_string(array_slice(array_agg(v order by half, k), 1, 3), ' ') as b,
             array_to_string(array_agg(v order by k) filter (where k > 900), ' ') as c";
@@ -297,26 +319,29 @@ mod tests {
         let so_far =
             |list: String| format!("select value, array_to_string({list}, ' ') as a from ({rows}) order by value");
         let over = "over (partition by g order by value)";
-        let ours = shown(&so_far(format!("first_by(k, 3, k) {over}"))).await;
+        let ours = shown(&so_far(format!("min_by(k, k, 3) {over}"))).await;
         assert_eq!(ours, shown(&so_far(format!("array_slice(array_sort(array_agg(k) {over}), 1, 3)"))).await);
     }
 
     #[tokio::test]
-    async fn nulls_come_last_structs_are_kept_whole_and_no_row_is_null() {
-        let sql =
-            "select first_by(named_struct('v', v), 3, k, n)[2]['v'] as second, first_by(v, 9, k, n) as all_of_them,
-                first_by(v, 2, k) filter (where n > 100) as none
-            from (values ('a', cast(null as float), 1), ('b', cast(1.5 as float), 3), ('c', cast(1.5 as float), 2),
+    async fn structs_are_kept_whole_null_is_last_in_a_key_of_two_and_no_key_no_row() {
+        let rows = "(values ('a', cast(null as float), 1), ('b', cast(1.5 as float), 3), ('c', cast(1.5 as float), 2),
                 ('d', cast(-1.5 as float), 9)) as t(v, k, n)";
-        let found = shown(sql).await;
-        assert!(found.contains("| c      | [d, c, b, a] |      |"), "{found}");
+        let sql = format!(
+            "select min_by(named_struct('v', v), struct(k, n), 3)[2]['v'] as second, min_by(v, struct(k, n), 9) as all_of_them,
+                min_by(k, k, 9) as with_a_key, min_by(v, k, 2) filter (where k is null) as none from {rows}"
+        );
+        let found = shown(&sql).await;
+        assert!(found.contains("| c      | [d, c, b, a] | [-1.5, 1.5, 1.5] |      |"), "{found}");
+        let null = shown(&format!("select min_by(case when k > 0 then v end, n, 9) as texts from {rows}")).await;
+        assert!(null.contains("| [, c, b, ] |"), "a value that is null stays in its place: {null}");
     }
 
     #[test]
     fn groups_leave_in_turn_and_states_without_a_stage_are_merged() {
         let values: ArrayRef = Arc::new(StringArray::from(vec!["x", "y", "z", "w"]));
         let keys: ArrayRef = Arc::new(Int64Array::from(vec![3, 1, 2, 0]));
-        let rows = [Arc::clone(&values), Arc::clone(&keys), keys];
+        let rows = [Arc::clone(&values), keys];
         let filter = BooleanArray::from(vec![Some(true), None, Some(true), Some(true)]);
         let state = Groups::new(2, DataType::Utf8).convert_to_state(&rows, Some(&filter)).unwrap();
         let mut groups = Groups::new(2, DataType::Utf8);
@@ -330,17 +355,25 @@ mod tests {
         groups.update_batch(&rows, &[0, 0, 1, 0], None, 2).unwrap();
         assert_eq!(shown(&groups.evaluate(EmitTo::All).unwrap()), [Some("w w".to_owned()), Some("z".to_owned())]);
         assert_eq!((groups.live, groups.rows), (0, 0));
+        let keys: ArrayRef = Arc::new(Int64Array::from(vec![None, Some(1), None, None]));
+        let state = Groups::new(2, DataType::Utf8).convert_to_state(&[values, keys], None).unwrap();
+        groups.merge_batch(&state, &[0, 0, 0, 1], 2).unwrap();
+        let left = groups.evaluate(EmitTo::All).unwrap();
+        assert_eq!(shown(&left), [Some("y".to_owned()), None], "a row without a key");
     }
 
     #[tokio::test]
     async fn it_refuses_what_it_has_no_meaning_for() {
         let session = SessionContext::new();
-        session.register_udaf(first_by());
+        session.register_udaf(min_by());
         for call in [
-            "first_by(v, 0, v)",
-            "first_by(v, v, v)",
-            "first_by(distinct v, 1, v)",
-            "first_by(v, 1, cast(v as varchar))",
+            "min_by(v, v)",
+            "min_by(v, v, 0)",
+            "min_by(v, v, v)",
+            "min_by(distinct v, v, 1)",
+            "min_by(v, cast(v as varchar), 1)",
+            "min_by(v, struct(v, cast(v as varchar)), 1)",
+            "min_by(v, struct(v, v, v), 1)",
         ] {
             let rows = session.sql(&format!("select {call} from (values (1), (2)) as t(v)")).await;
             let failed = match rows {
