@@ -21,14 +21,15 @@ const MEMORY: &str = "1 GiB";
 #[derive(Debug, Subcommand)]
 pub(super) enum ClusterCommand {
     /// Take queries from runs, cut them into tasks and give them to executors. Stop it with SIGTERM.
-    #[command(before_help = "Examples:\n\
-  curec cluster scheduler\n\
-  curec cluster scheduler --bind 10.0.0.7:50050")]
+    #[command(before_help = "Examples:
+    curec cluster scheduler
+    curec cluster scheduler --bind 10.0.0.7:50050")]
     Scheduler(SchedulerArgs),
     /// Compute tasks that a scheduler gives out. Stop it with SIGTERM: others do what it had not finished.
-    #[command(before_help = "Examples:\n\
-  curec cluster executor --scheduler df://127.0.0.1:50050\n\
-  curec cluster executor --scheduler df://10.0.0.7:50050 --bind 10.0.0.8:50051 --memory-limit '24 GiB'")]
+    #[command(before_help = "Examples:
+    curec cluster executor --scheduler df://127.0.0.1:50050
+    curec cluster executor --scheduler df://10.0.0.7:50050 --bind 10.0.0.8:50051 \\
+        --memory-limit '24 GiB'")]
     Executor(ExecutorArgs),
 }
 

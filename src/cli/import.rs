@@ -15,7 +15,7 @@ use crate::operate::simulate_world;
 #[derive(Debug, Subcommand)]
 pub(super) enum ImportCommand {
     /// RecBole's atomic files of a MovieLens set: *.inter and *.item.
-    #[command(before_help = "Example:\n  curec import movielens ml-100k --out input")]
+    #[command(before_help = "Example:\n    curec import movielens ml-100k --out input")]
     Movielens {
         /// The folder with the atomic files.
         folder: PathBuf,
@@ -28,7 +28,8 @@ pub(super) enum ImportCommand {
         out: PathBuf,
     },
     /// Separated text files with a header line.
-    #[command(before_help = "Example:\n  curec import csv ratings.csv --items films.csv \\\n    \
+    #[command(before_help = "Example:
+    curec import csv ratings.csv --items films.csv \\
         --mapping user_id=userId,item_id=movieId --out input")]
     Csv {
         /// The file with the interactions.
@@ -50,7 +51,7 @@ pub(super) enum ImportCommand {
     },
     /// JSON lines as in the Amazon 5-core sets.
     #[command(
-        before_help = "Example:\n  curec import jsonl Gift_Cards_5.json --metadata meta_Gift_Cards.json --out input"
+        before_help = "Example:\n    curec import jsonl Gift_Cards_5.json --metadata meta_Gift_Cards.json --out input"
     )]
     Jsonl {
         /// The file with the reviews.

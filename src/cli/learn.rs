@@ -54,7 +54,7 @@ impl Teller {
 enum LearnCommand {
     /// Teach the language model to answer out of its evidence: a LoRA adapter for the nightly job.
     #[command(
-        before_help = "Example:\n  curec learn align jobs/weekly.toml --interval-start 1997-12-01 --interval-end 1998-03-05",
+        before_help = "Example:\n    curec learn align jobs/weekly.toml --interval-start 1997-12-01 --interval-end 1998-03-05",
         after_help = "Prints one JSON line. Examples, adapter, curve and record go to the folder `out` of the file. Killed, run it \
 again: it goes on from its checkpoint to the same adapter."
     )]
@@ -66,7 +66,7 @@ again: it goes on from its checkpoint to the same adapter."
     },
     /// Train the judges that say what a reason is worth, and measure whether they may.
     #[command(
-        before_help = "Example:\n  curec learn reward jobs/weekly.toml --interval-start 1997-12-01 --interval-end 1998-03-05",
+        before_help = "Example:\n    curec learn reward jobs/weekly.toml --interval-start 1997-12-01 --interval-end 1998-03-05",
         after_help = "Prints one JSON line. Judges, examples, answers and the record reward.json go to the folder `out` of the file. \
 Where a gate fails, all is written and the exit code is 1. Killed, run it again: it goes on to the same bytes."
     )]
@@ -78,7 +78,7 @@ Where a gate fails, all is written and the exit code is 1. Killed, run it again:
     },
     /// The whole weekly run: align, reward, reinforce, evaluate, gate, promote.
     #[command(
-        before_help = "Example:\n  curec learn weekly jobs/weekly.toml --interval-start 1997-12-01 --interval-end 1998-03-05",
+        before_help = "Example:\n    curec learn weekly jobs/weekly.toml --interval-start 1997-12-01 --interval-end 1998-03-05",
         after_help = "Prints one JSON line. Everything goes to the folder `out` of the file: weekly.json is the record of the \
 stages, report.html the page. Killed, run it again: stages that are done are not done again, and the one that was under way \
 goes on. Another interval or changed keys redo what depends on them.\n\n\
@@ -93,8 +93,9 @@ registry where it came to that: `curec models show`); 75 interrupted, or another
     },
     /// Learn from what the language model's own answers are worth to the judges of `learn reward`.
     #[command(
-        before_help = "Example:\n  curec learn reinforce jobs/weekly.toml --method best-of-n --interval-start 1997-12-01 \
---interval-end 1998-03-05",
+        before_help = "Example:
+    curec learn reinforce jobs/weekly.toml --method best-of-n --interval-start 1997-12-01 \\
+        --interval-end 1998-03-05",
         after_help = "Prints one JSON line. Adapter, curve and record go to the folder `out` of the file. Killed, run it \
 again: it goes on after the last finished round to the same adapter."
     )]
@@ -109,7 +110,7 @@ again: it goes on after the last finished round to the same adapter."
     },
     /// Measure what reasons of items, or histories, are worth to a recommender and, where that may be a reward, teach the best of several.
     #[command(
-        before_help = "Example:\n  curec learn worth jobs/weekly.toml --interval-start 1998-03-05 --interval-end 1998-04-20",
+        before_help = "Example:\n    curec learn worth jobs/weekly.toml --interval-start 1998-03-05 --interval-end 1998-04-20",
         after_help = "Prints one JSON line. A recommender learns from the log before the interval, without texts; events of the \
 interval say what the model's reasons are worth in the place of their item. The record worth.json, all answers with their worths \
 (item_worth.parquet) and, where the gates hold, the folder adapter-worth and item_choice.parquet (what is to stand in the place of \
@@ -132,7 +133,7 @@ confirmed, which the record tells, or there is nothing to measure by."
     },
     /// Map the vectors of texts to where the log has what texts like them go with: the column `collaborative` of the nightly job.
     #[command(
-        before_help = "Example:\n  curec learn project jobs/weekly.toml --interval-start 1998-03-05 --interval-end 1998-03-12",
+        before_help = "Example:\n    curec learn project jobs/weekly.toml --interval-start 1998-03-05 --interval-end 1998-03-12",
         after_help = "Prints one JSON line. Learns from the log and from the vectors that nights have published, all of before the \
 interval, and is judged by what users met first in it. The projection and its record project.json go to the folder projection/ of \
 `out`, or to projection-refused/ where the gate does not hold; where [projection] name is set, into the registry too, and into use \
@@ -147,7 +148,7 @@ Exit codes: 0 the gate holds; 1 it does not, or there is nothing to learn from; 
     },
     /// Train recommenders with and without content features and tell what the features are worth.
     #[command(
-        before_help = "Example:\n  curec learn evaluate jobs/ablation.toml",
+        before_help = "Example:\n    curec learn evaluate jobs/ablation.toml",
         after_help = "Prints one JSON line. Tables, ABLATION.md and a page go to the folder `out` of the file, after each data \
 set. Killed, run it again: finished trainings and texts are kept."
     )]
@@ -160,7 +161,8 @@ set. Killed, run it again: finished trainings and texts are kept."
     },
     /// Write the questions and answers that a language model is aligned with.
     #[command(
-        before_help = "Example:\n  curec learn examples jobs/nightly.toml --interval-start 2026-11-01 \\\n    \
+        before_help = "Example:
+    curec learn examples jobs/nightly.toml --interval-start 2026-11-01 \\
         --interval-end 2026-11-22 --out examples.parquet",
         after_help = "Evidence is from before the interval, labels are from the interval. Publishes nothing."
     )]

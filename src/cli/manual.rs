@@ -12,6 +12,9 @@ use crate::cli::output::print;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 
+/// What stands before each example of a help.
+const INDENT: &str = "    ";
+
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
     /// The folder to write to; it is made if it is missing. Pages of the same name are replaced.
@@ -76,7 +79,8 @@ fn sections(help: &str) -> String {
         if let Some(text) = paragraph.strip_prefix("Exit codes: ") {
             codes.push(text);
         } else if let Some(("Example" | "Examples", lines)) = paragraph.split_once(":\n") {
-            examples.extend(lines.lines().map(str::trim));
+            // A page indents its sections itself; what goes on with a command stays further in.
+            examples.extend(lines.lines().map(|line| line.strip_prefix(INDENT).unwrap_or(line)));
         } else {
             notes.push(paragraph);
         }
@@ -113,9 +117,9 @@ mod tests {
 
     #[test]
     fn help_becomes_sections_and_no_line_of_it_a_request() {
-        let help = "Examples:\n  tool a --b\n  tool 'c'\n\nExit codes: 0 well;\n.so /etc/passwd";
+        let help = "Examples:\n    tool a \\\n        --b\n    tool 'c'\n\nExit codes: 0 well;\n.so /etc/passwd";
         let codes = ".SH \"EXIT STATUS\"\n0 well;\n\\&.so /etc/passwd\n";
-        let examples = ".SH EXAMPLES\n.nf\ntool a \\-\\-b\ntool \\*(Aqc\\*(Aq\n.fi\n";
+        let examples = ".SH EXAMPLES\n.nf\ntool a \\\\\n    \\-\\-b\ntool \\*(Aqc\\*(Aq\n.fi\n";
         assert!(sections(help).ends_with(&format!("{codes}{examples}")), "{}", sections(help));
         assert!(sections("One.\n\nTwo.").ends_with(".SH NOTES\nOne.\n.PP\nTwo.\n"));
         assert_eq!(sections(""), "");
@@ -128,7 +132,7 @@ mod tests {
             .version("1.2")
             .propagate_version(true)
             .about("Does it")
-            .subcommand(Command::new("group").subcommand(below).before_help("Example:\n  tool group below"))
+            .subcommand(Command::new("group").subcommand(below).before_help("Example:\n    tool group below"))
             .subcommand(Command::new("hidden").hide(true));
         let pages = pages(command).unwrap();
         let names: Vec<_> = pages.iter().map(|(name, _)| name.as_str()).collect();

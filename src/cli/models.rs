@@ -62,7 +62,7 @@ impl RegistryArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelsCommand {
     /// Add an adapter in PEFT's format as the next version of a name; prints the version.
-    #[command(before_help = "Example:\n  curec models add writer --adapter weekly/adapter --job jobs/nightly.toml")]
+    #[command(before_help = "Example:\n    curec models add writer --adapter weekly/adapter --job jobs/nightly.toml")]
     Add {
         /// The name.
         name: String,
@@ -80,7 +80,7 @@ pub(crate) enum ModelsCommand {
         registry: RegistryArgs,
     },
     /// List versions.
-    #[command(before_help = "Example:\n  curec models list --job jobs/nightly.toml")]
+    #[command(before_help = "Example:\n    curec models list --job jobs/nightly.toml")]
     List {
         /// Of this name alone.
         name: Option<String>,
@@ -91,7 +91,7 @@ pub(crate) enum ModelsCommand {
         registry: RegistryArgs,
     },
     /// Show a version's card and the name's history of promotions; in a pipe as JSON.
-    #[command(before_help = "Example:\n  curec models show writer promoted --job jobs/nightly.toml")]
+    #[command(before_help = "Example:\n    curec models show writer promoted --job jobs/nightly.toml")]
     Show {
         /// The name.
         name: String,
@@ -105,7 +105,7 @@ pub(crate) enum ModelsCommand {
         registry: RegistryArgs,
     },
     /// Bring a version into use. Refused with 1 where its card has no gate that holds.
-    #[command(before_help = "Example:\n  curec models promote writer latest --job jobs/nightly.toml")]
+    #[command(before_help = "Example:\n    curec models promote writer latest --job jobs/nightly.toml")]
     Promote {
         /// The name.
         name: String,
@@ -122,7 +122,7 @@ pub(crate) enum ModelsCommand {
     },
     /// Bring the version into use again that was before the one in use.
     #[command(
-        before_help = "Example:\n  curec models rollback writer --job jobs/nightly.toml --why 'worse on Mondays'"
+        before_help = "Example:\n    curec models rollback writer --job jobs/nightly.toml --why 'worse on Mondays'"
     )]
     Rollback {
         /// The name.
@@ -134,9 +134,10 @@ pub(crate) enum ModelsCommand {
         registry: RegistryArgs,
     },
     /// Copy an adapter or a projection out of the registry, or the whole model with an adapter.
-    #[command(before_help = "Examples:\n\
-  curec models export writer --out adapter --job jobs/nightly.toml\n\
-  curec models export writer latest --merged --f16 --out model --model SmolLM2-135M-Instruct --registry registry")]
+    #[command(before_help = "Examples:
+    curec models export writer --out adapter --job jobs/nightly.toml
+    curec models export writer latest --merged --f16 --out model --model SmolLM2-135M-Instruct \\
+        --registry registry")]
     Export {
         /// The name.
         name: String,

@@ -12,7 +12,7 @@ use crate::scratch;
 #[derive(Debug, Subcommand)]
 pub(super) enum RunsCommand {
     /// List runs, the newest first. A run that was killed stays `running`.
-    #[command(before_help = "Example:\n  curec runs list jobs/nightly.toml --limit 5")]
+    #[command(before_help = "Example:\n    curec runs list jobs/nightly.toml --limit 5")]
     List {
         #[command(flatten)]
         job: JobArgs,
@@ -24,7 +24,7 @@ pub(super) enum RunsCommand {
         json: bool,
     },
     /// Show one run.
-    #[command(before_help = "Example:\n  curec runs show jobs/nightly.toml latest")]
+    #[command(before_help = "Example:\n    curec runs show jobs/nightly.toml latest")]
     Show {
         #[command(flatten)]
         job: JobArgs,
@@ -35,7 +35,7 @@ pub(super) enum RunsCommand {
         json: bool,
     },
     /// Say in what two runs differ: inputs, models, settings, what the tables were made from, rows, usage, seconds.
-    #[command(before_help = "Example:\n  curec runs diff jobs/nightly.toml nightly-20261121 latest")]
+    #[command(before_help = "Example:\n    curec runs diff jobs/nightly.toml nightly-20261121 latest")]
     Diff {
         #[command(flatten)]
         job: JobArgs,

@@ -199,11 +199,18 @@ class CommandLine(unittest.TestCase):
     def test_every_example_of_the_help_is_one_of_the_command_lines(self):
         count = 0
         for command, text in self.help.items():
-            for example in re.findall(r"^  (curec (?:[^\n]*\\\n)*[^\n]*)", text, flags=re.MULTILINE):
+            block = re.match(r"Examples?:\n(.*?)\n\n", text, flags=re.DOTALL)
+            if block is None:
+                continue
+            # Help is at most 100 columns wide: a longer line would be broken where no shell goes on.
+            for line in block.group(1).splitlines():
+                self.assertRegex(line, r"^    (curec |echo |    \S)")
+                self.assertLessEqual(len(line), 100)
+            for example in re.findall(r"^    (curec (?:[^\n]*\\\n)*[^\n]*)", text, flags=re.MULTILINE):
                 with self.subTest(command=" ".join(command), example=example):
                     self.parses(arguments(example), example)
                 count += 1
-        self.assertGreater(count, 30)
+        self.assertGreater(count, 70)
 
     def test_commands_within_sentences_are_known_with_their_flags(self):
         for page in pages():
