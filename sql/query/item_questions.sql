@@ -1,23 +1,10 @@
 -- Every item that may be asked about, by id: its question with its key and the evidence, and `said`, the text whose vector nights
 -- publish of an item without a reason (the same as in item_embedding.sql).
--- Reads reason_prompt.
+-- Reads question, with which it begins.
 select
-    item_id,
-    subject,
-    verdict,
-    liked,
-    disliked,
-    related,
-    attributes,
-    content,
-    praise,
-    fault,
-    keywords,
-    prompt_text,
-    answer_stem,
-    prompt_key,
+    *,
     array_to_string(
         array_concat(make_array(subject), attributes, content, praise, fault, keywords), ' ') as said
-from reason_prompt
+from question
 where kind = 'item'
 order by item_id

@@ -45,7 +45,8 @@ pub const EXPLAINED_USER_EVENTS: &str = include_str!("../../sql/query/explained_
 /// Keys of all different prompts that were asked and have failed.
 pub const FAILED_PROMPTS: &str = include_str!("../../sql/query/failed_prompts.sql");
 /// The question, the evidence and its text, of every user whose history may be asked about.
-pub const HISTORY_QUESTIONS: &str = include_str!("../../sql/query/history_questions.sql");
+pub const HISTORY_QUESTIONS: &str =
+    concat!(include_str!("../../sql/query/question.sql"), include_str!("../../sql/query/history_questions.sql"));
 /// One row if there is an event between `$interval_start` and `$interval_end`.
 pub const INTERVAL_EVENT: &str = include_str!("../../sql/query/interval_event.sql");
 /// Who met which item before `$interval_end`.
@@ -57,7 +58,8 @@ pub const ITEM_CATEGORIES: &str = include_str!("../../sql/query/item_categories.
 /// How many users met each item before the interval.
 pub const ITEM_POPULARITY: &str = include_str!("../../sql/query/item_popularity.sql");
 /// The question, the evidence and its text, of every item that may be asked about.
-pub const ITEM_QUESTIONS: &str = include_str!("../../sql/query/item_questions.sql");
+pub const ITEM_QUESTIONS: &str =
+    concat!(include_str!("../../sql/query/question.sql"), include_str!("../../sql/query/item_questions.sql"));
 /// Tonight's vectors of items.
 pub const ITEM_VECTORS: &str = include_str!("../../sql/query/item_vectors.sql");
 /// How many events there are, and how many of them have an item that has a row in `item`.
