@@ -55,7 +55,7 @@ pub mod config {
     pub use self::rules::parse_bytes;
     pub use self::spec::{
         BudgetSpec, CheckSpec, CorrectSpec, HistorySpec, JobSpec, NO_CLUSTER, PriceSpec, PromptSpec, QuerySpec,
-        ResponseSpec, is_address,
+        ResponseSpec, host_and_port, is_address,
     };
     pub use self::watch::WatchSpec;
 }

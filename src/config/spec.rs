@@ -200,6 +200,13 @@ QuerySpec { engine: String, scheduler: String, partitions: usize });
 /// What is said where a cluster is asked for and this binary has none.
 pub const NO_CLUSTER: &str = "this curec was built without a cluster; build it with `cargo build --release --features cluster`, or use engine = \"local\"";
 
+/// The `host:port` of a scheduler's address, `df://host:port`; `None` for what is no such address.
+pub fn host_and_port(scheduler: &str) -> Option<&str> {
+    let place = scheduler.strip_prefix("df://")?;
+    let (host, port) = place.rsplit_once(':')?;
+    (!host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()).then_some(place)
+}
+
 impl QuerySpec {
     /// The scheduler that is started in the run's own process.
     const STANDALONE: &'static str = "standalone";
@@ -221,10 +228,7 @@ impl QuerySpec {
             "local" => {}
             "ballista" if !cfg!(feature = "cluster") => problems.push(("query.engine", NO_CLUSTER.to_owned())),
             "ballista" => {
-                let is_place =
-                    |(host, port): (&str, &str)| !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok();
-                let place = self.scheduler.strip_prefix("df://").and_then(|place| place.rsplit_once(':'));
-                if !self.is_standalone() && !place.is_some_and(is_place) {
+                if !self.is_standalone() && host_and_port(&self.scheduler).is_none() {
                     let what = format!("must be df://host:port or standalone, got `{}`", self.scheduler);
                     problems.push(("query.scheduler", what));
                 }

@@ -194,7 +194,7 @@ fn failed(error: &DataFusionError, scheduler: &str) -> DataFusionError {
         _ => (Kind::Input, "`--engine local` computes the same in this process, and may say more"),
     };
     let told: String = match told.contains(UNATTENDED) {
-        true => format!("no executor took it within {} seconds", settings::PATIENCE.as_secs()),
+        true => format!("no executor took it within {} seconds", settings::SCHEDULING_TIMEOUT.as_secs()),
         false => redact(&told).chars().take(TOLD).collect(),
     };
     let error = Error::new(kind, "the cluster did not compute a query").with("scheduler", scheduler).source(told);

@@ -29,7 +29,7 @@ use crate::config::{Meanings, temporary_folder};
 use crate::error::{Error, Kind, Result};
 use crate::query::cluster::carried::{Carrier, codec};
 use crate::query::cluster::listener::address_of;
-use crate::query::cluster::settings::{self, KEPT, MESSAGE_BYTES};
+use crate::query::cluster::settings::{self, MESSAGE_BYTES, RESULT_TTL};
 use crate::query::cluster::stores::Stores;
 use crate::query::datafusion_error::fail;
 use crate::query::memory::runtime_of;
@@ -41,7 +41,7 @@ use crate::table::store::StoreOptions;
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// So long is waited for the scheduler to hear that an executor ends.
-const FAREWELL: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// So often is looked for rows that nobody fetched; the scheduler has most of them removed before.
 const CLEANING: Duration = Duration::from_secs(600);
@@ -127,7 +127,7 @@ pub async fn serve(
     };
     // Others do its tasks at once, instead of after its death was noticed.
     let farewell = ExecutorStoppedParams { executor_id: registration.id, reason: "stopped".to_owned() };
-    match tokio::time::timeout(FAREWELL, scheduler.executor_stopped(farewell)).await {
+    match tokio::time::timeout(SHUTDOWN_TIMEOUT, scheduler.executor_stopped(farewell)).await {
         Ok(Ok(_)) => {}
         Ok(Err(e)) => tracing::debug!(error = %e, "the scheduler was not told that an executor ends"),
         Err(_) => tracing::debug!("the scheduler did not hear that an executor ends"),
@@ -210,7 +210,7 @@ impl Work {
         loop {
             tokio::time::sleep(CLEANING).await;
             let folder = self.folder.clone();
-            let cleaned = tokio::task::spawn_blocking(move || clean(&folder, KEPT * 2)).await;
+            let cleaned = tokio::task::spawn_blocking(move || clean(&folder, RESULT_TTL * 2)).await;
             if let Err(e) = cleaned {
                 tracing::debug!(error = %e, "the folder for rows between stages was not looked through");
             }

@@ -6,10 +6,8 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 
+use crate::config::host_and_port;
 use crate::error::{Error, Kind, Result};
-
-/// What scheduler's addresses begin with in a job file.
-const SCHEME: &str = "df://";
 
 /// Opens a port. One that others than this machine can reach is warned of: whoever reaches it can have plans computed that
 /// read what its process may read.
@@ -41,16 +39,12 @@ pub fn address_of(listener: &TcpListener) -> Result<SocketAddr> {
 /// # Errors
 /// `Kind::Config` for what is no `df://host:port`.
 pub fn url_of(scheduler: &str) -> Result<String> {
-    match scheduler.strip_prefix(SCHEME).filter(|place| place.rsplit_once(':').is_some_and(is_place)) {
+    match host_and_port(scheduler) {
         Some(place) => Ok(format!("http://{place}")),
         None => Err(Error::new(Kind::Config, "not the address of a scheduler")
             .with("address", scheduler)
             .hint("write it as df://host:50050")),
     }
-}
-
-fn is_place((host, port): (&str, &str)) -> bool {
-    !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()
 }
 
 #[cfg(test)]

@@ -23,7 +23,9 @@ use crate::config::Meanings;
 use crate::error::{Error, Kind, Result};
 use crate::query::cluster::carried::{Carrier, Codec};
 use crate::query::cluster::listener::address_of;
-use crate::query::cluster::settings::{self, DEATH, KEPT, LOOK, MESSAGE_BYTES, PATIENCE};
+use crate::query::cluster::settings::{
+    self, EXECUTOR_TIMEOUT, MESSAGE_BYTES, REAPER_INTERVAL, RESULT_TTL, SCHEDULING_TIMEOUT,
+};
 use crate::query::cluster::stores::Stores;
 use crate::query::datafusion_error::fail;
 use crate::query::state::state_of;
@@ -34,7 +36,7 @@ use crate::table::store::StoreOptions;
 /// # Errors
 /// `Kind::Temporary` where the port is lost.
 pub async fn serve(listener: TcpListener, carrier: Arc<dyn Carrier>, stores: StoreOptions) -> Result<()> {
-    serve_with(listener, carrier, stores, PATIENCE, LOOK).await
+    serve_with(listener, carrier, stores, SCHEDULING_TIMEOUT, REAPER_INTERVAL).await
 }
 
 /// As [`serve`], where a query waits `patience` for an executor, and is looked after so often.
@@ -61,11 +63,11 @@ pub(super) async fn serve_with(
         bind_port: address.port(),
         scheduling_policy: TaskSchedulingPolicy::PullStaged,
         task_distribution: TaskDistributionPolicy::RoundRobin,
-        finished_job_data_clean_up_interval_seconds: KEPT.as_secs(),
-        finished_job_state_clean_up_interval_seconds: KEPT.as_secs(),
-        executor_timeout_seconds: DEATH.as_secs(),
-        expire_dead_executor_interval_seconds: LOOK.as_secs(),
-        no_executors_grace_period_seconds: DEATH.as_secs(),
+        finished_job_data_clean_up_interval_seconds: RESULT_TTL.as_secs(),
+        finished_job_state_clean_up_interval_seconds: RESULT_TTL.as_secs(),
+        executor_timeout_seconds: EXECUTOR_TIMEOUT.as_secs(),
+        expire_dead_executor_interval_seconds: REAPER_INTERVAL.as_secs(),
+        no_executors_grace_period_seconds: EXECUTOR_TIMEOUT.as_secs(),
         grpc_server_max_decoding_message_size: message,
         grpc_server_max_encoding_message_size: message,
         grpc_client_max_message_size: message,

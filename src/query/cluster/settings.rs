@@ -21,16 +21,16 @@ pub(super) const MESSAGE_BYTES: usize = 256 << 20;
 
 /// An executor that was not heard of for so long is dead, and others do its work: with the time until somebody looks, half a minute.
 /// It asks for work every five seconds at least, however busy it is.
-pub(super) const DEATH: Duration = Duration::from_secs(25);
+pub(super) const EXECUTOR_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// So often is looked for dead executors.
-pub(super) const LOOK: Duration = Duration::from_secs(5);
+pub(super) const REAPER_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A query that no executor could take for so long ends: there is none, and none has come.
-pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const SCHEDULING_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// So long are the rows of a finished query kept for a client that reads them. What lies between its stages goes at once.
-pub(super) const KEPT: Duration = Duration::from_secs(3600);
+pub(super) const RESULT_TTL: Duration = Duration::from_secs(3600);
 
 /// The settings of the scheduler and the executors before a client sends its own.
 pub(super) fn base() -> SessionConfig {
@@ -81,6 +81,10 @@ mod tests {
         assert_eq!(ballista.max_partitions_per_task(), 1);
         assert!(!config.ballista_adaptive_query_planner_enabled());
         assert_eq!(config.ballista_broadcast_join_threshold_bytes(), 0);
-        assert!(LOOK * 3 < DEATH && DEATH + LOOK <= Duration::from_secs(30) && PATIENCE > DEATH * 2);
+        assert!(
+            REAPER_INTERVAL * 3 < EXECUTOR_TIMEOUT
+                && EXECUTOR_TIMEOUT + REAPER_INTERVAL <= Duration::from_secs(30)
+                && SCHEDULING_TIMEOUT > EXECUTOR_TIMEOUT * 2
+        );
     }
 }
