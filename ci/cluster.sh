@@ -16,6 +16,6 @@ if [ $# -gt 0 ]; then
     exec cargo test --profile ci --locked --features cluster --test cluster "$@"
 fi
 cargo clippy --profile ci --locked --features cluster --all-targets -- -D warnings
-cargo test --profile ci --locked --features cluster --lib -- query:: generate:: cli::
+cargo test --profile ci --locked --features cluster --lib -- query:: generate:: night:: cli::
 cargo test --profile ci --locked --features cluster --test cluster
 cargo test --profile ci --locked --features cluster --test cli cluster

@@ -154,10 +154,12 @@ pub mod query {
     #[cfg(feature = "cluster")]
     pub mod cluster {
         pub mod settings;
+        pub mod apart;
         pub mod carried;
         pub mod stores;
         pub mod plan;
         pub mod listener;
+        pub mod placement;
         pub mod scheduler;
         pub mod executor;
         pub mod client;
@@ -171,6 +173,8 @@ pub mod query {
     pub mod statements;
     pub mod saved;
     pub mod session;
+    #[cfg(feature = "cluster")]
+    pub mod parts;
     pub mod model;
     pub mod audit;
 }
@@ -259,6 +263,8 @@ pub mod generate {
     pub mod writing;
     #[cfg(feature = "cluster")]
     pub mod sent;
+    #[cfg(feature = "cluster")]
+    pub mod turn;
     pub mod functions;
     #[cfg(feature = "cluster")]
     pub mod carried;
@@ -352,17 +358,23 @@ pub mod night {
     pub mod tables;
     pub mod graph;
     pub mod prepare;
-    mod engine;
     pub mod examine;
     pub mod made_from;
     pub mod decide;
     pub mod owner;
     pub mod spending;
+    pub mod receipts;
     pub mod generation;
+    pub mod asking;
     mod correction_case;
     mod correction_text;
     mod correction_rows;
     pub mod correct;
+    #[cfg(feature = "cluster")]
+    pub mod answering;
+    #[cfg(feature = "cluster")]
+    mod dispatch;
+    mod engine;
     pub mod plan;
     pub mod samples;
     mod compare;

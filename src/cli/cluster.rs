@@ -28,7 +28,8 @@ pub(super) enum ClusterCommand {
     /// Compute tasks that a scheduler gives out. Stop it with SIGTERM: others do what it had not finished.
     #[command(before_help = "Examples:
     curec cluster executor --scheduler df://127.0.0.1:50050
-    curec cluster executor --scheduler df://10.0.0.7:50050 --bind 10.0.0.8:50051 \\
+    curec cluster executor --scheduler df://10.0.0.7:50050 --bind 10.0.0.8:50051 --device cuda:0
+    curec cluster executor --scheduler df://10.0.0.7:50050 --bind 10.0.0.9:50051 --tables-only \\
         --memory-limit '24 GiB'")]
     Executor(ExecutorArgs),
 }
@@ -55,6 +56,12 @@ pub(super) struct ExecutorArgs {
     /// Tasks at a time; 0 is as many as the machine has threads.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// Where this executor's models are: auto, cpu, wgpu, wgpu:N or cuda:N, whatever the job of a run says.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: String,
+    /// Make tables alone, and answer no prompts.
+    #[arg(long)]
+    tables_only: bool,
     /// Memory that all tasks together may hold; larger sorts and joins spill to disk.
     #[arg(long, value_name = "SIZE", default_value = MEMORY)]
     memory_limit: String,
@@ -82,7 +89,8 @@ impl ClusterCommand {
         use crate::cli::output::print;
         use crate::config::{parse_bytes, store_variables};
         use crate::error::{Error, Kind};
-        use crate::generate::carried::JobCarrier;
+        use crate::llm::device;
+        use crate::night::answering::{NightCarrier, Place};
         use crate::query::cluster::carried::Carrier;
         use crate::query::cluster::executor::{self, ExecutorOptions};
         use crate::query::cluster::listener::{address_of, listen, url_of};
@@ -91,10 +99,10 @@ impl ClusterCommand {
 
         let stop = CancelToken::default();
         watch_signals(stop.clone());
-        let carrier: Arc<dyn Carrier> = Arc::new(JobCarrier::default());
         let stores = StoreOptions { vars: store_variables(), ..StoreOptions::default() };
         let done = match self {
             ClusterCommand::Scheduler(args) => block_on(async move {
+                let carrier: Arc<dyn Carrier> = Arc::new(NightCarrier::default());
                 let listener = listen(args.bind).await?;
                 print(&format!("scheduler at df://{}\n", address_of(&listener)?))?;
                 tokio::select! {
@@ -113,12 +121,23 @@ impl ClusterCommand {
                     memory_limit: parse_bytes(args.memory_limit.trim()).filter(|n| *n >= 16 << 20).ok_or_else(wrong)?,
                     host: args.host,
                     threads: args.threads,
+                    tables_only: args.tables_only,
                     spill_dir: args.spill_dir,
                     stores,
                 };
+                if !args.tables_only {
+                    // A device that is not there is told at once, and not by the first prompts.
+                    device::open(&args.device).map_err(|e| e.with("--device", &args.device))?;
+                }
+                let device = Some(args.device);
                 block_on(async move {
                     let listener = listen(bind).await?;
-                    print(&format!("executor at {}\n", address_of(&listener)?))?;
+                    let address = address_of(&listener)?;
+                    let name =
+                        options.host.clone().map_or_else(|| address.to_string(), |host| format!("{host} ({address})"));
+                    let place = Place { name, stores: options.stores.clone(), device };
+                    let carrier: Arc<dyn Carrier> = Arc::new(NightCarrier::on(place));
+                    print(&format!("executor at {address}\n"))?;
                     executor::serve(listener, options, carrier, stop).await
                 })
             }

@@ -18,6 +18,8 @@ use crate::query::cluster::carried::Carrier;
 pub struct JobCarrier {
     /// The job of this process; `None` in a scheduler and an executor, which serve all jobs.
     own: Option<Arc<Sent>>,
+    /// Where this process opens models that were sent; `None`: on their job's own device.
+    device: Option<String>,
 }
 
 impl JobCarrier {
@@ -26,7 +28,12 @@ impl JobCarrier {
     /// # Errors
     /// As [`Sent::of`].
     pub fn of(job: &Job, models: &Models) -> Result<JobCarrier> {
-        Ok(JobCarrier { own: Some(Arc::new(Sent::of(job, models)?)) })
+        Ok(JobCarrier { own: Some(Arc::new(Sent::of(job, models)?)), device: None })
+    }
+
+    /// For an executor; `device` where it has one of its own.
+    pub fn on(device: Option<String>) -> JobCarrier {
+        JobCarrier { own: None, device }
     }
 }
 
@@ -40,6 +47,6 @@ impl Carrier for JobCarrier {
     }
 
     fn unpack(&self, name: &str, packed: &[u8]) -> Result<Option<ScalarUDF>> {
-        Ok(functions::of_sent(name, Arc::new(Sent::arrived(packed)?)))
+        Ok(functions::of_sent(name, Arc::new(Sent::arrived(packed)?.on(self.device.clone()))))
     }
 }

@@ -18,11 +18,12 @@ use crate::generate::models::Models;
 /// Jobs whose models a process keeps open. Without weights they are small.
 const OPEN: usize = 8;
 
-/// The settings that prompts and their keys depend on, as keys or beginnings of keys. Others stay: some hold passwords.
-const WANTED: [&str; 8] = ["name", "warehouse", "input.", "model.", "prompt.", "sampling.", "evidence.", "project."];
+/// The settings that prompts, their keys and their answers depend on, as keys or beginnings of keys. Others stay: some hold passwords.
+const WANTED: [&str; 10] =
+    ["name", "warehouse", "input.", "model.", "prompt.", "sampling.", "evidence.", "project.", "check.", "response."];
 
 /// Keys whose values may be paths.
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 10] = [
     "model.generator",
     "model.adapter",
     "model.encoder",
@@ -32,16 +33,24 @@ const PATHS: [&str; 9] = [
     "prompt.history",
     "prompt.pair",
     "project.registry",
+    "project.schemas",
 ];
 
-/// The models of the jobs that were sent, by what was sent.
-static OPENED: Mutex<BTreeMap<String, Arc<Models>>> = Mutex::new(BTreeMap::new());
+/// A job's text, and the device that takes the place of its own.
+type Key = (String, Option<String>);
+
+/// The models of the jobs that were sent.
+static OPENED: Mutex<BTreeMap<Key, Arc<Models>>> = Mutex::new(BTreeMap::new());
 /// Held while models are opened: others that want the same wait for it.
 static OPENING: Mutex<()> = Mutex::new(());
 
 /// A job as it is sent.
 #[derive(PartialEq, Eq)]
-pub struct Sent(String);
+pub struct Sent {
+    text: String,
+    /// Where its models are opened here; `None`: on the job's own device.
+    device: Option<String>,
+}
 
 #[derive(Serialize, Deserialize)]
 struct Form {
@@ -73,7 +82,8 @@ impl Sent {
             }
         }
         let form = Form { settings, model: models.model_name()? };
-        Ok(Sent(serde_json::to_string(&form).context(Kind::Internal, || "a job cannot be sent".into())?))
+        let text = serde_json::to_string(&form).context(Kind::Internal, || "a job cannot be sent".into())?;
+        Ok(Sent { text, device: None })
     }
 
     /// What another process has sent.
@@ -82,13 +92,24 @@ impl Sent {
     /// `Kind::Input` for what is no text.
     pub fn arrived(bytes: &[u8]) -> Result<Sent> {
         std::str::from_utf8(bytes)
-            .map(|text| Sent(text.to_owned()))
+            .map(|text| Sent { text: text.to_owned(), device: None })
             .map_err(|e| Error::new(Kind::Input, "a job that was sent is no text").source(e))
+    }
+
+    /// The same job, whose models are opened on a device of this process; `None`: on the job's own.
+    #[must_use]
+    pub fn on(self, device: Option<String>) -> Sent {
+        Sent { device, ..self }
     }
 
     /// The bytes that are sent.
     pub fn bytes(&self) -> Vec<u8> {
-        self.0.clone().into_bytes()
+        self.text.clone().into_bytes()
+    }
+
+    /// The text that is sent.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The job's models, downloaded and compared with those of the process that has sent it. Blocks, the first time for long.
@@ -109,28 +130,45 @@ impl Sent {
             if opened.len() >= OPEN {
                 opened.clear();
             }
-            opened.insert(self.0.clone(), models.clone());
+            opened.insert(self.key(), models.clone());
             Ok(models)
         })
     }
 
     fn opened(&self) -> Option<Arc<Models>> {
-        OPENED.lock().unwrap_or_else(PoisonError::into_inner).get(&self.0).cloned()
+        OPENED.lock().unwrap_or_else(PoisonError::into_inner).get(&self.key()).cloned()
     }
 
-    fn open(&self, runtime: &Handle) -> Result<Arc<Models>> {
-        let form: Form =
-            serde_json::from_str(&self.0).context(Kind::Input, || "a job that was sent cannot be read".into())?;
-        let settings: Vec<String> = form.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    fn key(&self) -> Key {
+        (self.text.clone(), self.device.clone())
+    }
+
+    fn form(&self) -> Result<Form> {
+        serde_json::from_str(&self.text).context(Kind::Input, || "a job that was sent cannot be read".into())
+    }
+
+    /// The job, as far as it was sent.
+    ///
+    /// # Errors
+    /// `Kind::Input` for what is none; as [`Job::parse`].
+    pub fn job(&self) -> Result<Job> {
+        let form = self.form()?;
+        let of_job = form.settings.iter().map(|(key, value)| format!("{key}={value}"));
+        let here = self.device.iter().map(|device| format!("model.device={device}"));
+        let settings: Vec<String> = of_job.chain(here).collect();
         // Settings of this process's own are none of the job's.
         let is_setting = |name: &str| name == "CUREC_WAREHOUSE" || name.starts_with("CUREC_") && name.contains("__");
         let variables = environment().into_iter().filter(|(name, _)| !is_setting(name)).collect();
-        let models = Models::new(&Job::parse("", "the client's job", &settings, &variables)?)?;
+        Job::parse("", "the client's job", &settings, &variables)
+    }
+
+    fn open(&self, runtime: &Handle) -> Result<Arc<Models>> {
+        let models = Models::new(&self.job()?)?;
         runtime.block_on(models.fetch())?;
-        let found = models.model_name()?;
-        if found != form.model {
+        let (wanted, found) = (self.form()?.model, models.model_name()?);
+        if found != wanted {
             return Err(Error::new(Kind::Model, "this process of the cluster has another model than the client")
-                .with("the client's", form.model)
+                .with("the client's", wanted)
                 .with("this process's", found)
                 .hint("the same files must lie under the same paths or URLs for all processes"));
         }
@@ -148,7 +186,10 @@ fn absolute(value: &str) -> Result<String> {
 }
 
 /// Does work that blocks and waits; the runtime goes on with its other work on another thread.
-fn on_a_thread_that_may_block<T>(work: impl FnOnce(&Handle) -> Result<T>) -> Result<T> {
+///
+/// # Errors
+/// Those of `work`; `Kind::Internal` outside of a runtime of several threads.
+pub(crate) fn on_a_thread_that_may_block<T>(work: impl FnOnce(&Handle) -> Result<T>) -> Result<T> {
     match Handle::try_current() {
         Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
             tokio::task::block_in_place(|| work(&runtime))
@@ -177,21 +218,27 @@ mod tests {
         let models = Models::new(&job).unwrap();
         let sent = Sent::of(&job, &models).unwrap();
         let arrived = Sent::arrived(&sent.bytes()).unwrap();
-        assert!(sent == arrived && !sent.0.contains("hunter2"));
+        assert!(sent == arrived && !sent.text().contains("hunter2"));
         let there = arrived.models().unwrap();
         assert_eq!(there.prompt_key("a prompt", "stem").unwrap(), models.prompt_key("a prompt", "stem").unwrap());
         assert_eq!(there.longest_prompt(), models.longest_prompt());
         assert!(Arc::ptr_eq(&there, &Sent::arrived(&sent.bytes()).unwrap().models().unwrap()), "opened twice");
         assert_eq!(format!("{sent:?}"), "Sent");
+        assert_eq!(arrived.job().unwrap().spec.model.device, job.spec.model.device);
+        let here = arrived.on(Some("cpu".into()));
+        assert_eq!(here.job().unwrap().spec.model.device, "cpu");
+        let (own, opened) = (here.models().unwrap(), sent.models().unwrap());
+        assert!(own.device() == "cpu" && !Arc::ptr_eq(&own, &opened));
+        assert_eq!(own.prompt_key("a prompt", "stem").unwrap(), opened.prompt_key("a prompt", "stem").unwrap());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn another_model_is_refused_by_name() {
         let job = job("");
         let sent = Sent::of(&job, &Models::new(&job).unwrap()).unwrap();
-        let mut form: Form = serde_json::from_str(&sent.0).unwrap();
+        let mut form = sent.form().unwrap();
         form.model = "another-model".into();
-        let why = Sent(serde_json::to_string(&form).unwrap()).models().err().unwrap();
+        let why = Sent { text: serde_json::to_string(&form).unwrap(), device: None }.models().err().unwrap();
         assert_eq!(why.kind(), Kind::Model);
         assert!(why.to_string().contains("another-model"), "{why}");
     }

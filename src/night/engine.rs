@@ -1,10 +1,14 @@
-//! Where the queries of a night are computed, as `[query]` says: in this process, or on a cluster.
+//! Where the queries of a night are computed and its prompts answered, as `[query]` says: in this process, or on a cluster.
 //!
 //! Knows a job and its models. Only a run's own tables are made there; whoever looks at a warehouse does so in one process.
 
 use crate::error::Result;
+use crate::night::asking::Asking;
+use crate::night::generation::generate;
+use crate::night::manifest::Usage;
 use crate::night::prepare::Prepared;
-use crate::query::session::Engine;
+use crate::night::spending::Unpaid;
+use crate::query::session::{BatchStream, Engine};
 use crate::table::store::Location;
 
 /// The engine of a prepared job. On a cluster, rows that are no table's yet lie in the folder `set_aside`, which all executors read.
@@ -18,12 +22,27 @@ pub(super) async fn engine_of(prepared: &Prepared, set_aside: Location) -> Resul
     }
 }
 
+/// Has prompts answered: by the executors of the session's cluster, or here. An endpoint is asked from here, wherever tables are
+/// made: its limits are those of one client.
+///
+/// # Errors
+/// As [`generate`]; on a cluster those of its queries.
+pub(super) async fn answers(asking: &Asking<'_>, pending: BatchStream, usage: &mut Usage) -> Result<Option<Unpaid>> {
+    #[cfg(feature = "cluster")]
+    if let Some(folder) = asking.session.shared_folder()
+        && asking.models.endpoint().is_none()
+    {
+        return crate::night::dispatch::answers(asking, folder, pending, usage).await;
+    }
+    generate(pending, asking.models, asking.checks, asking.sink, asking.stop, asking.progress, usage).await
+}
+
 #[cfg(feature = "cluster")]
 async fn cluster_of(prepared: &Prepared, set_aside: Location) -> Result<Engine> {
     use std::sync::Arc;
 
     use crate::config::QuerySpec;
-    use crate::generate::carried::JobCarrier;
+    use crate::night::answering::{NightCarrier, Place};
     use crate::night::tables::{query_memory, spill_dir};
     use crate::query::cluster::client::Cluster;
     use crate::query::cluster::executor::ExecutorOptions;
@@ -31,13 +50,16 @@ async fn cluster_of(prepared: &Prepared, set_aside: Location) -> Result<Engine> 
 
     let job = &prepared.job;
     let QuerySpec { scheduler, partitions, .. } = &job.spec.query;
-    let carrier = Arc::new(JobCarrier::of(job, &prepared.models)?);
-    let cluster = match job.spec.query.is_standalone() {
+    let is_standalone = job.spec.query.is_standalone();
+    let here = || Place { name: "this process".into(), stores: StoreOptions::of(job), device: None };
+    let carrier = Arc::new(NightCarrier::of(job, &prepared.models, is_standalone.then(here))?);
+    let cluster = match is_standalone {
         true => {
             let options = ExecutorOptions {
                 scheduler: String::new(),
                 host: None,
                 threads: 0,
+                tables_only: false,
                 memory_limit: query_memory(job),
                 spill_dir: spill_dir(job),
                 stores: StoreOptions::of(job),

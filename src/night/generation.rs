@@ -25,13 +25,14 @@ use crate::generate::models::{Models, no_device_fault};
 use crate::generate::prompt::Evidence;
 use crate::generate::row::{Outcome, Question, RowError, Written};
 use crate::night::manifest::Usage;
+use crate::night::receipts::{Paid, Receipts};
 use crate::night::spending::{Limit, Purse, Unpaid};
 use crate::query::session::BatchStream;
 use crate::reward::names::Vocabulary;
 use crate::reward::score::{Scored, evidence_of, score};
 use crate::table::contract::Contract;
 use crate::table::lease::Lease;
-use crate::table::partition::append_segment;
+use crate::table::partition::Encoded;
 use crate::table::store::Location;
 use crate::telemetry::Progress;
 
@@ -58,6 +59,21 @@ struct Answer {
     /// Share of the stage's time, once it is shared out.
     seconds: Option<f64>,
     result: std::result::Result<Written, RowError>,
+}
+
+impl Answer {
+    fn paid(&self) -> Paid {
+        let tokens = |of: fn(&Written) -> u32| self.result.as_ref().map_or(0, |written| u64::from(of(written)));
+        Paid {
+            key: self.asked.key.clone(),
+            attempt: self.asked.attempt,
+            accepted: self.accepted,
+            error: self.result.as_ref().err().map(|e| e.code().to_owned()),
+            prompt_tokens: tokens(|written| written.prompt_tokens),
+            cached_tokens: tokens(|written| written.cached_tokens),
+            completion_tokens: tokens(|written| written.completion_tokens),
+        }
+    }
 }
 
 /// Answers as they come; an error is one of the run.
@@ -118,6 +134,8 @@ pub struct Sink<'a> {
     pub waiting: u64,
     /// What the run may still spend, where the job has a cap.
     pub purse: Option<&'a Purse>,
+    /// Where a process that answers for another one's run leaves its receipts.
+    pub receipts: Option<&'a Receipts>,
 }
 
 /// Generates for every row of `pending` (prompt_key, prompt_text, answer_stem; keys are distinct) and commits the
@@ -287,14 +305,14 @@ pub async fn generate(
     Ok(limit.filter(|_| prompts > 0).map(|limit| Unpaid { limit, prompts }))
 }
 
-fn stopped() -> Error {
+pub(super) fn stopped() -> Error {
     Error::new(Kind::Interrupted, "stopped by a signal while generating")
         .hint("finished answers are kept; run the same command again")
 }
 
 /// The share is one of all prompts, not of those that are done: prompts that are too long fail at once, before the first
 /// answer, and must not stop a run that they are a small part of.
-fn within_budget(budget: &BudgetSpec, failed: &BTreeMap<String, u64>, total: u64) -> Result<()> {
+pub(super) fn within_budget(budget: &BudgetSpec, failed: &BTreeMap<String, u64>, total: u64) -> Result<()> {
     let failures: u64 = failed.values().sum();
     let over_share = failures as f64 > budget.max_failed_fraction * total as f64;
     let over_rows = budget.max_failed_rows > 0 && failures > budget.max_failed_rows;
@@ -395,7 +413,13 @@ impl Writer<'_> {
         self.waiting.sort_by(|a, b| (&a.asked.key, a.asked.attempt).cmp(&(&b.asked.key, b.asked.attempt)));
         let schema = self.sink.contract.arrow_schema(None);
         let batch = rows_of(&self.waiting, schema, &self.digest, self.sink)?;
-        append_segment(self.sink.root, self.sink.contract, &batch).await?;
+        if let Some(encoded) = Encoded::of(self.sink.contract, &batch)? {
+            if let Some(receipts) = self.sink.receipts {
+                let rows: Vec<Paid> = self.waiting.iter().map(Answer::paid).collect();
+                receipts.leave(&encoded.segment.name, &rows).await?;
+            }
+            encoded.append(self.sink.root, self.sink.contract).await?;
+        }
         // Only now: answers that were not committed are tried again with the next ones.
         self.waiting.clear();
         Ok(())

@@ -189,6 +189,10 @@ pub struct Usage {
     /// Of those, answers that the checks refused and that were asked for again.
     #[serde(default)]
     pub asked_again: u64,
+    /// Answers generated twice, because a process of a cluster was lost, or taken for lost, before it had handed them over; a
+    /// reader takes one of them. Absent where there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub paid_twice: u64,
     /// Prompts that a spend cap has left unpaid, rewrites of corrections among them: never asked, or refused and not asked again.
     #[serde(default)]
     pub unpaid: u64,
@@ -205,6 +209,11 @@ pub struct Usage {
     pub completion_tokens: u64,
     /// Seconds of the generate stage.
     pub seconds: f64,
+}
+
+/// Whether a number need not be told.
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// What was paid for the prompts of an interval, whichever run paid.

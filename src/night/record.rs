@@ -235,7 +235,7 @@ pub(super) fn story(m: &Manifest, report: &str, root: &Location) -> String {
     let refused: Vec<String> = m.reasons.refused.iter().map(|(code, n)| format!("{code} {n}")).collect();
     format!(
         "Published {} reasons ({}) in {:.1} s; accepted {:.1} % ({}); refused: {}.\n\
-         Generated {} answers{again}, {} prompt tokens ({} shared), {} new tokens at {:.1} tokens/s.{}{}{}\n\
+         Generated {} answers{again}, {} prompt tokens ({} shared), {} new tokens at {:.1} tokens/s.{}{}{}{}\n\
          {}Tables: {}\nReport: {report}",
         m.reasons.total(),
         kinds(&m.reasons.by_kind),
@@ -258,6 +258,7 @@ pub(super) fn story(m: &Manifest, report: &str, root: &Location) -> String {
         },
         failed_story(m.failed_prompts),
         unpaid_story(&m.usage),
+        twice_story(&m.usage),
         store_story(m),
         root.local_path().map_or_else(|| root.url().to_string(), |p: PathBuf| p.display().to_string()),
     )
@@ -265,7 +266,7 @@ pub(super) fn story(m: &Manifest, report: &str, root: &Location) -> String {
 
 /// What asks for attention in a run that ended well, a line each; empty where nothing does.
 pub(super) fn notes(m: &Manifest) -> String {
-    let told = [failed_story(m.failed_prompts), unpaid_story(&m.usage), store_story(m)];
+    let told = [failed_story(m.failed_prompts), unpaid_story(&m.usage), twice_story(&m.usage), store_story(m)];
     let lines: Vec<&str> = told.iter().map(|told| told.trim()).filter(|told| !told.is_empty()).collect();
     lines.join("\n")
 }
@@ -287,6 +288,14 @@ fn unpaid_story(usage: &Usage) -> String {
              features of their evidence. Run the same day again to pay for the rest.",
             usage.unpaid
         ),
+    }
+}
+
+/// A line on answers that were paid for twice; empty where none were.
+fn twice_story(usage: &Usage) -> String {
+    match usage.paid_twice {
+        0 => String::new(),
+        n => format!("\n{n} answer(s) were paid for twice: an executor was lost before it had handed them over."),
     }
 }
 

@@ -16,10 +16,11 @@ use crate::columns::{at, text};
 use crate::error::{Context, Error, Kind, Result};
 use crate::feature::Pooler;
 use crate::llm::device;
+use crate::night::asking::Asking;
 use crate::night::correct::{self, Corrector, Pass};
 use crate::night::decide::TablePlan;
-use crate::night::engine::engine_of;
-use crate::night::generation::{Checks, Sink, generate};
+use crate::night::engine::{answers, engine_of};
+use crate::night::generation::{Checks, Sink};
 use crate::night::graph::{EARLIER, RESPONSE};
 use crate::night::made_from::{self, UNPAID, rows_of};
 use crate::night::manifest::{Manifest, StageRecord, TableRecord, Usage};
@@ -353,7 +354,19 @@ impl Build {
             let (response, budget, total) = (&spec.response, &spec.budget, usage.distinct_prompts);
             let run_id = &self.manifest.run_id;
             let purse = purse.as_ref();
-            let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total, waiting, purse };
+            let sink = Sink {
+                root: &root,
+                contract,
+                lease,
+                run_id,
+                interval,
+                response,
+                budget,
+                total,
+                waiting,
+                purse,
+                receipts: None,
+            };
             let progress = Progress::begin(self.voice, "generate", waiting, "prompts", "new tokens");
             let pending = tables::pending_prompts(session, spec.sampling.attempts, purse.is_some()).await?;
             let checks = Checks {
@@ -366,7 +379,9 @@ impl Build {
                 },
             };
             let models = &self.prepared.models;
-            let outcome = generate(pending, models, Some(&checks), &sink, &self.stop, &progress, usage).await;
+            let (job, sink, stop) = (&self.prepared.job, &sink, &self.stop);
+            let asking = Asking { session, job, models, checks: Some(&checks), sink, stop, progress: &progress };
+            let outcome = answers(&asking, pending, usage).await;
             progress.finish();
             unpaid = self.note_unpaid(outcome?, total)?;
             tables::register_responses(session, &root, contract).await?;
@@ -389,16 +404,31 @@ impl Build {
             let (response, budget, run_id) =
                 (&self.prepared.job.spec.response, &correct::BUDGET, &self.manifest.run_id);
             let (total, purse) = (waiting, purse.as_ref());
-            let sink = Sink { root: &root, contract, lease, run_id, interval, response, budget, total, waiting, purse };
+            let sink = Sink {
+                root: &root,
+                contract,
+                lease,
+                run_id,
+                interval,
+                response,
+                budget,
+                total,
+                waiting,
+                purse,
+                receipts: None,
+            };
             let progress = Progress::begin(self.voice, "rewrite", waiting, "prompts", "new tokens");
             let pending = session.sql(texts::PENDING_REWRITES, &[]).await?.stream().await?;
             // Counted apart: what fails here is none of the budget's business.
             let mut usage = Usage::default();
             let models = &self.prepared.models;
-            let outcome = generate(pending, models, None, &sink, &self.stop, &progress, &mut usage).await;
+            let (job, sink, stop) = (&self.prepared.job, &sink, &self.stop);
+            let asking = Asking { session, job, models, checks: None, sink, stop, progress: &progress };
+            let outcome = answers(&asking, pending, &mut usage).await;
             progress.finish();
             let whole = &mut self.manifest.usage;
             whole.generated += usage.generated;
+            whole.paid_twice += usage.paid_twice;
             whole.prompt_tokens += usage.prompt_tokens;
             whole.cached_tokens += usage.cached_tokens;
             whole.completion_tokens += usage.completion_tokens;

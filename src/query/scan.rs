@@ -192,14 +192,17 @@ pub(super) async fn scan(
     Ok(whole)
 }
 
-/// The rows of one file of the session's own, as they are.
+/// The rows of files of the session's own, as they are.
 ///
 /// # Errors
 /// As [`fail`].
-pub(super) fn plain(context: &SessionContext, file: Location, schema: SchemaRef) -> Result<Arc<dyn TableProvider>> {
-    context.register_object_store(file.store_url(), file.store());
-    let config =
-        ListingTableConfig::new(listing_url(&file)?).with_listing_options(listing_options(context)).with_schema(schema);
+pub(super) fn plain(context: &SessionContext, files: &[Location], schema: SchemaRef) -> Result<Arc<dyn TableProvider>> {
+    for file in files {
+        context.register_object_store(file.store_url(), file.store());
+    }
+    let config = ListingTableConfig::new_with_multi_paths(files.iter().map(listing_url).collect::<Result<Vec<_>>>()?)
+        .with_listing_options(listing_options(context))
+        .with_schema(schema);
     let table = ListingTable::try_new(config).map_err(|e| fail(e, "cannot register a file"))?;
     Ok(Arc::new(table))
 }

@@ -45,8 +45,8 @@ type SpilledFiles = BTreeMap<String, Vec<Arc<dyn SpillFile>>>;
 /// The DataFusion session. Cheap to clone; clones share their tables and functions.
 #[derive(Clone)]
 pub struct Session {
-    context: SessionContext,
-    engine: Engine,
+    pub(super) context: SessionContext,
+    pub(super) engine: Engine,
     spilled: Arc<Mutex<SpilledFiles>>,
     /// Held while an audit uses the table name `this`.
     pub(super) this: Arc<tokio::sync::Mutex<()>>,
@@ -90,7 +90,7 @@ impl Session {
         let Some(file) = set_aside(folder, name, None, rows).await?.0 else {
             return self.register_batches(name, schema, Vec::new());
         };
-        let table = scan::plain(&self.context, file, schema).map_err(|e| e.with("table", name))?;
+        let table = scan::plain(&self.context, &[file], schema).map_err(|e| e.with("table", name))?;
         self.replace(name, table)
     }
 
@@ -258,6 +258,11 @@ impl Session {
     /// Whether there is a table of that name.
     pub fn has_table(&self, name: &str) -> bool {
         self.context.table_exist(name).unwrap_or(false)
+    }
+
+    /// The folder that all processes of a cluster read and write; `None` where queries are computed in this process.
+    pub fn shared_folder(&self) -> Option<&Location> {
+        self.engine.set_aside()
     }
 
     /// Names of the registered tables, sorted.

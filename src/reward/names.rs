@@ -93,8 +93,21 @@ impl Vocabulary {
         // One- and two-letter values match everywhere and say nothing; nor does one character of a script without spaces.
         let attributes: HashSet<String> =
             attributes.into_iter().map(normalise).filter(|a| a.chars().count() > 2).collect();
+        Vocabulary::of_compared(attributes)
+    }
+
+    /// From attributes as [`Vocabulary::compared`] gives them.
+    pub fn of_compared(attributes: impl IntoIterator<Item = String>) -> Self {
+        let attributes: HashSet<String> = attributes.into_iter().collect();
         let longest = attributes.iter().map(|a| a.split(' ').count()).max().unwrap_or(0);
         Vocabulary { attributes, longest, ..Vocabulary::default() }
+    }
+
+    /// The attributes as they are compared, sorted.
+    pub fn compared(&self) -> Vec<String> {
+        let mut attributes: Vec<String> = self.attributes.iter().cloned().collect();
+        attributes.sort_unstable();
+        attributes
     }
 
     /// For texts of the language of a tag, see [`Language::of`].

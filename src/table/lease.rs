@@ -100,6 +100,14 @@ pub(crate) struct LeaseState {
     released: bool,
 }
 
+/// A lease as its holder tells it to processes that work for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    file: String,
+    holder: Holder,
+    epoch: u64,
+}
+
 /// The right to publish one job's interval, held by one run at a time.
 ///
 /// Clocks of hosts that share a warehouse may differ by less than the time to live. A holder that was paused beyond it can be
@@ -153,6 +161,19 @@ impl Lease {
     /// Who holds it: this run.
     pub fn holder(&self) -> &Holder {
         &self.holder
+    }
+
+    /// The lease, for a process that works for this one.
+    pub fn told(&self) -> Told {
+        Told { file: self.at.name().to_owned(), holder: self.holder.clone(), epoch: self.epoch }
+    }
+
+    /// A lease that another process holds, for which this one works. It can be looked at, and neither renewed nor given back:
+    /// which version of it stands there is not known here.
+    pub fn of_holder(root: &Location, told: Told) -> Lease {
+        let at = root.child("_leases").child(&told.file);
+        let version = tokio::sync::Mutex::new(Version::default());
+        Lease { at, holder: told.holder, epoch: told.epoch, ttl: Duration::ZERO, version }
     }
 
     /// How long it lasts after every renewal; renew at a third of it.

@@ -16,12 +16,10 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use parquet::arrow::arrow_writer::ArrowWriter;
-use parquet::errors::ParquetError;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::table::cast::{cast_batch, strict};
-use crate::table::check::{Checker, conform};
+use crate::table::check::Checker;
 use crate::table::commit::{RECORD, check_dt};
 use crate::table::contract::Contract;
 use crate::table::delta_write;
@@ -29,10 +27,10 @@ use crate::table::finding::Findings;
 use crate::table::lease::{AT_ONCE, FORMAT, Lease, is_live, read_lease};
 use crate::table::local_folder::{lock_folder, torn_uploads};
 use crate::table::store::{Entry, Location, remove_folder};
-use crate::table::write::{OrderCheck, StagedFile, Stamp, TableWriter, writer_properties};
+use crate::table::write::{OrderCheck, StagedFile, Stamp, TableWriter};
 
 pub use crate::table::commit::{CommitRecord, CommittedFile, commit_record, partition, tables};
-pub use crate::table::segment::segments;
+pub use crate::table::segment::{Encoded, Segment, append_segment, segments};
 
 /// A table's partition, written under `_staging/<run id>/` and not yet visible.
 #[derive(Debug, Clone)]
@@ -279,42 +277,6 @@ async fn remove_unlisted(before: &[Entry], record: &CommitRecord, folder: &Locat
         }
     }
     Ok(removed)
-}
-
-/// An append-only segment that was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segment {
-    /// Its content-hashed name inside the table's folder.
-    pub name: String,
-    /// Rows.
-    pub rows: u64,
-    /// Bytes.
-    pub bytes: u64,
-}
-
-/// Appends rows to a store table such as `response` as one small file, `<root>/<table>/seg-<hash>.parquet`: all of it
-/// or nothing. The same rows give the same segment. `None` for no rows.
-///
-/// # Errors
-/// `Kind::Audit` for rows that break the contract; the store's.
-pub async fn append_segment(root: &Location, contract: &Contract, batch: &RecordBatch) -> Result<Option<Segment>> {
-    if batch.num_rows() == 0 {
-        return Ok(None);
-    }
-    let mut checker = Checker::new(contract, &contract.name);
-    let batch = conform(contract, batch, &mut checker)?;
-    let encode = || -> Result<Vec<u8>, ParquetError> {
-        let properties =
-            writer_properties(contract, &batch.schema(), None).map_err(|e| ParquetError::General(e.to_string()))?;
-        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties))?;
-        writer.write(&batch)?;
-        writer.into_inner()
-    };
-    let bytes = encode().context(Kind::Internal, || format!("cannot encode a segment of {}", contract.name))?;
-    let name = format!("seg-{}.parquet", &blake3::hash(&bytes).to_hex().as_str()[..32]);
-    let (rows, size) = (batch.num_rows() as u64, bytes.len() as u64);
-    root.child(&contract.name).child(&name).put(Bytes::from(bytes)).await?;
-    Ok(Some(Segment { name, rows, bytes: size }))
 }
 
 /// What `gc` did.

@@ -1,4 +1,4 @@
-//! The segments of a store table such as `response`: which of them count, many merged into few, rows taken out.
+//! The segments of a store table such as `response`: one appended, which of them count, many merged into few, rows taken out.
 //!
 //! A store table is all of its `seg-<hash>.parquet`, except those that a record `_replaced-<hash>.json` says other
 //! segments stand for. Merging writes the merged segments, then the record; only a later [`remove_replaced`] takes the
@@ -13,6 +13,8 @@ use std::collections::BTreeSet;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use parquet::arrow::ArrowWriter;
+use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Kind, Result};
@@ -22,7 +24,7 @@ use crate::table::filter::{count_matching, rows_without};
 use crate::table::input::open_input;
 use crate::table::lease::{FORMAT, check_format};
 use crate::table::store::{Entry, Location, remove_folder};
-use crate::table::write::{Stamp, TableWriter};
+use crate::table::write::{Stamp, TableWriter, writer_properties};
 
 /// Segments below this many bytes are small: worth merging.
 pub const SMALL_BYTES: u64 = 16 << 20;
@@ -118,6 +120,75 @@ fn is_segment(name: &str) -> bool {
 /// As [`Segments::find`].
 pub async fn segments(root: &Location, table: &str) -> Result<Vec<Entry>> {
     Ok(Segments::find(root, table).await?.current())
+}
+
+/// An append-only segment that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Its content-hashed name inside the table's folder.
+    pub name: String,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Appends rows to a store table such as `response` as one small file, `<root>/<table>/seg-<hash>.parquet`: all of it
+/// or nothing. The same rows give the same segment. `None` for no rows.
+///
+/// # Errors
+/// `Kind::Audit` for rows that break the contract; the store's.
+pub async fn append_segment(root: &Location, contract: &Contract, batch: &RecordBatch) -> Result<Option<Segment>> {
+    match Encoded::of(contract, batch)? {
+        Some(encoded) => encoded.append(root, contract).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A segment that is not written yet.
+#[derive(Debug)]
+pub struct Encoded {
+    /// What it will be.
+    pub segment: Segment,
+    bytes: Bytes,
+}
+
+impl Encoded {
+    /// Rows as a segment; `None` for no rows.
+    ///
+    /// # Errors
+    /// `Kind::Audit` for rows that break the contract.
+    pub fn of(contract: &Contract, batch: &RecordBatch) -> Result<Option<Encoded>> {
+        if batch.num_rows() == 0 {
+            return Ok(None);
+        }
+        encode(contract, batch).map(Some)
+    }
+
+    /// Writes it, all of it or nothing.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn append(self, root: &Location, contract: &Contract) -> Result<Segment> {
+        root.child(&contract.name).child(&self.segment.name).put(self.bytes).await?;
+        Ok(self.segment)
+    }
+}
+
+fn encode(contract: &Contract, batch: &RecordBatch) -> Result<Encoded> {
+    let mut checker = Checker::new(contract, &contract.name);
+    let batch = conform(contract, batch, &mut checker)?;
+    let encode = || -> Result<Vec<u8>, ParquetError> {
+        let properties =
+            writer_properties(contract, &batch.schema(), None).map_err(|e| ParquetError::General(e.to_string()))?;
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties))?;
+        writer.write(&batch)?;
+        writer.into_inner()
+    };
+    let bytes = encode().context(Kind::Internal, || format!("cannot encode a segment of {}", contract.name))?;
+    let name = format!("seg-{}.parquet", &blake3::hash(&bytes).to_hex().as_str()[..32]);
+    let (rows, size) = (batch.num_rows() as u64, bytes.len() as u64);
+    Ok(Encoded { segment: Segment { name, rows, bytes: size }, bytes: Bytes::from(bytes) })
 }
 
 /// Writes `rows` as segments and records that they stand for `old`. Whatever this staging folder held is removed.

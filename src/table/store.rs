@@ -112,7 +112,7 @@ impl Entry {
 }
 
 /// Which version of an object was read; what [`Location::put_if`] compares with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Version {
     e_tag: Option<String>,
     version: Option<String>,

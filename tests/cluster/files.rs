@@ -52,6 +52,7 @@ async fn cluster(folder: &Path, executors: usize) -> Engine {
         scheduler: String::new(),
         host: None,
         threads: 2,
+        tables_only: false,
         memory_limit: 256 << 20,
         spill_dir: Some(folder.join("spill")),
         stores: StoreOptions::default(),

@@ -11,5 +11,6 @@ mod files;
 mod night;
 mod nights;
 mod processes;
+mod prompts;
 #[path = "../common/s3.rs"]
 mod s3;

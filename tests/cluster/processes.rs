@@ -13,8 +13,12 @@ pub(crate) struct Processes {
     children: Vec<Child>,
 }
 
-/// Starts a process and waits for the line that says where it listens.
-fn start(mut command: Command) -> (Child, String) {
+/// Starts a process and waits for the line that says where it listens. What it writes temporarily lies in `tmp` of the world.
+fn start(world: &World, args: &[&str], variables: &[(&str, &str)]) -> (Child, String) {
+    let tmp = world.path("tmp");
+    std::fs::create_dir_all(&tmp).unwrap();
+    let mut command: Command = world.command(args);
+    command.env("TMPDIR", &tmp).envs(variables.iter().copied());
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -23,32 +27,34 @@ fn start(mut command: Command) -> (Child, String) {
 }
 
 impl Processes {
-    /// A scheduler and so many executors with one thread each. What they write temporarily lies in `tmp` of the world.
+    /// A scheduler and so many executors with one thread each.
     pub(crate) fn of(world: &World, executors: usize) -> Processes {
-        let tmp = world.path("tmp");
-        std::fs::create_dir_all(&tmp).unwrap();
-        let command = |args: &[&str]| {
-            let mut command = world.command(args);
-            command.env("TMPDIR", &tmp);
-            command
-        };
-        let (child, scheduler) = start(command(&["cluster", "scheduler", "--bind", "127.0.0.1:0"]));
-        let mut children = vec![child];
-        for _ in 0..executors {
-            let args =
-                ["cluster", "executor", "--scheduler", &scheduler, "--threads", "1", "--memory-limit", "256 MiB"];
-            let (child, address) = start(command(&args));
-            assert!(address.starts_with("127.0.0.1:"), "an executor listens on {address}");
-            children.push(child);
-        }
+        let (child, scheduler) = start(world, &["cluster", "scheduler", "--bind", "127.0.0.1:0"], &[]);
         assert!(scheduler.starts_with("df://127.0.0.1:"), "the scheduler listens on {scheduler}");
-        Processes { scheduler, children }
+        let mut processes = Processes { scheduler, children: vec![child] };
+        (0..executors).for_each(|_| processes.add(world, &[], &[]));
+        processes
+    }
+
+    /// Starts one more executor with one thread, with flags and variables of its own.
+    pub(crate) fn add(&mut self, world: &World, more: &[&str], variables: &[(&str, &str)]) {
+        let args =
+            ["cluster", "executor", "--scheduler", &self.scheduler, "--threads", "1", "--memory-limit", "256 MiB"];
+        let device = ["--device", "cpu"];
+        let (child, address) = start(world, &[&args[..], &device, more].concat(), variables);
+        assert!(address.starts_with("127.0.0.1:"), "an executor listens on {address}");
+        self.children.push(child);
     }
 
     /// Kills one process, the scheduler being the first.
     pub(crate) fn kill(&mut self, number: usize) {
         self.children[number].kill().unwrap();
         self.children[number].wait().unwrap();
+    }
+
+    /// Waits until one process, the scheduler being the first, has ended by itself.
+    pub(crate) fn wait(&mut self, number: usize) {
+        wait_for("the process dies", || self.children[number].try_wait().unwrap().is_some());
     }
 
     /// Ends one process, the scheduler being the first, as an operator does; returns its exit code.

@@ -14,8 +14,12 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use serde_json::Value;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::query::cluster::apart::{self, Work};
 use crate::query::{event_meaning, good_rows, labelled};
+
+/// A function of rows, for those who carry it and need not call it.
+pub type ScalarFunction = ScalarUDF;
 
 /// Packs functions that queries know nothing of.
 pub trait Carrier: Debug + Send + Sync {
@@ -33,6 +37,14 @@ pub trait Carrier: Debug + Send + Sync {
     /// # Errors
     /// Where what it holds cannot be had here.
     fn unpack(&self, name: &str, packed: &[u8]) -> Result<Option<ScalarUDF>>;
+
+    /// The work on parts of rows that a text names; `None` where this process does none.
+    ///
+    /// # Errors
+    /// Where the text names none.
+    fn work(&self, _: &str) -> Result<Option<Arc<dyn Work>>> {
+        Ok(None)
+    }
 }
 
 /// A carrier of nothing: for plans that call the functions of queries alone.
@@ -105,8 +117,9 @@ impl PhysicalExtensionCodec for Codec {
     }
 
     fn try_encode_udf(&self, function: &ScalarUDF, buf: &mut Vec<u8>) -> DfResult<()> {
-        let found = match packed(function) {
-            Some(packed) => Some(packed.to_string().into_bytes()),
+        let own = packed(function).map(|packed| packed.to_string().into_bytes());
+        let found = match own.or_else(|| apart::packed(function)) {
+            Some(packed) => Some(packed),
             None => self.carrier.pack(function).map_err(|e| DataFusionError::External(Box::new(e)))?,
         };
         buf.extend(found.unwrap_or_default());
@@ -114,7 +127,11 @@ impl PhysicalExtensionCodec for Codec {
     }
 
     fn try_decode_udf(&self, name: &str, buf: &[u8]) -> DfResult<Arc<ScalarUDF>> {
-        let carried = self.carrier.unpack(name, buf).map_err(|e| DataFusionError::External(Box::new(e)))?;
+        let failed = |e: Error| DataFusionError::External(Box::new(e));
+        if name == apart::NAME {
+            return apart::unpacked(buf, |work| self.carrier.work(work)).map(Arc::new).map_err(failed);
+        }
+        let carried = self.carrier.unpack(name, buf).map_err(failed)?;
         carried.or_else(|| unpacked(name, buf)).map(Arc::new).ok_or_else(|| unknown(name))
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use ballista_core::execution_plans::execute_physical_plan;
 use ballista_core::extension::SessionConfigExt;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::execute_stream;
@@ -36,7 +37,8 @@ pub use crate::query::cluster::settings::PARTITIONS;
 const TOLD: usize = 2000;
 
 /// What of an error says that another try may succeed: somebody was not reached, or has ended.
-const PASSING: [&str; 17] = [
+const PASSING: [&str; 18] = [
+    settings::FOR_NOW,
     "transport error",
     "transport::Error(Transport",
     "Connection refused",
@@ -141,6 +143,14 @@ impl Cluster {
         settings::of_cluster(config, self.partitions)
     }
 
+    /// Makes each file that a session's next query reads a task of its own.
+    ///
+    /// # Errors
+    /// None that is known; DataFusion's.
+    pub(crate) fn apart(options: &mut ConfigOptions, files: usize) -> DfResult<()> {
+        settings::apart(options, files)
+    }
+
     /// The rows of a frame, in order, once the executors have computed them.
     pub(crate) async fn stream(&self, frame: DataFrame) -> DfResult<SendableRecordBatchStream> {
         let (state, plan) = frame.into_parts();
@@ -188,7 +198,10 @@ fn failed(error: &DataFusionError, scheduler: &str) -> DataFusionError {
     let is_passing = PASSING.iter().any(|sign| told.contains(sign));
     let is_full = told.contains("ResourcesExhausted") || told.contains("Resources exhausted");
     let (kind, hint) = match (is_full, is_passing) {
-        _ if told.contains(UNATTENDED) => (Kind::Temporary, "start an executor, and run the same command again"),
+        _ if told.contains(UNATTENDED) => (
+            Kind::Temporary,
+            "start an executor, one without --tables-only for prompts, and run the same command again",
+        ),
         (true, _) => (Kind::Config, "raise --memory-limit of the executors, or [query] partitions"),
         (_, true) => (Kind::Temporary, "are the scheduler and an executor running? run the same command again"),
         _ => (Kind::Input, "`--engine local` computes the same in this process, and may say more"),
@@ -231,6 +244,8 @@ mod tests {
         assert_eq!(kind("Job x failed: ResourcesExhausted(\"Failed to allocate\")"), Kind::Config);
         assert_eq!(kind("Job x failed: Cast error: Can't cast value"), Kind::Input);
         assert_eq!(kind("Job x failed: Cancelled"), Kind::Temporary);
+        let tried = format!("Task 3 in Stage 1 failed 4 times: IoError({}: the device is busy)", settings::FOR_NOW);
+        assert_eq!(kind(&tried), Kind::Temporary);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -29,7 +29,7 @@ use crate::config::{Meanings, temporary_folder};
 use crate::error::{Error, Kind, Result};
 use crate::query::cluster::carried::{Carrier, codec};
 use crate::query::cluster::listener::address_of;
-use crate::query::cluster::settings::{self, MESSAGE_BYTES, RESULT_TTL};
+use crate::query::cluster::settings::{self, MESSAGE_BYTES, RESULT_TTL, TABLES_ONLY};
 use crate::query::cluster::stores::Stores;
 use crate::query::datafusion_error::fail;
 use crate::query::memory::runtime_of;
@@ -55,6 +55,8 @@ pub struct ExecutorOptions {
     pub host: Option<String>,
     /// Tasks at a time; 0 = as many as the machine has threads.
     pub threads: usize,
+    /// Whether it is given no prompts.
+    pub tables_only: bool,
     /// Bytes that all tasks together may hold in memory; operators that can spill do so beyond it.
     pub memory_limit: usize,
     /// Folder for spilled rows and for those between stages; `None`: the system's temporary folder.
@@ -145,8 +147,9 @@ fn host_of(address: IpAddr) -> Option<String> {
 }
 
 fn registration_of(options: &ExecutorOptions, address: SocketAddr, threads: usize) -> ExecutorRegistration {
+    let kind = if options.tables_only { TABLES_ONLY } else { "" };
     ExecutorRegistration {
-        id: new_instance_id(),
+        id: format!("{kind}{}", new_instance_id()),
         host: options.host.clone().or_else(|| host_of(address.ip())),
         port: u32::from(address.port()),
         // Nobody calls: executors ask.
@@ -253,6 +256,7 @@ mod tests {
             scheduler: "http://127.0.0.1:1".into(),
             host: None,
             threads: 1,
+            tables_only: false,
             memory_limit: 64 << 20,
             spill_dir: Some(place.to_path_buf()),
             stores: StoreOptions::default(),
@@ -279,6 +283,9 @@ mod tests {
         let address: SocketAddr = "127.0.0.1:4711".parse().unwrap();
         let told = registration_of(&options(place.path()), address, 3);
         assert_eq!((told.host.as_deref(), told.port), (Some("127.0.0.1"), 4711));
+        assert!(!told.id.starts_with(TABLES_ONLY));
+        let tables = ExecutorOptions { tables_only: true, ..options(place.path()) };
+        assert!(registration_of(&tables, address, 3).id.starts_with(TABLES_ONLY));
         assert_eq!(host_of("0.0.0.0".parse().unwrap()), None);
         assert_eq!(host_of("::1".parse().unwrap()).as_deref(), Some("[::1]"));
         let named = ExecutorOptions { host: Some("executor-0".into()), ..options(place.path()) };

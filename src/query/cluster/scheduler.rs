@@ -23,6 +23,7 @@ use crate::config::Meanings;
 use crate::error::{Error, Kind, Result};
 use crate::query::cluster::carried::{Carrier, Codec};
 use crate::query::cluster::listener::address_of;
+use crate::query::cluster::placement::{Placement, is_of_prompts};
 use crate::query::cluster::settings::{
     self, EXECUTOR_TIMEOUT, MESSAGE_BYTES, REAPER_INTERVAL, RESULT_TTL, SCHEDULING_TIMEOUT,
 };
@@ -57,12 +58,13 @@ pub(super) async fn serve_with(
         Arc::new(move |config| state_of(config, Arc::clone(&runtime), Meanings::default(), functions.known()));
     let base: ConfigProducer = Arc::new(settings::base);
     let message = MESSAGE_BYTES as u32;
+    let placement = Arc::new(Placement::new());
     let config = SchedulerConfig {
         external_host: address.ip().to_string(),
         bind_host: address.ip().to_string(),
         bind_port: address.port(),
         scheduling_policy: TaskSchedulingPolicy::PullStaged,
-        task_distribution: TaskDistributionPolicy::RoundRobin,
+        task_distribution: TaskDistributionPolicy::Custom(placement.clone()),
         finished_job_data_clean_up_interval_seconds: RESULT_TTL.as_secs(),
         finished_job_state_clean_up_interval_seconds: RESULT_TTL.as_secs(),
         executor_timeout_seconds: EXECUTOR_TIMEOUT.as_secs(),
@@ -83,26 +85,32 @@ pub(super) async fn serve_with(
     let looked_after = scheduler.clone();
     tokio::select! {
         served = start_grpc_service_with_listener(listener, scheduler) => served.map_err(lost),
-        () = end_unattended(&looked_after, patience, look) => Ok(()),
+        () = end_unattended(&looked_after, &placement, patience, look) => Ok(()),
     }
 }
 
 type Scheduler = SchedulerServer<LogicalPlanNode, PhysicalPlanNode>;
 
 /// Ends queries that no executor can take. Ballista itself ends those whose last executor is lost in their middle, and has all
-/// others wait without end. Never ends.
-async fn end_unattended(scheduler: &Scheduler, patience: Duration, look: Duration) {
+/// others wait without end; so do prompts where every executor makes tables only. Never ends.
+async fn end_unattended(scheduler: &Scheduler, placement: &Placement, patience: Duration, look: Duration) {
     let mut alone: Option<Instant> = None;
     loop {
         tokio::time::sleep(look).await;
-        if scheduler.is_ready() {
-            alone = None;
-            continue;
-        }
-        if alone.get_or_insert_with(Instant::now).elapsed() < patience {
+        alone = if scheduler.is_ready() { None } else { alone.or_else(|| Some(Instant::now())) };
+        let is_alone = alone.is_some_and(|since| since.elapsed() >= patience);
+        if !is_alone && placement.unanswered() < patience {
             continue;
         }
         for job in waiting_since(scheduler, timestamp_millis().saturating_sub(patience.as_millis() as u64)) {
+            let jobs = scheduler.state.task_manager.get_running_job_cache();
+            let is_left = match jobs.get(&job) {
+                Some(found) => is_alone || is_of_prompts(found).await,
+                None => false,
+            };
+            if !is_left {
+                continue;
+            }
             tracing::warn!(%job, "no executor takes a query: it ends");
             if let Err(e) = scheduler.cancel_job(job).await {
                 tracing::warn!(error = %e, "a query that no executor takes does not end");

@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
-use ballista_core::config::BALLISTA_SCHEDULER_MAX_PARTITIONS_PER_TASK;
+use ballista_core::config::{BALLISTA_JOB_NAME, BALLISTA_SCHEDULER_MAX_PARTITIONS_PER_TASK};
 use ballista_core::extension::SessionConfigExt;
+use datafusion::common::Result as DfResult;
+use datafusion::common::config::ConfigOptions;
 use datafusion::prelude::SessionConfig;
 
 use crate::query::state::config_of;
@@ -31,6 +33,15 @@ pub(super) const SCHEDULING_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// So long are the rows of a finished query kept for a client that reads them. What lies between its stages goes at once.
 pub(super) const RESULT_TTL: Duration = Duration::from_secs(3600);
+
+/// The name of queries whose tasks are files of prompts.
+pub(super) const PROMPTS: &str = "curec prompts";
+
+/// What the ids of executors begin with that are given no prompts.
+pub(super) const TABLES_ONLY: &str = "tables-only-";
+
+/// What the text of a fault says that may pass.
+pub(super) const FOR_NOW: &str = "an executor cannot go on for now";
 
 /// The settings of the scheduler and the executors before a client sends its own.
 pub(super) fn base() -> SessionConfig {
@@ -64,9 +75,34 @@ pub(super) fn of_cluster(config: SessionConfig, partitions: usize) -> SessionCon
     config
 }
 
+/// Makes each file of a query a task of its own, of those that [`PROMPTS`] names.
+///
+/// # Errors
+/// None that is known; DataFusion's.
+pub(super) fn apart(options: &mut ConfigOptions, files: usize) -> DfResult<()> {
+    options.execution.target_partitions = files.max(2);
+    // Neither are files cut, nor is one task given two of them.
+    options.optimizer.repartition_file_scans = false;
+    options.set(BALLISTA_JOB_NAME, PROMPTS)
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_query_of_prompts_is_told_by_its_name() {
+        let mut config = base();
+        apart(config.options_mut(), 70).unwrap();
+        assert_eq!(config.options().execution.target_partitions, 70);
+        assert!(!config.options().optimizer.repartition_file_scans);
+        let entries = config.options().entries();
+        let name = entries.iter().find(|entry| entry.key == BALLISTA_JOB_NAME).unwrap();
+        assert_eq!(name.value.as_deref(), Some(PROMPTS));
+        let others = base().options().entries();
+        assert!(others.iter().all(|entry| entry.value.as_deref() != Some(PROMPTS)));
+    }
 
     #[test]
     fn nothing_is_left_to_timing_or_to_one_process() {

@@ -9,6 +9,14 @@ fn names_are_found() {
 }
 
 #[test]
+fn a_vocabulary_is_the_same_after_it_was_sent() {
+    let told = Vocabulary::new(["Science Fiction", "İstanbul", "rock'n'roll", "tv"]);
+    let again = Vocabulary::of_compared(told.compared());
+    assert_eq!(again.digest(), told.digest());
+    assert_eq!((again.longest, told.longest), (2, 2));
+}
+
+#[test]
 fn titles_that_were_not_shown_are_foreign() {
     let v = Vocabulary::new(["Drama"]).with_titles([
         "Alien (1979)",
