@@ -44,6 +44,11 @@ pub(super) const STOP: &str = "stop";
 /// So often is looked for it.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// A location as another process opens it. An URL's characters are unescaped there, and those of a path are not.
+pub(super) fn address_of(at: &Location) -> String {
+    at.local_path().map_or_else(|| at.url().replace('%', "%25"), |path| path.display().to_string())
+}
+
 /// What a client tells all executors of a stage.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Sheet {
@@ -317,6 +322,14 @@ mod tests {
         assert_eq!(left.column(1).as_primitive::<Int64Type>().values(), &[2, 0]);
         let (left, _) = super::left(&rows, &before, 2).unwrap();
         assert_eq!(text(&left, "prompt_key").unwrap(), StringArray::from(vec!["c"]), "asked as often as it may be");
+    }
+
+    #[test]
+    fn a_location_is_the_same_for_another_process() {
+        for text in ["memory://answering/a b/c%d", "/tmp/a b/c%20d"] {
+            let at = Location::parse(text).unwrap().child("ä=1").child("x.json");
+            assert_eq!(Location::parse(&address_of(&at)).unwrap(), at, "{text}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 use crate::error::{Context, Error, Kind, Result};
 use crate::generate::sent::Sent;
 use crate::generate::turn;
-use crate::night::answering::{Form, STOP, Sheet};
+use crate::night::answering::{Form, STOP, Sheet, address_of};
 use crate::night::asking::Asking;
 use crate::night::generation::{stopped, within_budget};
 use crate::night::manifest::Usage;
@@ -93,8 +93,7 @@ fn sheet_of(asking: &Asking<'_>) -> Result<Sheet> {
     let sink = asking.sink;
     Ok(Sheet {
         job: Sent::of(asking.job, asking.models)?.text().to_owned(),
-        // As a person would write it: a path, or an URL.
-        root: sink.root.to_string(),
+        root: address_of(sink.root),
         lease: sink.lease.told(),
         run_id: sink.run_id.to_owned(),
         interval: [sink.interval.start, sink.interval.end].map(|moment| moment.timestamp_micros()),
@@ -272,7 +271,7 @@ impl Waves<'_> {
     ) -> Result<()> {
         let asking = self.asking;
         let folder = self.folder.child(&format!("wave-{number}"));
-        let form = Form { sheet: self.sheet.to_string(), wave: folder.to_string() };
+        let form = Form { sheet: address_of(&self.sheet), wave: address_of(&folder) };
         let form = serde_json::to_string(&form).context(Kind::Internal, || "a wave cannot be described".into())?;
         tracing::debug!(wave = number, files = files.len(), prompts = rows, "prompts go to the cluster");
         let work = async {

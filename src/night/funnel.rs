@@ -51,7 +51,7 @@ pub fn steps(m: &Manifest) -> Vec<Step> {
         push("different prompts", distinct, Some((prompts, "the prompts")), String::new());
         let from_before = if m.usage.distinct_prompts == 0 { distinct } else { m.usage.answered_before };
         push("answered by earlier runs", from_before, Some((distinct, "different prompts")), String::new());
-        let paid = m.usage.generated.saturating_sub(m.usage.asked_again);
+        let paid = m.usage.generated.saturating_sub(m.usage.asked_again + m.usage.paid_twice);
         let again = told(m.usage.asked_again, "refused ones were asked again");
         push("paid for by this run", paid, Some((distinct, "different prompts")), again);
         let failed = told(m.failed_prompts, "failed");

@@ -163,7 +163,7 @@ fn a_cap_and_the_failure_budget_are_held_from_the_client() {
     let tokens = |told: &Value| told["prompt_tokens"].as_u64().unwrap() + told["completion_tokens"].as_u64().unwrap();
     let cap = format!("budget.max_tokens={}", tokens(&told) / 3);
     let mut room = String::new();
-    let out = night.run(&there(&processes, &[&OFTEN[..], &[&cap]].concat(), &mut room)).output().unwrap();
+    let out = night.run(&there(&processes, &[&OFTEN[..], &[cap.as_str()]].concat(), &mut room)).output().unwrap();
     expect_code(&out, 0);
     let first = summary(&out);
     let [paid, unpaid] = ["generated", "unpaid"].map(|name| first[name].as_u64().unwrap());
