@@ -18,7 +18,8 @@ use crate::generate::models::Models;
 /// Jobs whose models a process keeps open. Without weights they are small.
 const OPEN: usize = 8;
 
-/// The settings that prompts, their keys and their answers depend on, as keys or beginnings of keys. Others stay: some hold passwords.
+/// The settings that prompts, their keys and their answers depend on, as keys or beginnings of keys. Others stay: some hold
+/// passwords.
 const WANTED: [&str; 10] =
     ["name", "warehouse", "input.", "model.", "prompt.", "sampling.", "evidence.", "project.", "check.", "response."];
 
@@ -152,10 +153,11 @@ impl Sent {
     /// # Errors
     /// `Kind::Input` for what is none; as [`Job::parse`].
     pub fn job(&self) -> Result<Job> {
-        let form = self.form()?;
-        let of_job = form.settings.iter().map(|(key, value)| format!("{key}={value}"));
-        let here = self.device.iter().map(|device| format!("model.device={device}"));
-        let settings: Vec<String> = of_job.chain(here).collect();
+        let mut form = self.form()?;
+        if let Some(device) = &self.device {
+            form.settings.insert("model.device".to_owned(), device.clone());
+        }
+        let settings: Vec<String> = form.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
         // Settings of this process's own are none of the job's.
         let is_setting = |name: &str| name == "CUREC_WAREHOUSE" || name.starts_with("CUREC_") && name.contains("__");
         let variables = environment().into_iter().filter(|(name, _)| !is_setting(name)).collect();

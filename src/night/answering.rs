@@ -268,12 +268,12 @@ impl Watch {
     fn begin(at: Location, stop: CancelToken) -> Watch {
         Watch(spawn(async move {
             loop {
-                tokio::time::sleep(LOOK).await;
                 match at.head().await {
                     Ok(None) => {}
                     Ok(Some(_)) => return stop.request(),
                     Err(e) => tracing::debug!(error = %e, "nobody knows whether a run goes on"),
                 }
+                tokio::time::sleep(LOOK).await;
             }
         }))
     }
