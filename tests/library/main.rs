@@ -17,6 +17,8 @@ mod gradients;
 mod held_out;
 mod item_columns;
 mod languages;
+#[path = "../common/parity.rs"]
+mod parity;
 mod parity_files;
 mod parity_model;
 mod point_in_time;
