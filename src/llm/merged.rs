@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::llm::adapter::{Adapter, Precision};
-use crate::llm::decoder_config::Family;
+use crate::llm::decoder_config::{DecoderConfig, Family};
 use crate::llm::file::read_json;
 use crate::llm::weights::ModelFiles;
 use crate::whole_folder::new_folder;
@@ -50,7 +50,7 @@ pub fn write(base: &ModelFiles, adapter: Option<&Adapter>, out: &Path, precision
             }
             None => {
                 lacks = tokenizer_of_gguf(base, dir)?;
-                config_of(base)
+                config_json(base.config())
             }
         };
         // transformers 5 reads the first, older ones the second.
@@ -134,9 +134,8 @@ fn weights(base: &ModelFiles, adapter: Option<&Adapter>, file: &Path, precision:
     }
 }
 
-/// config.json of a GGUF model.
-fn config_of(base: &ModelFiles) -> Value {
-    let c = base.config();
+/// A decoder's configuration as Hugging Face's config.json has it.
+pub fn config_json(c: &DecoderConfig) -> Value {
     let (kind, class) = match c.family {
         Family::Llama => ("llama", "LlamaForCausalLM"),
         Family::Qwen2 => ("qwen2", "Qwen2ForCausalLM"),
