@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use curec::generate::device_thread::EngineOptions;
 use curec::generate::engine::Engine;
-use curec::generate::row::Request;
+use curec::generate::row::{Request, RowError};
 use curec::llm::decoder::{CausalLm, Decoder, RowStep, WantLogits};
 use curec::llm::sampler::Sampling;
 use curec::llm::tokenizer::Tokenizer;
@@ -108,7 +108,11 @@ pub(crate) fn engine(
     let mut answers = engine.submit_blocking(prompts.into_iter().enumerate().map(request).collect()).unwrap();
     let mut tokens = 0;
     while let Some((_, answer)) = answers.blocking_recv() {
-        tokens += answer.map_or(0, |a| a.completion_tokens as usize);
+        tokens += match answer {
+            // Random weights write what is no text; its tokens were computed all the same.
+            Err(RowError::InvalidUtf8) => new,
+            answer => answer.unwrap().completion_tokens as usize,
+        };
     }
     Timed { tokens, seconds: started.elapsed().as_secs_f64() }
 }
